@@ -1,0 +1,1 @@
+//! The worker half of a node: assignments, task machine, NodeView.

@@ -1,0 +1,1 @@
+//! Engine API and inspection client over a unix socket.

@@ -1,0 +1,1 @@
+//! Raft by openraft: encrypted log and snapshots, transport, membership.

@@ -1,0 +1,1 @@
+//! A manager's services: leader loops, dispatcher, CA server, control operations.

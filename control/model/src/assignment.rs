@@ -1,0 +1,102 @@
+//! What a manager sends to a node's agent: the node's own tasks, and what its data plane must know of the others.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{NetworkId, NodeId, ServiceId, TaskId};
+use crate::object::{Endpoint, Network, NetworkAttachment, Task};
+
+/// How new a piece of state is: the fencing epoch first, then the log index.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Generation {
+    pub epoch: u64,
+    pub index: u64,
+}
+
+/// One row of a node's assignment set.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Assignment {
+    /// A task for this very node, whole.
+    Task(Box<Task>),
+    /// A network that a task of this node is in; the ingress network always.
+    Network(Box<Network>),
+    /// A service that is published through the mesh, or shares a network with a task of this node.
+    Service(ServiceView),
+    /// A task of another node (or of this one) that is a backend or a neighbour.
+    Endpoint(EndpointView),
+    /// Another node of the cluster, and this one.
+    Peer(Peer),
+}
+
+/// Names a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum AssignmentKey {
+    Task(TaskId),
+    Network(NetworkId),
+    Service(ServiceId),
+    Endpoint(TaskId),
+    Peer(NodeId),
+}
+
+impl Assignment {
+    /// The row's name.
+    pub fn key(&self) -> AssignmentKey {
+        match self {
+            Self::Task(t) => AssignmentKey::Task(t.id),
+            Self::Network(n) => AssignmentKey::Network(n.id),
+            Self::Service(s) => AssignmentKey::Service(s.id),
+            Self::Endpoint(e) => AssignmentKey::Endpoint(e.task),
+            Self::Peer(p) => AssignmentKey::Peer(p.id),
+        }
+    }
+}
+
+/// What data planes must know of a service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceView {
+    pub id: ServiceId,
+    pub name: String,
+    pub endpoint: Endpoint,
+    /// Aliases of the service per network.
+    pub aliases: Vec<(NetworkId, Vec<String>)>,
+}
+
+/// What data planes must know of a task.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointView {
+    pub task: TaskId,
+    pub service: ServiceId,
+    /// `<service>.<slot>.<task id>`.
+    pub name: String,
+    pub node: NodeId,
+    pub attachments: Vec<NetworkAttachment>,
+    /// Load balancers send new flows to it: it runs, is wanted, and its node's data path is alive.
+    /// A row that is not ready keeps its forwarding entry, so that flows it has go on.
+    pub ready: bool,
+}
+
+/// What data planes must know of a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Peer {
+    pub id: NodeId,
+    pub hostname: String,
+    /// Tunnel end.
+    pub vtep: Ipv4Addr,
+    /// All addresses that the node owns now: replies to a flow that entered there are tunnelled to it.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// A message on the assignments stream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AssignmentUpdate {
+    /// The whole set; replaces what the agent has.
+    Complete { generation: Generation, set: Vec<Assignment> },
+    /// On top of the message before, whose generation is `base`.
+    Incremental {
+        base: Generation,
+        generation: Generation,
+        upserts: Vec<Assignment>,
+        removals: Vec<AssignmentKey>,
+    },
+}

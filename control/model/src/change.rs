@@ -1,0 +1,87 @@
+//! Writes: a loop or an API call returns [`Change`]s, consensus carries them as one [`Entry`], the store applies
+//! the entry whole or not at all.
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{ClusterId, NetworkId, NodeId, ServiceId, TaskId};
+use crate::object::{
+    Cluster, ManagerStatus, Network, Node, NodeDescription, NodeStatus, Service, Task, TaskStatus,
+    UpdateStatus,
+};
+use crate::task_state::TaskState;
+use crate::time::Timestamp;
+
+/// Names one write, so that one retried over a leader change applies once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct RequestId(pub u128);
+
+/// One atomic write.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    pub request: RequestId,
+    /// The proposer's clock; becomes `created_at` and `updated_at`.
+    pub at: Timestamp,
+    pub changes: Vec<Change>,
+}
+
+/// Any object.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Object {
+    Cluster(Box<Cluster>),
+    Node(Box<Node>),
+    Service(Box<Service>),
+    Task(Box<Task>),
+    Network(Box<Network>),
+}
+
+/// Names any object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum ObjectRef {
+    Cluster(ClusterId),
+    Node(NodeId),
+    Service(ServiceId),
+    Task(TaskId),
+    Network(NetworkId),
+}
+
+impl Object {
+    /// The object's name.
+    pub fn to_ref(&self) -> ObjectRef {
+        match self {
+            Self::Cluster(o) => ObjectRef::Cluster(o.id),
+            Self::Node(o) => ObjectRef::Node(o.id),
+            Self::Service(o) => ObjectRef::Service(o.id),
+            Self::Task(o) => ObjectRef::Task(o.id),
+            Self::Network(o) => ObjectRef::Network(o.id),
+        }
+    }
+}
+
+/// One object write. The `meta` of given objects is ignored: the store writes it.
+///
+/// `Update` carries the version that the writer saw and fails when it is no longer the current one.
+/// The narrow changes below it need no version: each touches what one owner writes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Change {
+    /// Fails if the id exists, or the name for objects with unique names (services, networks).
+    Create(Object),
+    /// Replaces the object if its `meta.version` is `expected`. Raises `spec_version` when the spec differs.
+    Update { object: Object, expected: u64 },
+    /// Deleting what is absent is success.
+    Delete(ObjectRef),
+    /// Liveness, by the leader. Ignored for an unknown node.
+    NodeStatus { id: NodeId, status: NodeStatus },
+    /// What a node says about itself when a session begins. Ignored for an unknown node.
+    NodeDescription { id: NodeId, description: NodeDescription },
+    /// Raft membership of a node, by the leader. Ignored for an unknown node.
+    NodeManager { id: NodeId, manager: Option<ManagerStatus> },
+    /// A report by the task's agent. Kept only if the state grows, or is the same with new details.
+    /// Ignored for an unknown task.
+    TaskStatus { id: TaskId, status: TaskStatus },
+    /// Kept only if it is higher than the current desired state. Ignored for an unknown task.
+    TaskDesired { id: TaskId, state: TaskState },
+    /// No load balancer sends to this task any more. Ignored for an unknown task.
+    TaskDrained { id: TaskId },
+    /// Progress of an update, by the orchestrator. Ignored for an unknown service.
+    UpdateStatus { id: ServiceId, status: Option<UpdateStatus> },
+}

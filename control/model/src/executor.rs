@@ -1,0 +1,65 @@
+//! The seam between the agent and what runs containers. Implemented by the runtimes and by the simulation.
+
+use std::path::PathBuf;
+
+use async_trait::async_trait;
+
+use crate::id::TaskId;
+use crate::object::{ContainerStatus, Task};
+
+/// Why an executor could not do its part.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ExecutorError {
+    /// The task can never run here as it is specified (Docker shows it as REJECTED).
+    #[error("{0}")]
+    Rejected(String),
+    /// The attempt failed (FAILED).
+    #[error("{0}")]
+    Failed(String),
+    /// The executor does not know this task.
+    #[error("no container for task {0}")]
+    Unknown(TaskId),
+}
+
+/// How a container ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exit {
+    pub code: i32,
+    /// Killed by the kernel for memory.
+    pub out_of_memory: bool,
+}
+
+/// What the data plane made for a task before it starts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SandboxPaths {
+    /// Network namespace file.
+    pub netns: PathBuf,
+}
+
+/// A container that was found running (or ended) after a restart of the daemon.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    pub task: TaskId,
+    pub status: ContainerStatus,
+    /// `None` while it runs.
+    pub exit: Option<Exit>,
+}
+
+/// Runs one container per task. All calls are idempotent; removing the absent is success.
+#[async_trait]
+pub trait Executor: Send + Sync + 'static {
+    /// Gets the image and makes the root file system. Nothing runs yet.
+    async fn prepare(&self, task: &Task) -> Result<(), ExecutorError>;
+    /// Starts the process in the sandbox.
+    async fn start(&self, task: &Task, sandbox: &SandboxPaths) -> Result<ContainerStatus, ExecutorError>;
+    /// Returns when the process has ended, at once if it already has.
+    async fn wait(&self, task: TaskId) -> Result<Exit, ExecutorError>;
+    /// Sends the stop signal, and SIGKILL after the grace period; returns when the process has ended.
+    async fn shutdown(&self, task: &Task) -> Result<(), ExecutorError>;
+    /// SIGKILL now.
+    async fn terminate(&self, task: TaskId) -> Result<(), ExecutorError>;
+    /// Forgets the container and its files.
+    async fn remove(&self, task: TaskId) -> Result<(), ExecutorError>;
+    /// All containers of this executor on this node.
+    async fn list_ours(&self) -> Result<Vec<Found>, ExecutorError>;
+}

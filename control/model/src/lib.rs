@@ -1,0 +1,20 @@
+//! The vocabulary of the control plane: ids, specs, objects, the task state machine, changes, assignments.
+//!
+//! Plain values only. No sockets, clocks, threads or randomness: new ids and the time are given by the caller.
+#![forbid(unsafe_code)]
+
+pub mod assignment;
+pub mod change;
+pub mod executor;
+pub mod id;
+pub mod object;
+pub mod spec;
+pub mod task_state;
+pub mod time;
+
+pub use assignment::{Assignment, AssignmentKey, AssignmentUpdate, Generation};
+pub use change::{Change, Entry, Object, ObjectRef, RequestId};
+pub use id::{ClusterId, NetworkId, NodeId, ServiceId, TaskId};
+pub use object::{Cluster, Meta, Network, Node, Service, Task};
+pub use task_state::TaskState;
+pub use time::Timestamp;

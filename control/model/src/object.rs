@@ -1,0 +1,248 @@
+//! The objects that Raft keeps: spec as asked for, state as allocated, status as reported.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use ipnetwork::IpNetwork;
+use serde::{Deserialize, Serialize};
+
+use crate::id::{ClusterId, NetworkId, NodeId, ServiceId, TaskId};
+use crate::spec::{
+    ClusterSpec, EndpointMode, IpamConfig, Labels, NetworkSpec, NodeSpec, Platform, PortConfig, Resources,
+    ServiceSpec, TaskSpec,
+};
+use crate::task_state::TaskState;
+use crate::time::Timestamp;
+
+/// Versions and times of an object; written by the store alone.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Meta {
+    /// Log index of the last write of any kind: what a [`crate::Change`] must expect.
+    pub version: u64,
+    /// Log index of the last write that changed the spec: the API's `Version.Index`,
+    /// so that a status report never makes a user's update fail.
+    pub spec_version: u64,
+    pub created_at: Timestamp,
+    pub updated_at: Timestamp,
+}
+
+/// A member of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Node {
+    pub id: NodeId,
+    pub meta: Meta,
+    pub spec: NodeSpec,
+    /// What the node said about itself when its session began.
+    pub description: NodeDescription,
+    pub status: NodeStatus,
+    /// Present while the node is a voter or learner of Raft.
+    pub manager: Option<ManagerStatus>,
+    /// Role in the certificate that the node was last given.
+    pub certificate_role: crate::spec::Role,
+}
+
+/// A node's own words.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeDescription {
+    pub hostname: String,
+    pub platform: Platform,
+    pub resources: Resources,
+    pub engine_version: String,
+    pub engine_labels: Labels,
+    /// Address of the tunnel end (VTEP).
+    pub data_path_addr: Option<Ipv4Addr>,
+    /// All addresses on which published ports answer.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// Liveness of a node, as the leader sees it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeStatus {
+    pub state: NodeState,
+    pub message: String,
+    /// Address from which the node's session comes.
+    pub addr: Option<IpAddr>,
+    /// The node's data path answers probes. While it does, its backends stay, agent or not.
+    pub data_path_alive: bool,
+}
+
+/// Docker's words for a node's liveness.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NodeState {
+    #[default]
+    Unknown,
+    Down,
+    Ready,
+    Disconnected,
+}
+
+/// Raft's side of a manager. Who leads and who is reachable is not stored: consensus knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ManagerStatus {
+    pub raft_id: u64,
+    pub addr: SocketAddr,
+}
+
+/// A service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Service {
+    pub id: ServiceId,
+    pub meta: Meta,
+    pub spec: ServiceSpec,
+    pub previous_spec: Option<Box<ServiceSpec>>,
+    /// Log index of the write that brought `previous_spec`.
+    pub previous_spec_version: u64,
+    /// Given by the allocator.
+    pub endpoint: Option<Endpoint>,
+    pub update_status: Option<UpdateStatus>,
+    /// Set by `service rm`: tasks are being removed, then the service goes.
+    pub pending_delete: bool,
+}
+
+/// What the allocator gave a service.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoint {
+    pub mode: EndpointMode,
+    /// The spec's ports with `published` filled in.
+    pub ports: Vec<PortConfig>,
+    pub vips: Vec<(NetworkId, Ipv4Addr)>,
+}
+
+/// Progress of a rolling update.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpdateStatus {
+    pub state: UpdateState,
+    pub started_at: Timestamp,
+    pub completed_at: Option<Timestamp>,
+    pub message: String,
+}
+
+/// States of an update, Docker's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum UpdateState {
+    Updating,
+    Paused,
+    Completed,
+    RollbackStarted,
+    RollbackPaused,
+    RollbackCompleted,
+}
+
+/// Which of a service's tasks this is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Slot {
+    /// Replica number from 1.
+    Replica(u64),
+    /// The task of a global service on this node.
+    Node(NodeId),
+}
+
+/// One container to run, once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Task {
+    pub id: TaskId,
+    pub meta: Meta,
+    pub service: ServiceId,
+    /// Name of the service when the task was made.
+    pub service_name: String,
+    pub slot: Slot,
+    /// Set once, by the scheduler (by the orchestrator for a global service).
+    pub node: Option<NodeId>,
+    pub spec: TaskSpec,
+    /// The service's `spec_version` from which the task was made: equal means up to date.
+    pub spec_version: u64,
+    pub endpoint_mode: EndpointMode,
+    /// The service's published ports when addresses were allocated.
+    pub ports: Vec<PortConfig>,
+    pub attachments: Vec<NetworkAttachment>,
+    pub status: TaskStatus,
+    pub desired_state: TaskState,
+    /// Every node has acknowledged that no load balancer sends to this task any more;
+    /// its process may be signalled.
+    pub drained: bool,
+}
+
+/// A task's place in a network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkAttachment {
+    pub network: NetworkId,
+    /// Address with the network's prefix length.
+    pub address: IpNetwork,
+    pub aliases: Vec<String>,
+}
+
+/// What became of a task.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskStatus {
+    pub state: TaskState,
+    /// When `state` was entered, by the reporter's clock.
+    pub at: Timestamp,
+    pub message: String,
+    /// Empty when there is none.
+    pub error: String,
+    pub container: Option<ContainerStatus>,
+}
+
+/// The container of a task.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerStatus {
+    /// 64 hex digits.
+    pub container_id: String,
+    pub pid: i32,
+    pub exit_code: i32,
+}
+
+/// A network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Network {
+    pub id: NetworkId,
+    pub meta: Meta,
+    pub spec: NetworkSpec,
+    /// Given by the allocator.
+    pub state: Option<NetworkState>,
+    /// Set by `network rm` while tasks still leave.
+    pub pending_delete: bool,
+}
+
+/// What the allocator gave a network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkState {
+    pub vni: u32,
+    /// Subnets in use, gateways filled in.
+    pub ipam: Vec<IpamConfig>,
+}
+
+/// The cluster itself. There is one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cluster {
+    pub id: ClusterId,
+    pub meta: Meta,
+    pub spec: ClusterSpec,
+    pub ca: CaState,
+    /// Pool for networks without a subnet of their own.
+    pub default_address_pool: Vec<IpNetwork>,
+    /// Prefix length of each subnet from the pool.
+    pub subnet_size: u8,
+    /// UDP port of the tunnels.
+    pub data_path_port: u16,
+    /// Raised by `--force-new-cluster`: fences off managers of the old side.
+    pub epoch: u64,
+}
+
+/// The cluster's certificate authority and join secrets.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CaState {
+    /// PEM.
+    pub root_cert: String,
+    /// PEM of the signing key.
+    pub root_key: String,
+    /// Full tokens, `SWMTKN-1-…`.
+    pub worker_token: String,
+    pub manager_token: String,
+}
+
+impl std::fmt::Debug for CaState {
+    /// Keeps the key and the tokens out of logs.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CaState").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,360 @@
+//! What users ask for: specs of services, networks, nodes and the cluster, in the shape of Docker's API
+//! but with defaults filled in and words turned into types.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use ipnetwork::IpNetwork;
+use serde::{Deserialize, Serialize};
+
+use crate::id::NetworkId;
+
+/// User-given key/value pairs, ordered.
+pub type Labels = BTreeMap<String, String>;
+
+/// A service as the user wants it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceSpec {
+    pub name: String,
+    pub labels: Labels,
+    pub task: TaskSpec,
+    pub mode: ServiceMode,
+    pub update: UpdateConfig,
+    pub rollback: UpdateConfig,
+    /// Whether the user gave the update (rollback) config: decides what `inspect` without defaults prints.
+    pub has_update: bool,
+    pub has_rollback: bool,
+    pub endpoint: EndpointSpec,
+}
+
+/// How many tasks a service has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ServiceMode {
+    Replicated { replicas: u64 },
+    Global,
+}
+
+/// What each task of a service is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskSpec {
+    pub container: ContainerSpec,
+    pub resources: ResourceRequirements,
+    pub restart: RestartPolicy,
+    pub placement: Placement,
+    pub networks: Vec<NetworkAttachmentSpec>,
+    /// Raised by `service update --force`.
+    pub force_update: u64,
+}
+
+/// The container of a task.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerSpec {
+    /// Image reference as the CLI sent it, maybe with `@sha256:…`.
+    pub image: String,
+    pub labels: Labels,
+    /// Replaces the image's entrypoint.
+    pub command: Vec<String>,
+    /// Replaces the image's command.
+    pub args: Vec<String>,
+    pub hostname: String,
+    /// `KEY=value` or `KEY`.
+    pub env: Vec<String>,
+    pub dir: String,
+    pub user: String,
+    pub groups: Vec<String>,
+    pub tty: bool,
+    pub open_stdin: bool,
+    pub read_only: bool,
+    pub init: Option<bool>,
+    pub mounts: Vec<Mount>,
+    pub stop_signal: String,
+    pub stop_grace_period: Option<Duration>,
+    /// `IP name…` lines for `/etc/hosts`.
+    pub hosts: Vec<String>,
+    pub dns: DnsConfig,
+    pub sysctls: BTreeMap<String, String>,
+    pub cap_add: Vec<String>,
+    pub cap_drop: Vec<String>,
+    pub ulimits: Vec<Ulimit>,
+}
+
+/// Default grace between the stop signal and SIGKILL.
+pub const DEFAULT_STOP_GRACE_PERIOD: Duration = Duration::from_secs(10);
+
+/// Resolver settings of a container.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DnsConfig {
+    pub nameservers: Vec<IpAddr>,
+    pub search: Vec<String>,
+    pub options: Vec<String>,
+}
+
+/// A resource limit (setrlimit).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ulimit {
+    pub name: String,
+    pub soft: i64,
+    pub hard: i64,
+}
+
+/// A mount of a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mount {
+    pub kind: MountKind,
+    pub source: String,
+    pub target: String,
+    pub read_only: bool,
+    /// Bytes; 0 is the kernel's default. Tmpfs only.
+    pub tmpfs_size_bytes: u64,
+    /// Mode bits; 0 is 1777. Tmpfs only.
+    pub tmpfs_mode: u32,
+}
+
+/// What is mounted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MountKind {
+    Bind,
+    Volume,
+    Tmpfs,
+}
+
+/// Reserved and limiting amounts.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResourceRequirements {
+    pub limits: Resources,
+    pub reservations: Resources,
+    /// Largest number of processes; 0 is no limit.
+    pub pids_limit: i64,
+}
+
+/// Amounts of CPU and memory; 0 is none given.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resources {
+    /// 10^9 is one CPU.
+    pub nano_cpus: i64,
+    pub memory_bytes: i64,
+}
+
+/// When a task that ended is replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RestartCondition {
+    None,
+    OnFailure,
+    Any,
+}
+
+/// How tasks that ended are replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestartPolicy {
+    pub condition: RestartCondition,
+    pub delay: Duration,
+    /// 0 is without limit.
+    pub max_attempts: u64,
+    /// Span in which attempts are counted; zero is for ever.
+    pub window: Duration,
+}
+
+impl Default for RestartPolicy {
+    /// Docker's: any, 5 s, no limit.
+    fn default() -> Self {
+        Self {
+            condition: RestartCondition::Any,
+            delay: Duration::from_secs(5),
+            max_attempts: 0,
+            window: Duration::ZERO,
+        }
+    }
+}
+
+/// Where tasks may run.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Placement {
+    /// `key==value` or `key!=value`, validated.
+    pub constraints: Vec<String>,
+    /// Node label or engine label descriptors to spread over, outermost first.
+    pub spread_preferences: Vec<String>,
+    /// 0 is no limit.
+    pub max_replicas_per_node: u64,
+    pub platforms: Vec<Platform>,
+}
+
+/// An operating system and architecture; an empty part matches all.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Platform {
+    pub os: String,
+    pub architecture: String,
+}
+
+/// A network that a service's tasks join.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkAttachmentSpec {
+    pub target: NetworkId,
+    pub aliases: Vec<String>,
+}
+
+/// What happens when an update's tasks fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FailureAction {
+    Pause,
+    Continue,
+    Rollback,
+}
+
+/// Whether the old or the new task goes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum UpdateOrder {
+    StopFirst,
+    StartFirst,
+}
+
+/// How an update (or a rollback) proceeds.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct UpdateConfig {
+    /// Tasks at once; 0 is all.
+    pub parallelism: u64,
+    pub delay: Duration,
+    pub failure_action: FailureAction,
+    pub monitor: Duration,
+    pub max_failure_ratio: f32,
+    pub order: UpdateOrder,
+}
+
+impl Eq for UpdateConfig {}
+
+impl Default for UpdateConfig {
+    /// Docker's: one at a time, no delay, pause, 5 s, stop-first.
+    fn default() -> Self {
+        Self {
+            parallelism: 1,
+            delay: Duration::ZERO,
+            failure_action: FailureAction::Pause,
+            monitor: Duration::from_secs(5),
+            max_failure_ratio: 0.0,
+            order: UpdateOrder::StopFirst,
+        }
+    }
+}
+
+/// How a service is reached.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointSpec {
+    pub mode: EndpointMode,
+    pub ports: Vec<PortConfig>,
+}
+
+/// Virtual IP, or all tasks by DNS.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum EndpointMode {
+    #[default]
+    Vip,
+    Dnsrr,
+}
+
+/// A transport protocol of a published port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Protocol {
+    Tcp,
+    Udp,
+    Sctp,
+}
+
+/// On every node (routing mesh), or on the task's node only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum PublishMode {
+    Ingress,
+    Host,
+}
+
+/// A published port. `published` 0 asks the allocator for one.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct PortConfig {
+    pub name: String,
+    pub protocol: Protocol,
+    pub target: u16,
+    pub published: u16,
+    pub mode: PublishMode,
+}
+
+/// A network as the user wants it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkSpec {
+    pub name: String,
+    pub labels: Labels,
+    pub options: BTreeMap<String, String>,
+    pub internal: bool,
+    pub attachable: bool,
+    /// The cluster's one routing-mesh network.
+    pub ingress: bool,
+    /// Asked-for subnets; empty lets the allocator choose.
+    pub ipam: Vec<IpamConfig>,
+}
+
+/// A subnet of a network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IpamConfig {
+    pub subnet: IpNetwork,
+    pub range: Option<IpNetwork>,
+    /// Filled in by the allocator when not given: the subnet's first address.
+    pub gateway: Option<IpAddr>,
+}
+
+/// Whether a node takes tasks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Availability {
+    #[default]
+    Active,
+    Pause,
+    Drain,
+}
+
+/// Manager or worker.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Role {
+    #[default]
+    Worker,
+    Manager,
+}
+
+/// A node as the user wants it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeSpec {
+    pub name: String,
+    pub labels: Labels,
+    pub role: Role,
+    pub availability: Availability,
+}
+
+/// The cluster's settings.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterSpec {
+    pub name: String,
+    pub labels: Labels,
+    /// Ended tasks kept per slot.
+    pub task_history_limit: i64,
+    pub heartbeat_period: Duration,
+    pub node_cert_expiry: Duration,
+    pub snapshot_interval: u64,
+    pub log_entries_for_slow_followers: u64,
+    pub heartbeat_tick: u32,
+    pub election_tick: u32,
+    pub autolock: bool,
+}
+
+impl Default for ClusterSpec {
+    /// Docker's.
+    fn default() -> Self {
+        Self {
+            name: "default".into(),
+            labels: Labels::new(),
+            task_history_limit: 5,
+            heartbeat_period: Duration::from_secs(5),
+            node_cert_expiry: Duration::from_secs(90 * 24 * 3600),
+            snapshot_interval: 10_000,
+            log_entries_for_slow_followers: 500,
+            heartbeat_tick: 1,
+            election_tick: 10,
+            autolock: false,
+        }
+    }
+}

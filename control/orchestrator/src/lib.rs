@@ -1,0 +1,1 @@
+//! Leader loops: services into tasks, restarts, rolling updates, drains, history.

@@ -1,0 +1,1 @@
+//! Executors: the embedded oci runtime and its image store.

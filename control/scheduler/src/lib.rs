@@ -1,0 +1,1 @@
+//! Leader loop: places pending tasks on nodes and explains refusals.

@@ -1,0 +1,30 @@
+//! What an applied entry did.
+
+use std::sync::Arc;
+
+use control_model::{Cluster, Network, Node, ObjectRef, Service, Task};
+
+/// One object before and after. Both are shared with the tables.
+#[derive(Debug, Clone)]
+pub struct Event {
+    pub object: ObjectRef,
+    pub kind: EventKind,
+}
+
+/// `(before, after)`: `None` before is a creation, `None` after a deletion.
+#[derive(Debug, Clone)]
+pub enum EventKind {
+    Cluster(Option<Arc<Cluster>>, Option<Arc<Cluster>>),
+    Node(Option<Arc<Node>>, Option<Arc<Node>>),
+    Service(Option<Arc<Service>>, Option<Arc<Service>>),
+    Task(Option<Arc<Task>>, Option<Arc<Task>>),
+    Network(Option<Arc<Network>>, Option<Arc<Network>>),
+}
+
+/// The events of one entry, in the order of its changes.
+#[derive(Debug, Clone)]
+pub struct EventBatch {
+    /// Log index of the entry.
+    pub index: u64,
+    pub events: Vec<Event>,
+}

@@ -1,0 +1,13 @@
+//! The cluster's state as typed, persistent tables: [`State::apply`] takes entries, gives events; a snapshot is a
+//! cheap clone. [`ReplicatedStore`] is the seam to whatever replicates entries.
+#![forbid(unsafe_code)]
+
+mod event;
+mod replicated;
+mod state;
+mod table;
+
+pub use event::{Event, EventBatch, EventKind};
+pub use replicated::{EventReceiver, LocalStore, ProposeError, ReadError, ReplicatedStore};
+pub use state::{ApplyError, SnapshotError, State};
+pub use table::Table;

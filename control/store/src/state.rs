@@ -1,0 +1,475 @@
+//! The tables, their indexes, and how an entry changes them.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use control_model::change::{Change, Entry, Object, ObjectRef, RequestId};
+use control_model::object::{Cluster, Meta, Network, Node, Service, Slot, Task};
+use control_model::{ClusterId, NetworkId, NodeId, ServiceId, TaskId, Timestamp};
+use imbl::{OrdMap, OrdSet, Vector};
+use serde::{Deserialize, Serialize};
+
+use crate::event::{Event, EventKind};
+use crate::table::Table;
+
+/// How many requests are remembered for "a retried write applies once".
+const REMEMBERED_REQUESTS: usize = 4096;
+
+/// Why an entry changed nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+pub enum ApplyError {
+    #[error("update out of sequence")]
+    Conflict(ObjectRef),
+    #[error("name conflicts with an existing object: {1}")]
+    NameConflict(ObjectRef, String),
+    #[error("object already exists")]
+    Exists(ObjectRef),
+    #[error("object not found")]
+    NotFound(ObjectRef),
+}
+
+/// A snapshot's bytes can't be read.
+#[derive(Debug, thiserror::Error)]
+#[error("unreadable snapshot")]
+pub struct SnapshotError(#[from] rmp_serde::decode::Error);
+
+/// The whole state of the cluster at one log index. Clone it freely.
+#[derive(Debug, Clone, Default)]
+pub struct State {
+    index: u64,
+    clusters: Table<ClusterId, Cluster>,
+    nodes: Table<NodeId, Node>,
+    services: Table<ServiceId, Service>,
+    tasks: Table<TaskId, Task>,
+    networks: Table<NetworkId, Network>,
+    service_names: OrdMap<String, ServiceId>,
+    network_names: OrdMap<String, NetworkId>,
+    tasks_of_service: OrdSet<(ServiceId, TaskId)>,
+    tasks_of_node: OrdSet<(NodeId, TaskId)>,
+    requests: OrdMap<RequestId, u64>,
+    request_order: Vector<RequestId>,
+}
+
+/// What a snapshot holds; indexes are rebuilt from it.
+#[derive(Serialize, Deserialize)]
+struct Image {
+    index: u64,
+    objects: Vec<Object>,
+    requests: Vec<(RequestId, u64)>,
+}
+
+impl State {
+    /// Applies `entry`, which stands at `index` of the log: whole, or not at all.
+    /// A request that was applied before does nothing and returns no events.
+    pub fn apply(&mut self, index: u64, entry: &Entry) -> Result<Vec<Event>, ApplyError> {
+        if self.requests.contains_key(&entry.request) {
+            self.index = index;
+            return Ok(Vec::new());
+        }
+        let mut next = self.clone();
+        next.index = index;
+        let mut events = Vec::with_capacity(entry.changes.len());
+        for change in &entry.changes {
+            match next.apply_change(index, entry.at, change) {
+                Ok(event) => events.extend(event),
+                Err(error) => {
+                    self.index = index;
+                    return Err(error);
+                }
+            }
+        }
+        next.remember(entry.request, index);
+        *self = next;
+        Ok(events)
+    }
+
+    /// Notes an entry of the log that carries no changes (a blank or a membership entry).
+    pub fn advance(&mut self, index: u64) {
+        self.index = index;
+    }
+
+    /// Log index of the last applied entry.
+    pub fn index(&self) -> u64 {
+        self.index
+    }
+
+    /// The cluster object, once it exists.
+    pub fn cluster(&self) -> Option<&Arc<Cluster>> {
+        self.clusters.iter().next()
+    }
+
+    pub fn nodes(&self) -> &Table<NodeId, Node> {
+        &self.nodes
+    }
+
+    pub fn services(&self) -> &Table<ServiceId, Service> {
+        &self.services
+    }
+
+    pub fn tasks(&self) -> &Table<TaskId, Task> {
+        &self.tasks
+    }
+
+    pub fn networks(&self) -> &Table<NetworkId, Network> {
+        &self.networks
+    }
+
+    pub fn service_by_name(&self, name: &str) -> Option<&Arc<Service>> {
+        self.services.get(self.service_names.get(name)?)
+    }
+
+    pub fn network_by_name(&self, name: &str) -> Option<&Arc<Network>> {
+        self.networks.get(self.network_names.get(name)?)
+    }
+
+    /// The routing mesh's network.
+    pub fn ingress_network(&self) -> Option<&Arc<Network>> {
+        self.networks.iter().find(|n| n.spec.ingress)
+    }
+
+    /// The service's tasks, by task id.
+    pub fn tasks_of_service(&self, id: ServiceId) -> impl Iterator<Item = &Arc<Task>> {
+        let (low, high) = ((id, TaskId::from_bits(0)), (id, TaskId::from_bits(u128::MAX)));
+        self.tasks_of_service.range(low..=high).filter_map(|(_, task)| self.tasks.get(task))
+    }
+
+    /// The tasks bound to the node, by task id.
+    pub fn tasks_of_node(&self, id: NodeId) -> impl Iterator<Item = &Arc<Task>> {
+        let (low, high) = ((id, TaskId::from_bits(0)), (id, TaskId::from_bits(u128::MAX)));
+        self.tasks_of_node.range(low..=high).filter_map(|(_, task)| self.tasks.get(task))
+    }
+
+    /// The service's tasks in `slot`, by task id.
+    pub fn tasks_of_slot(&self, id: ServiceId, slot: Slot) -> impl Iterator<Item = &Arc<Task>> {
+        self.tasks_of_service(id).filter(move |task| task.slot == slot)
+    }
+
+    /// The state as bytes, for [`State::from_snapshot`].
+    pub fn to_snapshot(&self) -> Vec<u8> {
+        let objects = (self.clusters.iter().map(|o| Object::Cluster(Box::new((**o).clone()))))
+            .chain(self.nodes.iter().map(|o| Object::Node(Box::new((**o).clone()))))
+            .chain(self.services.iter().map(|o| Object::Service(Box::new((**o).clone()))))
+            .chain(self.tasks.iter().map(|o| Object::Task(Box::new((**o).clone()))))
+            .chain(self.networks.iter().map(|o| Object::Network(Box::new((**o).clone()))))
+            .collect();
+        let requests = self.request_order.iter().filter_map(|r| Some((*r, *self.requests.get(r)?))).collect();
+        rmp_serde::to_vec_named(&Image { index: self.index, objects, requests })
+            .expect("model types serialize without error")
+    }
+
+    /// The state that [`State::to_snapshot`] wrote.
+    pub fn from_snapshot(bytes: &[u8]) -> Result<Self, SnapshotError> {
+        let image: Image = rmp_serde::from_slice(bytes)?;
+        let mut state = Self { index: image.index, ..Self::default() };
+        for object in image.objects {
+            state.put(object);
+        }
+        for (request, index) in image.requests {
+            state.remember(request, index);
+        }
+        Ok(state)
+    }
+
+    /// The events that turn `before` into this state: for watchers over an installed snapshot.
+    pub fn diff(&self, before: &Self) -> Vec<Event> {
+        let mut events = Vec::new();
+        diff_table(
+            &before.clusters,
+            &self.clusters,
+            &mut events,
+            |o| ObjectRef::Cluster(o.id),
+            EventKind::Cluster,
+        );
+        diff_table(
+            &before.networks,
+            &self.networks,
+            &mut events,
+            |o| ObjectRef::Network(o.id),
+            EventKind::Network,
+        );
+        diff_table(&before.nodes, &self.nodes, &mut events, |o| ObjectRef::Node(o.id), EventKind::Node);
+        diff_table(
+            &before.services,
+            &self.services,
+            &mut events,
+            |o| ObjectRef::Service(o.id),
+            EventKind::Service,
+        );
+        diff_table(&before.tasks, &self.tasks, &mut events, |o| ObjectRef::Task(o.id), EventKind::Task);
+        events
+    }
+
+    fn remember(&mut self, request: RequestId, index: u64) {
+        self.requests.insert(request, index);
+        self.request_order.push_back(request);
+        if self.request_order.len() > REMEMBERED_REQUESTS
+            && let Some(oldest) = self.request_order.pop_front()
+        {
+            self.requests.remove(&oldest);
+        }
+    }
+
+    fn apply_change(
+        &mut self,
+        index: u64,
+        at: Timestamp,
+        change: &Change,
+    ) -> Result<Option<Event>, ApplyError> {
+        match change {
+            Change::Create(object) => self.create(index, at, object).map(Some),
+            Change::Update { object, expected } => self.update(index, at, object, *expected).map(Some),
+            Change::Delete(name) => Ok(self.delete(*name)),
+            Change::NodeStatus { id, status } => Ok(self.edit_node(index, at, *id, |n| {
+                let changed = n.status != *status;
+                n.status.clone_from(status);
+                changed
+            })),
+            Change::NodeDescription { id, description } => Ok(self.edit_node(index, at, *id, |n| {
+                let changed = n.description != *description;
+                n.description.clone_from(description);
+                changed
+            })),
+            Change::NodeManager { id, manager } => Ok(self.edit_node(index, at, *id, |n| {
+                let changed = n.manager != *manager;
+                n.manager = *manager;
+                changed
+            })),
+            Change::TaskStatus { id, status } => Ok(self.edit_task(index, at, *id, |t| {
+                let grows = status.state > t.status.state
+                    || (status.state == t.status.state && *status != t.status && status.at >= t.status.at);
+                if grows {
+                    t.status.clone_from(status);
+                }
+                grows
+            })),
+            Change::TaskDesired { id, state } => Ok(self.edit_task(index, at, *id, |t| {
+                let grows = *state > t.desired_state;
+                t.desired_state = t.desired_state.max(*state);
+                grows
+            })),
+            Change::TaskDrained { id } => {
+                Ok(self.edit_task(index, at, *id, |t| !std::mem::replace(&mut t.drained, true)))
+            }
+            Change::UpdateStatus { id, status } => Ok(self.edit_service(index, at, *id, |s| {
+                let changed = s.update_status != *status;
+                s.update_status.clone_from(status);
+                changed
+            })),
+        }
+    }
+
+    fn create(&mut self, index: u64, at: Timestamp, object: &Object) -> Result<Event, ApplyError> {
+        let name = object.to_ref();
+        if self.meta(name).is_some() {
+            return Err(ApplyError::Exists(name));
+        }
+        self.check_unique_name(object)?;
+        let mut object = object.clone();
+        *meta_mut(&mut object) = Meta { version: index, spec_version: index, created_at: at, updated_at: at };
+        Ok(self.put(object))
+    }
+
+    fn update(
+        &mut self,
+        index: u64,
+        at: Timestamp,
+        object: &Object,
+        expected: u64,
+    ) -> Result<Event, ApplyError> {
+        let name = object.to_ref();
+        let old = self.meta(name).ok_or(ApplyError::NotFound(name))?;
+        if old.version != expected {
+            return Err(ApplyError::Conflict(name));
+        }
+        self.check_unique_name(object)?;
+        let spec_version = if self.same_spec(object) { old.spec_version } else { index };
+        let mut object = object.clone();
+        *meta_mut(&mut object) = Meta { version: index, spec_version, updated_at: at, ..old };
+        Ok(self.put(object))
+    }
+
+    fn delete(&mut self, name: ObjectRef) -> Option<Event> {
+        let kind = match name {
+            ObjectRef::Cluster(id) => EventKind::Cluster(Some(self.clusters.remove(&id)?), None),
+            ObjectRef::Node(id) => EventKind::Node(Some(self.nodes.remove(&id)?), None),
+            ObjectRef::Service(id) => {
+                let old = self.services.remove(&id)?;
+                self.service_names.remove(&old.spec.name);
+                EventKind::Service(Some(old), None)
+            }
+            ObjectRef::Task(id) => {
+                let old = self.tasks.remove(&id)?;
+                self.unindex_task(&old);
+                EventKind::Task(Some(old), None)
+            }
+            ObjectRef::Network(id) => {
+                let old = self.networks.remove(&id)?;
+                self.network_names.remove(&old.spec.name);
+                EventKind::Network(Some(old), None)
+            }
+        };
+        Some(Event { object: name, kind })
+    }
+
+    fn edit_node(
+        &mut self,
+        index: u64,
+        at: Timestamp,
+        id: NodeId,
+        edit: impl FnOnce(&mut Node) -> bool,
+    ) -> Option<Event> {
+        let mut node = (**self.nodes.get(&id)?).clone();
+        edit(&mut node).then(|| {
+            node.meta.version = index;
+            node.meta.updated_at = at;
+            self.put(Object::Node(Box::new(node)))
+        })
+    }
+
+    fn edit_task(
+        &mut self,
+        index: u64,
+        at: Timestamp,
+        id: TaskId,
+        edit: impl FnOnce(&mut Task) -> bool,
+    ) -> Option<Event> {
+        let mut task = (**self.tasks.get(&id)?).clone();
+        edit(&mut task).then(|| {
+            task.meta.version = index;
+            task.meta.updated_at = at;
+            self.put(Object::Task(Box::new(task)))
+        })
+    }
+
+    fn edit_service(
+        &mut self,
+        index: u64,
+        at: Timestamp,
+        id: ServiceId,
+        edit: impl FnOnce(&mut Service) -> bool,
+    ) -> Option<Event> {
+        let mut service = (**self.services.get(&id)?).clone();
+        edit(&mut service).then(|| {
+            service.meta.version = index;
+            service.meta.updated_at = at;
+            self.put(Object::Service(Box::new(service)))
+        })
+    }
+
+    fn put(&mut self, object: Object) -> Event {
+        let name = object.to_ref();
+        let kind = match object {
+            Object::Cluster(o) => {
+                let id = o.id;
+                let old = self.clusters.put(id, *o);
+                EventKind::Cluster(old, self.clusters.get(&id).cloned())
+            }
+            Object::Node(o) => {
+                let id = o.id;
+                let old = self.nodes.put(id, *o);
+                EventKind::Node(old, self.nodes.get(&id).cloned())
+            }
+            Object::Service(o) => {
+                let id = o.id;
+                if let Some(old) = self.services.get(&id) {
+                    self.service_names.remove(&old.spec.name);
+                }
+                self.service_names.insert(o.spec.name.clone(), id);
+                let old = self.services.put(id, *o);
+                EventKind::Service(old, self.services.get(&id).cloned())
+            }
+            Object::Task(o) => {
+                let id = o.id;
+                if let Some(old) = self.tasks.get(&id).cloned() {
+                    self.unindex_task(&old);
+                }
+                self.tasks_of_service.insert((o.service, id));
+                self.tasks_of_node.extend(o.node.map(|node| (node, id)));
+                let old = self.tasks.put(id, *o);
+                EventKind::Task(old, self.tasks.get(&id).cloned())
+            }
+            Object::Network(o) => {
+                let id = o.id;
+                if let Some(old) = self.networks.get(&id) {
+                    self.network_names.remove(&old.spec.name);
+                }
+                self.network_names.insert(o.spec.name.clone(), id);
+                let old = self.networks.put(id, *o);
+                EventKind::Network(old, self.networks.get(&id).cloned())
+            }
+        };
+        Event { object: name, kind }
+    }
+
+    fn unindex_task(&mut self, task: &Task) {
+        self.tasks_of_service.remove(&(task.service, task.id));
+        if let Some(node) = task.node {
+            self.tasks_of_node.remove(&(node, task.id));
+        }
+    }
+
+    fn meta(&self, name: ObjectRef) -> Option<Meta> {
+        Some(match name {
+            ObjectRef::Cluster(id) => self.clusters.get(&id)?.meta,
+            ObjectRef::Node(id) => self.nodes.get(&id)?.meta,
+            ObjectRef::Service(id) => self.services.get(&id)?.meta,
+            ObjectRef::Task(id) => self.tasks.get(&id)?.meta,
+            ObjectRef::Network(id) => self.networks.get(&id)?.meta,
+        })
+    }
+
+    fn same_spec(&self, object: &Object) -> bool {
+        match object {
+            Object::Cluster(o) => self.clusters.get(&o.id).is_some_and(|old| old.spec == o.spec),
+            Object::Node(o) => self.nodes.get(&o.id).is_some_and(|old| old.spec == o.spec),
+            Object::Service(o) => self.services.get(&o.id).is_some_and(|old| old.spec == o.spec),
+            Object::Task(o) => self.tasks.get(&o.id).is_some_and(|old| old.spec == o.spec),
+            Object::Network(o) => self.networks.get(&o.id).is_some_and(|old| old.spec == o.spec),
+        }
+    }
+
+    fn check_unique_name(&self, object: &Object) -> Result<(), ApplyError> {
+        let (taken, name) = match object {
+            Object::Service(o) => {
+                (self.service_names.get(&o.spec.name).is_some_and(|id| *id != o.id), &o.spec.name)
+            }
+            Object::Network(o) => {
+                (self.network_names.get(&o.spec.name).is_some_and(|id| *id != o.id), &o.spec.name)
+            }
+            Object::Cluster(_) | Object::Node(_) | Object::Task(_) => return Ok(()),
+        };
+        if taken { Err(ApplyError::NameConflict(object.to_ref(), name.clone())) } else { Ok(()) }
+    }
+}
+
+fn meta_mut(object: &mut Object) -> &mut Meta {
+    match object {
+        Object::Cluster(o) => &mut o.meta,
+        Object::Node(o) => &mut o.meta,
+        Object::Service(o) => &mut o.meta,
+        Object::Task(o) => &mut o.meta,
+        Object::Network(o) => &mut o.meta,
+    }
+}
+
+fn diff_table<K: Ord + Clone, V: PartialEq>(
+    before: &Table<K, V>,
+    after: &Table<K, V>,
+    events: &mut Vec<Event>,
+    name: impl Fn(&V) -> ObjectRef,
+    kind: impl Fn(Option<Arc<V>>, Option<Arc<V>>) -> EventKind,
+) {
+    let mut seen = BTreeSet::new();
+    for (key, new) in after.entries() {
+        let old = before.get(key);
+        seen.insert(key.clone());
+        if old.is_none_or(|old| old != new) {
+            events.push(Event { object: name(new), kind: kind(old.cloned(), Some(new.clone())) });
+        }
+    }
+    for (key, old) in before.entries() {
+        if !seen.contains(key) {
+            events.push(Event { object: name(old), kind: kind(Some(old.clone()), None) });
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! The data plane's facade: takes NodeViews, converges the kernel, reports.

@@ -1,0 +1,1 @@
+//! The only crate that touches the kernel's network: netlink, nftables, BPF programs and maps.

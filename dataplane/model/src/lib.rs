@@ -1,0 +1,13 @@
+//! The vocabulary of the data plane: what is wanted ([`NodeView`]), what was done ([`Report`]), what can be asked
+//! ([`inspect`]), and the one door that the control plane uses ([`DataPlane`]).
+#![forbid(unsafe_code)]
+
+pub mod inspect;
+pub mod report;
+pub mod view;
+
+pub use report::{DataPlane, Report, SandboxStatus};
+pub use view::{
+    Attachment, Backend, Generation, Mac, Network, NetworkKey, NodeView, Peer, PublishedPort, RemoteEndpoint,
+    Sandbox, SandboxId, Service, ServiceKey, Vni,
+};

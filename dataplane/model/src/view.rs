@@ -1,0 +1,183 @@
+//! [`NodeView`]: all that one node's data plane has to know, as plain ordered tables. A view is whole: the next one
+//! replaces it, nothing depends on the one before.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnetwork::Ipv4Network;
+use serde::{Deserialize, Serialize};
+
+/// A VXLAN network identifier, 24 bits (RFC 7348 section 5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Vni(u32);
+
+impl Vni {
+    /// `None` if the number has more than 24 bits.
+    pub const fn new(number: u32) -> Option<Self> {
+        if number < 1 << 24 { Some(Self(number)) } else { None }
+    }
+
+    pub const fn get(self) -> u32 {
+        self.0
+    }
+}
+
+/// An Ethernet address.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Mac(pub [u8; 6]);
+
+impl Mac {
+    /// The address of the endpoint with this IPv4 address: `02:42` and the four bytes, as Docker does it.
+    pub const fn of_endpoint(ip: Ipv4Addr) -> Self {
+        let [a, b, c, d] = ip.octets();
+        Self([0x02, 0x42, a, b, c, d])
+    }
+}
+
+impl fmt::Display for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+impl fmt::Debug for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// How new the control plane's state is that a view was made of: fencing epoch first, then log index.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Generation {
+    pub epoch: u64,
+    pub index: u64,
+}
+
+/// A sandbox's name: the 25 digits of its task's id.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct SandboxId(pub String);
+
+/// A network's name in keys: the 128 bits of its id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct NetworkKey(pub u128);
+
+/// A service's name in keys: the 128 bits of its id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ServiceKey(pub u128);
+
+/// All that one node's data plane has to know.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeView {
+    /// Raised by the agent with every view; an older view is refused.
+    pub revision: u64,
+    /// Of the assignments that the view was made of; acknowledged to the managers when applied.
+    pub generation: Generation,
+    /// This node's tunnel end.
+    pub vtep: Ipv4Addr,
+    /// UDP port of the tunnels.
+    pub vxlan_port: u16,
+    /// The VNI of the routing mesh, once there is one.
+    pub ingress: Option<NetworkKey>,
+    pub networks: BTreeMap<NetworkKey, Network>,
+    /// One per task of this node, from before its container starts until after it is removed.
+    pub sandboxes: BTreeMap<SandboxId, Sandbox>,
+    /// Endpoints of the networks above that live on other nodes, by (network, address).
+    pub remote_endpoints: BTreeMap<(NetworkKey, Ipv4Addr), RemoteEndpoint>,
+    pub services: BTreeMap<ServiceKey, Service>,
+    /// All nodes of the cluster but this one, by tunnel end.
+    pub peers: BTreeMap<Ipv4Addr, Peer>,
+}
+
+/// An overlay network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Network {
+    pub name: String,
+    pub vni: Vni,
+    pub subnet: Ipv4Network,
+    pub gateway: Ipv4Addr,
+    /// No way out, and no forwarding of names.
+    pub internal: bool,
+    /// Asked-for MTU of the endpoints, bytes; `None` follows the underlay.
+    pub mtu_bytes: Option<u32>,
+}
+
+/// The network namespace of one task.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sandbox {
+    /// `<service>.<slot>.<task id>`.
+    pub task_name: String,
+    /// Host name of the container.
+    pub hostname: String,
+    /// At most one per network, the ingress network included.
+    pub attachments: Vec<Attachment>,
+    /// Masqueraded way out. False if the task is in internal networks only.
+    pub egress: bool,
+    /// Ports of `mode=host`: (protocol, published, target).
+    pub host_ports: Vec<PublishedPort>,
+    /// Written to the container's `resolv.conf` by the runtime; here for what DNS must forward to.
+    pub dns_servers: Vec<IpAddr>,
+}
+
+/// A task's place in a network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attachment {
+    pub network: NetworkKey,
+    pub address: Ipv4Addr,
+    /// Names for this endpoint in this network besides the service's.
+    pub aliases: Vec<String>,
+}
+
+/// A transport protocol number (IANA): 6 TCP, 17 UDP, 132 SCTP.
+pub type ProtocolNumber = u8;
+
+/// A published port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct PublishedPort {
+    pub protocol: ProtocolNumber,
+    pub published: u16,
+    pub target: u16,
+}
+
+/// An endpoint on another node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemoteEndpoint {
+    /// The other node's tunnel end.
+    pub vtep: Ipv4Addr,
+    /// Task name, for DNS.
+    pub task_name: String,
+    pub aliases: Vec<String>,
+}
+
+/// A service: names, virtual addresses, published ports, backends.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Service {
+    pub name: String,
+    /// By network; absent for `dnsrr`.
+    pub vips: BTreeMap<NetworkKey, Ipv4Addr>,
+    /// Further names of the service, by network.
+    pub aliases: BTreeMap<NetworkKey, Vec<String>>,
+    /// Ports published through the routing mesh.
+    pub ingress_ports: Vec<PublishedPort>,
+    /// Every endpoint of the service's tasks, this node's included, by (network, address).
+    pub backends: BTreeMap<(NetworkKey, Ipv4Addr), Backend>,
+}
+
+/// A task of a service, seen from one network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Backend {
+    pub task_name: String,
+    /// Its node's tunnel end (may be this node's own).
+    pub vtep: Ipv4Addr,
+    /// New flows may be sent to it. A backend that is not ready keeps the flows that it has.
+    pub ready: bool,
+}
+
+/// Another node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Peer {
+    pub hostname: String,
+    /// All addresses that it owns now.
+    pub addresses: Vec<IpAddr>,
+}

@@ -1,0 +1,1 @@
+//! Pure planning: NodeView to KernelState to Delta to ordered Plan.

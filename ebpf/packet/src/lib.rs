@@ -1,0 +1,1 @@
+//! Packet parsing, hashing, rewriting and checksums, shared by the BPF programs and host tests.

@@ -1,0 +1,2 @@
+#![no_std]
+//! Empty on the host: the programs are the binaries of this package.
