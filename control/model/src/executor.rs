@@ -40,8 +40,9 @@ pub struct SandboxPaths {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
     pub task: TaskId,
+    /// A pid of 0 with no exit: made, but never started.
     pub status: ContainerStatus,
-    /// `None` while it runs.
+    /// `None` while it runs, or before it was started.
     pub exit: Option<Exit>,
 }
 

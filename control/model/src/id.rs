@@ -103,6 +103,20 @@ id_type!(
     NetworkId
 );
 
+impl TaskId {
+    /// The id of the task's container: 64 hex digits as Docker's, the first 32 of them the task's own bits, the others
+    /// their complement, so that either id gives the other and the short form (12 digits) is random.
+    pub fn container_id(self) -> String {
+        format!("{:032x}{:032x}", self.bits(), !self.bits())
+    }
+
+    /// The task whose container has this id; `None` if it is the id of no task.
+    pub fn of_container(container_id: &str) -> Option<Self> {
+        let task = Self::from_bits(u128::from_str_radix(container_id.get(..32)?, 16).ok()?);
+        (task.container_id() == container_id).then_some(task)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -115,6 +129,16 @@ mod tests {
             assert_eq!(id.to_string().parse(), Ok(id));
         }
         assert_eq!(NodeId::from_bits(37).to_string(), "0000000000000000000000011");
+    }
+
+    #[test]
+    fn task_and_container_ids_give_each_other() {
+        let task = TaskId::from_bits(0x1234);
+        assert_eq!(task.container_id().len(), 64);
+        assert_eq!(TaskId::of_container(&task.container_id()), Some(task));
+        for text in ["", "12", &"0".repeat(64), &"é".repeat(32)] {
+            assert_eq!(TaskId::of_container(text), None, "{text}");
+        }
     }
 
     #[test]

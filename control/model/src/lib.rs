@@ -7,14 +7,17 @@ pub mod assignment;
 pub mod change;
 pub mod executor;
 pub mod id;
+pub mod identity;
 pub mod object;
 pub mod spec;
 pub mod task_state;
+pub mod template;
 pub mod time;
 
 pub use assignment::{Assignment, AssignmentKey, AssignmentUpdate, Generation};
 pub use change::{Change, Entry, Object, ObjectRef, RequestId};
 pub use id::{ClusterId, NetworkId, NodeId, ServiceId, TaskId};
+pub use identity::PeerIdentity;
 pub use object::{Cluster, Meta, Network, Node, Service, Task};
 pub use task_state::TaskState;
 pub use time::Timestamp;

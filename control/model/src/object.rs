@@ -161,6 +161,16 @@ pub struct Task {
     pub drained: bool,
 }
 
+impl Task {
+    /// `<service>.<slot>.<task id>`: the container's name, and a name of the task in DNS.
+    pub fn name(&self) -> String {
+        match self.slot {
+            Slot::Replica(number) => format!("{}.{number}.{}", self.service_name, self.id),
+            Slot::Node(node) => format!("{}.{node}.{}", self.service_name, self.id),
+        }
+    }
+}
+
 /// A task's place in a network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetworkAttachment {

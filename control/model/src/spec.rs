@@ -349,7 +349,7 @@ impl Default for ClusterSpec {
             labels: Labels::new(),
             task_history_limit: 5,
             heartbeat_period: Duration::from_secs(5),
-            node_cert_expiry: Duration::from_secs(90 * 24 * 3600),
+            node_cert_expiry: Duration::from_hours(90 * 24),
             snapshot_interval: 10_000,
             log_entries_for_slow_followers: 500,
             heartbeat_tick: 1,

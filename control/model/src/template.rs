@@ -1,0 +1,64 @@
+//! Go-template placeholders in a task's host name, environment and mounts (Docker: "Create services using templates"):
+//! `{{.Service.Name}}`, `{{.Node.Hostname}}`, `{{.Task.Slot}}` and their like. Plain field look-ups alone; pipes and
+//! functions are refused, so that nothing is passed on half expanded.
+
+use crate::object::{Slot, Task};
+use crate::spec::Labels;
+
+/// Why a text with `{{` could not be expanded.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TemplateError {
+    #[error("template: unclosed action in {0:?}")]
+    Unclosed(String),
+    #[error(
+        "template: {{{{{0}}}}} is not a known placeholder (.Service.ID|Name|Labels.x, .Node.ID|Hostname|Platform.OS|\
+         Platform.Architecture, .Task.ID|Name|Slot)"
+    )]
+    Unknown(String),
+}
+
+/// What placeholders stand for.
+#[derive(Debug, Clone, Copy)]
+pub struct TemplateContext<'a> {
+    pub task: &'a Task,
+    pub node_hostname: &'a str,
+    /// Labels of the service; empty where the caller has none.
+    pub service_labels: &'a Labels,
+}
+
+impl TemplateContext<'_> {
+    /// `text` with every placeholder replaced. A text without `{{` comes back as it is.
+    pub fn expand(&self, text: &str) -> Result<String, TemplateError> {
+        let mut out = String::with_capacity(text.len());
+        let mut rest = text;
+        while let Some(open) = rest.find("{{") {
+            out.push_str(&rest[..open]);
+            let action = &rest[open + 2..];
+            let close = action.find("}}").ok_or_else(|| TemplateError::Unclosed(text.to_owned()))?;
+            let name = action[..close].trim();
+            out.push_str(&self.value(name).ok_or_else(|| TemplateError::Unknown(name.to_owned()))?);
+            rest = &action[close + 2..];
+        }
+        out.push_str(rest);
+        Ok(out)
+    }
+
+    fn value(&self, name: &str) -> Option<String> {
+        let task = self.task;
+        Some(match name {
+            ".Service.ID" => task.service.to_string(),
+            ".Service.Name" => task.service_name.clone(),
+            ".Node.ID" => task.node?.to_string(),
+            ".Node.Hostname" => self.node_hostname.to_owned(),
+            ".Node.Platform.OS" => "linux".to_owned(),
+            ".Node.Platform.Architecture" => "x86_64".to_owned(),
+            ".Task.ID" => task.id.to_string(),
+            ".Task.Name" => task.name(),
+            ".Task.Slot" => match task.slot {
+                Slot::Replica(number) => number.to_string(),
+                Slot::Node(node) => node.to_string(),
+            },
+            other => self.service_labels.get(other.strip_prefix(".Service.Labels.")?)?.clone(),
+        })
+    }
+}
