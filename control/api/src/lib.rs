@@ -1,1 +1,7 @@
-//! The Docker Engine HTTP API over a node.
+//! The Docker Engine HTTP API over a [`Node`].
+
+pub mod engine;
+pub mod node;
+
+pub use engine::Engine;
+pub use node::Node;

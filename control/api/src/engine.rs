@@ -1,0 +1,131 @@
+//! What the API needs of the node's images and containers. Implemented over `control_runtime`, and in memory by tests.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use async_trait::async_trait;
+use control_model::{TaskId, Timestamp};
+use tokio::sync::mpsc;
+
+/// Images and containers of one node.
+#[async_trait]
+pub trait Engine: Send + Sync + 'static {
+    /// All images, in no given order.
+    async fn images(&self) -> Result<Vec<Image>, EngineError>;
+    /// The image that `name` (reference, id, or a unique prefix of an id) names.
+    async fn image(&self, name: &str) -> Result<Image, EngineError>;
+    /// Gets `reference` (`name:tag` or `name@digest`) from its registry; progress lines on the way.
+    async fn pull(&self, reference: &str, progress: mpsc::Sender<String>) -> Result<Image, EngineError>;
+    /// Takes all images of a `docker save` archive; returns the references (or ids of images without one).
+    async fn load(&self, archive: &Path) -> Result<Vec<String>, EngineError>;
+    /// Makes an image of a root file system in a tar archive; returns its id.
+    async fn import(&self, archive: &Path, request: ImportRequest) -> Result<String, EngineError>;
+    /// Gives the image another reference.
+    async fn tag(&self, name: &str, reference: &str) -> Result<(), EngineError>;
+    /// Takes the reference away, and the image with its last one. Returns what happened.
+    async fn remove_image(&self, name: &str, force: bool) -> Result<Vec<Removed>, EngineError>;
+    /// The registry's word for `reference`: digest and platforms, without getting the layers.
+    async fn distribution(&self, reference: &str) -> Result<Distribution, EngineError>;
+    /// All task containers of this node, ended ones that are not yet removed included.
+    async fn containers(&self) -> Result<Vec<Container>, EngineError>;
+}
+
+/// An image of this node.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Image {
+    /// `sha256:` and 64 hex digits.
+    pub id: String,
+    /// `name:tag`, in Docker's short form.
+    pub tags: Vec<String>,
+    /// `name@sha256:…`.
+    pub digests: Vec<String>,
+    pub created: Timestamp,
+    pub size_bytes: u64,
+    pub os: String,
+    pub architecture: String,
+    /// Diff ids of the layers.
+    pub layers: Vec<String>,
+    pub config: ImageConfig,
+    pub comment: String,
+}
+
+/// How an image wants to be run.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ImageConfig {
+    pub env: Vec<String>,
+    pub entrypoint: Vec<String>,
+    pub command: Vec<String>,
+    pub working_dir: String,
+    pub user: String,
+    pub labels: BTreeMap<String, String>,
+    /// `80/tcp`.
+    pub exposed_ports: Vec<String>,
+    pub volumes: Vec<String>,
+    pub stop_signal: String,
+}
+
+/// `docker import`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ImportRequest {
+    /// `name[:tag]`; empty leaves the image without a reference.
+    pub reference: String,
+    /// Dockerfile instructions (`CMD ["/x"]`).
+    pub changes: Vec<String>,
+    pub message: String,
+}
+
+/// One line of `docker rmi`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Removed {
+    Untagged(String),
+    Deleted(String),
+}
+
+/// What a registry says of a reference.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Distribution {
+    pub media_type: String,
+    pub digest: String,
+    pub size_bytes: u64,
+    /// (os, architecture).
+    pub platforms: Vec<(String, String)>,
+}
+
+/// A task's container.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Container {
+    /// 64 hex digits.
+    pub id: String,
+    pub task: Option<TaskId>,
+    pub image: String,
+    pub image_id: String,
+    pub command: Vec<String>,
+    pub labels: BTreeMap<String, String>,
+    pub created: Timestamp,
+    pub started: Option<Timestamp>,
+    pub finished: Option<Timestamp>,
+    pub running: bool,
+    pub pid: i32,
+    pub exit_code: i32,
+    pub out_of_memory: bool,
+}
+
+/// Why the engine could not do it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EngineError {
+    /// 404.
+    #[error("No such image: {0}")]
+    NoSuchImage(String),
+    /// 404, in the registry's or the tool's words.
+    #[error("{0}")]
+    NotFound(String),
+    /// 400.
+    #[error("{0}")]
+    Invalid(String),
+    /// 409.
+    #[error("{0}")]
+    Conflict(String),
+    /// 500.
+    #[error("{0}")]
+    Failed(String),
+}

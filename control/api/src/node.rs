@@ -1,0 +1,198 @@
+//! What the API needs of the node that it serves. `meshd` implements it; tests implement it in memory.
+//!
+//! Everything that every manager can answer from its replica is *not* here: the API asks [`Node::store`] for that,
+//! through `control_manager::control`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use control_model::spec::Availability;
+use control_model::{ClusterId, NodeId};
+use control_store::ReplicatedStore;
+use dataplane_model::inspect::{DropsReport, EndpointRow, LoadBalancerRow, NodeStatus};
+use ipnetwork::IpNetwork;
+
+use crate::engine::Engine;
+
+/// One node, as its API sees it.
+#[async_trait]
+pub trait Node: Send + Sync + 'static {
+    /// Facts about the daemon that hold in every swarm state.
+    fn host(&self) -> HostFacts;
+
+    /// Where this node stands towards a swarm, now.
+    fn local(&self) -> LocalState;
+
+    /// `docker swarm init`: makes a cluster with this node as its first manager; returns when its store takes
+    /// writes. [`SwarmError::AlreadyInSwarm`] if this node is part of one (unless `force_new_cluster`).
+    async fn init(&self, request: InitRequest) -> Result<NodeId, SwarmError>;
+
+    /// `docker swarm join`: returns when this node has its certificate and its session (as manager: its store).
+    async fn join(&self, request: JoinRequest) -> Result<(), SwarmError>;
+
+    /// `docker swarm leave`: stops the node's tasks, forgets certificate and state. The API has already refused the
+    /// cases that need `--force`; `force` says that the membership in Raft may be given up without an answer.
+    async fn leave(&self, force: bool) -> Result<(), SwarmError>;
+
+    /// The replicated state, while this node is an active manager.
+    fn store(&self) -> Option<Arc<dyn ReplicatedStore>>;
+
+    /// What Raft knows now. Empty on a worker.
+    fn raft(&self) -> RaftFacts;
+
+    /// Images and containers of this node.
+    fn engine(&self) -> Arc<dyn Engine>;
+
+    /// `meshctl status`.
+    async fn mesh_status(&self) -> Result<NodeStatus, InspectError>;
+    /// `meshctl lb ls`.
+    async fn mesh_load_balancers(&self) -> Result<Vec<LoadBalancerRow>, InspectError>;
+    /// `meshctl endpoints`.
+    async fn mesh_endpoints(&self) -> Result<Vec<EndpointRow>, InspectError>;
+    /// `meshctl drops`.
+    async fn mesh_drops(&self) -> Result<DropsReport, InspectError>;
+}
+
+/// Facts about the daemon. What the kernel says of the machine, the API reads itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HostFacts {
+    pub hostname: String,
+    /// The daemon's version, without a leading `v`.
+    pub version: String,
+    /// The state directory; Docker's "Docker Root Dir".
+    pub root_dir: String,
+    /// Engine labels, `key=value`.
+    pub labels: BTreeMap<String, String>,
+    /// Name of the OCI runtime binary in use (`runc`), and its path.
+    pub runtime: String,
+    pub runtime_path: String,
+    /// Registries that may be spoken to by plain HTTP.
+    pub insecure_registries: Vec<String>,
+    /// What an administrator should know, one sentence each.
+    pub warnings: Vec<String>,
+}
+
+/// Docker's words for a node's own state (`Swarm.LocalNodeState`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Membership {
+    /// Not part of a swarm.
+    #[default]
+    Inactive,
+    /// Joining, or starting up.
+    Pending,
+    Active,
+    /// Part of a swarm, and can't take part: `error` says why.
+    Error,
+    /// Waits for the unlock key.
+    Locked,
+}
+
+/// A manager that this node knows how to reach.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RemoteManager {
+    pub node: NodeId,
+    /// `host:port`.
+    pub addr: String,
+}
+
+/// Where this node stands towards a swarm.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LocalState {
+    pub membership: Membership,
+    pub node: Option<NodeId>,
+    pub cluster: Option<ClusterId>,
+    /// This node's certificate says manager, and its store runs.
+    pub is_manager: bool,
+    /// The address that this node advertises, without a port.
+    pub addr: Option<IpAddr>,
+    /// Why `membership` is [`Membership::Error`]; empty otherwise.
+    pub error: String,
+    pub remote_managers: Vec<RemoteManager>,
+}
+
+/// What Raft knows of the managers.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RaftFacts {
+    pub leader: Option<NodeId>,
+    /// Managers that do not answer the leader (on a follower: none that it knows of).
+    pub unreachable: BTreeSet<NodeId>,
+}
+
+/// `POST /swarm/init`, decoded. Addresses are as the user gave them: an address or an interface, maybe with a port;
+/// empty lets the node choose.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct InitRequest {
+    pub listen_addr: String,
+    pub advertise_addr: String,
+    pub data_path_addr: String,
+    /// 0 is the default, 4789.
+    pub data_path_port: u16,
+    pub force_new_cluster: bool,
+    pub availability: Availability,
+    /// Empty is the default, `10.0.0.0/8`.
+    pub default_address_pool: Vec<IpNetwork>,
+    /// 0 is the default, 24.
+    pub subnet_size: u8,
+    pub cluster: control_model::spec::ClusterSpec,
+}
+
+/// `POST /swarm/join`, decoded.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct JoinRequest {
+    pub listen_addr: String,
+    pub advertise_addr: String,
+    pub data_path_addr: String,
+    /// Managers, `host[:port]`; never empty.
+    pub remote_addrs: Vec<String>,
+    pub token: String,
+    pub availability: Availability,
+}
+
+/// Why a node could not enter or leave a swarm. Nothing is left of a failed attempt, but for [`Self::JoinTimeout`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SwarmError {
+    #[error(
+        "This node is already part of a swarm. Use \"docker swarm leave\" to leave this swarm and join another one."
+    )]
+    AlreadyInSwarm,
+    #[error("This node is not part of a swarm")]
+    NotInSwarm,
+    #[error(
+        "Timeout was reached before node joined. The attempt to join the swarm will continue in the background. \
+         Use the \"docker info\" command to see the current swarm status of your node."
+    )]
+    JoinTimeout,
+    /// The text after `--listen-addr`, `--advertise-addr` or `--data-path-addr` is none that this node has, or the
+    /// choice is not clear. The sentence says which (400).
+    #[error("{0}")]
+    Address(String),
+    /// The token is malformed, or was not accepted, or the other side's root has another digest (400).
+    #[error("{0}")]
+    Token(String),
+    /// The managers named could not be reached, or gave up (503).
+    #[error("{0}")]
+    Unreachable(String),
+    /// Anything else (500).
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// Why an inspection could not be answered.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct InspectError(pub String);
+
+/// The longest that [`Node::join`] may take before [`SwarmError::JoinTimeout`]: Docker's 20 s.
+pub const JOIN_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Default UDP port of the tunnels.
+pub const DEFAULT_DATA_PATH_PORT: u16 = 4789;
+
+/// Default prefix length of subnets that the allocator takes from the pool.
+pub const DEFAULT_SUBNET_SIZE: u8 = 24;
+
+/// Default pool for networks without a subnet of their own: `10.0.0.0/8`.
+pub const DEFAULT_ADDRESS_POOL: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 0, 0, 0), 8);
