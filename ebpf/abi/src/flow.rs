@@ -1,0 +1,149 @@
+//! Flows, written by the programs. User space only collects the dead ones.
+
+use crate::wire::{Ip4, Port};
+
+map_type! {
+    /// A packet's addresses as the client sent it.
+    pub struct FlowTuple: 16 bytes {
+        pub source: Ip4,
+        pub destination: Ip4,
+        pub source_port: Port,
+        pub destination_port: Port,
+        pub protocol: u8,
+        pad: [u8; 3],
+    }
+}
+
+map_type! {
+    /// A client's flow to a backend of this node, as it arrives.
+    pub struct ForwardKey: 20 bytes {
+        pub client: Ip4,
+        /// The node address that the client connected to.
+        pub service: Ip4,
+        pub endpoint: Ip4,
+        pub client_port: Port,
+        /// The published port.
+        pub service_port: Port,
+        pub protocol: u8,
+        pad: [u8; 3],
+    }
+}
+
+map_type! {
+    /// How a client's packets are rewritten.
+    pub struct ForwardFlow: 12 bytes {
+        /// Tick of the last packet.
+        pub last_seen: u32,
+        pub target_port: Port,
+        /// The source port that the task sees: the client's own, unless another flow has it.
+        pub client_port: Port,
+        /// `FLOW_*`, seen from the client.
+        pub closing: u8,
+        pad: [u8; 3],
+    }
+}
+
+map_type! {
+    /// The same flow as the task's answers carry it.
+    pub struct ReplyKey: 16 bytes {
+        pub endpoint: Ip4,
+        pub client: Ip4,
+        pub target_port: Port,
+        /// As the task sees it.
+        pub client_port: Port,
+        pub protocol: u8,
+        pad: [u8; 3],
+    }
+}
+
+map_type! {
+    /// How the task's answers are rewritten back.
+    pub struct ReplyFlow: 16 bytes {
+        /// Tick of the last packet.
+        pub last_seen: u32,
+        /// The node address that the client connected to. The answer goes to the node that owns it now.
+        pub service: Ip4,
+        pub service_port: Port,
+        /// The client's own source port.
+        pub client_port: Port,
+        /// `FLOW_*`, seen from the task.
+        pub closing: u8,
+        pad: [u8; 3],
+    }
+}
+
+/// A FIN was seen in this direction.
+pub const FLOW_FIN: u8 = 1;
+/// A RST was seen in this direction.
+pub const FLOW_RESET: u8 = 2;
+
+impl FlowTuple {
+    #[inline]
+    pub const fn new(source: (Ip4, Port), destination: (Ip4, Port), protocol: u8) -> Self {
+        Self {
+            source: source.0,
+            destination: destination.0,
+            source_port: source.1,
+            destination_port: destination.1,
+            protocol,
+            pad: [0; 3],
+        }
+    }
+}
+
+impl ForwardKey {
+    /// `tuple` is as the client sent it.
+    #[inline]
+    pub const fn new(tuple: &FlowTuple, endpoint: Ip4) -> Self {
+        Self {
+            client: tuple.source,
+            service: tuple.destination,
+            endpoint,
+            client_port: tuple.source_port,
+            service_port: tuple.destination_port,
+            protocol: tuple.protocol,
+            pad: [0; 3],
+        }
+    }
+}
+
+impl ForwardFlow {
+    #[inline]
+    pub const fn new(target_port: Port, client_port: Port, last_seen: u32) -> Self {
+        Self { last_seen, target_port, client_port, closing: 0, pad: [0; 3] }
+    }
+}
+
+impl ReplyKey {
+    #[inline]
+    pub const fn new(endpoint: (Ip4, Port), client: (Ip4, Port), protocol: u8) -> Self {
+        Self {
+            endpoint: endpoint.0,
+            client: client.0,
+            target_port: endpoint.1,
+            client_port: client.1,
+            protocol,
+            pad: [0; 3],
+        }
+    }
+
+    /// The other direction's key.
+    pub const fn forward_key(&self, flow: &ReplyFlow) -> ForwardKey {
+        ForwardKey {
+            client: self.client,
+            service: flow.service,
+            endpoint: self.endpoint,
+            client_port: flow.client_port,
+            service_port: flow.service_port,
+            protocol: self.protocol,
+            pad: [0; 3],
+        }
+    }
+}
+
+impl ReplyFlow {
+    #[inline]
+    pub const fn new(service: (Ip4, Port), client_port: Port, last_seen: u32) -> Self {
+        Self { last_seen, service: service.0, service_port: service.1, client_port, closing: 0, pad: [0; 3] }
+    }
+}

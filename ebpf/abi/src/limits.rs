@@ -1,0 +1,46 @@
+//! Sizes of tables and the fixed numbers of the data plane. Reaching a size is an error that names the table.
+
+use crate::wire::MacAddr;
+
+/// Destination MAC of packets tunnelled to a node itself rather than to one of its endpoints, and the MAC that answers
+/// for gateways and virtual addresses in every network. The same on all nodes: the tunnel's outer address says which node.
+pub const ROUTER_MAC: MacAddr = MacAddr(*b"\x02MESH\x00");
+
+/// VNI of liveness probes: never a network's. The data path of a node echoes such datagrams (RFC 7348 leaves the choice
+/// of VNIs to the operator; the allocator starts at 4096 and goes up).
+pub const PROBE_VNI: u32 = 0x00ff_ffff;
+
+/// Published ports × own addresses (and localhost): 4,000 ports on 16 addresses.
+pub const MAX_FRONTENDS: u32 = 65_536;
+/// One per service and network.
+pub const MAX_RINGS: u32 = 32_768;
+/// Places of one ring (see [`crate::ring`]).
+pub const MAX_RING_PLACES: u32 = 65_537;
+/// Endpoints of all networks that this node takes part in.
+pub const MAX_ENDPOINTS: u32 = 131_072;
+/// Published ports of this node's own endpoints.
+pub const MAX_TARGET_PORTS: u32 = 65_536;
+/// Nodes of the cluster.
+pub const MAX_PEERS: u32 = 8_192;
+/// Addresses of all nodes.
+pub const MAX_ADDRESS_OWNERS: u32 = 32_768;
+/// Task attachments of this node.
+pub const MAX_ATTACHMENTS: u32 = 16_384;
+/// One per service and network.
+pub const MAX_VIPS: u32 = 32_768;
+/// Sandboxes of this node.
+pub const MAX_SANDBOXES: u32 = 8_192;
+/// Networks that one sandbox's sockets are translated for; the verifier wants a fixed bound.
+pub const MAX_SANDBOX_NETWORKS: usize = 16;
+/// Flows remembered by an ingress node. A cache: the oldest make room.
+pub const MAX_CACHED_FLOWS: u32 = 131_072;
+/// Flows of this node's backends. State: a full table refuses new flows under
+/// [`crate::DropReason::FlowTableFull`].
+pub const MAX_FLOWS: u32 = 131_072;
+/// Translated sockets that ask for their peer's name or receive datagrams.
+pub const MAX_SOCKET_NATS: u32 = 65_536;
+/// Source ports tried before a flow that collides with another is refused.
+pub const SOURCE_PORT_TRIES: u32 = 16;
+/// Programs and drop reasons that the counters have room for.
+pub const MAX_PROGRAMS: u32 = 16;
+pub const MAX_DROP_REASONS: usize = 29;

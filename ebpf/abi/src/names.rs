@@ -1,0 +1,65 @@
+//! Names of maps, programs and pins.
+//!
+//! Pins: `<pin dir>/v<ABI_VERSION>/maps/<map>` and `<pin dir>/v<ABI_VERSION>/links/<program>.<interface index>` (or
+//! `<program>.cgroup`).
+
+/// Directory of the pinned maps inside the versioned directory.
+pub const MAPS_DIR: &str = "maps";
+/// Directory of the pinned links inside the versioned directory.
+pub const LINKS_DIR: &str = "links";
+
+/// Names of the maps, in the object and as pins.
+pub mod map {
+    /// Array\[1\] of [`crate::NodeConfig`].
+    pub const CONFIG: &str = "config";
+    /// Array\[1\] of `u32`: seconds counted by user space. The programs never ask the clock.
+    pub const TICK: &str = "tick";
+    /// [`crate::FrontendKey`] → [`crate::Frontend`].
+    pub const FRONTENDS: &str = "frontends";
+    /// [`crate::RingKey`] → inner array, see [`crate::ring`].
+    pub const RINGS: &str = "rings";
+    /// [`crate::EndpointKey`] → [`crate::Endpoint`].
+    pub const ENDPOINTS: &str = "endpoints";
+    /// [`crate::TargetPortKey`] → [`crate::TargetPort`].
+    pub const TARGET_PORTS: &str = "target_ports";
+    /// Tunnel end [`crate::Ip4`] → [`crate::Peer`].
+    pub const PEERS: &str = "peers";
+    /// Node address [`crate::Ip4`] → tunnel end [`crate::Ip4`] of its owner; unspecified for this node.
+    pub const ADDRESS_OWNERS: &str = "address_owners";
+    /// Interface index `u32` of the host end of a veth pair → [`crate::Attachment`].
+    pub const ATTACHMENTS: &str = "attachments";
+    /// [`crate::VipKey`] → [`crate::RingKey`].
+    pub const VIPS: &str = "vips";
+    /// netns cookie `u64` → [`crate::SandboxNetworks`].
+    pub const SANDBOXES: &str = "sandboxes";
+    /// LRU: [`crate::FlowTuple`] → backend [`crate::Ip4`].
+    pub const FLOW_CACHE: &str = "flow_cache";
+    /// [`crate::ForwardKey`] → [`crate::ForwardFlow`].
+    pub const FLOWS: &str = "flows";
+    /// [`crate::ReplyKey`] → [`crate::ReplyFlow`].
+    pub const REPLIES: &str = "replies";
+    /// LRU: [`crate::SocketNatKey`] → [`crate::OriginalDestination`].
+    pub const SOCKET_NAT: &str = "socket_nat";
+    /// Per-CPU array, [`crate::ProgramId`] → [`crate::CounterRow`].
+    pub const COUNTERS: &str = "counters";
+
+    /// All of them: what is pinned.
+    pub const ALL: [&str; 16] = [
+        CONFIG,
+        TICK,
+        FRONTENDS,
+        RINGS,
+        ENDPOINTS,
+        TARGET_PORTS,
+        PEERS,
+        ADDRESS_OWNERS,
+        ATTACHMENTS,
+        VIPS,
+        SANDBOXES,
+        FLOW_CACHE,
+        FLOWS,
+        REPLIES,
+        SOCKET_NAT,
+        COUNTERS,
+    ];
+}

@@ -1,0 +1,171 @@
+//! Tables that user space writes and the programs read.
+
+use crate::ring::RingKey;
+use crate::wire::{Ip4, MacAddr, Port};
+
+map_type! {
+    /// This node. All zero until user space has written it: the programs then pass everything.
+    pub struct NodeConfig: 40 bytes {
+        /// `SO_NETNS_COOKIE` of the node's namespace: which sockets are the node's own.
+        pub netns_cookie: u64,
+        /// This node's tunnel end.
+        pub vtep: Ip4,
+        pub vxlan_ifindex: u32,
+        /// The VNI of the routing mesh; 0 while there is none.
+        pub ingress_vni: u32,
+        /// The interface that holds the tunnel end's address: replies to clients leave here.
+        pub uplink_ifindex: u32,
+        /// Its MTU, bytes: what XDP may send in one piece.
+        pub uplink_mtu: u32,
+        /// `CONFIG_*`.
+        pub flags: u32,
+        /// UDP port of the tunnels.
+        pub vxlan_port: Port,
+        /// Zero.
+        pub reserved: [u8; 6],
+    }
+}
+
+/// XDP sends by `XDP_REDIRECT` to the interface on which the packet came, not by `XDP_TX`: for veth uplinks whose peer
+/// has GRO on and no XDP program.
+pub const CONFIG_XDP_REDIRECT: u32 = 1;
+
+map_type! {
+    /// Where clients connect: an address of this node (or 127.0.0.1, for its own processes only) and a published port.
+    pub struct FrontendKey: 8 bytes {
+        pub address: Ip4,
+        pub port: Port,
+        pub protocol: u8,
+        pad: u8,
+    }
+}
+
+map_type! {
+    /// What serves a frontend.
+    pub struct Frontend: 24 bytes {
+        /// Its VNI is that of the routing mesh.
+        pub ring: RingKey,
+        /// The port that the backends listen on; for host processes, which are translated at the socket.
+        pub target: Port,
+        pad: [u8; 6],
+    }
+}
+
+map_type! {
+    /// An endpoint's name: addresses of different networks may be equal.
+    pub struct EndpointKey: 8 bytes {
+        pub vni: u32,
+        pub address: Ip4,
+    }
+}
+
+map_type! {
+    /// An endpoint, on this node or another.
+    pub struct Endpoint: 20 bytes {
+        /// Tunnel end of its node; unspecified if it is this node's own.
+        pub vtep: Ip4,
+        /// Host end of its veth pair if it is this node's own, else 0.
+        pub ifindex: u32,
+        /// Reserved, zero.
+        pub flags: u32,
+        pub mac: MacAddr,
+        pad: [u8; 2],
+    }
+}
+
+map_type! {
+    /// A published port of one of this node's own endpoints in the ingress network.
+    pub struct TargetPortKey: 8 bytes {
+        pub endpoint: Ip4,
+        pub published: Port,
+        pub protocol: u8,
+        pad: u8,
+    }
+}
+
+map_type! {
+    /// The port that the task listens on.
+    pub struct TargetPort: 4 bytes {
+        pub target: Port,
+        pad: [u8; 2],
+    }
+}
+
+map_type! {
+    /// Another node. Tunnelled packets from anyone else are dropped.
+    pub struct Peer: 4 bytes {
+        /// Reserved, zero.
+        pub flags: u32,
+    }
+}
+
+map_type! {
+    /// A task's place in a network, by the host end of its veth pair.
+    pub struct Attachment: 24 bytes {
+        pub vni: u32,
+        pub address: Ip4,
+        pub gateway: Ip4,
+        /// MTU of the task's end, bytes.
+        pub mtu: u32,
+        pub mac: MacAddr,
+        /// `ATTACHMENT_*`.
+        pub flags: u8,
+        /// Length of the subnet's prefix, bits.
+        pub prefix: u8,
+    }
+}
+
+/// The attachment is in the ingress network: look for published-port replies, and let the task answer host processes of
+/// any node.
+pub const ATTACHMENT_INGRESS: u8 = 1;
+
+map_type! {
+    /// A service's virtual address in a network.
+    pub struct VipKey: 8 bytes {
+        pub vni: u32,
+        pub address: Ip4,
+    }
+}
+
+impl FrontendKey {
+    #[inline]
+    pub const fn new(address: Ip4, port: Port, protocol: u8) -> Self {
+        Self { address, port, protocol, pad: 0 }
+    }
+}
+
+impl Frontend {
+    pub const fn new(ring: RingKey, target: Port) -> Self {
+        Self { ring, target, pad: [0; 6] }
+    }
+}
+
+impl Endpoint {
+    /// An endpoint of this node.
+    pub const fn local(mac: MacAddr, ifindex: u32) -> Self {
+        Self { vtep: Ip4::UNSPECIFIED, ifindex, flags: 0, mac, pad: [0; 2] }
+    }
+
+    /// An endpoint of the node with this tunnel end.
+    pub const fn remote(mac: MacAddr, vtep: Ip4) -> Self {
+        Self { vtep, ifindex: 0, flags: 0, mac, pad: [0; 2] }
+    }
+
+    #[inline]
+    pub const fn is_local(&self) -> bool {
+        self.vtep.is_unspecified()
+    }
+}
+
+impl TargetPortKey {
+    #[inline]
+    pub const fn new(endpoint: Ip4, published: Port, protocol: u8) -> Self {
+        Self { endpoint, published, protocol, pad: 0 }
+    }
+}
+
+impl TargetPort {
+    pub const fn new(target: Port) -> Self {
+        Self { target, pad: [0; 2] }
+    }
+}
