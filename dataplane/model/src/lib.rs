@@ -1,11 +1,13 @@
-//! The vocabulary of the data plane: what is wanted ([`NodeView`]), what was done ([`Report`]), what can be asked
-//! ([`inspect`]), and the one door that the control plane uses ([`DataPlane`]).
+//! The vocabulary of the data plane: what is wanted ([`NodeView`]), what that makes of the kernel ([`KernelState`]), what
+//! was done ([`Report`]), what can be asked ([`inspect`]), and the one door that the control plane uses ([`DataPlane`]).
 #![forbid(unsafe_code)]
 
 pub mod inspect;
+pub mod kernel_state;
 pub mod report;
 pub mod view;
 
+pub use kernel_state::{KernelState, Op};
 pub use report::{DataPlane, Report, SandboxStatus};
 pub use view::{
     Attachment, Backend, Generation, Mac, Network, NetworkKey, NodeView, Peer, PublishedPort, RemoteEndpoint,

@@ -1,0 +1,137 @@
+//! [`KernelState`]: what this node's kernel should hold, or does hold, as ordered tables of small rows. Two states are
+//! equal when the kernel has converged; [`Op`]s lead from one to the other.
+//!
+//! Rows name interfaces and sandboxes, never interface indexes or namespace cookies: those are facts of one boot, found
+//! when a row is applied or observed.
+
+mod rows;
+mod table;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::Ipv4Addr;
+
+use ipnetwork::Ipv4Network;
+
+pub use rows::{
+    AttachmentRow, Device, Endpoint, EndpointKey, FrontendKey, Hook, HookMode, HookTarget, Leg, LinkName,
+    NodeRoute, Owner, PacketFilter, Place, PortKey, Present, Program, Ring, RingKey, SandboxNet, Settings,
+    Singleton, VipKey, Vnis, protocol_name,
+};
+pub use table::Change;
+use table::{changes, write_table};
+
+use crate::view::SandboxId;
+
+/// Declares every table once. The order is the order in which rows are made: a row comes after those that it refers
+/// to. Removal goes the other way.
+macro_rules! tables {
+    ($( $(#[$doc:meta])* $field:ident : $op:ident ( $key:ty => $value:ty ) ),* $(,)?) => {
+        /// All of the kernel that is ours.
+        #[derive(Debug, Clone, Default, PartialEq, Eq)]
+        pub struct KernelState {
+            $( $(#[$doc])* pub $field: BTreeMap<$key, $value>, )*
+        }
+
+        /// One step towards a wanted state. Idempotent: removing what is absent is success.
+        #[derive(Debug, Clone, PartialEq, Eq)]
+        pub enum Op {
+            $( $(#[$doc])* $op(Change<$key, $value>), )*
+        }
+
+        impl KernelState {
+            /// The steps from `self` to `wanted`: what is referred to is made first, what is gone is removed last.
+            pub fn ops_to(&self, wanted: &Self) -> Vec<Op> {
+                let mut puts = Vec::new();
+                let mut deletes = Vec::new();
+                $( changes(&self.$field, &wanted.$field, &mut puts, &mut deletes, Op::$op); )*
+                deletes.reverse();
+                puts.append(&mut deletes);
+                puts
+            }
+
+            /// What the state is once `op` is done.
+            pub fn record(&mut self, op: &Op) {
+                match op {
+                    $( Op::$op(change) => change.record(&mut self.$field), )*
+                }
+            }
+        }
+
+        impl fmt::Display for KernelState {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                $( write_table(f, stringify!($field), &self.$field)?; )*
+                Ok(())
+            }
+        }
+
+        impl fmt::Display for Op {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                match self {
+                    $( Self::$op(change) => change.write(f, stringify!($field)), )*
+                }
+            }
+        }
+    };
+}
+
+tables! {
+    /// Our interfaces in the node's own namespace.
+    devices: Device(LinkName => Device),
+    /// Interfaces whose packets the kernel may forward.
+    forwarding: Forwarding(LinkName => Present),
+    /// Routes of the node itself.
+    routes: Route(Ipv4Network => NodeRoute),
+    /// The nftables table.
+    filter: Filter(Singleton => PacketFilter),
+    /// What all BPF programs know of this node.
+    settings: Settings(Singleton => Settings),
+    /// Network namespaces, with the links between them and the node.
+    sandboxes: Sandbox(SandboxId => SandboxNet),
+    /// Nodes that tunnelled packets are taken from.
+    peers: Peer(Ipv4Addr => Present),
+    /// Whose address is it? Replies of published ports go there.
+    owners: Owner(Ipv4Addr => Owner),
+    /// Where each address of each network lives.
+    endpoints: Endpoint(EndpointKey => Endpoint),
+    /// Published port → target port, on the node of the task.
+    ports: Port(PortKey => u16),
+    /// Which networks a process in the sandbox reaches virtual addresses of.
+    cookies: Cookie(SandboxId => Vnis),
+    /// Maglev rings.
+    rings: Ring(RingKey => Ring),
+    /// Virtual address → ring.
+    vips: Vip(VipKey => RingKey),
+    /// Published address and port → ring.
+    frontends: Frontend(FrontendKey => RingKey),
+    /// What may be sent from the host end of a sandbox's link.
+    attachments: Attachment(LinkName => AttachmentRow),
+    /// Programs and where they hang.
+    hooks: Hook(Hook => HookMode),
+}
+
+impl KernelState {
+    /// Forgets the rows that are bound to the identity of the sandbox's links and namespace. When the sandbox is made
+    /// again its links have other indexes, so these rows must be written again although they read the same.
+    pub fn forget_dependents_of_sandbox(&mut self, id: &SandboxId) {
+        self.cookies.remove(id);
+        let Some(sandbox) = self.sandboxes.get(id) else { return };
+        let hosts: Vec<LinkName> = sandbox.legs.iter().map(|leg| leg.host.clone()).collect();
+        for host in &hosts {
+            self.forget_dependents_of_link(host);
+        }
+    }
+
+    /// The same for one interface.
+    pub fn forget_dependents_of_link(&mut self, link: &LinkName) {
+        self.attachments.remove(link);
+        self.endpoints.retain(|_, endpoint| endpoint.place != Place::Local(link.clone()));
+        self.hooks.retain(|hook, _| hook.target != HookTarget::Interface(link.clone()));
+        self.routes.retain(|_, route| route.device != *link);
+        if self.settings.values().any(|settings| settings.mentions(link)) {
+            self.settings.clear();
+        }
+    }
+}

@@ -1,0 +1,292 @@
+//! The rows of [`KernelState`](super::KernelState)'s tables, each with its text.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use ipnetwork::Ipv4Network;
+
+use crate::view::{Mac, ProtocolNumber, SandboxId, ServiceKey, Vni};
+
+/// The name of a network interface, at most 15 bytes (`IFNAMSIZ` less the terminator).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LinkName(String);
+
+impl LinkName {
+    /// The VXLAN device of all networks.
+    pub const VXLAN: &str = "mesh-vx";
+    /// The bridge of the way out. Docker's name for it, which `docker network ls` shows.
+    pub const GATEWAY_BRIDGE: &str = "docker_gwbridge";
+    /// What the host ends of our veth pairs begin with.
+    pub const HOST_END_PREFIX: &str = "mv";
+    const MAX_BYTES: usize = 15;
+
+    /// `None` if the kernel would refuse the name.
+    pub fn new(name: &str) -> Option<Self> {
+        let fits = !name.is_empty() && name.len() <= Self::MAX_BYTES;
+        let clean =
+            !name.contains(['/', ':']) && !name.contains(char::is_whitespace) && name != "." && name != "..";
+        (fits && clean).then(|| Self(name.to_owned()))
+    }
+
+    pub fn vxlan() -> Self {
+        Self(Self::VXLAN.to_owned())
+    }
+
+    pub fn gateway_bridge() -> Self {
+        Self(Self::GATEWAY_BRIDGE.to_owned())
+    }
+
+    /// Host end of a sandbox's attachment to the network with `vni`.
+    pub fn of_attachment(sandbox: &SandboxId, vni: Vni) -> Self {
+        Self::of_text(&format!("{}/{}", sandbox.0, vni.get()))
+    }
+
+    /// Host end of a sandbox's way out.
+    pub fn of_gateway_leg(sandbox: &SandboxId) -> Self {
+        Self::of_text(&format!("{}/gateway", sandbox.0))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// `mv` and 44 bits of the text's hash: fixed, so that the link is found again after a restart. With a thousand
+    /// links the chance that two share a name is below 1 in 30 million.
+    fn of_text(text: &str) -> Self {
+        Self(format!("{}{:011x}", Self::HOST_END_PREFIX, fnv1a(text.as_bytes()) >> 20))
+    }
+}
+
+/// FNV-1a, 64 bits: no cryptography, the same on every machine and in every version.
+fn fnv1a(bytes: &[u8]) -> u64 {
+    const OFFSET_BASIS: u64 = 0xcbf2_9ce4_8422_2325;
+    const PRIME: u64 = 0x0000_0100_0000_01b3;
+    bytes.iter().fold(OFFSET_BASIS, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(PRIME))
+}
+
+/// The value of a row that has only a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Present;
+
+/// The key of a table with one row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Singleton;
+
+/// An interface of ours in the node's namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Device {
+    /// The collect_md VXLAN device: no VNI, no peers, no learning; BPF names both per packet.
+    Vxlan { port: u16, mtu_bytes: u32 },
+    /// A bridge with an address of its own.
+    Bridge { address: Ipv4Network, mtu_bytes: u32 },
+}
+
+/// How the node itself reaches a network: for processes of the host that talk to tasks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeRoute {
+    pub device: LinkName,
+    pub source: Ipv4Addr,
+}
+
+/// What the nftables table is made of.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PacketFilter {
+    /// The gateway bridge and the addresses behind it: masqueraded when they leave by another interface.
+    pub bridge: LinkName,
+    pub subnet: Ipv4Network,
+    /// Interfaces that forward to the bridge alone, because the host has forwarding off.
+    pub guarded: BTreeSet<LinkName>,
+    /// Addresses behind the bridge that may answer but not begin: tasks of internal networks with host ports.
+    pub no_egress: BTreeSet<Ipv4Addr>,
+    /// Ports of `mode=host`: (protocol, published) → (address behind the bridge, target port).
+    pub host_ports: std::collections::BTreeMap<(ProtocolNumber, u16), (Ipv4Addr, u16)>,
+}
+
+/// What the BPF programs know of this node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    pub vtep: Ipv4Addr,
+    pub vxlan_port: u16,
+    pub vxlan_device: LinkName,
+    /// Interfaces that the underlay's packets come and go by; the first one holds the tunnel end.
+    pub uplinks: Vec<LinkName>,
+    /// The routing mesh's network.
+    pub ingress: Option<Vni>,
+    pub underlay_mtu_bytes: u32,
+}
+
+impl Settings {
+    pub(super) fn mentions(&self, link: &LinkName) -> bool {
+        self.vxlan_device == *link || self.uplinks.contains(link)
+    }
+}
+
+/// A network namespace and its links, in the order `eth0`, `eth1`, …
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SandboxNet {
+    pub legs: Vec<Leg>,
+}
+
+/// A veth pair from a sandbox to the node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Leg {
+    /// Name inside the sandbox.
+    pub name: LinkName,
+    /// The other end, in the node's namespace.
+    pub host: LinkName,
+    /// Bridge that the other end is a port of; overlay legs have none, BPF forwards for them.
+    pub bridge: Option<LinkName>,
+    pub address: Ipv4Network,
+    pub mac: Mac,
+    pub mtu_bytes: u32,
+    pub gateway: Ipv4Addr,
+    /// Routing table of packets that are sent from this leg's address.
+    pub table: u32,
+    /// Also the way to everywhere else.
+    pub default_route: bool,
+}
+
+/// An address's node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Owner {
+    ThisNode,
+    /// The node with this tunnel end.
+    Node(Ipv4Addr),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct EndpointKey {
+    pub vni: Vni,
+    pub address: Ipv4Addr,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    pub mac: Mac,
+    pub place: Place,
+}
+
+/// Where an endpoint is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// Behind this host end of a veth pair.
+    Local(LinkName),
+    /// On the node with this tunnel end.
+    Remote(Ipv4Addr),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PortKey {
+    /// The task's address in the ingress network.
+    pub endpoint: Ipv4Addr,
+    pub protocol: ProtocolNumber,
+    pub published: u16,
+}
+
+/// Networks of a sandbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Vnis(pub BTreeSet<Vni>);
+
+/// The low 64 bits of a service's id, which are as random as all of them: two services of one cluster share them with a
+/// chance of n² in 2⁶⁵.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RingKey {
+    pub service: u64,
+    pub vni: Vni,
+}
+
+impl RingKey {
+    pub fn of(service: ServiceKey, vni: Vni) -> Self {
+        Self { service: u64::try_from(service.0 & u128::from(u64::MAX)).expect("masked to 64 bits"), vni }
+    }
+}
+
+/// A Maglev table: each place holds a backend's address. Shared, because a large one is a quarter of a megabyte.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ring(pub Arc<[Ipv4Addr]>);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct VipKey {
+    pub vni: Vni,
+    pub address: Ipv4Addr,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FrontendKey {
+    pub address: Ipv4Addr,
+    pub protocol: ProtocolNumber,
+    pub port: u16,
+}
+
+/// Who may send from the host end of a veth pair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AttachmentRow {
+    /// `None` for a way out.
+    pub vni: Option<Vni>,
+    pub address: Ipv4Network,
+    pub mac: Mac,
+    pub gateway: Ipv4Addr,
+    /// Its sandbox's address in the ingress network: replies of published ports may leave by any leg.
+    pub ingress_address: Option<Ipv4Addr>,
+}
+
+/// Where one program hangs.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Hook {
+    pub program: Program,
+    pub target: HookTarget,
+}
+
+/// A BPF program, by what it looks at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Program {
+    Task,
+    Vxlan,
+    VxlanOut,
+    Connect4,
+    Sendmsg4,
+    Recvmsg4,
+    Getpeername4,
+    Uplink,
+    Xdp,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum HookTarget {
+    Interface(LinkName),
+    /// The root of the cgroup v2 hierarchy.
+    CgroupRoot,
+}
+
+/// How a program is attached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HookMode {
+    /// A pinned tc link (kernel 6.6 and newer).
+    Tcx,
+    /// A filter of the clsact qdisc with our priority and handle.
+    Clsact,
+    XdpNative,
+    XdpGeneric,
+    Cgroup,
+}
+
+impl Program {
+    /// Its name in the BPF object.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Task => "mesh_task",
+            Self::Vxlan => "mesh_vxlan",
+            Self::VxlanOut => "mesh_vxlan_out",
+            Self::Connect4 => "mesh_connect4",
+            Self::Sendmsg4 => "mesh_sendmsg4",
+            Self::Recvmsg4 => "mesh_recvmsg4",
+            Self::Getpeername4 => "mesh_getpeername4",
+            Self::Uplink => "mesh_uplink",
+            Self::Xdp => "mesh_xdp",
+        }
+    }
+}
+
+mod text;
+pub use text::protocol_name;

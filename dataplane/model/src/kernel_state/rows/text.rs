@@ -1,0 +1,229 @@
+//! One row as one line, for operators, golden tests and logs.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use super::{
+    AttachmentRow, Device, Endpoint, EndpointKey, FrontendKey, Hook, HookMode, HookTarget, Leg, LinkName,
+    NodeRoute, Owner, PacketFilter, Place, PortKey, Present, Ring, RingKey, SandboxNet, Settings, Singleton,
+    VipKey, Vnis,
+};
+use crate::view::{ProtocolNumber, SandboxId, Vni};
+
+/// `tcp`, `udp`, `sctp`, or the number.
+pub fn protocol_name(protocol: ProtocolNumber) -> String {
+    match protocol {
+        6 => "tcp".to_owned(),
+        17 => "udp".to_owned(),
+        132 => "sctp".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+fn join<T: fmt::Display>(items: impl IntoIterator<Item = T>) -> String {
+    items.into_iter().map(|item| item.to_string()).collect::<Vec<_>>().join(",")
+}
+
+impl fmt::Display for Vni {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.get())
+    }
+}
+
+impl fmt::Display for SandboxId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Display for LinkName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Display for Present {
+    fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Ok(())
+    }
+}
+
+impl fmt::Display for Singleton {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("-")
+    }
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Vxlan { port, mtu_bytes } => write!(f, "vxlan port {port} mtu {mtu_bytes}"),
+            Self::Bridge { address, mtu_bytes } => write!(f, "bridge {address} mtu {mtu_bytes}"),
+        }
+    }
+}
+
+impl fmt::Display for NodeRoute {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "dev {} src {}", self.device, self.source)
+    }
+}
+
+impl fmt::Display for PacketFilter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "masquerade {} behind {}", self.subnet, self.bridge)?;
+        if !self.guarded.is_empty() {
+            write!(f, " guarded {}", join(&self.guarded))?;
+        }
+        if !self.no_egress.is_empty() {
+            write!(f, " no-egress {}", join(&self.no_egress))?;
+        }
+        let ports: &BTreeMap<_, _> = &self.host_ports;
+        for ((protocol, published), (address, target)) in ports {
+            write!(f, " {}/{published}->{address}:{target}", protocol_name(*protocol))?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ingress = self.ingress.map_or_else(|| "none".to_owned(), |vni| vni.to_string());
+        let Self { vtep, vxlan_port, vxlan_device, uplinks, underlay_mtu_bytes, .. } = self;
+        write!(
+            f,
+            "vtep {vtep}:{vxlan_port} dev {vxlan_device} uplinks {} ingress {ingress} mtu {underlay_mtu_bytes}",
+            join(uplinks)
+        )
+    }
+}
+
+impl fmt::Display for SandboxNet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (position, leg) in self.legs.iter().enumerate() {
+            if position > 0 {
+                f.write_str("; ")?;
+            }
+            write!(f, "{leg}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Leg {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, host, address, mac, mtu_bytes, gateway, table, .. } = self;
+        write!(f, "{name} {address} {mac} mtu {mtu_bytes} via {gateway} table {table} host {host}")?;
+        if let Some(bridge) = &self.bridge {
+            write!(f, " bridge {bridge}")?;
+        }
+        if self.default_route {
+            f.write_str(" default")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ThisNode => f.write_str("this node"),
+            Self::Node(vtep) => write!(f, "node {vtep}"),
+        }
+    }
+}
+
+impl fmt::Display for EndpointKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.vni, self.address)
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.place {
+            Place::Local(link) => write!(f, "{} dev {link}", self.mac),
+            Place::Remote(vtep) => write!(f, "{} node {vtep}", self.mac),
+        }
+    }
+}
+
+impl fmt::Display for PortKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}/{}", self.endpoint, protocol_name(self.protocol), self.published)
+    }
+}
+
+impl fmt::Display for Vnis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&join(&self.0))
+    }
+}
+
+impl fmt::Display for RingKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}/{}", self.service, self.vni)
+    }
+}
+
+/// Its size and how many places each backend holds: the places themselves would fill pages.
+impl fmt::Display for Ring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut places = BTreeMap::new();
+        for backend in self.0.iter() {
+            *places.entry(backend).or_insert(0_u32) += 1;
+        }
+        write!(f, "{} places", self.0.len())?;
+        for (backend, count) in places {
+            write!(f, " {backend}*{count}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for VipKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.vni, self.address)
+    }
+}
+
+impl fmt::Display for FrontendKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}/{}", self.address, self.port, protocol_name(self.protocol))
+    }
+}
+
+impl fmt::Display for AttachmentRow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.vni {
+            Some(vni) => write!(f, "vni {vni}")?,
+            None => f.write_str("way out")?,
+        }
+        write!(f, " {} {} via {}", self.address, self.mac, self.gateway)?;
+        if let Some(address) = self.ingress_address {
+            write!(f, " ingress {address}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Hook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.target {
+            HookTarget::Interface(link) => write!(f, "{} on {link}", self.program.name()),
+            HookTarget::CgroupRoot => write!(f, "{} on the cgroup root", self.program.name()),
+        }
+    }
+}
+
+impl fmt::Display for HookMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcx => "tcx",
+            Self::Clsact => "clsact",
+            Self::XdpNative => "xdp native",
+            Self::XdpGeneric => "xdp generic",
+            Self::Cgroup => "cgroup",
+        })
+    }
+}
