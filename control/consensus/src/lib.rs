@@ -1,1 +1,18 @@
 //! Raft by openraft: encrypted log and snapshots, transport, membership.
+//!
+//! [`Consensus`] is the production [`control_store::ReplicatedStore`]. Order of a manager's life:
+//! open (one of [`Consensus::bootstrap`], [`Consensus::open`], [`Consensus::create`]), mount
+//! [`Consensus::service`] on the RPC listener, and for a new member [`Consensus::join`].
+#![forbid(unsafe_code)]
+
+mod consensus;
+mod crypt;
+mod error;
+mod service;
+mod types;
+
+pub use consensus::{Consensus, Leadership, Options};
+pub use crypt::Kek;
+pub use error::{JoinError, MembershipError, OpenError};
+pub use service::RaftService;
+pub use types::Member;

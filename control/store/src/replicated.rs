@@ -22,6 +22,9 @@ pub enum ProposeError {
     /// This node is no manager (any more), or is shutting down.
     #[error("this node is not a swarm manager")]
     NotManager,
+    /// The entry is larger than what the log takes.
+    #[error("raft: raft message is too large and can't be sent")]
+    TooLarge,
 }
 
 /// Why a read can't be answered with current state.
