@@ -1,1 +1,8 @@
-//! A manager's services: leader loops, dispatcher, CA server, control operations.
+//! What a manager does: the leader's loops, the dispatcher, the certificate authority's server, and the control
+//! operations behind the API. Runs over any [`control_store::ReplicatedStore`].
+#![forbid(unsafe_code)]
+
+pub mod assignments;
+pub mod clock;
+pub mod dispatcher;
+pub mod liveness;

@@ -5,10 +5,12 @@
 
 pub mod assignment;
 pub mod change;
+pub mod constraint;
 pub mod executor;
 pub mod id;
 pub mod identity;
 pub mod object;
+pub mod probe;
 pub mod spec;
 pub mod task_state;
 pub mod template;

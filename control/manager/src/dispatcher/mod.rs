@@ -1,0 +1,138 @@
+//! The dispatcher: sessions of agents, their heartbeats, their assignments, and what they report of their tasks.
+//!
+//! Any manager serves any agent from its own replica.
+
+mod sessions;
+mod status;
+mod stream;
+
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use control_model::object::{NodeDescription, TaskStatus};
+use control_model::{Change, Generation, NodeId, TaskId};
+use control_rpc::pb::dispatcher_server::Dispatcher as Service;
+use control_rpc::{decode, pb, peer, require_manager, require_node};
+use control_store::ReplicatedStore;
+use futures::Stream;
+use tonic::{Request, Response, Status};
+
+pub use sessions::{Session, SessionGuard, Sessions};
+pub use status::StatusWriter;
+
+use crate::clock;
+use crate::liveness::reporter::take_report;
+use crate::liveness::table::LivenessTable;
+
+/// How often agents heartbeat, ms (ARCHITECTURE, "Liveness").
+const HEARTBEAT_PERIOD_MS: u32 = 1000;
+
+/// The service behind the RPC.
+pub struct Dispatcher {
+    store: Arc<dyn ReplicatedStore>,
+    sessions: Arc<Sessions>,
+    statuses: StatusWriter,
+}
+
+type Reply<T> = Result<Response<T>, Status>;
+type BoxStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+impl Dispatcher {
+    /// Serves from `store`; what agents say goes into `table`.
+    pub fn new(store: Arc<dyn ReplicatedStore>, table: Arc<LivenessTable>) -> Self {
+        let statuses = StatusWriter::start(store.clone());
+        Self { store, sessions: Sessions::new(table), statuses }
+    }
+
+    /// Opens `node`'s session and returns the stream of what it must know.
+    pub async fn open_session(
+        &self,
+        node: NodeId,
+        addr: Option<IpAddr>,
+        description: NodeDescription,
+    ) -> Result<BoxStream<pb::SessionMessage>, Status> {
+        self.register(node, description).await?;
+        let guard = self.sessions.open(node, addr, clock::monotonic());
+        Ok(Box::pin(stream::session_messages(self.store.clone(), guard)))
+    }
+
+    /// The stream of `node`'s assignments, in its session.
+    pub async fn open_assignments(
+        &self,
+        node: NodeId,
+        session_id: &str,
+    ) -> Result<BoxStream<pb::Payload>, Status> {
+        let session = self.session(node, session_id)?;
+        Ok(Box::pin(stream::assignment_messages(self.store.clone(), self.sessions.clone(), session)))
+    }
+
+    /// Writes the description if it says something new. A node that was removed is refused.
+    async fn register(&self, node: NodeId, description: NodeDescription) -> Result<(), Status> {
+        if self.store.state().nodes().get(&node).is_none() {
+            // A replica that is behind must not turn away a node that just joined.
+            self.store.linearize().await.map_err(|error| Status::unavailable(error.to_string()))?;
+        }
+        let state = self.store.state();
+        let known = state.nodes().get(&node).ok_or_else(|| removed(node))?;
+        if known.description != description {
+            let change = Change::NodeDescription { id: node, description };
+            self.store.propose(vec![change]).await.map_err(|error| Status::unavailable(error.to_string()))?;
+        }
+        Ok(())
+    }
+
+    fn session(&self, node: NodeId, id: &str) -> Result<Arc<Session>, Status> {
+        self.sessions.get(node, id).ok_or_else(|| Status::failed_precondition("the session is not valid any more"))
+    }
+}
+
+/// What a node is told that is no member any more.
+pub(crate) fn removed(node: NodeId) -> Status {
+    Status::not_found(format!("node {node} is not a member of this cluster; it may have been removed"))
+}
+
+#[tonic::async_trait]
+impl Service for Dispatcher {
+    type SessionStream = BoxStream<pb::SessionMessage>;
+    type AssignmentsStream = BoxStream<pb::Payload>;
+
+    async fn session(&self, request: Request<pb::SessionRequest>) -> Reply<Self::SessionStream> {
+        let node = require_node(&request)?.node_id;
+        let addr = peer(&request).map(|info| info.remote.ip().to_canonical());
+        let description = decode(&request.get_ref().description)?;
+        Ok(Response::new(self.open_session(node, addr, description).await?))
+    }
+
+    async fn heartbeat(&self, request: Request<pb::HeartbeatRequest>) -> Reply<pb::HeartbeatReply> {
+        let node = require_node(&request)?.node_id;
+        let request = request.into_inner();
+        let session = self.session(node, &request.session_id)?;
+        let applied = request.applied.unwrap_or_default();
+        let applied = Generation { epoch: applied.epoch, index: applied.index };
+        self.sessions.heartbeat(&session, applied, clock::monotonic());
+        Ok(Response::new(pb::HeartbeatReply { period_ms: HEARTBEAT_PERIOD_MS }))
+    }
+
+    async fn assignments(&self, request: Request<pb::AssignmentsRequest>) -> Reply<Self::AssignmentsStream> {
+        let node = require_node(&request)?.node_id;
+        Ok(Response::new(self.open_assignments(node, &request.get_ref().session_id).await?))
+    }
+
+    async fn update_task_status(&self, request: Request<pb::TaskStatusRequest>) -> Reply<pb::Empty> {
+        let node = require_node(&request)?.node_id;
+        self.session(node, &request.get_ref().session_id)?;
+        let statuses: Vec<(TaskId, TaskStatus)> = decode(&request.get_ref().body)?;
+        self.statuses.report(node, statuses).await?;
+        Ok(Response::new(pb::Empty {}))
+    }
+
+    async fn report_liveness(&self, request: Request<pb::LivenessReport>) -> Reply<pb::Empty> {
+        require_manager(&request)?;
+        take_report(self.sessions.table(), request.get_ref())?;
+        Ok(Response::new(pb::Empty {}))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,102 @@
+//! Task statuses on their way from agents into the state: checked against the task's node, then written in batches.
+//!
+//! While one batch is being written the next one gathers: nobody waits for a timer, and a burst of reports costs
+//! few writes.
+
+use std::sync::Arc;
+
+use control_model::object::TaskStatus;
+use control_model::{Change, NodeId, TaskId, TaskState};
+use control_store::{ProposeError, ReplicatedStore, State};
+use tokio::sync::{mpsc, oneshot};
+use tonic::Status;
+
+/// Statuses in one report: more than a node can run tasks.
+pub const MAX_STATUSES: usize = 10_000;
+/// Changes in one entry; swarmkit's limit for a transaction.
+const MAX_BATCH: usize = 200;
+/// Reports that wait for the writer; beyond it, callers wait.
+const QUEUE: usize = 256;
+
+type Report = (Vec<Change>, oneshot::Sender<Result<(), ProposeError>>);
+
+/// Takes reports.
+#[derive(Clone)]
+pub struct StatusWriter {
+    store: Arc<dyn ReplicatedStore>,
+    queue: mpsc::Sender<Report>,
+}
+
+impl StatusWriter {
+    /// Starts the writer; it ends with its last handle.
+    pub fn start(store: Arc<dyn ReplicatedStore>) -> Self {
+        let (queue, reports) = mpsc::channel(QUEUE);
+        tokio::spawn(write_all(store.clone(), reports));
+        Self { store, queue }
+    }
+
+    /// Writes what `node` says of its tasks; returns when it is applied.
+    pub async fn report(&self, node: NodeId, statuses: Vec<(TaskId, TaskStatus)>) -> Result<(), Status> {
+        if statuses.len() > MAX_STATUSES {
+            return Err(Status::invalid_argument(format!("more than {MAX_STATUSES} statuses in one report")));
+        }
+        if let Some((id, _)) = statuses.iter().find(|(_, status)| !may_report(status.state)) {
+            return Err(Status::invalid_argument(format!("an agent may not set this state of task {id}")));
+        }
+        let mut state = self.store.state();
+        if statuses.iter().any(|(id, _)| state.tasks().get(id).is_none()) {
+            // Deleted, or this replica is behind the one that assigned the task.
+            self.store.linearize().await.map_err(|error| Status::unavailable(error.to_string()))?;
+            state = self.store.state();
+        }
+        let changes = own_changes(node, &state, statuses)?;
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let (sender, done) = oneshot::channel();
+        let gone = || Status::unavailable("this manager is stopping");
+        self.queue.send((changes, sender)).await.map_err(|_| gone())?;
+        done.await.map_err(|_| gone())?.map_err(|error| Status::unavailable(error.to_string()))
+    }
+}
+
+/// States that belong to a task's agent.
+fn may_report(state: TaskState) -> bool {
+    (TaskState::Accepted..=TaskState::Rejected).contains(&state)
+}
+
+/// A task that is gone needs no status; one of another node is refused.
+fn own_changes(
+    node: NodeId,
+    state: &State,
+    statuses: Vec<(TaskId, TaskStatus)>,
+) -> Result<Vec<Change>, Status> {
+    let mut changes = Vec::with_capacity(statuses.len());
+    for (id, status) in statuses {
+        match state.tasks().get(&id) {
+            Some(task) if task.node == Some(node) => changes.push(Change::TaskStatus { id, status }),
+            Some(_) => return Err(Status::permission_denied(format!("task {id} is not assigned to this node"))),
+            None => {}
+        }
+    }
+    Ok(changes)
+}
+
+async fn write_all(store: Arc<dyn ReplicatedStore>, mut reports: mpsc::Receiver<Report>) {
+    let mut batch = Vec::new();
+    while reports.recv_many(&mut batch, QUEUE).await > 0 {
+        let (changes, waiting): (Vec<_>, Vec<_>) = batch.drain(..).unzip();
+        let changes: Vec<_> = changes.into_iter().flatten().collect();
+        let mut result = Ok(());
+        for chunk in changes.chunks(MAX_BATCH) {
+            if let Err(error) = store.propose(chunk.to_vec()).await {
+                result = Err(error);
+                break;
+            }
+        }
+        for sender in waiting {
+            // A caller that has gone away repeats its report.
+            let _ = sender.send(result.clone());
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! The two streams to an agent: what it must know of the cluster, and its assignments.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_stream::try_stream;
+use control_model::spec::Role;
+use control_model::{AssignmentUpdate, Generation, Node};
+use control_rpc::{encode, pb};
+use control_store::{EventBatch, EventKind, EventReceiver, ReplicatedStore, State};
+use futures::{Stream, StreamExt};
+use tonic::Status;
+
+use super::sessions::{Session, SessionGuard, Sessions};
+use super::removed;
+use crate::assignments::NodeAssignments;
+
+/// Writes that come within this time of each other go out as one message: a burst of task changes costs each agent
+/// a few messages, and a single change stays far below what anyone would notice.
+const GATHER: Duration = Duration::from_millis(10);
+/// A replica that has not caught up by then serves what it has: agents refuse what is older than what they know.
+const CATCH_UP: Duration = Duration::from_secs(2);
+
+/// The first message at once; another one whenever managers, roles or the root change. Ends with the session.
+pub fn session_messages(
+    store: Arc<dyn ReplicatedStore>,
+    guard: SessionGuard,
+) -> impl Stream<Item = Result<pb::SessionMessage, Status>> + Send {
+    try_stream! {
+        let (mut state, mut events) = store.subscribe();
+        let mut last = None;
+        loop {
+            let message = session_message(&state, &guard)?;
+            if last.as_ref() != Some(&message) {
+                last = Some(message.clone());
+                yield message;
+            }
+            if !wait_for_members(&mut events, &guard).await {
+                break;
+            }
+            state = store.state();
+        }
+    }
+}
+
+/// Returns when a node or the cluster has changed; false when the session has ended.
+async fn wait_for_members(events: &mut EventReceiver, session: &Session) -> bool {
+    loop {
+        let Some(Some(batch)) = session.closed.run_until_cancelled(events.next()).await else { return false };
+        let concerns = |e: &control_store::Event| matches!(e.kind, EventKind::Node(..) | EventKind::Cluster(..));
+        if batch.events.iter().any(concerns) {
+            return true;
+        }
+    }
+}
+
+fn session_message(state: &State, session: &Session) -> Result<pb::SessionMessage, Status> {
+    let node = state.nodes().get(&session.node).ok_or_else(|| removed(session.node))?;
+    let cluster = state.cluster().ok_or_else(|| Status::unavailable("the cluster is not ready yet"))?;
+    let managers = state.nodes().iter().filter_map(|n| {
+        let addr = n.manager?.addr.to_string();
+        Some(pb::ManagerAddr { node_id: n.id.to_string(), addr })
+    });
+    Ok(pb::SessionMessage {
+        session_id: session.id.clone(),
+        managers: managers.collect(),
+        desired_role: role_word(role_to_hold(node)).to_owned(),
+        root_pem: cluster.ca.root_cert.clone(),
+    })
+}
+
+/// The role that the node's certificate should say: a manager that was demoted stays one until Raft has let it go.
+pub fn role_to_hold(node: &Node) -> Role {
+    if node.manager.is_some() { Role::Manager } else { node.spec.role }
+}
+
+/// The word of a role in messages.
+pub fn role_word(role: Role) -> &'static str {
+    match role {
+        Role::Manager => "manager",
+        Role::Worker => "worker",
+    }
+}
+
+/// The complete set, then increments. Ends with the session.
+pub fn assignment_messages(
+    store: Arc<dyn ReplicatedStore>,
+    sessions: Arc<Sessions>,
+    session: Arc<Session>,
+) -> impl Stream<Item = Result<pb::Payload, Status>> + Send {
+    try_stream! {
+        // Without a leader the replica's state is still better than none.
+        let _ = tokio::time::timeout(CATCH_UP, store.linearize()).await;
+        let (state, mut events) = store.subscribe();
+        let mut generation = generation_at(&state, state.index());
+        let mut assignments = NodeAssignments::new(session.node, &state);
+        drop(state);
+        sessions.sent(&session, generation);
+        let update = AssignmentUpdate::Complete { generation, set: assignments.complete() };
+        yield pb::Payload { body: encode(&update)? };
+        while let Some(batches) = next_batches(&mut events, &session).await {
+            let state = store.state();
+            let index = batches.last().map_or(0, |batch| batch.index);
+            let through = generation_at(&state, index);
+            let increment = assignments.advance(&state, batches.iter().flat_map(|batch| &batch.events));
+            if increment.is_empty() {
+                sessions.looked_through(&session, through);
+                continue;
+            }
+            let base = std::mem::replace(&mut generation, through);
+            let update = AssignmentUpdate::Incremental {
+                base,
+                generation,
+                upserts: increment.upserts,
+                removals: increment.removals,
+            };
+            sessions.sent(&session, generation);
+            yield pb::Payload { body: encode(&update)? };
+        }
+    }
+}
+
+fn generation_at(state: &State, index: u64) -> Generation {
+    Generation { epoch: state.cluster().map_or(0, |c| c.epoch), index }
+}
+
+/// The next batches, with those that follow closely; `None` when the session has ended.
+async fn next_batches(events: &mut EventReceiver, session: &Session) -> Option<Vec<Arc<EventBatch>>> {
+    let first = session.closed.run_until_cancelled(events.next()).await??;
+    let mut batches = vec![first];
+    tokio::time::sleep(GATHER).await;
+    while let Ok(batch) = events.try_recv() {
+        batches.push(batch);
+    }
+    Some(batches)
+}

@@ -1,0 +1,102 @@
+//! A follower's reports to the leader: which of the agents whose sessions it holds are alive, and what they applied.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use control_consensus::Leadership;
+use control_model::{Generation, NodeId};
+use control_rpc::pb::dispatcher_client::DispatcherClient;
+use control_rpc::{Channels, pb};
+use control_store::{ReplicatedStore, State};
+use tokio::sync::watch;
+use tonic::Status;
+
+use super::table::{Heard, LivenessTable};
+use crate::clock;
+
+/// Between two reports when nothing is acknowledged.
+const PERIOD: Duration = Duration::from_secs(1);
+/// Acknowledgements of several agents go together.
+const GATHER: Duration = Duration::from_millis(20);
+/// Agents that were not heard for this long have gone elsewhere, or away.
+const FRESH: Duration = Duration::from_secs(3);
+/// A leader that takes longer gets the next report.
+const TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Reports for as long as consensus runs.
+pub struct Reporter {
+    pub store: Arc<dyn ReplicatedStore>,
+    pub table: Arc<LivenessTable>,
+    pub leadership: watch::Receiver<Leadership>,
+    pub channels: Arc<Channels>,
+}
+
+impl Reporter {
+    /// Ends with consensus.
+    pub async fn run(mut self) {
+        let mut acks = self.table.watch_acks();
+        loop {
+            tokio::select! {
+                _ = acks.changed() => tokio::time::sleep(GATHER).await,
+                () = tokio::time::sleep(PERIOD) => {}
+                gone = self.leadership.changed() => if gone.is_err() { return },
+            }
+            acks.mark_unchanged();
+            let leadership = *self.leadership.borrow();
+            if leadership.is_me {
+                continue;
+            }
+            let Some(leader) = leadership.leader.and_then(|id| address_of(&self.store.state(), id)) else {
+                continue;
+            };
+            if let Err(status) = self.report(leader).await {
+                tracing::debug!(%leader, %status, "liveness report failed");
+            }
+        }
+    }
+
+    async fn report(&self, leader: SocketAddr) -> Result<(), Status> {
+        let report = to_report(self.table.snapshot());
+        if report.nodes.is_empty() {
+            return Ok(());
+        }
+        let mut client = DispatcherClient::new(self.channels.get(leader));
+        let call = client.report_liveness(report);
+        tokio::time::timeout(TIMEOUT, call)
+            .await
+            .map_err(|_| Status::deadline_exceeded("no answer from the leader"))??;
+        Ok(())
+    }
+}
+
+/// Where the manager with this Raft id is reached.
+pub fn address_of(state: &State, raft_id: u64) -> Option<SocketAddr> {
+    state.nodes().iter().find_map(|n| n.manager.filter(|m| m.raft_id == raft_id).map(|m| m.addr))
+}
+
+fn to_report(table: BTreeMap<NodeId, Heard>) -> pb::LivenessReport {
+    let now = clock::monotonic();
+    let fresh = table.into_iter().filter(|(_, heard)| now.since(heard.at) < FRESH);
+    let nodes = fresh.map(|(id, heard)| pb::NodeAlive {
+        node_id: id.to_string(),
+        applied: Some(pb::Generation { epoch: heard.applied.epoch, index: heard.applied.index }),
+        addr: heard.addr.map(|addr| addr.to_string()).unwrap_or_default(),
+        age_ms: u64::try_from(now.since(heard.at).as_millis()).unwrap_or(u64::MAX),
+    });
+    pb::LivenessReport { nodes: nodes.collect() }
+}
+
+/// Takes a follower's report into the leader's table.
+pub fn take_report(table: &LivenessTable, report: &pb::LivenessReport) -> Result<(), Status> {
+    let now = clock::monotonic();
+    for alive in &report.nodes {
+        let id = alive.node_id.parse().map_err(|_| Status::invalid_argument("malformed node id"))?;
+        let age = Duration::from_millis(alive.age_ms).min(FRESH);
+        table.heard(id, alive.addr.parse().ok(), now.before(age));
+        let applied = alive.applied.unwrap_or_default();
+        table.acknowledged(id, Generation { epoch: applied.epoch, index: applied.index });
+    }
+    Ok(())
+}
