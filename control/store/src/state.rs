@@ -46,6 +46,7 @@ pub struct State {
     network_names: OrdMap<String, NetworkId>,
     tasks_of_service: OrdSet<(ServiceId, TaskId)>,
     tasks_of_node: OrdSet<(NodeId, TaskId)>,
+    tasks_of_slot: OrdSet<(ServiceId, Slot, TaskId)>,
     requests: OrdMap<RequestId, u64>,
     request_order: Vector<RequestId>,
 }
@@ -141,7 +142,8 @@ impl State {
 
     /// The service's tasks in `slot`, by task id.
     pub fn tasks_of_slot(&self, id: ServiceId, slot: Slot) -> impl Iterator<Item = &Arc<Task>> {
-        self.tasks_of_service(id).filter(move |task| task.slot == slot)
+        let (low, high) = ((id, slot, TaskId::from_bits(0)), (id, slot, TaskId::from_bits(u128::MAX)));
+        self.tasks_of_slot.range(low..=high).filter_map(|(_, _, task)| self.tasks.get(task))
     }
 
     /// The state as bytes, for [`State::from_snapshot`].
@@ -384,6 +386,7 @@ impl State {
                     self.unindex_task(&old);
                 }
                 self.tasks_of_service.insert((o.service, id));
+                self.tasks_of_slot.insert((o.service, o.slot, id));
                 self.tasks_of_node.extend(o.node.map(|node| (node, id)));
                 let old = self.tasks.put(id, *o);
                 EventKind::Task(old, self.tasks.get(&id).cloned())
@@ -403,6 +406,7 @@ impl State {
 
     fn unindex_task(&mut self, task: &Task) {
         self.tasks_of_service.remove(&(task.service, task.id));
+        self.tasks_of_slot.remove(&(task.service, task.slot, task.id));
         if let Some(node) = task.node {
             self.tasks_of_node.remove(&(node, task.id));
         }
