@@ -15,6 +15,8 @@ pub mod spec;
 pub mod task_state;
 pub mod template;
 pub mod time;
+pub mod validate;
+pub mod validate_image;
 
 pub use assignment::{Assignment, AssignmentKey, AssignmentUpdate, Generation};
 pub use change::{Change, Entry, Object, ObjectRef, RequestId};

@@ -1,0 +1,231 @@
+//! What a spec must obey before it becomes state, in Docker's words (swarmkit `manager/controlapi`).
+//!
+//! Pure: only the spec itself is looked at. What depends on other objects is checked by the manager's operations.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+
+use crate::constraint;
+use crate::spec::{
+    ClusterSpec, EndpointMode, EndpointSpec, IpamConfig, Mount, MountKind, NetworkSpec, PublishMode,
+    Resources, ServiceMode, ServiceSpec, TaskSpec, UpdateConfig,
+};
+use crate::validate_image::parse_image_reference;
+
+/// Longest name of a service or network: a DNS label (RFC 1035 section 2.3.4).
+pub const MAX_NAME_LEN: usize = 63;
+/// Smallest CPU amount: 1/1000 of a CPU, in 10^-9 CPUs.
+const MIN_NANO_CPUS: i64 = 1_000_000;
+/// Smallest memory amount, bytes.
+const MIN_MEMORY_BYTES: i64 = 4 << 20;
+/// Most replicas: Docker's CLI and proto carry the number as a signed 64-bit integer.
+const MAX_REPLICAS: u64 = i64::MAX as u64;
+
+/// Why a spec is refused.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum SpecError {
+    #[error("meta: name must be provided")]
+    NameMissing,
+    #[error("name must be valid as a DNS name component")]
+    NameNotDns,
+    #[error("name must be 63 characters or fewer")]
+    NameTooLong,
+    #[error("invalid cpu value {0}: Must be at least 0.001")]
+    CpuTooSmall(f64),
+    #[error("invalid memory value {0}: Must be at least 4MiB")]
+    MemoryTooSmall(i64),
+    #[error("TaskSpec: {0} cannot be negative")]
+    NegativeDuration(&'static str),
+    #[error("TaskSpec: update-maxfailureratio cannot be less than 0 or bigger than 1")]
+    FailureRatio,
+    /// The constraint parser's sentence.
+    #[error("{0}")]
+    Constraint(String),
+    #[error("ContainerSpec: image reference must be provided")]
+    ImageMissing,
+    #[error("ContainerSpec: {0:?} is not a valid repository/tag")]
+    ImageReference(String),
+    #[error("ContainerSpec: duplicate mount point: {0}")]
+    DuplicateMount(String),
+    #[error("invalid mount config for type {kind:?}: {problem}")]
+    Mount { kind: &'static str, problem: String },
+    #[error("invalid environment variable: {0}")]
+    Environment(String),
+    #[error("Number of replicas must be non-negative")]
+    NegativeReplicas,
+    #[error("EndpointSpec: port published with ingress mode can't be used with dnsrr mode")]
+    IngressPortWithDnsrr,
+    #[error("EndpointSpec: duplicate published ports provided")]
+    DuplicatePorts,
+    #[error("EndpointSpec: target port must be between 1 and 65535")]
+    TargetPort,
+    #[error("ingress network cannot be attachable")]
+    AttachableIngress,
+    #[error("ipam configuration: subnet {0} does not contain range {1}")]
+    RangeOutside(IpNetwork, IpNetwork),
+    #[error("ipam configuration: subnet {0} does not contain gateway {1}")]
+    GatewayOutside(IpNetwork, IpAddr),
+    #[error("ipam configuration: invalid subnet {0}")]
+    Subnet(String),
+    #[error("modification of cluster name is not allowed")]
+    ClusterName,
+    #[error("minimum certificate expiry time must be 1h0m0s")]
+    CertificateExpiry,
+}
+
+/// Checks a service's spec by itself.
+pub fn validate_service(spec: &ServiceSpec) -> Result<(), SpecError> {
+    validate_name(&spec.name)?;
+    validate_task(&spec.task)?;
+    if let ServiceMode::Replicated { replicas } = spec.mode
+        && replicas > MAX_REPLICAS
+    {
+        return Err(SpecError::NegativeReplicas);
+    }
+    validate_update(&spec.update)?;
+    validate_update(&spec.rollback)?;
+    validate_endpoint(&spec.endpoint)
+}
+
+/// Checks a network's spec by itself.
+pub fn validate_network(spec: &NetworkSpec) -> Result<(), SpecError> {
+    if spec.attachable && spec.ingress {
+        return Err(SpecError::AttachableIngress);
+    }
+    validate_name(&spec.name)?;
+    spec.ipam.iter().try_for_each(validate_ipam)
+}
+
+/// Checks the cluster's spec by itself.
+pub fn validate_cluster(spec: &ClusterSpec) -> Result<(), SpecError> {
+    const MIN_CERTIFICATE_EXPIRY: std::time::Duration = std::time::Duration::from_secs(3600);
+    if spec.name != ClusterSpec::default().name {
+        return Err(SpecError::ClusterName);
+    }
+    if spec.node_cert_expiry < MIN_CERTIFICATE_EXPIRY {
+        return Err(SpecError::CertificateExpiry);
+    }
+    Ok(())
+}
+
+/// Names of services and networks: `^[a-zA-Z0-9](?:[-_]*[A-Za-z0-9]+)*$`, at most 63 bytes.
+pub fn validate_name(name: &str) -> Result<(), SpecError> {
+    if name.is_empty() {
+        return Err(SpecError::NameMissing);
+    }
+    let alphanumeric = |b: Option<u8>| b.is_some_and(|b| b.is_ascii_alphanumeric());
+    let inner = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+    if !inner || !alphanumeric(name.bytes().next()) || !alphanumeric(name.bytes().next_back()) {
+        return Err(SpecError::NameNotDns);
+    }
+    if name.len() > MAX_NAME_LEN { Err(SpecError::NameTooLong) } else { Ok(()) }
+}
+
+fn validate_task(spec: &TaskSpec) -> Result<(), SpecError> {
+    validate_resources(&spec.resources.limits)?;
+    validate_resources(&spec.resources.reservations)?;
+    constraint::parse_constraints(&spec.placement.constraints).map_err(SpecError::Constraint)?;
+    let container = &spec.container;
+    if container.image.is_empty() {
+        return Err(SpecError::ImageMissing);
+    }
+    if parse_image_reference(&container.image).is_none() {
+        return Err(SpecError::ImageReference(container.image.clone()));
+    }
+    if let Some(bad) = container.env.iter().find(|e| e.is_empty() || e.starts_with('=')) {
+        return Err(SpecError::Environment(bad.clone()));
+    }
+    validate_mounts(&container.mounts)
+}
+
+fn validate_resources(amounts: &Resources) -> Result<(), SpecError> {
+    if amounts.nano_cpus != 0 && amounts.nano_cpus < MIN_NANO_CPUS {
+        #[expect(clippy::cast_precision_loss, reason = "only shown")]
+        return Err(SpecError::CpuTooSmall(amounts.nano_cpus as f64 / 1e9));
+    }
+    if amounts.memory_bytes != 0 && amounts.memory_bytes < MIN_MEMORY_BYTES {
+        return Err(SpecError::MemoryTooSmall(amounts.memory_bytes));
+    }
+    Ok(())
+}
+
+fn validate_mounts(mounts: &[Mount]) -> Result<(), SpecError> {
+    let mut targets = BTreeSet::new();
+    for mount in mounts {
+        validate_mount(mount)?;
+        if !targets.insert(&mount.target) {
+            return Err(SpecError::DuplicateMount(mount.target.clone()));
+        }
+    }
+    Ok(())
+}
+
+/// Texts of moby `volume/mounts/linux_parser.go`.
+fn validate_mount(mount: &Mount) -> Result<(), SpecError> {
+    let kind = match mount.kind {
+        MountKind::Bind => "bind",
+        MountKind::Volume => "volume",
+        MountKind::Tmpfs => "tmpfs",
+    };
+    let refuse = |problem: String| Err(SpecError::Mount { kind, problem });
+    if mount.target.is_empty() {
+        return refuse("field Target must not be empty".into());
+    }
+    if !mount.target.starts_with('/') {
+        return refuse(format!("invalid mount path: '{}' mount path must be absolute", mount.target));
+    }
+    if mount.target.trim_end_matches('/').is_empty() {
+        return refuse("invalid specification: destination can't be '/'".into());
+    }
+    match mount.kind {
+        MountKind::Bind if mount.source.is_empty() => refuse("field Source must not be empty".into()),
+        MountKind::Bind if !mount.source.starts_with('/') => {
+            refuse(format!("invalid mount path: '{}' mount path must be absolute", mount.source))
+        }
+        MountKind::Tmpfs if !mount.source.is_empty() => refuse("field Source must not be specified".into()),
+        _ => Ok(()),
+    }
+}
+
+fn validate_update(config: &UpdateConfig) -> Result<(), SpecError> {
+    if (0.0..=1.0).contains(&config.max_failure_ratio) { Ok(()) } else { Err(SpecError::FailureRatio) }
+}
+
+fn validate_endpoint(spec: &EndpointSpec) -> Result<(), SpecError> {
+    let mut published = BTreeSet::new();
+    for port in &spec.ports {
+        if port.target == 0 {
+            return Err(SpecError::TargetPort);
+        }
+        if spec.mode == EndpointMode::Dnsrr && port.mode == PublishMode::Ingress {
+            return Err(SpecError::IngressPortWithDnsrr);
+        }
+        if port.published != 0 && !published.insert((port.published, port.protocol)) {
+            return Err(SpecError::DuplicatePorts);
+        }
+    }
+    Ok(())
+}
+
+fn validate_ipam(config: &IpamConfig) -> Result<(), SpecError> {
+    if config.subnet.prefix() == 0 {
+        return Err(SpecError::Subnet(config.subnet.to_string()));
+    }
+    if let Some(range) = config.range
+        && !(config.subnet.contains(range.network()) && range.prefix() >= config.subnet.prefix())
+    {
+        return Err(SpecError::RangeOutside(config.subnet, range));
+    }
+    if let Some(gateway) = config.gateway
+        && !config.subnet.contains(gateway)
+    {
+        return Err(SpecError::GatewayOutside(config.subnet, gateway));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[path = "validate_tests.rs"]
+mod tests;
