@@ -1,1 +1,22 @@
-//! Service DNS at 127.0.0.11 in each sandbox: a pure answer function and its servers.
+//! Service DNS at 127.0.0.11 in each sandbox.
+//!
+//! The pure core is [`zones`] (what names there are), `question`, `response` and [`answer`]: bytes in, bytes out. Around
+//! it stands a process of its own, [`server`], that `meshd dns` runs and that outlives meshd: it holds sockets *inside*
+//! the sandboxes' network namespaces, so that nothing is translated on the way, and answers from the last zones that it
+//! got. [`client`] is meshd's end: it starts the process, keeps it alive and feeds it.
+#![forbid(unsafe_code)]
+
+pub mod answer;
+pub mod client;
+pub mod protocol;
+pub mod question;
+pub mod response;
+pub mod server;
+pub mod zones;
+
+mod launch;
+
+pub use client::{DnsClient, DnsStatus};
+pub use launch::ServerLaunch;
+pub use server::{ServerError, ServerOptions, run_server, serve};
+pub use zones::{Forwarding, NetworkZone, SandboxZone, Zones, zones_from_view};

@@ -1,0 +1,148 @@
+//! Takes zones from meshd and makes the served sandboxes equal to them.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use dataplane_model::SandboxId;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Mutex, Notify};
+use tokio::task::JoinSet;
+
+use crate::answer::{SandboxView, sandbox_views};
+use crate::protocol::{Ack, Command, FrameError, PROTOCOL_VERSION, read_frame, write_frame};
+use crate::zones::Zones;
+
+use super::forward::Forwarder;
+use super::netns::{identify, open_all};
+use super::sandbox::ServedSandbox;
+
+/// The feeding side of the server.
+pub struct Feed {
+    state: Arc<Mutex<State>>,
+    shutdown: Arc<Notify>,
+}
+
+struct State {
+    forwarder: Arc<Forwarder>,
+    sandboxes: BTreeMap<SandboxId, ServedSandbox>,
+    ack: Ack,
+}
+
+impl Feed {
+    pub fn new(forwarder: Forwarder) -> Self {
+        let ack = Ack { protocol: PROTOCOL_VERSION, ..Ack::default() };
+        let state = State { forwarder: Arc::new(forwarder), sandboxes: BTreeMap::new(), ack };
+        Self { state: Arc::new(Mutex::new(state)), shutdown: Arc::new(Notify::new()) }
+    }
+
+    /// Talks with meshd, and with the next one: whoever writes last is served. Returns when one asks for the end.
+    pub async fn accept(&self, listener: &UnixListener) {
+        let mut connections = JoinSet::new();
+        loop {
+            tokio::select! {
+                () = self.shutdown.notified() => return,
+                Some(_) = connections.join_next() => (),
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, _)) => {
+                        connections.spawn(converse(stream, self.state.clone(), self.shutdown.clone()));
+                    }
+                    Err(error) => tracing::warn!(%error, "can't accept a connection"),
+                },
+            }
+        }
+    }
+
+    /// Closes all sockets.
+    pub async fn close(&self) {
+        let sandboxes = std::mem::take(&mut self.state.lock().await.sandboxes);
+        for sandbox in sandboxes.into_values() {
+            sandbox.close().await;
+        }
+    }
+}
+
+async fn converse(mut stream: UnixStream, state: Arc<Mutex<State>>, shutdown: Arc<Notify>) {
+    let result: Result<(), FrameError> = async {
+        let hello = state.lock().await.ack.clone();
+        write_frame(&mut stream, &hello).await?;
+        while let Some(command) = read_frame(&mut stream).await? {
+            match command {
+                Command::SetZones(zones) => {
+                    let ack = state.lock().await.apply(zones).await;
+                    write_frame(&mut stream, &ack).await?;
+                }
+                Command::Shutdown => shutdown.notify_one(),
+            }
+        }
+        Ok(())
+    }
+    .await;
+    if let Err(error) = result {
+        tracing::info!(%error, "connection of meshd ended");
+    }
+}
+
+impl State {
+    /// Serves `zones` and nothing else.
+    async fn apply(&mut self, zones: Zones) -> Ack {
+        let mut views = sandbox_views(&zones);
+        self.close_the_gone(&zones).await;
+        for (id, sandbox) in &self.sandboxes {
+            if let Some(view) = views.remove(id) {
+                sandbox.set_view(view);
+            }
+        }
+        let failed = self.open_the_new(&zones, views).await;
+        let served = self.sandboxes.keys().cloned().collect();
+        self.ack = Ack { protocol: PROTOCOL_VERSION, revision: zones.revision, served, failed };
+        self.ack.clone()
+    }
+
+    /// Closes the sockets of sandboxes that left, and of those whose path names another namespace now: an open socket
+    /// keeps its namespace.
+    async fn close_the_gone(&mut self, zones: &Zones) {
+        let is_same = |id: &SandboxId, sandbox: &ServedSandbox| {
+            zones
+                .sandboxes
+                .get(id)
+                .is_some_and(|zone| identify(&zone.netns).is_ok_and(|now| now == sandbox.netns()))
+        };
+        let gone: Vec<SandboxId> = self
+            .sandboxes
+            .iter()
+            .filter(|(id, sandbox)| !is_same(id, sandbox))
+            .map(|(id, _)| id.clone())
+            .collect();
+        for id in gone {
+            if let Some(sandbox) = self.sandboxes.remove(&id) {
+                sandbox.close().await;
+            }
+        }
+    }
+
+    /// Opens sockets for `views`; returns those that failed, and why.
+    async fn open_the_new(
+        &mut self,
+        zones: &Zones,
+        views: BTreeMap<SandboxId, SandboxView>,
+    ) -> BTreeMap<SandboxId, String> {
+        if views.is_empty() {
+            return BTreeMap::new();
+        }
+        let path_of = |id| zones.sandboxes.get(id).map_or_else(PathBuf::new, |zone| zone.netns.clone());
+        let opened = open_all(views.keys().map(path_of).collect()).await;
+        let mut failed = BTreeMap::new();
+        for ((id, view), sockets) in views.into_iter().zip(opened) {
+            match sockets.and_then(|sockets| ServedSandbox::start(sockets, view, self.forwarder.clone())) {
+                Ok(sandbox) => {
+                    self.sandboxes.insert(id, sandbox);
+                }
+                Err(error) => {
+                    failed.insert(id, error.to_string());
+                }
+            }
+        }
+        failed
+    }
+}
