@@ -1,1 +1,85 @@
-fn main() {}
+//! `cargo xtask …`: what a developer or a curious user does with this project, each as one command.
+
+mod artifacts;
+mod demo;
+mod deny;
+mod ebpf;
+mod image;
+mod lab;
+mod layers;
+
+mod setup;
+mod sh;
+mod steps;
+mod test;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// Tasks of the project. Each does the set-up that it needs, and says so.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install what building, the demo and the tests need (Debian packages, rust-src, bpf-linker, cargo-deny)
+    Setup,
+    /// A five-node cluster on this machine, a service on it, and what happens when things die
+    Demo {
+        /// Leave the cluster up and print how to use it
+        #[arg(long)]
+        keep: bool,
+    },
+    /// All that every change must pass: format, lints, layers, licences, unit tests, a real cluster
+    Test {
+        /// Also the soak, fault and many-seed suites
+        #[arg(long)]
+        long: bool,
+        /// Also the suites that need the virtual machine
+        #[arg(long)]
+        vm: bool,
+        /// Only the steps whose name contains this
+        #[arg(long)]
+        only: Option<String>,
+    },
+    /// A cluster on this machine, to play with
+    #[command(subcommand)]
+    Lab(lab::LabCommand),
+    /// Measure against peers in the same run
+    #[command(subcommand)]
+    Bench(BenchCommand),
+    /// Format all code
+    Fmt,
+    /// Format check, clippy, layers, sizes, licences
+    Lint,
+    /// Build the BPF object reproducibly
+    Ebpf {
+        /// Compare with the committed object instead of replacing it
+        #[arg(long)]
+        check: bool,
+    },
+}
+
+#[derive(Subcommand)]
+enum BenchCommand {
+    /// A first table in a few minutes
+    Quick,
+}
+
+fn main() -> Result<()> {
+    match Cli::parse().task {
+        Task::Setup => setup::run(setup::Scope::Everything),
+        Task::Demo { keep } => demo::run(keep),
+        Task::Test { long, vm, only } => test::run(&test::Options { long, vm, only }),
+        Task::Lab(command) => lab::run(command),
+        Task::Bench(BenchCommand::Quick) => artifacts::bench_quick(),
+        Task::Fmt => sh::cargo(&["fmt", "--all"]),
+        Task::Lint => test::lint(),
+        Task::Ebpf { check: true } => ebpf::check(),
+        Task::Ebpf { check: false } => ebpf::write(),
+    }
+}

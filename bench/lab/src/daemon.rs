@@ -1,0 +1,162 @@
+//! One node's `meshd`: started in its namespace, found again by its pid file, stopped by its id.
+
+use std::fs::{self, File};
+use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, setsid};
+
+use crate::net::command_in;
+use crate::process::{run, try_run, wait_until};
+use crate::state::{LabState, NodeRecord, bpffs_root, run_root, state_root};
+
+/// Longest time for a daemon to answer on its socket.
+const START_LIMIT: Duration = Duration::from_secs(30);
+/// Longest time for a clean stop.
+const STOP_LIMIT: Duration = Duration::from_secs(20);
+
+/// The daemon of a node.
+pub(crate) struct Daemon<'a> {
+    pub lab: &'a LabState,
+    pub node: &'a NodeRecord,
+}
+
+impl Daemon<'_> {
+    pub fn socket(&self) -> PathBuf {
+        self.run_dir().join("docker.sock")
+    }
+
+    pub fn log_file(&self) -> PathBuf {
+        self.state_dir().join("meshd.log")
+    }
+
+    pub fn bpffs_dir(&self) -> PathBuf {
+        bpffs_root(&self.lab.name).join(&self.node.name)
+    }
+
+    /// Starts it unless it runs, and waits until it answers.
+    pub fn start(&self) -> Result<()> {
+        if self.pid().is_none() {
+            fs::create_dir_all(self.state_dir())?;
+            fs::create_dir_all(self.run_dir())?;
+            self.spawn()?;
+        }
+        wait_until(&format!("meshd of {} to answer", self.node.name), START_LIMIT, || self.answers())
+            .with_context(|| format!("see {}", self.log_file().display()))?;
+        Ok(())
+    }
+
+    /// SIGKILL.
+    pub fn kill(&self) -> Result<()> {
+        self.signal(Signal::SIGKILL)
+    }
+
+    /// SIGTERM, and waits for the end.
+    pub fn stop(&self) -> Result<()> {
+        self.signal(Signal::SIGTERM)
+    }
+
+    /// Removes all that the daemon has in the kernel and on disk. It must not run.
+    pub fn teardown(&self) -> Result<()> {
+        if self.state_dir().exists() {
+            let mut command = command_in(&self.node.name, &self.lab.meshd)?;
+            let output = command.arg("teardown").args(self.dirs()).stdin(Stdio::null()).output()?;
+            if !output.status.success() {
+                bail!(
+                    "meshd teardown of {}: {}",
+                    self.node.name,
+                    String::from_utf8_lossy(&output.stderr).trim()
+                );
+            }
+        }
+        for dir in [self.run_dir(), self.state_dir()] {
+            match fs::remove_dir_all(&dir) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(error).with_context(|| format!("can't remove {}", dir.display()));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Its process id, if it runs.
+    pub fn pid(&self) -> Option<i32> {
+        let pid: i32 = fs::read_to_string(self.pid_file()).ok()?.trim().parse().ok()?;
+        let command_line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+        let run_dir = self.run_dir();
+        let is_ours =
+            command_line.split(|b| *b == 0).any(|arg| arg == run_dir.as_os_str().as_encoded_bytes());
+        is_ours.then_some(pid)
+    }
+
+    fn spawn(&self) -> Result<()> {
+        let log = File::options().create(true).append(true).open(self.log_file())?;
+        let mut command = command_in(&self.node.name, &self.lab.meshd)?;
+        command
+            .args(self.dirs())
+            .args(["--hostname", &self.node.name])
+            .args(&self.lab.meshd_args)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log);
+        // SAFETY: setsid is async-signal-safe; the daemon must outlive this process and its terminal.
+        unsafe {
+            command.pre_exec(|| setsid().map(drop).map_err(Into::into));
+        }
+        let mut child =
+            command.spawn().with_context(|| format!("can't start {}", self.lab.meshd.display()))?;
+        fs::write(self.pid_file(), child.id().to_string())?;
+        // A child of ours stays a zombie until it is waited for; a lab command that lives on must see it end.
+        std::thread::spawn(move || child.wait());
+        Ok(())
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
+        let Some(pid) = self.pid() else { return Ok(()) };
+        kill(Pid::from_raw(pid), signal)?;
+        wait_until(&format!("meshd of {} to end", self.node.name), STOP_LIMIT, || {
+            Ok(self.pid().is_none().then_some(()))
+        })?;
+        Ok(())
+    }
+
+    fn answers(&self) -> Result<Option<()>> {
+        if self.pid().is_none() {
+            let log = run("tail", &["-n", "5", &self.log_file().to_string_lossy()])?;
+            bail!("meshd of {} ended: {log}", self.node.name);
+        }
+        let socket = format!("unix://{}", self.socket().display());
+        Ok(try_run("docker", &["-H", &socket, "version"])?.success().then_some(()))
+    }
+
+    fn dirs(&self) -> Vec<String> {
+        let path = |p: PathBuf| p.to_string_lossy().into_owned();
+        vec![
+            "--state-dir".into(),
+            path(self.state_dir()),
+            "--run-dir".into(),
+            path(self.run_dir()),
+            "--bpffs-dir".into(),
+            path(self.bpffs_dir()),
+            "--cgroup-parent".into(),
+            format!("/meshd-{}/{}", self.lab.name, self.node.name),
+        ]
+    }
+
+    fn run_dir(&self) -> PathBuf {
+        run_root(&self.lab.name).join(&self.node.name)
+    }
+
+    fn state_dir(&self) -> PathBuf {
+        state_root(&self.lab.name).join(&self.node.name)
+    }
+
+    fn pid_file(&self) -> PathBuf {
+        self.run_dir().join("lab.pid")
+    }
+}

@@ -1,0 +1,106 @@
+//! The lab's wires: a bridge in a namespace of its own, a veth pair to every node and to the client.
+
+use std::fs::File;
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context as _, Result};
+use nix::sched::{CloneFlags, setns};
+
+use crate::process::{run, try_run};
+use crate::state::LabState;
+
+const BRIDGE: &str = "br0";
+
+/// A command that runs inside a network namespace. Only the network namespace changes: `/sys` stays the host's, so
+/// that cgroups and pinned BPF objects remain visible.
+pub(crate) fn command_in(namespace: &str, program: impl AsRef<std::ffi::OsStr>) -> Result<Command> {
+    let path = format!("/run/netns/{namespace}");
+    let file = File::open(&path).with_context(|| format!("no namespace {path}"))?;
+    let mut command = Command::new(program);
+    // SAFETY: setns is async-signal-safe, and the closure touches nothing but its own file.
+    unsafe {
+        command.pre_exec(move || setns(&file, CloneFlags::CLONE_NEWNET).map_err(Into::into));
+    }
+    Ok(command)
+}
+
+/// Moves the calling thread into a network namespace, for good.
+pub(crate) fn enter(namespace: &str) -> Result<()> {
+    let path = format!("/run/netns/{namespace}");
+    let file = File::open(&path).with_context(|| format!("no namespace {path}"))?;
+    setns(&file, CloneFlags::CLONE_NEWNET).with_context(|| format!("can't enter {path}"))
+}
+
+/// Makes the namespaces and links. Existing ones stay as they are.
+pub(crate) fn up(lab: &LabState) -> Result<()> {
+    let bridge_namespace = lab.bridge_namespace();
+    add_namespace(&bridge_namespace)?;
+    if !link_exists(&bridge_namespace, BRIDGE)? {
+        ip(&bridge_namespace, &["link", "add", BRIDGE, "type", "bridge", "forward_delay", "0"])?;
+        ip(&bridge_namespace, &["link", "set", BRIDGE, "up"])?;
+    }
+    for node in &lab.nodes {
+        plug(&bridge_namespace, &node.name, &format!("{}/24", node.address))?;
+    }
+    plug(&bridge_namespace, &lab.client_namespace(), &format!("{}/24", lab.client_address()))
+}
+
+/// Deletes the namespaces, and with them all that is inside.
+pub(crate) fn down(lab: &LabState) -> Result<()> {
+    for namespace in
+        lab.nodes.iter().map(|n| n.name.clone()).chain([lab.client_namespace(), lab.bridge_namespace()])
+    {
+        if namespace_exists(&namespace) {
+            run("ip", &["netns", "del", &namespace])?;
+        }
+    }
+    Ok(())
+}
+
+/// Pulls the node's plug (`up = false`), or puts it back.
+pub(crate) fn set_plug(lab: &LabState, node: &str, up: bool) -> Result<()> {
+    ip(&lab.bridge_namespace(), &["link", "set", &port(node), if up { "up" } else { "down" }])
+}
+
+/// Name of the bridge's end of a namespace's cable: `p-` and what follows the lab's name.
+fn port(namespace: &str) -> String {
+    format!("p-{}", namespace.rsplit('-').next().unwrap_or(namespace))
+}
+
+fn plug(bridge_namespace: &str, namespace: &str, address: &str) -> Result<()> {
+    add_namespace(namespace)?;
+    if link_exists(namespace, "eth0")? {
+        return Ok(());
+    }
+    let port = port(namespace);
+    ip(
+        bridge_namespace,
+        &["link", "add", &port, "type", "veth", "peer", "name", "eth0", "netns", namespace],
+    )?;
+    ip(bridge_namespace, &["link", "set", &port, "master", BRIDGE, "up"])?;
+    ip(namespace, &["addr", "add", address, "dev", "eth0"])?;
+    ip(namespace, &["link", "set", "eth0", "up"])
+}
+
+fn add_namespace(name: &str) -> Result<()> {
+    if !namespace_exists(name) {
+        run("ip", &["netns", "add", name])?;
+        ip(name, &["link", "set", "lo", "up"])?;
+    }
+    Ok(())
+}
+
+fn namespace_exists(name: &str) -> bool {
+    Path::new("/run/netns").join(name).exists()
+}
+
+fn link_exists(namespace: &str, link: &str) -> Result<bool> {
+    Ok(try_run("ip", &["-netns", namespace, "link", "show", link])?.success())
+}
+
+fn ip(namespace: &str, args: &[&str]) -> Result<()> {
+    let all: Vec<&str> = ["-netns", namespace].iter().chain(args).copied().collect();
+    run("ip", &all).map(drop)
+}

@@ -1,0 +1,143 @@
+//! Things die, and what must go on goes on.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use bench_lab::{Role, Traffic, wait_until};
+
+use crate::support::{Bench, Outcome, PORT, RunningTask, SETTLE};
+
+const RATE_PER_S: u32 = 100;
+
+pub fn agent_dies(bench: &mut Bench) -> Outcome {
+    let node = worker_with_task(bench)?;
+    let before = bench.running("whoami")?;
+    let traffic = Traffic::start(&bench.lab, &bench.targets(), RATE_PER_S)?;
+    bench.lab.kill(&node)?;
+    let address = SocketAddr::new(bench.lab.node(&node)?.address.into(), PORT);
+    bench.ask("client", &[address], 100)?;
+    bench.lab.start(&node)?;
+    wait_ready(bench, &node)?;
+    // It takes its tasks over: scaling down and up reaches them again.
+    ensure!(bench.running("whoami")? == before, "tasks changed");
+    let report = traffic.stop()?;
+    println!(
+        "  {} requests, {} failed while the agent of {node} was dead and came back",
+        report.n_sent, report.n_failed
+    );
+    ensure!(report.n_failed == 0, "{:?}", report.failures);
+    Ok(())
+}
+
+pub fn node_goes_dark(bench: &mut Bench) -> Outcome {
+    let node = worker_with_task(bench)?;
+    let n = bench.running("whoami")?.len();
+    let lost = bench.lab.node(&node)?.address;
+    let others: Vec<SocketAddr> =
+        bench.targets().into_iter().filter(|t| t.ip() != IpAddr::V4(lost)).collect();
+    let traffic = Traffic::start(&bench.lab, &others, RATE_PER_S)?;
+    wait_until("traffic to flow", SETTLE, || Ok((traffic.so_far().n_sent > 100).then_some(())))?;
+    bench.lab.isolate(&node)?;
+    let took = bench.wait_running("whoami", n, |t| t.node != node)?;
+    println!("  its tasks ran elsewhere {:.1} s after the plug was pulled", took.as_secs_f64());
+    let report = traffic.stop()?;
+    let (first, last) = report.failed_between.unwrap_or_default();
+    println!(
+        "  {} requests to the other nodes, {} failed within {:.1} s, then none",
+        report.n_sent,
+        report.n_failed,
+        last.saturating_sub(first).as_secs_f64()
+    );
+    bench.ask("client", &others, 100).context("after its backends left")?;
+    bench.lab.heal(&node)?;
+    wait_ready(bench, &node)?;
+    bench.wait_running("whoami", n, |_| true)?;
+    bench.ask("client", &bench.targets(), 100).context("after it came back")?;
+    Ok(())
+}
+
+pub fn leader_dies(bench: &mut Bench) -> Outcome {
+    let leader = bench.leader()?;
+    let before = bench.running("whoami")?;
+    let traffic = Traffic::start(&bench.lab, &bench.targets(), RATE_PER_S)?;
+    bench.lab.kill(&leader)?;
+    let other = bench.live_manager()?;
+    let (new, took) =
+        wait_until("a new leader", SETTLE, || Ok(bench.lab.leader(&other)?.filter(|name| *name != leader)))?;
+    println!("  {new} led {:.1} s after {leader} was killed", took.as_secs_f64());
+    bench.docker(&["node", "update", "--label-add", "seen=yes", &new])?;
+    bench.lab.start(&leader)?;
+    wait_ready(bench, &leader)?;
+    ensure!(bench.running("whoami")? == before, "tasks were restarted");
+    let report = traffic.stop()?;
+    println!("  {} requests, {} failed", report.n_sent, report.n_failed);
+    ensure!(report.n_failed == 0, "{:?}", report.failures);
+    Ok(())
+}
+
+pub fn all_daemons_die(bench: &mut Bench) -> Outcome {
+    let id = bench.docker(&["info", "--format", "{{.Swarm.Cluster.ID}}"])?;
+    let before = bench.running("whoami")?;
+    let containers = container_ids(bench)?;
+    let services = bench.docker(&["service", "ls", "-q"])?;
+    let traffic = Traffic::start(&bench.lab, &bench.targets(), RATE_PER_S)?;
+    let names: Vec<String> = bench.lab.nodes().iter().map(|n| n.name.clone()).collect();
+    for name in &names {
+        bench.lab.kill(name)?;
+    }
+    bench.ask("client", &bench.targets(), 200).context("while control is down")?;
+    for name in &names {
+        bench.lab.start(name)?;
+    }
+    let (now, took) = wait_until("the cluster to be back", SETTLE, || {
+        let now = bench.docker(&["info", "--format", "{{.Swarm.Cluster.ID}}"])?;
+        let ready = bench.docker(&["node", "ls", "--format", "{{.Status}}"])?;
+        Ok(ready.lines().all(|s| s == "Ready").then_some(now))
+    })?;
+    println!("  all nodes ready again {:.1} s after the last start", took.as_secs_f64());
+    ensure!(now == id, "the cluster id changed from {id} to {now}");
+    ensure!(bench.docker(&["service", "ls", "-q"])? == services, "services changed");
+    bench.wait_running("whoami", before.len(), |_| true)?;
+    ensure!(bench.running("whoami")? == before, "tasks changed");
+    ensure!(container_ids(bench)? == containers, "containers were restarted");
+    let report = traffic.stop()?;
+    println!("  {} requests, {} failed", report.n_sent, report.n_failed);
+    ensure!(report.n_failed == 0, "{:?}", report.failures);
+    bench.docker(&["service", "scale", "--detach", "whoami=7"])?;
+    bench.wait_running("whoami", 7, |_| true)?;
+    bench.docker(&["service", "scale", "--detach", "whoami=6"])?;
+    bench.wait_running("whoami", 6, |_| true)?;
+    Ok(())
+}
+
+/// Containers of all nodes with the start times that the kernel gives their processes.
+fn container_ids(bench: &Bench) -> anyhow::Result<Vec<String>> {
+    let mut ids = Vec::new();
+    for node in bench.lab.nodes() {
+        let listing = bench
+            .lab
+            .docker(&node.name, &["ps", "--no-trunc", "--format", "{{.ID}} {{.Names}} {{.CreatedAt}}"])?;
+        ids.extend(listing.lines().filter(|l| l.contains(" whoami.")).map(str::to_owned));
+    }
+    ids.sort();
+    Ok(ids)
+}
+
+fn wait_ready(bench: &Bench, node: &str) -> Outcome {
+    let (_, took) = wait_until(&format!("{node} to be Ready"), SETTLE, || {
+        let state = bench.docker(&["node", "inspect", node, "--format", "{{.Status.State}}"])?;
+        Ok((state == "ready").then_some(()))
+    })?;
+    if took > Duration::from_secs(1) {
+        println!("  {node} was Ready after {:.1} s", took.as_secs_f64());
+    }
+    Ok(())
+}
+
+fn worker_with_task(bench: &Bench) -> anyhow::Result<String> {
+    let running: Vec<RunningTask> = bench.running("whoami")?;
+    let mut workers = bench.lab.nodes().iter().filter(|n| n.role == Role::Worker);
+    let worker = workers.find(|n| running.iter().any(|t| t.node == n.name));
+    Ok(worker.context("no worker has a task")?.name.clone())
+}

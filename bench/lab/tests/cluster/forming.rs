@@ -1,0 +1,164 @@
+//! Clusters form, services spread, nodes come and go by the operator's will.
+
+use anyhow::{Context as _, ensure};
+use bench_lab::wait_until;
+
+use crate::support::{Bench, Outcome, SETTLE};
+
+pub fn cluster_forms(bench: &mut Bench) -> Outcome {
+    let rows = bench.docker(&[
+        "node",
+        "ls",
+        "--format",
+        "{{.Hostname}} {{.Status}} {{.Availability}} {{.ManagerStatus}}",
+    ])?;
+    let mut rows: Vec<&str> = rows.lines().map(str::trim_end).collect();
+    rows.sort_unstable();
+    let managers = rows.iter().filter(|r| r.ends_with("Leader") || r.ends_with("Reachable")).count();
+    ensure!(rows.len() == 5 && managers == 3, "node ls shows {rows:?}");
+    ensure!(rows.iter().filter(|r| r.ends_with("Leader")).count() == 1, "not one leader: {rows:?}");
+    ensure!(rows.iter().all(|r| r.contains(" Ready Active")), "not all ready and active: {rows:?}");
+    // Any manager gives the same answer.
+    for manager in ["m1", "m2", "m3"] {
+        let ids = bench.lab.docker(manager, &["node", "ls", "-q"])?;
+        ensure!(ids.lines().count() == 5, "{manager} knows {ids}");
+    }
+    Ok(())
+}
+
+pub fn twenty_replicas_converge(bench: &mut Bench) -> Outcome {
+    // Without --quiet and --detach: the CLI's own progress must come to its end.
+    let output = bench.docker(&[
+        "service",
+        "create",
+        "--no-resolve-image",
+        "--name",
+        "twenty",
+        "--network",
+        "app",
+        "--replicas",
+        "20",
+        "whoami:1",
+    ])?;
+    ensure!(output.contains("converged"), "the progress ended with: {output}");
+    ensure!(bench.running("twenty")?.len() == 20, "not 20 tasks run");
+    let mut per_node: std::collections::BTreeMap<String, usize> = std::collections::BTreeMap::new();
+    for task in bench.running("twenty")? {
+        *per_node.entry(task.node).or_default() += 1;
+    }
+    ensure!(per_node.values().all(|n| *n == 4), "uneven spread: {per_node:?}");
+    bench.docker(&["service", "rm", "twenty"])?;
+    Ok(())
+}
+
+pub fn drain_and_active(bench: &mut Bench) -> Outcome {
+    let node = bench.lab.node("w2")?.name.clone();
+    bench.docker(&["node", "update", "--availability", "drain", &node])?;
+    let took = bench.wait_running("whoami", 6, |t| t.node != node)?;
+    println!("  {node} was empty after {:.1} s", took.as_secs_f64());
+    let before = bench.running("whoami")?;
+    bench.docker(&["node", "update", "--availability", "active", &node])?;
+    wait_until("the node to be active", SETTLE, || {
+        let state = bench.docker(&["node", "inspect", &node, "--format", "{{.Spec.Availability}}"])?;
+        Ok((state == "active").then_some(()))
+    })?;
+    // A scheduling decision after it: were tasks to move back, they would have been moved by then.
+    bench.docker(&["service", "create", "--quiet", "--no-resolve-image", "--name", "marker", "whoami:1"])?;
+    bench.docker(&["service", "rm", "marker"])?;
+    ensure!(bench.running("whoami")? == before, "tasks moved when the node became active");
+    Ok(())
+}
+
+pub fn global_follows_joining_nodes(bench: &mut Bench) -> Outcome {
+    bench.docker(&[
+        "service",
+        "create",
+        "--quiet",
+        "--no-resolve-image",
+        "--name",
+        "everywhere",
+        "--mode",
+        "global",
+        "--network",
+        "app",
+        "whoami:1",
+    ])?;
+    bench.wait_running("everywhere", 5, |_| true)?;
+    let name = bench.lab.add_worker()?;
+    bench.import_image(&name)?;
+    bench.wait_running("everywhere", 6, |_| true)?;
+    let rows = bench.running("everywhere")?;
+    ensure!(rows.iter().any(|t| t.node == name), "no task on {name}: {rows:?}");
+    bench.docker(&["service", "rm", "everywhere"])?;
+    // The new node answers for services that are older than it.
+    let address = bench.lab.node(&name)?.address;
+    bench.ask("client", &[(address, crate::support::PORT).into()], 20)?;
+    Ok(())
+}
+
+/// A registry in the client's namespace, plain HTTP; nodes get the image through `docker service create` alone.
+pub fn workers_pull_from_a_registry(bench: &mut Bench) -> Outcome {
+    let dir = std::env::temp_dir().join(format!("mesh-registry-{}", std::process::id()));
+    std::fs::create_dir_all(&dir)?;
+    let listen = format!("{}:5000", bench.lab.client_address());
+    let config = dir.join("config.yml");
+    std::fs::write(
+        &config,
+        format!(
+            "version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: {listen}\n",
+            dir.join("data").display()
+        ),
+    )?;
+    let mut registry = bench
+        .lab
+        .command("client", "docker-registry")?
+        .arg("serve")
+        .arg(&config)
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .context("docker-registry")?;
+    let result = pull_everywhere(bench, &listen);
+    registry.kill()?;
+    registry.wait()?;
+    std::fs::remove_dir_all(&dir)?;
+    result
+}
+
+fn pull_everywhere(bench: &Bench, registry: &str) -> Outcome {
+    let image = format!("{registry}/whoami:3");
+    // Push with skopeo from the root file system of the demo's image.
+    let layout = std::env::temp_dir().join(format!("mesh-layout-{}", std::process::id()));
+    let layout_name = format!("{}:whoami", layout.display());
+    let program = bench.whoami_program();
+    bench_lab::run("umoci", &["init", "--layout", &layout.to_string_lossy()])?;
+    bench_lab::run("umoci", &["new", "--image", &layout_name])?;
+    bench_lab::run("umoci", &["insert", "--image", &layout_name, &program, "/whoami"])?;
+    bench_lab::run("umoci", &["config", "--image", &layout_name, "--config.entrypoint", "/whoami"])?;
+    let source = format!("oci:{layout_name}");
+    let target = format!("docker://{image}");
+    wait_until("the registry to take the image", SETTLE, || {
+        let pushed = bench.lab.exec(
+            "client",
+            "skopeo",
+            &["copy", "--quiet", "--dest-tls-verify=false", &source, &target],
+        )?;
+        Ok(pushed.success().then_some(()))
+    })?;
+    std::fs::remove_dir_all(&layout)?;
+    bench.docker(&[
+        "service",
+        "create",
+        "--quiet",
+        "--name",
+        "pulled",
+        "--mode",
+        "global",
+        "--network",
+        "app",
+        &image,
+    ])?;
+    bench.wait_running("pulled", bench.lab.nodes().len(), |_| true)?;
+    bench.docker(&["service", "rm", "pulled"])?;
+    Ok(())
+}

@@ -1,0 +1,72 @@
+//! The whole system in a lab: real daemons, the real `docker` CLI, real HTTP. Scenarios run in order on one cluster;
+//! each prints what it measured. Run by `cargo xtask test`, or alone:
+//! `cargo xtask test --only cluster`; `MESH_SCENARIO=update` picks those whose name contains the word.
+
+mod bad_input;
+mod failures;
+mod forming;
+mod mesh;
+mod support;
+mod words;
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use support::{Bench, Outcome};
+
+/// A scenario: works on the shared cluster, and leaves it healthy.
+type Scenario = (&'static str, fn(&mut Bench) -> Outcome);
+
+const SCENARIOS: &[Scenario] = &[
+    ("the cluster forms", forming::cluster_forms),
+    ("every node answers with the client's address", mesh::every_node_answers),
+    ("nodes and localhost reach the mesh", mesh::nodes_reach_the_mesh),
+    ("udp goes the same way", mesh::udp_goes_the_same_way),
+    ("names and virtual addresses", mesh::names_and_virtual_addresses),
+    ("the way out is masqueraded", mesh::way_out_is_masqueraded),
+    ("docker prints Docker's words", words::inspect_and_lists),
+    ("bad input gets Docker's errors and changes nothing", bad_input::refused),
+    ("twenty replicas converge", forming::twenty_replicas_converge),
+    ("drain empties a node, active brings nothing back", forming::drain_and_active),
+    ("a global service follows nodes that join", forming::global_follows_joining_nodes),
+    ("workers pull from a registry", forming::workers_pull_from_a_registry),
+    ("a rolling update under load", mesh::rolling_update_under_load),
+    ("a worker's agent dies", failures::agent_dies),
+    ("a node goes dark", failures::node_goes_dark),
+    ("the leader dies", failures::leader_dies),
+    ("all daemons die", failures::all_daemons_die),
+    ("every packet is accounted for", mesh::every_packet_is_accounted_for),
+];
+
+fn main() -> ExitCode {
+    let wanted = std::env::var("MESH_SCENARIO").unwrap_or_default();
+    let mut bench = match Bench::up() {
+        Ok(bench) => bench,
+        Err(error) => {
+            eprintln!("the lab did not come up: {error:?}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let (mut n_passed, mut n_failed) = (0, 0);
+    for (name, scenario) in SCENARIOS.iter().filter(|(name, _)| name.contains(&wanted)) {
+        println!("• {name}");
+        let start = Instant::now();
+        match scenario(&mut bench) {
+            Ok(()) => {
+                n_passed += 1;
+                println!("  ok, {:.1} s", start.elapsed().as_secs_f64());
+            }
+            Err(error) => {
+                n_failed += 1;
+                println!("  FAILED after {:.1} s: {error:?}", start.elapsed().as_secs_f64());
+                bench.print_diagnosis();
+            }
+        }
+    }
+    if let Err(error) = bench.down() {
+        n_failed += 1;
+        println!("the lab did not go down: {error:?}");
+    }
+    println!("{n_passed} passed, {n_failed} failed");
+    if n_failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

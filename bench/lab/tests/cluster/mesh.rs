@@ -1,0 +1,190 @@
+//! What the data plane promises, seen from outside.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::time::Duration;
+
+use crate::support::{Bench, Outcome, PORT, SETTLE, counts};
+use anyhow::{Context as _, ensure};
+use bench_lab::{Traffic, wait_until};
+
+/// Largest deviation from an even spread.
+const SPREAD_TOLERANCE: f64 = 0.25;
+
+pub fn every_node_answers(bench: &mut Bench) -> Outcome {
+    const N: usize = 1000;
+    let answers = bench.ask("client", &bench.targets(), N)?;
+    let client = IpAddr::V4(bench.lab.client_address());
+    let strangers: Vec<_> =
+        answers.iter().filter_map(bench_lab::Answer::peer).filter(|p| *p != client).collect();
+    ensure!(strangers.is_empty(), "tasks saw {strangers:?} instead of {client}");
+    let by_task = counts(&answers, "task");
+    ensure!(by_task.len() == 6 && !by_task.contains_key(""), "tasks that answered: {by_task:?}");
+    let even = 1000.0 / 6.0;
+    let worst =
+        by_task.values().map(|n| (f64::from(u32::try_from(*n).unwrap_or(u32::MAX)) / even - 1.0).abs());
+    let worst = worst.fold(0.0, f64::max);
+    println!(
+        "  {N} answered; busiest or idlest of 6 tasks is {:.0} % off even; all saw {client}",
+        worst * 100.0
+    );
+    ensure!(worst <= SPREAD_TOLERANCE, "spread: {by_task:?}");
+    Ok(())
+}
+
+pub fn nodes_reach_the_mesh(bench: &mut Bench) -> Outcome {
+    for node in bench.lab.nodes() {
+        let own = IpAddr::V4(node.address);
+        for to in [SocketAddr::new(own, PORT), SocketAddr::new(Ipv4Addr::LOCALHOST.into(), PORT)] {
+            let answers = bench.ask(&node.name, &[to], 24)?;
+            ensure!(
+                answers.iter().all(|a| a.peer() == Some(own)),
+                "{} → {to}: peers {:?}",
+                node.name,
+                counts(&answers, "peer")
+            );
+            let n_tasks = counts(&answers, "task").len();
+            ensure!(n_tasks >= 3, "{} → {to} reached {n_tasks} tasks only", node.name);
+        }
+    }
+    // A node reaches the others' ports like any client.
+    let from = &bench.lab.nodes()[0];
+    let others: Vec<SocketAddr> =
+        bench.targets().into_iter().filter(|t| t.ip() != IpAddr::V4(from.address)).collect();
+    let answers = bench.ask(&from.name, &others, 40)?;
+    ensure!(
+        answers.iter().all(|a| a.peer() == Some(from.address.into())),
+        "peers {:?}",
+        counts(&answers, "peer")
+    );
+    Ok(())
+}
+
+pub fn udp_goes_the_same_way(bench: &mut Bench) -> Outcome {
+    let args = [
+        "service",
+        "create",
+        "--quiet",
+        "--no-resolve-image",
+        "--name",
+        "echo",
+        "--network",
+        "app",
+        "--replicas",
+        "3",
+        "--publish",
+        "9000:9000/udp",
+        "whoami:1",
+        "listen-udp",
+        "9000",
+    ];
+    bench.docker(&args)?;
+    let targets: Vec<SocketAddr> = bench.targets().iter().map(|t| SocketAddr::new(t.ip(), 9000)).collect();
+    let client = bench.lab.client_address().to_string();
+    let answers = bench.lab.inside("client", || -> anyhow::Result<Vec<String>> {
+        let mut answers = Vec::new();
+        for (n, target) in targets.iter().cycle().take(50).enumerate() {
+            let socket = UdpSocket::bind("0.0.0.0:0")?;
+            socket.set_read_timeout(Some(Duration::from_secs(3)))?;
+            socket.send_to(format!("ping {n}").as_bytes(), target)?;
+            let mut buffer = [0; 1500];
+            let (length, from) =
+                socket.recv_from(&mut buffer).with_context(|| format!("no answer from {target}"))?;
+            ensure!(from == *target, "asked {target}, {from} answered");
+            answers.push(String::from_utf8_lossy(&buffer[..length]).into_owned());
+        }
+        Ok(answers)
+    })??;
+    ensure!(answers.iter().all(|a| a.contains(&client)), "tasks saw other peers: {:?}", answers.first());
+    bench.docker(&["service", "rm", "echo"])?;
+    Ok(())
+}
+
+pub fn names_and_virtual_addresses(bench: &mut Bench) -> Outcome {
+    bench.create_whoami("asker", 2, &[])?;
+    let asker = bench.running("asker")?.into_iter().next().context("no asker runs")?;
+    let vip = bench.in_task(&asker, &["resolve", "whoami"])?;
+    ensure!(vip.lines().count() == 1 && vip.trim().parse::<Ipv4Addr>().is_ok(), "whoami resolves to {vip:?}");
+    let tasks = bench.in_task(&asker, &["resolve", "tasks.whoami"])?;
+    ensure!(tasks.lines().count() == 6, "tasks.whoami resolves to {tasks:?}");
+    ensure!(!tasks.contains(vip.trim()), "the virtual address is among the tasks'");
+    let by_name = bench.in_task(&asker, &["get", "http://whoami/", "-n", "60"])?;
+    let answered: std::collections::BTreeSet<&str> =
+        by_name.lines().filter(|l| l.starts_with("task: ")).collect();
+    ensure!(answered.len() == 6, "the virtual address reached {answered:?}");
+    // East-west there is no translation of the source either.
+    let own = bench.in_task(&asker, &["resolve", &asker_host(bench, &asker)?])?;
+    let peers: Vec<&str> = by_name.lines().filter_map(|l| l.strip_prefix("peer: ")).collect();
+    ensure!(peers.iter().all(|p| p.starts_with(own.trim())), "tasks saw {peers:?}, the asker is {own:?}");
+    bench.docker(&["service", "rm", "asker"])?;
+    Ok(())
+}
+
+/// The full name of a task, which resolves to its own address.
+fn asker_host(bench: &Bench, task: &crate::support::RunningTask) -> anyhow::Result<String> {
+    let names = bench.lab.docker(&task.node, &["ps", "--no-trunc", "--format", "{{.Names}}"])?;
+    Ok(names.lines().find(|n| n.ends_with(&task.id)).context("docker ps does not show the task")?.to_owned())
+}
+
+pub fn way_out_is_masqueraded(bench: &mut Bench) -> Outcome {
+    let task = bench.running("whoami")?.into_iter().next().context("no task runs")?;
+    let listen = SocketAddr::new(bench.lab.client_address().into(), 7777);
+    let listener = bench.lab.inside("client", || std::net::TcpListener::bind(listen))??;
+    let server = std::thread::spawn(move || -> anyhow::Result<IpAddr> {
+        let (mut stream, peer) = listener.accept()?;
+        std::io::Write::write_all(
+            &mut stream,
+            b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nConnection: close\r\n\r\nhi\n",
+        )?;
+        Ok(peer.ip())
+    });
+    bench.in_task(&task, &["get", &format!("http://{listen}/")])?;
+    let seen = server.join().map_err(|_| anyhow::anyhow!("the server panicked"))??;
+    let node = bench.lab.node(&task.node)?.address;
+    ensure!(seen == IpAddr::V4(node), "a server outside saw {seen}, not the node's {node}");
+    Ok(())
+}
+
+pub fn rolling_update_under_load(bench: &mut Bench) -> Outcome {
+    let traffic = Traffic::start(&bench.lab, &bench.targets(), 200)?;
+    wait_until("traffic to flow", SETTLE, || Ok((traffic.so_far().n_sent > 100).then_some(())))?;
+    bench.docker(&["service", "update", "--quiet", "--no-resolve-image", "--image", "whoami:2", "whoami"])?;
+    let all_new = |t: &Traffic, before: u64| t.so_far().versions.get("2").copied().unwrap_or(0) > before;
+    wait_until("answers of the new version", SETTLE, || Ok(all_new(&traffic, 0).then_some(())))?;
+    let report = traffic.stop()?;
+    println!(
+        "  {} requests at 200/s over the update, {} failed, slowest {:.0} ms; by version {:?}",
+        report.n_sent,
+        report.n_failed,
+        report.slowest.as_secs_f64() * 1000.0,
+        report.versions
+    );
+    for (failure, count) in &report.failures {
+        println!("    {count} × {failure}");
+    }
+    let answers = bench.ask("client", &bench.targets(), 60)?;
+    ensure!(
+        counts(&answers, "version") == [("2", 60)].into(),
+        "after the update: {:?}",
+        counts(&answers, "version")
+    );
+    ensure!(report.n_failed == 0, "{} requests failed", report.n_failed);
+    Ok(())
+}
+
+pub fn every_packet_is_accounted_for(bench: &mut Bench) -> Outcome {
+    for node in bench.lab.nodes() {
+        let socket = format!("unix://{}", bench.lab.socket(&node.name)?.display());
+        let meshctl = bench.meshctl.to_string_lossy().into_owned();
+        let text = bench_lab::run(&meshctl, &["-H", &socket, "drops"])?;
+        if node.name.ends_with("m1") {
+            println!(
+                "{}",
+                text.trim_end().lines().map(|l| format!("    {l}")).collect::<Vec<_>>().join("\n")
+            );
+        }
+        // Straight from the pins the same programs are seen.
+        let pins = bench.lab.bpffs_dir(&node.name)?.to_string_lossy().into_owned();
+        bench_lab::run(&meshctl, &["-H", "unix:///nonexistent.sock", "--bpffs-dir", &pins, "drops"])?;
+    }
+    Ok(())
+}

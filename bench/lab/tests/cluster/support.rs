@@ -1,0 +1,224 @@
+//! The cluster that the scenarios share, and what they do often.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use bench_lab::{Answer, Lab, LabOptions, Role, request, wait_until};
+
+pub type Outcome = Result<()>;
+
+/// Longest time for a service to settle on these machines.
+pub const SETTLE: Duration = Duration::from_secs(60);
+/// The service that most scenarios use, published here.
+pub const PORT: u16 = 8080;
+
+/// The lab and the programs under test.
+pub struct Bench {
+    pub lab: Lab,
+    pub meshctl: PathBuf,
+    image: PathBuf,
+}
+
+/// A running task as `service ps` shows it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RunningTask {
+    pub name: String,
+    pub id: String,
+    pub node: String,
+}
+
+impl Bench {
+    /// Five nodes with the image on each and the `whoami` service of six tasks.
+    pub fn up() -> Result<Self> {
+        let options = LabOptions {
+            name: "test".into(),
+            managers: 3,
+            workers: 2,
+            meshd: program("MESH_MESHD")?,
+            meshd_args: Vec::new(),
+        };
+        if Lab::exists(&options.name)? {
+            Lab::open(&options.name)?.down()?;
+        }
+        let bench = Self {
+            lab: Lab::up(&options)?,
+            meshctl: program("MESH_MESHCTL")?,
+            image: program("MESH_WHOAMI_IMAGE")?,
+        };
+        for node in bench.lab.nodes() {
+            bench.import_image(&node.name)?;
+        }
+        bench.docker(&["network", "create", "-d", "overlay", "app"])?;
+        bench.create_whoami("whoami", 6, &["--publish", &format!("{PORT}:80")])?;
+        Ok(bench)
+    }
+
+    pub fn down(&self) -> Outcome {
+        self.lab.down()
+    }
+
+    pub fn import_image(&self, node: &str) -> Outcome {
+        let tar = self.image.to_string_lossy().into_owned();
+        for version in ["1", "2"] {
+            let env = format!("ENV VERSION={version}");
+            let entry = "ENTRYPOINT [\"/whoami\"]";
+            let tag = format!("whoami:{version}");
+            self.lab.docker(node, &["import", "--change", entry, "--change", &env, &tar, &tag])?;
+        }
+        Ok(())
+    }
+
+    /// The `whoami` program outside its image, to be run in sandboxes.
+    pub fn whoami_program(&self) -> String {
+        self.image.with_file_name("whoami-rootfs").join("whoami").to_string_lossy().into_owned()
+    }
+
+    /// A `whoami` service on the `app` network, converged.
+    pub fn create_whoami(&self, name: &str, replicas: usize, further: &[&str]) -> Outcome {
+        let replicas = replicas.to_string();
+        let mut args = vec![
+            "service",
+            "create",
+            "--quiet",
+            "--no-resolve-image",
+            "--name",
+            name,
+            "--network",
+            "app",
+            "--replicas",
+            &replicas,
+            "--env",
+            "NODE={{.Node.Hostname}}",
+            "--env",
+            "TASK={{.Task.Name}}",
+        ];
+        args.extend(further);
+        args.push("whoami:1");
+        self.docker(&args).map(drop)
+    }
+
+    /// `docker` against a manager whose daemon runs; it must succeed.
+    pub fn docker(&self, args: &[&str]) -> Result<String> {
+        self.lab.docker(&self.live_manager()?, args)
+    }
+
+    pub fn live_manager(&self) -> Result<String> {
+        let rows = self.lab.status();
+        let mut live = self
+            .lab
+            .nodes()
+            .iter()
+            .zip(&rows)
+            .filter(|(n, row)| n.role == Role::Manager && row.pid.is_some());
+        Ok(live.next().context("no manager's daemon runs")?.0.name.clone())
+    }
+
+    pub fn leader(&self) -> Result<String> {
+        self.lab.leader(&self.live_manager()?)?.context("no leader")
+    }
+
+    /// Tasks that should run and do.
+    pub fn running(&self, service: &str) -> Result<Vec<RunningTask>> {
+        let format = "{{.Name}} {{.ID}} {{.Node}} {{.CurrentState}}";
+        let rows = self.docker(&[
+            "service",
+            "ps",
+            "--no-trunc",
+            service,
+            "--filter",
+            "desired-state=running",
+            "--format",
+            format,
+        ])?;
+        let rows = rows.lines().filter_map(|line| {
+            let mut words = line.split(' ').map(str::to_owned);
+            let (name, id, node, state) = (words.next()?, words.next()?, words.next()?, words.next()?);
+            (state == "Running").then_some(RunningTask { name, id, node })
+        });
+        let mut rows: Vec<RunningTask> = rows.collect();
+        rows.sort();
+        Ok(rows)
+    }
+
+    /// Waits until `n` tasks of the service run where `fits` says, and returns how long that took.
+    pub fn wait_running(
+        &self,
+        service: &str,
+        n: usize,
+        fits: impl Fn(&RunningTask) -> bool,
+    ) -> Result<Duration> {
+        let mut seen = Vec::new();
+        let result = wait_until(&format!("{n} running tasks of {service}"), SETTLE, || {
+            seen = self.running(service)?;
+            Ok((seen.len() == n && seen.iter().all(&fits)).then_some(()))
+        });
+        Ok(result.with_context(|| format!("{service} has {seen:?}"))?.1)
+    }
+
+    pub fn targets(&self) -> Vec<SocketAddr> {
+        self.lab.nodes().iter().map(|n| SocketAddr::new(n.address.into(), PORT)).collect()
+    }
+
+    /// `n` requests from the client, to the targets in turn; all must be answered.
+    pub fn ask(&self, from: &str, targets: &[SocketAddr], n: usize) -> Result<Vec<Answer>> {
+        self.lab.inside(from, || {
+            let turns = targets.iter().cycle().take(n);
+            turns.map(|to| request(*to).with_context(|| format!("request from {from} to {to}"))).collect()
+        })?
+    }
+
+    /// Runs the `whoami` program in the sandbox of a running task.
+    pub fn in_task(&self, task: &RunningTask, words: &[&str]) -> Result<String> {
+        let netns = self.lab.socket(&task.node)?.with_file_name("netns").join(&task.id);
+        ensure!(netns.exists(), "no sandbox {}", netns.display());
+        let netns = format!("--net={}", netns.display());
+        let program = self.whoami_program();
+        let args: Vec<&str> =
+            [netns.as_str(), "--", &program].into_iter().chain(words.iter().copied()).collect();
+        bench_lab::run("nsenter", &args)
+    }
+
+    /// What helps to see why a scenario failed.
+    pub fn print_diagnosis(&self) {
+        for args in [&["node", "ls"][..], &["service", "ls"], &["service", "ps", "whoami", "--no-trunc"]] {
+            if let Ok(output) = self.docker(args) {
+                println!("    $ docker {}\n{}", args.join(" "), indented(&output));
+            }
+        }
+        for node in self.lab.nodes() {
+            if let Ok(log) = self.lab.log_file(&node.name)
+                && let Ok(text) = std::fs::read_to_string(log)
+            {
+                let lines: Vec<&str> = text.lines().collect();
+                println!(
+                    "    log of {}:\n{}",
+                    node.name,
+                    indented(&lines[lines.len().saturating_sub(12)..].join("\n"))
+                );
+            }
+        }
+    }
+}
+
+/// How often each value of `key` was answered.
+pub fn counts<'a>(answers: &'a [Answer], key: &str) -> BTreeMap<&'a str, usize> {
+    let mut counts = BTreeMap::new();
+    for answer in answers {
+        *counts.entry(answer.get(key)).or_default() += 1;
+    }
+    counts
+}
+
+fn indented(text: &str) -> String {
+    text.lines().map(|line| format!("      {line}")).collect::<Vec<_>>().join("\n")
+}
+
+fn program(variable: &str) -> Result<PathBuf> {
+    let path = std::env::var_os(variable)
+        .with_context(|| format!("{variable} is not set; run `cargo xtask test`"))?;
+    ensure!(Path::new(&path).exists(), "{variable} names no file");
+    Ok(path.into())
+}

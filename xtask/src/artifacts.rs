@@ -1,0 +1,66 @@
+//! What tasks need built before they run.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+
+use crate::sh::{cargo, cargo_command, root, show, target_dir};
+use crate::{image, setup};
+
+/// Programs built for a lab.
+#[derive(Debug, Clone)]
+pub struct Programs {
+    pub meshd: PathBuf,
+    pub meshctl: PathBuf,
+    /// Root file system of the demo's image, as a tar file for `docker import`.
+    pub whoami_image: PathBuf,
+}
+
+/// Optimised or quick to build.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Profile {
+    Dev,
+    Release,
+}
+
+/// Builds the daemon, the inspection tool and the demo's image.
+pub fn programs(profile: Profile) -> Result<Programs> {
+    let mut args = vec!["build", "--quiet", "-p", "meshd", "-p", "meshctl"];
+    if profile == Profile::Release {
+        args.push("--release");
+    }
+    cargo(&args)?;
+    let dir = target_dir().join(if profile == Profile::Release { "release" } else { "debug" });
+    Ok(Programs { meshd: dir.join("meshd"), meshctl: dir.join("meshctl"), whoami_image: image::whoami()? })
+}
+
+/// `cargo xtask bench quick`.
+pub fn bench_quick() -> Result<()> {
+    setup::run(setup::Scope::Everything)?;
+    let programs = programs(Profile::Release)?;
+    cargo(&["build", "--quiet", "--release", "-p", "bench-load"])?;
+    let mut bench = std::process::Command::new(target_dir().join("release/bench-load"));
+    show(bench.arg("quick").current_dir(root()).envs(environment(&programs)))
+}
+
+/// Tells tests and benches where the programs are.
+pub fn environment(programs: &Programs) -> [(&'static str, PathBuf); 3] {
+    [
+        ("MESH_MESHD", programs.meshd.clone()),
+        ("MESH_MESHCTL", programs.meshctl.clone()),
+        ("MESH_WHOAMI_IMAGE", programs.whoami_image.clone()),
+    ]
+}
+
+/// Static binaries go to a target directory of their own: other flags would rebuild everything.
+pub fn build_static(package: &str) -> Result<PathBuf> {
+    let dir = target_dir().join("static");
+    show(
+        cargo_command()
+            .args(["build", "--quiet", "--release", "--target", "x86_64-unknown-linux-gnu", "-p", package])
+            .arg("--target-dir")
+            .arg(&dir)
+            .env("RUSTFLAGS", "-C target-feature=+crt-static"),
+    )?;
+    Ok(dir.join("x86_64-unknown-linux-gnu/release").join(package))
+}
