@@ -16,9 +16,9 @@ use std::net::Ipv4Addr;
 use ipnetwork::Ipv4Network;
 
 pub use rows::{
-    AttachmentRow, Device, Endpoint, EndpointKey, FrontendKey, Hook, HookMode, HookTarget, Leg, LinkName,
-    NodeRoute, Owner, PacketFilter, Place, PortKey, Present, Program, Ring, RingKey, SandboxNet, Settings,
-    Singleton, VipKey, Vnis, protocol_name,
+    AttachmentRow, Device, Endpoint, EndpointKey, Frontend, FrontendKey, Hook, HookMode, HookTarget, Leg,
+    LinkName, NodeRoute, Owner, PacketFilter, Place, PortKey, Present, Program, Ring, RingKey, SandboxNet,
+    Settings, Singleton, VipKey, Vnis, protocol_name,
 };
 pub use table::Change;
 use table::{changes, write_table};
@@ -105,7 +105,7 @@ tables! {
     /// Virtual address → ring.
     vips: Vip(VipKey => RingKey),
     /// Published address and port → ring.
-    frontends: Frontend(FrontendKey => RingKey),
+    frontends: Frontend(FrontendKey => Frontend),
     /// What may be sent from the host end of a sandbox's link.
     attachments: Attachment(LinkName => AttachmentRow),
     /// Programs and where they hang.

@@ -54,15 +54,17 @@ impl LinkName {
     /// `mv` and 44 bits of the text's hash: fixed, so that the link is found again after a restart. With a thousand
     /// links the chance that two share a name is below 1 in 30 million.
     fn of_text(text: &str) -> Self {
-        Self(format!("{}{:011x}", Self::HOST_END_PREFIX, fnv1a(text.as_bytes()) >> 20))
+        Self(format!("{}{:011x}", Self::HOST_END_PREFIX, stable_hash(text) >> 20))
     }
 }
 
-/// FNV-1a, 64 bits: no cryptography, the same on every machine and in every version.
-fn fnv1a(bytes: &[u8]) -> u64 {
+/// FNV-1a with a last multiplication, so that texts which differ in their last byte differ in all bits: no cryptography,
+/// the same on every machine and in every version.
+fn stable_hash(text: &str) -> u64 {
     const OFFSET_BASIS: u64 = 0xcbf2_9ce4_8422_2325;
     const PRIME: u64 = 0x0000_0100_0000_01b3;
-    bytes.iter().fold(OFFSET_BASIS, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(PRIME))
+    let hash = text.bytes().fold(OFFSET_BASIS, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(PRIME));
+    (hash ^ (hash >> 32)).wrapping_mul(0x94d0_49bb_1331_11eb)
 }
 
 /// The value of a row that has only a key.
@@ -109,8 +111,8 @@ pub struct Settings {
     pub vtep: Ipv4Addr,
     pub vxlan_port: u16,
     pub vxlan_device: LinkName,
-    /// Interfaces that the underlay's packets come and go by; the first one holds the tunnel end.
-    pub uplinks: Vec<LinkName>,
+    /// The interface that holds the tunnel end's address.
+    pub uplink: LinkName,
     /// The routing mesh's network.
     pub ingress: Option<Vni>,
     pub underlay_mtu_bytes: u32,
@@ -118,7 +120,7 @@ pub struct Settings {
 
 impl Settings {
     pub(super) fn mentions(&self, link: &LinkName) -> bool {
-        self.vxlan_device == *link || self.uplinks.contains(link)
+        self.vxlan_device == *link || self.uplink == *link
     }
 }
 
@@ -219,16 +221,24 @@ pub struct FrontendKey {
     pub port: u16,
 }
 
+/// What serves a frontend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Frontend {
+    pub ring: RingKey,
+    /// The port that the backends listen on.
+    pub target: u16,
+}
+
 /// Who may send from the host end of a veth pair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AttachmentRow {
-    /// `None` for a way out.
-    pub vni: Option<Vni>,
+    pub vni: Vni,
     pub address: Ipv4Network,
     pub mac: Mac,
     pub gateway: Ipv4Addr,
-    /// Its sandbox's address in the ingress network: replies of published ports may leave by any leg.
-    pub ingress_address: Option<Ipv4Addr>,
+    pub mtu_bytes: u32,
+    /// In the routing mesh's network: answers of published ports leave here.
+    pub ingress: bool,
 }
 
 /// Where one program hangs.

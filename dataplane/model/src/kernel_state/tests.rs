@@ -80,11 +80,12 @@ fn rows_bound_to_a_link_are_forgotten_with_its_sandbox() {
     let mut held = state();
     let mac = net.legs[0].mac;
     let row = AttachmentRow {
-        vni: Some(vni()),
+        vni: vni(),
         address: net.legs[0].address,
         mac,
         gateway: net.legs[0].gateway,
-        ingress_address: None,
+        mtu_bytes: 1450,
+        ingress: false,
     };
     held.sandboxes.insert(id.clone(), net);
     held.attachments.insert(host.clone(), row);

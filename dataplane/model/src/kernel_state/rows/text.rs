@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::{
-    AttachmentRow, Device, Endpoint, EndpointKey, FrontendKey, Hook, HookMode, HookTarget, Leg, LinkName,
-    NodeRoute, Owner, PacketFilter, Place, PortKey, Present, Ring, RingKey, SandboxNet, Settings, Singleton,
-    VipKey, Vnis,
+    AttachmentRow, Device, Endpoint, EndpointKey, Frontend, FrontendKey, Hook, HookMode, HookTarget, Leg,
+    LinkName, NodeRoute, Owner, PacketFilter, Place, PortKey, Present, Ring, RingKey, SandboxNet, Settings,
+    Singleton, VipKey, Vnis,
 };
 use crate::view::{ProtocolNumber, SandboxId, Vni};
 
@@ -89,11 +89,10 @@ impl fmt::Display for PacketFilter {
 impl fmt::Display for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ingress = self.ingress.map_or_else(|| "none".to_owned(), |vni| vni.to_string());
-        let Self { vtep, vxlan_port, vxlan_device, uplinks, underlay_mtu_bytes, .. } = self;
+        let Self { vtep, vxlan_port, vxlan_device, uplink, underlay_mtu_bytes, .. } = self;
         write!(
             f,
-            "vtep {vtep}:{vxlan_port} dev {vxlan_device} uplinks {} ingress {ingress} mtu {underlay_mtu_bytes}",
-            join(uplinks)
+            "vtep {vtep}:{vxlan_port} dev {vxlan_device} uplink {uplink} mtu {underlay_mtu_bytes} ingress {ingress}"
         )
     }
 }
@@ -193,17 +192,17 @@ impl fmt::Display for FrontendKey {
     }
 }
 
+impl fmt::Display for Frontend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} port {}", self.ring, self.target)
+    }
+}
+
 impl fmt::Display for AttachmentRow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.vni {
-            Some(vni) => write!(f, "vni {vni}")?,
-            None => f.write_str("way out")?,
-        }
-        write!(f, " {} {} via {}", self.address, self.mac, self.gateway)?;
-        if let Some(address) = self.ingress_address {
-            write!(f, " ingress {address}")?;
-        }
-        Ok(())
+        let Self { vni, address, mac, gateway, mtu_bytes, ingress } = self;
+        write!(f, "vni {vni} {address} {mac} via {gateway} mtu {mtu_bytes}")?;
+        if *ingress { f.write_str(" ingress") } else { Ok(()) }
     }
 }
 

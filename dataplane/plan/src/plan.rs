@@ -1,0 +1,115 @@
+//! [`plan`]: from the view and the machine's facts to the wanted kernel state.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+
+use dataplane_model::kernel_state::{Device, Hook, LinkName, NodeRoute, Owner, Present, Settings, Singleton};
+use dataplane_model::{KernelState, NodeView, SandboxId, Vni};
+
+use crate::facts::{NodeFacts, Uplink};
+use crate::maglev::RingMemo;
+use crate::{hooks, sandboxes, services};
+
+/// Bytes that VXLAN adds over IPv4: outer IPv4 20, UDP 8, VXLAN 8, inner Ethernet 14 (RFC 7348 section 5).
+pub(crate) const VXLAN_OVERHEAD_BYTES: u32 = 50;
+
+/// What the kernel should hold, and what of the view it can't.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Plan {
+    pub state: KernelState,
+    /// Why each hook is the way it is, for operators.
+    pub reasons: BTreeMap<Hook, String>,
+    /// Sandboxes that can't be built as the view asks.
+    pub refused: BTreeMap<SandboxId, String>,
+    /// What else of the view is left out, one sentence each.
+    pub problems: Vec<String>,
+}
+
+/// Why there is no plan at all.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PlanError {
+    #[error("no interface of this node has its data-path address {vtep}: see --data-path-addr")]
+    NoUplink { vtep: Ipv4Addr },
+}
+
+/// The wanted kernel state.
+pub fn plan(view: &NodeView, facts: &NodeFacts, memo: &mut RingMemo) -> Result<Plan, PlanError> {
+    let (name, uplink) = primary_uplink(view, facts)?;
+    let mut plan = Plan::default();
+    plan_node(view, facts, (name, uplink), &mut plan.state);
+    sandboxes::plan(view, facts, uplink.mtu_bytes, &mut plan);
+    plan_peers(view, facts, &mut plan.state);
+    services::plan(view, facts, memo, &mut plan);
+    hooks::plan(facts, &mut plan);
+    memo.finish_plan();
+    Ok(plan)
+}
+
+fn primary_uplink<'a>(
+    view: &NodeView,
+    facts: &'a NodeFacts,
+) -> Result<(&'a LinkName, &'a Uplink), PlanError> {
+    facts
+        .uplinks
+        .iter()
+        .find(|(_, uplink)| uplink.addresses.contains(&view.vtep))
+        .ok_or(PlanError::NoUplink { vtep: view.vtep })
+}
+
+/// Devices, forwarding and routes of the node itself.
+fn plan_node(
+    view: &NodeView,
+    facts: &NodeFacts,
+    (name, uplink): (&LinkName, &Uplink),
+    state: &mut KernelState,
+) {
+    let overlay_mtu_bytes = uplink.mtu_bytes.saturating_sub(VXLAN_OVERHEAD_BYTES);
+    let vxlan = Device::Vxlan { port: view.vxlan_port, mtu_bytes: overlay_mtu_bytes };
+    state.devices.insert(LinkName::vxlan(), vxlan);
+    let bridge = Device::Bridge { address: sandboxes::bridge_address(facts), mtu_bytes: uplink.mtu_bytes };
+    state.devices.insert(LinkName::gateway_bridge(), bridge);
+    state.forwarding.insert(LinkName::gateway_bridge(), Present);
+    state.forwarding.extend(facts.uplinks.keys().map(|uplink| (uplink.clone(), Present)));
+    let ingress = ingress_network(view);
+    if let Some(network) = ingress {
+        // Processes of the node reach tasks through the tunnel device; the source is what strict rp_filter expects back.
+        let route = NodeRoute { device: LinkName::vxlan(), source: view.vtep };
+        state.routes.insert(network.subnet, route);
+    }
+    let settings = Settings {
+        vtep: view.vtep,
+        vxlan_port: view.vxlan_port,
+        vxlan_device: LinkName::vxlan(),
+        uplink: name.clone(),
+        ingress: ingress.map(|network| network.vni),
+        underlay_mtu_bytes: uplink.mtu_bytes,
+    };
+    state.settings.insert(Singleton, settings);
+}
+
+/// Who may send tunnelled packets, and who owns which address. What this node's interfaces hold is its own, whatever
+/// the cluster still thinks: an address may just have moved here.
+fn plan_peers(view: &NodeView, facts: &NodeFacts, state: &mut KernelState) {
+    for (vtep, peer) in &view.peers {
+        state.peers.insert(*vtep, Present);
+        let addresses = peer.addresses.iter().filter_map(|address| match address {
+            IpAddr::V4(address) => Some(*address),
+            IpAddr::V6(_) => None,
+        });
+        state.owners.extend(addresses.chain([*vtep]).map(|address| (address, Owner::Node(*vtep))));
+    }
+    state.owners.extend(own_addresses(facts).map(|address| (address, Owner::ThisNode)));
+}
+
+/// Addresses of this node that other machines reach it by.
+pub(crate) fn own_addresses(facts: &NodeFacts) -> impl Iterator<Item = Ipv4Addr> + '_ {
+    facts.uplinks.values().flat_map(|uplink| uplink.addresses.iter().copied())
+}
+
+pub(crate) fn ingress_network(view: &NodeView) -> Option<&dataplane_model::Network> {
+    view.ingress.and_then(|key| view.networks.get(&key))
+}
+
+pub(crate) fn ingress_vni(view: &NodeView) -> Option<Vni> {
+    ingress_network(view).map(|network| network.vni)
+}

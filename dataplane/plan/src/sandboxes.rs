@@ -1,0 +1,219 @@
+//! Sandboxes: their legs, what is behind each, the way out and its packet filter.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+use dataplane_model::kernel_state::{
+    AttachmentRow, Endpoint, EndpointKey, Leg, LinkName, PacketFilter, Place, SandboxNet, Singleton, Vnis,
+};
+use dataplane_model::{Attachment, Mac, Network, NodeView, Sandbox, SandboxId};
+use ebpf_abi::limits::MAX_SANDBOX_NETWORKS;
+use ipnetwork::Ipv4Network;
+
+use crate::facts::NodeFacts;
+use crate::maglev::mix;
+use crate::plan::{Plan, VXLAN_OVERHEAD_BYTES, ingress_vni};
+
+/// Routing table of `eth0`'s address; the next ones follow. Low numbers, but for the kernel's own at 253–255, are free in
+/// a namespace that is ours.
+const FIRST_TABLE: u32 = 100;
+/// The smallest MTU of an IPv4 interface (RFC 791 section 3.2).
+const MIN_MTU_BYTES: u32 = 68;
+
+/// Address and prefix of the gateway bridge: the first of its subnet.
+pub(crate) fn bridge_address(facts: &NodeFacts) -> Ipv4Network {
+    let subnet = facts.gateway_subnet;
+    let first = subnet.nth(1).unwrap_or(subnet.network());
+    Ipv4Network::new(first, subnet.prefix()).expect("the prefix of a valid network")
+}
+
+/// Fills the tables of sandboxes, attachments, endpoints and cookies, and the packet filter.
+pub(crate) fn plan(view: &NodeView, facts: &NodeFacts, underlay_mtu_bytes: u32, plan: &mut Plan) {
+    let mut gateway = GatewayAddresses::new(facts);
+    let mut filter = PacketFilter {
+        bridge: LinkName::gateway_bridge(),
+        subnet: facts.gateway_subnet,
+        guarded: if facts.host_forwards { BTreeSet::new() } else { facts.uplinks.keys().cloned().collect() },
+        no_egress: BTreeSet::new(),
+        host_ports: BTreeMap::new(),
+    };
+    for (id, sandbox) in &view.sandboxes {
+        let overlay = match overlay_legs(view, id, sandbox, underlay_mtu_bytes) {
+            Ok(overlay) => overlay,
+            Err(reason) => {
+                plan.refused.insert(id.clone(), reason);
+                continue;
+            }
+        };
+        let way_out = if sandbox.egress || !sandbox.host_ports.is_empty() {
+            let Some(address) = gateway.of(id) else {
+                plan.refused.insert(id.clone(), format!("no free address in {}", facts.gateway_subnet));
+                continue;
+            };
+            publish_on_host(id, sandbox, address, (&mut filter, plan));
+            Some(gateway_leg(id, sandbox.egress, (overlay.len(), address), facts, underlay_mtu_bytes))
+        } else {
+            None
+        };
+        plan_one(view, id, overlay, way_out, plan);
+    }
+    plan_remote_endpoints(view, plan);
+    plan.state.filter.insert(Singleton, filter);
+}
+
+/// A leg in an overlay network, with the network.
+type OverlayLeg<'a> = (Leg, &'a Network);
+
+fn overlay_legs<'a>(
+    view: &'a NodeView,
+    id: &SandboxId,
+    sandbox: &Sandbox,
+    underlay_mtu_bytes: u32,
+) -> Result<Vec<OverlayLeg<'a>>, String> {
+    if sandbox.attachments.len() > MAX_SANDBOX_NETWORKS {
+        let n_networks = sandbox.attachments.len();
+        return Err(format!("in {n_networks} networks, {MAX_SANDBOX_NETWORKS} is the most"));
+    }
+    let leg = |(position, attachment): (usize, &Attachment)| {
+        let network = view
+            .networks
+            .get(&attachment.network)
+            .ok_or_else(|| format!("attached to unknown network {:032x}", attachment.network.0))?;
+        let most = underlay_mtu_bytes.saturating_sub(VXLAN_OVERHEAD_BYTES);
+        let leg = Leg {
+            name: leg_name(position),
+            host: LinkName::of_attachment(id, network.vni),
+            bridge: None,
+            address: Ipv4Network::new(attachment.address, network.subnet.prefix())
+                .expect("the prefix of a valid network"),
+            mac: Mac::of_endpoint(attachment.address),
+            mtu_bytes: network.mtu_bytes.unwrap_or(most).min(most).max(MIN_MTU_BYTES),
+            gateway: network.gateway,
+            table: table(position),
+            default_route: false,
+        };
+        Ok((leg, network))
+    };
+    sandbox.attachments.iter().enumerate().map(leg).collect()
+}
+
+fn gateway_leg(
+    id: &SandboxId,
+    default_route: bool,
+    (position, address): (usize, Ipv4Addr),
+    facts: &NodeFacts,
+    underlay_mtu_bytes: u32,
+) -> Leg {
+    let bridge = bridge_address(facts);
+    Leg {
+        name: leg_name(position),
+        host: LinkName::of_gateway_leg(id),
+        bridge: Some(LinkName::gateway_bridge()),
+        address: Ipv4Network::new(address, bridge.prefix()).expect("the prefix of a valid network"),
+        mac: Mac::of_endpoint(address),
+        mtu_bytes: underlay_mtu_bytes,
+        gateway: bridge.ip(),
+        table: table(position),
+        default_route,
+    }
+}
+
+fn leg_name(position: usize) -> LinkName {
+    LinkName::new(&format!("eth{position}")).expect("short, and at most 17 legs")
+}
+
+fn table(position: usize) -> u32 {
+    FIRST_TABLE + u32::try_from(position).expect("at most 17 legs")
+}
+
+fn plan_one(
+    view: &NodeView,
+    id: &SandboxId,
+    overlay: Vec<OverlayLeg<'_>>,
+    way_out: Option<Leg>,
+    plan: &mut Plan,
+) {
+    let state = &mut plan.state;
+    let ingress = ingress_vni(view);
+    for (leg, network) in &overlay {
+        let row = AttachmentRow {
+            vni: network.vni,
+            address: leg.address,
+            mac: leg.mac,
+            gateway: leg.gateway,
+            mtu_bytes: leg.mtu_bytes,
+            ingress: ingress == Some(network.vni),
+        };
+        state.attachments.insert(leg.host.clone(), row);
+        let key = EndpointKey { vni: network.vni, address: leg.address.ip() };
+        state.endpoints.insert(key, Endpoint { mac: leg.mac, place: Place::Local(leg.host.clone()) });
+    }
+    state.cookies.insert(id.clone(), Vnis(overlay.iter().map(|(_, network)| network.vni).collect()));
+    let legs = overlay.into_iter().map(|(leg, _)| leg).chain(way_out).collect();
+    state.sandboxes.insert(id.clone(), SandboxNet { legs });
+}
+
+/// Endpoints of other nodes. An address that a sandbox here has is here, though a manager may still show its last node.
+fn plan_remote_endpoints(view: &NodeView, plan: &mut Plan) {
+    for ((network, address), remote) in &view.remote_endpoints {
+        let Some(network) = view.networks.get(network) else { continue };
+        let key = EndpointKey { vni: network.vni, address: *address };
+        let endpoint = Endpoint { mac: Mac::of_endpoint(*address), place: Place::Remote(remote.vtep) };
+        plan.state.endpoints.entry(key).or_insert(endpoint);
+    }
+}
+
+fn publish_on_host(
+    id: &SandboxId,
+    sandbox: &Sandbox,
+    address: Ipv4Addr,
+    (filter, plan): (&mut PacketFilter, &mut Plan),
+) {
+    if !sandbox.egress {
+        filter.no_egress.insert(address);
+    }
+    for port in &sandbox.host_ports {
+        let key = (port.protocol, port.published);
+        if filter.host_ports.contains_key(&key) {
+            plan.problems.push(format!("host port {} of task {id} is taken by another task", port.published));
+            continue;
+        }
+        filter.host_ports.insert(key, (address, port.target));
+    }
+}
+
+/// Addresses behind the gateway bridge. They mean nothing outside this node, so no manager gives them out: a sandbox
+/// keeps the one that it has, a new one gets the first free address after a place that its id chooses, so that an
+/// address that was just given up is seldom the next one taken.
+struct GatewayAddresses<'a> {
+    facts: &'a NodeFacts,
+    taken: BTreeSet<Ipv4Addr>,
+}
+
+impl<'a> GatewayAddresses<'a> {
+    fn new(facts: &'a NodeFacts) -> Self {
+        let taken = facts.gateway_addresses.values().copied().collect();
+        Self { facts, taken }
+    }
+
+    /// `None` if the subnet is full.
+    fn of(&mut self, id: &SandboxId) -> Option<Ipv4Addr> {
+        let subnet = self.facts.gateway_subnet;
+        if let Some(address) =
+            self.facts.gateway_addresses.get(id).filter(|address| subnet.contains(**address))
+        {
+            return Some(*address);
+        }
+        // Not the network's address, the bridge's, or the broadcast address.
+        let n_hosts = subnet.size().checked_sub(3).filter(|n_hosts| *n_hosts > 0)?;
+        let hash = id.0.bytes().fold(0, |hash, byte| mix(hash ^ u64::from(byte)));
+        let start = u32::try_from(hash % u64::from(n_hosts)).expect("below a u32");
+        let address = (0..n_hosts).find_map(|step| {
+            let host = u32::try_from((u64::from(start) + u64::from(step)) % u64::from(n_hosts))
+                .expect("below a u32");
+            subnet.nth(host + 2).filter(|address| !self.taken.contains(address))
+        })?;
+        self.taken.insert(address);
+        Some(address)
+    }
+}

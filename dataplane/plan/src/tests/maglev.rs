@@ -1,0 +1,87 @@
+//! What a ring must be, for any set of backends.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+use proptest::prelude::*;
+
+use crate::RingMemo;
+use crate::maglev::{ring, size};
+
+fn backends() -> impl Strategy<Value = BTreeSet<Ipv4Addr>> {
+    prop::collection::btree_set(
+        any::<u16>().prop_map(|low| Ipv4Addr::from(0x0a00_0000 + u32::from(low))),
+        1..60,
+    )
+}
+
+fn places(set: &BTreeSet<Ipv4Addr>) -> BTreeMap<Ipv4Addr, usize> {
+    ring(set).0.iter().fold(BTreeMap::new(), |mut places, address| {
+        *places.entry(*address).or_insert(0) += 1;
+        places
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn shares_are_even(set in backends()) {
+        let places = places(&set);
+        let even = f64::from(size(set.len())) / f64::from(u32::try_from(set.len()).unwrap());
+
+        prop_assert_eq!(places.keys().copied().collect::<BTreeSet<_>>(), set);
+        for (address, count) in places {
+            let share = f64::from(u32::try_from(count).unwrap());
+            prop_assert!((share - even).abs() <= even * 0.03, "{} has {} of {}", address, share, even);
+        }
+    }
+
+    #[test]
+    fn a_backend_that_leaves_moves_few_others(set in backends(), victim in any::<prop::sample::Index>()) {
+        prop_assume!(set.len() > 1 && size(set.len()) == size(set.len() - 1));
+        let victim = *victim.get(&set.iter().copied().collect::<Vec<_>>());
+        let mut rest = set.clone();
+        rest.remove(&victim);
+
+        let (before, after) = (ring(&set), ring(&rest));
+        let moved = before.0.iter().zip(after.0.iter()).filter(|(old, new)| **old != victim && old != new).count();
+
+        prop_assert!(moved * 100 <= before.0.len() * 4, "{} of {} places moved", moved, before.0.len());
+    }
+}
+
+#[test]
+fn sizes_are_primes_that_fit() {
+    for n_backends in [1, 2, 3, 10, 20, 41, 655] {
+        let size = size(n_backends);
+        assert!(usize::try_from(size).unwrap() >= n_backends * 100 && size <= 65_537);
+        assert!((2..size).take_while(|factor| factor * factor <= size).all(|factor| size % factor != 0));
+    }
+    assert_eq!(size(100_000), 65_537);
+    assert_eq!(size(655), ebpf_abi::limits::MAX_RING_PLACES);
+}
+
+#[test]
+fn no_backends_no_places() {
+    assert_eq!(ring(&BTreeSet::new()).0.len(), 0);
+}
+
+#[test]
+fn more_backends_than_places_end() {
+    let many: BTreeSet<Ipv4Addr> = (0..70_000).map(|low| Ipv4Addr::from(0x0a00_0000 + low)).collect();
+    assert_eq!(ring(&many).0.len(), 65_537);
+}
+
+#[test]
+fn the_memo_gives_the_same_rings() {
+    let set: BTreeSet<Ipv4Addr> = (1..5).map(|low| Ipv4Addr::new(10, 0, 0, low)).collect();
+    let mut memo = RingMemo::default();
+
+    let first = memo.ring(&set);
+    memo.finish_plan();
+    let second = memo.ring(&set);
+
+    assert_eq!(first, ring(&set));
+    assert!(std::sync::Arc::ptr_eq(&first.0, &second.0));
+}

@@ -1,0 +1,222 @@
+//! Single rules of planning.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+
+use dataplane_model::kernel_state::{
+    Hook, HookMode, HookTarget, LinkName, Owner, Place, Program, RingKey, Singleton,
+};
+use dataplane_model::{KernelState, NetworkKey, NodeView, PublishedPort, SandboxId, Vni};
+
+use super::fixture::{APP, HTTP, INGRESS, NODE_B, NODE_I, WEB, facts, sandbox, view};
+use crate::facts::{IngressHook, NodeFacts, TcAttach};
+use crate::{Plan, PlanError, RingMemo, plan};
+
+fn planned(view: &NodeView, facts: &NodeFacts) -> Plan {
+    plan(view, facts, &mut RingMemo::default()).unwrap()
+}
+
+fn ingress_ring(state: &KernelState) -> BTreeSet<Ipv4Addr> {
+    let key = RingKey::of(WEB, Vni::new(4096).unwrap());
+    state.rings[&key].0.iter().copied().collect()
+}
+
+fn set_ready(view: &mut NodeView, last_octet: u8, ready: bool) {
+    let service = view.services.get_mut(&WEB).unwrap();
+    for ((_, address), backend) in &mut service.backends {
+        if address.octets()[3] == last_octet {
+            backend.ready = ready;
+        }
+    }
+}
+
+#[test]
+fn backends_that_are_not_ready_leave_the_ring() {
+    let mut view = view();
+    set_ready(&mut view, 6, false);
+
+    assert_eq!(ingress_ring(&planned(&view, &facts()).state), BTreeSet::from([Ipv4Addr::new(10, 0, 0, 5)]));
+}
+
+#[test]
+fn the_last_backends_stay_though_none_is_ready() {
+    let mut view = view();
+    set_ready(&mut view, 5, false);
+    set_ready(&mut view, 6, false);
+
+    let both = BTreeSet::from([Ipv4Addr::new(10, 0, 0, 5), Ipv4Addr::new(10, 0, 0, 6)]);
+    assert_eq!(ingress_ring(&planned(&view, &facts()).state), both);
+}
+
+#[test]
+fn a_backend_without_endpoint_is_not_in_the_ring() {
+    let mut view = view();
+    view.remote_endpoints.clear();
+
+    assert_eq!(ingress_ring(&planned(&view, &facts()).state), BTreeSet::from([Ipv4Addr::new(10, 0, 0, 5)]));
+}
+
+#[test]
+fn all_rings_are_the_same_on_both_nodes() {
+    let here = view();
+    let mut there = view();
+    let (id, _) = sandbox(5);
+    there.vtep = NODE_B;
+    there.sandboxes = [sandbox(6)].into();
+    there.remote_endpoints.clear();
+    for (key, address) in [(INGRESS, Ipv4Addr::new(10, 0, 0, 5)), (APP, Ipv4Addr::new(10, 0, 1, 5))] {
+        let endpoint =
+            dataplane_model::RemoteEndpoint { vtep: NODE_I, task_name: id.0.clone(), aliases: vec![] };
+        there.remote_endpoints.insert((key, address), endpoint);
+    }
+    let mut their_facts = facts();
+    their_facts.uplinks.values_mut().for_each(|uplink| uplink.addresses = vec![NODE_B]);
+
+    assert_eq!(planned(&here, &facts()).state.rings, planned(&there, &their_facts).state.rings);
+}
+
+#[test]
+fn mtu_follows_the_underlay_and_never_exceeds_it() {
+    let mut view = view();
+    view.networks.get_mut(&APP).unwrap().mtu_bytes = Some(1400);
+    view.networks.get_mut(&INGRESS).unwrap().mtu_bytes = Some(9000);
+
+    let state = planned(&view, &facts()).state;
+
+    let mtus: Vec<u32> = state.sandboxes[&sandbox(5).0].legs.iter().map(|leg| leg.mtu_bytes).collect();
+    assert_eq!(mtus, [1450, 1400, 1500]);
+}
+
+#[test]
+fn an_address_held_here_is_here() {
+    let mut view = view();
+    let moved = Ipv4Addr::new(198, 18, 0, 50);
+    view.peers.get_mut(&NODE_B).unwrap().addresses.push(moved.into());
+    let mut facts = facts();
+    facts.uplinks.values_mut().for_each(|uplink| uplink.addresses.push(moved));
+
+    let state = planned(&view, &facts).state;
+
+    assert_eq!(state.owners[&moved], Owner::ThisNode);
+    assert_eq!(state.owners[&NODE_B], Owner::Node(NODE_B));
+    assert!(state.frontends.keys().any(|key| key.address == moved && key.port == 8080));
+}
+
+#[test]
+fn a_sandbox_here_wins_over_a_remote_endpoint_with_its_address() {
+    let mut view = view();
+    let stale = view.remote_endpoints.values().next().unwrap().clone();
+    view.remote_endpoints.insert((INGRESS, Ipv4Addr::new(10, 0, 0, 5)), stale);
+
+    let state = planned(&view, &facts()).state;
+
+    let mine = state.endpoints.iter().find(|(key, _)| key.address == Ipv4Addr::new(10, 0, 0, 5)).unwrap().1;
+    assert!(matches!(mine.place, Place::Local(_)));
+}
+
+#[test]
+fn gateway_addresses_are_kept_and_never_shared() {
+    let mut view = view();
+    view.sandboxes.extend((10..60).map(sandbox));
+    let first = planned(&view, &facts()).state;
+    let legs = |state: &KernelState| -> Vec<(SandboxId, Ipv4Addr)> {
+        let gateway = |net: &dataplane_model::kernel_state::SandboxNet| net.legs[2].address.ip();
+        state.sandboxes.iter().map(|(id, net)| (id.clone(), gateway(net))).collect()
+    };
+    let mut facts = facts();
+    facts.gateway_addresses = legs(&first).into_iter().collect();
+    view.sandboxes.extend((60..90).map(sandbox));
+
+    let second = planned(&view, &facts).state;
+
+    let addresses: BTreeSet<Ipv4Addr> = legs(&second).into_iter().map(|(_, address)| address).collect();
+    assert_eq!(addresses.len(), second.sandboxes.len());
+    for (id, address) in legs(&first) {
+        assert_eq!(second.sandboxes[&id].legs[2].address.ip(), address);
+    }
+}
+
+#[test]
+fn a_full_gateway_subnet_refuses_the_next_sandbox() {
+    let mut view = view();
+    view.sandboxes.extend((10..17).map(sandbox));
+    let mut facts = facts();
+    facts.gateway_subnet = "172.18.0.0/29".parse().unwrap();
+
+    let planned = planned(&view, &facts);
+
+    assert_eq!(planned.state.sandboxes.len(), 5);
+    assert_eq!(planned.refused.len(), 3);
+}
+
+#[test]
+fn a_task_of_internal_networks_has_no_way_out() {
+    let mut view = view();
+    let (id, _) = sandbox(5);
+    let sandbox = view.sandboxes.get_mut(&id).unwrap();
+    sandbox.egress = false;
+
+    let without_ports = planned(&view, &facts()).state;
+    view.sandboxes.get_mut(&id).unwrap().host_ports.push(HTTP);
+    let with_ports = planned(&view, &facts()).state;
+
+    assert_eq!(without_ports.sandboxes[&id].legs.len(), 2);
+    let leg = &with_ports.sandboxes[&id].legs[2];
+    assert!(!leg.default_route);
+    assert_eq!(with_ports.filter[&Singleton].no_egress, BTreeSet::from([leg.address.ip()]));
+    assert_eq!(with_ports.filter[&Singleton].host_ports[&(6, 8080)], (leg.address.ip(), 80));
+}
+
+#[test]
+fn what_the_kernel_cannot_do_is_refused_by_name() {
+    let mut view = view();
+    view.services.get_mut(&WEB).unwrap().ingress_ports.push(PublishedPort {
+        protocol: 132,
+        published: 9,
+        target: 9,
+    });
+    let (id, mut lost) = sandbox(7);
+    lost.attachments[0].network = NetworkKey(99);
+    view.sandboxes.insert(id.clone(), lost);
+
+    let planned = planned(&view, &facts());
+
+    assert!(planned.problems[0].contains("protocol 132"), "{:?}", planned.problems);
+    assert!(planned.refused[&id].contains("unknown network"), "{:?}", planned.refused);
+    assert!(!planned.state.sandboxes.contains_key(&id));
+}
+
+#[test]
+fn no_interface_with_the_tunnel_end_is_an_error() {
+    let mut view = view();
+    view.vtep = Ipv4Addr::new(192, 0, 2, 1);
+
+    let refused = plan(&view, &facts(), &mut RingMemo::default());
+
+    assert_eq!(refused, Err(PlanError::NoUplink { vtep: view.vtep }));
+}
+
+#[test]
+fn hooks_follow_the_interface_and_the_wish() {
+    let uplink = || HookTarget::Interface(LinkName::new("up0").unwrap());
+    let xdp = |facts: &NodeFacts| {
+        let hook = Hook { program: Program::Xdp, target: uplink() };
+        planned(&view(), facts).state.hooks.get(&hook).copied()
+    };
+    let mut nic = facts();
+    nic.uplinks.values_mut().for_each(|uplink| {
+        uplink.kind = None;
+        uplink.has_native_xdp = true;
+    });
+    let mut forced = facts();
+    forced.ingress_hook = IngressHook::Xdp;
+    let mut old = facts();
+    old.tc_attach = TcAttach::Clsact;
+
+    assert_eq!(xdp(&facts()), None);
+    assert_eq!(xdp(&nic), Some(HookMode::XdpNative));
+    assert_eq!(xdp(&forced), Some(HookMode::XdpNative));
+    let beneath = Hook { program: Program::Uplink, target: uplink() };
+    assert_eq!(planned(&view(), &forced).state.hooks[&beneath], HookMode::Tcx);
+    assert_eq!(planned(&view(), &old).state.hooks[&beneath], HookMode::Clsact);
+}
