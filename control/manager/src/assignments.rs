@@ -9,17 +9,24 @@ use control_model::assignment::{EndpointView, Peer, ServiceView};
 use control_model::object::{NetworkAttachment, Slot};
 use control_model::spec::PublishMode;
 use control_model::{
-    Assignment, AssignmentKey, Node, NetworkId, NodeId, Service, ServiceId, Task, TaskId, TaskState,
+    Assignment, AssignmentKey, NetworkId, Node, NodeId, Service, ServiceId, Task, TaskId, TaskState,
 };
 use control_store::{Event, EventKind, State};
 
 /// What has been sent to one node.
 #[derive(Debug, Clone)]
 pub struct NodeAssignments {
+    scope: Scope,
+    rows: BTreeMap<AssignmentKey, Assignment>,
+}
+
+/// What decides which rows a node needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Scope {
     node: NodeId,
     /// Networks of the node's tasks, and the routing mesh's.
     networks: BTreeSet<NetworkId>,
-    rows: BTreeMap<AssignmentKey, Assignment>,
+    ingress: Option<NetworkId>,
 }
 
 /// Rows to put and to remove, on top of what was sent before.
@@ -38,9 +45,9 @@ impl Increment {
 impl NodeAssignments {
     /// The complete set of `node` in `state`.
     pub fn new(node: NodeId, state: &State) -> Self {
-        let networks = networks_of(node, state);
-        let rows = all_rows(node, &networks, state);
-        Self { node, networks, rows }
+        let scope = Scope::new(node, state);
+        let rows = scope.all_rows(state);
+        Self { scope, rows }
     }
 
     /// All rows, by key.
@@ -49,25 +56,21 @@ impl NodeAssignments {
     }
 
     /// Goes on to `state`, which is the one before plus (at least) `events`.
-    pub fn advance<'a>(
-        &mut self,
-        state: &State,
-        events: impl IntoIterator<Item = &'a Event>,
-    ) -> Increment {
+    pub fn advance<'a>(&mut self, state: &State, events: impl IntoIterator<Item = &'a Event>) -> Increment {
         let mut dirty = Dirty::default();
         for event in events {
-            dirty.note(self.node, state, event);
+            dirty.note(self.scope.node, state, event);
         }
         if dirty.networks {
-            let networks = networks_of(self.node, state);
-            if networks != self.networks {
-                self.networks = networks;
-                return self.replace(all_rows(self.node, &self.networks, state));
+            let scope = Scope::new(self.scope.node, state);
+            if scope != self.scope {
+                self.scope = scope;
+                return self.replace(self.scope.all_rows(state));
             }
         }
         let mut increment = Increment::default();
         for key in dirty.keys {
-            self.set(key, row(self.node, &self.networks, state, key), &mut increment);
+            self.set(key, self.scope.row(state, key), &mut increment);
         }
         increment
     }
@@ -160,101 +163,91 @@ fn same_for_agent(old: &Assignment, new: &Assignment) -> bool {
     }
 }
 
-/// The ingress network and those of the node's tasks, as far as the allocator has made them.
-fn networks_of(node: NodeId, state: &State) -> BTreeSet<NetworkId> {
-    let own = state.tasks_of_node(node).filter(|t| is_assigned(t));
-    let joined = own.flat_map(|t| t.attachments.iter().map(|a| a.network));
-    state.ingress_network().map(|n| n.id).into_iter().chain(joined).collect()
-}
+impl Scope {
+    /// The ingress network and those of the node's tasks.
+    fn new(node: NodeId, state: &State) -> Self {
+        let own = state.tasks_of_node(node).filter(|t| is_assigned(t));
+        let joined = own.flat_map(|t| t.attachments.iter().map(|a| a.network));
+        let ingress = state.ingress_network().map(|n| n.id);
+        Self { node, networks: ingress.into_iter().chain(joined).collect(), ingress }
+    }
 
-fn all_rows(
-    node: NodeId,
-    networks: &BTreeSet<NetworkId>,
-    state: &State,
-) -> BTreeMap<AssignmentKey, Assignment> {
-    let keys = (state.tasks_of_node(node).map(|t| AssignmentKey::Task(t.id)))
-        .chain(networks.iter().map(|n| AssignmentKey::Network(*n)))
-        .chain(state.services().iter().map(|s| AssignmentKey::Service(s.id)))
-        .chain(state.tasks().iter().map(|t| AssignmentKey::Endpoint(t.id)))
-        .chain(state.nodes().iter().map(|n| AssignmentKey::Peer(n.id)));
-    keys.filter_map(|key| Some((key, row(node, networks, state, key)?))).collect()
-}
+    fn all_rows(&self, state: &State) -> BTreeMap<AssignmentKey, Assignment> {
+        let keys = (state.tasks_of_node(self.node).map(|t| AssignmentKey::Task(t.id)))
+            .chain(self.networks.iter().map(|n| AssignmentKey::Network(*n)))
+            .chain(state.services().iter().map(|s| AssignmentKey::Service(s.id)))
+            .chain(state.tasks().iter().map(|t| AssignmentKey::Endpoint(t.id)))
+            .chain(state.nodes().iter().map(|n| AssignmentKey::Peer(n.id)));
+        keys.filter_map(|key| Some((key, self.row(state, key)?))).collect()
+    }
 
-/// The row of `key` for `node`; `None` if the node needs none.
-fn row(
-    node: NodeId,
-    networks: &BTreeSet<NetworkId>,
-    state: &State,
-    key: AssignmentKey,
-) -> Option<Assignment> {
-    match key {
-        AssignmentKey::Task(id) => {
-            let task = state.tasks().get(&id)?;
-            (task.node == Some(node) && is_assigned(task)).then(|| Assignment::Task(Box::new((**task).clone())))
+    /// The row of `key`; `None` if the node needs none.
+    fn row(&self, state: &State, key: AssignmentKey) -> Option<Assignment> {
+        match key {
+            AssignmentKey::Task(id) => {
+                let task = state.tasks().get(&id).filter(|t| t.node == Some(self.node) && is_assigned(t))?;
+                Some(Assignment::Task(Box::new((**task).clone())))
+            }
+            AssignmentKey::Network(id) => {
+                let network = state.networks().get(&id)?;
+                (self.networks.contains(&id) && network.state.is_some())
+                    .then(|| Assignment::Network(Box::new((**network).clone())))
+            }
+            AssignmentKey::Service(id) => self.service_row(state, id),
+            AssignmentKey::Endpoint(id) => self.endpoint_row(state, id),
+            AssignmentKey::Peer(id) => peer_row(state, id),
         }
-        AssignmentKey::Network(id) => {
-            let network = state.networks().get(&id).filter(|n| networks.contains(&n.id) && n.state.is_some())?;
-            Some(Assignment::Network(Box::new((**network).clone())))
+    }
+
+    fn service_row(&self, state: &State, id: ServiceId) -> Option<Assignment> {
+        let service = state.services().get(&id)?;
+        let endpoint = service.endpoint.clone()?;
+        let published = endpoint.ports.iter().any(|p| p.mode == PublishMode::Ingress);
+        if !published && !self.shares_network(state, service) {
+            return None;
         }
-        AssignmentKey::Service(id) => service_row(networks, state, id),
-        AssignmentKey::Endpoint(id) => endpoint_row(networks, state, id),
-        AssignmentKey::Peer(id) => peer_row(state, id),
+        let aliases = service.spec.task.networks.iter().filter(|n| self.networks.contains(&n.target));
+        Some(Assignment::Service(ServiceView {
+            id,
+            name: service.spec.name.clone(),
+            endpoint,
+            aliases: aliases.map(|n| (n.target, n.aliases.clone())).collect(),
+        }))
+    }
+
+    /// The service, or a task from before its last update, is in a network of this node's tasks.
+    fn shares_network(&self, state: &State, service: &Service) -> bool {
+        let joined = |n: &NetworkId| self.networks.contains(n) && Some(*n) != self.ingress;
+        let wanted = service.spec.task.networks.iter().map(|n| &n.target);
+        let given = service.endpoint.iter().flat_map(|e| e.vips.iter().map(|(network, _)| network));
+        let mut tasks = state.tasks_of_service(service.id).filter(|t| is_assigned(t));
+        wanted.chain(given).any(joined) || tasks.any(|t| t.attachments.iter().any(|a| joined(&a.network)))
+    }
+
+    fn endpoint_row(&self, state: &State, id: TaskId) -> Option<Assignment> {
+        let task = state.tasks().get(&id).filter(|t| is_assigned(t))?;
+        let node = task.node?;
+        let attachments: Vec<NetworkAttachment> =
+            task.attachments.iter().filter(|a| self.networks.contains(&a.network)).cloned().collect();
+        if attachments.is_empty() {
+            return None;
+        }
+        let alive = state.nodes().get(&node).is_some_and(|n| n.status.data_path_alive);
+        let runs = task.status.state == TaskState::Running && task.desired_state == TaskState::Running;
+        Some(Assignment::Endpoint(EndpointView {
+            task: id,
+            service: task.service,
+            name: task_name(task),
+            node,
+            attachments,
+            ready: runs && alive,
+        }))
     }
 }
 
 /// The agent has it from ASSIGNED until it has ended; a task that left the set is removed with its container.
 fn is_assigned(task: &Task) -> bool {
     task.status.state >= TaskState::Assigned && !task.status.state.is_terminal()
-}
-
-fn service_row(networks: &BTreeSet<NetworkId>, state: &State, id: ServiceId) -> Option<Assignment> {
-    let service = state.services().get(&id)?;
-    let endpoint = service.endpoint.clone()?;
-    let published = endpoint.ports.iter().any(|p| p.mode == PublishMode::Ingress);
-    if !published && !shares_network(networks, state, service) {
-        return None;
-    }
-    let aliases = service.spec.task.networks.iter().filter(|n| networks.contains(&n.target));
-    Some(Assignment::Service(ServiceView {
-        id,
-        name: service.spec.name.clone(),
-        endpoint,
-        aliases: aliases.map(|n| (n.target, n.aliases.clone())).collect(),
-    }))
-}
-
-fn shares_network(networks: &BTreeSet<NetworkId>, state: &State, service: &Service) -> bool {
-    let wanted = service.spec.task.networks.iter().map(|n| n.target);
-    let given = service.endpoint.iter().flat_map(|e| e.vips.iter().map(|(network, _)| *network));
-    wanted.chain(given).any(|n| networks.contains(&n) && !is_ingress(state, n))
-        || state.tasks_of_service(service.id).any(|t| {
-            is_assigned(t)
-                && t.attachments.iter().any(|a| networks.contains(&a.network) && !is_ingress(state, a.network))
-        })
-}
-
-fn is_ingress(state: &State, id: NetworkId) -> bool {
-    state.networks().get(&id).is_some_and(|n| n.spec.ingress)
-}
-
-fn endpoint_row(networks: &BTreeSet<NetworkId>, state: &State, id: TaskId) -> Option<Assignment> {
-    let task = state.tasks().get(&id).filter(|t| is_assigned(t))?;
-    let node = task.node?;
-    let attachments: Vec<NetworkAttachment> =
-        task.attachments.iter().filter(|a| networks.contains(&a.network)).cloned().collect();
-    if attachments.is_empty() {
-        return None;
-    }
-    let alive = state.nodes().get(&node).is_some_and(|n| n.status.data_path_alive);
-    let runs = task.status.state == TaskState::Running && task.desired_state == TaskState::Running;
-    Some(Assignment::Endpoint(EndpointView {
-        task: id,
-        service: task.service,
-        name: task_name(task),
-        node,
-        attachments,
-        ready: runs && alive,
-    }))
 }
 
 /// `<service>.<slot>.<task id>`, with the node's id as slot for global services.

@@ -5,4 +5,5 @@
 pub mod assignments;
 pub mod clock;
 pub mod dispatcher;
+pub mod leader;
 pub mod liveness;

@@ -83,7 +83,9 @@ impl Dispatcher {
     }
 
     fn session(&self, node: NodeId, id: &str) -> Result<Arc<Session>, Status> {
-        self.sessions.get(node, id).ok_or_else(|| Status::failed_precondition("the session is not valid any more"))
+        self.sessions
+            .get(node, id)
+            .ok_or_else(|| Status::failed_precondition("the session is not valid any more"))
     }
 }
 
@@ -133,6 +135,3 @@ impl Service for Dispatcher {
         Ok(Response::new(pb::Empty {}))
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -68,8 +68,7 @@ impl Sessions {
             closed: CancellationToken::new(),
             progress: Mutex::default(),
         });
-        let before =
-            self.open.lock().unwrap_or_else(PoisonError::into_inner).insert(node, session.clone());
+        let before = self.open.lock().unwrap_or_else(PoisonError::into_inner).insert(node, session.clone());
         if let Some(before) = before {
             before.closed.cancel();
         }

@@ -75,7 +75,9 @@ fn own_changes(
     for (id, status) in statuses {
         match state.tasks().get(&id) {
             Some(task) if task.node == Some(node) => changes.push(Change::TaskStatus { id, status }),
-            Some(_) => return Err(Status::permission_denied(format!("task {id} is not assigned to this node"))),
+            Some(_) => {
+                return Err(Status::permission_denied(format!("task {id} is not assigned to this node")));
+            }
             None => {}
         }
     }

@@ -11,8 +11,8 @@ use control_store::{EventBatch, EventKind, EventReceiver, ReplicatedStore, State
 use futures::{Stream, StreamExt};
 use tonic::Status;
 
-use super::sessions::{Session, SessionGuard, Sessions};
 use super::removed;
+use super::sessions::{Session, SessionGuard, Sessions};
 use crate::assignments::NodeAssignments;
 
 /// Writes that come within this time of each other go out as one message: a burst of task changes costs each agent
@@ -47,7 +47,8 @@ pub fn session_messages(
 async fn wait_for_members(events: &mut EventReceiver, session: &Session) -> bool {
     loop {
         let Some(Some(batch)) = session.closed.run_until_cancelled(events.next()).await else { return false };
-        let concerns = |e: &control_store::Event| matches!(e.kind, EventKind::Node(..) | EventKind::Cluster(..));
+        let concerns =
+            |e: &control_store::Event| matches!(e.kind, EventKind::Node(..) | EventKind::Cluster(..));
         if batch.events.iter().any(concerns) {
             return true;
         }

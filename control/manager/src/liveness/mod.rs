@@ -126,7 +126,12 @@ impl Life {
         };
         // A node that stays down keeps the reason that it was given first.
         let message = if state == node.status.state { node.status.message.as_str() } else { message };
-        NodeStatus { state, message: message.to_owned(), addr: self.addr.or(node.status.addr), data_path_alive }
+        NodeStatus {
+            state,
+            message: message.to_owned(),
+            addr: self.addr.or(node.status.addr),
+            data_path_alive,
+        }
     }
 }
 

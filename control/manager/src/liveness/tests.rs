@@ -18,7 +18,8 @@ struct World {
 
 impl World {
     fn new(n_nodes: u128) -> Self {
-        let mut world = Self { state: State::default(), liveness: Liveness::new(Timestamp(0)), out: String::new() };
+        let mut world =
+            Self { state: State::default(), liveness: Liveness::new(Timestamp(0)), out: String::new() };
         let mut changes = vec![Change::Create(Object::Cluster(Box::new(cluster())))];
         changes.extend((1..=n_nodes).map(|id| Change::Create(Object::Node(Box::new(node(id))))));
         world.apply(changes);

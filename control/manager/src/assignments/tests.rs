@@ -1,0 +1,300 @@
+//! Folding increments over random changes gives the set that a fresh start would give.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use control_model::object::{
+    Endpoint, Meta, Network, NetworkState, NodeDescription, NodeState, NodeStatus, TaskStatus,
+};
+use control_model::spec::{
+    EndpointMode, EndpointSpec, NetworkAttachmentSpec, NetworkSpec, NodeSpec, PortConfig, Protocol, Role,
+    ServiceMode, ServiceSpec, TaskSpec, UpdateConfig,
+};
+use control_model::{Change, Entry, Object, ObjectRef, RequestId, Timestamp};
+use proptest::prelude::*;
+
+use super::*;
+
+const N_NODES: u8 = 3;
+const N_NETWORKS: u8 = 3;
+const N_SERVICES: u8 = 3;
+const N_TASKS: u8 = 6;
+/// The node whose set is looked at.
+const ME: u8 = 1;
+/// The network that is the routing mesh's.
+const INGRESS: u8 = 1;
+
+/// One step of a random history.
+#[derive(Debug, Clone)]
+enum Step {
+    Node { id: u8, vtep: bool, alive: bool },
+    Network { id: u8, allocated: bool },
+    Service { id: u8, network: u8, published: bool, allocated: bool },
+    Task { id: u8, service: u8, node: u8, networks: Vec<u8> },
+    Status { task: u8, state: TaskState },
+    Desired { task: u8, state: TaskState },
+    Delete(ObjectRef),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let state = || prop::sample::select(TaskState::ALL.to_vec());
+    prop_oneof![
+        (1..=N_NODES, any::<bool>(), any::<bool>()).prop_map(|(id, vtep, alive)| Step::Node {
+            id,
+            vtep,
+            alive
+        }),
+        (1..=N_NETWORKS, any::<bool>()).prop_map(|(id, allocated)| Step::Network { id, allocated }),
+        (1..=N_SERVICES, 1..=N_NETWORKS, any::<bool>(), any::<bool>()).prop_map(
+            |(id, network, published, allocated)| Step::Service { id, network, published, allocated }
+        ),
+        (1..=N_TASKS, 1..=N_SERVICES, 0..=N_NODES, prop::collection::vec(1..=N_NETWORKS, 0..3))
+            .prop_map(|(id, service, node, networks)| Step::Task { id, service, node, networks }),
+        (1..=N_TASKS, state()).prop_map(|(task, state)| Step::Status { task, state }),
+        (1..=N_TASKS, state()).prop_map(|(task, state)| Step::Desired { task, state }),
+        (1..=N_NODES).prop_map(|id| Step::Delete(ObjectRef::Node(node_id(id)))),
+        (1..=N_NETWORKS).prop_map(|id| Step::Delete(ObjectRef::Network(network_id(id)))),
+        (1..=N_SERVICES).prop_map(|id| Step::Delete(ObjectRef::Service(service_id(id)))),
+        (1..=N_TASKS).prop_map(|id| Step::Delete(ObjectRef::Task(task_id(id)))),
+    ]
+}
+
+fn node_id(id: u8) -> NodeId {
+    NodeId::from_bits(id.into())
+}
+
+fn network_id(id: u8) -> NetworkId {
+    NetworkId::from_bits(id.into())
+}
+
+fn service_id(id: u8) -> ServiceId {
+    ServiceId::from_bits(id.into())
+}
+
+fn task_id(id: u8) -> TaskId {
+    TaskId::from_bits(id.into())
+}
+
+/// The changes of a step: what exists is replaced, as its owner would.
+fn changes(state: &State, step: &Step) -> Vec<Change> {
+    match step {
+        Step::Node { id, vtep, alive } => {
+            let status =
+                NodeStatus { state: NodeState::Ready, data_path_alive: *alive, ..NodeStatus::default() };
+            let data_path_addr = vtep.then(|| Ipv4Addr::new(198, 18, 0, *id));
+            let description = NodeDescription {
+                hostname: format!("node{id}"),
+                data_path_addr,
+                addresses: data_path_addr.map(IpAddr::V4).into_iter().collect(),
+                ..NodeDescription::default()
+            };
+            let id = node_id(*id);
+            let mut changes =
+                vec![Change::NodeStatus { id, status }, Change::NodeDescription { id, description }];
+            if state.nodes().get(&id).is_none() {
+                changes.insert(0, Change::Create(Object::Node(Box::new(node(id)))));
+            }
+            changes
+        }
+        Step::Network { id, allocated } => {
+            vec![put(state, Object::Network(Box::new(network(*id, *allocated))))]
+        }
+        Step::Service { id, network, published, allocated } => {
+            vec![put(state, Object::Service(Box::new(service(*id, *network, *published, *allocated))))]
+        }
+        Step::Task { id, service, node, networks } => {
+            vec![put(state, Object::Task(Box::new(task(*id, *service, *node, networks))))]
+        }
+        Step::Status { task, state } => {
+            let status = TaskStatus { state: *state, ..TaskStatus::default() };
+            vec![Change::TaskStatus { id: task_id(*task), status }]
+        }
+        Step::Desired { task, state } => vec![Change::TaskDesired { id: task_id(*task), state: *state }],
+        Step::Delete(name) => vec![Change::Delete(*name)],
+    }
+}
+
+fn put(state: &State, object: Object) -> Change {
+    let version = match &object {
+        Object::Network(o) => state.networks().get(&o.id).map(|o| o.meta.version),
+        Object::Service(o) => state.services().get(&o.id).map(|o| o.meta.version),
+        Object::Task(o) => state.tasks().get(&o.id).map(|o| o.meta.version),
+        Object::Cluster(_) | Object::Node(_) => None,
+    };
+    match version {
+        Some(expected) => Change::Update { object, expected },
+        None => Change::Create(object),
+    }
+}
+
+fn node(id: NodeId) -> Node {
+    Node {
+        id,
+        meta: Meta::default(),
+        spec: NodeSpec::default(),
+        description: NodeDescription::default(),
+        status: NodeStatus::default(),
+        manager: None,
+        certificate_role: Role::Worker,
+    }
+}
+
+fn network(id: u8, allocated: bool) -> Network {
+    Network {
+        id: network_id(id),
+        meta: Meta::default(),
+        spec: NetworkSpec { name: format!("net{id}"), ingress: id == INGRESS, ..NetworkSpec::default() },
+        state: allocated.then(|| NetworkState { vni: 4096 + u32::from(id), ipam: Vec::new() }),
+        pending_delete: false,
+    }
+}
+
+fn service(id: u8, network: u8, published: bool, allocated: bool) -> Service {
+    let ports = if published {
+        vec![PortConfig {
+            name: String::new(),
+            protocol: Protocol::Tcp,
+            target: 80,
+            published: 8000 + u16::from(id),
+            mode: PublishMode::Ingress,
+        }]
+    } else {
+        Vec::new()
+    };
+    let target = NetworkAttachmentSpec { target: network_id(network), aliases: vec![format!("alias{id}")] };
+    Service {
+        id: service_id(id),
+        meta: Meta::default(),
+        spec: ServiceSpec {
+            name: format!("service{id}"),
+            labels: control_model::spec::Labels::new(),
+            task: TaskSpec { networks: vec![target], ..TaskSpec::default() },
+            mode: ServiceMode::Global,
+            update: UpdateConfig::default(),
+            rollback: UpdateConfig::default(),
+            has_update: false,
+            has_rollback: false,
+            endpoint: EndpointSpec::default(),
+        },
+        previous_spec: None,
+        previous_spec_version: 0,
+        endpoint: allocated.then(|| Endpoint { ports, ..Endpoint::default() }),
+        update_status: None,
+        pending_delete: false,
+    }
+}
+
+fn task(id: u8, service: u8, node: u8, networks: &[u8]) -> Task {
+    let attachments = networks.iter().map(|n| NetworkAttachment {
+        network: network_id(*n),
+        address: format!("10.{n}.0.{id}/24").parse().expect("an address"),
+        aliases: Vec::new(),
+    });
+    Task {
+        id: task_id(id),
+        meta: Meta::default(),
+        service: service_id(service),
+        service_name: format!("service{service}"),
+        slot: Slot::Replica(id.into()),
+        node: (node > 0).then(|| node_id(node)),
+        spec: TaskSpec::default(),
+        spec_version: 0,
+        endpoint_mode: EndpointMode::Vip,
+        ports: Vec::new(),
+        attachments: attachments.collect(),
+        status: TaskStatus { state: TaskState::Assigned, ..TaskStatus::default() },
+        desired_state: TaskState::Running,
+        drained: false,
+    }
+}
+
+fn apply(state: &mut State, changes: Vec<Change>) -> Vec<Event> {
+    let index = state.index() + 1;
+    let entry = Entry { request: RequestId(index.into()), at: Timestamp(0), changes };
+    state.apply(index, &entry).expect("the step fits the state")
+}
+
+/// What an agent does with increments.
+fn fold(set: &mut BTreeMap<AssignmentKey, Assignment>, increment: Increment) {
+    for key in increment.removals {
+        assert!(set.remove(&key).is_some(), "removal of {key:?}, which was never sent");
+    }
+    set.extend(increment.upserts.into_iter().map(|row| (row.key(), row)));
+}
+
+/// Statuses are the agent's own words and are not echoed.
+fn without_echo(mut set: BTreeMap<AssignmentKey, Assignment>) -> BTreeMap<AssignmentKey, Assignment> {
+    for row in set.values_mut() {
+        if let Assignment::Task(task) = row {
+            task.meta = Meta::default();
+            task.status = TaskStatus::default();
+        }
+    }
+    set
+}
+
+proptest! {
+    #[test]
+    fn increments_add_up_to_a_fresh_set(steps in prop::collection::vec((step(), any::<bool>()), 1..60)) {
+        let mut state = State::default();
+        let mut sender = NodeAssignments::new(node_id(ME), &state);
+        let mut received = sender.complete().into_iter().map(|row| (row.key(), row)).collect();
+        let mut events = Vec::new();
+        for (step, send) in steps {
+            let changes = changes(&state, &step);
+            events.extend(apply(&mut state, changes));
+            if send {
+                fold(&mut received, sender.advance(&state, &events));
+                events.clear();
+                prop_assert_eq!(
+                    without_echo(received.clone()),
+                    without_echo(NodeAssignments::new(node_id(ME), &state).rows)
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_backend_is_ready_while_it_runs_is_wanted_and_its_data_path_lives() {
+    let mut state = State::default();
+    let mut ready = Vec::new();
+    for step in [
+        Step::Node { id: 2, vtep: true, alive: true },
+        Step::Network { id: INGRESS, allocated: true },
+        Step::Task { id: 1, service: 1, node: 2, networks: vec![INGRESS] },
+        Step::Status { task: 1, state: TaskState::Running },
+        Step::Node { id: 2, vtep: true, alive: false },
+        Step::Node { id: 2, vtep: true, alive: true },
+        Step::Desired { task: 1, state: TaskState::Shutdown },
+        Step::Status { task: 1, state: TaskState::Shutdown },
+    ] {
+        let changes = changes(&state, &step);
+        apply(&mut state, changes);
+        let set = NodeAssignments::new(node_id(ME), &state).complete();
+        ready.push(set.iter().find_map(|row| match row {
+            Assignment::Endpoint(endpoint) => Some(endpoint.ready),
+            _ => None,
+        }));
+    }
+    let expected = [None, None, Some(false), Some(true), Some(false), Some(true), Some(false), None];
+    assert_eq!(ready, expected);
+}
+
+#[test]
+fn a_node_is_told_of_foreign_networks_only_while_a_task_of_its_own_is_in_them() {
+    let mut state = State::default();
+    let mut keys = |step: Step| {
+        let changes = changes(&state, &step);
+        apply(&mut state, changes);
+        let rows = NodeAssignments::new(node_id(ME), &state).rows;
+        rows.keys().map(|key| format!("{key:?}").replace('0', "")).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(keys(Step::Network { id: 2, allocated: true }), "");
+    assert_eq!(keys(Step::Service { id: 1, network: 2, published: false, allocated: true }), "");
+    assert_eq!(keys(Step::Task { id: 1, service: 1, node: 2, networks: vec![2] }), "");
+    assert_eq!(
+        keys(Step::Task { id: 2, service: 1, node: ME, networks: vec![2] }),
+        "Task(2) Network(2) Service(1) Endpoint(1) Endpoint(2)"
+    );
+    assert_eq!(keys(Step::Status { task: 2, state: TaskState::Failed }), "");
+}
