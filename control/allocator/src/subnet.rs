@@ -1,0 +1,187 @@
+//! Addresses of one subnet: who holds which, and which rest after use.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::Ipv4Addr;
+
+use control_model::{ServiceId, TaskId};
+use ipnetwork::Ipv4Network;
+
+/// Who holds an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Holder {
+    Gateway,
+    Vip(ServiceId),
+    Task(TaskId),
+}
+
+/// The addresses of one subnet that may be handed out.
+///
+/// A freed address rests: it is handed out again only when every other one is held, the longest-resting first,
+/// so that a peer's stale neighbour entry, flow or DNS answer does not lead to another task.
+#[derive(Debug, Clone)]
+pub(crate) struct SubnetPool {
+    subnet: Ipv4Network,
+    /// Addresses that may be handed out: the subnet's (or its range's) without network and broadcast address.
+    first: u32,
+    last: u32,
+    held: BTreeMap<u32, Holder>,
+    resting: BTreeSet<u32>,
+    rest_order: VecDeque<u32>,
+    /// Where the search for an address that was never held begins.
+    next: u32,
+}
+
+impl SubnetPool {
+    /// A pool over `range` within `subnet`, `gateway` held. `range` is clipped to the subnet.
+    pub(crate) fn new(subnet: Ipv4Network, range: Option<Ipv4Network>, gateway: Option<Ipv4Addr>) -> Self {
+        let (low, high) = usable(subnet);
+        let (first, last) = range.map_or((low, high), |range| {
+            (u32::from(range.network()).max(low), u32::from(range.broadcast()).min(high))
+        });
+        let held = gateway.map(|gateway| (u32::from(gateway), Holder::Gateway)).into_iter().collect();
+        Self { subnet, first, last, held, resting: BTreeSet::new(), rest_order: VecDeque::new(), next: first }
+    }
+
+    pub(crate) fn subnet(&self) -> Ipv4Network {
+        self.subnet
+    }
+
+    /// Hands out an address; `None` when all are held.
+    pub(crate) fn allocate(&mut self, holder: Holder) -> Option<Ipv4Addr> {
+        let address = self.never_held().or_else(|| self.longest_resting())?;
+        self.held.insert(address, holder);
+        self.next = address.saturating_add(1);
+        Some(address.into())
+    }
+
+    /// Notes an address that `holder` has already. `false` if another holds it.
+    pub(crate) fn hold(&mut self, address: Ipv4Addr, holder: Holder) -> bool {
+        let address = u32::from(address);
+        let held = *self.held.entry(address).or_insert(holder) == holder;
+        if held {
+            self.resting.remove(&address);
+            // A pool that is built from held addresses goes on after the highest of them.
+            if (self.next..=self.last).contains(&address) {
+                self.next = address.saturating_add(1);
+            }
+        }
+        held
+    }
+
+    /// Frees an address if `holder` holds it.
+    pub(crate) fn free(&mut self, address: Ipv4Addr, holder: Holder) -> bool {
+        let address = u32::from(address);
+        if self.held.get(&address) != Some(&holder) {
+            return false;
+        }
+        self.held.remove(&address);
+        if (self.first..=self.last).contains(&address) && self.resting.insert(address) {
+            self.rest_order.push_back(address);
+        }
+        true
+    }
+
+    /// The first address from `next` upwards, then from the start, that is neither held nor resting.
+    fn never_held(&self) -> Option<u32> {
+        if self.first > self.last {
+            return None;
+        }
+        let size = u64::from(self.last - self.first) + 1;
+        let taken = self.held.range(self.first..=self.last).count() + self.resting.len();
+        if u64::try_from(taken).is_ok_and(|taken| taken >= size) {
+            return None;
+        }
+        let start = self.next.clamp(self.first, self.last);
+        (start..=self.last).chain(self.first..start).find(|address| !self.is_taken(*address))
+    }
+
+    fn is_taken(&self, address: u32) -> bool {
+        self.held.contains_key(&address) || self.resting.contains(&address)
+    }
+
+    fn longest_resting(&mut self) -> Option<u32> {
+        while let Some(address) = self.rest_order.pop_front() {
+            // An entry whose address was held again meanwhile is stale.
+            if self.resting.remove(&address) {
+                return Some(address);
+            }
+        }
+        None
+    }
+}
+
+/// First and last address that a host may have; /31 and /32 use all (RFC 3021).
+fn usable(subnet: Ipv4Network) -> (u32, u32) {
+    let (network, broadcast) = (u32::from(subnet.network()), u32::from(subnet.broadcast()));
+    if subnet.prefix() >= 31 { (network, broadcast) } else { (network + 1, broadcast - 1) }
+}
+
+/// The subnet's first host address: its gateway, unless the user names another.
+pub(crate) fn first_host(subnet: Ipv4Network) -> Ipv4Addr {
+    usable(subnet).0.into()
+}
+
+/// Whether two subnets share an address.
+pub(crate) fn overlap(a: Ipv4Network, b: Ipv4Network) -> bool {
+    a.contains(b.network()) || b.contains(a.network())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pool(prefix: u8) -> SubnetPool {
+        let subnet = Ipv4Network::new([10, 0, 1, 0].into(), prefix).unwrap();
+        SubnetPool::new(subnet, None, Some(first_host(subnet)))
+    }
+
+    fn task(n: u128) -> Holder {
+        Holder::Task(TaskId::from_bits(n))
+    }
+
+    #[test]
+    fn never_hands_out_network_gateway_or_broadcast() {
+        let mut pool = pool(29);
+        let all: Vec<_> = std::iter::from_fn(|| pool.allocate(task(1))).collect();
+        assert_eq!(all, (2..=6).map(|host| Ipv4Addr::new(10, 0, 1, host)).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_freed_address_rests_until_all_others_are_held() {
+        let mut pool = pool(29);
+        let first = pool.allocate(task(1)).unwrap();
+        let second = pool.allocate(task(2)).unwrap();
+        assert!(pool.free(second, task(2)) && pool.free(first, task(1)));
+        let rest: Vec<_> = std::iter::from_fn(|| pool.allocate(task(3))).collect();
+        assert_eq!(rest.iter().map(|a| a.octets()[3]).collect::<Vec<_>>(), [4, 5, 6, 3, 2]);
+    }
+
+    #[test]
+    fn only_the_holder_frees() {
+        let mut pool = pool(24);
+        let address = pool.allocate(task(1)).unwrap();
+        assert!(!pool.free(address, task(2)));
+        assert!(!pool.hold(address, task(2)));
+        assert!(pool.hold(address, task(1)));
+        assert!(pool.free(address, task(1)));
+        assert!(!pool.free(address, task(1)));
+    }
+
+    #[test]
+    fn keeps_to_the_range() {
+        let subnet: Ipv4Network = "10.0.1.0/24".parse().unwrap();
+        let mut pool = SubnetPool::new(subnet, "10.0.1.252/30".parse().ok(), Some(first_host(subnet)));
+        let all: Vec<_> = std::iter::from_fn(|| pool.allocate(task(1))).map(|a| a.octets()[3]).collect();
+        assert_eq!(all, [252, 253, 254]);
+    }
+
+    #[test]
+    fn a_held_address_outside_the_range_is_kept_and_freed() {
+        let subnet: Ipv4Network = "10.0.1.0/24".parse().unwrap();
+        let mut pool = SubnetPool::new(subnet, "10.0.1.252/30".parse().ok(), None);
+        assert!(pool.hold([10, 0, 1, 9].into(), task(1)));
+        assert!(pool.free([10, 0, 1, 9].into(), task(1)));
+        let all: Vec<_> = std::iter::from_fn(|| pool.allocate(task(1))).map(|a| a.octets()[3]).collect();
+        assert_eq!(all, [252, 253, 254]);
+    }
+}
