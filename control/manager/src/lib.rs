@@ -3,7 +3,10 @@
 #![forbid(unsafe_code)]
 
 pub mod assignments;
+pub mod ca_server;
 pub mod clock;
+pub mod control;
 pub mod dispatcher;
 pub mod leader;
 pub mod liveness;
+pub mod roles;

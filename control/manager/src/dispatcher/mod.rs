@@ -20,6 +20,7 @@ use tonic::{Request, Response, Status};
 
 pub use sessions::{Session, SessionGuard, Sessions};
 pub use status::StatusWriter;
+pub(crate) use stream::{role_to_hold, role_word};
 
 use crate::clock;
 use crate::liveness::reporter::take_report;

@@ -1,0 +1,174 @@
+//! The certificate authority's server: tells the root, gives new nodes their first certificate for a join token,
+//! and renews certificates in the role that the cluster now wants.
+
+use std::sync::Arc;
+
+use control_ca::{IssueError, RootCa, role_of_token};
+use control_model::object::{Cluster, Meta, NodeDescription, NodeStatus};
+use control_model::spec::{Availability, NodeSpec, Role};
+use control_model::{Change, Node, NodeId, Object, PeerIdentity};
+use control_rpc::pb;
+use control_rpc::pb::ca_server::Ca;
+use control_rpc::require_node;
+use control_store::{ProposeError, ReadError, ReplicatedStore};
+use tonic::{Request, Response, Status};
+
+use crate::clock;
+use crate::dispatcher::{removed, role_to_hold, role_word};
+
+/// A renewal's write is repeated this often when others write the node at the same moment.
+const ATTEMPTS: u32 = 5;
+
+/// The service. The signing key is in the replicated state: every manager can sign.
+pub struct CaServer {
+    store: Arc<dyn ReplicatedStore>,
+}
+
+/// A certificate that was made, and for whom.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Issued {
+    pub identity: PeerIdentity,
+    pub certificate_pem: String,
+    pub root_pem: String,
+}
+
+impl CaServer {
+    pub fn new(store: Arc<dyn ReplicatedStore>) -> Self {
+        Self { store }
+    }
+
+    /// Makes a new node of whoever holds `token`, in the token's role.
+    pub async fn join(
+        &self,
+        csr_pem: &str,
+        token: &str,
+        availability: Availability,
+    ) -> Result<Issued, Status> {
+        let cluster = self.cluster()?;
+        let role = role_of_token(token, &cluster.ca.worker_token, &cluster.ca.manager_token)
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let identity =
+            PeerIdentity { node_id: NodeId::from_bits(rand::random()), role, cluster_id: cluster.id };
+        let issued = issue(&cluster, csr_pem, identity)?;
+        let node = new_node(identity.node_id, role, availability);
+        self.store.propose(vec![Change::Create(Object::Node(Box::new(node)))]).await.map_err(unwritten)?;
+        Ok(issued)
+    }
+
+    /// A new certificate for `caller`, in the role that it should hold now. A removed node is refused.
+    pub async fn renew(&self, csr_pem: &str, caller: PeerIdentity) -> Result<Issued, Status> {
+        self.store.linearize().await.map_err(unread)?;
+        let cluster = self.cluster()?;
+        let state = self.store.state();
+        let node = state.nodes().get(&caller.node_id).ok_or_else(|| removed(caller.node_id))?;
+        let identity = PeerIdentity { role: role_to_hold(node), ..caller };
+        let issued = issue(&cluster, csr_pem, identity)?;
+        self.note_role(identity).await?;
+        Ok(issued)
+    }
+
+    fn cluster(&self) -> Result<Arc<Cluster>, Status> {
+        let state = self.store.state();
+        state.cluster().cloned().ok_or_else(|| Status::unavailable("the cluster is not ready yet"))
+    }
+
+    async fn note_role(&self, identity: PeerIdentity) -> Result<(), Status> {
+        for _ in 0..ATTEMPTS {
+            let state = self.store.state();
+            let node = state.nodes().get(&identity.node_id).ok_or_else(|| removed(identity.node_id))?;
+            if node.certificate_role == identity.role {
+                return Ok(());
+            }
+            let object = Node { certificate_role: identity.role, ..(**node).clone() };
+            let change =
+                Change::Update { object: Object::Node(Box::new(object)), expected: node.meta.version };
+            match self.store.propose(vec![change]).await {
+                Err(ProposeError::Refused(_)) => {}
+                done => return done.map(drop).map_err(unwritten),
+            }
+        }
+        Err(Status::aborted("the node is being changed by others; try again"))
+    }
+}
+
+fn unread(error: ReadError) -> Status {
+    Status::unavailable(error.to_string())
+}
+
+fn unwritten(error: ProposeError) -> Status {
+    Status::unavailable(error.to_string())
+}
+
+fn issue(cluster: &Cluster, csr_pem: &str, identity: PeerIdentity) -> Result<Issued, Status> {
+    let root = RootCa::from_pem(&cluster.ca.root_cert, &cluster.ca.root_key)
+        .map_err(|error| Status::internal(error.to_string()))?;
+    let certificate_pem = root
+        .issue(csr_pem, identity, clock::now(), cluster.spec.node_cert_expiry)
+        .map_err(|error| refused(&error))?;
+    Ok(Issued { identity, certificate_pem, root_pem: cluster.ca.root_cert.clone() })
+}
+
+fn refused(error: &IssueError) -> Status {
+    match error {
+        IssueError::BadRequest(_) | IssueError::RequestTooLarge | IssueError::KeyType => {
+            Status::invalid_argument(error.to_string())
+        }
+        IssueError::LifeTooShort | IssueError::Sign(_) => Status::internal(error.to_string()),
+    }
+}
+
+/// A node that was never heard.
+pub fn new_node(id: NodeId, role: Role, availability: Availability) -> Node {
+    Node {
+        id,
+        meta: Meta::default(),
+        spec: NodeSpec { role, availability, ..NodeSpec::default() },
+        description: NodeDescription::default(),
+        status: NodeStatus::default(),
+        manager: None,
+        certificate_role: role,
+    }
+}
+
+/// Docker's word for an availability; none is active.
+fn parse_availability(word: &str) -> Result<Availability, Status> {
+    match word {
+        "" | "active" => Ok(Availability::Active),
+        "pause" => Ok(Availability::Pause),
+        "drain" => Ok(Availability::Drain),
+        other => Err(Status::invalid_argument(format!("invalid availability: {other:?}"))),
+    }
+}
+
+#[tonic::async_trait]
+impl Ca for CaServer {
+    async fn get_root_certificate(
+        &self,
+        _request: Request<pb::Empty>,
+    ) -> Result<Response<pb::RootCertificate>, Status> {
+        Ok(Response::new(pb::RootCertificate { pem: self.cluster()?.ca.root_cert.clone() }))
+    }
+
+    async fn issue_node_certificate(
+        &self,
+        request: Request<pb::IssueRequest>,
+    ) -> Result<Response<pb::IssueReply>, Status> {
+        let body = request.get_ref();
+        let issued = if body.token.is_empty() {
+            self.renew(&body.csr_pem, require_node(&request)?).await?
+        } else {
+            let availability = parse_availability(&body.availability)?;
+            self.join(&body.csr_pem, &body.token, availability).await?
+        };
+        Ok(Response::new(pb::IssueReply {
+            node_id: issued.identity.node_id.to_string(),
+            cluster_id: issued.identity.cluster_id.to_string(),
+            role: role_word(issued.identity.role).to_owned(),
+            certificate_pem: issued.certificate_pem,
+            root_pem: issued.root_pem,
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests;
