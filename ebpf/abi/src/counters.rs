@@ -90,10 +90,10 @@ numbered! {
         MeshVxlan = 2, "mesh_vxlan", "tc ingress of the VXLAN device: to endpoints, and replies on their way out";
         MeshVxlanOut = 3, "mesh_vxlan_out", "tc egress of the VXLAN device: from the node's processes to backends";
         MeshTask = 4, "mesh_task", "tc ingress of a task's host-side veth: ARP, replies, task to task";
-        MeshConnect4 = 5, "mesh_connect4", "connect() of the node's processes and sandboxes";
-        MeshSendmsg4 = 6, "mesh_sendmsg4", "sendmsg() of unconnected datagram sockets";
-        MeshRecvmsg4 = 7, "mesh_recvmsg4", "recvmsg() of datagram sockets";
-        MeshGetpeername4 = 8, "mesh_getpeername4", "getpeername()";
+        MeshConnect4 = 5, "mesh_connect4", "sockets of the node's processes and sandboxes that connect";
+        MeshSendmsg4 = 6, "mesh_sendmsg4", "datagrams sent by sockets that are not connected";
+        MeshRecvmsg4 = 7, "mesh_recvmsg4", "datagrams received: whom they seem to come from";
+        MeshGetpeername4 = 8, "mesh_getpeername4", "sockets that ask for their peer";
     }
 }
 

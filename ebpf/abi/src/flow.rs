@@ -37,8 +37,8 @@ map_type! {
         pub target_port: Port,
         /// The source port that the task sees: the client's own, unless another flow has it.
         pub client_port: Port,
-        /// `FLOW_*`, seen from the client.
-        pub closing: u8,
+        /// [`FLOW_ESTABLISHED`] or 0.
+        pub state: u8,
         pad: [u8; 3],
     }
 }
@@ -66,16 +66,21 @@ map_type! {
         pub service_port: Port,
         /// The client's own source port.
         pub client_port: Port,
-        /// `FLOW_*`, seen from the task.
+        /// `FLOW_FIN_*` and [`FLOW_RESET`], of both directions.
         pub closing: u8,
         pad: [u8; 3],
     }
 }
 
-/// A FIN was seen in this direction.
-pub const FLOW_FIN: u8 = 1;
-/// A RST was seen in this direction.
-pub const FLOW_RESET: u8 = 2;
+/// The client has sent more than its first packet: a half-open flow is forgotten much sooner.
+pub const FLOW_ESTABLISHED: u8 = 1;
+
+/// A FIN of the client was seen.
+pub const FLOW_FIN_CLIENT: u8 = 1;
+/// A FIN of the task was seen.
+pub const FLOW_FIN_TASK: u8 = 2;
+/// A RST was seen.
+pub const FLOW_RESET: u8 = 4;
 
 impl FlowTuple {
     #[inline]
@@ -110,7 +115,7 @@ impl ForwardKey {
 impl ForwardFlow {
     #[inline]
     pub const fn new(target_port: Port, client_port: Port, last_seen: u32) -> Self {
-        Self { last_seen, target_port, client_port, closing: 0, pad: [0; 3] }
+        Self { last_seen, target_port, client_port, state: 0, pad: [0; 3] }
     }
 }
 
@@ -145,5 +150,22 @@ impl ReplyFlow {
     #[inline]
     pub const fn new(service: (Ip4, Port), client_port: Port, last_seen: u32) -> Self {
         Self { last_seen, service: service.0, service_port: service.1, client_port, closing: 0, pad: [0; 3] }
+    }
+}
+
+impl ReplyFlow {
+    /// Both sides have said goodbye, or one has cut the connection (RFC 9293 section 3.6).
+    #[inline]
+    pub const fn is_closed(&self) -> bool {
+        const BOTH_FINS: u8 = FLOW_FIN_CLIENT | FLOW_FIN_TASK;
+        self.closing & FLOW_RESET != 0 || self.closing & BOTH_FINS == BOTH_FINS
+    }
+
+    /// Both rows belong to the same flow of the same client.
+    #[inline]
+    pub fn is_same_flow(&self, other: &Self) -> bool {
+        self.service == other.service
+            && self.service_port == other.service_port
+            && self.client_port == other.client_port
     }
 }

@@ -1,0 +1,42 @@
+//! The Internet checksum (RFC 1071) and its incremental update (RFC 1624 equation 3).
+
+/// Adds up to two 16-bit carries back in.
+#[inline]
+#[expect(clippy::cast_possible_truncation, reason = "folded below 2^16")]
+const fn fold(sum: u32) -> u16 {
+    let sum = (sum & 0xffff) + (sum >> 16);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    sum as u16
+}
+
+/// The sum of an IPv4 header's ten words, not complemented.
+#[inline]
+pub fn header_checksum(header: &[u8; 20]) -> [u8; 2] {
+    let mut sum = 0_u32;
+    let mut index = 0;
+    while index < 20 {
+        sum += u32::from(u16::from_be_bytes([header[index], header[index + 1]]));
+        index += 2;
+    }
+    (!fold(sum)).to_be_bytes()
+}
+
+/// The checksum after one 16-bit word changed from `from` to `to`.
+#[inline]
+pub const fn replace(checksum: [u8; 2], from: [u8; 2], to: [u8; 2]) -> [u8; 2] {
+    let kept = !u16::from_be_bytes(checksum) as u32;
+    let removed = !u16::from_be_bytes(from) as u32;
+    let added = u16::from_be_bytes(to) as u32;
+    (!fold(kept + removed + added)).to_be_bytes()
+}
+
+/// The checksum of any bytes, in one go: what [`replace`] is measured by.
+pub fn full(bytes: &[u8]) -> [u8; 2] {
+    let mut sum = 0_u32;
+    for word in bytes.chunks(2) {
+        let low = word.get(1).copied().unwrap_or(0);
+        sum += u32::from(u16::from_be_bytes([word[0], low]));
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    (!fold(sum)).to_be_bytes()
+}

@@ -1,0 +1,108 @@
+//! From a frame to the flow that it belongs to.
+
+use ebpf_abi::{FlowTuple, Port, protocol};
+
+use crate::bytes::Bytes;
+use crate::ipv4::{self, Ipv4};
+
+const TCP_FIN: u8 = 0x01;
+const TCP_SYN: u8 = 0x02;
+const TCP_RST: u8 = 0x04;
+const TCP_ACK: u8 = 0x10;
+
+/// Offsets inside the transport header (RFC 9293 section 3.1, RFC 768).
+pub const SOURCE_PORT_OFFSET: usize = 0;
+pub const DESTINATION_PORT_OFFSET: usize = 2;
+pub const TCP_CHECKSUM_OFFSET: usize = 16;
+pub const UDP_CHECKSUM_OFFSET: usize = 6;
+
+/// A TCP segment or UDP datagram, as far as the data plane looks into it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Flow {
+    pub tuple: FlowTuple,
+    /// Where the transport header starts in the frame.
+    pub transport_offset: usize,
+    /// Length of the IPv4 packet, bytes.
+    pub total_len: u16,
+    /// TCP flags; 0 for UDP.
+    flags: u8,
+}
+
+/// Why a packet has no flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoFlow {
+    /// Truncated, or not what its headers say.
+    Malformed,
+    Fragment,
+    /// Neither TCP nor UDP.
+    Protocol,
+    /// IPv4 options, where [`Bytes::VARIABLE_OFFSETS`] is false.
+    Options,
+}
+
+impl Flow {
+    /// The flow of a frame that has an IPv4 EtherType.
+    #[inline]
+    pub fn parse<B: Bytes>(packet: &B) -> Result<Self, NoFlow> {
+        let ip = Ipv4::parse(packet).map_err(|_| NoFlow::Malformed)?;
+        Self::of(packet, &ip)
+    }
+
+    /// The flow of a frame whose IPv4 header is `ip`.
+    #[inline]
+    pub fn of<B: Bytes>(packet: &B, ip: &Ipv4) -> Result<Self, NoFlow> {
+        if ip.is_fragment {
+            return Err(NoFlow::Fragment);
+        }
+        if ip.header_len == ipv4::MIN_LEN {
+            return Self::at(packet, ip, ipv4::OFFSET + ipv4::MIN_LEN);
+        }
+        if !B::VARIABLE_OFFSETS {
+            return Err(NoFlow::Options);
+        }
+        Self::at(packet, ip, ipv4::OFFSET + ip.header_len)
+    }
+
+    #[inline]
+    fn at(packet: &impl Bytes, ip: &Ipv4, transport_offset: usize) -> Result<Self, NoFlow> {
+        let (ports, flags) = match ip.protocol {
+            protocol::TCP => {
+                let header = packet.load::<14>(transport_offset).map_err(|_| NoFlow::Malformed)?;
+                ([header[0], header[1], header[2], header[3]], header[13])
+            }
+            protocol::UDP => (packet.load::<4>(transport_offset).map_err(|_| NoFlow::Malformed)?, 0),
+            _ => return Err(NoFlow::Protocol),
+        };
+        let source = (ip.source, Port([ports[0], ports[1]]));
+        let destination = (ip.destination, Port([ports[2], ports[3]]));
+        let tuple = FlowTuple::new(source, destination, ip.protocol);
+        Ok(Self { tuple, transport_offset, total_len: ip.total_len, flags })
+    }
+
+    #[inline]
+    pub const fn is_udp(&self) -> bool {
+        self.tuple.protocol == protocol::UDP
+    }
+
+    /// The client's very first segment.
+    #[inline]
+    pub const fn is_first_syn(&self) -> bool {
+        self.flags & (TCP_SYN | TCP_ACK) == TCP_SYN
+    }
+
+    #[inline]
+    pub const fn is_fin(&self) -> bool {
+        self.flags & TCP_FIN != 0
+    }
+
+    #[inline]
+    pub const fn is_reset(&self) -> bool {
+        self.flags & TCP_RST != 0
+    }
+
+    /// Where the checksum is in the frame.
+    #[inline]
+    pub const fn checksum_offset(&self) -> usize {
+        self.transport_offset + if self.is_udp() { UDP_CHECKSUM_OFFSET } else { TCP_CHECKSUM_OFFSET }
+    }
+}

@@ -1,0 +1,63 @@
+//! ICMP (RFC 792): echo, and the errors that carry a piece of the packet at fault.
+
+use ebpf_abi::{FlowTuple, Port, protocol};
+
+use crate::bytes::Bytes;
+use crate::checksum;
+use crate::ipv4::{self, Ipv4};
+
+/// Where the header starts in a frame without IPv4 options.
+pub const OFFSET: usize = ipv4::OFFSET + ipv4::MIN_LEN;
+pub const CHECKSUM_OFFSET: usize = OFFSET + 2;
+/// Length of the fixed header, bytes.
+pub const LEN: usize = 8;
+
+const ECHO_REPLY: u8 = 0;
+const DESTINATION_UNREACHABLE: u8 = 3;
+const ECHO_REQUEST: u8 = 8;
+const TIME_EXCEEDED: u8 = 11;
+const PARAMETER_PROBLEM: u8 = 12;
+
+/// Where the piece of the packet at fault starts.
+pub const EMBEDDED_OFFSET: usize = OFFSET + LEN;
+/// Where its IPv4 header's checksum and destination are.
+pub const EMBEDDED_CHECKSUM_OFFSET: usize = EMBEDDED_OFFSET + 10;
+pub const EMBEDDED_DESTINATION_OFFSET: usize = EMBEDDED_OFFSET + 16;
+/// Where its transport header starts.
+pub const EMBEDDED_TRANSPORT_OFFSET: usize = EMBEDDED_OFFSET + ipv4::MIN_LEN;
+
+/// The first four bytes of the answer to an echo request; `None` if the packet is none.
+#[inline]
+pub fn echo_reply(packet: &impl Bytes, ip: &Ipv4) -> Option<[u8; 4]> {
+    if ip.protocol != protocol::ICMP || ip.header_len != ipv4::MIN_LEN || ip.is_fragment {
+        return None;
+    }
+    let [kind, code, high, low] = packet.load::<4>(OFFSET).ok()?;
+    if kind != ECHO_REQUEST {
+        return None;
+    }
+    let [high, low] = checksum::replace([high, low], [ECHO_REQUEST, code], [ECHO_REPLY, code]);
+    Some([ECHO_REPLY, code, high, low])
+}
+
+/// The flow of the packet that an ICMP error complains of, as that packet carries it; `None` if this is no error, or not
+/// about TCP or UDP without options.
+#[inline]
+pub fn embedded_flow(packet: &impl Bytes, ip: &Ipv4) -> Option<FlowTuple> {
+    if ip.protocol != protocol::ICMP || ip.header_len != ipv4::MIN_LEN || ip.is_fragment {
+        return None;
+    }
+    let [kind] = packet.load::<1>(OFFSET).ok()?;
+    if !matches!(kind, DESTINATION_UNREACHABLE | TIME_EXCEEDED | PARAMETER_PROBLEM) {
+        return None;
+    }
+    let header = packet.load::<{ ipv4::MIN_LEN }>(EMBEDDED_OFFSET).ok()?;
+    let has_ports = matches!(header[9], protocol::TCP | protocol::UDP) && header[0] == 0x45;
+    if !has_ports || u16::from_be_bytes([header[6], header[7]]) & 0x1fff != 0 {
+        return None;
+    }
+    let [a, b, c, d] = packet.load::<4>(EMBEDDED_TRANSPORT_OFFSET).ok()?;
+    let source = ebpf_abi::Ip4([header[12], header[13], header[14], header[15]]);
+    let destination = ebpf_abi::Ip4([header[16], header[17], header[18], header[19]]);
+    Some(FlowTuple::new((source, Port([a, b])), (destination, Port([c, d])), header[9]))
+}

@@ -1,0 +1,57 @@
+//! The IPv4 header (RFC 791 section 3.1).
+
+use ebpf_abi::Ip4;
+
+use crate::bytes::Bytes;
+use crate::ethernet;
+
+/// Length of a header without options, bytes.
+pub const MIN_LEN: usize = 20;
+/// Where the header starts in a frame.
+pub const OFFSET: usize = ethernet::LEN;
+/// Where fields start in a frame.
+pub const CHECKSUM_OFFSET: usize = OFFSET + 10;
+pub const SOURCE_OFFSET: usize = OFFSET + 12;
+pub const DESTINATION_OFFSET: usize = OFFSET + 16;
+
+/// More fragments, or a fragment offset (RFC 791 section 3.1, flags and fragment offset).
+const FRAGMENT_MASK: u16 = 0x3fff;
+
+/// What the data plane asks of an IPv4 header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ipv4 {
+    pub source: Ip4,
+    pub destination: Ip4,
+    pub protocol: u8,
+    /// Part of a larger packet: only the first part has ports.
+    pub is_fragment: bool,
+    /// Length of the header, options included, bytes.
+    pub header_len: usize,
+    /// Length of the packet, bytes.
+    pub total_len: u16,
+}
+
+/// The bytes are no sound IPv4 header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NotIpv4;
+
+impl Ipv4 {
+    /// Reads the header behind the Ethernet header.
+    #[inline]
+    pub fn parse(packet: &impl Bytes) -> Result<Self, NotIpv4> {
+        let header = packet.load::<MIN_LEN>(OFFSET).map_err(|_| NotIpv4)?;
+        let header_len = usize::from(header[0] & 0x0f) * 4;
+        let total_len = u16::from_be_bytes([header[2], header[3]]);
+        if header[0] >> 4 != 4 || header_len < MIN_LEN || usize::from(total_len) < header_len {
+            return Err(NotIpv4);
+        }
+        Ok(Self {
+            source: Ip4([header[12], header[13], header[14], header[15]]),
+            destination: Ip4([header[16], header[17], header[18], header[19]]),
+            protocol: header[9],
+            is_fragment: u16::from_be_bytes([header[6], header[7]]) & FRAGMENT_MASK != 0,
+            header_len,
+            total_len,
+        })
+    }
+}

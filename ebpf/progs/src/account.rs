@@ -1,0 +1,47 @@
+//! Counting, on this CPU's own row: no locks, no shared cache lines.
+
+use ebpf_abi::limits::MAX_DROP_REASONS;
+use ebpf_abi::{CounterRow, DropReason, ProgramId};
+
+use crate::maps::COUNTERS;
+
+/// One program's row.
+pub struct Account(Option<*mut CounterRow>);
+
+impl Account {
+    /// Counts a packet in.
+    #[inline(always)]
+    pub fn receive(program: ProgramId) -> Self {
+        let account = Self(COUNTERS.get_ptr_mut(program.number()));
+        account.with(|row| row.received += 1);
+        account
+    }
+
+    #[inline(always)]
+    pub fn passed(&self) {
+        self.with(|row| row.passed += 1);
+    }
+
+    #[inline(always)]
+    pub fn forwarded(&self) {
+        self.with(|row| row.forwarded += 1);
+    }
+
+    #[inline(always)]
+    pub fn dropped(&self, reason: DropReason) {
+        let number = reason.number() as usize;
+        self.with(|row| {
+            if number < MAX_DROP_REASONS {
+                row.drops[number] += 1;
+            }
+        });
+    }
+
+    #[inline(always)]
+    fn with(&self, change: impl FnOnce(&mut CounterRow)) {
+        if let Some(row) = self.0 {
+            // SAFETY: the row belongs to this CPU, which a program does not leave before it ends.
+            change(unsafe { &mut *row });
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! The routing mesh: which backend serves a client's packet (XDP and tc alike), and handing it to a backend of this node.
+
+use ebpf_abi::{DropReason, Endpoint, FrontendKey, Ip4, NodeConfig, RingKey, TargetPortKey};
+use ebpf_packet::hash::flow_hash;
+use ebpf_packet::{Bytes, Flow};
+
+use crate::maps::{self, FLOW_CACHE, FRONTENDS, TARGET_PORTS};
+use crate::skb::{self, Skb};
+use crate::track;
+use crate::verdict::Outcome;
+
+/// A client's packet, and who serves it.
+pub struct Chosen {
+    pub flow: Flow,
+    pub flow_hash: u32,
+    /// Address in the ingress network.
+    pub backend: Ip4,
+    pub endpoint: Endpoint,
+}
+
+/// The backend for an IPv4 frame from outside; `None` if it is for no frontend, or nobody serves it: then the host's stack
+/// answers as for any closed port.
+#[inline(always)]
+pub fn choose(config: &NodeConfig, packet: &impl Bytes) -> Option<Chosen> {
+    let flow = Flow::parse(packet).ok()?;
+    let tuple = &flow.tuple;
+    if tuple.destination.is_loopback() {
+        return None;
+    }
+    let key = FrontendKey::new(tuple.destination, tuple.destination_port, tuple.protocol);
+    // SAFETY: user space alone writes this table; the row is copied at once.
+    let ring = unsafe { FRONTENDS.get(key) }?.ring;
+    let flow_hash = flow_hash(tuple);
+    let (backend, endpoint) = backend(config, &flow, &ring, flow_hash)?;
+    Some(Chosen { flow, flow_hash, backend, endpoint })
+}
+
+/// A new connection asks the ring; what goes on follows the cache as long as its backend exists.
+#[inline(always)]
+fn backend(config: &NodeConfig, flow: &Flow, ring: &RingKey, flow_hash: u32) -> Option<(Ip4, Endpoint)> {
+    // SAFETY: the row is copied at once.
+    let cached = unsafe { FLOW_CACHE.get(flow.tuple) }.copied();
+    if let Some(backend) = cached
+        && !flow.is_first_syn()
+        && let Some(endpoint) = maps::endpoint(config.ingress_vni, backend)
+    {
+        return Some((backend, endpoint));
+    }
+    let backend = maps::pick(ring, flow_hash)?;
+    let endpoint = maps::endpoint(config.ingress_vni, backend)?;
+    if (flow.is_first_syn() || flow.is_udp()) && cached != Some(backend) {
+        // A full cache makes room by itself; a lost row costs nothing while the ring stays.
+        let _ = FLOW_CACHE.insert(flow.tuple, backend, 0);
+    }
+    Some((backend, endpoint))
+}
+
+/// Hands a client's packet to a backend of this node: node address and published port become the task's.
+#[inline(always)]
+pub fn deliver(packet: &Skb, flow: &Flow, backend: Ip4, endpoint: &Endpoint) -> Outcome {
+    let key = TargetPortKey::new(backend, flow.tuple.destination_port, flow.tuple.protocol);
+    // SAFETY: user space alone writes this table; the row is copied at once.
+    let target = unsafe { TARGET_PORTS.get(key) }.ok_or(DropReason::UnpublishedPort)?.target;
+    let translated = track::forward(flow, backend, target)?;
+    packet.set_source(flow, flow.tuple.source, translated.client_port)?;
+    packet.set_destination(flow, backend, translated.target_port)?;
+    skb::send_to_sandbox(endpoint.ifindex)
+}

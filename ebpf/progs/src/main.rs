@@ -1,0 +1,94 @@
+//! The BPF programs of the data plane. One entry point each; what they do is in the modules:
+//!
+//! - [`ingress`]: published ports, the same for XDP and tc: which backend, and handing a packet to a backend of this node.
+//! - [`uplink`], [`vxlan`], [`task`], [`xdp`]: where packets come from.
+//! - [`socket`]: connect, sendmsg, recvmsg and getpeername.
+//! - [`verdict`]: outcome → verdict and counter; [`skb`]: helpers as `Result`s; [`maps`]: the tables.
+#![no_std]
+#![no_main]
+
+mod account;
+mod ingress;
+mod maps;
+mod route;
+mod skb;
+mod socket;
+mod task;
+mod track;
+mod uplink;
+mod verdict;
+mod vxlan;
+mod xdp;
+
+use aya_ebpf::macros::{cgroup_sock_addr, classifier, xdp};
+use aya_ebpf::programs::{SockAddrContext, TcContext, XdpContext};
+use ebpf_abi::ProgramId;
+
+use crate::account::Account;
+use crate::skb::Skb;
+
+#[xdp]
+pub fn mesh_xdp(context: XdpContext) -> u32 {
+    let account = Account::receive(ProgramId::MeshXdp);
+    verdict::xdp(&account, xdp::run(&context))
+}
+
+/// Beside native XDP on a veth uplink its far end needs a program too; this one does nothing.
+#[xdp]
+pub fn mesh_xdp_pass(_context: XdpContext) -> u32 {
+    aya_ebpf::bindings::xdp_action::XDP_PASS
+}
+
+#[classifier]
+pub fn mesh_uplink(context: TcContext) -> i32 {
+    let account = Account::receive(ProgramId::MeshUplink);
+    verdict::tc(&account, uplink::run(&Skb::new(&context)))
+}
+
+#[classifier]
+pub fn mesh_vxlan(context: TcContext) -> i32 {
+    let account = Account::receive(ProgramId::MeshVxlan);
+    verdict::tc(&account, vxlan::run(&Skb::new(&context)))
+}
+
+#[classifier]
+pub fn mesh_vxlan_out(context: TcContext) -> i32 {
+    let account = Account::receive(ProgramId::MeshVxlanOut);
+    verdict::tc(&account, vxlan::run_out(&Skb::new(&context)))
+}
+
+#[classifier]
+pub fn mesh_task(context: TcContext) -> i32 {
+    let account = Account::receive(ProgramId::MeshTask);
+    verdict::tc(&account, task::run(&Skb::new(&context)))
+}
+
+#[cgroup_sock_addr(connect4)]
+pub fn mesh_connect4(context: SockAddrContext) -> i32 {
+    socket::connect(&context)
+}
+
+#[cgroup_sock_addr(sendmsg4)]
+pub fn mesh_sendmsg4(context: SockAddrContext) -> i32 {
+    socket::sendmsg(&context)
+}
+
+#[cgroup_sock_addr(recvmsg4)]
+pub fn mesh_recvmsg4(context: SockAddrContext) -> i32 {
+    socket::restore(ProgramId::MeshRecvmsg4, &context)
+}
+
+#[cgroup_sock_addr(getpeername4)]
+pub fn mesh_getpeername4(context: SockAddrContext) -> i32 {
+    socket::restore(ProgramId::MeshGetpeername4, &context)
+}
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+/// The kernel's helpers are for GPL-compatible programs.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,0 +1,128 @@
+//! The tables. Names, keys, values and sizes are the contract's.
+
+use aya_ebpf::bindings::{BPF_F_INNER_MAP, BPF_F_NO_PREALLOC};
+use aya_ebpf::btf_maps::{Array, HashMap, HashOfMaps, LruHashMap, PerCpuArray};
+use aya_ebpf::macros::btf_map;
+use ebpf_abi::limits::{
+    MAX_ADDRESS_OWNERS, MAX_ATTACHMENTS, MAX_CACHED_FLOWS, MAX_ENDPOINTS, MAX_FLOWS, MAX_FRONTENDS,
+    MAX_PEERS, MAX_PROGRAMS, MAX_RING_PLACES, MAX_RINGS, MAX_SANDBOXES, MAX_SOCKET_NATS, MAX_TARGET_PORTS,
+    MAX_VIPS,
+};
+use ebpf_abi::{
+    Attachment, CounterRow, Endpoint, EndpointKey, FlowTuple, ForwardFlow, ForwardKey, Frontend, FrontendKey,
+    Ip4, NodeConfig, OriginalDestination, Peer, ReplyFlow, ReplyKey, RingKey, SandboxNetworks, SocketNatKey,
+    TargetPort, TargetPortKey, VipKey, ring,
+};
+use ebpf_packet::hash::place;
+
+/// Tables whose size is a far bound take memory row by row.
+const SPARSE: usize = BPF_F_NO_PREALLOC as usize;
+
+/// A ring: its own number of places, see [`ebpf_abi::ring`]. Rings of all sizes are swapped in for this one.
+type Ring = Array<u32, { MAX_RING_PLACES as usize + 1 }, { BPF_F_INNER_MAP as usize }>;
+
+#[btf_map(name = "config")]
+static CONFIG: Array<NodeConfig, 1> = Array::new();
+
+#[btf_map(name = "tick")]
+static TICK: Array<u32, 1> = Array::new();
+
+#[btf_map(name = "frontends")]
+pub static FRONTENDS: HashMap<FrontendKey, Frontend, { MAX_FRONTENDS as usize }, SPARSE> = HashMap::new();
+
+#[btf_map(name = "rings")]
+static RINGS: HashOfMaps<RingKey, Ring, { MAX_RINGS as usize }, SPARSE> = HashOfMaps::new();
+
+#[btf_map(name = "endpoints")]
+static ENDPOINTS: HashMap<EndpointKey, Endpoint, { MAX_ENDPOINTS as usize }, SPARSE> = HashMap::new();
+
+#[btf_map(name = "target_ports")]
+pub static TARGET_PORTS: HashMap<TargetPortKey, TargetPort, { MAX_TARGET_PORTS as usize }, SPARSE> =
+    HashMap::new();
+
+#[btf_map(name = "peers")]
+static PEERS: HashMap<Ip4, Peer, { MAX_PEERS as usize }, SPARSE> = HashMap::new();
+
+#[btf_map(name = "address_owners")]
+static ADDRESS_OWNERS: HashMap<Ip4, Ip4, { MAX_ADDRESS_OWNERS as usize }, SPARSE> = HashMap::new();
+
+#[btf_map(name = "attachments")]
+static ATTACHMENTS: HashMap<u32, Attachment, { MAX_ATTACHMENTS as usize }, SPARSE> = HashMap::new();
+
+#[btf_map(name = "vips")]
+pub static VIPS: HashMap<VipKey, RingKey, { MAX_VIPS as usize }, SPARSE> = HashMap::new();
+
+#[btf_map(name = "sandboxes")]
+pub static SANDBOXES: HashMap<u64, SandboxNetworks, { MAX_SANDBOXES as usize }, SPARSE> = HashMap::new();
+
+#[btf_map(name = "flow_cache")]
+pub static FLOW_CACHE: LruHashMap<FlowTuple, Ip4, { MAX_CACHED_FLOWS as usize }> = LruHashMap::new();
+
+#[btf_map(name = "flows")]
+pub static FLOWS: HashMap<ForwardKey, ForwardFlow, { MAX_FLOWS as usize }, SPARSE> = HashMap::new();
+
+#[btf_map(name = "replies")]
+pub static REPLIES: HashMap<ReplyKey, ReplyFlow, { MAX_FLOWS as usize }, SPARSE> = HashMap::new();
+
+#[btf_map(name = "socket_nat")]
+pub static SOCKET_NAT: LruHashMap<SocketNatKey, OriginalDestination, { MAX_SOCKET_NATS as usize }> =
+    LruHashMap::new();
+
+#[btf_map(name = "counters")]
+pub static COUNTERS: PerCpuArray<CounterRow, { MAX_PROGRAMS as usize }> = PerCpuArray::new();
+
+/// This node's row; `None` while user space has not written it.
+#[inline(always)]
+pub fn config() -> Option<&'static NodeConfig> {
+    CONFIG.get(0).filter(|config| !config.vtep.is_unspecified())
+}
+
+/// Seconds, as user space counts them.
+#[inline(always)]
+pub fn tick() -> u32 {
+    TICK.get(0).copied().unwrap_or(0)
+}
+
+/// A copy: the row may be reused once another is written.
+#[inline(always)]
+pub fn endpoint(vni: u32, address: Ip4) -> Option<Endpoint> {
+    // SAFETY: user space alone writes this table; a row replaced under us is read whole or stale, and both are in use.
+    unsafe { ENDPOINTS.get(EndpointKey { vni, address }) }.copied()
+}
+
+#[inline(always)]
+pub fn is_peer(vtep: Ip4) -> bool {
+    PEERS.get_ptr(vtep).is_some()
+}
+
+/// The tunnel end of the node that owns this address; unspecified for this node itself.
+#[inline(always)]
+pub fn address_owner(address: Ip4) -> Option<Ip4> {
+    // SAFETY: as in `endpoint`.
+    unsafe { ADDRESS_OWNERS.get(address) }.copied()
+}
+
+/// The address is one of this node's own.
+#[inline(always)]
+pub fn is_own(address: Ip4) -> bool {
+    address_owner(address).is_some_and(|owner| owner.is_unspecified())
+}
+
+#[inline(always)]
+pub fn attachment(ifindex: u32) -> Option<Attachment> {
+    // SAFETY: as in `endpoint`.
+    unsafe { ATTACHMENTS.get(ifindex) }.copied()
+}
+
+/// The backend at the flow's place in a ring; `None` if the ring is absent or empty.
+#[inline(always)]
+pub fn pick(ring: &RingKey, flow_hash: u32) -> Option<Ip4> {
+    // SAFETY: a ring that is swapped out lives on until this program ends.
+    let places = unsafe { RINGS.get(ring) }?;
+    let n_places = *places.get(ring::PLACES_INDEX)?;
+    if n_places == 0 {
+        return None;
+    }
+    let backend = *places.get(ring::FIRST_PLACE_INDEX + place(flow_hash, n_places))?;
+    Some(Ip4::from_be_u32(backend))
+}

@@ -1,0 +1,237 @@
+//! A socket buffer, with the kernel's helpers as `Result`s.
+
+use core::mem::MaybeUninit;
+
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::bindings::{
+    __sk_buff, BPF_F_INGRESS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_ZERO_CSUM_TX, bpf_tunnel_key,
+};
+use aya_ebpf::helpers::{
+    bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer,
+    bpf_skb_change_type, bpf_skb_get_tunnel_key, bpf_skb_load_bytes, bpf_skb_set_tunnel_key,
+    bpf_skb_store_bytes,
+};
+use aya_ebpf::programs::TcContext;
+use ebpf_abi::{DropReason, Ip4, MacAddr, Port};
+use ebpf_packet::bytes::{Bytes, Truncated};
+use ebpf_packet::{Ethernet, Flow, ethernet, flow, icmp, ipv4};
+
+use crate::verdict::{Outcome, Verdict};
+
+/// `PACKET_HOST`: for this host, whatever the destination MAC says.
+const PACKET_HOST: u32 = 0;
+const TUNNEL_TTL: u8 = 64;
+
+pub struct Skb {
+    raw: *mut __sk_buff,
+}
+
+/// The tunnel that a packet came through.
+pub struct Tunnel {
+    pub remote: Ip4,
+    pub vni: u32,
+}
+
+impl Bytes for Skb {
+    const VARIABLE_OFFSETS: bool = true;
+
+    #[inline(always)]
+    fn load<const N: usize>(&self, offset: usize) -> Result<[u8; N], Truncated> {
+        let mut bytes = MaybeUninit::<[u8; N]>::uninit();
+        // SAFETY: the kernel writes all N bytes, or none and says so.
+        unsafe {
+            match bpf_skb_load_bytes(self.raw.cast(), offset as u32, bytes.as_mut_ptr().cast(), N as u32) {
+                0 => Ok(bytes.assume_init()),
+                _ => Err(Truncated),
+            }
+        }
+    }
+}
+
+impl Skb {
+    #[inline(always)]
+    pub fn new(context: &TcContext) -> Self {
+        Self { raw: context.as_ptr().cast() }
+    }
+
+    /// The interface that the program hangs on.
+    #[inline(always)]
+    pub fn ifindex(&self) -> u32 {
+        // SAFETY: the context outlives the program.
+        unsafe { (*self.raw).ifindex }
+    }
+
+    /// The interface that the packet entered the host by; 0 if a process of the host sent it.
+    #[inline(always)]
+    pub fn ingress_ifindex(&self) -> u32 {
+        // SAFETY: the context outlives the program.
+        unsafe { (*self.raw).ingress_ifindex }
+    }
+
+    #[inline(always)]
+    fn store<const N: usize>(&self, offset: usize, bytes: &[u8; N]) -> Result<(), DropReason> {
+        // SAFETY: the kernel reads N bytes, which are there.
+        let result = unsafe {
+            bpf_skb_store_bytes(self.raw.cast(), offset as u32, bytes.as_ptr().cast(), N as u32, 0)
+        };
+        if result == 0 { Ok(()) } else { Err(DropReason::Rewrite) }
+    }
+
+    /// Overwrites bytes that no checksum covers, or whose checksum is overwritten with them.
+    #[inline(always)]
+    pub fn write<const N: usize>(&self, offset: usize, bytes: &[u8; N]) -> Result<(), DropReason> {
+        self.store(offset, bytes)
+    }
+
+    #[inline(always)]
+    pub fn set_macs(&self, destination: MacAddr, source: MacAddr) -> Result<(), DropReason> {
+        let header = Ethernet { destination, source, ether_type: ethernet::TYPE_IPV4 };
+        self.store(0, &header.to_bytes())
+    }
+
+    /// Changes an address of a flow, and the checksums that cover it.
+    #[inline(always)]
+    fn replace_address(&self, flow: &Flow, offset: usize, from: Ip4, to: Ip4) -> Result<(), DropReason> {
+        if from == to {
+            return Ok(());
+        }
+        self.replace_address_checksum(from, to)?;
+        let flags = u64::from(BPF_F_PSEUDO_HDR) | mangled_0(flow) | 4;
+        self.replace_l4(flow.checksum_offset(), from.to_be_u32().into(), to.to_be_u32().into(), flags)?;
+        self.store(offset, &to.0)
+    }
+
+    #[inline(always)]
+    fn replace_port(&self, flow: &Flow, offset: usize, from: Port, to: Port) -> Result<(), DropReason> {
+        if from == to {
+            return Ok(());
+        }
+        let flags = mangled_0(flow) | 2;
+        self.replace_l4(flow.checksum_offset(), from.to_be_u16().into(), to.to_be_u16().into(), flags)?;
+        self.store(flow.transport_offset + offset, &to.0)
+    }
+
+    /// Corrects the IPv4 header's checksum for a changed address.
+    #[inline(always)]
+    pub fn replace_address_checksum(&self, from: Ip4, to: Ip4) -> Result<(), DropReason> {
+        self.replace_l3(ipv4::CHECKSUM_OFFSET, from, to)
+    }
+
+    /// Changes the destination inside the packet that an ICMP error carries, and that header's checksum.
+    #[inline(always)]
+    pub fn replace_embedded_destination(&self, from: Ip4, to: Ip4) -> Result<(), DropReason> {
+        self.replace_l3(icmp::EMBEDDED_CHECKSUM_OFFSET, from, to)?;
+        self.store(icmp::EMBEDDED_DESTINATION_OFFSET, &to.0)
+    }
+
+    /// Changes a port inside the packet that an ICMP error carries, and the error's checksum.
+    #[inline(always)]
+    pub fn replace_embedded_port(&self, offset: usize, from: Port, to: Port) -> Result<(), DropReason> {
+        self.replace_l4(icmp::CHECKSUM_OFFSET, from.to_be_u16().into(), to.to_be_u16().into(), 2)?;
+        self.store(offset, &to.0)
+    }
+
+    #[inline(always)]
+    fn replace_l3(&self, offset: usize, from: Ip4, to: Ip4) -> Result<(), DropReason> {
+        let (from, to) = (from.to_be_u32().into(), to.to_be_u32().into());
+        // SAFETY: the helper checks the offset against the packet.
+        let result = unsafe { bpf_l3_csum_replace(self.raw.cast(), offset as u32, from, to, 4) };
+        if result == 0 { Ok(()) } else { Err(DropReason::Rewrite) }
+    }
+
+    /// Corrects a checksum at `offset` that covers a changed word.
+    #[inline(always)]
+    fn replace_l4(&self, offset: usize, from: u64, to: u64, flags: u64) -> Result<(), DropReason> {
+        // SAFETY: the helper checks the offset against the packet.
+        let result = unsafe { bpf_l4_csum_replace(self.raw.cast(), offset as u32, from, to, flags) };
+        if result == 0 { Ok(()) } else { Err(DropReason::Rewrite) }
+    }
+
+    #[inline(always)]
+    pub fn set_source(&self, flow: &Flow, address: Ip4, port: Port) -> Result<(), DropReason> {
+        self.replace_address(flow, ipv4::SOURCE_OFFSET, flow.tuple.source, address)?;
+        self.replace_port(flow, flow::SOURCE_PORT_OFFSET, flow.tuple.source_port, port)
+    }
+
+    #[inline(always)]
+    pub fn set_destination(&self, flow: &Flow, address: Ip4, port: Port) -> Result<(), DropReason> {
+        self.replace_address(flow, ipv4::DESTINATION_OFFSET, flow.tuple.destination, address)?;
+        self.replace_port(flow, flow::DESTINATION_PORT_OFFSET, flow.tuple.destination_port, port)
+    }
+
+    /// The tunnel that the packet came through; `None` if it came through none.
+    #[inline(always)]
+    pub fn tunnel(&self) -> Option<Tunnel> {
+        let mut key = MaybeUninit::<bpf_tunnel_key>::zeroed();
+        let size = size_of::<bpf_tunnel_key>() as u32;
+        // SAFETY: all zero is a tunnel key, and the kernel fills it in or says that it did not.
+        let key = unsafe {
+            if bpf_skb_get_tunnel_key(self.raw, key.as_mut_ptr(), size, 0) != 0 {
+                return None;
+            }
+            key.assume_init()
+        };
+        // SAFETY: without BPF_F_TUNINFO_IPV6 the kernel writes the IPv4 member.
+        let remote = Ip4::from_u32(unsafe { key.__bindgen_anon_1.remote_ipv4 });
+        Some(Tunnel { remote, vni: key.tunnel_id })
+    }
+
+    /// Gives the packet to the tunnel device's encapsulation. DF stays clear: a packet that is too long for the underlay
+    /// is fragmented rather than lost.
+    #[inline(always)]
+    pub fn set_tunnel(&self, remote: Ip4, vni: u32) -> Result<(), DropReason> {
+        let mut key = MaybeUninit::<bpf_tunnel_key>::zeroed();
+        let size = size_of::<bpf_tunnel_key>() as u32;
+        // SAFETY: all zero is a tunnel key.
+        let result = unsafe {
+            let key = key.assume_init_mut();
+            key.tunnel_id = vni;
+            key.tunnel_ttl = TUNNEL_TTL;
+            key.__bindgen_anon_1.remote_ipv4 = remote.to_u32();
+            bpf_skb_set_tunnel_key(self.raw, key, size, BPF_F_ZERO_CSUM_TX.into())
+        };
+        if result == 0 { Ok(()) } else { Err(DropReason::Tunnel) }
+    }
+
+    /// Lets the host's stack take the packet although its destination MAC is not the device's.
+    #[inline(always)]
+    pub fn pass_to_host(&self) -> Outcome {
+        // SAFETY: a plain helper call.
+        let result = unsafe { bpf_skb_change_type(self.raw, PACKET_HOST) };
+        if result == 0 { Ok(Verdict::Pass) } else { Err(DropReason::Rewrite) }
+    }
+}
+
+/// Out of `ifindex`.
+#[inline(always)]
+pub fn send(ifindex: u32) -> Outcome {
+    // SAFETY: a plain helper call.
+    Ok(Verdict::Forward(unsafe { bpf_redirect(ifindex, 0) } as i32))
+}
+
+/// As if it had come in by `ifindex`.
+#[inline(always)]
+pub fn receive_at(ifindex: u32) -> Outcome {
+    // SAFETY: a plain helper call.
+    Ok(Verdict::Forward(unsafe { bpf_redirect(ifindex, BPF_F_INGRESS.into()) } as i32))
+}
+
+/// Into the sandbox at the other end of the veth pair `ifindex`.
+#[inline(always)]
+pub fn send_to_sandbox(ifindex: u32) -> Outcome {
+    // SAFETY: a plain helper call.
+    Ok(Verdict::Forward(unsafe { bpf_redirect_peer(ifindex, 0) } as i32))
+}
+
+/// Out of `ifindex`, by its routes and neighbours.
+#[inline(always)]
+pub fn send_routed(ifindex: u32) -> Outcome {
+    // SAFETY: no parameters: the kernel looks the next hop up by the packet's destination.
+    Ok(Verdict::Forward(unsafe { bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) } as i32))
+}
+
+/// A UDP checksum of zero means "none" (RFC 768) and must stay so.
+#[inline(always)]
+const fn mangled_0(flow: &Flow) -> u64 {
+    if flow.is_udp() { BPF_F_MARK_MANGLED_0 as u64 } else { 0 }
+}

@@ -1,0 +1,190 @@
+//! Socket hooks: a published port on a node's own address, or a service's virtual address, becomes a backend once, where
+//! the socket connects or sends; no packet is touched for it.
+//!
+//! The programs hang on the root cgroup and see the sockets of everybody. They know theirs by the cookie of the socket's
+//! network namespace, and count theirs only.
+
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::helpers::{bpf_get_netns_cookie, bpf_get_prandom_u32, bpf_get_socket_cookie, bpf_set_retval};
+use aya_ebpf::programs::SockAddrContext;
+use ebpf_abi::{
+    DropReason, FrontendKey, Ip4, OriginalDestination, Port, ProgramId, RingKey, SandboxNetworks,
+    SocketNatKey, VipKey, protocol,
+};
+use ebpf_packet::hash::socket_hash;
+
+use crate::account::Account;
+use crate::maps::{self, FRONTENDS, SANDBOXES, SOCKET_NAT, VIPS};
+
+/// The system call goes on.
+const PROCEED: i32 = 1;
+/// The system call fails.
+const REFUSE: i32 = 0;
+/// Linux's code for "connection refused".
+const ECONNREFUSED: i32 = 111;
+
+/// A destination that is translated, and what serves it.
+struct Service {
+    ring: RingKey,
+    /// The backends' port.
+    target: Port,
+}
+
+pub fn connect(context: &SockAddrContext) -> i32 {
+    let socket = Socket(context);
+    // SAFETY: a plain helper call.
+    let random = unsafe { bpf_get_prandom_u32() };
+    translate(ProgramId::MeshConnect4, &socket, random)
+}
+
+/// Datagrams of one socket to one service stay with one backend while the ring stays.
+pub fn sendmsg(context: &SockAddrContext) -> i32 {
+    let socket = Socket(context);
+    let (address, port) = socket.destination();
+    translate(ProgramId::MeshSendmsg4, &socket, socket_hash(socket.cookie(), address, port))
+}
+
+/// Shows the address that the socket's owner asked for in place of the backend's.
+#[inline(always)]
+pub fn restore(program: ProgramId, context: &SockAddrContext) -> i32 {
+    let socket = Socket(context);
+    if !socket.is_ours() {
+        return PROCEED;
+    }
+    let account = Account::receive(program);
+    // SAFETY: the row is copied at once.
+    match unsafe { SOCKET_NAT.get(socket.nat_key(socket.destination())) }.copied() {
+        Some(original) => {
+            socket.set_destination(original.address, original.port);
+            account.forwarded();
+        }
+        None => account.passed(),
+    }
+    PROCEED
+}
+
+/// Each kind of owner goes its own way to the end: a joint one would be beyond the verifier's memory.
+#[inline(always)]
+fn translate(program: ProgramId, socket: &Socket<'_>, hash: u32) -> i32 {
+    let Some(config) = maps::config() else { return PROCEED };
+    let cookie = socket.netns_cookie();
+    if cookie == config.netns_cookie {
+        return serve(&Account::receive(program), socket, frontend(socket), hash);
+    }
+    // SAFETY: user space alone writes this table, and frees rows only after this program has ended.
+    match unsafe { SANDBOXES.get(cookie) } {
+        Some(networks) => serve(&Account::receive(program), socket, vip(socket, networks), hash),
+        None => PROCEED,
+    }
+}
+
+#[inline(always)]
+fn serve(account: &Account, socket: &Socket<'_>, service: Option<Service>, hash: u32) -> i32 {
+    let Some(service) = service else {
+        account.passed();
+        return PROCEED;
+    };
+    let Some(backend) = maps::pick(&service.ring, hash) else {
+        account.dropped(DropReason::NoBackend);
+        // SAFETY: a plain helper call.
+        let _ = unsafe { bpf_set_retval(-ECONNREFUSED) };
+        return REFUSE;
+    };
+    socket.translate(backend, service.target);
+    account.forwarded();
+    PROCEED
+}
+
+/// A published port on an address of this node; 0.0.0.0 means this host, as for the kernel.
+#[inline(always)]
+fn frontend(socket: &Socket<'_>) -> Option<Service> {
+    let (address, port) = socket.destination();
+    let address = if address.is_unspecified() { Ip4::LOCALHOST } else { address };
+    // SAFETY: user space alone writes this table; the row is copied at once.
+    let frontend = unsafe { FRONTENDS.get(FrontendKey::new(address, port, socket.protocol())) }?;
+    Some(Service { ring: frontend.ring, target: frontend.target })
+}
+
+/// A virtual address in one of the sandbox's networks, whose subnets do not overlap.
+#[inline(always)]
+fn vip(socket: &Socket<'_>, networks: &SandboxNetworks) -> Option<Service> {
+    let protocol = socket.protocol();
+    if protocol != protocol::TCP && protocol != protocol::UDP {
+        return None;
+    }
+    let (address, target) = socket.destination();
+    for (index, vni) in networks.vnis.iter().enumerate() {
+        if index as u32 >= networks.n_vnis {
+            return None;
+        }
+        // SAFETY: as in `frontend`.
+        if let Some(ring) = unsafe { VIPS.get(VipKey { vni: *vni, address }) } {
+            return Some(Service { ring: *ring, target });
+        }
+    }
+    None
+}
+
+struct Socket<'a>(&'a SockAddrContext);
+
+impl Socket<'_> {
+    #[inline(always)]
+    fn is_ours(&self) -> bool {
+        let Some(config) = maps::config() else { return false };
+        let cookie = self.netns_cookie();
+        cookie == config.netns_cookie || SANDBOXES.get_ptr(cookie).is_some()
+    }
+
+    #[inline(always)]
+    fn netns_cookie(&self) -> u64 {
+        // SAFETY: a plain helper call.
+        unsafe { bpf_get_netns_cookie(self.0.as_ptr()) }
+    }
+
+    #[inline(always)]
+    fn cookie(&self) -> u64 {
+        // SAFETY: a plain helper call.
+        unsafe { bpf_get_socket_cookie(self.0.as_ptr()) }
+    }
+
+    #[inline(always)]
+    fn protocol(&self) -> u8 {
+        // SAFETY: the context outlives the program.
+        unsafe { (*self.0.sock_addr).protocol as u8 }
+    }
+
+    #[inline(always)]
+    fn destination(&self) -> (Ip4, Port) {
+        // SAFETY: the context outlives the program.
+        let (address, port) = unsafe { ((*self.0.sock_addr).user_ip4, (*self.0.sock_addr).user_port) };
+        (Ip4::from_be_u32(address), Port::from_be_u16(port as u16))
+    }
+
+    #[inline(always)]
+    fn set_destination(&self, address: Ip4, port: Port) {
+        // SAFETY: the context outlives the program, and both members may be written in all four hooks.
+        unsafe {
+            (*self.0.sock_addr).user_ip4 = address.to_be_u32();
+            (*self.0.sock_addr).user_port = port.to_be_u16().into();
+        }
+    }
+
+    #[inline(always)]
+    fn nat_key(&self, backend: (Ip4, Port)) -> SocketNatKey {
+        SocketNatKey::new(self.cookie(), backend, self.protocol())
+    }
+
+    /// Sends the socket to a backend and remembers what it asked for.
+    #[inline(always)]
+    fn translate(&self, backend: Ip4, target: Port) {
+        let (address, port) = self.destination();
+        let key = self.nat_key((backend, target));
+        let original = OriginalDestination::new(address, port);
+        // SAFETY: compared at once.
+        if unsafe { SOCKET_NAT.get(key) } != Some(&original) {
+            // A full table makes room by itself.
+            let _ = SOCKET_NAT.insert(key, original, 0);
+        }
+        self.set_destination(backend, target);
+    }
+}

@@ -1,0 +1,142 @@
+//! tc ingress of a task's host-side veth: all that a task sends into one network.
+
+use ebpf_abi::limits::ROUTER_MAC;
+use ebpf_abi::table::ATTACHMENT_INGRESS;
+use ebpf_abi::{Attachment, DropReason, Ip4, MacAddr, NodeConfig, ReplyFlow, ReplyKey, VipKey};
+use ebpf_packet::{Ethernet, Flow, Ipv4, arp, ethernet, icmp, ipv4};
+
+use crate::maps::{self, VIPS};
+use crate::skb::{self, Skb};
+use crate::verdict::Outcome;
+use crate::{route, track};
+
+#[inline(always)]
+pub fn run(packet: &Skb) -> Outcome {
+    let attachment = maps::attachment(packet.ifindex()).ok_or(DropReason::UnknownAttachment)?;
+    let ethernet = Ethernet::parse(packet).map_err(|_| DropReason::Malformed)?;
+    if ethernet.source != attachment.mac {
+        return Err(DropReason::SourceAddress);
+    }
+    match ethernet.ether_type {
+        ethernet::TYPE_ARP => answer_arp(packet, &attachment),
+        ethernet::TYPE_IPV4 => ipv4(packet, &attachment, &ethernet),
+        _ => Err(DropReason::NotIpv4),
+    }
+}
+
+/// Every node knows every endpoint: no question leaves it.
+#[inline(always)]
+fn answer_arp(packet: &Skb, attachment: &Attachment) -> Outcome {
+    let request =
+        arp::Request::parse(packet).map_err(|_| DropReason::Malformed)?.ok_or(DropReason::ArpUnanswered)?;
+    if request.sender_mac != attachment.mac {
+        return Err(DropReason::SourceAddress);
+    }
+    if request.target == attachment.address {
+        return Err(DropReason::ArpUnanswered);
+    }
+    let mac = mac_of(attachment, request.target).ok_or(DropReason::ArpUnanswered)?;
+    packet.write(0, &request.reply(mac))?;
+    skb::send(packet.ifindex())
+}
+
+#[inline(always)]
+fn mac_of(attachment: &Attachment, address: Ip4) -> Option<MacAddr> {
+    if address == attachment.gateway || is_vip(attachment, address) {
+        return Some(ROUTER_MAC);
+    }
+    maps::endpoint(attachment.vni, address).map(|endpoint| endpoint.mac)
+}
+
+#[inline(always)]
+fn is_vip(attachment: &Attachment, address: Ip4) -> bool {
+    VIPS.get_ptr(VipKey { vni: attachment.vni, address }).is_some()
+}
+
+#[inline(always)]
+fn ipv4(packet: &Skb, attachment: &Attachment, ethernet: &Ethernet) -> Outcome {
+    let config = maps::config().ok_or(DropReason::Unconfigured)?;
+    let ip = Ipv4::parse(packet).map_err(|_| DropReason::Malformed)?;
+    if ip.source != attachment.address {
+        return Err(DropReason::SourceAddress);
+    }
+    if ip.destination.is_multicast_or_above() {
+        return Err(DropReason::Group);
+    }
+    let is_ingress = attachment.flags & ATTACHMENT_INGRESS != 0;
+    if is_ingress && let Some(outcome) = answer_client(config, packet, &ip) {
+        return outcome;
+    }
+    if let Some(endpoint) = maps::endpoint(attachment.vni, ip.destination) {
+        return if endpoint.is_local() {
+            packet.set_macs(endpoint.mac, attachment.mac)?;
+            skb::send_to_sandbox(endpoint.ifindex)
+        } else {
+            route::tunnel_to_endpoint(config, packet, attachment.vni, &endpoint)
+        };
+    }
+    if is_ingress && let Some(owner) = maps::address_owner(ip.destination) {
+        return route::to_host_process(config, packet, owner);
+    }
+    to_router(packet, attachment, ethernet, &ip)
+}
+
+/// The gateway and virtual addresses are nobody's: ping alone is answered for them, here.
+#[inline(always)]
+fn to_router(packet: &Skb, attachment: &Attachment, ethernet: &Ethernet, ip: &Ipv4) -> Outcome {
+    let is_vip = is_vip(attachment, ip.destination);
+    if !is_vip && ip.destination != attachment.gateway {
+        return Err(DropReason::NoRoute);
+    }
+    let Some(reply) = icmp::echo_reply(packet, ip) else {
+        return Err(if is_vip { DropReason::VipProtocol } else { DropReason::NoRoute });
+    };
+    packet.set_macs(ethernet.source, ROUTER_MAC)?;
+    packet.write(ipv4::SOURCE_OFFSET, &ip.destination.0)?;
+    packet.write(ipv4::DESTINATION_OFFSET, &ip.source.0)?;
+    packet.write(icmp::OFFSET, &reply)?;
+    skb::send(packet.ifindex())
+}
+
+/// An answer to a client of a published port leaves with the address and port that the client connected to.
+#[inline(always)]
+fn answer_client(config: &NodeConfig, packet: &Skb, ip: &Ipv4) -> Option<Outcome> {
+    if let Ok(flow) = Flow::of(packet, ip) {
+        let reply = track::reply(&flow)?;
+        return Some(restore(config, packet, &flow, &reply));
+    }
+    let embedded = icmp::embedded_flow(packet, ip)?;
+    let client = (embedded.source, embedded.source_port);
+    let task = (embedded.destination, embedded.destination_port);
+    let reply = track::reply_to_embedded(&ReplyKey::new(task, client, embedded.protocol))?;
+    let error = IcmpError { ip, client_port: client.1, task };
+    Some(restore_error(config, packet, &error, &reply))
+}
+
+#[inline(always)]
+fn restore(config: &NodeConfig, packet: &Skb, flow: &Flow, reply: &ReplyFlow) -> Outcome {
+    packet.set_source(flow, reply.service, reply.service_port)?;
+    packet.set_destination(flow, flow.tuple.destination, reply.client_port)?;
+    route::leave_from(config, packet, reply.service, flow.tuple.destination)
+}
+
+/// An ICMP error of a task about a client's packet.
+struct IcmpError<'a> {
+    ip: &'a Ipv4,
+    client_port: ebpf_abi::Port,
+    task: (Ip4, ebpf_abi::Port),
+}
+
+/// Restores the embedded packet to what the client sent, and the error's own source.
+#[inline(always)]
+fn restore_error(config: &NodeConfig, packet: &Skb, error: &IcmpError<'_>, reply: &ReplyFlow) -> Outcome {
+    let (address, port) = error.task;
+    // The embedded address and the embedded header's checksum change by opposite amounts: the ICMP checksum, which covers
+    // both, changes by the ports alone.
+    packet.replace_embedded_destination(address, reply.service)?;
+    packet.replace_embedded_port(icmp::EMBEDDED_TRANSPORT_OFFSET, error.client_port, reply.client_port)?;
+    packet.replace_embedded_port(icmp::EMBEDDED_TRANSPORT_OFFSET + 2, port, reply.service_port)?;
+    packet.replace_address_checksum(error.ip.source, reply.service)?;
+    packet.write(ipv4::SOURCE_OFFSET, &reply.service.0)?;
+    route::leave_from(config, packet, reply.service, error.ip.destination)
+}

@@ -1,0 +1,135 @@
+//! Flows of this node's backends: state, kept where the task is.
+//!
+//! The task sees the client's own address, and its own port unless another flow of that client (through another ingress
+//! node) already has it at this task.
+
+use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
+use aya_ebpf::helpers::bpf_get_prandom_u32;
+use ebpf_abi::flow::{FLOW_ESTABLISHED, FLOW_FIN_CLIENT, FLOW_FIN_TASK, FLOW_RESET};
+use ebpf_abi::limits::SOURCE_PORT_TRIES;
+use ebpf_abi::{DropReason, ForwardFlow, ForwardKey, Ip4, Port, ReplyFlow, ReplyKey};
+use ebpf_packet::Flow;
+
+use crate::maps::{self, FLOWS, REPLIES};
+
+/// Linux's code for "file exists".
+const EEXIST: i32 = 17;
+/// Source ports are replaced by one of the upper half of all ports, away from services.
+const FIRST_REPLACEMENT_PORT: u16 = 32_768;
+
+/// What a client's packet becomes.
+pub struct Translated {
+    pub target_port: Port,
+    pub client_port: Port,
+}
+
+/// The translation of a client's packet to `backend`, made up if this is the flow's first.
+#[inline(always)]
+pub fn forward(flow: &Flow, backend: Ip4, target: Port) -> Result<Translated, DropReason> {
+    let key = ForwardKey::new(&flow.tuple, backend);
+    let Some(row) = FLOWS.get_ptr_mut(key) else { return open(flow, &key, target) };
+    // SAFETY: the row stays in its place while this program runs; two CPUs that write it write the same.
+    let row = unsafe { &mut *row };
+    let tick = maps::tick();
+    if row.last_seen != tick {
+        row.last_seen = tick;
+    }
+    let translated = Translated { target_port: row.target_port, client_port: row.client_port };
+    if flow.is_first_syn() || flow.is_fin() || flow.is_reset() {
+        let client = (flow.tuple.source, row.client_port);
+        note(flow, &ReplyKey::new((backend, row.target_port), client, flow.tuple.protocol), FLOW_FIN_CLIENT);
+    } else if row.state != FLOW_ESTABLISHED {
+        row.state = FLOW_ESTABLISHED;
+    }
+    Ok(translated)
+}
+
+/// The flow that a task's packet answers to; its `closing` is as it was before this packet.
+#[inline(always)]
+pub fn reply(flow: &Flow) -> Option<ReplyFlow> {
+    let tuple = &flow.tuple;
+    let source = (tuple.source, tuple.source_port);
+    let key = ReplyKey::new(source, (tuple.destination, tuple.destination_port), tuple.protocol);
+    let row = REPLIES.get_ptr_mut(key)?;
+    // SAFETY: as in `forward`.
+    let row = unsafe { &mut *row };
+    let found = *row;
+    let tick = maps::tick();
+    if row.last_seen != tick {
+        row.last_seen = tick;
+    }
+    if flow.is_fin() || flow.is_reset() {
+        row.closing |= closing(flow, FLOW_FIN_TASK);
+    }
+    Some(found)
+}
+
+/// As [`reply`], for the packet that an ICMP error of the task complains of.
+#[inline(always)]
+pub fn reply_to_embedded(key: &ReplyKey) -> Option<ReplyFlow> {
+    // SAFETY: the row is copied at once.
+    unsafe { REPLIES.get(key) }.copied()
+}
+
+/// Remembers that a connection begins anew or ends.
+#[inline(always)]
+fn note(flow: &Flow, key: &ReplyKey, fin: u8) {
+    if let Some(row) = REPLIES.get_ptr_mut(key) {
+        // SAFETY: as in `forward`.
+        let row = unsafe { &mut *row };
+        row.closing = if flow.is_first_syn() { 0 } else { row.closing | closing(flow, fin) };
+    }
+}
+
+#[inline(always)]
+fn closing(flow: &Flow, fin: u8) -> u8 {
+    (if flow.is_fin() { fin } else { 0 }) | (if flow.is_reset() { FLOW_RESET } else { 0 })
+}
+
+/// The first packet of a flow: finds a source port that is free at the task, and writes both rows.
+#[inline(always)]
+fn open(flow: &Flow, key: &ForwardKey, target: Port) -> Result<Translated, DropReason> {
+    let tick = maps::tick();
+    let tuple = &flow.tuple;
+    let row = ReplyFlow::new((tuple.destination, tuple.destination_port), tuple.source_port, tick);
+    let mut reply_key =
+        ReplyKey::new((key.endpoint, target), (tuple.source, tuple.source_port), tuple.protocol);
+    let mut tries = 0;
+    while !claim(&reply_key, &row)? {
+        tries += 1;
+        if tries == SOURCE_PORT_TRIES {
+            return Err(DropReason::SourcePortsExhausted);
+        }
+        reply_key.client_port = random_port();
+    }
+    let forward = ForwardFlow::new(target, reply_key.client_port, tick);
+    if FLOWS.insert(key, forward, BPF_ANY.into()).is_err() {
+        let _ = REPLIES.remove(reply_key);
+        return Err(DropReason::FlowTableFull);
+    }
+    Ok(Translated { target_port: target, client_port: reply_key.client_port })
+}
+
+/// Takes a reply key for a flow: false if another flow that lives has it.
+#[inline(always)]
+fn claim(key: &ReplyKey, row: &ReplyFlow) -> Result<bool, DropReason> {
+    match REPLIES.insert(key, row, BPF_NOEXIST.into()) {
+        Ok(()) => return Ok(true),
+        Err(code) if code != -EEXIST => return Err(DropReason::FlowTableFull),
+        Err(_) => {}
+    }
+    // SAFETY: the row is copied at once.
+    let Some(other) = unsafe { REPLIES.get(key) }.copied() else { return Ok(false) };
+    if !other.is_same_flow(row) && !other.is_closed() {
+        return Ok(false);
+    }
+    REPLIES.insert(key, row, BPF_ANY.into()).map_err(|_| DropReason::FlowTableFull)?;
+    Ok(true)
+}
+
+#[inline(always)]
+fn random_port() -> Port {
+    // SAFETY: a plain helper call.
+    let random = unsafe { bpf_get_prandom_u32() } as u16;
+    Port::new(FIRST_REPLACEMENT_PORT | random)
+}

@@ -1,0 +1,61 @@
+//! tc ingress of an uplink: published ports, and the liveness probe's echo.
+
+use ebpf_abi::limits::{PROBE_VNI, ROUTER_MAC};
+use ebpf_abi::{DropReason, NodeConfig, protocol};
+use ebpf_packet::Bytes as _;
+use ebpf_packet::{Ethernet, Ipv4, ethernet, ipv4, vxlan};
+
+use crate::skb::{self, Skb};
+use crate::verdict::{Outcome, Verdict};
+use crate::{ingress, maps, route};
+
+#[inline(always)]
+pub fn run(packet: &Skb) -> Outcome {
+    let Some(config) = maps::config() else { return Ok(Verdict::Pass) };
+    let Ok(ethernet) = Ethernet::parse(packet) else { return Ok(Verdict::Pass) };
+    if ethernet.ether_type != ethernet::TYPE_IPV4 {
+        return Ok(Verdict::Pass);
+    }
+    if config.ingress_vni != 0
+        && let Some(chosen) = ingress::choose(config, packet)
+    {
+        return if chosen.endpoint.is_local() {
+            packet.set_macs(chosen.endpoint.mac, ROUTER_MAC)?;
+            ingress::deliver(packet, &chosen.flow, chosen.backend, &chosen.endpoint)
+        } else {
+            route::tunnel_to_endpoint(config, packet, config.ingress_vni, &chosen.endpoint)
+        };
+    }
+    match probe(config, packet) {
+        Some(ip) => echo(packet, &ethernet, &ip),
+        None => Ok(Verdict::Pass),
+    }
+}
+
+/// The header of a liveness probe of another node.
+#[inline(always)]
+fn probe(config: &NodeConfig, packet: &Skb) -> Option<Ipv4> {
+    let ip = Ipv4::parse(packet).ok()?;
+    let may_be = ip.protocol == protocol::UDP && ip.destination == config.vtep && !ip.is_fragment;
+    if !may_be || ip.header_len != ipv4::MIN_LEN {
+        return None;
+    }
+    let [_, _, high, low] = packet.load::<4>(UDP_OFFSET).ok()?;
+    if [high, low] != config.vxlan_port.0 || vxlan::vni(packet, UDP_OFFSET) != Ok(Some(PROBE_VNI)) {
+        return None;
+    }
+    maps::is_peer(ip.source).then_some(ip)
+}
+
+const UDP_OFFSET: usize = ipv4::OFFSET + ipv4::MIN_LEN;
+
+/// Sends a probe back to where it came from: all pairs change sides, which no checksum notices.
+#[inline(always)]
+fn echo(packet: &Skb, ethernet: &Ethernet, ip: &Ipv4) -> Outcome {
+    let [a, b, c, d] = packet.load::<4>(UDP_OFFSET).map_err(|_| DropReason::Malformed)?;
+    packet.set_macs(ethernet.source, ethernet.destination)?;
+    packet.write(ipv4::SOURCE_OFFSET, &ip.destination.0)?;
+    packet.write(ipv4::DESTINATION_OFFSET, &ip.source.0)?;
+    packet.write(UDP_OFFSET, &[c, d, a, b])?;
+    skb::send(packet.ifindex())
+}

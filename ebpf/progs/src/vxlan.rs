@@ -1,0 +1,106 @@
+//! The VXLAN device: what comes out of tunnels, and what the node's own processes send into the ingress network.
+
+use ebpf_abi::limits::ROUTER_MAC;
+use ebpf_abi::{DropReason, Endpoint, Ip4, NodeConfig};
+use ebpf_packet::{Ethernet, Flow, Ipv4, NoFlow, ethernet};
+
+use crate::skb::{self, Skb, Tunnel};
+use crate::verdict::{Outcome, Verdict};
+use crate::{ingress, maps, route};
+
+/// tc ingress.
+#[inline(always)]
+pub fn run(packet: &Skb) -> Outcome {
+    let Some(tunnel) = packet.tunnel() else {
+        // Put here by `route::to_host_process`: nothing else arrives without a tunnel.
+        return packet.pass_to_host();
+    };
+    let config = maps::config().ok_or(DropReason::Unconfigured)?;
+    if !maps::is_peer(tunnel.remote) {
+        return Err(DropReason::UnknownPeer);
+    }
+    let ethernet = Ethernet::parse(packet).map_err(|_| DropReason::Malformed)?;
+    if ethernet.ether_type != ethernet::TYPE_IPV4 {
+        return Err(DropReason::NotIpv4);
+    }
+    let ip = Ipv4::parse(packet).map_err(|_| DropReason::Malformed)?;
+    if ethernet.destination == ROUTER_MAC && tunnel.vni == config.ingress_vni {
+        return to_node(config, packet, &tunnel, &ip);
+    }
+    let address = ethernet.destination.endpoint().ok_or(DropReason::UnknownEndpoint)?;
+    let endpoint = maps::endpoint(tunnel.vni, address).ok_or(DropReason::UnknownEndpoint)?;
+    if !endpoint.is_local() {
+        return Err(DropReason::UnknownEndpoint);
+    }
+    if ip.destination == address {
+        return to_endpoint(config, &tunnel, &ip, &endpoint);
+    }
+    if tunnel.vni != config.ingress_vni {
+        return Err(DropReason::UnknownEndpoint);
+    }
+    let flow = Flow::of(packet, &ip).map_err(|error| match error {
+        NoFlow::Fragment => DropReason::Fragment,
+        NoFlow::Protocol => DropReason::UnpublishedPort,
+        NoFlow::Malformed | NoFlow::Options => DropReason::Malformed,
+    })?;
+    ingress::deliver(packet, &flow, address, &endpoint)
+}
+
+/// To the node itself: an answer to a client outside, or to a process here.
+#[inline(always)]
+fn to_node(config: &NodeConfig, packet: &Skb, tunnel: &Tunnel, ip: &Ipv4) -> Outcome {
+    if maps::is_own(ip.source) {
+        return route::leave_here(config, ip.destination);
+    }
+    if !maps::is_own(ip.destination) {
+        return Err(DropReason::UnknownOwner);
+    }
+    check_source(config, tunnel, ip.source)?;
+    packet.pass_to_host()
+}
+
+/// From endpoint to endpoint, or from a process of another node to an endpoint of the ingress network.
+#[inline(always)]
+fn to_endpoint(config: &NodeConfig, tunnel: &Tunnel, ip: &Ipv4, endpoint: &Endpoint) -> Outcome {
+    check_source(config, tunnel, ip.source)?;
+    skb::send_to_sandbox(endpoint.ifindex)
+}
+
+/// A node speaks for its own endpoints, and in the ingress network for its own addresses.
+#[inline(always)]
+fn check_source(config: &NodeConfig, tunnel: &Tunnel, source: Ip4) -> Result<(), DropReason> {
+    if maps::endpoint(tunnel.vni, source).is_some_and(|endpoint| endpoint.vtep == tunnel.remote) {
+        return Ok(());
+    }
+    if tunnel.vni == config.ingress_vni && maps::address_owner(source) == Some(tunnel.remote) {
+        return Ok(());
+    }
+    Err(DropReason::InnerSource)
+}
+
+/// tc egress: packets of the node's own processes. What other programs sent here has its tunnel already.
+#[inline(always)]
+pub fn run_out(packet: &Skb) -> Outcome {
+    if packet.ingress_ifindex() != 0 {
+        return Ok(Verdict::Pass);
+    }
+    let config = maps::config().ok_or(DropReason::Unconfigured)?;
+    let ethernet = Ethernet::parse(packet).map_err(|_| DropReason::Malformed)?;
+    if ethernet.ether_type != ethernet::TYPE_IPV4 {
+        return Err(DropReason::NotIpv4);
+    }
+    let ip = Ipv4::parse(packet).map_err(|_| DropReason::Malformed)?;
+    if ip.destination.is_multicast_or_above() {
+        return Err(DropReason::Group);
+    }
+    if !maps::is_own(ip.source) {
+        return Err(DropReason::HostSource);
+    }
+    let endpoint = maps::endpoint(config.ingress_vni, ip.destination).ok_or(DropReason::NoRoute)?;
+    packet.set_macs(endpoint.mac, ROUTER_MAC)?;
+    if endpoint.is_local() {
+        return skb::send(endpoint.ifindex);
+    }
+    packet.set_tunnel(endpoint.vtep, config.ingress_vni)?;
+    Ok(Verdict::Pass)
+}

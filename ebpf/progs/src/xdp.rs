@@ -1,0 +1,127 @@
+//! XDP on an uplink: clients' packets go into the tunnel before the kernel makes a socket buffer of them.
+//!
+//! What this can't do it passes on to the tc program beneath: backends of this node, fragments, options, a next hop that
+//! is not known yet or lies behind another interface, packets too long to be sent in one piece.
+
+use core::mem::MaybeUninit;
+
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::bindings::{bpf_fib_lookup as FibLookup, xdp_action};
+use aya_ebpf::helpers::{bpf_fib_lookup, bpf_redirect, bpf_xdp_adjust_head};
+use aya_ebpf::programs::XdpContext;
+use ebpf_abi::limits::ROUTER_MAC;
+use ebpf_abi::table::CONFIG_XDP_REDIRECT;
+use ebpf_abi::{DropReason, Endpoint, MacAddr, NodeConfig};
+use ebpf_packet::bytes::{Bytes, Truncated};
+use ebpf_packet::vxlan::{self, MTU_OVERHEAD, OVERHEAD, Outer};
+use ebpf_packet::{Ethernet, ethernet};
+
+use crate::ingress::{self, Chosen};
+use crate::maps;
+use crate::verdict::{Outcome, Verdict};
+
+/// `AF_INET`.
+const IPV4_FAMILY: u8 = 2;
+
+struct Frame<'a>(&'a XdpContext);
+
+impl Bytes for Frame<'_> {
+    const VARIABLE_OFFSETS: bool = false;
+
+    #[inline(always)]
+    fn load<const N: usize>(&self, offset: usize) -> Result<[u8; N], Truncated> {
+        let start = self.0.data() + offset;
+        if start + N > self.0.data_end() {
+            return Err(Truncated);
+        }
+        // SAFETY: the bytes end before the frame does.
+        Ok(unsafe { *(start as *const [u8; N]) })
+    }
+}
+
+impl Frame<'_> {
+    /// Overwrites the frame's first bytes.
+    #[inline(always)]
+    fn store<const N: usize>(&self, offset: usize, bytes: &[u8; N]) -> Result<(), DropReason> {
+        let start = self.0.data() + offset;
+        if start + N > self.0.data_end() {
+            return Err(DropReason::Rewrite);
+        }
+        // SAFETY: the bytes end before the frame does.
+        unsafe { *(start as *mut [u8; N]) = *bytes };
+        Ok(())
+    }
+}
+
+#[inline(always)]
+pub fn run(context: &XdpContext) -> Outcome {
+    let frame = Frame(context);
+    let Some(config) = maps::config().filter(|config| config.ingress_vni != 0) else {
+        return Ok(Verdict::Pass);
+    };
+    if !matches!(frame.load::<2>(12), Ok(ethernet::TYPE_IPV4)) {
+        return Ok(Verdict::Pass);
+    }
+    match ingress::choose(config, &frame) {
+        Some(chosen) if !chosen.endpoint.is_local() => encapsulate(config, &frame, &chosen),
+        _ => Ok(Verdict::Pass),
+    }
+}
+
+#[inline(always)]
+fn encapsulate(config: &NodeConfig, frame: &Frame<'_>, chosen: &Chosen) -> Outcome {
+    let total_len = chosen.flow.total_len;
+    if u32::from(total_len) + MTU_OVERHEAD > config.uplink_mtu {
+        return Ok(Verdict::Pass);
+    }
+    let Some((destination_mac, source_mac)) = next_hop(config, frame.0, &chosen.endpoint) else {
+        return Ok(Verdict::Pass);
+    };
+    let outer = Outer {
+        source_mac,
+        destination_mac,
+        source: config.vtep,
+        destination: chosen.endpoint.vtep,
+        source_port: vxlan::source_port(chosen.flow_hash),
+        destination_port: config.vxlan_port,
+        vni: config.ingress_vni,
+    };
+    let inner =
+        Ethernet { destination: chosen.endpoint.mac, source: ROUTER_MAC, ether_type: ethernet::TYPE_IPV4 };
+    frame.store(0, &inner.to_bytes())?;
+    // SAFETY: makes room in front, or says that there is none.
+    if unsafe { bpf_xdp_adjust_head(frame.0.ctx, -(OVERHEAD as i32)) } != 0 {
+        return Err(DropReason::Rewrite);
+    }
+    frame.store(0, &outer.to_bytes(total_len + ethernet::LEN as u16))?;
+    send_back(config, frame.0)
+}
+
+/// Destination and source MAC towards another node; `None` unless it leads back out of the same interface.
+#[inline(always)]
+fn next_hop(config: &NodeConfig, context: &XdpContext, endpoint: &Endpoint) -> Option<(MacAddr, MacAddr)> {
+    let mut lookup = MaybeUninit::<FibLookup>::zeroed();
+    let ifindex = context.ingress_ifindex() as u32;
+    // SAFETY: all zero is a look-up; the members written and read are those of IPv4.
+    unsafe {
+        let lookup = lookup.assume_init_mut();
+        lookup.family = IPV4_FAMILY;
+        lookup.ifindex = ifindex;
+        lookup.__bindgen_anon_3.ipv4_src = config.vtep.to_be_u32();
+        lookup.__bindgen_anon_4.ipv4_dst = endpoint.vtep.to_be_u32();
+        let size = size_of::<FibLookup>() as i32;
+        if bpf_fib_lookup(context.as_ptr(), lookup, size, 0) != 0 || lookup.ifindex != ifindex {
+            return None;
+        }
+        Some((MacAddr(lookup.dmac), MacAddr(lookup.smac)))
+    }
+}
+
+#[inline(always)]
+fn send_back(config: &NodeConfig, context: &XdpContext) -> Outcome {
+    if config.flags & CONFIG_XDP_REDIRECT == 0 {
+        return Ok(Verdict::Forward(xdp_action::XDP_TX.cast_signed()));
+    }
+    // SAFETY: a plain helper call.
+    Ok(Verdict::Forward(unsafe { bpf_redirect(context.ingress_ifindex() as u32, 0) } as i32))
+}
