@@ -197,7 +197,7 @@ fn reverse_address(text: &str) -> Option<Ipv4Addr> {
 /// of ours has, or the name is the root.
 fn lower_text<'a>(name: &Name, buffer: &'a mut [u8; MAX_TEXT_LEN]) -> Option<&'a str> {
     let mut len = 0;
-    for label in name.iter() {
+    for label in name {
         let separator = usize::from(len > 0);
         let end = len + separator + label.len();
         if end > MAX_TEXT_LEN || label.iter().any(|byte| !byte.is_ascii_graphic() || *byte == b'.') {

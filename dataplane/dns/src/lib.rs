@@ -15,6 +15,8 @@ pub mod server;
 pub mod zones;
 
 mod launch;
+#[cfg(test)]
+mod testing;
 
 pub use client::{DnsClient, DnsStatus};
 pub use launch::ServerLaunch;

@@ -2,7 +2,7 @@
 
 use hickory_proto::op::{Header, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{DNSClass, Name, RecordType};
-use hickory_proto::serialize::binary::{BinDecodable, BinDecoder};
+use hickory_proto::serialize::binary::{BinDecodable, BinDecoder, DecodeError};
 
 /// Records besides the question that a query may carry: OPT and TSIG are two, the rest is room.
 const MAX_EXTRA_RECORDS: u16 = 8;
@@ -69,7 +69,7 @@ impl Question {
             return Err(refuse(ResponseCode::FormErr));
         }
         let query = Query::read(&mut decoder).map_err(|_| refuse(ResponseCode::FormErr))?;
-        let edns = read_edns(&mut decoder, &header).ok_or_else(|| refuse(ResponseCode::FormErr))?;
+        let edns = read_edns(&mut decoder, &header).map_err(|_| refuse(ResponseCode::FormErr))?;
         Ok(Self {
             header: query_header,
             name: query.name().clone(),
@@ -80,18 +80,18 @@ impl Question {
     }
 }
 
-/// The OPT record among the records after the question. `None` if they are malformed.
-fn read_edns(decoder: &mut BinDecoder<'_>, header: &Header) -> Option<Option<ClientEdns>> {
+/// The OPT record among the records after the question.
+fn read_edns(decoder: &mut BinDecoder<'_>, header: &Header) -> Result<Option<ClientEdns>, DecodeError> {
     let counts = header.counts;
     if counts.answers == 0 && counts.authorities == 0 && counts.additionals == 0 {
-        return Some(None);
+        return Ok(None);
     }
     let op_code = header.metadata.op_code;
     for n_records in [counts.answers, counts.authorities] {
-        Message::read_records(decoder, usize::from(n_records), false, op_code).ok()?;
+        Message::read_records(decoder, usize::from(n_records), false, op_code)?;
     }
-    let (_, edns, _) = Message::read_records(decoder, usize::from(counts.additionals), true, op_code).ok()?;
-    Some(edns.map(|edns| ClientEdns {
+    let (_, edns, _) = Message::read_records(decoder, usize::from(counts.additionals), true, op_code)?;
+    Ok(edns.map(|edns| ClientEdns {
         max_payload: edns.max_payload(),
         version: edns.version(),
         dnssec_ok: edns.flags().dnssec_ok,

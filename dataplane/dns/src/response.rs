@@ -76,7 +76,7 @@ impl<'a> Response<'a> {
     ) -> Self {
         out.clear();
         write_header(out, question.header, code, 1);
-        for label in question.name.iter() {
+        for label in &question.name {
             write_label(out, label);
         }
         out.push(0);

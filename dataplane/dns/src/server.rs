@@ -12,6 +12,7 @@ use std::{fs, io};
 use nix::fcntl::{Flock, FlockArg};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
 
 use self::feed::Feed;
 use self::forward::Forwarder;
@@ -76,16 +77,20 @@ fn n_threads() -> usize {
 
 /// Serves until `stop` is done or meshd asks for the end.
 pub async fn serve(options: &ServerOptions, stop: impl Future<Output = ()>) -> Result<(), ServerError> {
-    let _lock = lock(options)?;
+    let lock = lock(options)?;
     let listener = listen(options)?;
     let feed = Feed::new(Forwarder::new(options.resolv_conf.clone()));
     tracing::info!(socket = %options.socket.display(), "serving names");
+    let mut connections = JoinSet::new();
     tokio::select! {
         () = stop => (),
-        () = feed.accept(&listener) => (),
+        () = feed.accept(&listener, &mut connections) => (),
     }
     feed.close().await;
     let _ = fs::remove_file(&options.socket);
+    // Whoever asked for the end sees it last: then the next process can take the place.
+    drop((listener, lock));
+    drop(connections);
     Ok(())
 }
 

@@ -37,8 +37,7 @@ impl Feed {
     }
 
     /// Talks with meshd, and with the next one: whoever writes last is served. Returns when one asks for the end.
-    pub async fn accept(&self, listener: &UnixListener) {
-        let mut connections = JoinSet::new();
+    pub async fn accept(&self, listener: &UnixListener, connections: &mut JoinSet<()>) {
         loop {
             tokio::select! {
                 () = self.shutdown.notified() => return,
