@@ -18,7 +18,7 @@ const PORT: u16 = 8080;
 const N_REQUESTS_PER_NODE: usize = 40;
 /// Requests a second while something is changed or dies.
 const RATE_PER_S: u32 = 100;
-const SETTLE_LIMIT: Duration = Duration::from_secs(60);
+const SETTLE_LIMIT: Duration = Duration::from_mins(1);
 
 /// Runs the demo; `keep` leaves the cluster up.
 pub fn run(keep: bool) -> Result<()> {

@@ -173,8 +173,8 @@ mod tests {
 
     #[test]
     fn the_table_is_read_from_the_page() {
-        let rows: String = (0..8).map(|n| format!("| {n} name | `a{n}`, `b{n}` | x |\n")).collect();
-        let table = layer_table(&rows).unwrap();
+        let rows: Vec<String> = (0..8).map(|n| format!("| {n} name | `a{n}`, `b{n}` | x |")).collect();
+        let table = layer_table(&rows.join("\n")).unwrap();
         assert_eq!(table["a0"], 0);
         assert_eq!(table["b7"], 7);
         assert!(layer_table("no table").is_err());

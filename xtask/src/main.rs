@@ -4,6 +4,7 @@ mod artifacts;
 mod demo;
 mod deny;
 mod ebpf;
+mod guest;
 mod image;
 mod lab;
 mod layers;
@@ -56,6 +57,8 @@ enum Task {
     Fmt,
     /// Format check, clippy, layers, sizes, licences
     Lint,
+    /// Run a shell command in the test guest (Debian 12 with its own kernel); /share is target/guest/share
+    Guest { command: String },
     /// Build the BPF object reproducibly
     Ebpf {
         /// Compare with the committed object instead of replacing it
@@ -79,6 +82,10 @@ fn main() -> Result<()> {
         Task::Bench(BenchCommand::Quick) => artifacts::bench_quick(),
         Task::Fmt => sh::cargo(&["fmt", "--all"]),
         Task::Lint => test::lint(),
+        Task::Guest { command } => {
+            setup::run(setup::Scope::Guest)?;
+            guest::Guest::build()?.run(&command)
+        }
         Task::Ebpf { check: true } => ebpf::check(),
         Task::Ebpf { check: false } => ebpf::write(),
     }

@@ -42,6 +42,14 @@ const TEST_PACKAGES: &[Package] = &[
     ("procps", "/usr/bin/ps", "looks for processes left behind"),
 ];
 
+const GUEST_PACKAGES: &[Package] = &[
+    ("qemu-system-x86", "/usr/bin/qemu-system-x86_64", "runs the test guest"),
+    ("mmdebstrap", "/usr/bin/mmdebstrap", "makes the guest's root"),
+    ("e2fsprogs", "/usr/sbin/mke2fs", "makes the guest's disk"),
+    ("cpio", "/usr/bin/cpio", "makes the guest's first disk"),
+    ("kmod", "/usr/sbin/modprobe", "finds the guest's modules"),
+];
+
 const BENCH_PACKAGES: &[Package] = &[
     ("wrk", "/usr/bin/wrk", "HTTP load"),
     ("iperf3", "/usr/bin/iperf3", "bulk streams"),
@@ -58,7 +66,9 @@ pub enum Scope {
     Demo,
     /// And to test.
     Test,
-    /// And to measure.
+    /// To test, also in the virtual machine.
+    Guest,
+    /// To test and to measure.
     Everything,
 }
 
@@ -68,6 +78,9 @@ pub fn run(scope: Scope) -> Result<()> {
     let mut packages = RUN_PACKAGES.to_vec();
     if scope != Scope::Demo {
         packages.extend(TEST_PACKAGES);
+    }
+    if scope == Scope::Guest {
+        packages.extend(GUEST_PACKAGES);
     }
     if scope == Scope::Everything {
         packages.extend(BENCH_PACKAGES);

@@ -1,12 +1,12 @@
 //! `cargo xtask test`: what every change must pass, in tiers.
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context as _, Result, bail};
 use bench_lab::leftovers;
 
 use crate::artifacts::{Profile, environment, programs};
 use crate::sh::{cargo, cargo_command, show};
 use crate::steps::Steps;
-use crate::{deny, ebpf, layers, setup};
+use crate::{deny, ebpf, guest, layers, setup};
 
 /// Which tiers to run.
 pub struct Options {
@@ -20,7 +20,6 @@ const HOST_CRATES: [&str; 3] = ["--workspace", "--exclude", "ebpf-progs"];
 
 /// Runs the tiers; leaves nothing behind, or says what it left.
 pub fn run(options: &Options) -> Result<()> {
-    ensure!(!options.vm, "there are no suites for the virtual machine yet");
     let mut steps = Steps::new(options.only.clone());
     steps.step("set-up", || setup::run(setup::Scope::Test))?;
     let before = leftovers::snapshot()?;
@@ -35,6 +34,9 @@ pub fn run(options: &Options) -> Result<()> {
         show(&mut test)
     })?;
     steps.step("cluster tests", || cluster_tests(options.long))?;
+    if options.vm {
+        steps.step("guest: Debian 12's kernel", guest_tests)?;
+    }
     steps.step("nothing left behind", || {
         let left: Vec<String> = leftovers::snapshot()?.difference(&before).cloned().collect();
         if !left.is_empty() {
@@ -87,4 +89,55 @@ fn cluster_tests(long: bool) -> Result<()> {
         test.env("MESH_TEST_LONG", "1");
     }
     show(&mut test)
+}
+
+/// The data plane's kernel tests and a cluster on Debian 12's own kernel: clsact instead of TCX, cgroup v2.
+fn guest_tests() -> Result<()> {
+    setup::run(setup::Scope::Guest)?;
+    let programs = programs(Profile::Release)?;
+    let guest = guest::Guest::build()?;
+    let mut files = vec![programs.meshd.clone(), programs.meshctl.clone(), programs.whoami_image.clone()];
+    files.push(programs.whoami_image.with_file_name("whoami-rootfs").join("whoami"));
+    let suites = test_programs("dataplane-kernel")?;
+    let cluster = test_programs("bench-lab")?.into_iter().find(|p| file_name(p).starts_with("cluster-"));
+    let cluster = cluster.context("cargo built no cluster test")?;
+    for file in files.iter().chain(&suites).chain([&cluster]) {
+        std::fs::copy(file, guest.share().join(file_name(file)))?;
+    }
+    let suites: Vec<String> = suites.iter().map(|p| format!("./{} --test-threads=1", file_name(p))).collect();
+    let suites = suites.join("\n");
+    let script = format!(
+        "set -e\ncd /share\nmkdir -p /tmp/whoami-rootfs\ncp whoami /tmp/whoami-rootfs/\ncp whoami.tar meshd meshctl /tmp/\n\
+         {suites}\nexport MESH_MESHD=/tmp/meshd MESH_MESHCTL=/tmp/meshctl MESH_WHOAMI_IMAGE=/tmp/whoami.tar\n./{}\n",
+        file_name(&cluster)
+    );
+    guest.run(&script)
+}
+
+/// The test programs of a package, built.
+fn test_programs(package: &str) -> Result<Vec<std::path::PathBuf>> {
+    let output = cargo_command()
+        .args([
+            "test",
+            "--quiet",
+            "--release",
+            "--no-run",
+            "--tests",
+            "--message-format",
+            "json",
+            "-p",
+            package,
+        ])
+        .output()?;
+    let text = String::from_utf8(output.stdout)?;
+    let programs = text.lines().filter_map(|line| {
+        let message: serde_json::Value = serde_json::from_str(line).ok()?;
+        let is_test = message["profile"]["test"].as_bool()?;
+        message["executable"].as_str().filter(|_| is_test).map(Into::into)
+    });
+    Ok(programs.collect())
+}
+
+fn file_name(path: &std::path::Path) -> String {
+    path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()
 }

@@ -5,7 +5,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use nix::sched::{CloneFlags, setns};
 
 use crate::process::{run, try_run};
@@ -43,6 +43,9 @@ pub(crate) fn up(lab: &LabState) -> Result<()> {
     }
     for node in &lab.nodes {
         plug(&bridge_namespace, &node.name, &format!("{}/24", node.address))?;
+        if lab.wants_xdp() {
+            prepare_for_xdp(&bridge_namespace, &port(&node.name))?;
+        }
     }
     plug(&bridge_namespace, &lab.client_namespace(), &format!("{}/24", lab.client_address()))
 }
@@ -82,6 +85,15 @@ fn plug(bridge_namespace: &str, namespace: &str, address: &str) -> Result<()> {
     ip(bridge_namespace, &["link", "set", &port, "master", BRIDGE, "up"])?;
     ip(namespace, &["addr", "add", address, "dev", "eth0"])?;
     ip(namespace, &["link", "set", "eth0", "up"])
+}
+
+/// A veth pair carries what XDP sends only if its other end polls (GRO) and computes no checksums late. Real network
+/// cards need none of this.
+fn prepare_for_xdp(bridge_namespace: &str, port: &str) -> Result<()> {
+    let output =
+        command_in(bridge_namespace, "ethtool")?.args(["-K", port, "gro", "on", "tx", "off"]).output()?;
+    ensure!(output.status.success(), "ethtool {port}: {}", String::from_utf8_lossy(&output.stderr).trim());
+    Ok(())
 }
 
 fn add_namespace(name: &str) -> Result<()> {

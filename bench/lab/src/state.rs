@@ -127,6 +127,11 @@ impl LabState {
         })
     }
 
+    /// Whether its daemons are told to use XDP, which veth pairs must be prepared for.
+    pub fn wants_xdp(&self) -> bool {
+        self.meshd_args.iter().any(|arg| arg == "xdp" || arg == "--ingress-hook=xdp")
+    }
+
     pub fn client_namespace(&self) -> String {
         format!("{}-client", self.name)
     }

@@ -18,7 +18,7 @@ const REQUEST_LIMIT: Duration = Duration::from_secs(5);
 /// Threads of a steady stream.
 const N_SENDERS: u32 = 8;
 /// A stream ends by itself after this.
-const STREAM_LIMIT: Duration = Duration::from_secs(300);
+const STREAM_LIMIT: Duration = Duration::from_mins(5);
 
 /// One answer of the `whoami` server.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

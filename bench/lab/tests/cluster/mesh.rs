@@ -171,12 +171,33 @@ pub fn rolling_update_under_load(bench: &mut Bench) -> Outcome {
     Ok(())
 }
 
+/// The other hooks carry the same traffic: XDP on the uplink, and tc by clsact instead of TCX.
+pub fn other_hooks_do_the_same(_: &mut Bench) -> Outcome {
+    for (args, hook) in [(["--ingress-hook", "xdp"], "xdp"), (["--tc-attach", "clsact"], "clsact")] {
+        let mut bench = Bench::with("hooks", 1, 2, &args)?;
+        let result = carries_the_same(&mut bench, hook);
+        if result.is_err() {
+            bench.print_diagnosis();
+        }
+        bench.down()?;
+        result.with_context(|| args.join(" "))?;
+    }
+    Ok(())
+}
+
+fn carries_the_same(bench: &mut Bench, hook: &str) -> Outcome {
+    let status = bench.meshctl("m1", &["status"])?;
+    ensure!(status.contains(hook), "meshctl status shows no {hook} hook:\n{status}");
+    every_node_answers(bench)?;
+    nodes_reach_the_mesh(bench)?;
+    udp_goes_the_same_way(bench)?;
+    every_packet_is_accounted_for(bench)
+}
+
 pub fn every_packet_is_accounted_for(bench: &mut Bench) -> Outcome {
     for node in bench.lab.nodes() {
-        let socket = format!("unix://{}", bench.lab.socket(&node.name)?.display());
-        let meshctl = bench.meshctl.to_string_lossy().into_owned();
-        let text = bench_lab::run(&meshctl, &["-H", &socket, "drops"])?;
-        if node.name.ends_with("m1") {
+        let text = bench.meshctl(&node.name, &["drops"])?;
+        if node.name == "test-m1" {
             println!(
                 "{}",
                 text.trim_end().lines().map(|l| format!("    {l}")).collect::<Vec<_>>().join("\n")
@@ -184,6 +205,7 @@ pub fn every_packet_is_accounted_for(bench: &mut Bench) -> Outcome {
         }
         // Straight from the pins the same programs are seen.
         let pins = bench.lab.bpffs_dir(&node.name)?.to_string_lossy().into_owned();
+        let meshctl = bench.meshctl.to_string_lossy().into_owned();
         bench_lab::run(&meshctl, &["-H", "unix:///nonexistent.sock", "--bpffs-dir", &pins, "drops"])?;
     }
     Ok(())

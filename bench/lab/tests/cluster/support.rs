@@ -11,7 +11,7 @@ use bench_lab::{Answer, Lab, LabOptions, Role, request, wait_until};
 pub type Outcome = Result<()>;
 
 /// Longest time for a service to settle on these machines.
-pub const SETTLE: Duration = Duration::from_secs(60);
+pub const SETTLE: Duration = Duration::from_mins(1);
 /// The service that most scenarios use, published here.
 pub const PORT: u16 = 8080;
 
@@ -33,21 +33,23 @@ pub struct RunningTask {
 impl Bench {
     /// Five nodes with the image on each and the `whoami` service of six tasks.
     pub fn up() -> Result<Self> {
+        Self::with("test", 3, 2, &[])
+    }
+
+    /// A cluster of another shape, or with further arguments for its daemons.
+    pub fn with(name: &str, managers: usize, workers: usize, meshd_args: &[&str]) -> Result<Self> {
         let options = LabOptions {
-            name: "test".into(),
-            managers: 3,
-            workers: 2,
+            name: name.into(),
+            managers,
+            workers,
             meshd: program("MESH_MESHD")?,
-            meshd_args: Vec::new(),
+            meshd_args: meshd_args.iter().map(|&arg| arg.to_owned()).collect(),
         };
         if Lab::exists(&options.name)? {
             Lab::open(&options.name)?.down()?;
         }
-        let bench = Self {
-            lab: Lab::up(&options)?,
-            meshctl: program("MESH_MESHCTL")?,
-            image: program("MESH_WHOAMI_IMAGE")?,
-        };
+        let lab = Lab::up(&options)?;
+        let bench = Self { lab, meshctl: program("MESH_MESHCTL")?, image: program("MESH_WHOAMI_IMAGE")? };
         for node in bench.lab.nodes() {
             bench.import_image(&node.name)?;
         }
@@ -179,6 +181,13 @@ impl Bench {
         let args: Vec<&str> =
             [netns.as_str(), "--", &program].into_iter().chain(words.iter().copied()).collect();
         bench_lab::run("nsenter", &args)
+    }
+
+    /// `meshctl` against a node's daemon.
+    pub fn meshctl(&self, node: &str, args: &[&str]) -> Result<String> {
+        let socket = format!("unix://{}", self.lab.socket(node)?.display());
+        let all: Vec<&str> = ["-H", &socket].iter().chain(args).copied().collect();
+        bench_lab::run(&self.meshctl.to_string_lossy(), &all)
     }
 
     /// What helps to see why a scenario failed.
