@@ -14,6 +14,8 @@ mod sh;
 mod steps;
 mod test;
 
+use std::process::ExitCode;
+
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
@@ -73,8 +75,18 @@ enum BenchCommand {
     Quick,
 }
 
-fn main() -> Result<()> {
-    match Cli::parse().task {
+fn main() -> ExitCode {
+    match run(Cli::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> Result<()> {
+    match task {
         Task::Setup => setup::run(setup::Scope::Everything),
         Task::Demo { keep } => demo::run(keep),
         Task::Test { long, vm, only } => test::run(&test::Options { long, vm, only }),

@@ -44,7 +44,7 @@ fn main() -> ExitCode {
     let mut bench = match Bench::up() {
         Ok(bench) => bench,
         Err(error) => {
-            eprintln!("the lab did not come up: {error:?}");
+            eprintln!("the lab did not come up: {error:#}");
             return ExitCode::FAILURE;
         }
     };
@@ -59,14 +59,14 @@ fn main() -> ExitCode {
             }
             Err(error) => {
                 n_failed += 1;
-                println!("  FAILED after {:.1} s: {error:?}", start.elapsed().as_secs_f64());
+                println!("  FAILED after {:.1} s: {error:#}", start.elapsed().as_secs_f64());
                 bench.print_diagnosis();
             }
         }
     }
     if let Err(error) = bench.down() {
         n_failed += 1;
-        println!("the lab did not go down: {error:?}");
+        println!("the lab did not go down: {error:#}");
     }
     println!("{n_passed} passed, {n_failed} failed");
     if n_failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
