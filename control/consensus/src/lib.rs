@@ -8,7 +8,12 @@
 mod consensus;
 mod crypt;
 mod error;
+mod key_file;
+mod limits;
+mod log;
+mod machine;
 mod service;
+mod snapshot;
 mod types;
 
 pub use consensus::{Consensus, Leadership, Options};

@@ -1,0 +1,169 @@
+//! The root: makes itself once per cluster, and signs node certificates.
+
+use std::time::Duration;
+
+use control_model::{PeerIdentity, Timestamp};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData,
+    SanType, SerialNumber,
+};
+use sha2::{Digest, Sha256};
+use time::OffsetDateTime;
+
+use crate::certificate::{public_key_of, single_der};
+
+/// swarmkit's `ca.rootCN`.
+const ROOT_NAME: &str = "swarm-ca";
+/// swarmkit's `ca.RootCAExpiration`: 20 years.
+const ROOT_LIFE: Duration = Duration::from_hours(20 * 365 * 24);
+/// Begin of validity before now, for nodes whose clocks are behind (swarmkit's `ca.CertBackdate`).
+const BACKDATE: Duration = Duration::from_hours(1);
+/// Shortest life that may be asked for (swarmkit's `ca.MinNodeCertExpiration`).
+pub const MIN_CERTIFICATE_LIFE: Duration = Duration::from_hours(1);
+/// Bytes of a serial number: RFC 5280 §4.1.2.2 allows 20.
+const SERIAL_LEN: usize = 16;
+/// Certificate requests larger than this are refused unread; a P-256 request has about 400 bytes.
+const MAX_CSR_BYTES: usize = 16 << 10;
+
+/// The root can't be made or read.
+#[derive(Debug, thiserror::Error)]
+pub enum RootError {
+    #[error("root key can't be made or read")]
+    Key(#[source] rcgen::Error),
+    #[error("root certificate can't be made or read")]
+    Certificate(#[source] rcgen::Error),
+    #[error("not one PEM certificate")]
+    Malformed,
+    #[error("certificate key mismatch")]
+    KeyMismatch,
+}
+
+/// No certificate for this request.
+#[derive(Debug, thiserror::Error)]
+pub enum IssueError {
+    /// Unreadable, or its signature does not prove possession of the key.
+    #[error("invalid certificate signing request")]
+    BadRequest(#[source] rcgen::Error),
+    #[error("certificate signing request is larger than {MAX_CSR_BYTES} bytes")]
+    RequestTooLarge,
+    #[error("certificate signing request must be for an ECDSA P-256 key")]
+    KeyType,
+    #[error("minimum certificate expiry is {} seconds", MIN_CERTIFICATE_LIFE.as_secs())]
+    LifeTooShort,
+    #[error("certificate can't be signed")]
+    Sign(#[source] rcgen::Error),
+}
+
+/// A root certificate with its key.
+pub struct RootCa {
+    cert_pem: String,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl RootCa {
+    /// A new root: ECDSA P-256, valid for 20 years.
+    pub fn generate(now: Timestamp) -> Result<Self, RootError> {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(RootError::Key)?;
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, ROOT_NAME);
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(1));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        params.serial_number = Some(serial(key.public_key_raw(), now));
+        params.not_before = date(before(now, BACKDATE));
+        params.not_after = date(now.after(ROOT_LIFE));
+        let cert_pem = params.self_signed(&key).map_err(RootError::Certificate)?.pem();
+        Ok(Self { cert_pem, issuer: Issuer::new(params, key) })
+    }
+
+    /// The root that [`RootCa::cert_pem`] and [`RootCa::key_pem`] gave.
+    pub fn from_pem(cert_pem: &str, key_pem: &str) -> Result<Self, RootError> {
+        let key = KeyPair::from_pem(key_pem).map_err(RootError::Key)?;
+        let der = single_der(cert_pem).ok_or(RootError::Malformed)?;
+        if public_key_of(&der).ok_or(RootError::Malformed)? != key.public_key_raw() {
+            return Err(RootError::KeyMismatch);
+        }
+        let issuer = Issuer::from_ca_cert_der(&der, key).map_err(RootError::Certificate)?;
+        Ok(Self { cert_pem: cert_pem.to_owned(), issuer })
+    }
+
+    /// The certificate: what join tokens are digests of.
+    pub fn cert_pem(&self) -> &str {
+        &self.cert_pem
+    }
+
+    /// The key: secret, kept in the encrypted log alone.
+    pub fn key_pem(&self) -> String {
+        self.issuer.key().serialize_pem()
+    }
+
+    /// A certificate (PEM) for the key of `csr_pem`, valid from an hour ago until `life` from now.
+    /// Only the key is taken from the request: the CA chooses subject, names and usages.
+    pub fn issue(
+        &self,
+        csr_pem: &str,
+        identity: PeerIdentity,
+        now: Timestamp,
+        life: Duration,
+    ) -> Result<String, IssueError> {
+        if csr_pem.len() > MAX_CSR_BYTES {
+            return Err(IssueError::RequestTooLarge);
+        }
+        if life < MIN_CERTIFICATE_LIFE {
+            return Err(IssueError::LifeTooShort);
+        }
+        let request = CertificateSigningRequestParams::from_pem(csr_pem).map_err(IssueError::BadRequest)?;
+        if request.public_key.algorithm() != &PKCS_ECDSA_P256_SHA256 {
+            return Err(IssueError::KeyType);
+        }
+        let mut params = node_params(identity).map_err(IssueError::Sign)?;
+        params.serial_number = Some(serial(request.public_key.der_bytes(), now));
+        params.not_before = date(before(now, BACKDATE));
+        params.not_after = date(now.after(life));
+        let certificate = params.signed_by(&request.public_key, &self.issuer).map_err(IssueError::Sign)?;
+        Ok(certificate.pem())
+    }
+}
+
+impl std::fmt::Debug for RootCa {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RootCa").finish_non_exhaustive()
+    }
+}
+
+fn node_params(identity: PeerIdentity) -> Result<CertificateParams, rcgen::Error> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::OrganizationName, identity.cluster_id.to_string());
+    params.distinguished_name.push(DnType::OrganizationalUnitName, identity.unit());
+    params.distinguished_name.push(DnType::CommonName, identity.node_id.to_string());
+    params.subject_alt_names = vec![
+        SanType::DnsName(identity.unit().try_into()?),
+        SanType::DnsName(identity.node_id.to_string().try_into()?),
+    ];
+    params.is_ca = IsCa::ExplicitNoCa;
+    params.use_authority_key_identifier_extension = true;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages =
+        vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    Ok(params)
+}
+
+/// Unique per key and moment: no randomness needed. The top bit is clear, for serials are positive.
+fn serial(public_key: &[u8], now: Timestamp) -> SerialNumber {
+    let digest = Sha256::new_with_prefix(public_key).chain_update(now.0.to_be_bytes()).finalize();
+    let mut bytes: [u8; SERIAL_LEN] = std::array::from_fn(|i| digest[i]);
+    bytes[0] = bytes[0] & 0x7f | 0x40;
+    SerialNumber::from_slice(&bytes)
+}
+
+fn before(now: Timestamp, span: Duration) -> Timestamp {
+    Timestamp(now.0.saturating_sub(i64::try_from(span.as_nanos()).expect("the back-date is an hour")))
+}
+
+/// Whole seconds: certificates hold no fractions.
+fn date(at: Timestamp) -> OffsetDateTime {
+    OffsetDateTime::from_unix_timestamp(at.0.div_euclid(1_000_000_000))
+        .expect("64-bit nanoseconds end in the year 2262")
+}

@@ -1,0 +1,90 @@
+//! Times and sizes, each with its reason.
+
+use std::time::Duration;
+
+use openraft::{Config, SnapshotPolicy};
+
+/// Largest encoded entry (swarmkit's `MaxTransactionBytes`): one write stays well below the RPC's message limit.
+pub(crate) const MAX_ENTRY_BYTES: usize = 3 << 19;
+
+/// Encoded entries sent to a follower in one message; at least one is sent.
+/// With one entry above it the message still fits [`control_rpc::MAX_BODY_BYTES`].
+pub(crate) const MAX_APPEND_BYTES: usize = 4 << 20;
+const _: () = assert!(MAX_APPEND_BYTES + 2 * MAX_ENTRY_BYTES < control_rpc::MAX_BODY_BYTES);
+
+/// Largest snapshot taken from another manager. 100,000 tasks need about 100 MB.
+pub(crate) const MAX_SNAPSHOT_BYTES: usize = 1 << 30;
+
+/// A snapshot travels in pieces of this size: small enough not to hold up heartbeats on the same connection.
+pub(crate) const SNAPSHOT_CHUNK_BYTES: usize = 1 << 20;
+
+/// Jobs that one transaction of the log takes: bounds the time until the first of them is answered.
+pub(crate) const MAX_GROUP_COMMIT: usize = 512;
+
+/// A write is retried this long over changes of the leader.
+pub(crate) const PROPOSE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A read waits this long for a leader: longer than an election, short enough for a user to see the reason.
+pub(crate) const READ_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Pause before the leader is asked again.
+pub(crate) const RETRY_PAUSE: Duration = Duration::from_millis(50);
+
+/// One exchange of entries: a full message over a slow link and its fsync. openraft's own hint, the heartbeat
+/// interval, is too short for that on a machine that stalls.
+pub(crate) const APPEND_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// All of a snapshot at 10 MB/s.
+pub(crate) const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(100);
+
+/// A change of the members, a learner's catching up included.
+pub(crate) const MEMBERSHIP_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Leadership is handed over in milliseconds, or not at all.
+pub(crate) const TRANSFER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How often a leader checks that a quorum still answers it.
+pub(crate) const LEADER_CHECK_INTERVAL: Duration = Duration::from_millis(250);
+
+/// A leader that no quorum has answered for so long tells its loops that it leads no more.
+pub(crate) const QUORUM_LOST_AFTER: Duration = Duration::from_secs(2);
+
+/// A member that answered a heartbeat within this time counts as reachable.
+pub(crate) const REACHABLE_WITHIN: Duration = Duration::from_millis(1500);
+
+/// Leader to followers. Ten a second cost nothing and leave room for several lost ones before an election.
+const HEARTBEAT_MS: u64 = 100;
+
+/// openraft's lease is the upper bound; an election begins after lease + random(lower..upper) without a heartbeat:
+/// 0.9–1.2 s. A stall of the machine shorter than that elects nobody; pre-vote keeps a longer one from disturbing
+/// a leader that the others still hear. etcd's default is 1 s.
+const ELECTION_MIN_MS: u64 = 300;
+const ELECTION_MAX_MS: u64 = 600;
+
+/// Entries between snapshots: a restart replays at most so many (about a second), and the log's memory is bounded.
+const SNAPSHOT_EVERY: u64 = 5000;
+
+/// Entries kept behind a snapshot, so that a follower that was away for a short time needs no snapshot
+/// (swarmkit's `LogEntriesForSlowFollowers`).
+const KEEP_ENTRIES: u64 = 500;
+
+/// Entries per message; [`MAX_APPEND_BYTES`] bounds it further.
+const MAX_APPEND_ENTRIES: u64 = 256;
+
+/// openraft's configuration.
+pub(crate) fn raft_config() -> Config {
+    Config {
+        cluster_name: "meshd".to_owned(),
+        heartbeat_interval: HEARTBEAT_MS,
+        election_timeout_min: ELECTION_MIN_MS,
+        election_timeout_max: ELECTION_MAX_MS,
+        install_snapshot_timeout: u64::try_from(SNAPSHOT_TIMEOUT.as_millis()).expect("a small constant"),
+        max_payload_entries: MAX_APPEND_ENTRIES,
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(SNAPSHOT_EVERY),
+        max_in_snapshot_log_to_keep: KEEP_ENTRIES,
+        enable_pre_vote: Some(true),
+        ..Config::default()
+    }
+    .validate()
+    .expect("the constants are in order")
+}

@@ -1,0 +1,77 @@
+//! Reads the log's file whole, and trusts nothing in it that does not open.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
+use openraft::alias::EntryOf;
+use openraft::entry::RaftEntry;
+use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError};
+use serde::de::DeserializeOwned;
+
+use super::writer::{ENTRIES, MARKS, entry_place, mark_place};
+use super::{COMMITTED, Memory, PURGED, Stored, VOTE};
+use crate::crypt::Key;
+use crate::error::OpenError;
+use crate::types::TypeConfig;
+
+pub(super) fn open(path: &Path, key: &Key) -> Result<(Database, Memory), OpenError> {
+    // redb checks what it reads by assertion in places; a damaged file must be an error all the same.
+    let opened = catch_unwind(AssertUnwindSafe(|| {
+        let database = open_database(path)?;
+        let memory = read(&database, key)?;
+        Ok((database, memory))
+    }));
+    opened.unwrap_or_else(|_| Err(OpenError::Corrupt("the log's file".to_owned())))
+}
+
+fn open_database(path: &Path) -> Result<Database, OpenError> {
+    let mut database = Database::create(path).map_err(|error| match error {
+        DatabaseError::Storage(StorageError::Corrupted(what)) => OpenError::Corrupt(what),
+        error => OpenError::Log(error.into()),
+    })?;
+    let intact = database.check_integrity().map_err(|error| OpenError::Corrupt(error.to_string()))?;
+    if !intact {
+        return Err(OpenError::Corrupt("the log's file".to_owned()));
+    }
+    let transaction = database.begin_write().map_err(redb::Error::from)?;
+    transaction.open_table(ENTRIES).map_err(redb::Error::from)?;
+    transaction.open_table(MARKS).map_err(redb::Error::from)?;
+    transaction.commit().map_err(redb::Error::from)?;
+    Ok(database)
+}
+
+fn read(database: &Database, key: &Key) -> Result<Memory, OpenError> {
+    let transaction = database.begin_read().map_err(redb::Error::from)?;
+    let marks = transaction.open_table(MARKS).map_err(redb::Error::from)?;
+    let mut memory = Memory::default();
+    for item in marks.iter().map_err(redb::Error::from)? {
+        let (name, sealed) = item.map_err(redb::Error::from)?;
+        let (name, sealed) = (name.value(), sealed.value());
+        match name {
+            VOTE => memory.vote = Some(unseal(key, &mark_place(name), sealed)?),
+            COMMITTED => memory.committed = unseal(key, &mark_place(name), sealed)?,
+            PURGED => memory.purged = Some(unseal(key, &mark_place(name), sealed)?),
+            other => return Err(OpenError::Corrupt(format!("unknown mark {other:?}"))),
+        }
+    }
+    let entries = transaction.open_table(ENTRIES).map_err(redb::Error::from)?;
+    let mut next = memory.purged.map_or(0, |purged| purged.index() + 1);
+    for item in entries.iter().map_err(redb::Error::from)? {
+        let (index, sealed) = item.map_err(redb::Error::from)?;
+        let (index, sealed) = (index.value(), sealed.value());
+        let entry: EntryOf<TypeConfig> = unseal(key, &entry_place(index), sealed)?;
+        if index != next || entry.index() != index {
+            return Err(OpenError::Corrupt(format!("entry {next} is missing")));
+        }
+        let encoded_len = sealed.len() - crate::crypt::OVERHEAD;
+        memory.entries.insert(index, Stored { entry, encoded_len });
+        next += 1;
+    }
+    Ok(memory)
+}
+
+fn unseal<T: DeserializeOwned>(key: &Key, place: &[u8], sealed: &[u8]) -> Result<T, OpenError> {
+    let corrupt = || OpenError::Corrupt(format!("record {:?}", String::from_utf8_lossy(place)));
+    let plain = key.open(place, sealed).map_err(|_| corrupt())?;
+    rmp_serde::from_slice(&plain).map_err(|_| corrupt())
+}

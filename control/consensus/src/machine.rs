@@ -1,0 +1,206 @@
+//! The state machine: applies committed entries to [`State`] and tells who watches.
+
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+use control_store::{ApplyError, EventBatch, EventReceiver, State};
+use futures::channel::mpsc::{UnboundedSender, unbounded};
+use futures::{Stream, TryStreamExt};
+use openraft::alias::{LogIdOf, SnapshotMetaOf, SnapshotOf, StoredMembershipOf};
+use openraft::entry::RaftEntry;
+use openraft::storage::{EntryResponder, RaftStateMachine};
+use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
+use tokio::sync::watch;
+
+use crate::error::OpenError;
+use crate::snapshot::{SnapshotFile, Stored};
+use crate::types::{Proposal, Reply, TypeConfig};
+
+/// What readers see of the state machine.
+pub(crate) struct View {
+    state: ArcSwap<State>,
+    /// Held while the state changes and while a watcher is added, so that a watcher misses nothing.
+    watchers: Mutex<Vec<UnboundedSender<Arc<EventBatch>>>>,
+    applied: watch::Sender<u64>,
+}
+
+impl View {
+    fn new(state: State) -> Self {
+        let applied = watch::Sender::new(state.index());
+        Self { state: ArcSwap::from_pointee(state), watchers: Mutex::default(), applied }
+    }
+
+    /// The state now.
+    pub(crate) fn state(&self) -> Arc<State> {
+        self.state.load_full()
+    }
+
+    /// The state, and every batch after it.
+    pub(crate) fn subscribe(&self) -> (Arc<State>, EventReceiver) {
+        let (sender, receiver) = unbounded();
+        let mut watchers = self.watchers.lock().unwrap_or_else(PoisonError::into_inner);
+        watchers.push(sender);
+        (self.state.load_full(), receiver)
+    }
+
+    /// Index of the last applied entry, now and from now on.
+    pub(crate) fn applied(&self) -> watch::Receiver<u64> {
+        self.applied.subscribe()
+    }
+
+    fn publish(&self, state: State, batch: Option<EventBatch>) {
+        let mut watchers = self.watchers.lock().unwrap_or_else(PoisonError::into_inner);
+        let index = state.index();
+        self.state.store(Arc::new(state));
+        if let Some(batch) = batch.map(Arc::new) {
+            watchers.retain(|watcher| watcher.unbounded_send(batch.clone()).is_ok());
+        }
+        drop(watchers);
+        self.applied.send_replace(index);
+    }
+}
+
+/// openraft's state machine over [`State`].
+pub(crate) struct Machine {
+    view: Arc<View>,
+    last: Option<LogIdOf<TypeConfig>>,
+    membership: StoredMembershipOf<TypeConfig>,
+    file: SnapshotFile,
+}
+
+impl Machine {
+    /// The machine at the last snapshot, or at nothing.
+    pub(crate) fn open(file: SnapshotFile) -> Result<Self, OpenError> {
+        let (state, last, membership) = match file.read()? {
+            None => (State::default(), None, StoredMembershipOf::<TypeConfig>::default()),
+            Some(Stored { meta, image }) => {
+                let state = State::from_snapshot(&image)
+                    .map_err(|error| OpenError::Corrupt(format!("snapshot: {error}")))?;
+                (state, meta.last_log_id, meta.last_membership)
+            }
+        };
+        Ok(Self { view: Arc::new(View::new(state)), last, membership, file })
+    }
+
+    pub(crate) fn view(&self) -> Arc<View> {
+        self.view.clone()
+    }
+
+    fn apply_proposal(&self, index: u64, proposal: &Proposal) -> Result<u64, ApplyError> {
+        let mut state = (*self.view.state()).clone();
+        let result = state.apply(index, &proposal.0);
+        let (batch, reply) = match result {
+            Ok(events) => (Some(EventBatch { index, events }), Ok(index)),
+            Err(error) => (None, Err(error)),
+        };
+        self.view.publish(state, batch);
+        reply
+    }
+
+    /// A blank or a membership entry: the index moves.
+    fn advance(&self, index: u64) {
+        let mut state = (*self.view.state()).clone();
+        state.advance(index);
+        self.view.publish(state, None);
+    }
+}
+
+/// Runs file work where it may block.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
+}
+
+impl RaftStateMachine<TypeConfig> for Machine {
+    type SnapshotData = Arc<Vec<u8>>;
+    type SnapshotBuilder = Builder;
+
+    async fn applied_state(
+        &mut self,
+    ) -> io::Result<(Option<LogIdOf<TypeConfig>>, StoredMembershipOf<TypeConfig>)> {
+        Ok((self.last, self.membership.clone()))
+    }
+
+    async fn apply<S>(&mut self, mut entries: S) -> io::Result<()>
+    where
+        S: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + OptionalSend,
+    {
+        while let Some((entry, responder)) = entries.try_next().await? {
+            let id = entry.log_id();
+            self.last = Some(id);
+            let reply = match entry.payload {
+                EntryPayload::Normal(proposal) => self.apply_proposal(id.index(), &proposal),
+                EntryPayload::Blank => {
+                    self.advance(id.index());
+                    Ok(id.index())
+                }
+                EntryPayload::Membership(membership) => {
+                    self.membership = StoredMembershipOf::<TypeConfig>::new(Some(id), membership);
+                    self.advance(id.index());
+                    Ok(id.index())
+                }
+            };
+            if let Some(responder) = responder {
+                responder.send(Reply(reply));
+            }
+        }
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Builder {
+        let meta =
+            SnapshotMetaOf::<TypeConfig> { last_log_id: self.last, last_membership: self.membership.clone() };
+        Builder { state: self.view.state(), meta, file: self.file.clone() }
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMetaOf<TypeConfig>,
+        image: Arc<Vec<u8>>,
+    ) -> io::Result<()> {
+        let (file, meta) = (self.file.clone(), meta.clone());
+        let (state, meta) = blocking(move || {
+            let state = State::from_snapshot(&image).map_err(io::Error::other)?;
+            let image = Arc::unwrap_or_clone(image);
+            let stored = Stored { meta, image };
+            file.write(&stored)?;
+            Ok((state, stored.meta))
+        })
+        .await?;
+        let batch = EventBatch { index: state.index(), events: state.diff(&self.view.state()) };
+        self.last = meta.last_log_id;
+        self.membership = meta.last_membership;
+        self.view.publish(state, Some(batch));
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> io::Result<Option<SnapshotOf<TypeConfig, Arc<Vec<u8>>>>> {
+        let file = self.file.clone();
+        let stored = blocking(move || file.read().map_err(io::Error::other)).await?;
+        Ok(stored.map(|stored| SnapshotOf::<TypeConfig, _> {
+            meta: stored.meta,
+            snapshot: Arc::new(stored.image),
+        }))
+    }
+}
+
+/// Writes a snapshot of one state while the machine goes on.
+pub(crate) struct Builder {
+    state: Arc<State>,
+    meta: SnapshotMetaOf<TypeConfig>,
+    file: SnapshotFile,
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for Builder {
+    type SnapshotData = Arc<Vec<u8>>;
+
+    async fn build_snapshot(&mut self) -> io::Result<SnapshotOf<TypeConfig, Arc<Vec<u8>>>> {
+        let (state, meta, file) = (self.state.clone(), self.meta.clone(), self.file.clone());
+        blocking(move || {
+            let stored = Stored { meta, image: state.to_snapshot() };
+            file.write(&stored)?;
+            Ok(SnapshotOf::<TypeConfig, _> { meta: stored.meta, snapshot: Arc::new(stored.image) })
+        })
+        .await
+    }
+}
