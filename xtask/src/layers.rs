@@ -1,7 +1,7 @@
 //! Keeps the house in order: crates' arrows against the layer table of `docs/ARCHITECTURE.md`, file sizes against
 //! the style, purity of the pure crates.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -48,6 +48,10 @@ pub fn check() -> Result<()> {
     for file in sources(root())? {
         wrong.extend(file_faults(&file)?);
     }
+    wrong.extend(dependency_faults(
+        &fs::read_to_string(root().join("Cargo.toml"))?,
+        &fs::read_to_string(root().join("docs/adr/0002-dependencies.md"))?,
+    ));
     if !wrong.is_empty() {
         bail!("the house is out of order:\n  {}", wrong.join("\n  "));
     }
@@ -117,6 +121,24 @@ fn arrow_faults(layers: &BTreeMap<String, u32>, arrows: &BTreeMap<String, Vec<St
     faults
 }
 
+/// Every dependency of the workspace table has its reason in the decision record, and no reason is without one.
+fn dependency_faults(manifest: &str, record: &str) -> Vec<String> {
+    let table = manifest.split("[workspace.dependencies]").nth(1).unwrap_or_default();
+    let table = table.split("\n[").next().unwrap_or_default();
+    let rows =
+        table.lines().filter(|l| !l.contains("path = ")).filter_map(|l| Some(l.split_once(" = ")?.0.trim()));
+    let wanted: BTreeSet<&str> = rows.collect();
+    let given: BTreeSet<&str> =
+        record.lines().filter_map(|l| l.strip_prefix("| `")?.split('`').next()).collect();
+    let missing = wanted
+        .difference(&given)
+        .map(|name| format!("docs/adr/0002-dependencies.md gives no reason for {name}"));
+    let stale = given
+        .difference(&wanted)
+        .map(|name| format!("docs/adr/0002-dependencies.md explains {name}, which is gone"));
+    missing.chain(stale).collect()
+}
+
 fn sources(root: &Path) -> Result<Vec<PathBuf>> {
     let output = std::process::Command::new("git").args(["ls-files", "*.rs"]).current_dir(root).output()?;
     let files = String::from_utf8(output.stdout)?;
@@ -169,6 +191,15 @@ mod tests {
         assert_eq!(faults("mid", "mid2"), 1);
         assert_eq!(faults("dataplane-x", "control-x"), 1);
         assert_eq!(faults("stranger", "low"), 1);
+    }
+
+    #[test]
+    fn every_dependency_needs_its_reason() {
+        let manifest =
+            "[workspace.dependencies]\nours = { path = \"x\" }\ntokio = \"1\"\n\n[profile.dev]\nx = 1\n";
+        assert!(dependency_faults(manifest, "| `tokio` | runtime |").is_empty());
+        assert_eq!(dependency_faults(manifest, "").len(), 1);
+        assert_eq!(dependency_faults(manifest, "| `tokio` | runtime |\n| `gone` | x |").len(), 1);
     }
 
     #[test]
