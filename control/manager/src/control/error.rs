@@ -1,0 +1,199 @@
+//! Why an operation was refused: Docker's sentence, and the gRPC code in which Docker wraps it.
+
+use std::fmt;
+
+use control_model::spec::PublishMode;
+use control_model::validate::SpecError;
+use control_model::{NetworkId, NodeId, ServiceId, TaskId};
+use control_store::ApplyError;
+
+/// Sorts of objects, in Docker's words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Node,
+    Service,
+    Task,
+    Network,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Node => "node",
+            Self::Service => "service",
+            Self::Task => "task",
+            Self::Network => "network",
+        })
+    }
+}
+
+/// The gRPC codes that Docker's errors carry (google.golang.org/grpc/codes).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RpcCode {
+    Unknown,
+    InvalidArgument,
+    AlreadyExists,
+    PermissionDenied,
+    FailedPrecondition,
+    Unimplemented,
+    ResourceExhausted,
+}
+
+impl RpcCode {
+    /// As Go prints it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unknown => "Unknown",
+            Self::InvalidArgument => "InvalidArgument",
+            Self::AlreadyExists => "AlreadyExists",
+            Self::PermissionDenied => "PermissionDenied",
+            Self::FailedPrecondition => "FailedPrecondition",
+            Self::Unimplemented => "Unimplemented",
+            Self::ResourceExhausted => "ResourceExhausted",
+        }
+    }
+
+    /// Status that Docker's API gives for it (moby `daemon/server/httpstatus`).
+    pub fn http_status(self) -> u16 {
+        match self {
+            Self::InvalidArgument | Self::FailedPrecondition => 400,
+            Self::PermissionDenied => 403,
+            Self::AlreadyExists => 409,
+            Self::Unimplemented => 501,
+            Self::Unknown | Self::ResourceExhausted => 500,
+        }
+    }
+}
+
+/// Why an operation was refused. Nothing has changed then.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum ControlError {
+    #[error("{kind} {name} not found")]
+    NotFound { kind: Kind, name: String },
+    #[error("{kind} {name} is ambiguous ({matches} matches found)")]
+    Ambiguous { kind: Kind, name: String, matches: usize },
+    #[error(
+        "This node is not a swarm manager. Worker nodes can't be used to view or modify cluster state. Please run \
+         this command on a manager node or promote the current node to a manager."
+    )]
+    NotManager,
+    #[error(
+        "The swarm does not have a leader. It's possible that too few managers are online. Make sure more than half \
+         of the managers are online."
+    )]
+    NoLeader,
+    #[error("This node is not part of a swarm")]
+    NoCluster,
+    /// As one entry of the log it would be more than consensus carries.
+    #[error("raft: raft message is too large and can't be sent")]
+    TooLarge,
+    #[error("update out of sequence")]
+    OutOfSequence,
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    #[error("name conflicts with an existing object: {0} {1} already exists")]
+    NameConflict(Kind, String),
+    #[error("network with name {0} already exists")]
+    NetworkExists(String),
+    #[error("port '{port}' is already in use by service '{service}' ({id}) as {}", held_as(*.mode))]
+    PortInUse { port: u16, service: String, id: ServiceId, mode: PublishMode },
+    #[error("Service cannot be explicitly attached to the ingress network {0:?}")]
+    AttachIngress(String),
+    #[error("service needs ingress network, but no ingress network is present")]
+    NoIngress,
+    #[error("service mode change is not allowed")]
+    ModeChange,
+    #[error("renaming services is not supported")]
+    Rename,
+    #[error("service {0} does not have a previous spec")]
+    NoPreviousSpec(ServiceId),
+    #[error("Pool overlaps with other one on this address space")]
+    PoolOverlap,
+    #[error("ingress network ({0}) is already present")]
+    IngressExists(NetworkId),
+    #[error("network {0} is in use by service {1}")]
+    NetworkInUse(NetworkId, ServiceId),
+    #[error("network {0} is in use by task {1}")]
+    NetworkInUseByTask(NetworkId, TaskId),
+    #[error("ingress network cannot be removed because service {0} depends on it")]
+    IngressInUse(ServiceId),
+    #[error("attempting to demote the last manager of the swarm")]
+    LastManager,
+    #[error("can't remove member from the raft: this would result in a loss of quorum")]
+    Quorum,
+    #[error(
+        "node {0} is a cluster manager and is a member of the raft cluster. It must be demoted to worker before removal"
+    )]
+    IsManager(NodeId),
+    #[error("node {0} is not down and can't be removed")]
+    NotDown(NodeId),
+    #[error("{0} is not supported yet")]
+    Unsupported(&'static str),
+}
+
+fn held_as(mode: PublishMode) -> &'static str {
+    match mode {
+        PublishMode::Ingress => "an ingress port",
+        PublishMode::Host => "a host-published port",
+    }
+}
+
+impl ControlError {
+    /// The code in which Docker's manager wraps this error; `None` where its daemon says it plainly.
+    pub fn rpc_code(&self) -> Option<RpcCode> {
+        Some(match self {
+            Self::NotFound { .. }
+            | Self::Ambiguous { .. }
+            | Self::NotManager
+            | Self::NoCluster
+            | Self::NetworkExists(_)
+            | Self::PoolOverlap => return None,
+            Self::NoLeader | Self::TooLarge | Self::OutOfSequence | Self::Spec(SpecError::Constraint(_)) => {
+                RpcCode::Unknown
+            }
+            Self::Spec(_) | Self::PortInUse { .. } | Self::AttachIngress(_) => RpcCode::InvalidArgument,
+            Self::NameConflict(..) | Self::IngressExists(_) => RpcCode::AlreadyExists,
+            Self::NoIngress
+            | Self::NoPreviousSpec(_)
+            | Self::NetworkInUse(..)
+            | Self::NetworkInUseByTask(..)
+            | Self::IngressInUse(_)
+            | Self::LastManager
+            | Self::Quorum
+            | Self::IsManager(_)
+            | Self::NotDown(_) => RpcCode::FailedPrecondition,
+            Self::ModeChange | Self::Rename | Self::Unsupported(_) => RpcCode::Unimplemented,
+        })
+    }
+
+    /// The HTTP status of Docker's API for it.
+    pub fn http_status(&self) -> u16 {
+        match self {
+            Self::NotFound { .. } => 404,
+            Self::Ambiguous { .. } => 400,
+            Self::NotManager | Self::NoCluster => 503,
+            Self::NetworkExists(_) => 409,
+            Self::PoolOverlap => 403,
+            _ => self.rpc_code().map_or(500, RpcCode::http_status),
+        }
+    }
+
+    /// The whole text that Docker's API gives.
+    pub fn message(&self) -> String {
+        match self.rpc_code() {
+            Some(code) => format!("rpc error: code = {} desc = {self}", code.as_str()),
+            None => self.to_string(),
+        }
+    }
+}
+
+impl From<ApplyError> for ControlError {
+    fn from(error: ApplyError) -> Self {
+        match error {
+            ApplyError::NameConflict(control_model::ObjectRef::Network(_), name) => Self::NetworkExists(name),
+            ApplyError::NameConflict(_, name) => Self::NameConflict(Kind::Service, name),
+            // A create of a random id that exists, or an update that lost a race: either way, try again from a new read.
+            ApplyError::Conflict(_) | ApplyError::Exists(_) | ApplyError::NotFound(_) => Self::OutOfSequence,
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! What users do to the cluster: read, create, change and remove its objects, from any manager.
+//!
+//! Reads come from this manager's own replica once it is as new as the last acknowledged write. Writes carry the
+//! version that was read; a write that was overtaken by a status report alone is tried again.
+
+mod cluster;
+mod error;
+mod lookup;
+mod networks;
+mod nodes;
+mod services;
+mod tasks;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use control_model::{Change, Timestamp};
+use control_store::{ApplyError, ProposeError, ReadError, ReplicatedStore, State};
+
+pub use cluster::Rotation;
+pub use error::{ControlError, Kind, RpcCode};
+pub use lookup::{LabelFilter, labels_match, starts_with_any};
+pub use networks::find_network;
+pub use nodes::NodeFilter;
+pub use services::{ServiceFilter, ServiceStatus, random_service_name};
+pub use tasks::{TaskFilter, is_up_to_date, task_name};
+
+/// How often a write is tried again when another write came between reading and writing. Status reports and loops
+/// write an object a few times a second at most; more than this is a fault.
+const MAX_ATTEMPTS: usize = 16;
+
+/// The operations over one manager's store.
+#[derive(Clone)]
+pub struct Control {
+    store: Arc<dyn ReplicatedStore>,
+    clock: fn() -> Timestamp,
+}
+
+impl Control {
+    /// Operations over `store`, with the wall clock.
+    pub fn new(store: Arc<dyn ReplicatedStore>) -> Self {
+        Self { store, clock: crate::clock::now }
+    }
+
+    /// The state, as new as every write acknowledged before the call.
+    pub async fn read(&self) -> Result<Arc<State>, ControlError> {
+        self.store.linearize().await.map_err(|error| match error {
+            ReadError::NoLeader(_) => ControlError::NoLeader,
+            ReadError::NotManager => ControlError::NotManager,
+        })?;
+        Ok(self.store.state())
+    }
+
+    /// Reads, lets `edit` make changes of what it sees, and writes them; from the start again when overtaken.
+    async fn write<T>(
+        &self,
+        mut edit: impl FnMut(&State) -> Result<(Vec<Change>, T), ControlError> + Send,
+    ) -> Result<T, ControlError> {
+        for _ in 0..MAX_ATTEMPTS {
+            let state = self.read().await?;
+            let (changes, result) = edit(&state)?;
+            if changes.is_empty() {
+                return Ok(result);
+            }
+            match self.store.propose(changes).await {
+                Ok(_) => return Ok(result),
+                Err(ProposeError::Refused(ApplyError::Conflict(_) | ApplyError::NotFound(_))) => {}
+                Err(ProposeError::Refused(error)) => return Err(error.into()),
+                Err(ProposeError::NoLeader(_)) => return Err(ControlError::NoLeader),
+                Err(ProposeError::TooLarge) => return Err(ControlError::TooLarge),
+                Err(ProposeError::NotManager) => return Err(ControlError::NotManager),
+            }
+        }
+        Err(ControlError::OutOfSequence)
+    }
+}

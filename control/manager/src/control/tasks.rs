@@ -1,0 +1,100 @@
+//! Tasks: list and look up. Users never write them.
+
+use std::sync::Arc;
+
+use control_model::object::Slot;
+use control_model::{NodeId, Service, ServiceId, Task, TaskState};
+use control_store::State;
+
+use super::error::{ControlError, Kind};
+use super::lookup::{LabelFilter, find, labels_match, starts_with_any};
+use super::{Control, nodes, services};
+
+/// Which tasks a list shows. Values of one field are alternatives, fields are all needed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TaskFilter {
+    pub id_prefixes: Vec<String>,
+    pub name_prefixes: Vec<String>,
+    /// Names or ids.
+    pub services: Vec<String>,
+    /// Names or ids.
+    pub nodes: Vec<String>,
+    pub desired_states: Vec<TaskState>,
+    /// Labels of the task's service.
+    pub labels: LabelFilter,
+    /// Only tasks that are as their service wants them now.
+    pub up_to_date: bool,
+}
+
+impl Control {
+    /// The tasks that `filter` lets through, by id.
+    pub async fn list_tasks(&self, filter: &TaskFilter) -> Result<Vec<Arc<Task>>, ControlError> {
+        let state = self.read().await?;
+        let wanted: Vec<ServiceId> = (filter.services.iter())
+            .map(|name| services::find_service(&state, name).map(|s| s.id))
+            .collect::<Result<_, _>>()?;
+        let on: Vec<NodeId> = (filter.nodes.iter())
+            .map(|name| nodes::find_node(&state, name).map(|n| n.id))
+            .collect::<Result<_, _>>()?;
+        let candidates: Vec<&Arc<Task>> = match (wanted.as_slice(), on.as_slice()) {
+            ([], []) => state.tasks().iter().collect(),
+            ([], nodes) => nodes.iter().flat_map(|id| state.tasks_of_node(*id)).collect(),
+            (services, _) => services.iter().flat_map(|id| state.tasks_of_service(*id)).collect(),
+        };
+        let kept = candidates.into_iter().filter(|task| {
+            (on.is_empty() || task.node.is_some_and(|node| on.contains(&node)))
+                && matches_itself(filter, task)
+                && matches_service(filter, &state, task)
+        });
+        Ok(kept.cloned().collect())
+    }
+
+    /// The task that `input` names: id, task name, or beginning of an id.
+    pub async fn task(&self, input: &str) -> Result<Arc<Task>, ControlError> {
+        let state = self.read().await?;
+        let tasks: Vec<_> = state.tasks().iter().collect();
+        find(Kind::Task, input, tasks.into_iter(), |t| t.id, task_name).cloned()
+    }
+}
+
+fn matches_itself(filter: &TaskFilter, task: &Task) -> bool {
+    starts_with_any(&task.id.to_string(), &filter.id_prefixes)
+        && starts_with_any(&task_name(task), &filter.name_prefixes)
+        && (filter.desired_states.is_empty() || filter.desired_states.contains(&task.desired_state))
+}
+
+fn matches_service(filter: &TaskFilter, state: &State, task: &Task) -> bool {
+    if filter.labels.is_empty() && !filter.up_to_date {
+        return true;
+    }
+    state.services().get(&task.service).is_some_and(|service| {
+        labels_match(&service.spec.labels, &filter.labels)
+            && (!filter.up_to_date || is_up_to_date(service, task))
+    })
+}
+
+/// `<service>.<slot>.<id>`, or `<service>.<node id>.<id>` for a global service (swarmkit `api/naming`).
+pub fn task_name(task: &Task) -> String {
+    match task.slot {
+        Slot::Replica(number) => format!("{}.{number}.{}", task.service_name, task.id),
+        Slot::Node(node) => format!("{}.{node}.{}", task.service_name, task.id),
+    }
+}
+
+/// Whether the task is as `service` wants it: made from its current spec, or from one whose tasks are the same.
+pub fn is_up_to_date(service: &Service, task: &Task) -> bool {
+    task.spec_version == service.meta.spec_version
+        || (task.spec == service.spec.task
+            && task.endpoint_mode == service.spec.endpoint.mode
+            && same_ports(service, task))
+}
+
+/// A port that the allocator chose counts as the one that the spec left open.
+fn same_ports(service: &Service, task: &Task) -> bool {
+    let wanted = &service.spec.endpoint.ports;
+    wanted.len() == task.ports.len()
+        && wanted.iter().zip(&task.ports).all(|(want, have)| {
+            (want.target, want.protocol, want.mode) == (have.target, have.protocol, have.mode)
+                && (want.published == 0 || want.published == have.published)
+        })
+}
