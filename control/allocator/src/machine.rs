@@ -204,7 +204,8 @@ impl Allocator {
             return None;
         }
         if let Ok(given) = self.networks.allocate(network, state.cluster().map(AsRef::as_ref)) {
-            self.wake_all();
+            self.dirty_services.extend(self.waiting_services.keys());
+            self.dirty_tasks.append(&mut self.waiting_tasks);
             let object = Object::Network(Box::new(Network { state: Some(given), ..network.clone() }));
             Some(Change::Update { object, expected: network.meta.version })
         } else {
