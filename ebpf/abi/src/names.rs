@@ -1,11 +1,12 @@
 //! Names of maps, programs and pins.
 //!
-//! Pins: `<pin dir>/v<ABI_VERSION>/maps/<map>` and `<pin dir>/v<ABI_VERSION>/links/<program>.<interface index>` (or
-//! `<program>.cgroup`).
+//! Pins: `<pin dir>/v<ABI_VERSION>/maps/<map>` and `<pin dir>/v<ABI_VERSION>/links/<program>-<where>`, see
+//! [`LINKS_DIR`]. The BPF file system allows no dots.
 
 /// Directory of the pinned maps inside the versioned directory.
 pub const MAPS_DIR: &str = "maps";
-/// Directory of the pinned links inside the versioned directory.
+/// Directory of the pinned links inside the versioned directory: `<program>-<interface index>-<kind>` with kind `tcx`,
+/// `clsact` (there the pin is the program's: a filter has no link), `native` or `generic` (XDP), and `<program>-cgroup`.
 pub const LINKS_DIR: &str = "links";
 
 /// Names of the maps, in the object and as pins.
