@@ -9,7 +9,10 @@ pub fn steps(held: &KernelState, wanted: &KernelState) -> Vec<Op> {
     for (id, sandbox) in &wanted.sandboxes {
         if held.sandboxes.get(id) != Some(sandbox) {
             held_after.forget_dependents_of_sandbox(id);
+            sandbox.legs.iter().for_each(|leg| held_after.forget_dependents_of_link(&leg.host));
         }
+        // A stray host end with a wanted name goes when the sandbox's link is made; deleting it last would hit the new one.
+        sandbox.legs.iter().for_each(|leg| drop(held_after.devices.remove(&leg.host)));
     }
     for (name, device) in &wanted.devices {
         if held.devices.get(name) != Some(device) {

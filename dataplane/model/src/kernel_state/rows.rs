@@ -82,6 +82,8 @@ pub enum Device {
     Vxlan { port: u16, mtu_bytes: u32 },
     /// A bridge with an address of its own.
     Bridge { address: Ipv4Network, mtu_bytes: u32 },
+    /// A host end of ours that leads into no sandbox. Seen, never wanted.
+    Stray,
 }
 
 /// How the node itself reaches a network: for processes of the host that talk to tasks.

@@ -59,6 +59,7 @@ impl fmt::Display for Device {
         match self {
             Self::Vxlan { port, mtu_bytes } => write!(f, "vxlan port {port} mtu {mtu_bytes}"),
             Self::Bridge { address, mtu_bytes } => write!(f, "bridge {address} mtu {mtu_bytes}"),
+            Self::Stray => f.write_str("stray"),
         }
     }
 }

@@ -1,0 +1,117 @@
+//! Our interfaces in the node's namespace: the VXLAN device and the gateway bridge; and host ends that nobody wants.
+
+use dataplane_model::KernelState;
+use dataplane_model::Mac;
+use dataplane_model::kernel_state::{Device, LinkName};
+use ipnetwork::Ipv4Network;
+use netlink_packet_route::link::InfoKind;
+use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVxlan};
+
+use super::netlink::{Link, Netlink};
+use super::{NetError, sysctl};
+
+/// Alias of the gateway bridge: its name is Docker's, this says that it is ours.
+const ALIAS: &str = "meshd";
+
+pub(super) async fn observe(node: &Netlink, links: &[Link], state: &mut KernelState) -> Result<(), NetError> {
+    for link in links {
+        let Some(name) = LinkName::new(&link.name) else { continue };
+        let device = match link.name.as_str() {
+            LinkName::VXLAN => Some(observed_vxlan(link)),
+            LinkName::GATEWAY_BRIDGE if is_our_bridge(link) => Some(observed_bridge(node, link).await?),
+            _ => None,
+        };
+        state.devices.extend(device.map(|device| (name, device)));
+    }
+    Ok(())
+}
+
+/// A device that is not as it must be reads as one of another MTU: then it is put right.
+fn observed_vxlan(link: &Link) -> Device {
+    let (port, collects) = link.vxlan.unwrap_or_default();
+    let sound = collects && link.is_up && !link.has_arp;
+    Device::Vxlan { port, mtu_bytes: if sound { link.mtu_bytes } else { 0 } }
+}
+
+async fn observed_bridge(node: &Netlink, link: &Link) -> Result<Device, NetError> {
+    let addresses = node.addresses().await?;
+    let mut own = addresses.into_iter().filter(|(index, _)| *index == link.index).map(|(_, address)| address);
+    let nowhere = Ipv4Network::new(std::net::Ipv4Addr::UNSPECIFIED, 0).expect("a valid prefix");
+    let address = own.next().filter(|_| link.is_up).unwrap_or(nowhere);
+    Ok(Device::Bridge { address, mtu_bytes: link.mtu_bytes })
+}
+
+fn is_our_bridge(link: &Link) -> bool {
+    link.kind == Some(InfoKind::Bridge) && link.alias.as_deref() == Some(ALIAS)
+}
+
+pub(super) async fn put(node: &Netlink, name: &LinkName, device: &Device) -> Result<(), NetError> {
+    match device {
+        Device::Vxlan { port, mtu_bytes } => put_vxlan(node, name, *port, *mtu_bytes).await,
+        Device::Bridge { address, mtu_bytes } => put_bridge(node, name, *address, *mtu_bytes).await,
+        // Nobody wants one, so nobody puts one.
+        Device::Stray => Ok(()),
+    }
+}
+
+async fn put_vxlan(node: &Netlink, name: &LinkName, port: u16, mtu_bytes: u32) -> Result<(), NetError> {
+    if let Some(link) = node.link(name.as_str()).await?
+        && link.vxlan != Some((port, true))
+    {
+        // The port and the mode are fixed when the device is made.
+        node.delete_link(link.index).await?;
+    }
+    if node.link(name.as_str()).await?.is_none() {
+        let message = LinkMessageBuilder::<LinkVxlan>::new(name.as_str())
+            .port(port)
+            .collect_metadata(true)
+            .learning(false)
+            .build();
+        let added = node.handle.link().add(message).execute().await;
+        added.map_err(NetError::netlink(format!("make {name}: is UDP port {port} taken?")))?;
+    }
+    // BPF finds endpoints; the kernel must not ask for them.
+    let (index, settings) = configure(node, name, mtu_bytes).await?;
+    node.set_link(&format!("set up {name}"), settings.arp(false).index(index).up().build()).await
+}
+
+async fn put_bridge(node: &Netlink, name: &LinkName, address: Ipv4Network, mtu_bytes: u32) -> Result<(), NetError> {
+    match node.link(name.as_str()).await? {
+        Some(link) if is_our_bridge(&link) => {}
+        Some(_) => return Err(NetError::ForeignLink { name: name.clone() }),
+        None => {
+            // A fixed MAC: else the bridge would take over that of a port, and change it when the port goes.
+            let mac = Mac::of_endpoint(address.ip()).0.to_vec();
+            let message = LinkBridge::new(name.as_str()).address(mac).build();
+            let added = node.handle.link().add(message).execute().await;
+            added.map_err(NetError::netlink(format!("make {name}")))?;
+        }
+    }
+    let (index, settings) = configure(node, name, mtu_bytes).await?;
+    node.set_link(&format!("set up {name}"), settings.alias(ALIAS).index(index).up().build()).await?;
+    node.set_only_address(index, address).await
+}
+
+/// The link's index, and a message that sets its MTU.
+async fn configure(
+    node: &Netlink,
+    name: &LinkName,
+    mtu_bytes: u32,
+) -> Result<(u32, LinkMessageBuilder<LinkUnspec>), NetError> {
+    let link = node.link(name.as_str()).await?.ok_or_else(|| NetError::NoLink { name: name.clone() })?;
+    no_ipv6(name.as_str())?;
+    Ok((link.index, LinkUnspec::new_with_index(link.index).mtu(mtu_bytes)))
+}
+
+/// No link-local address, no router solicitation: nothing but what BPF or the bridge carries leaves here.
+pub(super) fn no_ipv6(link: &str) -> Result<(), NetError> {
+    sysctl::write_if_there(&format!("ipv6/conf/{link}/disable_ipv6"), "1")
+}
+
+pub(super) async fn delete(node: &Netlink, name: &LinkName) -> Result<(), NetError> {
+    match node.link(name.as_str()).await? {
+        Some(link) if link.name == LinkName::GATEWAY_BRIDGE && !is_our_bridge(&link) => Ok(()),
+        Some(link) => node.delete_link(link.index).await,
+        None => Ok(()),
+    }
+}

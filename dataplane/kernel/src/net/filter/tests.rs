@@ -1,0 +1,33 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+use dataplane_model::kernel_state::{LinkName, PacketFilter};
+
+use super::{spoiled, text};
+
+fn filter() -> PacketFilter {
+    PacketFilter {
+        bridge: LinkName::gateway_bridge(),
+        subnet: "172.18.0.0/16".parse().unwrap(),
+        guarded: BTreeSet::from([LinkName::new("up0").unwrap()]),
+        no_egress: BTreeSet::from([Ipv4Addr::new(172, 18, 0, 7)]),
+        host_ports: BTreeMap::from([((6, 8080), (Ipv4Addr::new(172, 18, 0, 7), 80))]),
+    }
+}
+
+#[test]
+fn the_comments_give_the_filter_back() {
+    let rendered = text::render(&filter());
+
+    assert_eq!(text::parse(&rendered), Some(filter()));
+    assert_eq!(text::parse(&rendered.replace("host-port 6/8080", "host-port 6/8081")), None);
+    assert_eq!(text::parse("table inet meshd {\n}\n"), None);
+    assert_ne!(spoiled(), filter());
+}
+
+#[test]
+fn whatever_nft_prints_is_read_without_panic() {
+    for listed in ["", "comment \"", "comment \"bridge\"", "comment \"bridge x\"", "comment \"host-port 6 a\"", "\u{0}"] {
+        assert_eq!(text::parse(listed), None);
+    }
+}

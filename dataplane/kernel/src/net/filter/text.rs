@@ -1,0 +1,112 @@
+//! The table's text, and back. Every rule that carries data says it in its comment too, and the table's comment is the
+//! fingerprint of the whole: a restarted meshd reads the comments, renders them again, and believes them if the
+//! fingerprint is the same.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+
+use dataplane_model::kernel_state::{LinkName, PacketFilter};
+
+pub(super) const NAME: &str = "meshd";
+const FINGERPRINT: &str = "meshd rules ";
+
+/// A transaction that replaces the table.
+pub(super) fn render(filter: &PacketFilter) -> String {
+    let body = body(filter);
+    let fingerprint = format!("{FINGERPRINT}{:016x}", hash(&body));
+    format!("{}table inet {NAME} {{\n\tcomment \"{fingerprint}\"\n{body}}}\n", removal())
+}
+
+/// A transaction that removes the table, there or not.
+pub(super) fn removal() -> String {
+    format!("table inet {NAME} {{}}\ndelete table inet {NAME}\n")
+}
+
+/// The filter that `nft list` shows; `None` if the rules are not what their fingerprint says.
+pub(super) fn parse(listed: &str) -> Option<PacketFilter> {
+    let comments: Vec<&str> = listed.lines().filter_map(comment).collect();
+    let mut filter = None;
+    let (mut guarded, mut no_egress, mut host_ports) = (BTreeSet::new(), BTreeSet::new(), BTreeMap::new());
+    for comment in &comments {
+        let (word, data) = comment.split_once(' ')?;
+        match word {
+            "bridge" => {
+                let (bridge, subnet) = data.split_once(' ')?;
+                filter = Some((LinkName::new(bridge)?, subnet.parse().ok()?));
+            }
+            "guarded" => drop(guarded.insert(LinkName::new(data)?)),
+            "no-egress" => drop(no_egress.insert(data.parse().ok()?)),
+            "host-port" => {
+                let (key, target) = data.split_once(' ')?;
+                let (protocol, published) = key.split_once('/')?;
+                let (address, port) = target.split_once(':')?;
+                let key = (protocol.parse().ok()?, published.parse().ok()?);
+                host_ports.insert(key, (address.parse().ok()?, port.parse().ok()?));
+            }
+            _ => {}
+        }
+    }
+    let (bridge, subnet) = filter?;
+    let filter = PacketFilter { bridge, subnet, guarded, no_egress, host_ports };
+    let fingerprint = format!("{FINGERPRINT}{:016x}", hash(&body(&filter)));
+    comments.contains(&fingerprint.as_str()).then_some(filter)
+}
+
+fn comment(line: &str) -> Option<&str> {
+    line.split_once("comment \"")?.1.split_once('"').map(|(comment, _)| comment)
+}
+
+fn body(filter: &PacketFilter) -> String {
+    let mut text = String::new();
+    forward_chain(filter, &mut text).and_then(|()| nat_chains(filter, &mut text)).expect("a String takes all");
+    text
+}
+
+/// Tasks may begin connections to the outside, nobody may begin one to them but through their host ports; and where the
+/// host does not forward by itself, what an uplink forwards goes to the bridge alone.
+fn forward_chain(filter: &PacketFilter, text: &mut String) -> std::fmt::Result {
+    let PacketFilter { bridge, subnet, .. } = filter;
+    writeln!(text, "\tchain forward {{\n\t\ttype filter hook forward priority 0; policy accept;")?;
+    writeln!(text, "\t\tct state established,related accept")?;
+    for address in &filter.no_egress {
+        writeln!(text, "\t\tiifname \"{bridge}\" ip saddr {address} drop comment \"no-egress {address}\"")?;
+    }
+    writeln!(text, "\t\tct status dnat accept")?;
+    writeln!(text, "\t\toifname \"{bridge}\" drop comment \"bridge {bridge} {subnet}\"")?;
+    for uplink in &filter.guarded {
+        writeln!(text, "\t\tiifname \"{uplink}\" drop comment \"guarded {uplink}\"")?;
+    }
+    writeln!(text, "\t}}\n\tchain input {{\n\t\ttype filter hook input priority 0; policy accept;")?;
+    for address in &filter.no_egress {
+        writeln!(text, "\t\tiifname \"{bridge}\" ip saddr {address} ct state new drop")?;
+    }
+    writeln!(text, "\t}}")
+}
+
+/// The last rule masquerades too what a task sends to another one's host port: the answer must come back through here.
+fn nat_chains(filter: &PacketFilter, text: &mut String) -> std::fmt::Result {
+    writeln!(text, "\tchain prerouting {{\n\t\ttype nat hook prerouting priority -100; policy accept;")?;
+    for ((protocol, published), (address, target)) in &filter.host_ports {
+        writeln!(
+            text,
+            "\t\tfib daddr type local meta l4proto {protocol} th dport {published} dnat ip to {address}:{target} \
+             comment \"host-port {protocol}/{published} {address}:{target}\""
+        )?;
+    }
+    // Not 127.0.0.1: an answer to a loopback address is a martian outside of the loopback interface.
+    writeln!(text, "\t}}\n\tchain output {{\n\t\ttype nat hook output priority -100; policy accept;")?;
+    for ((protocol, published), (address, target)) in &filter.host_ports {
+        writeln!(
+            text,
+            "\t\tip daddr != 127.0.0.0/8 fib daddr type local meta l4proto {protocol} th dport {published} \
+             dnat ip to {address}:{target}"
+        )?;
+    }
+    writeln!(text, "\t}}\n\tchain postrouting {{\n\t\ttype nat hook postrouting priority 100; policy accept;")?;
+    writeln!(text, "\t\tip saddr {} masquerade\n\t}}", filter.subnet)
+}
+
+/// FNV-1a: the same in every version of meshd.
+fn hash(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
+}

@@ -1,0 +1,96 @@
+//! Everything of the kernel's network but BPF: interfaces, addresses, routes, sandboxes, the packet filter.
+//!
+//! A [`Net`] works in the network namespace of the thread that made it, and must stay on that thread.
+
+mod devices;
+mod error;
+mod filter;
+mod forwarding;
+pub mod namespace;
+mod netlink;
+mod routes;
+mod sandbox;
+mod sysctl;
+mod uplinks;
+
+use std::path::{Path, PathBuf};
+
+use dataplane_model::kernel_state::{Change, LinkName};
+use dataplane_model::{KernelState, Op, SandboxId};
+
+pub use error::NetError;
+use netlink::Netlink;
+pub use uplinks::Machine;
+
+/// Where sandboxes are, and which interfaces lead to other machines.
+#[derive(Debug, Clone)]
+pub struct NetOptions {
+    /// Directory of the sandboxes' namespaces; one file each, a bind mount of the namespace.
+    pub netns_dir: PathBuf,
+    /// Interfaces to other machines; empty for the one that holds the tunnel end.
+    pub uplinks: Vec<LinkName>,
+}
+
+/// The network of one node.
+pub struct Net {
+    options: NetOptions,
+    node: Netlink,
+    filter: filter::FilterTable,
+    /// As last chosen by [`Net::machine`].
+    uplinks: Vec<LinkName>,
+}
+
+impl Net {
+    /// In the namespace of the calling thread, which must have a tokio runtime entered.
+    pub fn new(options: NetOptions) -> Result<Self, NetError> {
+        let node = Netlink::here().map_err(|source| NetError::io("open a netlink socket", source))?;
+        Ok(Self { options, node, filter: filter::FilterTable::default(), uplinks: Vec::new() })
+    }
+
+    /// What the plan must know of this machine. `vtep` chooses the uplink where none was named.
+    pub async fn machine(&mut self, vtep: std::net::Ipv4Addr) -> Result<Machine, NetError> {
+        let machine = uplinks::machine(&self.node, &self.options.uplinks, vtep).await?;
+        self.uplinks = machine.uplinks.keys().cloned().collect();
+        Ok(machine)
+    }
+
+    /// Fills `state` with what is ours.
+    pub async fn observe(&mut self, state: &mut KernelState) -> Result<(), NetError> {
+        let links = self.node.links().await?;
+        devices::observe(&self.node, &links, state).await?;
+        forwarding::observe(&self.uplinks, state)?;
+        routes::observe(&self.node, &links, state).await?;
+        self.filter.observe(state)?;
+        sandbox::observe(&self.options.netns_dir, &links, state).await
+    }
+
+    /// Does `op` if it is the network's; `false` if it is not.
+    pub async fn apply(&mut self, op: &Op) -> Result<bool, NetError> {
+        match op {
+            Op::Device(Change::Put(name, device)) => devices::put(&self.node, name, device).await?,
+            Op::Device(Change::Delete(name)) => devices::delete(&self.node, name).await?,
+            Op::Forwarding(Change::Put(name, _)) => forwarding::set(name, true)?,
+            Op::Forwarding(Change::Delete(name)) => forwarding::set(name, false)?,
+            Op::Route(Change::Put(subnet, route)) => routes::put(&self.node, *subnet, route).await?,
+            Op::Route(Change::Delete(subnet)) => routes::delete(&self.node, *subnet).await?,
+            Op::Filter(Change::Put(_, filter)) => self.filter.put(filter)?,
+            Op::Filter(Change::Delete(_)) => self.filter.delete()?,
+            Op::Sandbox(Change::Put(id, net)) => {
+                sandbox::put(&self.node, &self.netns_path(id), net).await?;
+            }
+            Op::Sandbox(Change::Delete(id)) => sandbox::delete(&self.netns_path(id)).await?,
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// The file that the sandbox's namespace is mounted on.
+    pub fn netns_path(&self, id: &SandboxId) -> PathBuf {
+        netns_path(&self.options.netns_dir, id)
+    }
+}
+
+/// The file that a sandbox's namespace is mounted on.
+pub fn netns_path(netns_dir: &Path, id: &SandboxId) -> PathBuf {
+    netns_dir.join(&id.0)
+}

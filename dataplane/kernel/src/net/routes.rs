@@ -1,0 +1,50 @@
+//! Routes of the node itself, known as ours by their protocol number.
+
+use std::net::Ipv4Addr;
+
+use dataplane_model::KernelState;
+use dataplane_model::kernel_state::{LinkName, NodeRoute};
+use ipnetwork::Ipv4Network;
+use netlink_packet_route::route::{RouteProtocol, RouteScope};
+use rtnetlink::RouteMessageBuilder;
+
+use super::NetError;
+use super::netlink::{Link, Netlink, Route};
+
+/// Protocol number of our routes (`rtm_protocol`): above what `rt_protos` gives names to. `m` in ASCII.
+pub(super) const PROTOCOL: RouteProtocol = RouteProtocol::Other(0x6d);
+
+pub(super) async fn observe(node: &Netlink, links: &[Link], state: &mut KernelState) -> Result<(), NetError> {
+    for route in node.routes().await?.iter().filter(|route| is_ours(route)) {
+        let device = links.iter().find(|link| Some(link.index) == route.device);
+        let Some(device) = device.and_then(|link| LinkName::new(&link.name)) else { continue };
+        let source = route.source.unwrap_or(Ipv4Addr::UNSPECIFIED);
+        state.routes.insert(route.destination, NodeRoute { device, source });
+    }
+    Ok(())
+}
+
+fn is_ours(route: &Route) -> bool {
+    route.is_main() && route.protocol == PROTOCOL
+}
+
+pub(super) async fn put(node: &Netlink, subnet: Ipv4Network, route: &NodeRoute) -> Result<(), NetError> {
+    let device = node.link(route.device.as_str()).await?;
+    let device = device.ok_or_else(|| NetError::NoLink { name: route.device.clone() })?;
+    let message = RouteMessageBuilder::<Ipv4Addr>::new()
+        .destination_prefix(subnet.network(), subnet.prefix())
+        .output_interface(device.index)
+        .pref_source(route.source)
+        .scope(RouteScope::Link)
+        .protocol(PROTOCOL)
+        .build();
+    node.put_route(message).await
+}
+
+pub(super) async fn delete(node: &Netlink, subnet: Ipv4Network) -> Result<(), NetError> {
+    let routes = node.routes().await?;
+    for route in routes.into_iter().filter(|route| is_ours(route) && route.destination == subnet) {
+        node.delete_route(route.message).await?;
+    }
+    Ok(())
+}

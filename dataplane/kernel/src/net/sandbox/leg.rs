@@ -1,0 +1,131 @@
+//! One veth pair: making it, addresses and routes inside, the bridge outside.
+
+use std::net::Ipv4Addr;
+use std::os::fd::{AsFd as _, AsRawFd as _};
+
+use dataplane_model::kernel_state::{Leg, LinkName};
+use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth};
+use netlink_packet_route::route::{RouteMessage, RouteScope};
+use rtnetlink::packet_route::route::RouteHeader;
+use rtnetlink::{LinkBridgePort, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
+
+use crate::net::devices::no_ipv6;
+use crate::net::namespace::Namespace;
+use crate::net::netlink::{Link, Netlink};
+use crate::net::routes::PROTOCOL;
+use crate::net::NetError;
+
+/// Priority of the source rules: before the main table's (32766), after the local one's (0).
+const RULE_PRIORITY: u32 = 1000;
+
+/// Makes the leg, or makes it what it should be.
+pub(super) async fn put(node: &Netlink, namespace: &Namespace, inside: &Netlink, leg: &Leg) -> Result<(), NetError> {
+    if !is_paired(node, inside, leg).await? {
+        remove_ends(node, inside, leg).await?;
+        make_pair(node, namespace, leg).await?;
+    }
+    set_outside(node, leg).await?;
+    set_inside(inside, leg).await
+}
+
+/// Both ends are there and belong together.
+pub(super) fn are_paired(host: &Link, end: &Link) -> bool {
+    host.is_veth() && end.is_veth() && host.peer == Some(end.index) && end.peer == Some(host.index)
+}
+
+async fn is_paired(node: &Netlink, inside: &Netlink, leg: &Leg) -> Result<bool, NetError> {
+    let host = node.link(leg.host.as_str()).await?;
+    let end = inside.link(leg.name.as_str()).await?;
+    Ok(matches!((host, end), (Some(host), Some(end)) if are_paired(&host, &end)))
+}
+
+async fn remove_ends(node: &Netlink, inside: &Netlink, leg: &Leg) -> Result<(), NetError> {
+    for (netlink, name) in [(node, &leg.host), (inside, &leg.name)] {
+        if let Some(link) = netlink.link(name.as_str()).await? {
+            netlink.delete_link(link.index).await?;
+        }
+    }
+    Ok(())
+}
+
+/// The far end is made inside the sandbox at once: it never has a name that another one could have.
+async fn make_pair(node: &Netlink, namespace: &Namespace, leg: &Leg) -> Result<(), NetError> {
+    let end = LinkMessageBuilder::<LinkUnspec>::new()
+        .name(leg.name.as_str())
+        .address(leg.mac.0.to_vec())
+        .mtu(leg.mtu_bytes)
+        .setns_by_fd(namespace.as_fd().as_raw_fd())
+        .build();
+    let pair = LinkMessageBuilder::<LinkVeth>::new_with_info_kind(InfoKind::Veth)
+        .name(leg.host.as_str())
+        .mtu(leg.mtu_bytes)
+        .set_info_data(InfoData::Veth(InfoVeth::Peer(end)))
+        .build();
+    let added = node.handle.link().add(pair).execute().await;
+    added.map_err(NetError::netlink(format!("make the veth pair {} to {}", leg.host, leg.name)))
+}
+
+async fn set_outside(node: &Netlink, leg: &Leg) -> Result<(), NetError> {
+    no_ipv6(leg.host.as_str())?;
+    let host = existing(node, &leg.host).await?;
+    let mut settings = LinkUnspec::new_with_index(host.index).mtu(leg.mtu_bytes).up();
+    let Some(bridge) = &leg.bridge else {
+        return node.set_link(&format!("set up {}", leg.host), settings.build()).await;
+    };
+    let bridge = existing(node, bridge).await?;
+    settings = settings.controller(bridge.index);
+    node.set_link(&format!("make {} a port of its bridge", leg.host), settings.build()).await?;
+    // Tasks meet in their networks, not on the way out.
+    let isolated = LinkBridgePort::new(host.index).isolated(true).build();
+    let set = node.handle.link().set_port(isolated).execute().await;
+    set.map_err(NetError::netlink(format!("isolate {}", leg.host)))
+}
+
+async fn set_inside(inside: &Netlink, leg: &Leg) -> Result<(), NetError> {
+    let end = existing(inside, &leg.name).await?;
+    let settings = LinkUnspec::new_with_index(end.index).mtu(leg.mtu_bytes).address(leg.mac.0.to_vec()).up();
+    inside.set_link(&format!("set up {}", leg.name), settings.build()).await?;
+    inside.set_only_address(end.index, leg.address).await?;
+    for route in routes(leg, end.index) {
+        inside.put_route(route).await?;
+    }
+    if !leg.default_route {
+        delete_main_default(inside, end.index).await?;
+    }
+    let rules = inside.source_rules().await?;
+    let is_there = rules.iter().any(|rule| rule.source.ip() == leg.address.ip() && rule.table == leg.table);
+    if is_there { Ok(()) } else { inside.add_source_rule(leg.address.ip(), leg.table, RULE_PRIORITY).await }
+}
+
+async fn existing(netlink: &Netlink, name: &LinkName) -> Result<Link, NetError> {
+    netlink.link(name.as_str()).await?.ok_or_else(|| NetError::NoLink { name: name.clone() })
+}
+
+/// In the leg's own table the subnet and the gateway, so that answers leave by the leg on which the question came; in
+/// the main table the gateway, if this is the way to everywhere.
+fn routes(leg: &Leg, index: u32) -> Vec<RouteMessage> {
+    let base = |table: u32| {
+        RouteMessageBuilder::<Ipv4Addr>::new().output_interface(index).table_id(table).protocol(PROTOCOL)
+    };
+    let subnet = base(leg.table)
+        .destination_prefix(leg.address.network(), leg.address.prefix())
+        .pref_source(leg.address.ip())
+        .scope(RouteScope::Link)
+        .build();
+    let default = |table| base(table).gateway(leg.gateway).build();
+    let mut routes = vec![subnet, default(leg.table)];
+    if leg.default_route {
+        routes.push(default(u32::from(RouteHeader::RT_TABLE_MAIN)));
+    }
+    routes
+}
+
+async fn delete_main_default(inside: &Netlink, index: u32) -> Result<(), NetError> {
+    let is_stale = |route: &crate::net::netlink::Route| {
+        route.is_main() && route.is_default() && route.device == Some(index) && route.protocol == PROTOCOL
+    };
+    for route in inside.routes().await?.into_iter().filter(is_stale) {
+        inside.delete_route(route.message).await?;
+    }
+    Ok(())
+}

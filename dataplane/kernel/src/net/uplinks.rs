@@ -1,0 +1,81 @@
+//! Which interfaces lead to other machines, and what they can do.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::Ipv4Addr;
+use std::path::Path;
+
+use dataplane_model::kernel_state::LinkName;
+use dataplane_plan::Uplink;
+
+use super::netlink::{Link, Netlink};
+use super::{NetError, forwarding};
+
+/// Drivers that run XDP programs on received packets before they make a socket buffer, by their names in Linux 6.1.
+const NATIVE_XDP_DRIVERS: [&str; 22] = [
+    "atlantic", "bnxt_en", "cpsw", "ena", "fsl_dpaa2_eth", "hv_netvsc", "i40e", "ice", "igb", "igc", "ixgbe",
+    "ixgbevf", "mlx4_en", "mlx5_core", "mvneta", "mvpp2", "nfp", "qede", "sfc", "stmmac", "thunder-nic", "virtio_net",
+];
+
+/// What the plan must know of this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Machine {
+    pub uplinks: BTreeMap<LinkName, Uplink>,
+    pub host_forwards: bool,
+    pub has_tcx: bool,
+}
+
+/// The interfaces named, or those that hold `vtep`.
+pub(super) async fn machine(node: &Netlink, named: &[LinkName], vtep: Ipv4Addr) -> Result<Machine, NetError> {
+    let links = node.links().await?;
+    let addresses = node.addresses().await?;
+    let mut uplinks = BTreeMap::new();
+    for link in &links {
+        let Some(name) = LinkName::new(&link.name) else { continue };
+        let own = addresses.iter().filter(|(index, _)| *index == link.index);
+        let own: Vec<Ipv4Addr> = own.map(|(_, address)| address.ip()).collect();
+        if named.contains(&name) || (named.is_empty() && own.contains(&vtep)) {
+            uplinks.insert(name, uplink(link, own));
+        }
+    }
+    Ok(Machine { uplinks, host_forwards: forwarding::host_forwards()?, has_tcx: has_tcx() })
+}
+
+fn uplink(link: &Link, addresses: Vec<Ipv4Addr>) -> Uplink {
+    let kind = link.kind.as_ref().map(ToString::to_string);
+    // `/sys` may be of another namespace; the NICs are in the one that it is of.
+    let driver = if kind.is_none() { driver(&link.name) } else { None };
+    let has_native_xdp = driver.as_deref().is_some_and(|driver| NATIVE_XDP_DRIVERS.contains(&driver));
+    Uplink { mtu_bytes: link.mtu_bytes, addresses, kind, driver, has_native_xdp }
+}
+
+fn driver(link: &str) -> Option<String> {
+    let target = fs::read_link(Path::new("/sys/class/net").join(link).join("device/driver")).ok()?;
+    Some(target.file_name()?.to_str()?.to_owned())
+}
+
+/// TCX came with Linux 6.6.
+fn has_tcx() -> bool {
+    let release = nix::sys::utsname::uname().map(|name| name.release().to_string_lossy().into_owned());
+    release.is_ok_and(|release| is_at_least_6_6(&release))
+}
+
+fn is_at_least_6_6(release: &str) -> bool {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse::<u32>().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (6, 6)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_at_least_6_6;
+
+    #[test]
+    fn releases() {
+        assert!(is_at_least_6_6("6.18.44-fc-v657"));
+        assert!(is_at_least_6_6("6.6-rc1"));
+        assert!(is_at_least_6_6("7.0.0"));
+        assert!(!is_at_least_6_6("6.1.0-40-amd64"));
+        assert!(!is_at_least_6_6("5.15.0"));
+        assert!(!is_at_least_6_6("what"));
+    }
+}
