@@ -10,7 +10,8 @@ map_type! {
         pub source_port: Port,
         pub destination_port: Port,
         pub protocol: u8,
-        pad: [u8; 3],
+        pad: u8,
+        pad_word: u16,
     }
 }
 
@@ -25,7 +26,8 @@ map_type! {
         /// The published port.
         pub service_port: Port,
         pub protocol: u8,
-        pad: [u8; 3],
+        pad: u8,
+        pad_word: u16,
     }
 }
 
@@ -39,7 +41,8 @@ map_type! {
         pub client_port: Port,
         /// [`FLOW_ESTABLISHED`] or 0.
         pub state: u8,
-        pad: [u8; 3],
+        pad: u8,
+        pad_word: u16,
     }
 }
 
@@ -52,7 +55,8 @@ map_type! {
         /// As the task sees it.
         pub client_port: Port,
         pub protocol: u8,
-        pad: [u8; 3],
+        pad: u8,
+        pad_word: u16,
     }
 }
 
@@ -68,7 +72,8 @@ map_type! {
         pub client_port: Port,
         /// `FLOW_FIN_*` and [`FLOW_RESET`], of both directions.
         pub closing: u8,
-        pad: [u8; 3],
+        pad: u8,
+        pad_word: u16,
     }
 }
 
@@ -91,7 +96,8 @@ impl FlowTuple {
             source_port: source.1,
             destination_port: destination.1,
             protocol,
-            pad: [0; 3],
+            pad: 0,
+            pad_word: 0,
         }
     }
 }
@@ -107,7 +113,8 @@ impl ForwardKey {
             client_port: tuple.source_port,
             service_port: tuple.destination_port,
             protocol: tuple.protocol,
-            pad: [0; 3],
+            pad: 0,
+            pad_word: 0,
         }
     }
 }
@@ -115,7 +122,7 @@ impl ForwardKey {
 impl ForwardFlow {
     #[inline]
     pub const fn new(target_port: Port, client_port: Port, last_seen: u32) -> Self {
-        Self { last_seen, target_port, client_port, state: 0, pad: [0; 3] }
+        Self { last_seen, target_port, client_port, state: 0, pad: 0, pad_word: 0 }
     }
 }
 
@@ -128,7 +135,8 @@ impl ReplyKey {
             target_port: endpoint.1,
             client_port: client.1,
             protocol,
-            pad: [0; 3],
+            pad: 0,
+            pad_word: 0,
         }
     }
 
@@ -141,7 +149,8 @@ impl ReplyKey {
             client_port: flow.client_port,
             service_port: flow.service_port,
             protocol: self.protocol,
-            pad: [0; 3],
+            pad: 0,
+            pad_word: 0,
         }
     }
 }
@@ -149,7 +158,15 @@ impl ReplyKey {
 impl ReplyFlow {
     #[inline]
     pub const fn new(service: (Ip4, Port), client_port: Port, last_seen: u32) -> Self {
-        Self { last_seen, service: service.0, service_port: service.1, client_port, closing: 0, pad: [0; 3] }
+        Self {
+            last_seen,
+            service: service.0,
+            service_port: service.1,
+            client_port,
+            closing: 0,
+            pad: 0,
+            pad_word: 0,
+        }
     }
 }
 

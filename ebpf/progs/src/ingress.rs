@@ -38,21 +38,27 @@ pub fn choose(config: &NodeConfig, packet: &impl Bytes) -> Option<Chosen> {
 /// A new connection asks the ring; what goes on follows the cache as long as its backend exists.
 #[inline(always)]
 fn backend(config: &NodeConfig, flow: &Flow, ring: &RingKey, flow_hash: u32) -> Option<(Ip4, Endpoint)> {
-    // SAFETY: the row is copied at once.
-    let cached = unsafe { FLOW_CACHE.get(flow.tuple) }.copied();
-    if let Some(backend) = cached
-        && !flow.is_first_syn()
-        && let Some(endpoint) = maps::endpoint(config.ingress_vni, backend)
+    let cached = cached(flow);
+    if !flow.is_first_syn()
+        && !cached.is_unspecified()
+        && let Some(endpoint) = maps::endpoint(config.ingress_vni, cached)
     {
-        return Some((backend, endpoint));
+        return Some((cached, endpoint));
     }
     let backend = maps::pick(ring, flow_hash)?;
     let endpoint = maps::endpoint(config.ingress_vni, backend)?;
-    if (flow.is_first_syn() || flow.is_udp()) && cached != Some(backend) {
+    if (flow.is_first_syn() || flow.is_udp()) && cached != backend {
         // A full cache makes room by itself; a lost row costs nothing while the ring stays.
         let _ = FLOW_CACHE.insert(flow.tuple, backend, 0);
     }
     Some((backend, endpoint))
+}
+
+/// The backend that the flow went to before; unspecified if it is not known.
+#[inline(always)]
+fn cached(flow: &Flow) -> Ip4 {
+    // SAFETY: the row is copied at once.
+    unsafe { FLOW_CACHE.get(flow.tuple) }.map_or(Ip4::UNSPECIFIED, |backend| *backend)
 }
 
 /// Hands a client's packet to a backend of this node: node address and published port become the task's.
