@@ -1,0 +1,64 @@
+//! Where the answers come from: the node's meshd, or the pins when it is dead and the caller is root.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+use control_client::{Client, ClientError};
+use dataplane_model::inspect::{DropsReport, EndpointRow, LoadBalancerRow, NodeStatus};
+
+use crate::pins;
+
+/// meshd reads its maps in milliseconds; one that takes longer is stuck, and the pins tell more.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// One node's daemon and pins.
+pub struct Source {
+    client: Client,
+    pin_dir: PathBuf,
+}
+
+impl Source {
+    pub fn new(socket: &Path, pin_dir: &Path) -> Self {
+        Self { client: Client::new(socket).with_timeout(TIMEOUT), pin_dir: pin_dir.to_owned() }
+    }
+
+    pub async fn status(&self) -> anyhow::Result<NodeStatus> {
+        self.or_pins(self.client.node_status().await, pins::status)
+    }
+
+    pub async fn load_balancers(&self) -> anyhow::Result<Vec<LoadBalancerRow>> {
+        self.or_pins(self.client.load_balancers().await, pins::load_balancers)
+    }
+
+    pub async fn endpoints(&self) -> anyhow::Result<Vec<EndpointRow>> {
+        self.or_pins(self.client.endpoints().await, pins::endpoints)
+    }
+
+    pub async fn drops(&self) -> anyhow::Result<DropsReport> {
+        self.or_pins(self.client.drops().await, pins::drops)
+    }
+
+    /// meshd's answer; where it is unreachable what `read` finds in the pins.
+    fn or_pins<T>(
+        &self,
+        answer: Result<T, ClientError>,
+        read: impl FnOnce(&Path) -> anyhow::Result<T>,
+    ) -> anyhow::Result<T> {
+        let error = match answer {
+            Ok(value) => return Ok(value),
+            Err(error) if error.is_unreachable() => error,
+            Err(error) => return Err(error.into()),
+        };
+        if !nix::unistd::geteuid().is_root() {
+            return Err(error).context("without meshd only root can read the kernel's maps");
+        }
+        let pin_dir = self.pin_dir.display();
+        if !self.pin_dir.is_dir() {
+            return Err(error)
+                .with_context(|| format!("nothing is pinned at {pin_dir} either (--bpffs-dir)"));
+        }
+        eprintln!("meshctl: {error}; reading from the pins at {pin_dir}");
+        read(&self.pin_dir).with_context(|| format!("can't read the pins at {pin_dir}"))
+    }
+}

@@ -1,0 +1,119 @@
+use std::net::Ipv4Addr;
+
+use dataplane_model::inspect::{HookRow, LoadBalancerBackend};
+
+use super::*;
+
+#[test]
+fn status_lists_node_and_hooks() {
+    let hook = |interface: &str, hook: &str| HookRow {
+        interface: interface.to_owned(),
+        hook: hook.to_owned(),
+        program: "uplink".to_owned(),
+        reason: "veth: tc is the faster hook".to_owned(),
+    };
+    let shown = status(&NodeStatus {
+        hostname: "lab-m1".to_owned(),
+        node_id: "n1".to_owned(),
+        cluster_id: String::new(),
+        role: "manager (leader)".to_owned(),
+        vtep: Some(Ipv4Addr::new(198, 18, 0, 11)),
+        wanted: Generation { epoch: 2, index: 40 },
+        applied: Generation { epoch: 2, index: 39 },
+        hooks: vec![hook("eth0", "tcx ingress"), hook("mesh-vx", "tcx egress")],
+        errors: vec!["eth0: no such device".to_owned()],
+        from_pins: false,
+    });
+    let expected = "\
+Node:                lab-m1
+Node ID:             n1
+Cluster ID:          -
+Role:                manager (leader)
+Tunnel end:          198.18.0.11
+Generation wanted:   2.40
+Generation applied:  2.39 (converging)
+Read from:           meshd
+Error:               eth0: no such device
+
+INTERFACE   HOOK          PROGRAM   REASON
+eth0        tcx ingress   uplink    veth: tc is the faster hook
+mesh-vx     tcx egress    uplink    veth: tc is the faster hook
+";
+    assert_eq!(shown, expected);
+}
+
+#[test]
+fn a_frontend_has_a_line_per_backend() {
+    let backend = |host, places| LoadBalancerBackend {
+        address: Ipv4Addr::new(10, 0, 0, host),
+        vtep: Ipv4Addr::new(198, 18, 0, host),
+        places,
+    };
+    let row = |frontend: &str, service: &str, backends| LoadBalancerRow {
+        frontend: frontend.to_owned(),
+        kind: "ingress".to_owned(),
+        vni: 4096,
+        service: service.to_owned(),
+        ring_size: 211,
+        backends,
+    };
+    let rows = [
+        row("198.18.0.11:8080/tcp", "whoami", vec![backend(5, 106), backend(12, 95)]),
+        row("10.0.1.2", "", vec![]),
+    ];
+    let expected = "\
+FRONTEND               KIND      VNI    SERVICE   RING   BACKEND     NODE          PLACES
+198.18.0.11:8080/tcp   ingress   4096   whoami     211   10.0.0.5    198.18.0.5       106
+                                                         10.0.0.12   198.18.0.12       95
+10.0.1.2               ingress   4096   -          211   -           -             -
+";
+    assert_eq!(load_balancers(&rows), expected);
+}
+
+#[test]
+fn endpoints_are_here_or_on_another_node() {
+    let row = |host, vtep: Option<Ipv4Addr>, interface: Option<&str>| EndpointRow {
+        vni: 4097,
+        address: Ipv4Addr::new(10, 0, 1, host),
+        mac: "02:42:0a:00:01:05".to_owned(),
+        vtep,
+        interface: interface.map(str::to_owned),
+    };
+    let rows = [row(5, None, Some("mv0123456789a")), row(6, Some(Ipv4Addr::new(198, 18, 0, 12)), None)];
+    let expected = "\
+VNI    ADDRESS    MAC                 NODE          INTERFACE
+4097   10.0.1.5   02:42:0a:00:01:05   this node     mv0123456789a
+4097   10.0.1.6   02:42:0a:00:01:05   198.18.0.12   -
+";
+    assert_eq!(endpoints(&rows), expected);
+}
+
+#[test]
+fn drops_show_sums_reasons_and_what_is_missing() {
+    let sound = ProgramCounters {
+        program: "uplink".to_owned(),
+        received: 10,
+        forwarded: 5,
+        passed: 2,
+        drops: vec![("no_backend".to_owned(), 2), ("ttl_exceeded".to_owned(), 1)],
+    };
+    let unsound = ProgramCounters {
+        program: "overlay".to_owned(),
+        received: 4,
+        forwarded: 5,
+        passed: 0,
+        drops: Vec::new(),
+    };
+    let expected = "\
+PROGRAM   RECEIVED   FORWARDED   PASSED   DROPPED   UNACCOUNTED
+uplink          10           5        2         3             0
+overlay          4           5        0         0            -1
+
+PROGRAM   DROP REASON    PACKETS
+uplink    no_backend           2
+uplink    ttl_exceeded         1
+";
+    assert_eq!(drops(&DropsReport { programs: vec![sound, unsound.clone()] }), expected);
+    let without = drops(&DropsReport { programs: vec![unsound] });
+    assert_eq!(without.lines().count(), 2, "{without}");
+}

@@ -1,0 +1,81 @@
+//! The program against a daemon that says one thing, and against none.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::process::{Command, Output};
+
+/// Runs `meshctl` against `socket`, with no pins.
+fn meshctl(directory: &Path, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_meshctl"))
+        .env("DOCKER_HOST", format!("unix://{}", directory.join("docker.sock").display()))
+        .arg("--bpffs-dir")
+        .arg(directory.join("pins"))
+        .args(arguments)
+        .output()
+        .expect("it starts")
+}
+
+/// What `meshctl` does when the daemon answers `body` to the path that it asks for.
+fn with_answer(path: &str, status: &str, body: &str, arguments: &[&str]) -> Output {
+    let directory = tempfile::tempdir().expect("a directory");
+    let listener = UnixListener::bind(directory.path().join("docker.sock")).expect("a socket");
+    let expected = format!("GET {path} HTTP/1.1\r\n");
+    let answer = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+    let daemon = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("a connection");
+        let mut request = [0; 4096];
+        let len = stream.read(&mut request).expect("a request");
+        assert!(
+            request[..len].starts_with(expected.as_bytes()),
+            "{}",
+            String::from_utf8_lossy(&request[..len])
+        );
+        stream.write_all(answer.as_bytes()).expect("the client reads");
+    });
+    let output = meshctl(directory.path(), arguments);
+    daemon.join().expect("the daemon was asked rightly");
+    output
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).expect("text")
+}
+
+#[test]
+fn a_packet_that_is_missing_fails_drops() {
+    let report = |received| {
+        let drops = r#"[["no_backend",2]]"#;
+        format!(
+            r#"{{"programs":[{{"program":"p","received":{received},"forwarded":3,"passed":1,"drops":{drops}}}]}}"#
+        )
+    };
+    let sound = with_answer("/mesh/drops", "200 OK", &report(6), &["drops"]);
+    assert!(sound.status.success(), "{}", text(&sound.stderr));
+    assert!(text(&sound.stdout).contains("no_backend"), "{}", text(&sound.stdout));
+    let unsound = with_answer("/mesh/drops", "200 OK", &report(7), &["drops"]);
+    assert_eq!(unsound.status.code(), Some(1));
+    assert!(text(&unsound.stderr).contains("not accounted for"));
+}
+
+#[test]
+fn json_is_what_the_daemon_said() {
+    let output = with_answer("/mesh/endpoints", "200 OK", "[]", &["endpoints", "--json"]);
+    assert_eq!((text(&output.stdout).as_str(), output.status.success()), ("[]\n", true));
+}
+
+#[test]
+fn a_refusal_is_shown_and_nothing_else_tried() {
+    let output =
+        with_answer("/mesh/lb", "500 Internal Server Error", r#"{"message":"no maps"}"#, &["lb", "ls"]);
+    assert_eq!((text(&output.stderr).as_str(), output.status.code()), ("meshctl: no maps\n", Some(1)));
+}
+
+#[test]
+fn without_daemon_and_pins_the_error_names_both() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let output = meshctl(directory.path(), &["status"]);
+    let error = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(error.contains("cannot connect to meshd at unix://"), "{error}");
+}
