@@ -3,7 +3,6 @@
 //! functions are refused, so that nothing is passed on half expanded.
 
 use crate::object::{Slot, Task};
-use crate::spec::Labels;
 
 /// Why a text with `{{` could not be expanded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -11,7 +10,7 @@ pub enum TemplateError {
     #[error("template: unclosed action in {0:?}")]
     Unclosed(String),
     #[error(
-        "template: {{{{{0}}}}} is not a known placeholder (.Service.ID|Name|Labels.x, .Node.ID|Hostname|Platform.OS|\
+        "template: {{{{{0}}}}} is not a known placeholder (.Service.ID|Name, .Node.ID|Hostname|Platform.OS|\
          Platform.Architecture, .Task.ID|Name|Slot)"
     )]
     Unknown(String),
@@ -22,8 +21,6 @@ pub enum TemplateError {
 pub struct TemplateContext<'a> {
     pub task: &'a Task,
     pub node_hostname: &'a str,
-    /// Labels of the service; empty where the caller has none.
-    pub service_labels: &'a Labels,
 }
 
 impl TemplateContext<'_> {
@@ -58,7 +55,49 @@ impl TemplateContext<'_> {
                 Slot::Replica(number) => number.to_string(),
                 Slot::Node(node) => node.to_string(),
             },
-            other => self.service_labels.get(other.strip_prefix(".Service.Labels.")?)?.clone(),
+            _ => return None,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::{NodeId, ServiceId, TaskId};
+    use crate::object::{Meta, TaskStatus};
+    use crate::spec::{EndpointMode, TaskSpec};
+    use crate::task_state::TaskState;
+
+    fn task() -> Task {
+        Task {
+            id: TaskId::from_bits(1),
+            meta: Meta::default(),
+            service: ServiceId::from_bits(2),
+            service_name: "web".into(),
+            slot: Slot::Replica(3),
+            node: Some(NodeId::from_bits(4)),
+            spec: TaskSpec::default(),
+            spec_version: 0,
+            endpoint_mode: EndpointMode::Vip,
+            ports: vec![],
+            attachments: vec![],
+            status: TaskStatus::default(),
+            desired_state: TaskState::Running,
+            drained: false,
+        }
+    }
+
+    #[test]
+    fn placeholders_are_replaced_and_others_refused() {
+        let task = task();
+        let context = TemplateContext { task: &task, node_hostname: "n1" };
+        assert_eq!(context.expand("plain").expect("valid"), "plain");
+        assert_eq!(
+            context.expand("{{.Service.Name}}-{{ .Task.Slot }}@{{.Node.Hostname}}!").expect("valid"),
+            "web-3@n1!"
+        );
+        assert_eq!(context.expand("{{.Task.Name}}").expect("valid"), format!("web.3.{}", task.id));
+        assert!(matches!(context.expand("{{.Task.Name"), Err(TemplateError::Unclosed(_))));
+        assert_eq!(context.expand("{{env \"X\"}}"), Err(TemplateError::Unknown("env \"X\"".into())));
     }
 }

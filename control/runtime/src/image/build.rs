@@ -1,0 +1,70 @@
+//! `docker import`: an image of one layer from a root file system's tar.
+
+use oci_spec::image::{
+    Arch, Config, DescriptorBuilder, HistoryBuilder, ImageConfigurationBuilder, ImageManifestBuilder,
+    MediaType, Os, RootFsBuilder,
+};
+
+use super::archive::Spooled;
+use super::content::Content;
+use super::error::ImageError;
+
+/// Stores the layer, the configuration and the manifest; gives the manifest's digest.
+pub(super) fn build_image(
+    content: &Content,
+    layer: &Spooled,
+    config: Config,
+    message: &str,
+) -> Result<String, ImageError> {
+    check_tar(layer)?;
+    // An uncompressed layer is its own diff id (image-spec, "Layer DiffID").
+    let (layer_digest, layer_len) = content.put_file(&layer.path)?;
+    let created = jiff::Timestamp::now().to_string();
+    let history = HistoryBuilder::default().created(created.clone()).comment(message).build();
+    let configuration = ImageConfigurationBuilder::default()
+        .created(created)
+        .architecture(if cfg!(target_arch = "aarch64") { Arch::ARM64 } else { Arch::Amd64 })
+        .os(Os::Linux)
+        .config(config)
+        .rootfs(
+            RootFsBuilder::default().typ("layers").diff_ids([layer_digest.clone()]).build().map_err(built)?,
+        )
+        .history([history.map_err(built)?])
+        .build()
+        .map_err(built)?;
+    let configuration = serde_json::to_vec(&configuration).expect("it has text keys only");
+    let config_digest = content.put_bytes(&configuration)?;
+    let manifest = ImageManifestBuilder::default()
+        .schema_version(2_u32)
+        .media_type(MediaType::ImageManifest)
+        .config(descriptor(MediaType::ImageConfig, &config_digest, configuration.len() as u64)?)
+        .layers([descriptor(MediaType::ImageLayer, &layer_digest, layer_len)?])
+        .build()
+        .map_err(built)?;
+    content.put_bytes(&serde_json::to_vec(&manifest).expect("it has text keys only"))
+}
+
+/// Docker refuses what is no tar with the words of Go's reader.
+fn check_tar(layer: &Spooled) -> Result<(), ImageError> {
+    let file = std::fs::File::open(&layer.path).map_err(ImageError::io(&layer.path))?;
+    let bad = |_| ImageError::BadArchive("archive/tar: invalid tar header".into());
+    for entry in tar::Archive::new(file).entries().map_err(bad)? {
+        entry.map_err(bad)?;
+    }
+    Ok(())
+}
+
+pub(super) fn descriptor(
+    kind: MediaType,
+    digest: &str,
+    size: u64,
+) -> Result<oci_spec::image::Descriptor, ImageError> {
+    let digest: oci_spec::image::Digest = digest
+        .parse()
+        .map_err(|_| ImageError::Damaged { what: "digest".into(), reason: digest.to_owned() })?;
+    DescriptorBuilder::default().media_type(kind).digest(digest).size(size).build().map_err(built)
+}
+
+fn built(error: oci_spec::OciSpecError) -> ImageError {
+    ImageError::Damaged { what: "image description".into(), reason: error.to_string() }
+}

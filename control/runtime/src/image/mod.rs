@@ -1,0 +1,19 @@
+//! The node's images: names, content and unpacked root file systems.
+
+mod archive;
+mod build;
+mod change;
+mod content;
+mod error;
+mod index;
+mod reference;
+mod skopeo;
+mod store;
+mod unpack;
+
+pub use change::ImageChanges;
+pub use error::{ChangeError, ImageError, PullError};
+pub use index::ImageRecord;
+pub use reference::{ParseReferenceError, Reference};
+pub use skopeo::RegistryAuth;
+pub use store::{ImageDetails, ImageStore, LocalImage};

@@ -1,0 +1,208 @@
+//! Runs `skopeo`: everything that speaks with registries or reads image archives.
+
+use std::collections::BTreeSet;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::Command;
+
+use super::content::WorkLayout;
+use super::error::{ImageError, PullError};
+use super::reference::Reference;
+use crate::files::unique_suffix;
+
+/// A registry that does not answer its manifest within this is not there.
+const INSPECT_TIMEOUT: &str = "30s";
+/// Bound of one image's transfer: an hour is a large image on a slow line.
+const COPY_TIMEOUT: &str = "1h";
+
+/// Credentials for a registry.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RegistryAuth {
+    pub username: String,
+    pub password: String,
+}
+
+impl std::fmt::Debug for RegistryAuth {
+    /// Keeps the password out of logs.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RegistryAuth").field("username", &self.username).finish_non_exhaustive()
+    }
+}
+
+/// The tool and its settings.
+#[derive(Debug, Clone)]
+pub(super) struct Skopeo {
+    /// Registries (`host:port`) that may be spoken to without TLS, or with a certificate that nobody vouches for.
+    pub insecure_registries: BTreeSet<String>,
+    /// For files that live as long as one run.
+    pub scratch: PathBuf,
+}
+
+impl Skopeo {
+    /// The manifest (or manifest list) that the registry has for a reference, byte for byte.
+    pub async fn raw_manifest(
+        &self,
+        reference: &Reference,
+        auth: Option<&RegistryAuth>,
+    ) -> Result<Vec<u8>, ImageError> {
+        let auth_file = self.auth_file(reference, auth)?;
+        let mut command = skopeo(INSPECT_TIMEOUT);
+        command.args(["inspect", "--raw"]);
+        if self.is_insecure(reference) {
+            command.arg("--tls-verify=false");
+        }
+        auth_file.add_to(&mut command);
+        command.arg(format!("docker://{}", registry_name(reference)));
+        let output = command.output().await.map_err(ImageError::io("skopeo"))?;
+        if output.status.success() {
+            return Ok(output.stdout);
+        }
+        Err(pull_error(reference, &String::from_utf8_lossy(&output.stderr)).into())
+    }
+
+    /// Copies an image from its registry into `layout`; `progress` gets skopeo's lines.
+    pub async fn pull(
+        &self,
+        reference: &Reference,
+        auth: Option<&RegistryAuth>,
+        layout: &WorkLayout,
+        progress: &(dyn Fn(&str) + Send + Sync),
+    ) -> Result<(), ImageError> {
+        let auth_file = self.auth_file(reference, auth)?;
+        let mut command = skopeo(COPY_TIMEOUT);
+        command.arg("copy");
+        if self.is_insecure(reference) {
+            command.arg("--src-tls-verify=false");
+        }
+        auth_file.add_to(&mut command);
+        command.arg(format!("docker://{}", registry_name(reference)));
+        command.arg(format!("oci:{}", layout.image_name()));
+        run_with_lines(command, progress).await.map_err(|stderr| pull_error(reference, &stderr).into())
+    }
+
+    /// Copies one image of an archive file into `layout`. `source` is skopeo's name of it.
+    pub async fn copy_archive(&self, source: &str, layout: &WorkLayout) -> Result<(), ImageError> {
+        let mut command = skopeo(COPY_TIMEOUT);
+        command.args(["copy", "--quiet", source]).arg(format!("oci:{}", layout.image_name()));
+        run_with_lines(command, &|_| {}).await.map_err(|stderr| ImageError::BadArchive(message_of(&stderr)))
+    }
+
+    fn is_insecure(&self, reference: &Reference) -> bool {
+        self.insecure_registries.contains(reference.domain())
+    }
+
+    fn auth_file(&self, reference: &Reference, auth: Option<&RegistryAuth>) -> Result<AuthFile, ImageError> {
+        let Some(auth) = auth else { return Ok(AuthFile(None)) };
+        let path = self.scratch.join(unique_suffix());
+        let token = STANDARD.encode(format!("{}:{}", auth.username, auth.password));
+        let body = serde_json::json!({ "auths": { reference.domain(): { "auth": token } } });
+        let mut options = std::fs::OpenOptions::new();
+        let mut file =
+            options.write(true).create_new(true).mode(0o600).open(&path).map_err(ImageError::io(&path))?;
+        let auth_file = AuthFile(Some(path.clone()));
+        file.write_all(body.to_string().as_bytes()).map_err(ImageError::io(&path))?;
+        Ok(auth_file)
+    }
+}
+
+/// Credentials on disk for one run: not in the arguments, where every process could read them.
+struct AuthFile(Option<PathBuf>);
+
+impl AuthFile {
+    fn add_to(&self, command: &mut Command) {
+        if let Some(path) = &self.0 {
+            command.arg("--authfile").arg(path);
+        }
+    }
+}
+
+impl Drop for AuthFile {
+    fn drop(&mut self) {
+        if let Some(path) = &self.0 {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+fn skopeo(timeout: &str) -> Command {
+    let mut command = Command::new("skopeo");
+    command.args(["--insecure-policy", "--override-os", "linux", "--command-timeout", timeout]);
+    command.stdin(Stdio::null()).kill_on_drop(true);
+    command
+}
+
+/// What skopeo wants behind `docker://`: it refuses a tag beside a digest.
+fn registry_name(reference: &Reference) -> String {
+    reference.digest().map_or_else(|| reference.to_string(), |digest| reference.at_digest(digest))
+}
+
+/// Runs to the end; lines of standard output go to `progress`, standard error is the error.
+async fn run_with_lines(mut command: Command, progress: &(dyn Fn(&str) + Send + Sync)) -> Result<(), String> {
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().map_err(|error| format!("skopeo: {error}"))?;
+    let stdout = child.stdout.take().expect("standard output is piped");
+    let lines = async {
+        let mut lines = BufReader::new(stdout).lines();
+        while let Ok(Some(line)) = lines.next_line().await {
+            progress(&line);
+        }
+    };
+    let ((), output) = tokio::join!(lines, child.wait_with_output());
+    let output = output.map_err(|error| format!("skopeo: {error}"))?;
+    if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
+}
+
+fn pull_error(reference: &Reference, stderr: &str) -> PullError {
+    let name = reference.familiar();
+    if stderr.contains("manifest unknown") || stderr.contains("name unknown") {
+        PullError::ManifestUnknown(name)
+    } else if stderr.contains("unauthorized")
+        || stderr.contains("denied")
+        || stderr.contains("authentication required")
+    {
+        PullError::Denied(reference.familiar_repository())
+    } else {
+        PullError::Registry { reference: name, reason: message_of(stderr) }
+    }
+}
+
+/// The text of skopeo's last log line (`time="…" level=fatal msg="…"`).
+fn message_of(stderr: &str) -> String {
+    let line = stderr.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("it said nothing").trim();
+    match line.split_once("msg=\"") {
+        Some((_, message)) => message.trim_end_matches('"').replace("\\\"", "\""),
+        None => line.to_owned(),
+    }
+}
+
+/// The images of an archive file as skopeo names them, each with the names that it brings.
+pub(super) fn archive_source(kind: &str, file: &Path, image: &str) -> String {
+    format!("{kind}:{}:{image}", file.display())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn skopeos_words_become_dockers() {
+        let reference = Reference::parse("127.0.0.1:5000/x:1").expect("valid");
+        let unknown =
+            r#"time="x" level=fatal msg="reading manifest 1 in 127.0.0.1:5000/x: manifest unknown""#;
+        assert_eq!(
+            pull_error(&reference, unknown).to_string(),
+            "manifest for 127.0.0.1:5000/x:1 not found: manifest unknown: manifest unknown"
+        );
+        let refused = r#"time="x" level=fatal msg="pinging \"x\": connection refused""#;
+        assert_eq!(
+            pull_error(&reference, refused).to_string(),
+            r#"pull of 127.0.0.1:5000/x:1: pinging "x": connection refused"#
+        );
+    }
+}

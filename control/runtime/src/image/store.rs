@@ -1,0 +1,275 @@
+//! The image store's operations.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use oci_spec::image::{Config, ImageConfiguration};
+use tokio::io::AsyncRead;
+
+use super::archive::{images_of, spool};
+use super::build::build_image;
+use super::change::ImageChanges;
+use super::content::{Content, hex_of, sha256_digest};
+use super::error::ImageError;
+use super::index::{ImageRecord, IndexFile};
+use super::reference::Reference;
+use super::skopeo::{RegistryAuth, Skopeo};
+use super::unpack::unpacked;
+use crate::files::{remove_file, remove_tree};
+
+/// The node's images. Cheap to clone; all methods may run at the same time.
+#[derive(Debug, Clone)]
+pub struct ImageStore(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    content: Content,
+    rootfs_dir: PathBuf,
+    scratch: PathBuf,
+    index: Mutex<IndexFile>,
+    skopeo: Skopeo,
+    /// Adding images is shared, sweeping blobs is exclusive: fresh blobs have no manifest in the index yet.
+    adding: tokio::sync::RwLock<()>,
+    /// One pull per reference, one unpack per image.
+    in_progress: Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<()>>>>,
+}
+
+/// An image ready to run from.
+#[derive(Debug, Clone)]
+pub struct LocalImage {
+    pub record: ImageRecord,
+    pub config: Config,
+    /// Flattened, read-only by convention.
+    pub rootfs: PathBuf,
+}
+
+/// `docker image inspect`.
+#[derive(Debug, Clone)]
+pub struct ImageDetails {
+    pub record: ImageRecord,
+    /// Familiar names, `nginx:latest`.
+    pub names: Vec<String>,
+    pub configuration: ImageConfiguration,
+}
+
+impl ImageStore {
+    /// Opens or makes the store in `dir`. What an earlier process left half done is removed.
+    pub fn open(dir: &Path, insecure_registries: BTreeSet<String>) -> Result<Self, ImageError> {
+        let (rootfs_dir, scratch) = (dir.join("rootfs"), dir.join("tmp"));
+        remove_tree(&scratch).map_err(ImageError::io(&scratch))?;
+        for made in [&rootfs_dir, &scratch] {
+            std::fs::create_dir_all(made).map_err(ImageError::io(made))?;
+        }
+        remove_partial_unpacks(&rootfs_dir)?;
+        Ok(Self(Arc::new(Inner {
+            content: Content::open(dir.join("layout"), scratch.clone())?,
+            index: Mutex::new(IndexFile::open(&dir.join("index.json"))?),
+            skopeo: Skopeo { insecure_registries, scratch: scratch.clone() },
+            rootfs_dir,
+            scratch,
+            adding: tokio::sync::RwLock::default(),
+            in_progress: Mutex::default(),
+        })))
+    }
+
+    /// All images with their names, by id.
+    pub fn list(&self) -> Vec<(ImageRecord, Vec<String>)> {
+        let file = self.index();
+        file.index.images.values().map(|image| (image.clone(), file.index.names_of(&image.id))).collect()
+    }
+
+    /// The image that `text` (name, digest reference, id, start of an id) means.
+    pub fn find(&self, text: &str) -> Option<ImageRecord> {
+        self.index().index.resolve(text).cloned()
+    }
+
+    /// Everything known of an image.
+    pub fn inspect(&self, text: &str) -> Result<ImageDetails, ImageError> {
+        let (record, names) = {
+            let file = self.index();
+            let record = file.index.resolve(text).ok_or_else(|| ImageError::NotFound(text.to_owned()))?;
+            (record.clone(), file.index.names_of(&record.id))
+        };
+        let configuration = self.0.content.configuration(&record.id)?;
+        Ok(ImageDetails { record, names, configuration })
+    }
+
+    /// The local image, unpacked.
+    pub async fn local(&self, text: &str) -> Result<LocalImage, ImageError> {
+        let record = self.find(text).ok_or_else(|| ImageError::NotFound(text.to_owned()))?;
+        let only_one = self.only_one(&record.id);
+        let _guard = only_one.lock().await;
+        let rootfs = unpacked(&self.0.content, &record, &self.0.rootfs_dir).await?;
+        let config = self.0.content.configuration(&record.id)?.config().clone().unwrap_or_default();
+        Ok(LocalImage { record, config, rootfs })
+    }
+
+    /// Gets the image from its registry, whether it is here or not. `progress` gets one line at a time.
+    pub async fn pull(
+        &self,
+        reference: &Reference,
+        auth: Option<&RegistryAuth>,
+        progress: &(dyn Fn(&str) + Send + Sync),
+    ) -> Result<ImageRecord, ImageError> {
+        let only_one = self.only_one(&reference.to_string());
+        let _guard = only_one.lock().await;
+        let _adding = self.0.adding.read().await;
+        let digest = match reference.digest() {
+            Some(digest) => digest.to_owned(),
+            None => sha256_digest(&self.0.skopeo.raw_manifest(reference, auth).await?),
+        };
+        // By digest, so that a tag moved between the two requests can't mix two images.
+        let at_digest = reference.at_digest(&digest);
+        let work = self.0.content.work_layout(None)?;
+        self.0.skopeo.pull(&Reference::parse(&at_digest)?, auth, &work, progress).await?;
+        let manifest = work.manifest()?.digest().to_string();
+        self.add(&manifest, reference.tagged().as_slice(), Some(at_digest)).await
+    }
+
+    /// `docker load`: adds every image of the archive. Gives what Docker prints for each: a name or an id.
+    pub async fn load(&self, stream: &mut (dyn AsyncRead + Send + Unpin)) -> Result<Vec<String>, ImageError> {
+        let _adding = self.0.adding.read().await;
+        let spooled = spool(stream, &self.0.scratch).await?;
+        let path = spooled.path.clone();
+        let images = tokio::task::spawn_blocking(move || images_of(&path)).await.expect("does not panic")?;
+        let mut loaded = Vec::new();
+        for image in images {
+            let names =
+                image.names.iter().map(|name| Reference::parse(name)).collect::<Result<Vec<_>, _>>()?;
+            let work = self.0.content.work_layout(None)?;
+            self.0.skopeo.copy_archive(&image.source, &work).await?;
+            let record = self.add(work.manifest()?.digest().as_ref(), &names, None).await?;
+            loaded.extend(names.iter().map(Reference::familiar));
+            if names.is_empty() {
+                loaded.push(record.id);
+            }
+        }
+        Ok(loaded)
+    }
+
+    /// `docker import`: an image of one layer from a (maybe compressed) tar of a root file system.
+    pub async fn import(
+        &self,
+        stream: &mut (dyn AsyncRead + Send + Unpin),
+        name: Option<&Reference>,
+        changes: &ImageChanges,
+        message: &str,
+    ) -> Result<ImageRecord, ImageError> {
+        let _adding = self.0.adding.read().await;
+        let layer = spool(stream, &self.0.scratch).await?;
+        let (content, config, message) = (self.0.content.clone(), changes.to_config(), message.to_owned());
+        let build = move || build_image(&content, &layer, config, &message);
+        let manifest = tokio::task::spawn_blocking(build).await.expect("does not panic")?;
+        self.add(&manifest, name.map(std::slice::from_ref).unwrap_or_default(), None).await
+    }
+
+    /// Gives an image a further name.
+    pub fn tag(&self, text: &str, name: &Reference) -> Result<(), ImageError> {
+        let mut file = self.index();
+        let id = file.index.resolve(text).ok_or_else(|| ImageError::NotFound(text.to_owned()))?.id.clone();
+        file.update(|index| {
+            index.names.insert(name.to_string(), id);
+        })
+    }
+
+    /// Takes the name from the image, and removes the image with its last name. `user` says which container uses an
+    /// image id. Gives the removed name and, where the image went, its id.
+    pub async fn remove(
+        &self,
+        text: &str,
+        user: &(dyn Fn(&str) -> Option<String> + Send + Sync),
+    ) -> Result<(Vec<String>, Option<String>), ImageError> {
+        let _nobody_adds = self.0.adding.write().await;
+        let (record, untagged) = self.forget_names(text, user)?;
+        if self.index().index.names.values().any(|id| *id == record.id) {
+            return Ok((untagged, None));
+        }
+        self.index().update(|index| {
+            index.images.remove(&record.id);
+        })?;
+        let rootfs = self.0.rootfs_dir.join(hex_of(&record.id)?);
+        remove_tree(&rootfs).map_err(ImageError::io(&rootfs))?;
+        remove_file(&rootfs.with_extension("lock")).map_err(ImageError::io(&rootfs))?;
+        self.0.content.sweep(&self.referenced_blobs()?)?;
+        Ok((untagged, Some(record.id)))
+    }
+
+    fn forget_names(
+        &self,
+        text: &str,
+        user: &(dyn Fn(&str) -> Option<String> + Send + Sync),
+    ) -> Result<(ImageRecord, Vec<String>), ImageError> {
+        let mut file = self.index();
+        let record = file.index.resolve(text).ok_or_else(|| ImageError::NotFound(text.to_owned()))?.clone();
+        let all = file.index.names.iter().filter(|(_, id)| **id == record.id).map(|(name, _)| name.clone());
+        let all: BTreeSet<String> = all.collect();
+        let named =
+            Reference::parse(text).ok().map(|name| name.to_string()).filter(|name| all.contains(name));
+        let gone = named.map_or_else(|| all.clone(), |name| BTreeSet::from([name]));
+        if gone == all
+            && let Some(container) = user(&record.id)
+        {
+            return Err(ImageError::InUse { name: text.to_owned(), container, image: record.id });
+        }
+        file.update(|index| index.names.retain(|name, _| !gone.contains(name)))?;
+        let familiar = gone.iter().filter_map(|name| Reference::parse(name).ok()).map(|name| name.familiar());
+        Ok((record, familiar.collect()))
+    }
+
+    fn referenced_blobs(&self) -> Result<BTreeSet<String>, ImageError> {
+        let images: Vec<ImageRecord> = self.index().index.images.values().cloned().collect();
+        let mut kept = BTreeSet::new();
+        for image in images {
+            let manifest = self.0.content.manifest(&image.manifest)?;
+            kept.extend(manifest.layers().iter().map(|layer| layer.digest().to_string()));
+            kept.extend([image.id, image.manifest]);
+        }
+        Ok(kept)
+    }
+
+    /// Unpacks an image whose blobs are in the content store, then names it: what has a name can be run.
+    async fn add(
+        &self,
+        manifest_digest: &str,
+        names: &[Reference],
+        repo_digest: Option<String>,
+    ) -> Result<ImageRecord, ImageError> {
+        let manifest = self.0.content.manifest(manifest_digest)?;
+        let id = manifest.config().digest().to_string();
+        let configuration = self.0.content.configuration(&id)?;
+        let record = ImageRecord {
+            manifest: manifest_digest.to_owned(),
+            repo_digests: repo_digest.into_iter().collect(),
+            created: configuration.created().clone().unwrap_or_default(),
+            size_bytes: manifest.layers().iter().map(oci_spec::image::Descriptor::size).sum(),
+            labels: configuration.labels_of_config().cloned().unwrap_or_default().into_iter().collect(),
+            id,
+        };
+        let only_one = self.only_one(&record.id);
+        let _guard = only_one.lock().await;
+        unpacked(&self.0.content, &record, &self.0.rootfs_dir).await?;
+        self.index().update(|index| index.put(record.clone(), names))?;
+        Ok(record)
+    }
+
+    fn index(&self) -> MutexGuard<'_, IndexFile> {
+        self.0.index.lock().expect("nobody panics while holding the index")
+    }
+
+    fn only_one(&self, key: &str) -> Arc<tokio::sync::Mutex<()>> {
+        let mut in_progress = self.0.in_progress.lock().expect("nobody panics while holding the table");
+        in_progress.retain(|_, lock| Arc::strong_count(lock) > 1);
+        Arc::clone(in_progress.entry(key.to_owned()).or_default())
+    }
+}
+
+fn remove_partial_unpacks(rootfs_dir: &Path) -> Result<(), ImageError> {
+    for entry in std::fs::read_dir(rootfs_dir).map_err(ImageError::io(rootfs_dir))? {
+        let path = entry.map_err(ImageError::io(rootfs_dir))?.path();
+        if path.extension().is_some_and(|suffix| suffix.to_string_lossy().starts_with("tmp-")) {
+            remove_tree(&path).map_err(ImageError::io(&path))?;
+        }
+    }
+    Ok(())
+}

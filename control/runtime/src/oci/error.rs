@@ -1,0 +1,53 @@
+//! Why a container could not be prepared. Most of it is the spec's fault and can't be cured by trying again.
+
+use std::path::PathBuf;
+
+use control_model::template::TemplateError;
+
+use super::limits::LimitError;
+use super::security::UnknownCapability;
+use super::user::UserError;
+use crate::image::ImageError;
+
+/// `Display` is what `docker service ps` shows, in Docker's words where it has some.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum PrepareError {
+    #[error("{0}")]
+    Image(#[from] ImageError),
+    #[error("no command specified")]
+    NoCommand,
+    #[error("{0}")]
+    User(#[from] UserError),
+    #[error("{0}")]
+    Capability(#[from] UnknownCapability),
+    #[error("{0}")]
+    Limit(#[from] LimitError),
+    #[error("{0}")]
+    Template(#[from] TemplateError),
+    #[error("invalid mount config for type \"bind\": bind source path does not exist: {0}")]
+    BindSource(String),
+    #[error(
+        "create {0}: \"{0}\" includes invalid characters for a local volume name, only \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" \
+         are allowed. If you intended to pass a host directory, use absolute path"
+    )]
+    VolumeName(String),
+    #[error("invalid IP address in add-host: {0:?}")]
+    ExtraHost(Vec<String>),
+    #[error("invalid signal: {0}")]
+    Signal(String),
+    #[error("no init binary on this node: install tini (tini-static) or catatonit, or leave --init out")]
+    NoInit,
+    #[error("{path}: {source}")]
+    Io {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+impl PrepareError {
+    pub fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { path, source }
+    }
+}

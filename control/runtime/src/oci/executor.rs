@@ -1,0 +1,297 @@
+//! The `Executor` seam over containers.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use control_model::executor::{Executor, ExecutorError, Exit, Found, SandboxPaths};
+use control_model::object::ContainerStatus;
+use control_model::{Task, TaskId};
+
+use super::conmon::{Launch, LaunchError, conmon_of, exit_code_of, run_runtime};
+use super::error::PrepareError;
+use super::paths::TaskPaths;
+use super::prepare::Preparation;
+use super::record::{Ended, Stage};
+use super::rootfs::unmount_all;
+use super::spec::set_network;
+use super::{Container, Oci, now};
+use crate::files::remove_tree;
+use crate::image::{ImageError, LocalImage, Reference};
+
+/// Code of a container whose end nobody saw (a reboot, a killed conmon). Docker's.
+const EXIT_CODE_UNKNOWN: i32 = 255;
+/// conmon ends right after its container; one that takes longer is left alone.
+const CONMON_END_TIMEOUT: Duration = Duration::from_secs(5);
+/// After SIGKILL a process ends at once, unless the kernel itself hangs.
+const KILL_TIMEOUT: Duration = Duration::from_secs(30);
+
+#[async_trait]
+impl Executor for Oci {
+    async fn prepare(&self, task: &Task) -> Result<(), ExecutorError> {
+        if let Some(container) = self.container(task.id) {
+            if self.is_started(&container).await? {
+                return Ok(());
+            }
+            self.remove(task.id).await?;
+        }
+        let image = self.local_or_pulled(&task.spec.container.image).await.map_err(rejected)?;
+        let (oci, task) = (self.clone(), task.clone());
+        let made = tokio::task::spawn_blocking(move || oci.make(&task, &image)).await;
+        made.expect("preparing does not panic").map_err(rejected)
+    }
+
+    async fn start(&self, task: &Task, sandbox: &SandboxPaths) -> Result<ContainerStatus, ExecutorError> {
+        let container = self.container(task.id).ok_or(ExecutorError::Unknown(task.id))?;
+        let _changing = container.changing.lock().await;
+        if self.is_started(&container).await? {
+            return Ok(container.status());
+        }
+        let pid = match self.launch(task, &container, sandbox).await {
+            Ok(pid) => pid,
+            Err(error) => {
+                self.delete_runtime_state(&container.paths).await;
+                let text = format!("starting container failed: failed to create shim task: {error}");
+                return Err(ExecutorError::Failed(text));
+            }
+        };
+        container.update(|record| record.stage = Stage::Started { pid, at: now() }).map_err(failed)?;
+        Ok(container.status())
+    }
+
+    async fn wait(&self, task: TaskId) -> Result<Exit, ExecutorError> {
+        let container = self.container(task).ok_or(ExecutorError::Unknown(task))?;
+        if !self.is_started(&container).await? {
+            return Err(ExecutorError::Failed("the container was not started".into()));
+        }
+        self.ended(&container).await.map(Ended::exit).map_err(failed)
+    }
+
+    async fn shutdown(&self, task: &Task) -> Result<(), ExecutorError> {
+        let Some(container) = self.container(task.id) else { return Ok(()) };
+        if !self.is_started(&container).await? || container.record().ended.is_some() {
+            return Ok(());
+        }
+        let (signal, grace) = (container.record().stop_signal, container.record().stop_grace);
+        self.signal(&container, signal).await;
+        if let Ok(ended) = tokio::time::timeout(grace, self.ended(&container)).await {
+            return ended.map(|_| ()).map_err(failed);
+        }
+        self.terminate(task.id).await
+    }
+
+    async fn terminate(&self, task: TaskId) -> Result<(), ExecutorError> {
+        let Some(container) = self.container(task) else { return Ok(()) };
+        if !self.is_started(&container).await? || container.record().ended.is_some() {
+            return Ok(());
+        }
+        self.signal(&container, libc::SIGKILL).await;
+        let ended = tokio::time::timeout(KILL_TIMEOUT, self.ended(&container)).await;
+        ended
+            .map_err(|_| ExecutorError::Failed("the process does not end after SIGKILL".into()))?
+            .map_err(failed)?;
+        Ok(())
+    }
+
+    async fn remove(&self, task: TaskId) -> Result<(), ExecutorError> {
+        let Some(container) = self.container(task) else { return Ok(()) };
+        let _changing = container.changing.lock().await;
+        self.delete_runtime_state(&container.paths).await;
+        let paths = container.paths.clone();
+        let removed = tokio::task::spawn_blocking(move || remove_files(&paths)).await;
+        removed.expect("removing does not panic").map_err(failed)?;
+        self.containers().remove(&task);
+        Ok(())
+    }
+
+    async fn list_ours(&self) -> Result<Vec<Found>, ExecutorError> {
+        let containers: Vec<Arc<Container>> = self.containers().values().cloned().collect();
+        let mut found = Vec::with_capacity(containers.len());
+        for container in containers {
+            let started = self.is_started(&container).await?;
+            let gone = started && container.record().ended.is_none() && conmon_of(&container.paths).is_none();
+            if gone {
+                self.ended(&container).await.map_err(failed)?;
+            }
+            let record = container.record();
+            found.push(Found {
+                task: record.task,
+                status: container.status(),
+                exit: record.ended.map(Ended::exit),
+            });
+        }
+        Ok(found)
+    }
+}
+
+impl Oci {
+    /// The image for a task: the local one if there is one, else from its registry.
+    async fn local_or_pulled(&self, image: &str) -> Result<LocalImage, PrepareError> {
+        match self.0.images.local(image).await {
+            Err(ImageError::NotFound(_)) => {}
+            other => return Ok(other?),
+        }
+        let reference = Reference::parse(image).map_err(ImageError::from)?;
+        if let Err(error) = self.0.images.pull(&reference, None, &|_| {}).await {
+            tracing::warn!(image, %error, "the image can't be pulled");
+            return Err(ImageError::NotFound(reference.familiar()).into());
+        }
+        Ok(self.0.images.local(image).await?)
+    }
+
+    /// Blocking half of a preparation. What a failed one leaves is removed at once.
+    fn make(&self, task: &Task, image: &LocalImage) -> Result<(), PrepareError> {
+        let paths = self.0.layout.task(task.id);
+        let preparation = Preparation {
+            layout: &self.0.layout,
+            paths: &paths,
+            task,
+            image,
+            node_hostname: &self.0.node_hostname,
+            cgroup_parent: &self.0.cgroup_parent,
+            cgroups: self.0.cgroups,
+            now: now(),
+        };
+        let record = preparation.record()?;
+        if let Err(error) = preparation.make(&record) {
+            if let Err(error) = remove_files(&paths) {
+                tracing::warn!(task = %task.id, %error, "files of a failed preparation stay");
+            }
+            return Err(error);
+        }
+        self.containers().insert(task.id, Arc::new(Container::new(paths, record)));
+        Ok(())
+    }
+
+    async fn launch(
+        &self,
+        task: &Task,
+        container: &Container,
+        sandbox: &SandboxPaths,
+    ) -> Result<i32, LaunchError> {
+        let config = container.paths.bundle().join("config.json");
+        let mut spec = oci_spec::runtime::Spec::load(&config).map_err(io::Error::other)?;
+        set_network(&mut spec, sandbox.netns.clone());
+        spec.save(&config).map_err(io::Error::other)?;
+        container.update(|record| record.stage = Stage::Starting)?;
+        // A start that failed may be tried again: the conmon of the first left its files.
+        let _ = std::fs::remove_file(container.paths.exit_code());
+        let runtime_root = self.0.layout.runtime_root();
+        let launch = Launch {
+            runtime: &self.0.runtime,
+            runtime_root: &runtime_root,
+            paths: &container.paths,
+            name: &task.name(),
+            tty: task.spec.container.tty,
+            stdin: task.spec.container.open_stdin,
+        };
+        let pid = launch.create().await?;
+        self.run(&["start", &container.paths.container_id]).await?;
+        Ok(pid)
+    }
+
+    async fn run(&self, arguments: &[&str]) -> Result<String, LaunchError> {
+        run_runtime(&self.0.runtime, &self.0.layout.runtime_root(), arguments).await
+    }
+
+    /// Whether the process was ever started. A daemon that died between the start and its record asks the runtime.
+    async fn is_started(&self, container: &Container) -> Result<bool, ExecutorError> {
+        match container.record().stage {
+            Stage::Prepared => Ok(false),
+            Stage::Started { .. } => Ok(true),
+            Stage::Starting => {
+                let Ok(state) = self.run(&["state", &container.paths.container_id]).await else {
+                    return Ok(false);
+                };
+                let Some(pid) = running_pid(&state) else { return Ok(false) };
+                container
+                    .update(|record| record.stage = Stage::Started { pid, at: now() })
+                    .map_err(failed)?;
+                Ok(true)
+            }
+        }
+    }
+
+    /// Waits for the end of a container that was started, and records it.
+    async fn ended(&self, container: &Container) -> io::Result<Ended> {
+        if let Some(ended) = container.record().ended {
+            return Ok(ended);
+        }
+        if let Some(conmon) = conmon_of(&container.paths) {
+            conmon.ended().await?;
+        }
+        let code = match exit_code_of(&container.paths) {
+            Some(code) => code,
+            None => {
+                // conmon is gone without a word: nobody keeps the process's output or code, so it must not go on.
+                self.delete_runtime_state(&container.paths).await;
+                EXIT_CODE_UNKNOWN
+            }
+        };
+        let out_of_memory = self.0.cgroups.was_out_of_memory(&container.record().cgroup);
+        let ended = Ended { code, out_of_memory, at: now() };
+        container.update(|record| record.ended = record.ended.or(Some(ended)))?;
+        Ok(container.record().ended.unwrap_or(ended))
+    }
+
+    /// Signals the container's first process. One that has just ended is no error: the wait that follows sees it.
+    async fn signal(&self, container: &Container, signal: i32) {
+        let sent = self.run(&["kill", &container.paths.container_id, &signal.to_string()]).await;
+        if let Err(error) = sent {
+            tracing::debug!(container = container.paths.container_id, %error, "not signalled");
+        }
+    }
+
+    /// Kills what runs and removes the runtime's state and the cgroups. A container that the runtime doesn't know is
+    /// success.
+    async fn delete_runtime_state(&self, paths: &TaskPaths) {
+        let conmon = conmon_of(paths);
+        if let Err(error) = self.run(&["delete", "--force", &paths.container_id]).await {
+            tracing::debug!(container = paths.container_id, %error, "not deleted");
+        }
+        if let Some(conmon) = conmon {
+            let _ = tokio::time::timeout(CONMON_END_TIMEOUT, conmon.ended()).await;
+        }
+    }
+}
+
+impl Container {
+    fn status(&self) -> ContainerStatus {
+        let record = self.record();
+        let pid = match record.stage {
+            Stage::Started { pid, .. } => pid,
+            Stage::Prepared | Stage::Starting => 0,
+        };
+        let exit_code = record.ended.map_or(0, |ended| ended.code);
+        ContainerStatus { container_id: record.container_id, pid, exit_code }
+    }
+}
+
+/// Removes all files and mounts of a task.
+pub(super) fn remove_files(paths: &TaskPaths) -> io::Result<()> {
+    unmount_all(&paths.rootfs())?;
+    remove_tree(&paths.run)?;
+    remove_tree(&paths.dir)
+}
+
+/// The process id in the runtime's state, if the container runs.
+fn running_pid(state: &str) -> Option<i32> {
+    #[derive(serde::Deserialize)]
+    struct State {
+        status: String,
+        pid: i32,
+    }
+    let state: State = serde_json::from_str(state).ok()?;
+    (state.status == "running").then_some(state.pid)
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "used as a function of map_err")]
+fn rejected(error: PrepareError) -> ExecutorError {
+    ExecutorError::Rejected(error.to_string())
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "used as a function of map_err")]
+fn failed(error: io::Error) -> ExecutorError {
+    ExecutorError::Failed(error.to_string())
+}

@@ -1,0 +1,196 @@
+//! The embedded executor: one container per task, by an OCI runtime (`runc` or `crun`) under `conmon`, in the sandbox
+//! that the data plane made. All state is on disk and in the kernel: a daemon that starts finds its containers.
+
+mod cgroup;
+mod conmon;
+mod containers;
+mod error;
+mod executor;
+mod limits;
+mod mounts;
+mod net_files;
+mod paths;
+mod prepare;
+mod process;
+mod process_fd;
+mod record;
+mod rootfs;
+mod security;
+mod spec;
+mod user;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use control_model::{TaskId, Timestamp};
+
+use crate::image::{ImageError, ImageStore};
+use cgroup::CgroupLayout;
+use paths::{Layout, TaskPaths};
+
+pub use containers::ContainerInfo;
+pub use record::{ContainerRecord, Ended, Stage};
+
+/// Settings of an executor.
+#[derive(Debug, Clone)]
+pub struct OciOptions {
+    /// Images, volumes and container files. On a file system that can hold an overlay's changes.
+    pub state_dir: PathBuf,
+    /// Process ids and runtime state; a tmpfs that a reboot empties.
+    pub run_dir: PathBuf,
+    /// Absolute cgroup path under which containers are put, `/meshd`.
+    pub cgroup_parent: String,
+    /// `runc` or `crun`.
+    pub runtime: PathBuf,
+    /// Registries (`host:port`) that may be spoken to without TLS.
+    pub insecure_registries: BTreeSet<String>,
+    /// For `{{.Node.Hostname}}`.
+    pub node_hostname: String,
+}
+
+/// Why the executor can't be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("{path}: {source}")]
+    Io {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error(transparent)]
+    Images(#[from] ImageError),
+    #[error("{0} is not installed (Debian packages: runc, crun, conmon, skopeo, umoci)")]
+    Missing(String),
+}
+
+/// The executor. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Oci(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    layout: Layout,
+    runtime: PathBuf,
+    cgroup_parent: String,
+    node_hostname: String,
+    cgroups: CgroupLayout,
+    images: ImageStore,
+    containers: Mutex<BTreeMap<TaskId, Arc<Container>>>,
+}
+
+/// A container in memory.
+#[derive(Debug)]
+struct Container {
+    paths: TaskPaths,
+    record: Mutex<ContainerRecord>,
+    /// Held while the container is made, started or removed.
+    changing: tokio::sync::Mutex<()>,
+}
+
+impl Oci {
+    /// Opens the executor over what is on disk. Blocks; containers that run are not touched.
+    pub fn open(options: OciOptions) -> Result<Self, OpenError> {
+        for program in
+            ["conmon", "skopeo", "umoci"].map(Path::new).into_iter().chain([options.runtime.as_path()])
+        {
+            if !is_installed(program) {
+                return Err(OpenError::Missing(program.display().to_string()));
+            }
+        }
+        let layout = Layout { state_dir: made(&options.state_dir)?, run_dir: made(&options.run_dir)? };
+        made(&layout.tasks())?;
+        made(&layout.runtime_root())?;
+        let containers = load_containers(&layout)?;
+        Ok(Self(Arc::new(Inner {
+            images: ImageStore::open(&layout.images(), options.insecure_registries)?,
+            layout,
+            runtime: options.runtime,
+            cgroup_parent: options.cgroup_parent.trim_end_matches('/').to_owned(),
+            node_hostname: options.node_hostname,
+            cgroups: CgroupLayout::of_host(),
+            containers: Mutex::new(containers),
+        })))
+    }
+
+    /// The node's images.
+    pub fn images(&self) -> &ImageStore {
+        &self.0.images
+    }
+
+    fn containers(&self) -> MutexGuard<'_, BTreeMap<TaskId, Arc<Container>>> {
+        self.0.containers.lock().expect("nobody panics while holding the table")
+    }
+
+    fn container(&self, task: TaskId) -> Option<Arc<Container>> {
+        self.containers().get(&task).cloned()
+    }
+}
+
+impl Container {
+    fn new(paths: TaskPaths, record: ContainerRecord) -> Self {
+        Self { paths, record: Mutex::new(record), changing: tokio::sync::Mutex::default() }
+    }
+
+    fn record(&self) -> ContainerRecord {
+        self.locked().clone()
+    }
+
+    /// Changes the record, in memory and on disk.
+    fn update(&self, change: impl FnOnce(&mut ContainerRecord)) -> io::Result<()> {
+        let mut record = self.locked();
+        let mut next = record.clone();
+        change(&mut next);
+        next.write(&self.paths.record())?;
+        *record = next;
+        Ok(())
+    }
+
+    fn locked(&self) -> MutexGuard<'_, ContainerRecord> {
+        self.record.lock().expect("nobody panics while holding a record")
+    }
+}
+
+fn now() -> Timestamp {
+    let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    Timestamp(i64::try_from(since_epoch.as_nanos()).unwrap_or(i64::MAX))
+}
+
+/// Makes the directory and gives its real path: the runtime wants a root file system without links in its path.
+fn made(dir: &Path) -> Result<PathBuf, OpenError> {
+    let io = |source| OpenError::Io { path: dir.to_owned(), source };
+    std::fs::create_dir_all(dir).map_err(io)?;
+    dir.canonicalize().map_err(io)
+}
+
+fn is_installed(program: &Path) -> bool {
+    if program.is_absolute() {
+        return program.exists();
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|dir| dir.join(program).exists())
+}
+
+/// The containers on disk. A directory without a readable record is the start of a preparation that was cut off:
+/// nothing ran there, it goes.
+fn load_containers(layout: &Layout) -> Result<BTreeMap<TaskId, Arc<Container>>, OpenError> {
+    let dir = layout.tasks();
+    let io = |source| OpenError::Io { path: dir.clone(), source };
+    let mut containers = BTreeMap::new();
+    for entry in std::fs::read_dir(&dir).map_err(io)? {
+        let name = entry.map_err(io)?.file_name();
+        let Some(task) = name.to_str().and_then(|name| name.parse::<TaskId>().ok()) else { continue };
+        let paths = layout.task(task);
+        match ContainerRecord::read(&paths.record()) {
+            Ok(record) => {
+                containers.insert(task, Arc::new(Container::new(paths, record)));
+            }
+            Err(error) => {
+                tracing::warn!(%task, %error, "a container without a record is removed");
+                executor::remove_files(&paths).map_err(io)?;
+            }
+        }
+    }
+    Ok(containers)
+}

@@ -1,0 +1,86 @@
+//! The files about names and addresses that a container finds in `/etc`.
+
+use std::fmt::Write;
+use std::net::IpAddr;
+
+use control_model::Task;
+use control_model::spec::DnsConfig;
+
+/// Address of the service DNS in every sandbox.
+const SERVICE_DNS: &str = "127.0.0.11";
+
+const HOSTS_HEAD: &str = "127.0.0.1\tlocalhost\n\
+                          ::1\tlocalhost ip6-localhost ip6-loopback\n\
+                          fe00::0\tip6-localnet\n\
+                          ff00::0\tip6-mcastprefix\n\
+                          ff02::1\tip6-allnodes\n\
+                          ff02::2\tip6-allrouters\n";
+
+/// `/etc/hosts`: Docker's head, the user's lines, the task's own addresses.
+pub(super) fn hosts(task: &Task, hostname: &str) -> String {
+    let mut text = HOSTS_HEAD.to_owned();
+    for line in &task.spec.container.hosts {
+        let mut words = line.split_whitespace();
+        let address = words.next().unwrap_or_default();
+        let names: Vec<&str> = words.collect();
+        writeln!(text, "{address}\t{}", names.join(" ")).expect("writing to a string succeeds");
+    }
+    for attachment in &task.attachments {
+        writeln!(text, "{}\t{hostname}", attachment.address.ip()).expect("writing to a string succeeds");
+    }
+    text
+}
+
+/// `/etc/resolv.conf`: always our DNS, which forwards to the user's or the host's servers. The host's search list
+/// applies where the user gave none.
+pub(super) fn resolv_conf(dns: &DnsConfig, host_resolv_conf: &str) -> String {
+    let host_search = host_resolv_conf.lines().filter_map(|line| line.strip_prefix("search")).next_back();
+    let search = if dns.search.is_empty() {
+        host_search.unwrap_or_default().split_whitespace().map(str::to_owned).collect()
+    } else {
+        dns.search.clone()
+    };
+    let mut options = dns.options.clone();
+    if !options.iter().any(|option| option.starts_with("ndots:")) {
+        options.push("ndots:0".to_owned());
+    }
+    let mut text = format!("nameserver {SERVICE_DNS}\n");
+    // A lone dot is Docker's way of saying "no search list at all".
+    if !search.is_empty() && search != ["."] {
+        writeln!(text, "search {}", search.join(" ")).expect("writing to a string succeeds");
+    }
+    writeln!(text, "options {}", options.join(" ")).expect("writing to a string succeeds");
+    text
+}
+
+/// Whether every line of the spec's extra hosts is `IP name…`.
+pub(super) fn hosts_are_valid(lines: &[String]) -> bool {
+    lines.iter().all(|line| {
+        let mut words = line.split_whitespace();
+        words.next().is_some_and(|address| address.parse::<IpAddr>().is_ok()) && words.next().is_some()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn resolv_conf_names_our_dns_alone() {
+        let none = DnsConfig::default();
+        assert_eq!(
+            resolv_conf(&none, "nameserver 9.9.9.9\nsearch a.example b.example\n"),
+            "nameserver 127.0.0.11\nsearch a.example b.example\noptions ndots:0\n"
+        );
+        let own =
+            DnsConfig { search: vec![".".into()], options: vec!["ndots:2".into()], ..DnsConfig::default() };
+        assert_eq!(resolv_conf(&own, "search x\n"), "nameserver 127.0.0.11\noptions ndots:2\n");
+    }
+
+    #[test]
+    fn extra_hosts_need_an_address_and_a_name() {
+        assert!(hosts_are_valid(&["10.0.0.1 a b".into(), "::1 c".into()]));
+        assert!(!hosts_are_valid(&["10.0.0.1".into()]));
+        assert!(!hosts_are_valid(&["a 10.0.0.1".into()]));
+    }
+}

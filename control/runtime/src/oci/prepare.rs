@@ -1,0 +1,188 @@
+//! Makes everything a container needs before its process can start.
+
+use std::path::{Path, PathBuf};
+
+use control_model::Task;
+use control_model::Timestamp;
+use control_model::spec::{DEFAULT_STOP_GRACE_PERIOD, Labels};
+use control_model::template::TemplateContext;
+
+use super::cgroup::CgroupLayout;
+use super::error::PrepareError;
+use super::limits::resources;
+use super::mounts::{etc_mounts, kernel_mounts, merged, user_mounts};
+use super::net_files::{hosts, hosts_are_valid, resolv_conf};
+use super::paths::{Layout, TaskPaths};
+use super::process::{SHORT_ID_LEN, arguments, environment, signal_number};
+use super::record::{ContainerRecord, Stage};
+use super::rootfs::{mount_overlay, read_inside};
+use super::spec::{SpecInput, runtime_spec};
+use super::user;
+use crate::files::write_atomically;
+use crate::image::LocalImage;
+
+/// Init binaries that need nothing from the image, by preference.
+const INIT_BINARIES: [&str; 3] =
+    ["/usr/bin/tini-static", "/usr/bin/catatonit", "/usr/libexec/podman/catatonit"];
+/// Where Docker puts it.
+const INIT_TARGET: &str = "/sbin/docker-init";
+/// Docker's.
+const DEFAULT_STOP_SIGNAL: &str = "SIGTERM";
+
+/// One preparation.
+pub(super) struct Preparation<'a> {
+    pub layout: &'a Layout,
+    pub paths: &'a TaskPaths,
+    pub task: &'a Task,
+    pub image: &'a LocalImage,
+    pub node_hostname: &'a str,
+    pub cgroup_parent: &'a str,
+    pub cgroups: CgroupLayout,
+    pub now: Timestamp,
+}
+
+impl Preparation<'_> {
+    /// What is kept of the container. Refuses what can be refused before anything is made.
+    pub fn record(&self) -> Result<ContainerRecord, PrepareError> {
+        let container = &self.task.spec.container;
+        if !hosts_are_valid(&container.hosts) {
+            return Err(PrepareError::ExtraHost(container.hosts.clone()));
+        }
+        let image_signal = self.image.config.stop_signal().clone().unwrap_or_default();
+        let signal = [container.stop_signal.as_str(), image_signal.as_str(), DEFAULT_STOP_SIGNAL];
+        let signal = signal.into_iter().find(|name| !name.is_empty()).unwrap_or(DEFAULT_STOP_SIGNAL);
+        Ok(ContainerRecord {
+            task: self.task.id,
+            container_id: self.paths.container_id.clone(),
+            name: self.task.name(),
+            image: container.image.clone(),
+            image_id: self.image.record.id.clone(),
+            command: arguments(container, &self.image.config).ok_or(PrepareError::NoCommand)?,
+            labels: self.labels(),
+            created_at: self.now,
+            cgroup: format!("{}/{}", self.cgroup_parent, self.paths.container_id),
+            stop_signal: signal_number(signal).ok_or_else(|| PrepareError::Signal(signal.to_owned()))?,
+            stop_grace: container.stop_grace_period.unwrap_or(DEFAULT_STOP_GRACE_PERIOD),
+            stage: Stage::Prepared,
+            ended: None,
+        })
+    }
+
+    /// Docker's swarm labels over the spec's, over the image's.
+    fn labels(&self) -> Labels {
+        let task = self.task;
+        let mut labels = self.image.record.labels.clone();
+        labels.extend(task.spec.container.labels.clone());
+        let own = [
+            ("node.id", task.node.map(|node| node.to_string()).unwrap_or_default()),
+            ("service.id", task.service.to_string()),
+            ("service.name", task.service_name.clone()),
+            ("task", String::new()),
+            ("task.id", task.id.to_string()),
+            ("task.name", task.name()),
+        ];
+        labels.extend(own.map(|(key, value)| (format!("com.docker.swarm.{key}"), value)));
+        labels
+    }
+
+    /// Makes the directories, mounts the overlay and writes the bundle. Whatever is made is under the task's
+    /// directories, so that removing the task removes a half-made one too.
+    pub fn make(&self, record: &ContainerRecord) -> Result<(), PrepareError> {
+        for dir in self.paths.directories() {
+            std::fs::create_dir_all(&dir).map_err(PrepareError::io(dir))?;
+        }
+        let at = self.paths.record();
+        record.write(&at).map_err(PrepareError::io(at))?;
+        mount_overlay(self.paths, &self.image.rootfs).map_err(PrepareError::io(self.paths.rootfs()))?;
+        let (hostname, environment) = self.identity()?;
+        self.write_etc(&hostname)?;
+        let config = self.spec(record, hostname, environment)?;
+        let at = self.paths.bundle().join("config.json");
+        let bytes = serde_json::to_vec(&config).expect("it has text keys only");
+        write_atomically(&at, &bytes).map_err(PrepareError::io(at))
+    }
+
+    fn context(&self) -> TemplateContext<'_> {
+        TemplateContext { task: self.task, node_hostname: self.node_hostname }
+    }
+
+    /// Host name and environment, placeholders replaced.
+    fn identity(&self) -> Result<(String, Vec<String>), PrepareError> {
+        let container = &self.task.spec.container;
+        let hostname = match container.hostname.as_str() {
+            "" => self.paths.container_id[..SHORT_ID_LEN].to_owned(),
+            wanted => self.context().expand(wanted)?,
+        };
+        let own = container.env.iter().map(|entry| self.context().expand(entry));
+        let own = own.collect::<Result<Vec<_>, _>>()?;
+        let environment = environment(&self.image.config, &own, &hostname, container.tty);
+        Ok((hostname, environment))
+    }
+
+    fn write_etc(&self, hostname: &str) -> Result<(), PrepareError> {
+        let host_resolv_conf = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+        let files = [
+            ("hosts", hosts(self.task, hostname)),
+            ("hostname", format!("{hostname}\n")),
+            ("resolv.conf", resolv_conf(&self.task.spec.container.dns, &host_resolv_conf)),
+        ];
+        for (name, text) in files {
+            let at = self.paths.etc(name);
+            std::fs::write(&at, text).map_err(PrepareError::io(at))?;
+        }
+        Ok(())
+    }
+
+    fn spec(
+        &self,
+        record: &ContainerRecord,
+        hostname: String,
+        environment: Vec<String>,
+    ) -> Result<oci_spec::runtime::Spec, PrepareError> {
+        let container = &self.task.spec.container;
+        let rootfs = self.paths.rootfs();
+        let mut defaults = kernel_mounts();
+        defaults.extend(etc_mounts(self.paths));
+        let mut mounts =
+            merged(defaults, user_mounts(self.layout, self.paths, &self.image.config, &self.context())?);
+        let mut arguments = record.command.clone();
+        if container.init == Some(true) {
+            mounts.push(init_mount()?);
+            arguments.splice(0..0, [INIT_TARGET.to_owned(), "--".to_owned()]);
+        }
+        runtime_spec(SpecInput {
+            container,
+            rootfs: &rootfs,
+            arguments,
+            environment,
+            working_dir: self.working_dir(),
+            hostname,
+            user: self.user(&rootfs)?,
+            mounts,
+            resources: resources(&self.task.spec, self.cgroups.accounts_swap())?,
+            cgroup: &record.cgroup,
+            own_cgroup_namespace: self.cgroups == CgroupLayout::Unified,
+        })
+    }
+
+    fn working_dir(&self) -> String {
+        let image_dir = self.image.config.working_dir().clone().unwrap_or_default();
+        let dirs = [self.task.spec.container.dir.clone(), image_dir];
+        let dir = dirs.into_iter().find(|dir| !dir.is_empty()).unwrap_or_default();
+        if dir.starts_with('/') { dir } else { format!("/{dir}") }
+    }
+
+    fn user(&self, rootfs: &Path) -> Result<user::ProcessUser, PrepareError> {
+        let read = |file: &str| read_inside(rootfs, file).map_err(PrepareError::io(rootfs.join(file)));
+        let container = &self.task.spec.container;
+        let image_user = self.image.config.user().clone().unwrap_or_default();
+        let name = if container.user.is_empty() { &image_user } else { &container.user };
+        Ok(user::resolve(name, &container.groups, &read("etc/passwd")?, &read("etc/group")?)?)
+    }
+}
+
+fn init_mount() -> Result<oci_spec::runtime::Mount, PrepareError> {
+    let binary =
+        INIT_BINARIES.iter().map(PathBuf::from).find(|path| path.exists()).ok_or(PrepareError::NoInit)?;
+    Ok(super::mounts::bound(&binary, PathBuf::from(INIT_TARGET), true))
+}

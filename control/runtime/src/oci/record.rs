@@ -1,0 +1,72 @@
+//! What is kept on disk of each container, so that a daemon that starts finds what an earlier one made.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use control_model::executor::Exit;
+use control_model::{TaskId, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use crate::files::write_atomically;
+
+/// How far a container has come. Written before the step's effect can be seen, so that a crash leaves at most a
+/// container that is a step behind its record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Stage {
+    /// Files are being made or are there; nothing runs.
+    Prepared,
+    /// The process is being started.
+    Starting,
+    /// The process was started with this process id.
+    Started { pid: i32, at: Timestamp },
+}
+
+/// One container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerRecord {
+    pub task: TaskId,
+    /// 64 hex digits.
+    pub container_id: String,
+    /// `<service>.<slot>.<task id>`.
+    pub name: String,
+    /// As the spec has it.
+    pub image: String,
+    /// Digest of the image's config.
+    pub image_id: String,
+    pub command: Vec<String>,
+    /// The spec's, and Docker's swarm labels.
+    pub labels: BTreeMap<String, String>,
+    pub created_at: Timestamp,
+    /// cgroup path from the root.
+    pub cgroup: String,
+    pub stop_signal: i32,
+    pub stop_grace: Duration,
+    pub stage: Stage,
+    pub ended: Option<Ended>,
+}
+
+/// How and when a container's process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ended {
+    /// 128 + signal number where a signal ended it.
+    pub code: i32,
+    pub out_of_memory: bool,
+    pub at: Timestamp,
+}
+
+impl Ended {
+    pub(super) fn exit(self) -> Exit {
+        Exit { code: self.code, out_of_memory: self.out_of_memory }
+    }
+}
+
+impl ContainerRecord {
+    pub(super) fn read(path: &Path) -> std::io::Result<Self> {
+        serde_json::from_slice(&std::fs::read(path)?).map_err(std::io::Error::other)
+    }
+
+    pub(super) fn write(&self, path: &Path) -> std::io::Result<()> {
+        write_atomically(path, &serde_json::to_vec_pretty(self).expect("all keys are text"))
+    }
+}
