@@ -1,0 +1,180 @@
+//! Making, keeping and removing a node's network, in a namespace of its own. Needs root.
+
+mod net_support;
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use dataplane_kernel::net::namespace::Namespace;
+use dataplane_model::KernelState;
+use dataplane_model::kernel_state::{LinkName, Singleton};
+use net_support::{Node, converge, id, observe, ok, shell, wanted, way_out};
+
+#[test]
+fn a_node_is_made_kept_and_removed() {
+    let node = Node::enter();
+    let task = id("t1");
+    let wanted = wanted(&task);
+    let before = ok("ip -o link");
+
+    let made = node.run(converge(&mut node.net(), &wanted));
+    let again = node.run(converge(&mut node.net(), &wanted));
+    let removed = node.run(converge(&mut node.net(), &KernelState::default()));
+
+    assert_eq!(made.len(), 7, "{made:#?}");
+    assert_eq!(again, Vec::<String>::new(), "a restarted meshd has nothing to do");
+    assert_eq!(removed.len(), 7, "{removed:#?}");
+    assert_eq!(ok("ip -o link").lines().count(), before.lines().count());
+    assert!(!node.netns_dir().join("t1").exists());
+    assert!(!shell("nft list table inet meshd").status.success());
+}
+
+#[test]
+fn a_task_reaches_the_outside_and_answers_come_back() {
+    let node = Node::enter();
+    let task = id("t1");
+    node.run(converge(&mut node.net(), &wanted(&task)));
+
+    assert!(node.sandbox_reaches(&task, "198.18.0.100"));
+    assert!(node.sandbox_reaches(&task, "127.0.0.1"));
+
+    // The machine outside saw the node's address and knows no route to the bridge's subnet; nor does it get there with one.
+    node.outside("ip route add 172.18.0.0/16 via 198.18.0.11");
+    assert!(!node.outside_reaches("172.18.0.9"), "nobody begins a connection to a task's way out");
+}
+
+#[test]
+fn replies_leave_by_the_leg_that_they_came_on() {
+    let node = Node::enter();
+    let task = id("t1");
+    node.run(converge(&mut node.net(), &wanted(&task)));
+
+    let from_overlay = node.sandbox(&task, "ip route get 198.18.0.100 from 10.0.0.5");
+    let from_gateway = node.sandbox(&task, "ip route get 198.18.0.100 from 172.18.0.9");
+    let new = node.sandbox(&task, "ip route get 198.18.0.100");
+    let neighbour = node.sandbox(&task, "ip route get 10.0.0.6 from 10.0.0.5");
+
+    assert!(from_overlay.contains("via 10.0.0.1 dev eth0"), "{from_overlay}");
+    assert!(from_gateway.contains("via 172.18.0.1 dev eth1"), "{from_gateway}");
+    assert!(new.contains("via 172.18.0.1 dev eth1 src 172.18.0.9"), "{new}");
+    assert!(neighbour.contains("dev eth0") && !neighbour.contains("via"), "{neighbour}");
+    assert_eq!(node.sandbox(&task, "cat /proc/sys/net/ipv4/conf/all/rp_filter").trim(), "2");
+    assert!(!node.sandbox(&task, "ip -6 addr show dev eth0").contains("inet6"));
+}
+
+#[test]
+fn two_tasks_do_not_meet_on_the_way_out() {
+    let node = Node::enter();
+    let (one, two) = (id("t1"), id("t2"));
+    let mut wanted = wanted(&one);
+    let mut leg = way_out(&two, 10);
+    leg.name = net_support::link("eth0");
+    wanted.sandboxes.insert(two.clone(), dataplane_model::kernel_state::SandboxNet { legs: vec![leg] });
+    node.run(converge(&mut node.net(), &wanted));
+
+    assert!(node.sandbox_reaches(&two, "172.18.0.1"));
+    assert!(!node.sandbox_reaches(&two, "172.18.0.9"));
+}
+
+#[test]
+fn drift_is_seen_and_put_right() {
+    let node = Node::enter();
+    let task = id("t1");
+    let wanted = wanted(&task);
+    let mut net = node.net();
+    node.run(converge(&mut net, &wanted));
+    let host = wanted.sandboxes[&task].legs[0].host.clone();
+    type Damage<'a> = Box<dyn Fn() + 'a>;
+    let damages: [(&str, Damage<'_>); 9] = [
+        ("a rule inside is gone", Box::new(|| drop(node.sandbox(&task, "ip rule del from 10.0.0.5")))),
+        ("a route inside is gone", Box::new(|| drop(node.sandbox(&task, "ip route del default table 100")))),
+        ("the address inside is another", Box::new(|| drop(node.sandbox(&task, "ip addr flush dev eth0")))),
+        ("the MTU is another", Box::new(|| drop(node.sandbox(&task, "ip link set eth0 mtu 1500")))),
+        ("the link is gone", Box::new(|| drop(ok(&format!("ip link del {host}"))))),
+        ("the VXLAN device answers ARP", Box::new(|| drop(ok("ip link set mesh-vx arp on")))),
+        ("the VXLAN device is gone", Box::new(|| drop(ok("ip link del mesh-vx")))),
+        ("the table is gone", Box::new(|| drop(ok("nft delete table inet meshd")))),
+        ("a rule of the table is gone", Box::new(|| drop(ok("nft flush chain inet meshd postrouting")))),
+    ];
+
+    for (what, damage) in damages {
+        damage();
+        let repaired = node.run(converge(&mut net, &wanted));
+        let rest = node.run(converge(&mut net, &wanted));
+        assert!(!repaired.is_empty(), "{what}: not seen");
+        assert_eq!(rest, Vec::<String>::new(), "{what}");
+    }
+}
+
+#[test]
+fn a_lost_mount_and_a_stray_link_are_put_right() {
+    let node = Node::enter();
+    let task = id("t1");
+    let wanted = wanted(&task);
+    let mut net = node.net();
+    node.run(converge(&mut net, &wanted));
+    // A process that still runs in the namespace: the host ends stay.
+    let keep = std::fs::File::open(node.netns_dir().join("t1")).unwrap();
+    Namespace::remove(&node.netns_dir().join("t1")).unwrap();
+    ok("ip link add mv00000000abc type veth peer name other");
+
+    let repaired = node.run(converge(&mut net, &wanted));
+    drop(keep);
+
+    assert!(repaired.iter().any(|step| step == "- devices mv00000000abc"), "{repaired:#?}");
+    assert_eq!(node.run(converge(&mut net, &wanted)), Vec::<String>::new());
+    assert_eq!(node.run(observe(&mut net)), wanted);
+}
+
+#[test]
+fn a_foreign_bridge_is_left_alone() {
+    let node = Node::enter();
+    ok("ip link add docker_gwbridge type bridge");
+    let mut net = node.net();
+
+    let held = node.run(observe(&mut net));
+    let wanted = wanted(&id("t1"));
+    let device = dataplane_model::Op::Device(dataplane_model::kernel_state::Change::Put(
+        LinkName::gateway_bridge(),
+        wanted.devices[&LinkName::gateway_bridge()].clone(),
+    ));
+    let refused = node.run(net.apply(&device));
+    let gone = dataplane_model::Op::Device(dataplane_model::kernel_state::Change::Delete(LinkName::gateway_bridge()));
+    node.run(net.apply(&gone)).unwrap();
+
+    assert!(held.devices.is_empty());
+    assert!(refused.unwrap_err().to_string().contains("is not meshd's"));
+    ok("ip link show docker_gwbridge");
+}
+
+#[test]
+fn host_ports_lead_to_their_task() {
+    let node = Node::enter();
+    let task = id("t1");
+    let mut wanted = wanted(&task);
+    let filter = wanted.filter.get_mut(&Singleton).unwrap();
+    filter.host_ports = BTreeMap::from([((6, 8080), (Ipv4Addr::new(172, 18, 0, 9), 80))]);
+    let mut net = node.net();
+    node.run(converge(&mut net, &wanted));
+    let namespace = std::fs::File::open(node.netns_dir().join("t1")).unwrap();
+    let server = std::thread::spawn(move || {
+        nix::sched::setns(&namespace, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+        std::net::TcpListener::bind("0.0.0.0:80").unwrap()
+    })
+    .join()
+    .unwrap();
+    let outside = node.outside.try_clone().unwrap();
+    let client = std::thread::spawn(move || {
+        nix::sched::setns(&outside, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+        let stream = std::net::TcpStream::connect("198.18.0.11:8080").unwrap();
+        stream.local_addr().unwrap()
+    });
+
+    let (_stream, seen) = server.accept().unwrap();
+    let own = std::net::TcpStream::connect("198.18.0.11:8080").unwrap();
+    let (_stream, _) = server.accept().unwrap();
+
+    assert_eq!(seen, client.join().unwrap(), "the task sees the client's own address");
+    drop(own);
+    assert_eq!(node.run(converge(&mut node.net(), &wanted)), Vec::<String>::new(), "the ports are read back");
+}
