@@ -6,6 +6,7 @@ use std::process::Stdio;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncSeekExt};
 
+use super::content::REF_NAME;
 use super::error::ImageError;
 use super::skopeo::archive_source;
 use crate::files::unique_suffix;
@@ -103,8 +104,6 @@ fn docker_images(file: &Path, manifest: impl std::io::Read) -> Result<Vec<Archiv
 }
 
 fn oci_images(file: &Path, index: impl std::io::Read) -> Result<Vec<ArchivedImage>, ImageError> {
-    /// image-spec, "Pre-Defined Annotation Keys".
-    const REF_NAME: &str = "org.opencontainers.image.ref.name";
     let index: oci_spec::image::ImageIndex = parse(index)?;
     let image = |manifest: &oci_spec::image::Descriptor| {
         let name = manifest.annotations().as_ref().and_then(|all| all.get(REF_NAME)).cloned();

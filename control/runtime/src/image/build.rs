@@ -65,6 +65,7 @@ pub(super) fn descriptor(
     DescriptorBuilder::default().media_type(kind).digest(digest).size(size).build().map_err(built)
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "used as a function of map_err")]
 fn built(error: oci_spec::OciSpecError) -> ImageError {
     ImageError::Damaged { what: "image description".into(), reason: error.to_string() }
 }

@@ -14,8 +14,10 @@ use crate::files::{remove_tree, unique_suffix, write_durably};
 const LAYOUT_FILE: &str = r#"{"imageLayoutVersion":"1.0.0"}"#;
 /// Read size while hashing: large enough that the hash is what costs.
 const HASH_CHUNK_LEN: usize = 256 * 1024;
+/// The annotation that names an image in a layout (image-spec, "Pre-Defined Annotation Keys").
+pub(super) const REF_NAME: &str = "org.opencontainers.image.ref.name";
 /// The name of the one image in a [`WorkLayout`].
-pub(super) const WORK_TAG: &str = "work";
+const WORK_TAG: &str = "work";
 
 /// Blobs by digest.
 #[derive(Debug, Clone)]
@@ -87,6 +89,8 @@ impl Content {
         std::os::unix::fs::symlink(self.root.join("blobs"), &blobs).map_err(ImageError::io(&blobs))?;
         write_layout_file(&work.path)?;
         if let Some(manifest) = manifest {
+            let mut manifest = manifest.clone();
+            manifest.set_annotations(Some([(REF_NAME.to_owned(), WORK_TAG.to_owned())].into()));
             let index = serde_json::json!({ "schemaVersion": 2, "manifests": [manifest] });
             let path = work.path.join("index.json");
             std::fs::write(&path, index.to_string()).map_err(ImageError::io(&path))?;

@@ -16,7 +16,7 @@ use super::process_fd::ProcessFd;
 /// too.
 const LOG_SIZE_MAX_BYTES: &str = "16777216";
 /// A runtime that has not made a container after this long never will.
-const CREATE_TIMEOUT: Duration = Duration::from_secs(120);
+const CREATE_TIMEOUT: Duration = Duration::from_mins(2);
 
 /// Why there is no container. `Display` is what Docker's `docker service ps` shows.
 #[derive(Debug, thiserror::Error)]

@@ -221,14 +221,12 @@ impl Oci {
         if let Some(conmon) = conmon_of(&container.paths) {
             conmon.ended().await?;
         }
-        let code = match exit_code_of(&container.paths) {
-            Some(code) => code,
-            None => {
-                // conmon is gone without a word: nobody keeps the process's output or code, so it must not go on.
-                self.delete_runtime_state(&container.paths).await;
-                EXIT_CODE_UNKNOWN
-            }
-        };
+        let code = exit_code_of(&container.paths);
+        if code.is_none() {
+            // conmon is gone without a word: nobody keeps the process's output or code, so it must not go on.
+            self.delete_runtime_state(&container.paths).await;
+        }
+        let code = code.unwrap_or(EXIT_CODE_UNKNOWN);
         let out_of_memory = self.0.cgroups.was_out_of_memory(&container.record().cgroup);
         let ended = Ended { code, out_of_memory, at: now() };
         container.update(|record| record.ended = record.ended.or(Some(ended)))?;

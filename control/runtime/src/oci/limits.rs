@@ -110,7 +110,7 @@ mod tests {
         spec.resources.limits.nano_cpus = 500_000_000;
         spec.resources.limits.memory_bytes = 64 << 20;
         let made = resources(&spec, true).expect("valid");
-        assert_eq!(made.cpu().as_ref().and_then(|cpu| cpu.quota()), Some(50_000));
+        assert_eq!(made.cpu().as_ref().and_then(oci_spec::runtime::LinuxCpu::quota), Some(50_000));
         let memory = made.memory().expect("given");
         assert_eq!((memory.limit(), memory.swap()), (Some(64 << 20), Some(128 << 20)));
         spec.resources.limits.memory_bytes = 1 << 20;

@@ -1,0 +1,230 @@
+//! Real containers by the real runtime. Needs root, runc, conmon, skopeo and umoci.
+
+mod common;
+
+use std::time::Duration;
+
+use common::{PATIENCE, TestNode, cgroup_dirs, task};
+use control_model::executor::{Executor, ExecutorError, Exit};
+use control_model::spec::{Mount, MountKind};
+
+const RUNC: &str = "/usr/sbin/runc";
+const ENTRYPOINT: &str = r#"ENTRYPOINT ["/toolbox"]"#;
+
+async fn node() -> TestNode {
+    let node = TestNode::new(RUNC, &[]);
+    node.import("toolbox:1", &[ENTRYPOINT, "ENV FROM=image"]).await;
+    node
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn output_and_exit_codes_are_kept() {
+    let node = node().await;
+    let good = task("toolbox:1", &["echo", "out", "+", "warn", "err"]);
+    assert_eq!(node.output(&good).await, (0, vec!["out".to_owned(), "err".to_owned()]));
+    let bad = task("docker.io/library/toolbox:1", &["exit", "3"]);
+    assert_eq!(node.output(&bad).await.0, 3);
+    let info = node.oci.container_of_task(bad.id).expect("known");
+    assert_eq!((info.state, info.record.name.as_str()), ("exited", bad.name().as_str()));
+    assert_eq!(info.record.labels["com.docker.swarm.service.name"], "web");
+    for task in [good, bad] {
+        node.oci.remove(task.id).await.expect("removed");
+        node.oci.remove(task.id).await.expect("removing the absent is success");
+    }
+    node.assert_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_sees_what_docker_would_show_it() {
+    let node = node().await;
+    let commands =
+        ["env", "+", "cat", "/etc/resolv.conf", "+", "cat", "/etc/hostname", "+", "ls", "/sys/class/net"];
+    let mut seen = task("toolbox:1", &commands);
+    seen.spec.container.env = vec!["NODE={{.Node.Hostname}}".into(), "SLOT={{.Task.Slot}}".into()];
+    seen.spec.container.hostname = "{{.Service.Name}}-{{.Task.Slot}}".into();
+    let (code, lines) = node.output(&seen).await;
+    assert_eq!(code, 0);
+    for line in
+        ["FROM=image", "NODE=test-node", "SLOT=1", "HOSTNAME=web-1", "web-1", "nameserver 127.0.0.11", "lo"]
+    {
+        assert!(lines.iter().any(|one| one == line), "{line} in {lines:#?}");
+    }
+    // The sandbox is the given one: it has nothing but its loopback.
+    assert!(!lines.iter().any(|line| line.starts_with("eth")), "{lines:#?}");
+    node.oci.remove(seen.id).await.expect("removed");
+    node.assert_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn users_mounts_and_read_only_roots_work() {
+    let node = node().await;
+    let bound = node.dir.path().join("bound");
+    std::fs::create_dir(&bound).expect("made");
+    std::fs::write(bound.join("file"), "from the host\n").expect("written");
+    let mount = |kind, source: &str, target: &str, read_only| Mount {
+        kind,
+        source: source.into(),
+        target: target.into(),
+        read_only,
+        tmpfs_size_bytes: 0,
+        tmpfs_mode: 0,
+    };
+    let bound = bound.to_str().expect("text");
+    let commands = [
+        "cat",
+        "/in/file",
+        "+",
+        "cat",
+        "/data/seed",
+        "+",
+        "write",
+        "/data/new",
+        "x",
+        "+",
+        "write",
+        "/x",
+        "y",
+    ];
+    let mut first = task("toolbox:1", &commands);
+    first.spec.container.read_only = true;
+    first.spec.container.mounts =
+        vec![mount(MountKind::Bind, bound, "/in", true), mount(MountKind::Volume, "vol", "/data", false)];
+    let (_, lines) = node.output(&first).await;
+    assert_eq!(lines[0], "from the host");
+    assert_eq!(lines[1], "from the image", "a new volume has the image's content");
+    assert_eq!(lines[2], "written", "a volume can be written to under a read-only root");
+    assert!(lines[3].contains("Read-only file system"), "{lines:?}");
+    let mut second =
+        task("toolbox:1", &["cat", "/data/new", "+", "write", "/tmp/x", "y", "+", "write", "/y", "z"]);
+    second.spec.container.user = "web".into();
+    second.spec.container.mounts =
+        vec![mount(MountKind::Volume, "vol", "/data", true), mount(MountKind::Tmpfs, "", "/tmp", false)];
+    let (_, lines) = node.output(&second).await;
+    assert_eq!(lines[..2], ["x", "written"], "a named volume outlives its tasks");
+    assert!(lines[2].contains("Permission denied"), "web can't write to the root: {lines:?}");
+    for task in [first, second] {
+        node.oci.remove(task.id).await.expect("removed");
+    }
+    node.assert_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_are_in_the_cgroup_and_memory_kills() {
+    let node = node().await;
+    let mut limited = task("toolbox:1", &["eat", "64"]);
+    limited.spec.resources.limits.memory_bytes = 16 << 20;
+    limited.spec.resources.limits.nano_cpus = 500_000_000;
+    limited.spec.resources.pids_limit = 50;
+    node.run(&limited).await;
+    let record = node.oci.container_of_task(limited.id).expect("known").record;
+    let limits: Vec<String> = cgroup_dirs(&record.cgroup)
+        .iter()
+        .flat_map(|dir| ["pids.max", "cpu.max", "cpu.cfs_quota_us"].map(|file| dir.join(file)))
+        .filter_map(|file| std::fs::read_to_string(file).ok())
+        .map(|text| text.trim().to_owned())
+        .collect();
+    assert!(limits.contains(&"50".to_owned()), "{limits:?}");
+    assert!(limits.iter().any(|limit| limit.starts_with("50000")), "{limits:?}");
+    let exit =
+        tokio::time::timeout(PATIENCE, node.oci.wait(limited.id)).await.expect("ends").expect("waited");
+    assert_eq!(exit, Exit { code: 137, out_of_memory: true });
+    node.oci.remove(limited.id).await.expect("removed");
+    node.assert_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn shutdown_asks_first_and_kills_after_the_grace() {
+    let node = node().await;
+    // As the first process of its namespace it has no default action for SIGTERM: it stays until SIGKILL.
+    let mut stubborn = task("toolbox:1", &["echo", "up", "+", "stay"]);
+    stubborn.spec.container.stop_grace_period = Some(Duration::from_millis(100));
+    node.run(&stubborn).await;
+    node.line(&stubborn, "up").await;
+    node.oci.shutdown(&stubborn).await.expect("stopped");
+    let exit = node.oci.wait(stubborn.id).await.expect("waited");
+    assert_eq!(exit, Exit { code: 137, out_of_memory: false });
+    // SIGKILL as the stop signal needs no grace: the end comes at once, not after an hour.
+    let mut quick = task("toolbox:1", &["echo", "up", "+", "stay"]);
+    quick.spec.container.stop_signal = "SIGKILL".into();
+    quick.spec.container.stop_grace_period = Some(Duration::from_hours(1));
+    node.run(&quick).await;
+    tokio::time::timeout(PATIENCE, node.oci.shutdown(&quick)).await.expect("at once").expect("stopped");
+    for task in [stubborn, quick] {
+        node.oci.remove(task.id).await.expect("removed");
+    }
+    node.assert_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn containers_outlive_the_daemon_and_are_found() {
+    let mut node = node().await;
+    let (runs, ends, made) = (
+        task("toolbox:1", &["echo", "up", "+", "stay"]),
+        task("toolbox:1", &["exit", "4"]),
+        task("toolbox:1", &["env"]),
+    );
+    node.run(&runs).await;
+    node.run(&ends).await;
+    node.oci.prepare(&made).await.expect("prepared");
+    node.line(&runs, "up").await;
+    node.reopen(RUNC);
+    let exit = tokio::time::timeout(PATIENCE, node.oci.wait(ends.id)).await.expect("ends").expect("waited");
+    assert_eq!(exit.code, 4);
+    let found = node.oci.list_ours().await.expect("listed");
+    let of = |id| found.iter().find(|one| one.task == id).cloned().expect("found");
+    assert!(of(runs.id).exit.is_none() && of(runs.id).status.pid > 0);
+    assert_eq!(of(ends.id).exit, Some(Exit { code: 4, out_of_memory: false }));
+    assert!(of(made.id).exit.is_none() && of(made.id).status.pid == 0);
+    let again = node.oci.start(&runs, &node.sandbox).await.expect("idempotent");
+    assert_eq!(again, of(runs.id).status, "the process is the same");
+    node.oci.terminate(runs.id).await.expect("killed");
+    for task in [runs, ends, made] {
+        node.oci.remove(task.id).await.expect("removed");
+    }
+    node.assert_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_whose_conmon_was_killed_ends_with_255() {
+    let node = node().await;
+    let lost = task("toolbox:1", &["echo", "up", "+", "stay"]);
+    node.run(&lost).await;
+    let pid_file = node.dir.path().join("run/tasks").join(lost.id.to_string()).join("conmon.pid");
+    let pid: i32 = std::fs::read_to_string(pid_file).expect("written").trim().parse().expect("a number");
+    // The test started this process through the executor; its id is from its own file.
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL)
+        .expect("killed");
+    let exit = tokio::time::timeout(PATIENCE, node.oci.wait(lost.id)).await.expect("ends").expect("waited");
+    assert_eq!(exit.code, 255);
+    node.oci.remove(lost.id).await.expect("removed");
+    node.assert_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_run_is_refused_in_dockers_words() {
+    let node = node().await;
+    let missing = task("nothing:1", &[]);
+    let error = node.oci.prepare(&missing).await.expect_err("no image");
+    assert_eq!(error, ExecutorError::Rejected("No such image: nothing:1".into()));
+    let mut absent = task("toolbox:1", &[]);
+    absent.spec.container.command = vec!["nothing".into()];
+    node.oci.prepare(&absent).await.expect("prepared");
+    let error = node.oci.start(&absent, &node.sandbox).await.expect_err("no binary").to_string();
+    assert!(error.starts_with("starting container failed: ") && error.ends_with(": unknown"), "{error}");
+    assert!(error.contains(r#"exec: "nothing": executable file not found in $PATH"#), "{error}");
+    let mut bind = task("toolbox:1", &[]);
+    bind.spec.container.mounts = vec![Mount {
+        kind: MountKind::Bind,
+        source: "/nowhere".into(),
+        target: "/x".into(),
+        read_only: false,
+        tmpfs_size_bytes: 0,
+        tmpfs_mode: 0,
+    }];
+    let error = node.oci.prepare(&bind).await.expect_err("no source").to_string();
+    assert_eq!(error, r#"invalid mount config for type "bind": bind source path does not exist: /nowhere"#);
+    for task in [missing, absent, bind] {
+        node.oci.remove(task.id).await.expect("removed");
+    }
+    node.assert_clean();
+}

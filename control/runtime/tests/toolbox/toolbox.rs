@@ -1,0 +1,44 @@
+//! The only program in the tests' image. Compiled by the tests, static, std alone.
+//!
+//! `toolbox <command> [argument…]`, several commands separated by `+`.
+
+use std::io::Write;
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    for command in arguments.split(|argument| argument == "+") {
+        let words: Vec<&str> = command.iter().map(String::as_str).collect();
+        run(&words);
+    }
+}
+
+fn run(words: &[&str]) {
+    match words {
+        ["echo", text @ ..] => println!("{}", text.join(" ")),
+        ["warn", text @ ..] => eprintln!("{}", text.join(" ")),
+        ["env"] => std::env::vars().for_each(|(key, value)| println!("{key}={value}")),
+        ["cat", file] => match std::fs::read_to_string(file) {
+            Ok(text) => println!("{}", text.trim_end()),
+            Err(error) => println!("{file}: {error}"),
+        },
+        ["ls", dir] => match std::fs::read_dir(dir) {
+            Ok(entries) => entries.flatten().for_each(|entry| println!("{}", entry.file_name().display())),
+            Err(error) => println!("{dir}: {error}"),
+        },
+        ["write", file, text] => match std::fs::write(file, text) {
+            Ok(()) => println!("written"),
+            Err(error) => println!("{file}: {error}"),
+        },
+        ["exit", code] => std::process::exit(code.parse().expect("a number")),
+        ["eat", mebibytes] => {
+            let n: usize = mebibytes.parse().expect("a number");
+            let eaten: Vec<Vec<u8>> = (0..n).map(|_| vec![1; 1 << 20]).collect();
+            println!("ate {}", eaten.len());
+        }
+        ["stay"] => loop {
+            std::thread::park();
+        },
+        other => panic!("unknown command {other:?}"),
+    }
+    std::io::stdout().flush().expect("stdout is open");
+}
