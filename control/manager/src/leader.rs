@@ -14,6 +14,7 @@ use futures::StreamExt;
 use tokio::sync::watch;
 
 use crate::clock;
+use crate::leading::while_leading;
 use crate::liveness::table::LivenessTable;
 
 /// Changes in one entry: swarmkit's limit for a transaction, and far below the largest entry in bytes.
@@ -65,18 +66,15 @@ struct Running<'a> {
 
 impl Leader {
     /// Leads whenever consensus says so. Ends with consensus.
-    pub async fn run(mut self) {
-        while let Ok(now) = self.leadership.wait_for(|l| l.is_me).await.map(|l| *l) {
-            tracing::info!(term = now.term, "leading");
-            let mut lost = self.leadership.clone();
-            tokio::select! {
-                error = self.lead() => {
-                    tracing::warn!(%error, "leader loops begin anew");
-                    tokio::time::sleep(RETRY).await;
-                }
-                _ = lost.wait_for(|l| !l.is_me || l.term != now.term) => tracing::info!("not leading any more"),
-            }
-        }
+    pub async fn run(self) {
+        let this = &self;
+        while_leading(self.leadership.clone(), |term| async move {
+            tracing::info!(term, "leading");
+            let error = this.lead().await;
+            tracing::warn!(%error, "leader loops begin anew");
+            tokio::time::sleep(RETRY).await;
+        })
+        .await;
     }
 
     /// Runs until a write finds no leader.

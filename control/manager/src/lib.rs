@@ -8,5 +8,10 @@ pub mod clock;
 pub mod control;
 pub mod dispatcher;
 pub mod leader;
+mod leading;
 pub mod liveness;
+mod loops;
+mod manager;
 pub mod roles;
+
+pub use manager::{Manager, Options};

@@ -13,6 +13,8 @@ use control_store::{EventKind, EventReceiver, ReplicatedStore, State};
 use futures::StreamExt;
 use tokio::sync::watch;
 
+use crate::leading::while_leading;
+
 /// Members change without an event of the store; they are looked at this often.
 const PERIOD: Duration = Duration::from_secs(1);
 
@@ -48,17 +50,11 @@ fn plan(state: &State, members: &BTreeMap<u64, Member>) -> Vec<Step> {
 }
 
 /// Works whenever this manager leads. Ends with consensus.
-pub async fn run(consensus: Arc<Consensus>, mut leadership: watch::Receiver<Leadership>) {
-    while let Ok(now) = leadership.wait_for(|l| l.is_me).await.map(|l| *l) {
-        let mut lost = leadership.clone();
-        tokio::select! {
-            () = lead(&consensus) => return,
-            _ = lost.wait_for(|l| !l.is_me || l.term != now.term) => {}
-        }
-    }
+pub async fn run(consensus: Arc<Consensus>, leadership: watch::Receiver<Leadership>) {
+    while_leading(leadership, |_| lead(&consensus)).await;
 }
 
-/// Returns when consensus has ended.
+/// Never returns; after the end of consensus it does nothing.
 async fn lead(consensus: &Consensus) {
     let (_, mut events) = consensus.subscribe();
     loop {
@@ -66,7 +62,7 @@ async fn lead(consensus: &Consensus) {
             do_step(consensus, step).await;
         }
         tokio::select! {
-            ended = wait_for_nodes(&mut events) => if ended { return },
+            ended = wait_for_nodes(&mut events) => if ended { std::future::pending::<()>().await },
             () = tokio::time::sleep(PERIOD) => {}
         }
     }

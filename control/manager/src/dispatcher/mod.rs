@@ -10,12 +10,14 @@ use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use control_consensus::Leadership;
 use control_model::object::{NodeDescription, TaskStatus};
 use control_model::{Change, Generation, NodeId, TaskId};
 use control_rpc::pb::dispatcher_server::Dispatcher as Service;
 use control_rpc::{decode, pb, peer, require_manager, require_node};
 use control_store::ReplicatedStore;
 use futures::Stream;
+use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
 pub use sessions::{Session, SessionGuard, Sessions};
@@ -34,6 +36,7 @@ pub struct Dispatcher {
     store: Arc<dyn ReplicatedStore>,
     sessions: Arc<Sessions>,
     statuses: StatusWriter,
+    leadership: watch::Receiver<Leadership>,
 }
 
 type Reply<T> = Result<Response<T>, Status>;
@@ -41,9 +44,19 @@ type BoxStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl Dispatcher {
     /// Serves from `store`; what agents say goes into `table`.
-    pub fn new(store: Arc<dyn ReplicatedStore>, table: Arc<LivenessTable>) -> Self {
+    /// Needs a tokio runtime.
+    pub fn new(
+        store: Arc<dyn ReplicatedStore>,
+        table: Arc<LivenessTable>,
+        leadership: watch::Receiver<Leadership>,
+    ) -> Self {
         let statuses = StatusWriter::start(store.clone());
-        Self { store, sessions: Sessions::new(table), statuses }
+        Self { store, sessions: Sessions::new(table), statuses, leadership }
+    }
+
+    /// The open sessions.
+    pub fn sessions(&self) -> &Arc<Sessions> {
+        &self.sessions
     }
 
     /// Opens `node`'s session and returns the stream of what it must know.
@@ -53,6 +66,9 @@ impl Dispatcher {
         addr: Option<IpAddr>,
         description: NodeDescription,
     ) -> Result<BoxStream<pb::SessionMessage>, Status> {
+        if self.leadership.borrow().leader.is_none() {
+            return Err(Status::unavailable("this manager knows no leader"));
+        }
         self.register(node, description).await?;
         let guard = self.sessions.open(node, addr, clock::monotonic());
         Ok(Box::pin(stream::session_messages(self.store.clone(), guard)))

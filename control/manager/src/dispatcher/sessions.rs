@@ -79,7 +79,14 @@ impl Sessions {
     /// The node's valid session, if `id` names it.
     pub fn get(&self, node: NodeId, id: &str) -> Option<Arc<Session>> {
         let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        open.get(&node).filter(|session| session.id == id).cloned()
+        open.get(&node).filter(|s| s.id == id && !s.closed.is_cancelled()).cloned()
+    }
+
+    /// Ends every session.
+    pub fn close_all(&self) {
+        for session in self.open.lock().unwrap_or_else(PoisonError::into_inner).values() {
+            session.closed.cancel();
+        }
     }
 
     /// The agent is alive, and its data plane has applied `applied`.

@@ -14,6 +14,7 @@ use super::prober::Prober;
 use super::table::LivenessTable;
 use super::{Liveness, PROBE_PERIOD};
 use crate::clock;
+use crate::leading::while_leading;
 
 /// The machine looks this often, so that what it decides is at most this late.
 const TICK: Duration = Duration::from_millis(100);
@@ -33,17 +34,15 @@ pub struct LivenessWatcher {
 
 impl LivenessWatcher {
     /// The leader's part, whenever this manager leads. Ends with consensus.
-    pub async fn run_leader(mut self) {
-        while let Ok(now) = self.leadership.wait_for(|l| l.is_me).await.map(|l| *l) {
-            let mut lost = self.leadership.clone();
-            tokio::select! {
-                result = self.lead() => if let Err(error) = result {
-                    tracing::error!(%error, "cannot probe data paths");
-                    tokio::time::sleep(RETRY).await;
-                },
-                _ = lost.wait_for(|l| !l.is_me || l.term != now.term) => {}
+    pub async fn run_leader(self) {
+        let this = &self;
+        while_leading(self.leadership.clone(), |_| async move {
+            if let Err(error) = this.lead().await {
+                tracing::error!(%error, "cannot probe data paths");
+                tokio::time::sleep(RETRY).await;
             }
-        }
+        })
+        .await;
     }
 
     async fn lead(&self) -> std::io::Result<()> {

@@ -1,0 +1,24 @@
+//! Work that is the leader's alone.
+
+use control_consensus::Leadership;
+use tokio::sync::watch;
+
+/// Does `work` whenever this manager leads, anew for each term, and drops it where it stands when leadership is lost.
+/// Work that ends is begun again. Ends with consensus.
+pub async fn while_leading<F: Future<Output = ()>>(
+    mut leadership: watch::Receiver<Leadership>,
+    mut work: impl FnMut(u64) -> F,
+) {
+    while let Ok(term) = leadership.wait_for(|l| l.is_me).await.map(|l| l.term) {
+        tokio::select! {
+            () = work(term) => {}
+            () = lost(leadership.clone(), term) => {}
+        }
+    }
+}
+
+/// Returns when this manager does not lead in `term` any more.
+async fn lost(mut leadership: watch::Receiver<Leadership>, term: u64) {
+    // An error is the end of consensus: as lost as can be.
+    drop(leadership.wait_for(|l| !l.is_me || l.term != term).await);
+}

@@ -1,0 +1,103 @@
+//! A manager: everything that runs beside consensus on a node that holds a manager certificate.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use control_consensus::{Consensus, Leadership};
+use control_model::NodeId;
+use control_rpc::pb::ca_server::CaServer as CaService;
+use control_rpc::pb::dispatcher_server::DispatcherServer;
+use control_rpc::{Channels, MAX_CA_MESSAGE_BYTES, MAX_MESSAGE_BYTES};
+use control_store::ReplicatedStore;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tonic::service::Routes;
+
+use crate::ca_server::CaServer;
+use crate::dispatcher::{Dispatcher, Sessions};
+use crate::leader::Leader;
+use crate::liveness::reporter::Reporter;
+use crate::liveness::table::LivenessTable;
+use crate::liveness::watcher::LivenessWatcher;
+use crate::{loops, roles};
+
+/// A manager that has known no leader for so long sends its agents away: another one may know better.
+const LEADERLESS: Duration = Duration::from_secs(5);
+
+/// What a manager is made of.
+pub struct Options {
+    pub consensus: Arc<Consensus>,
+    /// Speaks as this node.
+    pub channels: Arc<Channels>,
+    pub me: NodeId,
+    /// This node's data plane has applied a view. Its own data path can't be probed from itself.
+    pub own_data_path: watch::Receiver<bool>,
+}
+
+/// A running manager. Dropping it stops its tasks; consensus is the caller's to shut down.
+pub struct Manager {
+    routes: Routes,
+    /// Aborts its tasks when dropped.
+    _tasks: JoinSet<()>,
+}
+
+impl Manager {
+    /// Starts the leader's loops (which wait for leadership), the reports to the leader, and makes the services.
+    /// Needs a tokio runtime.
+    pub fn start(options: Options) -> Self {
+        let Options { consensus, channels, me, own_data_path } = options;
+        let store: Arc<dyn ReplicatedStore> = consensus.clone();
+        let leadership = consensus.leadership();
+        let table = Arc::<LivenessTable>::default();
+        let dispatcher = Dispatcher::new(store.clone(), table.clone(), leadership.clone());
+
+        let mut tasks = JoinSet::new();
+        tasks.spawn(send_away(dispatcher.sessions().clone(), leadership.clone()));
+        let leader = Leader {
+            store: store.clone(),
+            leadership: leadership.clone(),
+            table: table.clone(),
+            loops: loops::all(),
+        };
+        tasks.spawn(leader.run());
+        tasks.spawn(roles::run(consensus.clone(), leadership.clone()));
+        let watcher = LivenessWatcher {
+            store: store.clone(),
+            table: table.clone(),
+            leadership: leadership.clone(),
+            me,
+            own_data_path,
+        };
+        tasks.spawn(watcher.run_leader());
+        tasks.spawn(Reporter { store: store.clone(), table, leadership, channels }.run());
+
+        let dispatcher = DispatcherServer::new(dispatcher)
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES);
+        let ca = CaService::new(CaServer::new(store)).max_decoding_message_size(MAX_CA_MESSAGE_BYTES);
+        let routes = consensus.service().add_service(dispatcher).add_service(ca);
+        Self { routes, _tasks: tasks }
+    }
+
+    /// All services of a manager, Raft's included, for [`control_rpc::serve`].
+    pub fn routes(&self) -> Routes {
+        self.routes.clone()
+    }
+}
+
+/// Closes all sessions when there has been no leader for [`LEADERLESS`].
+async fn send_away(sessions: Arc<Sessions>, mut leadership: watch::Receiver<Leadership>) {
+    loop {
+        if leadership.wait_for(|l| l.leader.is_none()).await.is_err() {
+            return;
+        }
+        let found = leadership.wait_for(|l| l.leader.is_some());
+        if tokio::time::timeout(LEADERLESS, found).await.is_err() {
+            tracing::warn!("no leader is known: agents are sent to other managers");
+            sessions.close_all();
+            if leadership.wait_for(|l| l.leader.is_some()).await.is_err() {
+                return;
+            }
+        }
+    }
+}
