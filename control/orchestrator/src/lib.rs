@@ -1,1 +1,21 @@
 //! Leader loops: services into tasks, restarts, rolling updates, drains, history.
+//!
+//! [`Orchestrator`] decides which tasks exist and what is wanted of them. It is nearly memoryless: what a slot or a
+//! service needs follows from its tasks in the state, so that a new leader (or a machine rebuilt after a refused
+//! write) goes on where the old one was. [`DrainLoop`] says when a leaving task has left all load balancers.
+#![forbid(unsafe_code)]
+
+mod dirty;
+mod drain;
+mod machine;
+mod network;
+mod node;
+mod restart;
+mod rollout;
+mod service;
+mod slot;
+mod work;
+
+pub use dirty::is_task_dirty;
+pub use drain::{DRAIN_TIMEOUT, DrainLoop};
+pub use machine::{IdSource, Orchestrator};

@@ -1,0 +1,114 @@
+//! Leaving without a lost request: a task that is to stop is signalled only when no load balancer sends to it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use control_model::change::Change;
+use control_model::object::NodeState;
+use control_model::{Generation, NodeId, Task, TaskId, TaskState, Timestamp};
+use control_store::{Event, EventKind, State};
+
+/// How long a node that is up but silent can hold a task back.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Owns `Task.drained`.
+///
+/// A task that runs and shall stop waits until every node that is up has acknowledged a generation at or beyond the
+/// write that said so. Nodes that are down are not waited for; the wait ends after [`DRAIN_TIMEOUT`] in any case.
+#[derive(Debug)]
+pub struct DrainLoop {
+    waiting: BTreeMap<TaskId, Waiting>,
+    /// In no ring: may be signalled at once.
+    free: Vec<TaskId>,
+    started: Option<Timestamp>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Waiting {
+    /// Log index of the write that took the task out of the rings.
+    index: u64,
+    until: Timestamp,
+}
+
+impl DrainLoop {
+    /// Waits for all tasks that are leaving. Their times begin anew: the last leader's are not known.
+    pub fn new(state: &State, now: Timestamp) -> Self {
+        let mut machine = Self { waiting: BTreeMap::new(), free: Vec::new(), started: Some(now) };
+        for task in state.tasks().iter() {
+            machine.note(task, now);
+        }
+        machine
+    }
+
+    /// Takes in what was applied and which generation each node's data path has applied; returns what to write.
+    pub fn handle(
+        &mut self,
+        state: &State,
+        events: &[Event],
+        acks: &BTreeMap<NodeId, Generation>,
+        now: Timestamp,
+    ) -> Vec<Change> {
+        for event in events {
+            match &event.kind {
+                EventKind::Task(_, Some(task)) => self.note(task, now),
+                EventKind::Task(Some(task), None) => {
+                    self.waiting.remove(&task.id);
+                }
+                _ => {}
+            }
+        }
+        self.tick(state, acks, now)
+    }
+
+    /// When [`Self::tick`] has something to do whatever nodes acknowledge.
+    pub fn next_deadline(&self) -> Option<Timestamp> {
+        self.started.into_iter().chain(self.waiting.values().map(|waiting| waiting.until)).min()
+    }
+
+    /// Looks at the acknowledgements and the clock.
+    pub fn tick(
+        &mut self,
+        state: &State,
+        acks: &BTreeMap<NodeId, Generation>,
+        now: Timestamp,
+    ) -> Vec<Change> {
+        self.started = None;
+        let mut drained = std::mem::take(&mut self.free);
+        if !self.waiting.is_empty() {
+            let floor = acknowledged(state, acks);
+            let epoch = state.cluster().map_or(0, |cluster| cluster.epoch);
+            self.waiting.retain(|id, waiting| {
+                let written = Generation { epoch, index: waiting.index };
+                let is_out = floor.is_none_or(|floor| floor >= written) || waiting.until <= now;
+                if is_out {
+                    drained.push(*id);
+                }
+                !is_out
+            });
+        }
+        drained.into_iter().map(|id| Change::TaskDrained { id }).collect()
+    }
+
+    fn note(&mut self, task: &Task, now: Timestamp) {
+        let leaves = task.desired_state >= TaskState::Shutdown;
+        if !leaves || task.drained || task.status.state.is_terminal() {
+            self.waiting.remove(&task.id);
+            return;
+        }
+        if task.attachments.is_empty() || task.status.state != TaskState::Running {
+            if self.waiting.remove(&task.id).is_some() || task.status.state >= TaskState::Assigned {
+                self.free.push(task.id);
+            }
+            return;
+        }
+        // Later writes to the task have higher indexes: the first one counts.
+        let index = task.meta.version;
+        self.waiting.entry(task.id).or_insert(Waiting { index, until: now.after(DRAIN_TIMEOUT) });
+    }
+}
+
+/// The oldest generation that a node which is up works with; `None` if no node is up.
+fn acknowledged(state: &State, acks: &BTreeMap<NodeId, Generation>) -> Option<Generation> {
+    let up = state.nodes().iter().filter(|node| node.status.state == NodeState::Ready);
+    up.map(|node| acks.get(&node.id).copied().unwrap_or_default()).min()
+}

@@ -1,0 +1,219 @@
+//! The machine: which events make what dirty, and the looks at it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use control_model::change::{Change, ObjectRef};
+use control_model::object::{Node, Service, Slot, TaskStatus};
+use control_model::spec::ServiceMode;
+use control_model::{NodeId, ServiceId, Task, TaskState, Timestamp};
+use control_store::{Event, EventKind, State};
+
+use crate::network::LeavingNetworks;
+use crate::node::matters;
+use crate::restart::is_on_node;
+use crate::rollout::Rollouts;
+use crate::slot::{SlotTasks, is_wanted};
+use crate::work::{Step, Timers, Work};
+
+/// Where ids of new tasks come from: 128 random bits each.
+pub type IdSource = Box<dyn FnMut() -> u128 + Send>;
+
+/// Of a task whose node was removed from the cluster.
+const ORPHANED_MESSAGE: &str = "the task's node was removed from the cluster";
+
+/// Owns which tasks exist, their desired state, and the services' update status.
+pub struct Orchestrator {
+    ids: IdSource,
+    work: BTreeSet<Work>,
+    timers: Timers,
+    globals: BTreeSet<ServiceId>,
+    rollouts: Rollouts,
+    leaving: LeavingNetworks,
+    /// When everything became dirty; `None` once that was looked at.
+    started: Option<Timestamp>,
+}
+
+impl Orchestrator {
+    /// Everything is dirty.
+    pub fn new(state: &State, now: Timestamp, ids: IdSource) -> Self {
+        let mut machine = Self {
+            ids,
+            work: BTreeSet::new(),
+            timers: Timers::default(),
+            globals: BTreeSet::new(),
+            rollouts: BTreeMap::new(),
+            leaving: LeavingNetworks::default(),
+            started: Some(now),
+        };
+        for service in state.services().iter() {
+            machine.note_service(service);
+        }
+        for network in state.networks().iter().filter(|network| network.pending_delete) {
+            machine.leaving.add(state, network.id);
+            machine.work.insert(Work::Network(network.id));
+        }
+        for task in state.tasks().iter() {
+            if state.services().get(&task.service).is_none() {
+                machine.work.insert(Work::Service(task.service));
+            }
+            let node = task.node.filter(|node| state.nodes().get(node).is_none());
+            machine.work.extend(node.map(Work::RemovedNode));
+        }
+        machine
+    }
+
+    /// Takes in what was applied and returns what to write.
+    pub fn handle(&mut self, state: &State, events: &[Event], now: Timestamp) -> Vec<Change> {
+        for event in events {
+            self.note(state, event);
+        }
+        self.look(state, now)
+    }
+
+    /// When [`Self::tick`] has something to do.
+    pub fn next_deadline(&self) -> Option<Timestamp> {
+        self.started.into_iter().chain(self.timers.next()).min()
+    }
+
+    /// Looks at what is due.
+    pub fn tick(&mut self, state: &State, now: Timestamp) -> Vec<Change> {
+        self.look(state, now)
+    }
+
+    fn note(&mut self, state: &State, event: &Event) {
+        match &event.kind {
+            EventKind::Service(before, Some(service)) => {
+                let is_same = before.as_ref().is_some_and(|before| {
+                    before.spec == service.spec
+                        && before.update_status == service.update_status
+                        && before.pending_delete == service.pending_delete
+                });
+                if !is_same {
+                    self.note_service(service);
+                }
+            }
+            EventKind::Service(Some(service), None) => {
+                self.globals.remove(&service.id);
+                self.rollouts.remove(&service.id);
+                self.work.insert(Work::Service(service.id));
+            }
+            EventKind::Task(before, after) => self.note_task(state, before.as_deref(), after.as_deref()),
+            EventKind::Node(before, after) => self.note_node(state, before.as_deref(), after.as_deref()),
+            EventKind::Network(_, Some(network)) if network.pending_delete => {
+                self.leaving.add(state, network.id);
+                self.work.insert(Work::Network(network.id));
+            }
+            EventKind::Network(Some(network), None) => self.leaving.forget(network.id),
+            _ => {}
+        }
+    }
+
+    fn note_service(&mut self, service: &Service) {
+        if service.spec.mode == ServiceMode::Global {
+            self.globals.insert(service.id);
+        }
+        self.work.insert(Work::Service(service.id));
+    }
+
+    fn note_task(&mut self, state: &State, before: Option<&Task>, after: Option<&Task>) {
+        let Some(task) = after.or(before) else { return };
+        let is_lost = after.is_none() && is_wanted(task);
+        let is_going = state.services().get(&task.service).is_some_and(|service| service.pending_delete);
+        if is_lost || is_going || self.rollouts.contains_key(&task.service) {
+            self.work.insert(Work::Service(task.service));
+        } else {
+            self.work.insert(Work::Slot(task.service, task.slot));
+        }
+        if after.is_none_or(|task| task.status.state.is_terminal()) {
+            let emptied = self.leaving.note_end(task);
+            self.work.extend(emptied.into_iter().map(Work::Network));
+        }
+    }
+
+    fn note_node(&mut self, state: &State, before: Option<&Node>, after: Option<&Node>) {
+        let Some(id) = after.or(before).map(|node| node.id) else { return };
+        if let (Some(before), Some(after)) = (before, after)
+            && !matters(before, after)
+        {
+            return;
+        }
+        if after.is_none() {
+            self.work.insert(Work::RemovedNode(id));
+        }
+        let slots = state.tasks_of_node(id).map(|task| Work::Slot(task.service, task.slot));
+        self.work.extend(slots);
+        self.work.extend(self.globals.iter().map(|service| Work::Slot(*service, Slot::Node(id))));
+    }
+
+    fn look(&mut self, state: &State, now: Timestamp) -> Vec<Change> {
+        self.started = None;
+        self.timers.expire(now, &mut self.work);
+        let mut step =
+            Step { state, now, ids: &mut *self.ids, changes: Vec::new(), timers: &mut self.timers };
+        let mut looked = BTreeSet::new();
+        while let Some(work) = self.work.pop_first() {
+            match work {
+                Work::Service(id) => {
+                    looked.insert(id);
+                    look_at_service(&mut step, &mut self.rollouts, id);
+                }
+                // With its service.
+                Work::Slot(id, _) if looked.contains(&id) => {}
+                Work::Slot(id, slot) => look_at_slot(&mut step, id, slot),
+                Work::Network(id) => step.changes.extend(self.leaving.delete_if_empty(id)),
+                Work::RemovedNode(id) => orphan_tasks(&mut step, id),
+            }
+        }
+        step.changes
+    }
+}
+
+fn look_at_service(step: &mut Step, rollouts: &mut Rollouts, id: ServiceId) {
+    let state = step.state;
+    let rollout = rollouts.remove(&id);
+    match state.services().get(&id) {
+        Some(service) if service.pending_delete => {
+            step.remove_all(state.tasks_of_service(id));
+            if state.tasks_of_service(id).next().is_none() {
+                step.changes.push(Change::Delete(ObjectRef::Service(id)));
+            }
+        }
+        Some(service) => {
+            let rollout = step.service(service, rollout);
+            rollouts.extend(rollout.map(|rollout| (id, rollout)));
+        }
+        None => step.remove_all(state.tasks_of_service(id)),
+    }
+}
+
+fn look_at_slot(step: &mut Step, id: ServiceId, slot: Slot) {
+    let tasks = SlotTasks::read(step.state, id, slot);
+    match step.state.services().get(&id) {
+        Some(service) if service.pending_delete => step.remove_all(tasks.tasks),
+        Some(service) if service.spec.mode == ServiceMode::Global => {
+            if step.global_slot(service, &tasks) {
+                step.catch_up(service, &tasks);
+            }
+        }
+        Some(service) => {
+            step.slot(service, &tasks);
+        }
+        None => step.remove_all(tasks.tasks),
+    }
+}
+
+/// No agent will ever report on these tasks again.
+fn orphan_tasks(step: &mut Step, id: NodeId) {
+    if step.state.nodes().get(&id).is_some() {
+        return;
+    }
+    for task in step.state.tasks_of_node(id).filter(|task| is_on_node(task)) {
+        let status = TaskStatus {
+            state: TaskState::Orphaned,
+            at: step.now,
+            message: ORPHANED_MESSAGE.into(),
+            ..task.status.clone()
+        };
+        step.changes.push(Change::TaskStatus { id: task.id, status });
+    }
+}

@@ -1,0 +1,246 @@
+//! One slot: tasks that ended or must leave are replaced, waiting ones started, old ones forgotten.
+
+use std::sync::Arc;
+
+use control_model::change::{Change, ObjectRef};
+use control_model::constraint::{node_matches, parse_constraints};
+use control_model::object::{Node, Service, Slot, Task, UpdateState};
+use control_model::spec::{Availability, ServiceMode};
+use control_model::{ServiceId, TaskState};
+use control_store::State;
+
+use crate::dirty::is_task_dirty;
+use crate::node::{is_gone, listens, must_leave, node_of, takes_global_tasks};
+use crate::restart::{Start, delay_ends, should_restart, start, starts_at_once};
+use crate::work::{Step, Work};
+
+/// The tasks of a slot, oldest first.
+#[derive(Debug, Clone)]
+pub(crate) struct SlotTasks<'a> {
+    pub(crate) slot: Slot,
+    pub(crate) tasks: Vec<&'a Arc<Task>>,
+}
+
+impl<'a> SlotTasks<'a> {
+    pub(crate) fn new(slot: Slot, mut tasks: Vec<&'a Arc<Task>>) -> Self {
+        // Of two made at the same instant the one that is wanted is the newer.
+        tasks.sort_by_key(|task| (task.meta.created_at, is_wanted(task), task.id));
+        Self { slot, tasks }
+    }
+
+    pub(crate) fn read(state: &'a State, service: ServiceId, slot: Slot) -> Self {
+        Self::new(slot, state.tasks_of_slot(service, slot).collect())
+    }
+
+    /// Tasks that are wanted to run, now or when their delay has passed.
+    pub(crate) fn wanted(&self) -> impl Iterator<Item = &'a Arc<Task>> {
+        self.tasks.iter().copied().filter(|task| is_wanted(task))
+    }
+
+    /// What an update has to look at: the wanted tasks; else the newest, if the restart policy leaves it ended.
+    /// Empty: nothing is in the slot, it is free.
+    pub(crate) fn updatable(&self, service: &Service) -> Vec<&'a Arc<Task>> {
+        let wanted: Vec<_> = self.wanted().collect();
+        let state = service.update_status.as_ref().map(|status| status.state);
+        // A rollback always ends converged: it refills slots whose old task ended for good.
+        if !wanted.is_empty() || state == Some(UpdateState::RollbackStarted) {
+            return wanted;
+        }
+        let newest = self.tasks.iter().copied().rfind(|task| task.desired_state != TaskState::Remove);
+        newest.into_iter().filter(|task| !should_restart(task, self)).collect()
+    }
+}
+
+pub(crate) fn is_wanted(task: &Task) -> bool {
+    task.desired_state <= TaskState::Running
+}
+
+/// What must become of a wanted task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Keep,
+    /// Stopped, and not replaced.
+    Stop,
+    /// Stopped, and replaced as far as the restart policy allows.
+    Replace,
+}
+
+fn fate(service: &Service, task: &Task, node: Option<&Node>) -> Fate {
+    let ended = task.status.state.is_terminal();
+    if service.spec.mode == ServiceMode::Global {
+        return match node {
+            Some(node) if !must_leave(Some(node)) && satisfies(service, node) => match ended {
+                true if takes_global_tasks(node) => Fate::Replace,
+                true => Fate::Stop,
+                false => Fate::Keep,
+            },
+            _ => Fate::Stop,
+        };
+    }
+    if ended || (task.node.is_some() && must_leave(node)) { Fate::Replace } else { Fate::Keep }
+}
+
+/// Whether the node satisfies the service's constraints.
+pub(crate) fn satisfies(service: &Service, node: &Node) -> bool {
+    let constraints = parse_constraints(&service.spec.task.placement.constraints);
+    constraints.is_ok_and(|constraints| node_matches(&constraints, node))
+}
+
+impl Step<'_> {
+    /// Looks at one slot of a service. `true` if nothing had to be done but wait or forget.
+    pub(crate) fn slot(&mut self, service: &Service, slot: &SlotTasks) -> bool {
+        let fates: Vec<(&Arc<Task>, Fate)> =
+            slot.wanted().map(|task| (task, self.delayed_fate(service, task, slot))).collect();
+        let is_up_to_date = |task: &Task| !is_task_dirty(service, task, node_of(self.state, task.node));
+        // One that stays and is what the service asks for needs no other beside it.
+        let mut is_filled = fates.iter().any(|(task, fate)| *fate == Fate::Keep && is_up_to_date(task));
+        let mut settled = true;
+        for (task, fate) in fates {
+            match fate {
+                Fate::Keep => self.start_if_due(task, slot),
+                Fate::Stop => self.desire(task, TaskState::Shutdown),
+                Fate::Replace => {
+                    self.desire(task, TaskState::Shutdown);
+                    if !is_filled && should_restart(task, slot) {
+                        self.replace(service, task, slot.slot);
+                        is_filled = true;
+                    }
+                }
+            }
+            settled &= fate == Fate::Keep;
+        }
+        self.forget_old(service, slot);
+        settled
+    }
+
+    /// As [`fate`], but a task that fails while its own restart delay still runs is replaced only after that:
+    /// an image that does not exist must not be asked for without pause.
+    fn delayed_fate(&mut self, service: &Service, task: &Task, slot: &SlotTasks) -> Fate {
+        let node = node_of(self.state, task.node);
+        let fate = fate(service, task, node);
+        let due = delay_ends(task, slot);
+        let waits = task.desired_state < TaskState::Running && due > self.now && !must_leave(node);
+        if fate == Fate::Replace && waits {
+            self.timers.add(due, Work::Slot(service.id, slot.slot));
+            return Fate::Keep;
+        }
+        fate
+    }
+
+    fn replace(&mut self, service: &Service, task: &Task, slot: Slot) {
+        let at_once = starts_at_once(task, node_of(self.state, task.node));
+        let desired = if at_once { TaskState::Running } else { TaskState::Ready };
+        self.create(service, slot, desired);
+    }
+
+    fn start_if_due(&mut self, task: &Task, slot: &SlotTasks) {
+        if task.desired_state != TaskState::Ready || task.status.state.is_terminal() {
+            return;
+        }
+        match start(self.state, task, slot, self.now) {
+            Start::At(due) => self.timers.add(due, Work::Slot(task.service, slot.slot)),
+            Start::Now => self.desire(task, TaskState::Running),
+        }
+    }
+
+    /// A global service's slot: as any, and a node that should have a task and has none gets one.
+    /// `true` as in [`Self::slot`].
+    pub(crate) fn global_slot(&mut self, service: &Service, slot: &SlotTasks) -> bool {
+        let settled = self.slot(service, slot);
+        let Slot::Node(id) = slot.slot else { return settled };
+        let node =
+            self.state.nodes().get(&id).filter(|node| {
+                takes_global_tasks(node) && !must_leave(Some(node)) && satisfies(service, node)
+            });
+        if node.is_some() && slot.updatable(service).is_empty() {
+            self.create(service, slot.slot, TaskState::Running);
+            return false;
+        }
+        settled
+    }
+
+    /// A node that was paused while the service was updated catches up when it is active again.
+    pub(crate) fn catch_up(&mut self, service: &Service, slot: &SlotTasks) {
+        let Slot::Node(id) = slot.slot else { return };
+        let node = self.state.nodes().get(&id);
+        let is_rolling = service
+            .update_status
+            .as_ref()
+            .is_some_and(|s| !matches!(s.state, UpdateState::Completed | UpdateState::RollbackCompleted));
+        let is_open = node.is_some_and(|node| takes_global_tasks(node));
+        let wanted: Vec<_> = slot.wanted().collect();
+        if is_rolling || !is_open || wanted.is_empty() {
+            return;
+        }
+        if wanted.iter().all(|task| is_task_dirty(service, task, node.map(AsRef::as_ref))) {
+            for task in wanted {
+                self.desire(task, TaskState::Shutdown);
+            }
+            self.create(service, slot.slot, TaskState::Ready);
+        }
+    }
+
+    /// Deletes tasks that are done with: those to be removed, and history beyond the limit.
+    fn forget_old(&mut self, service: &Service, slot: &SlotTasks) {
+        let mut n_kept = slot.tasks.len();
+        for task in slot.tasks.iter().filter(|task| task.desired_state == TaskState::Remove) {
+            n_kept -= 1;
+            self.reap(task);
+        }
+        let Some(limit) = self.history_limit(service) else { return };
+        for task in &slot.tasks {
+            if n_kept <= limit {
+                break;
+            }
+            let unwanted = !is_wanted(task) && task.desired_state != TaskState::Remove;
+            if unwanted && is_over(task) {
+                self.changes.push(Change::Delete(ObjectRef::Task(task.id)));
+                n_kept -= 1;
+            }
+        }
+    }
+
+    /// Deletes a task that is to be removed once no node has it any more.
+    pub(crate) fn reap(&mut self, task: &Task) {
+        if is_over(task) || is_gone(node_of(self.state, task.node)) {
+            self.changes.push(Change::Delete(ObjectRef::Task(task.id)));
+        }
+    }
+
+    /// Tasks kept per slot; `None` is all. Counting restarts needs one more than their limit.
+    fn history_limit(&self, service: &Service) -> Option<usize> {
+        let of_cluster = self.state.cluster().map_or(0, |cluster| cluster.spec.task_history_limit);
+        let limit = match service.spec.task.restart.max_attempts {
+            0 => of_cluster,
+            attempts => i64::try_from(attempts).unwrap_or(i64::MAX).saturating_add(1),
+        };
+        // A negative limit keeps all.
+        usize::try_from(limit).ok()
+    }
+
+    /// A service that is gone or going: all its tasks are removed.
+    pub(crate) fn remove_all<'t>(&mut self, tasks: impl IntoIterator<Item = &'t Arc<Task>>) {
+        for task in tasks {
+            self.desire(task, TaskState::Remove);
+            if task.desired_state == TaskState::Remove {
+                self.reap(task);
+            }
+        }
+    }
+}
+
+/// Nothing of it runs or will run on any node.
+fn is_over(task: &Task) -> bool {
+    task.status.state.is_terminal() || task.status.state < TaskState::Assigned
+}
+
+/// Whether an update may touch the slot now: a paused node's tasks stay as they are.
+pub(crate) fn takes_updates(state: &State, slot: Slot) -> bool {
+    match slot {
+        Slot::Replica(_) => true,
+        Slot::Node(id) => state
+            .nodes()
+            .get(&id)
+            .is_some_and(|node| node.spec.availability == Availability::Active && listens(Some(node))),
+    }
+}

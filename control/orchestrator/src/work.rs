@@ -1,0 +1,85 @@
+//! What is to be looked at, when, and what came of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use control_model::change::{Change, Object};
+use control_model::object::{Service, Slot, Task, TaskStatus};
+use control_model::{NetworkId, NodeId, ServiceId, TaskId, TaskState, Timestamp};
+use control_store::State;
+
+/// Something to look at. A service comes before its slots: looking at it looks at them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Work {
+    Service(ServiceId),
+    Slot(ServiceId, Slot),
+    Network(NetworkId),
+    /// Tasks of a node that is not in the cluster any more.
+    RemovedNode(NodeId),
+}
+
+/// Work that is due at a later time. Looking too often does no harm, so nothing is ever cancelled.
+#[derive(Debug, Default)]
+pub(crate) struct Timers(BTreeMap<Timestamp, BTreeSet<Work>>);
+
+impl Timers {
+    pub(crate) fn add(&mut self, at: Timestamp, work: Work) {
+        self.0.entry(at).or_default().insert(work);
+    }
+
+    pub(crate) fn next(&self) -> Option<Timestamp> {
+        self.0.keys().next().copied()
+    }
+
+    /// Moves what is due into `work`.
+    pub(crate) fn expire(&mut self, now: Timestamp, work: &mut BTreeSet<Work>) {
+        while let Some(entry) = self.0.first_entry()
+            && *entry.key() <= now
+        {
+            work.append(&mut entry.remove());
+        }
+    }
+}
+
+/// One look at the state: what to read, and where decisions go.
+pub(crate) struct Step<'a> {
+    pub(crate) state: &'a State,
+    pub(crate) now: Timestamp,
+    pub(crate) ids: &'a mut dyn FnMut() -> u128,
+    pub(crate) changes: Vec<Change>,
+    pub(crate) timers: &'a mut Timers,
+}
+
+impl Step<'_> {
+    /// Asks for a desired state, if that is higher than what the task has.
+    pub(crate) fn desire(&mut self, task: &Task, state: TaskState) {
+        if task.desired_state < state {
+            self.changes.push(Change::TaskDesired { id: task.id, state });
+        }
+    }
+
+    /// Makes a new task of the service for the slot.
+    pub(crate) fn create(&mut self, service: &Service, slot: Slot, desired_state: TaskState) -> TaskId {
+        let id = TaskId::from_bits((self.ids)());
+        let task = Task {
+            id,
+            meta: control_model::Meta::default(),
+            service: service.id,
+            service_name: service.spec.name.clone(),
+            slot,
+            node: match slot {
+                Slot::Node(node) => Some(node),
+                Slot::Replica(_) => None,
+            },
+            spec: service.spec.task.clone(),
+            spec_version: service.meta.spec_version,
+            endpoint_mode: service.spec.endpoint.mode,
+            ports: service.spec.endpoint.ports.clone(),
+            attachments: Vec::new(),
+            status: TaskStatus { at: self.now, message: "created".into(), ..TaskStatus::default() },
+            desired_state,
+            drained: false,
+        };
+        self.changes.push(Change::Create(Object::Task(Box::new(task))));
+        id
+    }
+}
