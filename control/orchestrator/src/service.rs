@@ -105,11 +105,8 @@ fn keep_balanced(slots: &mut Vec<SlotTasks>) {
     let mut copies: BTreeMap<NodeId, usize> = BTreeMap::new();
     let mut ranked: Vec<(usize, SlotTasks)> = Vec::with_capacity(slots.len());
     for slot in slots.drain(..) {
-        let mut wanted = slot.wanted();
-        let node = match (wanted.next(), wanted.next()) {
-            (Some(only), None) => only.node,
-            _ => None,
-        };
+        let wanted: Vec<_> = slot.wanted().collect();
+        let node = if let [only] = wanted.as_slice() { only.node } else { None };
         let rank = node.map_or(usize::MAX, |node| {
             let copy = copies.entry(node).or_default();
             *copy += 1;
