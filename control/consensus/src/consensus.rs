@@ -1,29 +1,53 @@
-//! The replicated store over Raft.
+//! The replicated store over Raft: how it is opened, and closed.
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::io;
 use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
-use control_model::change::Change;
+use control_model::change::{Change, Entry, RequestId};
 use control_model::{NodeId, Timestamp};
-use control_rpc::Channels;
 use control_rpc::pb::raft_server::RaftServer;
+use control_rpc::{Channels, MAX_MESSAGE_BYTES};
 use control_store::{EventReceiver, ProposeError, ReadError, ReplicatedStore, State};
+use openraft::Raft;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tonic::service::Routes;
 
-use crate::crypt::Kek;
-use crate::error::{JoinError, MembershipError, OpenError};
+use crate::crypt::{Kek, Key};
+use crate::error::OpenError;
+use crate::key_file;
+use crate::leadership::{self, Leadership};
+use crate::limits::raft_config;
+use crate::log::LogStore;
+use crate::machine::{Machine, View};
+use crate::network::Network;
 use crate::service::RaftService;
-use crate::types::Member;
+use crate::snapshot::SnapshotFile;
+use crate::types::{Member, TypeConfig};
+
+/// What dockerd says without a leader.
+pub(crate) const NO_LEADER: &str = "rpc error: code = Unknown desc = The swarm does not have a leader. \
+     It's possible that too few managers are online. Make sure more than half of the managers are online.";
+
+/// The log's file in the directory.
+const LOG_FILE: &str = "log.redb";
+
+/// A restart applies what it knows to be committed before it is opened; a second for some 10,000 entries.
+const RECOVERY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What a manager's Raft is opened with.
 #[derive(Clone)]
 pub struct Options {
-    /// Directory of its own: data key, log, snapshots.
+    /// Directory of its own: data key, log, snapshot.
     pub dir: PathBuf,
-    /// Never used by another data directory before: random, chosen when a node becomes a manager.
+    /// Never used with another data directory before: random, chosen when a node becomes a manager.
     pub raft_id: u64,
     pub node_id: NodeId,
     /// Where other managers reach this one's RPC.
@@ -34,102 +58,178 @@ pub struct Options {
     pub clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
 }
 
-/// Who leads.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Leadership {
-    /// Raft id of the leader, if this manager knows one.
-    pub leader: Option<u64>,
-    pub term: u64,
-    /// This manager leads, and its state holds every write that was ever acknowledged.
-    pub is_me: bool,
+/// A manager's replica of the cluster's state.
+pub struct Consensus {
+    raft: Raft<TypeConfig, Machine>,
+    raft_id: u64,
+    me: Member,
+    channels: Arc<Channels>,
+    clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
+    view: Arc<View>,
+    log: LogStore,
+    leadership: watch::Receiver<Leadership>,
+    watching: Mutex<Option<JoinHandle<()>>>,
+    changing_members: tokio::sync::Mutex<()>,
 }
 
-/// A manager's replica of the cluster's state.
-pub struct Consensus {}
-
 impl Consensus {
-    /// Does `dir` hold a manager's Raft?
-    pub fn exists(dir: &Path) -> bool {
-        unimplemented!("{}", dir.display())
+    /// The Raft id whose data `dir` holds: what to [`Consensus::open`] it with. `None` if it holds none.
+    pub fn stored_raft_id(dir: &Path) -> io::Result<Option<u64>> {
+        key_file::stored_raft_id(dir)
     }
 
     /// Makes a new cluster with this manager alone, whose first entry is `changes`. Refuses a used directory.
     pub async fn bootstrap(options: Options, changes: Vec<Change>) -> Result<Arc<Self>, OpenError> {
-        unimplemented!("{:?} {changes:?}", options.dir)
+        let key = prepare(&options)?;
+        let (dir, raft_id, kek) = (options.dir.clone(), options.raft_id, options.kek.clone());
+        let member = Member { node_id: options.node_id, addr: options.addr };
+        let consensus = Self::start(options, key.clone()).await?;
+        let members = BTreeMap::from([(raft_id, member)]);
+        consensus.raft.initialize(members).await.map_err(|error| OpenError::Raft(error.to_string()))?;
+        consensus.propose(changes).await.map_err(|error| OpenError::Raft(error.to_string()))?;
+        // Only now is the directory in use: whatever a crash left before is made anew.
+        key_file::write(&dir, raft_id, &kek, &key)?;
+        Ok(consensus)
     }
 
-    /// Opens what an earlier run left.
+    /// Opens what an earlier run left. If that run ended before it was a voter (see [`Consensus::voters`]),
+    /// [`Consensus::join`] again.
     pub async fn open(options: Options) -> Result<Arc<Self>, OpenError> {
-        unimplemented!("{:?}", options.dir)
+        let key = key_file::read(&options.dir, options.raft_id, &options.kek)?;
+        let consensus = Self::start(options, key).await?;
+        consensus
+            .raft
+            .wait_for_recovery(Some(RECOVERY_TIMEOUT))
+            .await
+            .map_err(|error| OpenError::Raft(error.to_string()))?;
+        Ok(consensus)
     }
 
     /// Makes an empty replica that waits for [`Consensus::join`]. Refuses a used directory.
     pub async fn create(options: Options) -> Result<Arc<Self>, OpenError> {
-        unimplemented!("{:?}", options.dir)
+        let key = prepare(&options)?;
+        let (dir, raft_id, kek) = (options.dir.clone(), options.raft_id, options.kek.clone());
+        let consensus = Self::start(options, key.clone()).await?;
+        key_file::write(&dir, raft_id, &kek, &key)?;
+        Ok(consensus)
+    }
+
+    async fn start(options: Options, key: Key) -> Result<Arc<Self>, OpenError> {
+        let Options { dir, raft_id, node_id, addr, kek: _, channels, clock } = options;
+        let files = tokio::task::spawn_blocking(move || {
+            let log = LogStore::open(&dir.join(LOG_FILE), key.clone())?;
+            let machine = Machine::open(SnapshotFile::new(&dir, key))?;
+            Ok::<_, OpenError>((log, machine))
+        });
+        let (log, machine) = files.await.map_err(io::Error::other)??;
+        let view = machine.view();
+        let network = Network { channels: channels.clone() };
+        let raft = Raft::new(raft_id, Arc::new(raft_config()), network, log.clone(), machine)
+            .await
+            .map_err(|error| OpenError::Raft(error.to_string()))?;
+        let (sender, leadership) = watch::channel(Leadership::default());
+        let watching = tokio::spawn(leadership::watch(raft.clone(), sender));
+        Ok(Arc::new(Self {
+            raft,
+            raft_id,
+            me: Member { node_id, addr },
+            channels,
+            clock,
+            view,
+            log,
+            leadership,
+            watching: Mutex::new(Some(watching)),
+            changing_members: tokio::sync::Mutex::default(),
+        }))
     }
 
     /// The Raft RPC service, to be mounted before [`Consensus::join`].
-    pub fn service(self: &Arc<Self>) -> RaftServer<RaftService> {
-        unimplemented!()
-    }
-
-    /// Asks the manager at `via` (or the leader that it names) to make this node a voter; returns when it is one.
-    /// Needs the node's object in the state, wanted as manager.
-    pub async fn join(&self, via: SocketAddr) -> Result<(), JoinError> {
-        unimplemented!("{via}")
+    pub fn service(self: &Arc<Self>) -> Routes {
+        let service =
+            RaftServer::new(RaftService::new(self.clone())).max_decoding_message_size(MAX_MESSAGE_BYTES);
+        Routes::new(service)
     }
 
     /// This manager's Raft id.
     pub fn raft_id(&self) -> u64 {
-        unimplemented!()
+        self.raft_id
     }
 
-    /// Who leads, now and from now on.
+    /// Who leads, now and from now on. Closes when Raft has stopped, by [`Consensus::shutdown`] or because its
+    /// disk failed.
     pub fn leadership(&self) -> watch::Receiver<Leadership> {
-        unimplemented!()
-    }
-
-    /// The voters and learners as this manager knows them, by Raft id.
-    pub fn members(&self) -> BTreeMap<u64, Member> {
-        unimplemented!()
-    }
-
-    /// On the leader: makes `member` a voter. Returns when it has all of the log.
-    pub async fn add_voter(&self, raft_id: u64, member: Member) -> Result<(), MembershipError> {
-        unimplemented!("{raft_id} {member}")
-    }
-
-    /// On any manager: removes a voter, through the leader. Success if it is none. A leader hands over first.
-    pub async fn remove_voter(&self, raft_id: u64) -> Result<(), MembershipError> {
-        unimplemented!("{raft_id}")
-    }
-
-    /// On the leader: hands leadership to the follower that is furthest. No-op on a follower.
-    pub async fn transfer_leadership(&self) -> Result<(), MembershipError> {
-        unimplemented!()
+        self.leadership.clone()
     }
 
     /// Hands leadership over if it is ours, stops Raft and closes the files.
     pub async fn shutdown(&self) {
-        unimplemented!()
+        if let Err(error) = self.transfer_leadership().await {
+            tracing::info!(%error, "leadership was not handed over");
+        }
+        self.stop().await;
     }
+
+    /// Stops as if by a crash, but for the files, which are closed.
+    pub(crate) async fn stop(&self) {
+        if self.raft.shutdown().await.is_err() {
+            tracing::error!("raft panicked");
+        }
+        let watching = self.watching.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(watching) = watching {
+            watching.abort();
+        }
+        self.log.close().await;
+    }
+
+    pub(crate) fn raft(&self) -> &Raft<TypeConfig, Machine> {
+        &self.raft
+    }
+
+    pub(crate) fn me(&self) -> Member {
+        self.me
+    }
+
+    pub(crate) fn channels(&self) -> &Channels {
+        &self.channels
+    }
+
+    pub(crate) fn view(&self) -> &View {
+        &self.view
+    }
+
+    pub(crate) async fn changing_members(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.changing_members.lock().await
+    }
+}
+
+/// An empty directory for a new replica, and its data key.
+fn prepare(options: &Options) -> Result<Key, OpenError> {
+    if key_file::stored_raft_id(&options.dir)?.is_some() {
+        return Err(OpenError::Exists(options.dir.clone()));
+    }
+    match fs::remove_dir_all(&options.dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+        _ => fs::DirBuilder::new().recursive(true).mode(0o700).create(&options.dir)?,
+    }
+    Ok(Key::random())
 }
 
 #[async_trait]
 impl ReplicatedStore for Consensus {
     async fn propose(&self, changes: Vec<Change>) -> Result<u64, ProposeError> {
-        unimplemented!("{changes:?}")
+        let request = RequestId(rand::random());
+        self.propose_entry(Entry { request, at: (self.clock)(), changes }).await
     }
 
     async fn linearize(&self) -> Result<(), ReadError> {
-        unimplemented!()
+        self.linearize_here().await
     }
 
     fn state(&self) -> Arc<State> {
-        unimplemented!()
+        self.view.state()
     }
 
     fn subscribe(&self) -> (Arc<State>, EventReceiver) {
-        unimplemented!()
+        self.view.subscribe()
     }
 }

@@ -39,7 +39,7 @@ pub enum MembershipError {
     #[error("raft: member cannot be removed, because removing it may result in loss of quorum")]
     WouldLoseQuorum,
     /// swarmkit's `ErrMemberUnknown`.
-    #[error("raft: unknown raft member")]
+    #[error("raft: member unknown")]
     UnknownMember,
     #[error("raft member {0} can't be reached at {1}")]
     Unreachable(u64, SocketAddr),

@@ -1,41 +1,174 @@
-//! The server side of the Raft RPC.
+//! The server side of the Raft RPC. Every call is for managers alone.
 
-use control_rpc::pb;
+use std::sync::Arc;
+
+use control_model::change::Entry;
+use control_model::spec::Role;
+use control_rpc::pb::{self, Empty, Payload};
+use control_rpc::{decode, encode, require_manager};
+use control_store::ReplicatedStore as _;
+use openraft::alias::SnapshotOf;
+use openraft::errors::Fatal;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tonic::metadata::MetadataValue;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::consensus::Consensus;
+use crate::error::MembershipError;
+use crate::limits::MAX_SNAPSHOT_BYTES;
+use crate::network::{SnapshotHead, To};
+use crate::types::{Member, TypeConfig};
+use crate::write::Attempt;
+
+/// Metadata of a refused [`pb::raft_server::Raft::join`]: the leader's address.
+pub(crate) const LEADER_ADDR: &str = "mesh-leader-addr";
+
+/// What a manager says that does not lead.
+pub(crate) const NOT_LEADER: &str = "this manager is not the leader";
+
 /// Serves other managers.
-pub struct RaftService {}
+pub(crate) struct RaftService {
+    consensus: Arc<Consensus>,
+}
+
+impl RaftService {
+    pub(crate) fn new(consensus: Arc<Consensus>) -> Self {
+        Self { consensus }
+    }
+
+    /// The message, if it is from a manager and for this Raft id.
+    fn receive<T: DeserializeOwned>(&self, request: Request<Payload>) -> Result<T, Status> {
+        require_manager(&request)?;
+        self.unwrap(&request.into_inner().body)
+    }
+
+    fn unwrap<T: DeserializeOwned>(&self, body: &[u8]) -> Result<T, Status> {
+        let To { to, message } = decode(body)?;
+        if to == self.consensus.raft_id() { Ok(message) } else { Err(Status::not_found("not this raft id")) }
+    }
+
+    async fn receive_image(&self, mut pieces: Streaming<Payload>, len: u64) -> Result<Vec<u8>, Status> {
+        let len = usize::try_from(len).ok().filter(|len| *len <= MAX_SNAPSHOT_BYTES);
+        let len = len.ok_or_else(|| Status::resource_exhausted("snapshot is too large"))?;
+        let mut image = Vec::new();
+        while let Some(piece) = pieces.message().await? {
+            if image.len() + piece.body.len() > len {
+                return Err(Status::invalid_argument("snapshot is longer than it says"));
+            }
+            image.extend_from_slice(&piece.body);
+        }
+        if image.len() < len { Err(Status::data_loss("snapshot is cut off")) } else { Ok(image) }
+    }
+}
+
+fn reply<T: Serialize, E: std::fmt::Display>(result: Result<T, E>) -> Result<Response<Payload>, Status> {
+    let value = result.map_err(|error| Status::unavailable(error.to_string()))?;
+    Ok(Response::new(Payload { body: encode(&value)? }))
+}
+
+impl From<MembershipError> for Status {
+    fn from(error: MembershipError) -> Self {
+        let text = error.to_string();
+        match error {
+            MembershipError::NotLeader(addr) => {
+                let mut status = Self::failed_precondition(text);
+                if let Some(addr) = addr.and_then(|addr| MetadataValue::try_from(addr.to_string()).ok()) {
+                    status.metadata_mut().insert(LEADER_ADDR, addr);
+                }
+                status
+            }
+            MembershipError::NoLeader(_) | MembershipError::NotManager => Self::unavailable(text),
+            MembershipError::UnknownMember => Self::not_found(text),
+            MembershipError::WouldLoseQuorum => Self::aborted(text),
+            MembershipError::Unreachable(..) => Self::invalid_argument(text),
+            MembershipError::Failed(_) => Self::internal(text),
+        }
+    }
+}
 
 #[tonic::async_trait]
 impl pb::raft_server::Raft for RaftService {
-    async fn append_entries(&self, _: Request<pb::Payload>) -> Result<Response<pb::Payload>, Status> {
-        unimplemented!()
+    async fn append_entries(&self, request: Request<Payload>) -> Result<Response<Payload>, Status> {
+        reply(self.consensus.raft().append_entries(self.receive(request)?).await)
     }
-    async fn vote(&self, _: Request<pb::Payload>) -> Result<Response<pb::Payload>, Status> {
-        unimplemented!()
+
+    async fn vote(&self, request: Request<Payload>) -> Result<Response<Payload>, Status> {
+        reply(self.consensus.raft().vote(self.receive(request)?).await)
     }
-    async fn pre_vote(&self, _: Request<pb::Payload>) -> Result<Response<pb::Payload>, Status> {
-        unimplemented!()
+
+    async fn pre_vote(&self, request: Request<Payload>) -> Result<Response<Payload>, Status> {
+        reply(self.consensus.raft().pre_vote(self.receive(request)?).await)
     }
+
     async fn install_snapshot(
         &self,
-        _: Request<Streaming<pb::Payload>>,
-    ) -> Result<Response<pb::Payload>, Status> {
-        unimplemented!()
+        request: Request<Streaming<Payload>>,
+    ) -> Result<Response<Payload>, Status> {
+        require_manager(&request)?;
+        let mut pieces = request.into_inner();
+        let head = pieces.message().await?.ok_or_else(|| Status::invalid_argument("empty snapshot"))?;
+        let SnapshotHead { vote, meta, image_len } = self.unwrap(&head.body)?;
+        let image = self.receive_image(pieces, image_len).await?;
+        let snapshot = SnapshotOf::<TypeConfig, _> { meta, snapshot: Arc::new(image) };
+        reply(self.consensus.raft().install_full_snapshot(vote, snapshot).await)
     }
-    async fn transfer_leader(&self, _: Request<pb::Payload>) -> Result<Response<pb::Payload>, Status> {
-        unimplemented!()
+
+    async fn transfer_leader(&self, request: Request<Payload>) -> Result<Response<Payload>, Status> {
+        let done: Result<_, Fatal<TypeConfig>> =
+            self.consensus.raft().handle_transfer_leader(self.receive(request)?).await;
+        reply(done)
     }
-    async fn propose(&self, _: Request<pb::Payload>) -> Result<Response<pb::Payload>, Status> {
-        unimplemented!()
+
+    async fn propose(&self, request: Request<Payload>) -> Result<Response<Payload>, Status> {
+        require_manager(&request)?;
+        let entry: Entry = decode(&request.into_inner().body)?;
+        match self.consensus.propose_here(Arc::new(entry)).await {
+            Attempt::Done(result) => Ok(Response::new(Payload { body: encode(&result)? })),
+            Attempt::NotLeader(_) => Err(Status::unavailable(NOT_LEADER)),
+            Attempt::TooLarge => Err(Status::resource_exhausted("the entry is too large")),
+            Attempt::Stopped => Err(Status::unavailable("this manager is stopping")),
+        }
     }
-    async fn read_index(&self, _: Request<pb::Empty>) -> Result<Response<pb::ReadIndexReply>, Status> {
-        unimplemented!()
+
+    async fn read_index(&self, request: Request<Empty>) -> Result<Response<pb::ReadIndexReply>, Status> {
+        require_manager(&request)?;
+        match self.consensus.read_index().await {
+            Ok(index) => Ok(Response::new(pb::ReadIndexReply { index })),
+            Err(_) => Err(Status::unavailable(NOT_LEADER)),
+        }
     }
-    async fn join(&self, _: Request<pb::RaftJoinRequest>) -> Result<Response<pb::RaftJoinReply>, Status> {
-        unimplemented!()
+
+    async fn join(
+        &self,
+        request: Request<pb::RaftJoinRequest>,
+    ) -> Result<Response<pb::RaftJoinReply>, Status> {
+        let peer = require_manager(&request)?;
+        let request = request.into_inner();
+        let member = Member {
+            node_id: peer.node_id,
+            addr: request.addr.parse().map_err(|_| Status::invalid_argument("malformed address"))?,
+        };
+        if request.node_id != peer.node_id.to_string() {
+            return Err(Status::permission_denied("a node may join itself alone"));
+        }
+        self.consensus.check_leader()?;
+        let state = self.consensus.state();
+        if state.nodes().get(&peer.node_id).is_none_or(|node| node.spec.role != Role::Manager) {
+            return Err(Status::permission_denied("this node is not wanted as a manager"));
+        }
+        self.consensus.add_voter(request.raft_id, member).await?;
+        let members = self.consensus.members().into_iter().map(|(raft_id, member)| pb::RaftMember {
+            raft_id,
+            addr: member.addr.to_string(),
+            node_id: member.node_id.to_string(),
+        });
+        Ok(Response::new(pb::RaftJoinReply { members: members.collect() }))
     }
-    async fn remove(&self, _: Request<pb::RaftRemoveRequest>) -> Result<Response<pb::Empty>, Status> {
-        unimplemented!()
+
+    async fn remove(&self, request: Request<pb::RaftRemoveRequest>) -> Result<Response<Empty>, Status> {
+        require_manager(&request)?;
+        self.consensus.remove_here(request.into_inner().raft_id).await?;
+        Ok(Response::new(Empty {}))
     }
 }

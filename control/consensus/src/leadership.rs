@@ -1,0 +1,75 @@
+//! Who leads, and since when its state is complete.
+
+use openraft::async_runtime::WatchReceiver as _;
+use openraft::{Raft, ReadPolicy, ServerState};
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
+
+use crate::limits::{LEADER_CHECK_INTERVAL, QUORUM_LOST_AFTER};
+use crate::machine::Machine;
+use crate::types::TypeConfig;
+
+/// Who leads.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Leadership {
+    /// Raft id of the leader, if this manager knows one.
+    pub leader: Option<u64>,
+    pub term: u64,
+    /// This manager leads, and its state holds every write that was ever acknowledged.
+    pub is_me: bool,
+}
+
+/// Tells `sender` of every change until Raft stops; then drops it.
+pub(crate) async fn watch(raft: Raft<TypeConfig, Machine>, sender: watch::Sender<Leadership>) {
+    let mut metrics = raft.metrics();
+    let mut quorum = Quorum::default();
+    loop {
+        let (running, state, leader, term) = {
+            let now = metrics.borrow_watched();
+            (now.running_state.is_ok(), now.state, now.current_leader, now.current_term)
+        };
+        if !running {
+            return;
+        }
+        let is_me = state == ServerState::Leader && quorum.answers(&raft, term).await;
+        // A leader that can't reach a quorum is none.
+        let leader = if state == ServerState::Leader && !is_me { None } else { leader };
+        let next = Leadership { leader, term, is_me };
+        sender.send_if_modified(|now| std::mem::replace(now, next) != next);
+        // A leader looks again after a while, others when something changes.
+        let changed = metrics.changed();
+        if state == ServerState::Leader {
+            if matches!(timeout(LEADER_CHECK_INTERVAL, changed).await, Ok(Err(_))) {
+                return;
+            }
+        } else if changed.await.is_err() {
+            return;
+        }
+    }
+}
+
+/// When a quorum last confirmed this leader.
+#[derive(Default)]
+struct Quorum {
+    term: u64,
+    confirmed: Option<Instant>,
+}
+
+impl Quorum {
+    /// Is this leader confirmed, now or a short while ago? The first time in a term it waits until all entries
+    /// of the terms before are applied.
+    async fn answers(&mut self, raft: &Raft<TypeConfig, Machine>, term: u64) -> bool {
+        if self.term != term {
+            *self = Self { term, confirmed: None };
+        }
+        let policy = if self.confirmed.is_none() { ReadPolicy::ReadIndex } else { ReadPolicy::LeaseRead };
+        let confirmed = timeout(LEADER_CHECK_INTERVAL, raft.ensure_linearizable(policy)).await;
+        if matches!(confirmed, Ok(Ok(_))) {
+            self.confirmed = Some(Instant::now());
+        }
+        if self.confirmed.is_some_and(|at| at.elapsed() > QUORUM_LOST_AFTER) {
+            self.confirmed = None;
+        }
+        self.confirmed.is_some()
+    }
+}

@@ -1,0 +1,232 @@
+//! Changes of the members, made by the leader, one at a time.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+
+use control_rpc::pb;
+use openraft::async_runtime::WatchReceiver as _;
+use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
+use openraft::{ChangeMembers, Instant as _};
+use tokio::time::{sleep, timeout};
+use tonic::Code;
+
+use crate::consensus::{Consensus, NO_LEADER};
+use crate::error::{JoinError, MembershipError};
+use crate::limits::{APPEND_TIMEOUT, MEMBERSHIP_TIMEOUT, REACHABLE_WITHIN, RETRY_PAUSE, TRANSFER_TIMEOUT};
+use crate::network::raft_client;
+use crate::service::LEADER_ADDR;
+use crate::types::{Member, TypeConfig};
+
+type WriteError = RaftError<TypeConfig, ClientWriteError<TypeConfig>>;
+
+impl Consensus {
+    /// The voters and learners as this manager knows them, by Raft id.
+    pub fn members(&self) -> BTreeMap<u64, Member> {
+        let metrics = self.raft().metrics();
+        let membership = metrics.borrow_watched().membership_config.clone();
+        membership.nodes().map(|(id, member)| (*id, *member)).collect()
+    }
+
+    /// The voters among [`Consensus::members`].
+    pub fn voters(&self) -> BTreeSet<u64> {
+        let metrics = self.raft().metrics();
+        let membership = metrics.borrow_watched().membership_config.clone();
+        membership.voter_ids().collect()
+    }
+
+    /// Asks the manager at `via` (or the leader that it names) to make this node a voter; returns when it is one.
+    /// Needs the node's object in the state, wanted as manager.
+    pub async fn join(&self, via: SocketAddr) -> Result<(), JoinError> {
+        timeout(MEMBERSHIP_TIMEOUT, self.ask_to_join(via))
+            .await
+            .map_err(|_| JoinError::NoLeader(NO_LEADER.to_owned()))??;
+        let me = self.raft_id();
+        self.raft()
+            .wait(Some(MEMBERSHIP_TIMEOUT))
+            .metrics(|metrics| metrics.membership_config.voter_ids().any(|id| id == me), "to be a voter")
+            .await
+            .map_err(|_| JoinError::NoLeader(NO_LEADER.to_owned()))?;
+        Ok(())
+    }
+
+    async fn ask_to_join(&self, via: SocketAddr) -> Result<(), JoinError> {
+        let Member { node_id, addr } = self.me();
+        let request = pb::RaftJoinRequest {
+            node_id: node_id.to_string(),
+            raft_id: self.raft_id(),
+            addr: addr.to_string(),
+        };
+        let mut target = via;
+        loop {
+            let status = match raft_client(self.channels(), target).join(request.clone()).await {
+                Ok(_) => return Ok(()),
+                Err(status) => status,
+            };
+            match status.code() {
+                Code::FailedPrecondition => target = named_leader(&status).unwrap_or(via),
+                Code::Unavailable | Code::Unknown | Code::DeadlineExceeded => target = via,
+                _ => return Err(JoinError::Refused(status.message().to_owned())),
+            }
+            tracing::debug!(%target, %status, "asking again to join");
+            sleep(RETRY_PAUSE).await;
+        }
+    }
+
+    /// On the leader: makes `member` a voter. Returns when it has all of the log.
+    /// Another Raft id of the same node leaves with it: its disk is gone.
+    pub async fn add_voter(&self, raft_id: u64, member: Member) -> Result<(), MembershipError> {
+        let _one_at_a_time = self.changing_members().await;
+        let members = self.members();
+        if members.get(&raft_id) == Some(&member) && self.voters().contains(&raft_id) {
+            return Ok(());
+        }
+        self.check_leader()?;
+        self.check_reachable(raft_id, member).await?;
+        let added = timeout(MEMBERSHIP_TIMEOUT, self.raft().add_learner(raft_id, member, true)).await;
+        if let Ok(added) = added {
+            added.map_err(|error| self.membership_error(error))?;
+        } else {
+            self.change(ChangeMembers::RemoveNodes([raft_id].into())).await?;
+            return Err(MembershipError::Unreachable(raft_id, member.addr));
+        }
+        let former =
+            |(id, other): (&u64, &Member)| (*id != raft_id && other.node_id == member.node_id).then_some(*id);
+        let former: BTreeSet<u64> = members.iter().filter_map(former).collect();
+        let mut voters = self.voters();
+        voters.insert(raft_id);
+        voters.retain(|id| !former.contains(id));
+        self.change(ChangeMembers::ReplaceAllVoters(voters)).await
+    }
+
+    /// On any manager: removes a voter, through the leader. Success if it is none. A leader hands over first.
+    pub async fn remove_voter(&self, raft_id: u64) -> Result<(), MembershipError> {
+        let removal = async {
+            loop {
+                let leader = match self.remove_here(raft_id).await {
+                    Err(MembershipError::NotLeader(leader)) => leader,
+                    done => return done,
+                };
+                if let Some(leader) = leader {
+                    let request = pb::RaftRemoveRequest { raft_id };
+                    match raft_client(self.channels(), leader).remove(request).await {
+                        Ok(_) => return Ok(()),
+                        Err(status) if status.code() == Code::Aborted => {
+                            return Err(MembershipError::WouldLoseQuorum);
+                        }
+                        Err(status) => tracing::debug!(%leader, %status, "asking again to remove a voter"),
+                    }
+                }
+                sleep(RETRY_PAUSE).await;
+            }
+        };
+        timeout(MEMBERSHIP_TIMEOUT, removal)
+            .await
+            .unwrap_or_else(|_| Err(MembershipError::NoLeader(NO_LEADER.to_owned())))
+    }
+
+    /// [`Consensus::remove_voter`], if this manager leads, and goes on leading.
+    pub(crate) async fn remove_here(&self, raft_id: u64) -> Result<(), MembershipError> {
+        let _one_at_a_time = self.changing_members().await;
+        self.check_leader()?;
+        if !self.members().contains_key(&raft_id) {
+            return Ok(());
+        }
+        let voters = self.voters();
+        if !voters.contains(&raft_id) {
+            return self.change(ChangeMembers::RemoveNodes([raft_id].into())).await;
+        }
+        self.check_quorum_without(raft_id, &voters)?;
+        if raft_id == self.raft_id() {
+            self.transfer_leadership().await?;
+            self.check_leader()?;
+            return Err(MembershipError::Failed("leadership was not handed over".to_owned()));
+        }
+        self.change(ChangeMembers::RemoveVoters([raft_id].into())).await
+    }
+
+    /// On the leader: hands leadership to the follower that is furthest. No-op on a follower, and without another.
+    pub async fn transfer_leadership(&self) -> Result<(), MembershipError> {
+        let me = self.raft_id();
+        let reachable = self.reachable();
+        let metrics = self.raft().metrics();
+        let replication = metrics.borrow_watched().replication.clone();
+        let Some(replication) = replication else { return Ok(()) };
+        let voters = self.voters();
+        let next = replication
+            .into_iter()
+            .filter(|(id, _)| *id != me && voters.contains(id) && reachable.contains(id))
+            .max_by_key(|(_, matching)| *matching);
+        let Some((next, _)) = next else { return Ok(()) };
+        let stopped = |_| MembershipError::NotManager;
+        self.raft().trigger().transfer_leader(next).await.map_err(stopped)?;
+        self.raft()
+            .wait(Some(TRANSFER_TIMEOUT))
+            .metrics(|metrics| metrics.current_leader.is_some_and(|leader| leader != me), "another leader")
+            .await
+            .map_err(|_| MembershipError::Failed(format!("raft member {next} did not take over")))?;
+        Ok(())
+    }
+
+    /// An error that names the leader, if this manager is not it.
+    pub(crate) fn check_leader(&self) -> Result<(), MembershipError> {
+        match self.raft().as_leader() {
+            Ok(_) => Ok(()),
+            Err(forward) => Err(MembershipError::NotLeader(self.other_leader(&forward))),
+        }
+    }
+
+    async fn change(&self, change: ChangeMembers<u64, Member>) -> Result<(), MembershipError> {
+        match timeout(MEMBERSHIP_TIMEOUT, self.raft().change_membership(change, false)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(self.membership_error(error)),
+            Err(_) => Err(MembershipError::NoLeader(NO_LEADER.to_owned())),
+        }
+    }
+
+    fn membership_error(&self, error: WriteError) -> MembershipError {
+        match error {
+            RaftError::Fatal(_) => MembershipError::NotManager,
+            RaftError::APIError(
+                ClientWriteError::ForwardToLeader(forward) | ClientWriteError::LogEntryDiscarded(forward),
+            ) => MembershipError::NotLeader(self.other_leader(&forward)),
+            RaftError::APIError(ClientWriteError::ChangeMembershipError(
+                ChangeMembershipError::EmptyMembership(_),
+            )) => MembershipError::WouldLoseQuorum,
+            RaftError::APIError(error) => MembershipError::Failed(error.to_string()),
+        }
+    }
+
+    /// A member that can't be called would only make the quorum larger.
+    async fn check_reachable(&self, raft_id: u64, member: Member) -> Result<(), MembershipError> {
+        let call = async { raft_client(self.channels(), member.addr).read_index(pb::Empty {}).await };
+        // It does not lead, and says so.
+        match timeout(APPEND_TIMEOUT, call).await {
+            Ok(Err(status)) if status.message() == crate::service::NOT_LEADER => Ok(()),
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(MembershipError::Unreachable(raft_id, member.addr)),
+        }
+    }
+
+    /// Do the reachable voters still make a majority when `raft_id` is gone?
+    fn check_quorum_without(&self, raft_id: u64, voters: &BTreeSet<u64>) -> Result<(), MembershipError> {
+        let left = voters.len() - 1;
+        let reachable = self.reachable();
+        let answering = voters.iter().filter(|id| **id != raft_id && reachable.contains(id)).count();
+        if left == 0 || answering <= left / 2 { Err(MembershipError::WouldLoseQuorum) } else { Ok(()) }
+    }
+
+    /// This leader, and the members that answered its heartbeats lately.
+    pub fn reachable(&self) -> BTreeSet<u64> {
+        let metrics = self.raft().metrics();
+        let heartbeats = metrics.borrow_watched().heartbeat.clone().unwrap_or_default();
+        let answered = heartbeats
+            .into_iter()
+            .filter(|(_, at)| at.is_some_and(|at| at.elapsed() < REACHABLE_WITHIN))
+            .map(|(id, _)| id);
+        answered.chain([self.raft_id()]).collect()
+    }
+}
+
+fn named_leader(status: &tonic::Status) -> Option<SocketAddr> {
+    status.metadata().get(LEADER_ADDR)?.to_str().ok()?.parse().ok()
+}

@@ -1,0 +1,64 @@
+//! Reads that see every acknowledged write.
+
+use std::net::SocketAddr;
+
+use control_rpc::pb::Empty;
+use control_store::ReadError;
+use openraft::ReadPolicy;
+use openraft::errors::{LinearizableReadError, RaftError};
+use tokio::time::{sleep, timeout};
+
+use crate::consensus::{Consensus, NO_LEADER};
+use crate::limits::{READ_TIMEOUT, RETRY_PAUSE};
+use crate::network::raft_client;
+
+/// Why this manager can't tell the read index.
+pub(crate) enum NoIndex {
+    /// Another one leads, if one is known.
+    NotLeader(Option<SocketAddr>),
+    Stopped,
+}
+
+impl Consensus {
+    /// Returns when the local state holds what was acknowledged before the call.
+    pub(crate) async fn linearize_here(&self) -> Result<(), ReadError> {
+        let read = timeout(READ_TIMEOUT, async {
+            let index = self.read_index_anywhere().await?;
+            self.wait_applied(index).await;
+            Ok(())
+        });
+        read.await.unwrap_or_else(|_| Err(ReadError::NoLeader(NO_LEADER.to_owned())))
+    }
+
+    async fn read_index_anywhere(&self) -> Result<u64, ReadError> {
+        loop {
+            match self.read_index().await {
+                Ok(index) => return Ok(index),
+                Err(NoIndex::Stopped) => return Err(ReadError::NotManager),
+                Err(NoIndex::NotLeader(Some(leader))) => {
+                    match raft_client(self.channels(), leader).read_index(Empty {}).await {
+                        Ok(reply) => return Ok(reply.into_inner().index),
+                        Err(status) => tracing::debug!(%leader, %status, "the leader gave no read index"),
+                    }
+                }
+                Err(NoIndex::NotLeader(None)) => {}
+            }
+            sleep(RETRY_PAUSE).await;
+        }
+    }
+
+    /// On the leader: the index that a replica must have applied. By lease: no round trip while heartbeats are
+    /// answered; clocks need only run at about the same speed for the length of a lease.
+    pub(crate) async fn read_index(&self) -> Result<u64, NoIndex> {
+        match self.raft().get_read_linearizer(ReadPolicy::LeaseRead).await {
+            Ok(linearizer) => Ok(linearizer.read_log_id().index()),
+            Err(RaftError::Fatal(_)) => Err(NoIndex::Stopped),
+            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
+                Err(NoIndex::NotLeader(self.other_leader(&forward)))
+            }
+            Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) => {
+                Err(NoIndex::NotLeader(None))
+            }
+        }
+    }
+}

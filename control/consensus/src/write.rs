@@ -1,0 +1,104 @@
+//! Writes: through the leader, whoever it is, once.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use control_model::change::Entry;
+use control_rpc::pb::Payload;
+use control_rpc::{decode, encode};
+use control_store::{ApplyError, ProposeError};
+use openraft::errors::{ClientWriteError, ForwardToLeader, RaftError};
+use tokio::time::{Instant, sleep, timeout_at};
+use tonic::Code;
+
+use crate::consensus::{Consensus, NO_LEADER};
+use crate::limits::{MAX_ENTRY_BYTES, PROPOSE_TIMEOUT, RETRY_PAUSE};
+use crate::network::raft_client;
+use crate::types::{Proposal, TypeConfig};
+
+/// What came of one try.
+pub(crate) enum Attempt {
+    /// Committed and applied by the leader, with this outcome.
+    Done(Result<u64, ApplyError>),
+    /// Perhaps not written: another manager leads, if one is known.
+    NotLeader(Option<SocketAddr>),
+    TooLarge,
+    Stopped,
+}
+
+impl Consensus {
+    /// Tries until the entry is applied here. The request id makes a repeated try harmless.
+    pub(crate) async fn propose_entry(&self, entry: Entry) -> Result<u64, ProposeError> {
+        let deadline = Instant::now() + PROPOSE_TIMEOUT;
+        let no_leader = |_| ProposeError::NoLeader(NO_LEADER.to_owned());
+        let entry = Arc::new(entry);
+        let index = timeout_at(deadline, self.propose_anywhere(entry)).await.map_err(no_leader)??;
+        timeout_at(deadline, self.wait_applied(index)).await.map_err(no_leader)?;
+        Ok(index)
+    }
+
+    async fn propose_anywhere(&self, entry: Arc<Entry>) -> Result<u64, ProposeError> {
+        loop {
+            let attempt = match self.propose_here(entry.clone()).await {
+                Attempt::NotLeader(Some(leader)) => self.propose_at(leader, &entry).await,
+                attempt => attempt,
+            };
+            match attempt {
+                Attempt::Done(result) => return Ok(result?),
+                Attempt::TooLarge => return Err(ProposeError::TooLarge),
+                Attempt::Stopped => return Err(ProposeError::NotManager),
+                Attempt::NotLeader(_) => sleep(RETRY_PAUSE).await,
+            }
+        }
+    }
+
+    /// One try, if this manager leads.
+    pub(crate) async fn propose_here(&self, entry: Arc<Entry>) -> Attempt {
+        if encode(&*entry).map_or(usize::MAX, |body| body.len()) > MAX_ENTRY_BYTES {
+            return Attempt::TooLarge;
+        }
+        // A leader that lost its quorum would wait for ever.
+        let write = self.raft().client_write(Proposal(entry));
+        match tokio::time::timeout(PROPOSE_TIMEOUT, write).await {
+            Err(_) => Attempt::NotLeader(None),
+            Ok(Ok(written)) => Attempt::Done(written.data.0),
+            Ok(Err(RaftError::Fatal(_))) => Attempt::Stopped,
+            Ok(Err(RaftError::APIError(
+                ClientWriteError::ForwardToLeader(forward) | ClientWriteError::LogEntryDiscarded(forward),
+            ))) => Attempt::NotLeader(self.other_leader(&forward)),
+            Ok(Err(RaftError::APIError(_))) => Attempt::NotLeader(None),
+        }
+    }
+
+    async fn propose_at(&self, leader: SocketAddr, entry: &Entry) -> Attempt {
+        let Ok(body) = encode(entry) else { return Attempt::TooLarge };
+        match raft_client(self.channels(), leader).propose(Payload { body }).await {
+            Ok(reply) => match decode(&reply.into_inner().body) {
+                Ok(result) => Attempt::Done(result),
+                Err(_) => Attempt::NotLeader(None),
+            },
+            Err(status) if status.code() == Code::ResourceExhausted => Attempt::TooLarge,
+            Err(status) if matches!(status.code(), Code::PermissionDenied | Code::Unauthenticated) => {
+                Attempt::Stopped
+            }
+            Err(status) => {
+                tracing::debug!(%leader, %status, "the leader did not take a write");
+                Attempt::NotLeader(None)
+            }
+        }
+    }
+
+    /// The leader that openraft names, if it is not this manager.
+    pub(crate) fn other_leader(&self, forward: &ForwardToLeader<TypeConfig>) -> Option<SocketAddr> {
+        let leader = forward.leader_id.filter(|leader| *leader != self.raft_id())?;
+        forward.leader_node.map(|member| member.addr).or_else(|| Some(self.members().get(&leader)?.addr))
+    }
+
+    /// Returns when the local state includes `index`.
+    pub(crate) async fn wait_applied(&self, index: u64) {
+        let mut applied = self.view().applied();
+        // The sender lives in the view that `self` holds.
+        drop(applied.wait_for(|applied| *applied >= index).await);
+        debug_assert!(*applied.borrow() >= index, "the view outlives the wait");
+    }
+}
