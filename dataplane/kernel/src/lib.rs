@@ -1,3 +1,10 @@
 //! The only crate that touches the kernel's network: netlink, nftables, BPF programs and maps.
 
+pub mod bpf;
+pub mod fake;
 pub mod net;
+pub mod seam;
+
+pub use fake::FakeKernel;
+pub use net::Machine;
+pub use seam::{Kernel, KernelError};

@@ -1,0 +1,45 @@
+//! [`Kernel`]: the seam between deciding and doing. Linux is one kernel, [`crate::fake::FakeKernel`] the other.
+
+use std::future::Future;
+use std::net::Ipv4Addr;
+
+use dataplane_model::{KernelState, Op};
+
+use crate::net::Machine;
+
+/// A node's kernel, as far as it is ours. Used from one thread.
+pub trait Kernel {
+    /// What planning must know of the machine. `vtep` chooses the uplink where none was named.
+    fn machine(&mut self, vtep: Ipv4Addr) -> impl Future<Output = Result<Machine, KernelError>>;
+
+    /// All that is ours. Changes nothing.
+    fn observe(&mut self) -> impl Future<Output = Result<KernelState, KernelError>>;
+
+    /// One step. Doing a step that is done is success.
+    fn apply(&mut self, op: &Op) -> impl Future<Output = Result<(), KernelError>>;
+
+    /// Called about once a second: moves the programs' clock on and removes flows that have ended.
+    fn tick(&mut self) -> Result<(), KernelError>;
+
+    /// Lets go of what no row stands for (pinned maps with their flows). For a node that leaves.
+    fn release(&mut self) -> Result<(), KernelError>;
+}
+
+/// Why the kernel refused, as a sentence with all its causes.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct KernelError(pub String);
+
+impl KernelError {
+    /// Joins an error and its causes.
+    pub fn of(error: &dyn std::error::Error) -> Self {
+        let mut text = error.to_string();
+        let mut cause = error.source();
+        while let Some(error) = cause {
+            text.push_str(": ");
+            text.push_str(&error.to_string());
+            cause = error.source();
+        }
+        Self(text)
+    }
+}
