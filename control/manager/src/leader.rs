@@ -3,12 +3,11 @@
 //! The loops are pure machines; this is all of their outside world. A refused proposal means that a loop's picture is
 //! old: it is made anew of the current state. Losing leadership drops every loop where it stands.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use control_consensus::Leadership;
-use control_model::{Change, Generation, NodeId, Timestamp};
+use control_model::{Change, Timestamp};
 use control_store::{Event, EventReceiver, ProposeError, ReplicatedStore, State};
 use futures::StreamExt;
 use tokio::sync::watch;
@@ -32,13 +31,8 @@ pub trait LeaderLoop: Send {
     fn next_deadline(&self) -> Option<Timestamp>;
     /// Does what is due by `now`.
     fn tick(&mut self, state: &State, now: Timestamp) -> Vec<Change>;
-    /// Takes what the nodes' data planes have applied.
-    fn acknowledged(
-        &mut self,
-        _state: &State,
-        _acks: &BTreeMap<NodeId, Generation>,
-        _now: Timestamp,
-    ) -> Vec<Change> {
+    /// The nodes' data planes have applied something newer.
+    fn acknowledged(&mut self, _state: &State, _now: Timestamp) -> Vec<Change> {
         Vec::new()
     }
 }
@@ -115,9 +109,8 @@ impl Leader {
                 }
             }
             _ = acks.changed() => {
-                let applied = self.table.snapshot().into_iter().map(|(id, heard)| (id, heard.applied)).collect();
                 for running in loops {
-                    running.step(&*self.store, |m, state| m.acknowledged(state, &applied, clock::now())).await?;
+                    running.step(&*self.store, |m, state| m.acknowledged(state, clock::now())).await?;
                 }
             }
             () = sleep_until(deadline) => {

@@ -1,22 +1,36 @@
 //! The leader's loops, in the order in which they answer the same events: what one writes, the next may need.
 
+use std::sync::Arc;
+
 use control_allocator::Allocator;
 use control_model::{Change, Timestamp};
+use control_orchestrator::{DrainLoop, Orchestrator};
 use control_scheduler::Scheduler;
 use control_store::{Event, State};
 
 use crate::leader::{Factory, LeaderLoop};
+use crate::liveness::table::LivenessTable;
 
-/// Makes each loop.
-pub fn all() -> Vec<Factory> {
+/// Makes each loop. The drain loop reads acknowledgements from `table`.
+pub fn all(table: Arc<LivenessTable>) -> Vec<Factory> {
     vec![
+        Factory {
+            name: "orchestrator",
+            make: Box::new(|state, now| Box::new(Orchestrator::new(state, now, Box::new(rand::random)))),
+        },
         Factory { name: "allocator", make: Box::new(|state, now| Box::new(Allocator::new(state, now))) },
         Factory { name: "scheduler", make: Box::new(|state, now| Box::new(Scheduler::new(state, now))) },
+        Factory {
+            name: "drain",
+            make: Box::new(move |state, now| {
+                Box::new(Drain { machine: DrainLoop::new(state, now), table: table.clone() })
+            }),
+        },
     ]
 }
 
 macro_rules! leader_loop {
-    ($machine:ty) => {
+    ($($machine:ty),*) => {$(
         impl LeaderLoop for $machine {
             fn handle(&mut self, state: &State, events: &[Event], now: Timestamp) -> Vec<Change> {
                 self.handle(state, events, now)
@@ -28,8 +42,31 @@ macro_rules! leader_loop {
                 self.tick(state, now)
             }
         }
-    };
+    )*};
 }
 
-leader_loop!(Allocator);
-leader_loop!(Scheduler);
+leader_loop!(Orchestrator, Allocator, Scheduler);
+
+/// The drain loop with what the nodes have acknowledged.
+struct Drain {
+    machine: DrainLoop,
+    table: Arc<LivenessTable>,
+}
+
+impl LeaderLoop for Drain {
+    fn handle(&mut self, state: &State, events: &[Event], now: Timestamp) -> Vec<Change> {
+        self.machine.handle(state, events, &self.table.applied(), now)
+    }
+
+    fn next_deadline(&self) -> Option<Timestamp> {
+        self.machine.next_deadline()
+    }
+
+    fn tick(&mut self, state: &State, now: Timestamp) -> Vec<Change> {
+        self.machine.tick(state, &self.table.applied(), now)
+    }
+
+    fn acknowledged(&mut self, state: &State, now: Timestamp) -> Vec<Change> {
+        self.tick(state, now)
+    }
+}

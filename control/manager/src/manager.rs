@@ -57,7 +57,7 @@ impl Manager {
             store: store.clone(),
             leadership: leadership.clone(),
             table: table.clone(),
-            loops: loops::all(),
+            loops: loops::all(table.clone()),
         };
         tasks.spawn(leader.run());
         tasks.spawn(roles::run(consensus.clone(), leadership.clone()));

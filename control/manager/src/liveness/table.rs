@@ -56,6 +56,11 @@ impl LivenessTable {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// What each node's data plane has applied.
+    pub fn applied(&self) -> BTreeMap<NodeId, Generation> {
+        self.snapshot().into_iter().map(|(id, heard)| (id, heard.applied)).collect()
+    }
+
     /// Forgets those for whom `keep` is false.
     pub fn retain(&self, keep: impl Fn(&NodeId) -> bool) {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner).retain(|id, _| keep(id));
