@@ -30,7 +30,8 @@ impl Tools {
         let rustc = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
         let sysroot = PathBuf::from(output(Command::new(&rustc).args(["--print", "sysroot"]))?);
         let version = output(Command::new(&rustc).arg("-vV"))?;
-        let host = version.lines().find_map(|line| line.strip_prefix("host: ")).context("rustc names no host")?;
+        let host =
+            version.lines().find_map(|line| line.strip_prefix("host: ")).context("rustc names no host")?;
         let tools = Self { sysroot, host: host.to_owned() };
         ensure!(
             tools.rust_src().join("library/core/Cargo.toml").exists(),
@@ -77,14 +78,20 @@ impl Tools {
     fn flags(&self, workspace: &Path, target_dir: &Path) -> Result<OsString> {
         let cargo_home = match env::var_os("CARGO_HOME") {
             Some(directory) => PathBuf::from(directory),
-            None => PathBuf::from(env::var_os("HOME").context("neither CARGO_HOME nor HOME is set")?).join(".cargo"),
+            None => PathBuf::from(env::var_os("HOME").context("neither CARGO_HOME nor HOME is set")?)
+                .join(".cargo"),
         };
         let mut flags = OsString::from(
-            ["--cfg=bpf_target_arch=\"x86_64\"", "-Cdebuginfo=2", "-Ctarget-cpu=v3", "-Clink-arg=--btf"].join(SEPARATOR),
+            ["--cfg=bpf_target_arch=\"x86_64\"", "-Cdebuginfo=2", "-Ctarget-cpu=v3", "-Clink-arg=--btf"]
+                .join(SEPARATOR),
         );
         // The last that matches counts: the most special come last.
-        let remapped =
-            [(workspace, "/meshd"), (target_dir, "/target"), (&cargo_home, "/cargo"), (&self.rust_src(), "/rust-src")];
+        let remapped = [
+            (workspace, "/meshd"),
+            (target_dir, "/target"),
+            (&cargo_home, "/cargo"),
+            (&self.rust_src(), "/rust-src"),
+        ];
         for (from, to) in remapped {
             flags.push(SEPARATOR);
             flags.push("--remap-path-prefix=");

@@ -1,0 +1,272 @@
+//! Programs in their hooks.
+//!
+//! TCX, XDP and cgroup hooks are links, pinned: they outlive this process, end with their pin, and get another program
+//! without a gap. Where TCX is missing or not wanted, filters of the clsact qdisc with our own priority and handle stand
+//! in; there the program is pinned as the mark that the filter is ours.
+
+use std::fs::File;
+use std::io;
+use std::mem;
+use std::os::fd::AsFd as _;
+use std::path::Path;
+
+use aya::programs::links::{FdLink, Link as _};
+use aya::programs::tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle};
+use aya::programs::{
+    CgroupAttachMode, LinkOrder, Program, ProgramError, SchedClassifier, TcAttachType, XdpMode,
+};
+use dataplane_model::kernel_state::HookMode;
+use ebpf_abi::ProgramId;
+
+use super::object::{LoadError, Programs};
+use super::pins::{HookPin, PinDir, PinError};
+use super::sys;
+
+/// Our place among the filters of a clsact qdisc.
+const FILTER_PRIORITY: u16 = 0x4d45;
+const FILTER_HANDLE: TcHandle = TcHandle::new(0, 1);
+
+/// Why a hook can't be changed.
+#[derive(Debug, thiserror::Error)]
+pub enum HookError {
+    #[error("{program} can't hang in a hook of the kind {mode:?}")]
+    Kind { program: &'static str, mode: HookMode },
+    #[error("no interface has the index {ifindex}")]
+    Interface { ifindex: u32, source: nix::Error },
+    #[error("{program} can't be attached by {mode:?}{hint}", hint = hint(*.mode))]
+    Attach { program: &'static str, mode: HookMode, source: Box<ProgramError> },
+    #[error("{program} can't be attached to the cgroup {path}")]
+    Cgroup { program: &'static str, path: String, source: io::Error },
+    #[error("the hook of {program} can't be pinned")]
+    Pin { program: &'static str, source: aya::pin::PinError },
+    #[error("the hook's pin")]
+    Pins(#[from] PinError),
+    #[error("the program")]
+    Load(#[from] LoadError),
+}
+
+const fn hint(mode: HookMode) -> &'static str {
+    match mode {
+        HookMode::Tcx => " (kernel 6.6 and newer; use clsact)",
+        HookMode::XdpNative => " (does the driver have XDP, and is no other XDP program attached?)",
+        _ => "",
+    }
+}
+
+/// Hooks of one node.
+pub struct Hooks {
+    pins: PinDir,
+    programs: Programs,
+}
+
+impl Hooks {
+    pub(super) fn new(pins: PinDir, programs: Programs) -> Self {
+        Self { pins, programs }
+    }
+
+    /// The hooks that hang now. Pins whose interface is gone are left out.
+    pub fn attached(&self) -> Result<Vec<HookPin>, HookError> {
+        let pins = self.pins.hooks()?;
+        Ok(pins.into_iter().filter(|pin| is_alive(&self.pins, pin)).collect())
+    }
+
+    /// Hangs a program on an interface, by the mode given and no other. What hangs there already gets this build's
+    /// program.
+    pub fn attach(&mut self, program: ProgramId, ifindex: u32, mode: HookMode) -> Result<(), HookError> {
+        let pin = HookPin { program, ifindex: Some(ifindex), mode };
+        if matches!(mode, HookMode::XdpNative | HookMode::XdpGeneric) {
+            // An interface has one XDP program; what it would take meanwhile goes to the tc program beneath.
+            self.detach_other_modes(&pin)?;
+        }
+        match mode {
+            HookMode::Tcx => self.attach_link(&pin, |programs| attach_tcx(programs, &pin, ifindex))?,
+            HookMode::XdpNative => self.attach_link(&pin, |programs| attach_xdp(programs, &pin, ifindex))?,
+            HookMode::XdpGeneric => self.attach_link(&pin, |programs| attach_xdp(programs, &pin, ifindex))?,
+            HookMode::Clsact => self.attach_filter(&pin, ifindex)?,
+            HookMode::Cgroup => return Err(kind_error(&pin)),
+        }
+        self.detach_other_modes(&pin)
+    }
+
+    /// Hangs a socket program on a cgroup of the v2 hierarchy.
+    pub fn attach_cgroup(&mut self, program: ProgramId, cgroup: &Path) -> Result<(), HookError> {
+        let pin = HookPin { program, ifindex: None, mode: HookMode::Cgroup };
+        self.attach_link(&pin, |programs| attach_to_cgroup(programs, &pin, cgroup))
+    }
+
+    /// Takes a program off; one that does not hang there is success.
+    pub fn detach(&mut self, pin: &HookPin) -> Result<(), HookError> {
+        if let (HookMode::Clsact, Some(ifindex)) = (pin.mode, pin.ifindex)
+            && let Ok(name) = interface_name(ifindex)
+        {
+            let filter =
+                filter_of(&name, pin.program).map_err(|source| self.attach_error(pin, source.into()))?;
+            // Absent is success; another failure shows when the interface is used next.
+            let _ = filter.detach();
+        }
+        Ok(self.pins.remove(pin)?)
+    }
+
+    /// Gives all hooks that are pinned this build's programs, and removes the pins of those that are gone.
+    pub(super) fn renew(&mut self) -> Result<(), HookError> {
+        for pin in self.pins.hooks()? {
+            let renewed = match (pin.mode, pin.ifindex) {
+                (HookMode::Clsact, Some(ifindex)) => self.replace_filter(&pin, ifindex)?,
+                _ => self.update_link(&pin)?,
+            };
+            if !renewed {
+                self.pins.remove(&pin)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn detach_other_modes(&mut self, kept: &HookPin) -> Result<(), HookError> {
+        for mode in [HookMode::Tcx, HookMode::Clsact, HookMode::XdpNative, HookMode::XdpGeneric] {
+            let other = HookPin { mode, ..*kept };
+            if mode != kept.mode && self.pins.hook(&other).exists() {
+                self.detach(&other)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Updates the pinned link, or makes one with `make` and pins it.
+    fn attach_link(
+        &mut self,
+        pin: &HookPin,
+        make: impl FnOnce(&mut Programs) -> Result<FdLink, HookError>,
+    ) -> Result<(), HookError> {
+        if self.update_link(pin)? {
+            return Ok(());
+        }
+        self.pins.remove(pin)?;
+        let link = make(&mut self.programs)?;
+        link.pin(self.pins.hook(pin))
+            .map(drop)
+            .map_err(|source| HookError::Pin { program: pin.program.label(), source })
+    }
+
+    /// False if no link is pinned, or what it hung on is gone.
+    fn update_link(&self, pin: &HookPin) -> Result<bool, HookError> {
+        let Ok(link) = sys::open_pin(&self.pins.hook(pin)) else { return Ok(false) };
+        Ok(sys::update_link(link.as_fd(), self.programs.fd(pin.program)?).is_ok())
+    }
+
+    fn attach_filter(&mut self, pin: &HookPin, ifindex: u32) -> Result<(), HookError> {
+        if self.replace_filter(pin, ifindex)? {
+            return Ok(());
+        }
+        let name = interface_name(ifindex)?;
+        // Fails if the qdisc is there already; if it fails otherwise, so does what follows.
+        let _ = tc::qdisc_add_clsact(&name);
+        let options = NlOptions { priority: FILTER_PRIORITY, handle: FILTER_HANDLE, classid: None };
+        let program = classifier(&mut self.programs, pin)?;
+        let attached = program
+            .attach_with_options(&name, direction(pin.program), TcAttachOptions::Netlink(options))
+            .and_then(|id| program.take_link(id));
+        // A filter's link detaches it when dropped; this one is to stay.
+        mem::forget(attached.map_err(|source| self.attach_error(pin, source))?);
+        self.pin_filter(pin)
+    }
+
+    /// False if our filter is not there.
+    fn replace_filter(&mut self, pin: &HookPin, ifindex: u32) -> Result<bool, HookError> {
+        let Ok(name) = interface_name(ifindex) else { return Ok(false) };
+        let Ok(filter) = filter_of(&name, pin.program) else { return Ok(false) };
+        let program = classifier(&mut self.programs, pin)?;
+        let Ok(id) = program.attach_to_link(filter) else { return Ok(false) };
+        mem::forget(program.take_link(id).map_err(|source| self.attach_error(pin, source))?);
+        self.pin_filter(pin)?;
+        Ok(true)
+    }
+
+    /// Marks a filter as ours by pinning its program.
+    fn pin_filter(&mut self, pin: &HookPin) -> Result<(), HookError> {
+        self.pins.remove(pin)?;
+        let path = self.pins.hook(pin);
+        let pinned = self.programs.get(pin.program)?.pin(path);
+        pinned.map_err(|source| HookError::Pin { program: pin.program.label(), source })
+    }
+
+    fn attach_error(&self, pin: &HookPin, source: ProgramError) -> HookError {
+        attach_error(pin, source)
+    }
+}
+
+/// The pinned hook still hangs: its link's interface is there. A filter's mark is believed while the interface exists.
+pub(crate) fn is_alive(pins: &PinDir, pin: &HookPin) -> bool {
+    match (pin.mode, pin.ifindex) {
+        (HookMode::Clsact, Some(ifindex)) => interface_name(ifindex).is_ok(),
+        (_, Some(ifindex)) => sys::open_pin(&pins.hook(pin))
+            .and_then(|link| sys::link_info(link.as_fd()))
+            .is_ok_and(|info| info.ifindex == ifindex),
+        (_, None) => true,
+    }
+}
+
+pub(crate) fn interface_name(ifindex: u32) -> Result<String, HookError> {
+    let name =
+        nix::net::if_::if_indextoname(ifindex).map_err(|source| HookError::Interface { ifindex, source })?;
+    Ok(name.to_string_lossy().into_owned())
+}
+
+fn direction(program: ProgramId) -> TcAttachType {
+    if program == ProgramId::MeshVxlanOut { TcAttachType::Egress } else { TcAttachType::Ingress }
+}
+
+fn filter_of(interface: &str, program: ProgramId) -> Result<SchedClassifierLink, tc::TcError> {
+    SchedClassifierLink::attached(interface, direction(program), FILTER_PRIORITY, FILTER_HANDLE, None)
+        .map_err(tc::TcError::IoError)
+}
+
+fn classifier<'a>(programs: &'a mut Programs, pin: &HookPin) -> Result<&'a mut SchedClassifier, HookError> {
+    match programs.get(pin.program)? {
+        Program::SchedClassifier(program) => Ok(program),
+        _ => Err(kind_error(pin)),
+    }
+}
+
+fn attach_tcx(programs: &mut Programs, pin: &HookPin, ifindex: u32) -> Result<FdLink, HookError> {
+    let name = interface_name(ifindex)?;
+    let program = classifier(programs, pin)?;
+    let link = program
+        .attach_with_options(&name, direction(pin.program), TcAttachOptions::TcxOrder(LinkOrder::default()))
+        .and_then(|id| program.take_link(id))
+        .map_err(|source| attach_error(pin, source))?;
+    link.try_into().map_err(|_| kind_error(pin))
+}
+
+fn attach_xdp(programs: &mut Programs, pin: &HookPin, ifindex: u32) -> Result<FdLink, HookError> {
+    let mode = if pin.mode == HookMode::XdpNative { XdpMode::Driver } else { XdpMode::Skb };
+    let Program::Xdp(program) = programs.get(pin.program)? else { return Err(kind_error(pin)) };
+    let link = program
+        .attach_to_if_index(ifindex, mode)
+        .and_then(|id| program.take_link(id))
+        .map_err(|source| attach_error(pin, source))?;
+    link.try_into().map_err(|_| kind_error(pin))
+}
+
+fn attach_to_cgroup(programs: &mut Programs, pin: &HookPin, cgroup: &Path) -> Result<FdLink, HookError> {
+    let name = pin.program.label();
+    let file = File::open(cgroup).map_err(|source| HookError::Cgroup {
+        program: name,
+        path: cgroup.display().to_string(),
+        source,
+    })?;
+    let Program::CgroupSockAddr(program) = programs.get(pin.program)? else { return Err(kind_error(pin)) };
+    // Links share a cgroup without asking for it.
+    let link = program
+        .attach(file, CgroupAttachMode::Single)
+        .and_then(|id| program.take_link(id))
+        .map_err(|source| attach_error(pin, source))?;
+    link.try_into().map_err(|_| kind_error(pin))
+}
+
+fn attach_error(pin: &HookPin, source: ProgramError) -> HookError {
+    HookError::Attach { program: pin.program.label(), mode: pin.mode, source: Box::new(source) }
+}
+
+fn kind_error(pin: &HookPin) -> HookError {
+    HookError::Kind { program: pin.program.label(), mode: pin.mode }
+}

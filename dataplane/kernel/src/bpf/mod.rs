@@ -1,0 +1,66 @@
+//! BPF programs and maps: loading, attaching, and the maps as typed tables.
+//!
+//! Everything is pinned: maps, and the links that hold programs in their hooks. Dropping [`Bpf`] changes nothing in the
+//! kernel; opening it again finds the tables as they were and swaps each program for this build's without a gap.
+//!
+//! Which rows the tables should have is not decided here.
+
+mod batch;
+mod counters;
+mod flows;
+mod hooks;
+mod object;
+mod pins;
+mod preflight;
+mod rings;
+mod sys;
+mod table;
+mod tables;
+
+use std::path::Path;
+
+pub use counters::read_drops;
+pub use flows::{FlowSweep, SweepError};
+pub use hooks::{HookError, Hooks};
+pub use object::{LoadError, Programs};
+pub use pins::{HookPin, PinDir, PinError};
+pub use preflight::{Missing, cgroup2_root, check, has_tcx};
+pub use rings::Rings;
+pub use table::{Single, Table, TableError};
+pub use tables::Tables;
+
+/// The node's programs and maps.
+pub struct Bpf {
+    pub tables: Tables,
+    pub hooks: Hooks,
+}
+
+/// Why the programs and maps can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("this machine can't run the data plane")]
+    Missing(#[from] Missing),
+    #[error("can't prepare the pins")]
+    Pins(#[from] PinError),
+    #[error("can't load the BPF programs")]
+    Load(#[from] LoadError),
+    #[error("can't open the pinned maps")]
+    Table(#[from] TableError),
+    #[error("can't renew the pinned hooks")]
+    Hooks(#[from] HookError),
+}
+
+impl Bpf {
+    /// Loads the programs, and opens the maps under `pin_dir` or makes them there. `pin_dir` must lie in a BPF file
+    /// system, or where one can be mounted (`/sys/fs/bpf`). Hooks that are pinned there run this build's programs when
+    /// this returns. The network namespace of the calling thread is the one whose interfaces are meant, here and later.
+    pub fn open(pin_dir: &Path) -> Result<Self, OpenError> {
+        check()?;
+        let pins = PinDir::create(pin_dir)?;
+        let programs = Programs::load(&pins)?;
+        let tables = Tables::open(&pins)?;
+        let mut hooks = Hooks::new(pins, programs);
+        hooks.renew()?;
+        Ok(Self { tables, hooks })
+    }
+}

@@ -1,0 +1,57 @@
+//! All maps of one node, by what they hold. See [`ebpf_abi::names::map`].
+
+use ebpf_abi::names::map;
+use ebpf_abi::{
+    Attachment, Endpoint, EndpointKey, FlowTuple, ForwardFlow, ForwardKey, Frontend, FrontendKey, Ip4,
+    NodeConfig, Peer, ReplyFlow, ReplyKey, RingKey, SandboxNetworks, TargetPort, TargetPortKey, VipKey,
+};
+
+use super::counters::Counters;
+use super::pins::PinDir;
+use super::rings::Rings;
+use super::table::{Single, Table, TableError};
+
+/// The pinned maps.
+pub struct Tables {
+    pub config: Single<NodeConfig>,
+    /// Seconds; to be counted up once a second.
+    pub tick: Single<u32>,
+    pub frontends: Table<FrontendKey, Frontend>,
+    pub rings: Rings,
+    pub endpoints: Table<EndpointKey, Endpoint>,
+    pub target_ports: Table<TargetPortKey, TargetPort>,
+    pub peers: Table<Ip4, Peer>,
+    pub address_owners: Table<Ip4, Ip4>,
+    /// By interface index.
+    pub attachments: Table<u32, Attachment>,
+    pub vips: Table<VipKey, RingKey>,
+    /// By netns cookie.
+    pub sandboxes: Table<u64, SandboxNetworks>,
+    pub flow_cache: Table<FlowTuple, Ip4>,
+    pub flows: Table<ForwardKey, ForwardFlow>,
+    pub replies: Table<ReplyKey, ReplyFlow>,
+    pub counters: Counters,
+}
+
+impl Tables {
+    /// Opens what [`Bpf::open`](super::Bpf::open) has pinned. Enough to read a data plane whose daemon is gone.
+    pub fn open(pins: &PinDir) -> Result<Self, TableError> {
+        Ok(Self {
+            config: Single::open(pins, map::CONFIG)?,
+            tick: Single::open(pins, map::TICK)?,
+            frontends: Table::open(pins, map::FRONTENDS)?,
+            rings: Rings::open(pins)?,
+            endpoints: Table::open(pins, map::ENDPOINTS)?,
+            target_ports: Table::open(pins, map::TARGET_PORTS)?,
+            peers: Table::open(pins, map::PEERS)?,
+            address_owners: Table::open(pins, map::ADDRESS_OWNERS)?,
+            attachments: Table::open(pins, map::ATTACHMENTS)?,
+            vips: Table::open(pins, map::VIPS)?,
+            sandboxes: Table::open(pins, map::SANDBOXES)?,
+            flow_cache: Table::open(pins, map::FLOW_CACHE)?,
+            flows: Table::open(pins, map::FLOWS)?,
+            replies: Table::open(pins, map::REPLIES)?,
+            counters: Counters::open(pins)?,
+        })
+    }
+}
