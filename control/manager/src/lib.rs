@@ -13,5 +13,7 @@ pub mod liveness;
 mod loops;
 mod manager;
 pub mod roles;
+#[cfg(test)]
+mod testing;
 
 pub use manager::{Manager, Options};

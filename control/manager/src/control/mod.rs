@@ -53,6 +53,11 @@ impl Control {
         Ok(self.store.state())
     }
 
+    /// The state of this replica as it is, without asking for the newest.
+    pub fn state(&self) -> Arc<State> {
+        self.store.state()
+    }
+
     /// Reads, lets `edit` make changes of what it sees, and writes them; from the start again when overtaken.
     async fn write<T>(
         &self,

@@ -84,6 +84,24 @@ impl Dispatcher {
         Ok(Box::pin(stream::assignment_messages(self.store.clone(), self.sessions.clone(), session)))
     }
 
+    /// `node` is alive, and its data plane has applied `applied`.
+    pub fn heartbeat(&self, node: NodeId, session_id: &str, applied: Generation) -> Result<(), Status> {
+        let session = self.session(node, session_id)?;
+        self.sessions.heartbeat(&session, applied, clock::monotonic());
+        Ok(())
+    }
+
+    /// Writes what `node` says of its tasks; returns when it is applied.
+    pub async fn report(
+        &self,
+        node: NodeId,
+        session_id: &str,
+        statuses: Vec<(TaskId, TaskStatus)>,
+    ) -> Result<(), Status> {
+        self.session(node, session_id)?;
+        self.statuses.report(node, statuses).await
+    }
+
     /// Writes the description if it says something new. A node that was removed is refused.
     async fn register(&self, node: NodeId, description: NodeDescription) -> Result<(), Status> {
         if self.store.state().nodes().get(&node).is_none() {
@@ -126,10 +144,9 @@ impl Service for Dispatcher {
     async fn heartbeat(&self, request: Request<pb::HeartbeatRequest>) -> Reply<pb::HeartbeatReply> {
         let node = require_node(&request)?.node_id;
         let request = request.into_inner();
-        let session = self.session(node, &request.session_id)?;
         let applied = request.applied.unwrap_or_default();
         let applied = Generation { epoch: applied.epoch, index: applied.index };
-        self.sessions.heartbeat(&session, applied, clock::monotonic());
+        Dispatcher::heartbeat(self, node, &request.session_id, applied)?;
         Ok(Response::new(pb::HeartbeatReply { period_ms: HEARTBEAT_PERIOD_MS }))
     }
 
@@ -140,9 +157,8 @@ impl Service for Dispatcher {
 
     async fn update_task_status(&self, request: Request<pb::TaskStatusRequest>) -> Reply<pb::Empty> {
         let node = require_node(&request)?.node_id;
-        self.session(node, &request.get_ref().session_id)?;
         let statuses: Vec<(TaskId, TaskStatus)> = decode(&request.get_ref().body)?;
-        self.statuses.report(node, statuses).await?;
+        self.report(node, &request.get_ref().session_id, statuses).await?;
         Ok(Response::new(pb::Empty {}))
     }
 
@@ -152,3 +168,6 @@ impl Service for Dispatcher {
         Ok(Response::new(pb::Empty {}))
     }
 }
+
+#[cfg(test)]
+mod tests;

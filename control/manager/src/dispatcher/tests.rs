@@ -1,0 +1,205 @@
+use std::collections::BTreeMap;
+
+use control_model::object::ManagerStatus;
+use control_model::{Assignment, AssignmentKey, AssignmentUpdate, ObjectRef, TaskState};
+use control_store::LocalStore;
+use futures::StreamExt;
+use tonic::Code;
+
+use super::*;
+use crate::leader::Leader;
+use crate::loops;
+use crate::testing::{LIMIT, description, leading, node_id, service, store, wait_for};
+
+fn dispatcher(store: &Arc<LocalStore>, table: &Arc<LivenessTable>) -> Arc<Dispatcher> {
+    Arc::new(Dispatcher::new(store.clone(), table.clone(), leading()))
+}
+
+async fn next<T>(stream: &mut BoxStream<T>) -> Option<Result<T, Status>> {
+    tokio::time::timeout(LIMIT, stream.next()).await.expect("a message in time")
+}
+
+/// An agent that does what it is told: every task runs until it is drained, and then is stopped.
+async fn obedient_agent(dispatcher: Arc<Dispatcher>, n: u8) {
+    let me = node_id(n);
+    let mut session = dispatcher.open_session(me, None, description(n)).await.expect("a session");
+    let id = next(&mut session).await.expect("open").expect("a first message").session_id;
+    let mut stream = dispatcher.open_assignments(me, &id).await.expect("assignments");
+    let mut set = BTreeMap::new();
+    while let Some(payload) = stream.next().await {
+        let update = decode(&payload.expect("no error").body).expect("an update");
+        let generation = take(&mut set, update);
+        dispatcher.heartbeat(me, &id, generation).expect("a valid session");
+        let statuses = set.values().filter_map(|row| match row {
+            Assignment::Task(task) => Some((task.id, obey(task))),
+            _ => None,
+        });
+        dispatcher.report(me, &id, statuses.collect()).await.expect("own tasks");
+    }
+}
+
+fn obey(task: &control_model::Task) -> TaskStatus {
+    let stop = task.desired_state >= TaskState::Shutdown && task.drained;
+    let state = if stop { TaskState::Shutdown } else { TaskState::Running };
+    TaskStatus { state, at: clock::now(), ..TaskStatus::default() }
+}
+
+fn take(set: &mut BTreeMap<AssignmentKey, Assignment>, update: AssignmentUpdate) -> Generation {
+    let (generation, upserts, removals) = match update {
+        AssignmentUpdate::Complete { generation, set: rows } => {
+            set.clear();
+            (generation, rows, Vec::new())
+        }
+        AssignmentUpdate::Incremental { generation, upserts, removals, .. } => {
+            (generation, upserts, removals)
+        }
+    };
+    set.extend(upserts.into_iter().map(|row| (row.key(), row)));
+    set.retain(|key, _| !removals.contains(key));
+    generation
+}
+
+#[tokio::test]
+async fn tasks_run_on_obedient_agents_and_leave_drained() {
+    let store = store(2);
+    let table = Arc::<LivenessTable>::default();
+    let dispatcher = dispatcher(&store, &table);
+    let leader = Leader {
+        store: store.clone(),
+        leadership: leading(),
+        table: table.clone(),
+        loops: loops::all(table.clone()),
+    };
+    let leader = tokio::spawn(leader.run());
+    let agents: Vec<_> = (1..=2).map(|n| tokio::spawn(obedient_agent(dispatcher.clone(), n))).collect();
+
+    let created = Change::Create(control_model::Object::Service(Box::new(service(4))));
+    store.commit(vec![created]).expect("a new service");
+    let state = wait_for(&store, "four tasks run", |state| running(state) == 4).await;
+    for n in 1..=2 {
+        assert_eq!(state.tasks_of_node(node_id(n)).count(), 2, "spread evenly");
+    }
+
+    let service = state.service_by_name("web").expect("created");
+    let smaller = control_model::Service { spec: service_spec(1), ..(**service).clone() };
+    let object = control_model::Object::Service(Box::new(smaller));
+    store.commit(vec![Change::Update { object, expected: service.meta.version }]).expect("current version");
+    let state = wait_for(&store, "three tasks are stopped", |state| running(state) == 1).await;
+    let mut stopped = state.tasks().iter().filter(|t| t.status.state == TaskState::Shutdown);
+    assert!(stopped.all(|t| t.drained), "none was stopped before it was drained");
+
+    leader.abort();
+    agents.into_iter().for_each(|agent| agent.abort());
+}
+
+fn service_spec(replicas: u64) -> control_model::spec::ServiceSpec {
+    service(replicas).spec
+}
+
+fn running(state: &control_store::State) -> usize {
+    state.tasks().iter().filter(|t| t.status.state == TaskState::Running).count()
+}
+
+#[tokio::test]
+async fn the_newest_session_of_a_node_is_the_valid_one() {
+    let (store, table) = (store(1), Arc::default());
+    let dispatcher = dispatcher(&store, &table);
+    let me = node_id(1);
+    let mut first = dispatcher.open_session(me, None, description(1)).await.expect("a session");
+    let first_id = next(&mut first).await.expect("open").expect("a message").session_id;
+    let mut second = dispatcher.open_session(me, None, description(1)).await.expect("a session");
+    let second_id = next(&mut second).await.expect("open").expect("a message").session_id;
+
+    assert!(next(&mut first).await.is_none(), "the first one has ended");
+    let stale = dispatcher.heartbeat(me, &first_id, Generation::default()).expect_err("not valid any more");
+    assert_eq!(stale.code(), Code::FailedPrecondition);
+    dispatcher.heartbeat(me, &second_id, Generation::default()).expect("valid");
+    let foreign = dispatcher.heartbeat(node_id(2), &second_id, Generation::default());
+    assert!(foreign.is_err(), "a session belongs to its node");
+}
+
+#[tokio::test]
+async fn a_session_says_managers_and_the_wanted_role_and_ends_with_its_node() {
+    let (store, table) = (store(2), Arc::default());
+    let dispatcher = dispatcher(&store, &table);
+    let mut session = dispatcher.open_session(node_id(1), None, description(1)).await.expect("a session");
+    let message = next(&mut session).await.expect("open").expect("a message");
+    assert_eq!((message.desired_role.as_str(), message.managers.len()), ("worker", 0));
+
+    let addr = "198.18.0.1:2377".parse().expect("an address");
+    let manager = Some(ManagerStatus { raft_id: 1, addr });
+    store.commit(vec![Change::NodeManager { id: node_id(1), manager }]).expect("written");
+    let message = next(&mut session).await.expect("open").expect("a message");
+    assert_eq!((message.desired_role.as_str(), message.managers.len()), ("manager", 1));
+
+    store.commit(vec![Change::Delete(ObjectRef::Node(node_id(1)))]).expect("deleted");
+    let removed = next(&mut session).await.expect("a last word").expect_err("the node is gone");
+    assert_eq!(removed.code(), Code::NotFound);
+    let refused = dispatcher.open_session(node_id(1), None, description(1)).await.err().expect("refused");
+    assert_eq!(refused.code(), Code::NotFound);
+}
+
+#[tokio::test]
+async fn an_agent_reports_its_own_tasks_and_its_own_states_alone() {
+    let (store, table) = (store(2), Arc::default());
+    let dispatcher = dispatcher(&store, &table);
+    let created = Change::Create(control_model::Object::Service(Box::new(service(1))));
+    store.commit(vec![created]).expect("a new service");
+    let leader = Leader {
+        store: store.clone(),
+        leadership: leading(),
+        table: table.clone(),
+        loops: loops::all(table.clone()),
+    };
+    let leader = tokio::spawn(leader.run());
+    let assigned = |state: &control_store::State| state.tasks().iter().any(|t| t.node.is_some());
+    let state = wait_for(&store, "a task is assigned", assigned).await;
+    leader.abort();
+    let task = state.tasks().iter().next().expect("a task").clone();
+    let owner = task.node.expect("assigned");
+    let other = if owner == node_id(1) { 2 } else { 1 };
+
+    let mut session =
+        dispatcher.open_session(node_id(other), None, description(other)).await.expect("a session");
+    let id = next(&mut session).await.expect("open").expect("a message").session_id;
+    let status = |state| vec![(task.id, TaskStatus { state, ..TaskStatus::default() })];
+    let error =
+        dispatcher.report(node_id(other), &id, status(TaskState::Running)).await.expect_err("not its task");
+    assert_eq!(error.code(), Code::PermissionDenied);
+    let error =
+        dispatcher.report(node_id(other), &id, status(TaskState::Orphaned)).await.expect_err("not its state");
+    assert_eq!(error.code(), Code::InvalidArgument);
+    let gone =
+        vec![(TaskId::from_bits(99), TaskStatus { state: TaskState::Failed, ..TaskStatus::default() })];
+    dispatcher.report(node_id(other), &id, gone).await.expect("a task that is gone needs no status");
+    assert_eq!(store.state().tasks().get(&task.id).map(|t| t.status.state), Some(task.status.state));
+}
+
+#[tokio::test]
+async fn a_node_without_news_counts_as_having_applied_what_was_looked_through() {
+    let (store, table) = (store(2), Arc::<LivenessTable>::default());
+    let dispatcher = dispatcher(&store, &table);
+    let me = node_id(1);
+    let mut session = dispatcher.open_session(me, None, description(1)).await.expect("a session");
+    let id = next(&mut session).await.expect("open").expect("a message").session_id;
+    let mut stream = dispatcher.open_assignments(me, &id).await.expect("assignments");
+    let payload = next(&mut stream).await.expect("open").expect("a complete set");
+    let generation = take(&mut BTreeMap::new(), decode(&payload.body).expect("an update"));
+    let mut acks = table.watch_acks();
+    dispatcher.heartbeat(me, &id, generation).expect("valid");
+    acks.changed().await.expect("the table lives");
+    assert_eq!(table.applied()[&me], generation);
+
+    // A write that does not concern this node.
+    let cluster = store.state().cluster().expect("made").clone();
+    let mut changed = (*cluster).clone();
+    changed.spec.task_history_limit = 1;
+    let object = control_model::Object::Cluster(Box::new(changed));
+    let index =
+        store.commit(vec![Change::Update { object, expected: cluster.meta.version }]).expect("current");
+    // The stream looks at it only while it is polled, as it is by the connection.
+    let looking = tokio::spawn(async move { stream.next().await });
+    tokio::time::timeout(LIMIT, acks.changed()).await.expect("in time").expect("the table lives");
+    assert_eq!(table.applied()[&me], Generation { index, ..generation });
+    looking.abort();
+}
