@@ -60,6 +60,15 @@ macro_rules! tables {
             }
         }
 
+        impl Op {
+            /// Takes something away.
+            pub fn is_delete(&self) -> bool {
+                match self {
+                    $( Self::$op(change) => matches!(change, Change::Delete(_)), )*
+                }
+            }
+        }
+
         impl fmt::Display for KernelState {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 $( write_table(f, stringify!($field), &self.$field)?; )*
@@ -110,6 +119,32 @@ tables! {
     attachments: Attachment(LinkName => AttachmentRow),
     /// Programs and where they hang.
     hooks: Hook(Hook => HookMode),
+}
+
+impl Op {
+    /// The sandbox, or the host end of a sandbox's link, that the step is about.
+    pub fn subject(&self) -> Option<Subject<'_>> {
+        match self {
+            Self::Sandbox(change) => Some(Subject::Sandbox(change.key())),
+            Self::Cookie(change) => Some(Subject::Sandbox(change.key())),
+            Self::Attachment(change) => Some(Subject::Link(change.key())),
+            Self::Endpoint(Change::Put(_, Endpoint { place: Place::Local(link), .. })) => {
+                Some(Subject::Link(link))
+            }
+            Self::Hook(change) => match &change.key().target {
+                HookTarget::Interface(link) => Some(Subject::Link(link)),
+                HookTarget::CgroupRoot => None,
+            },
+            _ => None,
+        }
+    }
+}
+
+/// What a step is about, if it is about one sandbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Subject<'a> {
+    Sandbox(&'a SandboxId),
+    Link(&'a LinkName),
 }
 
 impl KernelState {

@@ -11,6 +11,14 @@ pub enum Change<K, V> {
     Delete(K),
 }
 
+impl<K, V> Change<K, V> {
+    pub fn key(&self) -> &K {
+        match self {
+            Self::Put(key, _) | Self::Delete(key) => key,
+        }
+    }
+}
+
 impl<K: Ord + Clone, V: Clone> Change<K, V> {
     pub(super) fn record(&self, table: &mut BTreeMap<K, V>) {
         match self {

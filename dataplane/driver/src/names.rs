@@ -1,0 +1,74 @@
+//! What the DNS process is told, and when a sandbox has names.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use dataplane_dns::{DnsClient, DnsStatus, ServerLaunch, zones_from_view};
+use dataplane_model::{KernelState, NodeView, SandboxId};
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+/// The DNS process gets this long to close the sockets of sandboxes that leave. An open socket keeps an empty namespace
+/// alive and nothing else: the links are removed one by one.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The names of the node's sandboxes, or none at all.
+pub(crate) enum Names {
+    Off,
+    Served { client: DnsClient, status: watch::Receiver<DnsStatus>, netns_dir: PathBuf },
+}
+
+impl Names {
+    /// Starts or finds the DNS process. Needs a tokio runtime.
+    pub(crate) fn start(launch: Option<ServerLaunch>, socket: PathBuf, netns_dir: PathBuf) -> Self {
+        let Some(launch) = launch else { return Self::Off };
+        let client = DnsClient::start(socket, Some(launch));
+        let status = client.status();
+        Self::Served { client, status, netns_dir }
+    }
+
+    /// Serves the names of `view` in those of its sandboxes that `held` has.
+    pub(crate) fn serve(&self, view: &NodeView, held: &KernelState) {
+        if let Self::Served { client, netns_dir, .. } = self {
+            let mut zones = zones_from_view(view, netns_dir);
+            zones.sandboxes.retain(|id, _| held.sandboxes.contains_key(id));
+            client.set_zones(zones);
+        }
+    }
+
+    /// Returns when none of `leaving` is served any more, or soon after.
+    pub(crate) async fn wait_until_closed(&mut self, leaving: &[SandboxId]) {
+        let Self::Served { status, .. } = self else { return };
+        let closed = status
+            .wait_for(|status| !status.connected || !leaving.iter().any(|id| status.served.contains(id)));
+        if timeout(CLOSE_TIMEOUT, closed).await.is_err() {
+            tracing::warn!("the DNS process still holds sockets of sandboxes that leave");
+        }
+    }
+
+    /// Returns when something changed.
+    pub(crate) async fn changed(&mut self) {
+        if let Self::Served { status, .. } = self
+            && status.changed().await.is_ok()
+        {
+            return;
+        }
+        std::future::pending().await
+    }
+
+    pub(crate) fn status(&self) -> Option<DnsStatus> {
+        match self {
+            Self::Off => None,
+            Self::Served { status, .. } => Some(status.borrow().clone()),
+        }
+    }
+
+    /// Ends the DNS process: for a node that leaves.
+    pub(crate) async fn stop(self) {
+        if let Self::Served { client, .. } = self
+            && let Err(error) = client.stop_server().await
+        {
+            tracing::debug!(%error, "the DNS process did not answer when told to end");
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! The driver over a kernel in memory: order, retries, drift, restarts.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use dataplane_driver::{Driver, DriverOptions};
+use dataplane_kernel::{FakeKernel, Machine};
+use dataplane_model::kernel_state::LinkName;
+use dataplane_model::{
+    Attachment, Backend, DataPlane as _, Generation, Network, NetworkKey, NodeView, PublishedPort,
+    RemoteEndpoint, Report, Sandbox, SandboxId, SandboxStatus, Service, ServiceKey, Vni,
+};
+use dataplane_plan::Uplink;
+
+const OWN: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 11);
+const PATIENCE: Duration = Duration::from_secs(10);
+
+fn machine() -> Machine {
+    let uplink = Uplink {
+        mtu_bytes: 1500,
+        addresses: vec![OWN],
+        kind: Some("veth".into()),
+        driver: None,
+        has_native_xdp: false,
+    };
+    Machine {
+        uplinks: BTreeMap::from([(LinkName::new("up0").unwrap(), uplink)]),
+        host_forwards: false,
+        has_tcx: true,
+    }
+}
+
+fn id(n: u8) -> SandboxId {
+    SandboxId(format!("task{n}"))
+}
+
+fn address(n: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, 0, 0, n)
+}
+
+/// The first `n_here` tasks of a service run here, one more on another node.
+fn view(revision: u64, n_here: u8) -> NodeView {
+    let ingress = NetworkKey(1);
+    let network = Network {
+        name: "ingress".into(),
+        vni: Vni::new(4096).unwrap(),
+        subnet: "10.0.0.0/24".parse().unwrap(),
+        gateway: Ipv4Addr::new(10, 0, 0, 1),
+        internal: false,
+        mtu_bytes: None,
+    };
+    let sandbox = |n: u8| Sandbox {
+        task_name: format!("web.{n}"),
+        hostname: "web".into(),
+        attachments: vec![Attachment { network: ingress, address: address(n), aliases: vec![] }],
+        egress: true,
+        host_ports: vec![],
+        dns_servers: vec![],
+    };
+    let here = 10..10 + n_here;
+    let other = Ipv4Addr::new(198, 18, 0, 12);
+    let backend = |vtep| Backend { task_name: "web".into(), vtep, ready: true };
+    let mut backends: BTreeMap<_, _> = here.clone().map(|n| ((ingress, address(n)), backend(OWN))).collect();
+    backends.insert((ingress, address(200)), backend(other));
+    let service = Service {
+        name: "web".into(),
+        vips: BTreeMap::new(),
+        aliases: BTreeMap::new(),
+        ingress_ports: vec![PublishedPort { protocol: 6, published: 8080, target: 80 }],
+        backends,
+    };
+    let remote = RemoteEndpoint { vtep: other, task_name: "web.200".into(), aliases: vec![] };
+    NodeView {
+        revision,
+        generation: Generation { epoch: 1, index: revision },
+        vtep: OWN,
+        vxlan_port: 4789,
+        ingress: Some(ingress),
+        networks: BTreeMap::from([(ingress, network)]),
+        sandboxes: here.map(|n| (id(n), sandbox(n))).collect(),
+        remote_endpoints: BTreeMap::from([((ingress, address(200)), remote)]),
+        services: BTreeMap::from([(ServiceKey(1), service)]),
+        peers: BTreeMap::new(),
+    }
+}
+
+fn start(kernel: &FakeKernel) -> Driver {
+    let options = DriverOptions::new(PathBuf::from("/nowhere"), PathBuf::from("/nowhere"));
+    let kernel = kernel.clone();
+    Driver::start_with(&options, move || Ok(kernel)).unwrap()
+}
+
+async fn until(driver: &Driver, what: &str, is_so: impl Fn(&Report) -> bool) -> Report {
+    let mut reports = driver.watch();
+    let waited = tokio::time::timeout(PATIENCE, reports.wait_for(|report| is_so(report))).await;
+    match waited {
+        Ok(report) => report.unwrap().clone(),
+        Err(_) => panic!("{what}: {:#?}", driver.watch().borrow()),
+    }
+}
+
+fn is_ready(report: &Report, n: u8) -> bool {
+    matches!(report.sandboxes.get(&id(n)), Some(SandboxStatus::Ready { .. }))
+}
+
+#[tokio::test]
+async fn nothing_is_done_before_the_first_view() {
+    let kernel = FakeKernel::new(machine());
+    kernel.damage(|state| {
+        state.owners.insert(OWN, dataplane_model::kernel_state::Owner::ThisNode);
+    });
+
+    drop(start(&kernel));
+
+    assert_eq!(kernel.take_log(), Vec::<String>::new());
+    assert_eq!(kernel.state().owners.len(), 1);
+}
+
+#[tokio::test]
+async fn a_view_is_applied_and_a_restart_finds_nothing_to_do() {
+    let kernel = FakeKernel::new(machine());
+    let driver = start(&kernel);
+    driver.set_view(view(1, 2));
+    let report = until(&driver, "applied", |report| report.applied_revision == 1).await;
+    assert!(is_ready(&report, 10) && is_ready(&report, 11) && report.errors.is_empty());
+    assert_eq!(driver.wanted_state(), kernel.state());
+    drop(driver);
+    assert!(!kernel.take_log().is_empty());
+
+    let driver = start(&kernel);
+    driver.set_view(view(2, 2));
+    until(&driver, "applied after a restart", |report| report.applied_revision == 2).await;
+
+    assert_eq!(kernel.take_log(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn an_older_view_is_ignored_and_a_change_costs_what_it_changes() {
+    let kernel = FakeKernel::new(machine());
+    let driver = start(&kernel);
+    driver.set_view(view(5, 1));
+    until(&driver, "applied", |report| report.applied_revision == 5).await;
+    kernel.take_log();
+
+    driver.set_view(view(4, 3));
+    driver.set_view(view(6, 2));
+    until(&driver, "applied", |report| report.applied_revision == 6).await;
+
+    let log = kernel.take_log();
+    assert!(log.iter().all(|step| !step.contains("task12")), "{log:#?}");
+    assert_eq!(log.iter().filter(|step| step.starts_with("+ sandboxes")).count(), 1, "{log:#?}");
+    assert!(log.len() <= 7, "{log:#?}");
+}
+
+#[tokio::test]
+async fn any_single_failure_heals() {
+    let n_steps = {
+        let kernel = FakeKernel::new(machine());
+        let driver = start(&kernel);
+        driver.set_view(view(1, 2));
+        until(&driver, "applied", |report| report.applied_revision == 1).await;
+        kernel.take_log().len()
+    };
+    for failing in 0..n_steps {
+        let kernel = FakeKernel::new(machine());
+        kernel.fail_step(failing);
+        let driver = start(&kernel);
+        driver.set_view(view(1, 2));
+
+        let report = until(&driver, "healed", |report| report.applied_revision == 1).await;
+
+        assert_eq!(driver.wanted_state(), kernel.state(), "step {failing}");
+        assert!(report.errors.is_empty(), "step {failing}: {:?}", report.errors);
+    }
+}
+
+#[tokio::test]
+async fn a_sandbox_that_fails_for_good_holds_up_nobody_else() {
+    let kernel = FakeKernel::new(machine());
+    kernel.fail_steps_with("+ sandboxes task10");
+    let driver = start(&kernel);
+    driver.set_view(view(1, 2));
+
+    let is_failed =
+        |report: &Report| matches!(report.sandboxes.get(&id(10)), Some(SandboxStatus::Failed { .. }));
+    let report = until(&driver, "failed and ready", |report| is_failed(report) && is_ready(report, 11)).await;
+    assert_eq!(report.applied_revision, 0, "the view is not held completely");
+    assert!(report.errors.iter().any(|error| error.contains("told to fail")), "{:?}", report.errors);
+
+    kernel.heal();
+    let report = until(&driver, "healed", |report| report.applied_revision == 1).await;
+    assert!(is_ready(&report, 10) && report.errors.is_empty());
+}
+
+#[tokio::test]
+async fn a_node_wide_failure_blames_no_task() {
+    let kernel = FakeKernel::new(machine());
+    kernel.fail_steps_with("devices mesh-vx");
+    let driver = start(&kernel);
+    driver.set_view(view(1, 1));
+
+    let report = until(&driver, "reported", |report| !report.errors.is_empty()).await;
+
+    assert_eq!(report.sandboxes, BTreeMap::new());
+    kernel.heal();
+    until(&driver, "healed", |report| is_ready(report, 10)).await;
+}
+
+#[tokio::test]
+async fn an_address_that_moves_here_gets_frontends() {
+    let kernel = FakeKernel::new(machine());
+    let driver = start(&kernel);
+    driver.set_view(view(1, 1));
+    until(&driver, "applied", |report| report.applied_revision == 1).await;
+    let moved = Ipv4Addr::new(198, 18, 0, 50);
+
+    let mut machine = machine();
+    machine.uplinks.values_mut().for_each(|uplink| uplink.addresses.push(moved));
+    kernel.set_machine(machine);
+
+    let has_frontend = || kernel.state().frontends.keys().any(|key| key.address == moved);
+    let waited = tokio::time::timeout(PATIENCE, async {
+        while !has_frontend() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    waited.await.expect("the frontends follow the address");
+}
+
+#[tokio::test]
+async fn no_uplink_is_said_and_not_fatal() {
+    let kernel = FakeKernel::new(Machine { uplinks: BTreeMap::new(), host_forwards: false, has_tcx: true });
+    let driver = start(&kernel);
+    driver.set_view(view(1, 1));
+
+    let report = until(&driver, "reported", |report| !report.errors.is_empty()).await;
+    assert!(report.errors[0].contains("198.18.0.11"), "{:?}", report.errors);
+    assert_eq!(kernel.take_log(), Vec::<String>::new());
+
+    kernel.set_machine(machine());
+    until(&driver, "applied", |report| report.applied_revision == 1).await;
+}
+
+#[tokio::test]
+async fn a_node_that_leaves_keeps_nothing() {
+    let kernel = FakeKernel::new(machine());
+    let driver = start(&kernel);
+    driver.set_view(view(1, 2));
+    until(&driver, "applied", |report| report.applied_revision == 1).await;
+
+    driver.tear_down().await.unwrap();
+
+    assert_eq!(kernel.state(), dataplane_model::KernelState::default());
+}
