@@ -18,6 +18,7 @@ use control_store::{EventReceiver, ProposeError, ReadError, ReplicatedStore, Sta
 use openraft::Raft;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tonic::service::Routes;
 
 use crate::crypt::{Kek, Key};
@@ -97,11 +98,22 @@ impl Consensus {
     pub async fn open(options: Options) -> Result<Arc<Self>, OpenError> {
         let key = key_file::read(&options.dir, options.raft_id, &options.kek)?;
         let consensus = Self::start(options, key).await?;
-        consensus
-            .raft
-            .wait_for_recovery(Some(RECOVERY_TIMEOUT))
-            .await
-            .map_err(|error| OpenError::Raft(error.to_string()))?;
+        if let Some(committed) = consensus.log.committed() {
+            let recovered = timeout(RECOVERY_TIMEOUT, consensus.wait_applied(committed)).await;
+            if recovered.is_err() {
+                consensus.stop().await;
+                return Err(OpenError::Raft("committed entries could not be applied".to_owned()));
+            }
+        }
+        if consensus.voters().iter().eq([&consensus.raft_id]) {
+            // Nobody else can lead: no need to wait for an election.
+            consensus
+                .raft
+                .trigger()
+                .elect(false)
+                .await
+                .map_err(|error| OpenError::Raft(error.to_string()))?;
+        }
         Ok(consensus)
     }
 
@@ -117,16 +129,21 @@ impl Consensus {
     async fn start(options: Options, key: Key) -> Result<Arc<Self>, OpenError> {
         let Options { dir, raft_id, node_id, addr, kek: _, channels, clock } = options;
         let files = tokio::task::spawn_blocking(move || {
-            let log = LogStore::open(&dir.join(LOG_FILE), key.clone())?;
-            let machine = Machine::open(SnapshotFile::new(&dir, key))?;
+            let machine = Machine::open(SnapshotFile::new(&dir, key.clone()))?;
+            let log = LogStore::open(&dir.join(LOG_FILE), key)?;
             Ok::<_, OpenError>((log, machine))
         });
         let (log, machine) = files.await.map_err(io::Error::other)??;
         let view = machine.view();
         let network = Network { channels: channels.clone() };
-        let raft = Raft::new(raft_id, Arc::new(raft_config()), network, log.clone(), machine)
-            .await
-            .map_err(|error| OpenError::Raft(error.to_string()))?;
+        let started = Raft::new(raft_id, Arc::new(raft_config()), network, log.clone(), machine).await;
+        let raft = match started {
+            Ok(raft) => raft,
+            Err(error) => {
+                log.close().await;
+                return Err(OpenError::Raft(error.to_string()));
+            }
+        };
         let (sender, leadership) = watch::channel(Leadership::default());
         let watching = tokio::spawn(leadership::watch(raft.clone(), sender));
         Ok(Arc::new(Self {

@@ -1,11 +1,11 @@
 //! Who leads, and since when its state is complete.
 
 use openraft::async_runtime::WatchReceiver as _;
-use openraft::{Raft, ReadPolicy, ServerState};
+use openraft::{Instant as _, Raft, RaftState, ReadPolicy, ServerState};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
-use crate::limits::{LEADER_CHECK_INTERVAL, QUORUM_LOST_AFTER};
+use crate::limits::{LEADER_CHECK_INTERVAL, LEADER_LOST_AFTER};
 use crate::machine::Machine;
 use crate::types::TypeConfig;
 
@@ -32,20 +32,20 @@ pub(crate) async fn watch(raft: Raft<TypeConfig, Machine>, sender: watch::Sender
             return;
         }
         let is_me = state == ServerState::Leader && quorum.answers(&raft, term).await;
-        // A leader that can't reach a quorum is none.
-        let leader = if state == ServerState::Leader && !is_me { None } else { leader };
-        let next = Leadership { leader, term, is_me };
+        // A leader that can't reach a quorum is none, and so is one that is not heard.
+        let known = is_me || (state != ServerState::Leader && is_heard(&raft).await);
+        let next = Leadership { leader: leader.filter(|_| known), term, is_me };
         sender.send_if_modified(|now| std::mem::replace(now, next) != next);
-        // A leader looks again after a while, others when something changes.
-        let changed = metrics.changed();
-        if state == ServerState::Leader {
-            if matches!(timeout(LEADER_CHECK_INTERVAL, changed).await, Ok(Err(_))) {
-                return;
-            }
-        } else if changed.await.is_err() {
+        if matches!(timeout(LEADER_CHECK_INTERVAL, metrics.changed()).await, Ok(Err(_))) {
             return;
         }
     }
+}
+
+/// Has a leader been heard lately?
+async fn is_heard(raft: &Raft<TypeConfig, Machine>) -> bool {
+    let heard = raft.with_raft_state(RaftState::vote_last_modified).await;
+    heard.is_ok_and(|at| at.is_some_and(|at| at.elapsed() < LEADER_LOST_AFTER))
 }
 
 /// When a quorum last confirmed this leader.
@@ -67,7 +67,7 @@ impl Quorum {
         if matches!(confirmed, Ok(Ok(_))) {
             self.confirmed = Some(Instant::now());
         }
-        if self.confirmed.is_some_and(|at| at.elapsed() > QUORUM_LOST_AFTER) {
+        if self.confirmed.is_some_and(|at| at.elapsed() > LEADER_LOST_AFTER) {
             self.confirmed = None;
         }
         self.confirmed.is_some()

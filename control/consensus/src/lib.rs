@@ -26,3 +26,6 @@ pub use crypt::Kek;
 pub use error::{JoinError, MembershipError, OpenError};
 pub use leadership::Leadership;
 pub use types::Member;
+
+#[cfg(test)]
+mod tests;

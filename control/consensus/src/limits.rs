@@ -27,6 +27,9 @@ pub(crate) const PROPOSE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A read waits this long for a leader: longer than an election, short enough for a user to see the reason.
 pub(crate) const READ_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// One try at the leader: one that has vanished without a word is asked anew when another may have been elected.
+pub(crate) const LEADER_TIMEOUT: Duration = Duration::from_millis(1500);
+
 /// Pause before the leader is asked again.
 pub(crate) const RETRY_PAUSE: Duration = Duration::from_millis(50);
 
@@ -38,16 +41,17 @@ pub(crate) const APPEND_TIMEOUT: Duration = Duration::from_secs(2);
 pub(crate) const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(100);
 
 /// A change of the members, a learner's catching up included.
-pub(crate) const MEMBERSHIP_TIMEOUT: Duration = Duration::from_secs(60);
+pub(crate) const MEMBERSHIP_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Leadership is handed over in milliseconds, or not at all.
 pub(crate) const TRANSFER_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How often a leader checks that a quorum still answers it.
+/// How often a manager checks that leader and quorum still answer.
 pub(crate) const LEADER_CHECK_INTERVAL: Duration = Duration::from_millis(250);
 
-/// A leader that no quorum has answered for so long tells its loops that it leads no more.
-pub(crate) const QUORUM_LOST_AFTER: Duration = Duration::from_secs(2);
+/// A leader that no quorum has answered for so long tells its loops that it leads no more; a follower that has
+/// not heard its leader for so long, and elected no other, has none. Longer than an election.
+pub(crate) const LEADER_LOST_AFTER: Duration = Duration::from_secs(2);
 
 /// A member that answered a heartbeat within this time counts as reachable.
 pub(crate) const REACHABLE_WITHIN: Duration = Duration::from_millis(1500);
@@ -83,6 +87,8 @@ pub(crate) fn raft_config() -> Config {
         snapshot_policy: SnapshotPolicy::LogsSinceLast(SNAPSHOT_EVERY),
         max_in_snapshot_log_to_keep: KEEP_ENTRIES,
         enable_pre_vote: Some(true),
+        // A restarted leader may have lost the mark of what was committed: it must be elected to learn it.
+        enable_leader_restore: Some(false),
         ..Config::default()
     }
     .validate()

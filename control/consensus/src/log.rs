@@ -6,7 +6,7 @@ mod writer;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::io;
-use std::ops::{Bound, RangeBounds};
+use std::ops::RangeBounds;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -56,6 +56,11 @@ impl LogStore {
         Ok(Self { memory: Arc::new(Mutex::new(memory)), writer: Arc::new(writer) })
     }
 
+    /// Index up to which entries are known to be committed.
+    pub(crate) fn committed(&self) -> Option<u64> {
+        self.memory().committed.map(|id| id.index())
+    }
+
     /// Finishes what was given to the writer and closes the file. Later calls fail.
     pub(crate) async fn close(&self) {
         self.writer.close().await;
@@ -77,16 +82,11 @@ fn encode<T: serde::Serialize>(value: &T) -> Vec<u8> {
     rmp_serde::to_vec_named(value).expect("raft types serialize without error")
 }
 
-fn clone_bound<'a>(bound: Bound<&'a u64>) -> Bound<&'a u64> {
-    bound
-}
-
 impl RaftLogReader<TypeConfig> for LogStore {
     async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
         &mut self,
         range: RB,
     ) -> io::Result<Vec<EntryOf<TypeConfig>>> {
-        let range = (clone_bound(range.start_bound()).cloned(), clone_bound(range.end_bound()).cloned());
         Ok(self.memory().entries.range(range).map(|(_, stored)| stored.entry.clone()).collect())
     }
 

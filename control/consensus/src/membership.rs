@@ -58,10 +58,8 @@ impl Consensus {
         };
         let mut target = via;
         loop {
-            let status = match raft_client(self.channels(), target).join(request.clone()).await {
-                Ok(_) => return Ok(()),
-                Err(status) => status,
-            };
+            let mut client = raft_client(self.channels(), target);
+            let Err(status) = client.join(request.clone()).await else { return Ok(()) };
             match status.code() {
                 Code::FailedPrecondition => target = named_leader(&status).unwrap_or(via),
                 Code::Unavailable | Code::Unknown | Code::DeadlineExceeded => target = via,

@@ -9,7 +9,7 @@ use openraft::errors::{LinearizableReadError, RaftError};
 use tokio::time::{sleep, timeout};
 
 use crate::consensus::{Consensus, NO_LEADER};
-use crate::limits::{READ_TIMEOUT, RETRY_PAUSE};
+use crate::limits::{LEADER_TIMEOUT, READ_TIMEOUT, RETRY_PAUSE};
 use crate::network::raft_client;
 
 /// Why this manager can't tell the read index.
@@ -36,9 +36,11 @@ impl Consensus {
                 Ok(index) => return Ok(index),
                 Err(NoIndex::Stopped) => return Err(ReadError::NotManager),
                 Err(NoIndex::NotLeader(Some(leader))) => {
-                    match raft_client(self.channels(), leader).read_index(Empty {}).await {
-                        Ok(reply) => return Ok(reply.into_inner().index),
-                        Err(status) => tracing::debug!(%leader, %status, "the leader gave no read index"),
+                    let mut client = raft_client(self.channels(), leader);
+                    match timeout(LEADER_TIMEOUT, client.read_index(Empty {})).await {
+                        Ok(Ok(reply)) => return Ok(reply.into_inner().index),
+                        Ok(Err(status)) => tracing::debug!(%leader, %status, "the leader gave no read index"),
+                        Err(_) => tracing::debug!(%leader, "the leader is silent"),
                     }
                 }
                 Err(NoIndex::NotLeader(None)) => {}

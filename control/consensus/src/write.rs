@@ -8,11 +8,11 @@ use control_rpc::pb::Payload;
 use control_rpc::{decode, encode};
 use control_store::{ApplyError, ProposeError};
 use openraft::errors::{ClientWriteError, ForwardToLeader, RaftError};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tonic::Code;
 
 use crate::consensus::{Consensus, NO_LEADER};
-use crate::limits::{MAX_ENTRY_BYTES, PROPOSE_TIMEOUT, RETRY_PAUSE};
+use crate::limits::{LEADER_TIMEOUT, MAX_ENTRY_BYTES, PROPOSE_TIMEOUT, RETRY_PAUSE};
 use crate::network::raft_client;
 use crate::types::{Proposal, TypeConfig};
 
@@ -59,20 +59,23 @@ impl Consensus {
         }
         // A leader that lost its quorum would wait for ever.
         let write = self.raft().client_write(Proposal(entry));
-        match tokio::time::timeout(PROPOSE_TIMEOUT, write).await {
-            Err(_) => Attempt::NotLeader(None),
+        match timeout(PROPOSE_TIMEOUT, write).await {
             Ok(Ok(written)) => Attempt::Done(written.data.0),
             Ok(Err(RaftError::Fatal(_))) => Attempt::Stopped,
             Ok(Err(RaftError::APIError(
                 ClientWriteError::ForwardToLeader(forward) | ClientWriteError::LogEntryDiscarded(forward),
             ))) => Attempt::NotLeader(self.other_leader(&forward)),
-            Ok(Err(RaftError::APIError(_))) => Attempt::NotLeader(None),
+            Err(_) | Ok(Err(RaftError::APIError(_))) => Attempt::NotLeader(None),
         }
     }
 
     async fn propose_at(&self, leader: SocketAddr, entry: &Entry) -> Attempt {
         let Ok(body) = encode(entry) else { return Attempt::TooLarge };
-        match raft_client(self.channels(), leader).propose(Payload { body }).await {
+        let mut client = raft_client(self.channels(), leader);
+        let Ok(answer) = timeout(LEADER_TIMEOUT, client.propose(Payload { body })).await else {
+            return Attempt::NotLeader(None);
+        };
+        match answer {
             Ok(reply) => match decode(&reply.into_inner().body) {
                 Ok(result) => Attempt::Done(result),
                 Err(_) => Attempt::NotLeader(None),

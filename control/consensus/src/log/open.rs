@@ -55,8 +55,8 @@ fn read(database: &Database, key: &Key) -> Result<Memory, OpenError> {
         }
     }
     let entries = transaction.open_table(ENTRIES).map_err(redb::Error::from)?;
-    let mut next = memory.purged.map_or(0, |purged| purged.index() + 1);
-    for item in entries.iter().map_err(redb::Error::from)? {
+    let first = memory.purged.map_or(0, |purged| purged.index() + 1);
+    for (next, item) in (first..).zip(entries.iter().map_err(redb::Error::from)?) {
         let (index, sealed) = item.map_err(redb::Error::from)?;
         let (index, sealed) = (index.value(), sealed.value());
         let entry: EntryOf<TypeConfig> = unseal(key, &entry_place(index), sealed)?;
@@ -65,7 +65,6 @@ fn read(database: &Database, key: &Key) -> Result<Memory, OpenError> {
         }
         let encoded_len = sealed.len() - crate::crypt::OVERHEAD;
         memory.entries.insert(index, Stored { entry, encoded_len });
-        next += 1;
     }
     Ok(memory)
 }

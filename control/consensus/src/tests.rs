@@ -1,0 +1,4 @@
+mod cluster;
+mod conformance;
+mod restart;
+mod rig;

@@ -1,0 +1,282 @@
+//! Several managers: forwarding, failover, membership, snapshots.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use control_model::change::{Change, Entry, ObjectRef, RequestId};
+use control_model::spec::Role;
+use control_model::{NodeId, Timestamp};
+use control_store::{ApplyError, ProposeError, ReplicatedStore as _};
+use futures::StreamExt;
+
+use super::rig::{Authority, Begin, Manager, PATIENCE, TestCluster, create_node, has_mark, mark, now, peer};
+use crate::network::raft_client;
+use crate::{JoinError, Member, MembershipError};
+use control_rpc::{Channels, pb};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_writes_through_the_leader_and_reads_what_others_wrote() {
+    let cluster = TestCluster::new(3).await;
+    let leader = cluster.leader().await;
+    let follower = &cluster.follower(leader).consensus;
+    let index = follower.propose(vec![mark(1)]).await.unwrap();
+    assert!(has_mark(follower, 1));
+    assert!(follower.state().index() >= index);
+    for manager in &cluster.managers {
+        manager.consensus.linearize().await.unwrap();
+        assert!(has_mark(&manager.consensus, 1), "manager {}", manager.id);
+        assert_eq!(manager.consensus.voters(), BTreeSet::from([1, 2, 3]));
+    }
+    // Refused by the state: the same answer everywhere, nothing changed.
+    let exists = follower.propose(vec![mark(2), mark(1)]).await.unwrap_err();
+    assert!(matches!(exists, ProposeError::Refused(ApplyError::Exists(ObjectRef::Node(_)))));
+    assert!(!has_mark(follower, 2));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writes_go_on_when_the_leader_crashes() {
+    let mut cluster = TestCluster::new(3).await;
+    let leader = cluster.take_leader().await;
+    let old = leader.id;
+    leader.crash().await;
+    let began = Instant::now();
+    cluster.managers[0].consensus.propose(vec![mark(1)]).await.unwrap();
+    println!("first write {:?} after the leader's crash", began.elapsed());
+    let new = cluster.leader().await;
+    assert_ne!(new, old);
+    cluster.managers[1].consensus.linearize().await.unwrap();
+    assert!(has_mark(&cluster.managers[1].consensus, 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_stops_hands_over_first() {
+    let mut cluster = TestCluster::new(3).await;
+    let leader = cluster.take_leader().await;
+    let term = cluster.managers[0].consensus.leadership().borrow().term;
+    let old = leader.id;
+    leader.stop().await;
+    let began = Instant::now();
+    cluster.managers[0].consensus.propose(vec![mark(1)]).await.unwrap();
+    println!("first write {:?} after the leader's stop", began.elapsed());
+    assert_ne!(cluster.leader().await, old);
+    // One election, not several.
+    let after = cluster.managers[0].consensus.leadership().borrow().term;
+    assert!(after <= term + 2, "term {term} became {after}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_quorum_writes_and_reads_say_so_and_state_stays_readable() {
+    let mut cluster = TestCluster::new(3).await;
+    cluster.managers[0].consensus.propose(vec![mark(1)]).await.unwrap();
+    let last = cluster.managers.pop().unwrap();
+    last.consensus.linearize().await.unwrap();
+    for manager in cluster.managers {
+        manager.crash().await;
+    }
+    let words = "The swarm does not have a leader. It's possible that too few managers are online.";
+    let write = last.consensus.propose(vec![mark(2)]);
+    let read = last.consensus.linearize();
+    let (write, read) = tokio::join!(write, read);
+    let (write, read) = (write.unwrap_err().to_string(), read.unwrap_err().to_string());
+    assert!(write.contains(words) && read.contains(words), "{write} / {read}");
+    assert!(has_mark(&last.consensus, 1) && !has_mark(&last.consensus, 2));
+    let mut leadership = last.consensus.leadership();
+    let none = leadership.wait_for(|now| now.leader.is_none() && !now.is_me);
+    tokio::time::timeout(PATIENCE, none).await.unwrap().unwrap();
+    last.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repeated_request_applies_once() {
+    let cluster = TestCluster::new(2).await;
+    let leader = cluster.leader().await;
+    let entry = |request, change| Entry { request: RequestId(request), at: now(), changes: vec![change] };
+    let follower = &cluster.follower(leader).consensus;
+    follower.propose_entry(entry(u128::MAX, mark(1))).await.unwrap();
+    // Without the request's memory the second create would be refused.
+    cluster.get(leader).consensus.propose_entry(entry(u128::MAX, mark(1))).await.unwrap();
+    let other = follower.propose_entry(entry(5, mark(1))).await.unwrap_err();
+    assert!(matches!(other, ProposeError::Refused(ApplyError::Exists(_))));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_entry_above_the_limit_is_refused_on_every_manager() {
+    let cluster = TestCluster::new(2).await;
+    let mut large = super::rig::node(50, Role::Worker);
+    large.description.hostname = "x".repeat(crate::limits::MAX_ENTRY_BYTES);
+    let change = Change::Create(control_model::Object::Node(Box::new(large)));
+    for manager in &cluster.managers {
+        let error = manager.consensus.propose(vec![change.clone()]).await.unwrap_err();
+        assert_eq!(error, ProposeError::TooLarge);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_member_starts_from_a_snapshot_and_its_watchers_see_the_difference() {
+    let mut cluster = TestCluster::new(1).await;
+    let first = cluster.managers[0].consensus.clone();
+    for number in 0..20 {
+        first.propose(vec![mark(number)]).await.unwrap();
+    }
+    first.propose(vec![create_node(2, Role::Manager)]).await.unwrap();
+    // A large object makes the image more than one piece long.
+    let mut large = super::rig::node(60, Role::Worker);
+    large.description.hostname = "x".repeat(1 << 20);
+    first.propose(vec![Change::Create(control_model::Object::Node(Box::new(large)))]).await.unwrap();
+    let applied = first.state().index();
+    first.raft().trigger().snapshot().await.unwrap();
+    let wait = || first.raft().wait(Some(PATIENCE));
+    wait().metrics(|m| m.snapshot.is_some_and(|s| s.index() >= applied), "snapshot").await.unwrap();
+    first.raft().trigger().purge_log(applied).await.unwrap();
+    wait().metrics(|m| m.purged.is_some_and(|p| p.index() >= applied), "purge").await.unwrap();
+
+    let second = Manager::start(&cluster.authority, cluster.dir.path(), 2, Begin::Create, None).await;
+    let (before, mut events) = second.consensus.subscribe();
+    assert_eq!(before.nodes().len(), 0);
+    second.consensus.join(cluster.managers[0].addr).await.unwrap();
+    let batch = events.next().await.unwrap();
+    assert_eq!(batch.events.len(), first.state().nodes().len() + 1);
+    assert!(has_mark(&second.consensus, 19));
+    second.consensus.propose(vec![mark(100)]).await.unwrap();
+    assert!(has_mark(&first, 100));
+    cluster.managers.push(second);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn removed_voters_leave_and_the_quorum_is_kept() {
+    let mut cluster = TestCluster::new(3).await;
+    let leader = cluster.leader().await;
+    // A follower asks for the leader's removal: leadership moves first.
+    let follower = cluster.follower(leader);
+    follower.consensus.remove_voter(leader).await.unwrap();
+    follower.consensus.remove_voter(leader).await.unwrap();
+    follower.consensus.linearize().await.unwrap();
+    assert!(!follower.consensus.voters().contains(&leader));
+    let gone = cluster.managers.iter().position(|manager| manager.id == leader).unwrap();
+    let gone = cluster.managers.remove(gone);
+    gone.crash().await;
+    cluster.managers[0].consensus.propose(vec![mark(1)]).await.unwrap();
+
+    // Of two, one is dead: the living one may not go.
+    let survivor = cluster.take_leader().await;
+    let dead = cluster.managers.pop().unwrap();
+    let dead_id = dead.id;
+    dead.crash().await;
+    let gone = tokio::time::timeout(PATIENCE, async {
+        while survivor.consensus.reachable().contains(&dead_id) {
+            tokio::time::sleep(crate::limits::RETRY_PAUSE).await;
+        }
+    });
+    gone.await.unwrap();
+    let error = survivor.consensus.remove_voter(survivor.id).await.unwrap_err();
+    assert!(matches!(error, MembershipError::WouldLoseQuorum), "{error}");
+    survivor.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_last_voter_can_not_be_removed() {
+    let cluster = TestCluster::new(1).await;
+    let error = cluster.managers[0].consensus.remove_voter(1).await.unwrap_err();
+    assert!(matches!(error, MembershipError::WouldLoseQuorum), "{error}");
+    cluster.managers[0].consensus.remove_voter(77).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_a_wanted_and_reachable_manager_may_join() {
+    let cluster = TestCluster::new(1).await;
+    let first = &cluster.managers[0];
+    // Unknown to the state, then known as a worker.
+    let second = Manager::start(&cluster.authority, cluster.dir.path(), 2, Begin::Create, None).await;
+    for round in 0..2 {
+        let error = second.consensus.join(first.addr).await.unwrap_err();
+        assert!(matches!(&error, JoinError::Refused(text) if text.contains("not wanted")), "{error}");
+        if round == 0 {
+            first.consensus.propose(vec![create_node(2, Role::Worker)]).await.unwrap();
+        }
+    }
+    let member = Member { node_id: NodeId::from_bits(3), addr: "127.0.0.1:1".parse().unwrap() };
+    let error = first.consensus.add_voter(3, member).await.unwrap_err();
+    assert!(matches!(error, MembershipError::Unreachable(3, _)), "{error}");
+    assert_eq!(first.consensus.members().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_with_a_new_disk_replaces_its_former_self() {
+    let mut cluster = TestCluster::new(3).await;
+    let leader = cluster.leader().await;
+    let lost = cluster.managers.iter().position(|manager| manager.id != leader).unwrap();
+    let lost = cluster.managers.remove(lost);
+    let node_id = lost.consensus.me().node_id;
+    let addr = lost.crash().await;
+    // The same node, another Raft id, the same address.
+    let identity =
+        cluster.authority.identity(control_rpc::PeerIdentity { node_id, ..peer(0, Role::Manager) });
+    let mut options = super::rig::options(cluster.dir.path(), 44, addr, Channels::new(identity.clone()));
+    options.node_id = node_id;
+    let again = crate::Consensus::create(options).await.unwrap();
+    let listener = tokio::net::TcpListener::bind(addr).await.unwrap();
+    let serving = control_rpc::serve(listener, identity, again.service(), std::future::pending());
+    let server = tokio::spawn(async move { serving.await.unwrap() });
+    again.join(cluster.get(leader).addr).await.unwrap();
+    again.propose(vec![mark(1)]).await.unwrap();
+    let nodes: BTreeSet<NodeId> = again.members().values().map(|member| member.node_id).collect();
+    assert_eq!((again.voters().len(), nodes.len()), (3, 3), "{:?}", again.members());
+    again.shutdown().await;
+    server.abort();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn workers_strangers_and_the_expired_get_no_answer() {
+    let cluster = TestCluster::new(1).await;
+    let addr = cluster.managers[0].addr;
+    let ask = async |identity| {
+        raft_client(&Channels::new(identity), addr).read_index(pb::Empty {}).await.map(|_| ())
+    };
+    let manager = cluster.authority.identity(peer(5, Role::Manager));
+    ask(manager).await.unwrap();
+
+    let worker = cluster.authority.identity(peer(5, Role::Worker));
+    assert_eq!(ask(worker).await.unwrap_err().code(), tonic::Code::PermissionDenied);
+
+    let foreign = Authority::new().identity(peer(5, Role::Manager));
+    ask(foreign).await.unwrap_err();
+
+    let day = std::time::Duration::from_hours(24);
+    let long_ago = Timestamp(now().0 - 3 * 24 * 3600 * 1_000_000_000);
+    let expired = cluster.authority.identity_until(peer(5, Role::Manager), long_ago, day);
+    ask(expired).await.unwrap_err();
+
+    let other_cluster = control_rpc::PeerIdentity {
+        cluster_id: control_model::ClusterId::from_bits(1),
+        ..peer(5, Role::Manager)
+    };
+    ask(cluster.authority.identity(other_cluster)).await.unwrap_err();
+
+    let anonymous = control_rpc::anonymous_channel(addr, cluster.authority.root()).unwrap();
+    let mut client = pb::raft_client::RaftClient::new(anonymous);
+    let refused = client.read_index(pb::Empty {}).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::Unauthenticated);
+    // The replica is as it was.
+    assert_eq!(cluster.managers[0].consensus.voters(), BTreeSet::from([1]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn broken_messages_are_refused() {
+    let cluster = TestCluster::new(1).await;
+    let channels = Channels::new(cluster.managers[0].identity());
+    let mut client = raft_client(&channels, cluster.managers[0].addr);
+    for body in [vec![], vec![0xc1], vec![0xff; 100], b"\x82\xa2to\x01\xa7message\x90".to_vec()] {
+        let payload = || pb::Payload { body: body.clone() };
+        for status in [
+            client.append_entries(payload()).await.unwrap_err(),
+            client.vote(payload()).await.unwrap_err(),
+            client.pre_vote(payload()).await.unwrap_err(),
+            client.transfer_leader(payload()).await.unwrap_err(),
+            client.propose(payload()).await.unwrap_err(),
+            client.install_snapshot(tokio_stream::iter([payload()])).await.unwrap_err(),
+        ] {
+            assert_eq!(status.code(), tonic::Code::InvalidArgument, "{status}");
+        }
+    }
+    cluster.managers[0].consensus.propose(vec![mark(1)]).await.unwrap();
+}

@@ -1,0 +1,159 @@
+//! What is on disk: found again, or refused.
+
+use std::fs;
+
+use control_store::ReplicatedStore as _;
+
+use super::rig::{Begin, Manager, TestCluster, has_mark, mark, options};
+use crate::{Consensus, Kek, OpenError};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_manager_finds_everything_again() {
+    let mut cluster = TestCluster::new(1).await;
+    let manager = cluster.managers.pop().unwrap();
+    for number in 0..30 {
+        manager.consensus.propose(vec![mark(number)]).await.unwrap();
+    }
+    let before = manager.consensus.state().to_snapshot();
+    let addr = manager.crash().await;
+    let dir = cluster.dir.path();
+    assert_eq!(Consensus::stored_raft_id(&dir.join("m1")).unwrap(), Some(1));
+    let again = Manager::start(&cluster.authority, dir, 1, Begin::Open, Some(addr)).await;
+    again.consensus.linearize().await.unwrap();
+    assert!(has_mark(&again.consensus, 29));
+    assert_eq!(again.consensus.state().nodes().len(), 31);
+    drop(before);
+    again.consensus.propose(vec![mark(30)]).await.unwrap();
+    again.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_managers_restart_and_go_on() {
+    let mut cluster = TestCluster::new(3).await;
+    cluster.managers[2].consensus.propose(vec![mark(1)]).await.unwrap();
+    // One of them from a snapshot and a purged log.
+    let raft = cluster.managers[1].consensus.raft().clone();
+    raft.trigger().snapshot().await.unwrap();
+    raft.wait(Some(super::rig::PATIENCE))
+        .metrics(|metrics| metrics.snapshot.is_some(), "snapshot")
+        .await
+        .unwrap();
+    let mut addrs = Vec::new();
+    for manager in std::mem::take(&mut cluster.managers) {
+        addrs.push((manager.id, manager.crash().await));
+    }
+    for (id, addr) in addrs {
+        let dir = cluster.dir.path();
+        let again = Manager::start(&cluster.authority, dir, id, Begin::Open, Some(addr)).await;
+        cluster.managers.push(again);
+    }
+    for manager in &cluster.managers {
+        cluster.leader().await;
+        manager.consensus.linearize().await.unwrap();
+        assert!(has_mark(&manager.consensus, 1));
+    }
+    cluster.managers[0].consensus.propose(vec![mark(2)]).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_used_directory_is_not_overwritten_and_an_unused_one_not_opened() {
+    let cluster = TestCluster::new(1).await;
+    let manager = &cluster.managers[0];
+    let options = |id| {
+        let channels = control_rpc::Channels::new(manager.identity());
+        options(cluster.dir.path(), id, manager.addr, channels)
+    };
+    assert!(matches!(Consensus::create(options(1)).await, Err(OpenError::Exists(_))));
+    assert!(matches!(Consensus::bootstrap(options(1), vec![]).await, Err(OpenError::Exists(_))));
+    assert!(matches!(Consensus::open(options(2)).await, Err(OpenError::Absent(_))));
+    let mut wrong = options(1);
+    wrong.raft_id = 9;
+    assert!(matches!(Consensus::open(wrong).await, Err(OpenError::OtherId(1, 9))));
+    let mut wrong = options(1);
+    wrong.kek = Kek::new([8; 32]);
+    assert!(matches!(Consensus::open(wrong).await, Err(OpenError::WrongKey)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_readable_is_on_disk() {
+    let mut cluster = TestCluster::new(1).await;
+    let manager = cluster.managers.pop().unwrap();
+    manager.consensus.raft().trigger().snapshot().await.unwrap();
+    let wait = manager.consensus.raft().wait(Some(super::rig::PATIENCE));
+    wait.metrics(|metrics| metrics.snapshot.is_some(), "snapshot").await.unwrap();
+    let state = manager.consensus.state();
+    let secret = state.cluster().unwrap().ca.manager_token.clone();
+    let secret = secret.as_bytes();
+    manager.stop().await;
+    let mut files = 0;
+    for file in fs::read_dir(cluster.dir.path().join("m1")).unwrap() {
+        let bytes = fs::read(file.unwrap().path()).unwrap();
+        assert!(!bytes.windows(secret.len()).any(|window| window == secret));
+        assert!(!bytes.windows(10).any(|window| window == b"BEGIN CERT"));
+        files += 1;
+    }
+    assert_eq!(files, 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_file_is_an_error_or_changes_nothing() {
+    let mut cluster = TestCluster::new(1).await;
+    let manager = cluster.managers.pop().unwrap();
+    for number in 0..10 {
+        manager.consensus.propose(vec![mark(number)]).await.unwrap();
+    }
+    let identity = manager.identity();
+    let addr = manager.stop().await;
+    let dir = cluster.dir.path().join("m1");
+    let open = || {
+        Consensus::open(options(cluster.dir.path(), 1, addr, control_rpc::Channels::new(identity.clone())))
+    };
+    for name in ["log.redb", "data.key"] {
+        let path = dir.join(name);
+        let good = fs::read(&path).unwrap();
+        let used = good.iter().rposition(|byte| *byte != 0).unwrap();
+        let step = (used / 40).max(1);
+        let mut refused = 0;
+        for at in (0..=used).step_by(step) {
+            let mut bad = good.clone();
+            bad[at] ^= 0x10;
+            fs::write(&path, &bad).unwrap();
+            match open().await {
+                Err(_) => refused += 1,
+                // A byte that nothing depends on.
+                Ok(consensus) => {
+                    consensus.linearize().await.unwrap();
+                    assert!((0..10).all(|number| has_mark(&consensus, number)), "{name} byte {at}");
+                    consensus.stop().await;
+                }
+            }
+            fs::write(&path, &good).unwrap();
+        }
+        assert!(refused > 0, "{name}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_snapshot_is_an_error() {
+    let mut cluster = TestCluster::new(1).await;
+    let manager = cluster.managers.pop().unwrap();
+    manager.consensus.raft().trigger().snapshot().await.unwrap();
+    let wait = manager.consensus.raft().wait(Some(super::rig::PATIENCE));
+    wait.metrics(|metrics| metrics.snapshot.is_some(), "snapshot").await.unwrap();
+    let identity = manager.identity();
+    let addr = manager.stop().await;
+    let path = cluster.dir.path().join("m1/snapshot.sealed");
+    let mut bytes = fs::read(&path).unwrap();
+    let middle = bytes.len() / 2;
+    for cut in [false, true] {
+        if cut {
+            bytes.truncate(middle);
+        } else {
+            bytes[middle] ^= 1;
+        }
+        fs::write(&path, &bytes).unwrap();
+        let channels = control_rpc::Channels::new(identity.clone());
+        let opened = Consensus::open(options(cluster.dir.path(), 1, addr, channels)).await;
+        assert!(matches!(opened, Err(OpenError::Corrupt(_))));
+    }
+}
