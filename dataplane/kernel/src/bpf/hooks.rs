@@ -107,6 +107,18 @@ impl Hooks {
         Ok(self.pins.remove(pin)?)
     }
 
+    /// Takes all programs off.
+    pub(super) fn detach_all(&mut self) -> Result<(), HookError> {
+        for pin in self.pins.hooks()? {
+            self.detach(&pin)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn into_pins(self) -> PinDir {
+        self.pins
+    }
+
     /// Gives all hooks that are pinned this build's programs, and removes the pins of those that are gone.
     pub(super) fn renew(&mut self) -> Result<(), HookError> {
         for pin in self.pins.hooks()? {

@@ -63,4 +63,11 @@ impl Bpf {
         hooks.renew()?;
         Ok(Self { tables, hooks })
     }
+
+    /// Takes all programs off and removes all pins: the maps go with the last program that uses them. For a node that
+    /// leaves.
+    pub fn release(mut self) -> Result<(), OpenError> {
+        self.hooks.detach_all()?;
+        Ok(self.hooks.into_pins().remove_all()?)
+    }
 }

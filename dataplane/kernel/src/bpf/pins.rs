@@ -89,6 +89,22 @@ impl PinDir {
         Ok(names.iter().filter_map(|name| HookPin::parse(name)).collect())
     }
 
+    /// Removes the directory with all pins, and the one above if nothing else is in it. Links end with their pins; filters
+    /// of clsact qdiscs don't.
+    pub fn remove_all(&self) -> Result<(), PinError> {
+        match fs::remove_dir_all(&self.0) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                return Err(PinError::Io { path: self.0.clone(), source });
+            }
+            _ => {}
+        }
+        if let Some(above) = self.0.parent() {
+            // Not empty, or gone: both are as they should be.
+            let _ = fs::remove_dir(above);
+        }
+        Ok(())
+    }
+
     /// Removes a pin; one that is absent is success.
     pub fn remove(&self, pin: &HookPin) -> Result<(), PinError> {
         let path = self.hook(pin);

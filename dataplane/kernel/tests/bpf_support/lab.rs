@@ -1,0 +1,266 @@
+//! The machines and their maps.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use dataplane_kernel::bpf::{Bpf, PinDir, Tables, cgroup2_root, read_drops};
+use dataplane_model::kernel_state::HookMode;
+use ebpf_abi::table::ATTACHMENT_INGRESS;
+use ebpf_abi::{
+    Attachment, Endpoint, EndpointKey, Frontend, FrontendKey, Ip4, MacAddr, NodeConfig, Peer, Port, ProgramId, RingKey,
+    SandboxNetworks, TargetPort, TargetPortKey, VipKey, protocol,
+};
+
+use super::namespace::Namespace;
+
+pub const INGRESS_VNI: u32 = 4096;
+pub const OVERLAY_VNI: u32 = 4097;
+pub const VIP: [u8; 4] = [10, 0, 1, 2];
+/// Served by task 0 alone.
+pub const RING: RingKey = RingKey::new(1, INGRESS_VNI);
+/// Served by both tasks.
+pub const SHARED_RING: RingKey = RingKey::new(2, INGRESS_VNI);
+pub const VIP_RING: RingKey = RingKey::new(2, OVERLAY_VNI);
+/// Has no backend.
+pub const EMPTY_RING: RingKey = RingKey::new(3, INGRESS_VNI);
+/// (ring, protocol, published, target)
+pub const PORTS: [(RingKey, u8, u16, u16); 5] = [
+    (RING, protocol::TCP, 8080, 80),
+    (RING, protocol::UDP, 5353, 53),
+    (RING, protocol::UDP, 9999, 99),
+    (SHARED_RING, protocol::TCP, 8081, 80),
+    (EMPTY_RING, protocol::TCP, 8082, 80),
+];
+
+pub const CLIENT: Ip4 = Ip4([198, 18, 0, 100]);
+pub const NODES: [Ip4; 2] = [Ip4([198, 18, 0, 11]), Ip4([198, 18, 0, 12])];
+/// Task 0 is on node 1, task 1 on node 0.
+pub const NODE_OF_TASK: [usize; 2] = [1, 0];
+pub const TASKS: [Ip4; 2] = [Ip4([10, 0, 0, 5]), Ip4([10, 0, 0, 6])];
+pub const TASKS_OVERLAY: [Ip4; 2] = [Ip4([10, 0, 1, 5]), Ip4([10, 0, 1, 6])];
+
+pub struct Lab {
+    pub switch: Namespace,
+    pub client: Namespace,
+    pub nodes: [Namespace; 2],
+    pub tasks: [Namespace; 2],
+    pin_dir: PathBuf,
+    mode: HookMode,
+}
+
+impl Lab {
+    /// Everything but programs and maps.
+    pub fn new(mode: HookMode) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("meshd-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let lab = Self {
+            switch: Namespace::new(),
+            client: Namespace::new(),
+            nodes: [Namespace::new(), Namespace::new()],
+            tasks: [Namespace::new(), Namespace::new()],
+            pin_dir: PathBuf::from("/sys/fs/bpf").join(name),
+            mode,
+        };
+        lab.switch.ip("link add br0 type bridge");
+        lab.switch.ip("link set br0 up");
+        lab.plug(&lab.client, "sw-c", CLIENT);
+        for (node, address) in NODES.iter().enumerate() {
+            lab.plug(&lab.nodes[node], &format!("sw-{node}"), *address);
+            lab.make_node(node);
+        }
+        for task in 0..2 {
+            lab.make_task(task);
+        }
+        lab
+    }
+
+    fn plug(&self, host: &Namespace, port: &str, address: Ip4) {
+        self.switch.ip(&format!("link add {port} type veth peer name up0 netns {}", host.path()));
+        self.switch.ip(&format!("link set {port} master br0 up"));
+        host.ip(&format!("addr add {address}/24 dev up0"));
+        host.ip("link set up0 up");
+    }
+
+    /// As strict as a host can be: nothing is forwarded by the kernel itself, and sources are checked.
+    fn make_node(&self, node: usize) {
+        let namespace = &self.nodes[node];
+        namespace.sysctl("ipv4/ip_forward", "0");
+        namespace.ip("link add mesh-vx type vxlan external dstport 4789 nolearning");
+        namespace.ip("link set mesh-vx arp off up");
+        namespace.ip(&format!("route add 10.0.0.0/24 dev mesh-vx src {}", NODES[node]));
+        for interface in ["all", "up0", "mesh-vx"] {
+            namespace.sysctl(&format!("ipv4/conf/{interface}/rp_filter"), "1");
+        }
+    }
+
+    fn make_task(&self, task: usize) {
+        let node = &self.nodes[NODE_OF_TASK[task]];
+        let sandbox = &self.tasks[task];
+        for (index, address) in [TASKS[task], TASKS_OVERLAY[task]].into_iter().enumerate() {
+            let host_end = format!("mv{task}{index}");
+            node.ip(&format!("link add {host_end} mtu 1450 type veth peer name eth{index} netns {}", sandbox.path()));
+            node.ip(&format!("link set {host_end} up"));
+            node.sysctl(&format!("ipv4/conf/{host_end}/rp_filter"), "1");
+            sandbox.ip(&format!("link set eth{index} address {} mtu 1450 up", MacAddr::of_endpoint(address)));
+            sandbox.ip(&format!("addr add {address}/24 dev eth{index}"));
+        }
+        sandbox.ip("route add default via 10.0.0.1 dev eth0");
+    }
+
+    pub fn node_pins(&self, node: usize) -> PathBuf {
+        self.pin_dir.join(format!("node{node}"))
+    }
+
+    /// Opens node `node`'s programs and maps, and runs `work` in the node's namespace.
+    pub fn with_bpf<T: Send>(&self, node: usize, work: impl FnOnce(&mut Bpf) -> T + Send) -> T {
+        let pins = self.node_pins(node);
+        self.nodes[node].run(|| work(&mut Bpf::open(&pins).unwrap()))
+    }
+
+    /// Fills the maps and attaches the tc and socket programs of both nodes; then lets go of them.
+    pub fn start(&self) {
+        for node in 0..2 {
+            let facts = self.facts(node);
+            self.with_bpf(node, |bpf| {
+                fill(&mut bpf.tables, &facts);
+                attach(bpf, &facts, self.mode);
+            });
+        }
+    }
+
+    fn facts(&self, node: usize) -> Facts {
+        let namespace = &self.nodes[node];
+        let task = NODE_OF_TASK.iter().position(|of| *of == node).unwrap();
+        Facts {
+            node,
+            task,
+            cookie: namespace.cookie(),
+            sandbox_cookie: self.tasks[task].cookie(),
+            uplink: namespace.ifindex("up0"),
+            vxlan: namespace.ifindex("mesh-vx"),
+            host_ends: [0, 1].map(|index| namespace.ifindex(&format!("mv{task}{index}"))),
+        }
+    }
+
+    /// received = forwarded + passed + Σ drops, for every program of every node. Returns all drops by name.
+    pub fn check_counters(&self) -> Vec<(usize, String, String, u64)> {
+        let mut drops = Vec::new();
+        for node in 0..2 {
+            let tables = Tables::open(&PinDir::new(&self.node_pins(node))).unwrap();
+            for program in read_drops(&tables.counters).unwrap().programs {
+                assert_eq!(program.unaccounted(), 0, "{program:?}");
+                drops.extend(
+                    program.drops.into_iter().map(|(reason, count)| (node, program.program.clone(), reason, count)),
+                );
+            }
+        }
+        drops
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        for node in 0..2 {
+            let pins = self.node_pins(node);
+            self.nodes[node].run(|| {
+                if let Ok(bpf) = Bpf::open(&pins) {
+                    bpf.release().unwrap();
+                }
+            });
+        }
+        let _ = std::fs::remove_dir(&self.pin_dir);
+    }
+}
+
+struct Facts {
+    node: usize,
+    task: usize,
+    cookie: u64,
+    sandbox_cookie: u64,
+    uplink: u32,
+    vxlan: u32,
+    host_ends: [u32; 2],
+}
+
+fn fill(tables: &mut Tables, facts: &Facts) {
+    let config = NodeConfig {
+        netns_cookie: facts.cookie,
+        vtep: NODES[facts.node],
+        vxlan_ifindex: facts.vxlan,
+        ingress_vni: INGRESS_VNI,
+        uplink_ifindex: facts.uplink,
+        uplink_mtu: 1500,
+        vxlan_port: Port::new(4789),
+        ..NodeConfig::default()
+    };
+    tables.config.set(&config).unwrap();
+    tables.tick.set(&1).unwrap();
+    let other = NODES[1 - facts.node];
+    tables.peers.insert(&other, &Peer::default()).unwrap();
+    tables.address_owners.insert(&other, &other).unwrap();
+    tables.address_owners.insert(&NODES[facts.node], &Ip4::UNSPECIFIED).unwrap();
+    fill_endpoints(tables, facts);
+    fill_services(tables, facts);
+}
+
+fn fill_endpoints(tables: &mut Tables, facts: &Facts) {
+    for (index, (vni, addresses)) in [(INGRESS_VNI, TASKS), (OVERLAY_VNI, TASKS_OVERLAY)].into_iter().enumerate() {
+        for (task, address) in addresses.into_iter().enumerate() {
+            let mac = MacAddr::of_endpoint(address);
+            let endpoint = if task == facts.task {
+                Endpoint::local(mac, facts.host_ends[index])
+            } else {
+                Endpoint::remote(mac, NODES[NODE_OF_TASK[task]])
+            };
+            tables.endpoints.insert(&EndpointKey { vni, address }, &endpoint).unwrap();
+        }
+        let address = addresses[facts.task];
+        let [a, b, c, _] = address.0;
+        let attachment = Attachment {
+            vni,
+            address,
+            gateway: Ip4([a, b, c, 1]),
+            mtu: 1450,
+            mac: MacAddr::of_endpoint(address),
+            flags: if vni == INGRESS_VNI { ATTACHMENT_INGRESS } else { 0 },
+            prefix: 24,
+        };
+        tables.attachments.insert(&facts.host_ends[index], &attachment).unwrap();
+    }
+}
+
+fn fill_services(tables: &mut Tables, facts: &Facts) {
+    tables.rings.swap(&RING, &[TASKS[0]]).unwrap();
+    tables.rings.swap(&SHARED_RING, &TASKS).unwrap();
+    tables.rings.swap(&VIP_RING, &[TASKS_OVERLAY[0]]).unwrap();
+    tables.rings.swap(&EMPTY_RING, &[]).unwrap();
+    tables.vips.insert(&VipKey { vni: OVERLAY_VNI, address: Ip4(VIP) }, &VIP_RING).unwrap();
+    let networks = SandboxNetworks::new(&[INGRESS_VNI, OVERLAY_VNI]).unwrap();
+    tables.sandboxes.insert(&facts.sandbox_cookie, &networks).unwrap();
+    for (ring, protocol, published, target) in PORTS {
+        for address in [NODES[facts.node], Ip4::LOCALHOST] {
+            let key = FrontendKey::new(address, Port::new(published), protocol);
+            tables.frontends.insert(&key, &Frontend::new(ring, Port::new(target))).unwrap();
+        }
+        let key = TargetPortKey::new(TASKS[facts.task], Port::new(published), protocol);
+        tables.target_ports.insert(&key, &TargetPort::new(Port::new(target))).unwrap();
+    }
+}
+
+fn attach(bpf: &mut Bpf, facts: &Facts, mode: HookMode) {
+    for (program, ifindex) in [
+        (ProgramId::MeshUplink, facts.uplink),
+        (ProgramId::MeshVxlan, facts.vxlan),
+        (ProgramId::MeshVxlanOut, facts.vxlan),
+        (ProgramId::MeshTask, facts.host_ends[0]),
+        (ProgramId::MeshTask, facts.host_ends[1]),
+    ] {
+        bpf.hooks.attach(program, ifindex, mode).unwrap();
+    }
+    let cgroup = cgroup2_root().unwrap();
+    for program in
+        [ProgramId::MeshConnect4, ProgramId::MeshSendmsg4, ProgramId::MeshRecvmsg4, ProgramId::MeshGetpeername4]
+    {
+        bpf.hooks.attach_cgroup(program, &cgroup).unwrap();
+    }
+}

@@ -1,0 +1,132 @@
+//! Servers and clients. A TCP server reads to the end, then answers with its peer's address and as many bytes; a UDP
+//! server answers each datagram with its sender's address.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::thread;
+use std::time::Duration;
+
+use ebpf_abi::Ip4;
+use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrIn};
+
+use super::namespace::Namespace;
+
+/// What a client waits before it calls a packet lost.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+pub fn serve_tcp(namespace: &Namespace, port: u16) {
+    let listener = namespace.run(|| TcpListener::bind(("0.0.0.0", port)).unwrap());
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            thread::spawn(move || answer(stream.unwrap()));
+        }
+    });
+}
+
+fn answer(mut stream: TcpStream) {
+    let peer = stream.peer_addr().unwrap();
+    let mut received = Vec::new();
+    if stream.read_to_end(&mut received).is_ok() {
+        let _ = stream.write_all(format!("{peer}\n").as_bytes());
+        let _ = stream.write_all(&received);
+    }
+}
+
+pub fn serve_udp(namespace: &Namespace, port: u16) {
+    let socket = namespace.run(|| UdpSocket::bind(("0.0.0.0", port)).unwrap());
+    thread::spawn(move || {
+        let mut datagram = [0; 2048];
+        while let Ok((_, from)) = socket.recv_from(&mut datagram) {
+            let _ = socket.send_to(from.to_string().as_bytes(), from);
+        }
+    });
+}
+
+/// Sends `payload` and expects it back. Returns whom the server saw.
+pub fn tcp(from: &Namespace, to: Ip4, port: u16, payload: &[u8]) -> std::io::Result<SocketAddr> {
+    from.run(|| exchange(TcpStream::connect_timeout(&address(to, port), PATIENCE)?, payload))
+}
+
+/// The same from a chosen source port.
+pub fn connect_from(namespace: &Namespace, source: u16, to: Ip4, port: u16) -> TcpStream {
+    namespace.run(|| {
+        let socket = socket::socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+        socket::setsockopt(&socket, socket::sockopt::ReuseAddr, &true).unwrap();
+        let fd = std::os::fd::AsRawFd::as_raw_fd(&socket);
+        socket::bind(fd, &SockaddrIn::from(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, source))).unwrap();
+        socket::connect(fd, &SockaddrIn::from(SocketAddrV4::new(to.into(), port))).unwrap();
+        TcpStream::from(socket)
+    })
+}
+
+/// Sends `payload`, and expects the peer's address as the server sees it, and the payload.
+pub fn exchange(mut stream: TcpStream, payload: &[u8]) -> std::io::Result<SocketAddr> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut reader = stream.try_clone()?;
+    let reading = thread::spawn(move || {
+        let mut answer = Vec::new();
+        reader.read_to_end(&mut answer).map(|_| answer)
+    });
+    stream.write_all(payload)?;
+    stream.shutdown(Shutdown::Write)?;
+    let answer = reading.join().unwrap()?;
+    let end = answer.iter().position(|byte| *byte == b'\n').unwrap_or(0);
+    assert!(answer.get(end + 1..) == Some(payload), "the server's answer differs");
+    Ok(std::str::from_utf8(&answer[..end]).unwrap().parse().unwrap())
+}
+
+/// Sends a datagram from an unconnected socket. Returns whom the server saw, and who seems to answer.
+pub fn udp(from: &Namespace, to: Ip4, port: u16, size: usize) -> std::io::Result<(SocketAddr, SocketAddr)> {
+    from.run(|| {
+        let socket = UdpSocket::bind("0.0.0.0:0")?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        socket.send_to(&vec![7; size], address(to, port))?;
+        receive(&socket)
+    })
+}
+
+/// The same from a connected one, which hears of ICMP errors.
+pub fn udp_connected(from: &Namespace, to: Ip4, port: u16) -> std::io::Result<(SocketAddr, SocketAddr)> {
+    from.run(|| {
+        let socket = UdpSocket::bind("0.0.0.0:0")?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        socket.connect(address(to, port))?;
+        assert_eq!(socket.peer_addr()?, address(to, port), "getpeername");
+        socket.send(b"hello")?;
+        receive(&socket)
+    })
+}
+
+fn receive(socket: &UdpSocket) -> std::io::Result<(SocketAddr, SocketAddr)> {
+    let mut datagram = [0; 2048];
+    let (size, from) = socket.recv_from(&mut datagram)?;
+    Ok((std::str::from_utf8(&datagram[..size]).unwrap().parse().unwrap(), from))
+}
+
+/// Does `to` answer an echo request?
+pub fn ping(from: &Namespace, to: Ip4) -> bool {
+    // Echo request, code 0, checksum of 8 bytes that are otherwise identifier 0x1234 and sequence 1.
+    const REQUEST: [u8; 8] = [8, 0, 0xe5, 0xca, 0x12, 0x34, 0, 1];
+    from.run(|| {
+        let socket =
+            socket::socket(AddressFamily::Inet, SockType::Raw, SockFlag::SOCK_CLOEXEC, socket::SockProtocol::Icmp)
+                .unwrap();
+        let patience = nix::sys::time::TimeVal::new(5, 0);
+        socket::setsockopt(&socket, socket::sockopt::ReceiveTimeout, &patience).unwrap();
+        let fd = std::os::fd::AsRawFd::as_raw_fd(&socket);
+        let to = SockaddrIn::from(SocketAddrV4::new(to.into(), 0));
+        socket::sendto(fd, &REQUEST, &to, socket::MsgFlags::empty()).unwrap();
+        let mut packet = [0; 64];
+        // The request itself may be heard first, where the socket is its own neighbour.
+        while let Ok(size) = socket::recv(fd, &mut packet, socket::MsgFlags::empty()) {
+            if packet[20..size] == [0, 0, 0xed, 0xca, 0x12, 0x34, 0, 1] {
+                return true;
+            }
+        }
+        false
+    })
+}
+
+fn address(to: Ip4, port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::from(to), port))
+}
