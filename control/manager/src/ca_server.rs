@@ -30,6 +30,8 @@ pub struct Issued {
     pub identity: PeerIdentity,
     pub certificate_pem: String,
     pub root_pem: String,
+    /// UDP port of the cluster's tunnels.
+    pub data_path_port: u16,
 }
 
 impl CaServer {
@@ -105,7 +107,12 @@ fn issue(cluster: &Cluster, csr_pem: &str, identity: PeerIdentity) -> Result<Iss
     let certificate_pem = root
         .issue(csr_pem, identity, clock::now(), cluster.spec.node_cert_expiry)
         .map_err(|error| refused(&error))?;
-    Ok(Issued { identity, certificate_pem, root_pem: cluster.ca.root_cert.clone() })
+    Ok(Issued {
+        identity,
+        certificate_pem,
+        root_pem: cluster.ca.root_cert.clone(),
+        data_path_port: cluster.data_path_port,
+    })
 }
 
 fn refused(error: &IssueError) -> Status {
@@ -166,6 +173,7 @@ impl Ca for CaServer {
             role: role_word(issued.identity.role).to_owned(),
             certificate_pem: issued.certificate_pem,
             root_pem: issued.root_pem,
+            data_path_port: issued.data_path_port.into(),
         }))
     }
 }
