@@ -1,0 +1,135 @@
+//! Peers measured in turns: whatever else the machine does in that minute hits all of them.
+
+use anyhow::Result;
+use serde::Serialize;
+
+/// How much is measured.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Plan {
+    /// Samples per row.
+    pub runs: u32,
+    /// Length of a sample of a rate, seconds.
+    pub seconds: u32,
+}
+
+/// What is measured.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Metric {
+    pub name: &'static str,
+    pub unit: &'static str,
+    pub better: Better,
+}
+
+/// Which way is good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Better {
+    Higher,
+    Lower,
+}
+
+/// One way to do the thing, and how to measure it once.
+pub struct Peer<'a> {
+    name: &'static str,
+    sample: Box<dyn FnMut() -> Result<f64> + 'a>,
+}
+
+impl<'a> Peer<'a> {
+    pub fn new(name: &'static str, sample: impl FnMut() -> Result<f64> + 'a) -> Self {
+        Self { name, sample: Box::new(sample) }
+    }
+
+    /// A peer that is there or says why it is not.
+    pub fn maybe<T>(
+        name: &'static str,
+        peer: &'a Result<T>,
+        mut sample: impl FnMut(&T) -> Result<f64> + 'a,
+    ) -> Self {
+        Self::new(name, move || match peer {
+            Ok(peer) => sample(peer),
+            Err(error) => anyhow::bail!("{error:#}"),
+        })
+    }
+}
+
+/// A table: one metric, a row per peer.
+#[derive(Debug, Clone, Serialize)]
+pub struct Comparison {
+    pub metric: Metric,
+    pub rows: Vec<Row>,
+}
+
+/// A peer's samples.
+#[derive(Debug, Clone, Serialize)]
+pub struct Row {
+    pub peer: &'static str,
+    pub samples: Vec<f64>,
+    /// Of the samples; `None` if there is none.
+    pub median: Option<f64>,
+    /// Why there are fewer samples than asked for.
+    pub error: Option<String>,
+}
+
+/// Samples every peer once, then every peer again, until each has its samples or has failed.
+pub fn compare(metric: Metric, plan: Plan, mut peers: Vec<Peer<'_>>) -> Comparison {
+    let empty = |peer: &Peer<'_>| Row { peer: peer.name, samples: Vec::new(), median: None, error: None };
+    let mut rows: Vec<Row> = peers.iter().map(empty).collect();
+    for _ in 0..plan.runs {
+        for (peer, row) in peers.iter_mut().zip(&mut rows).filter(|(_, row)| row.error.is_none()) {
+            match (peer.sample)() {
+                Ok(sample) => {
+                    eprintln!("   {}: {} {sample:.1} {}", metric.name, row.peer, metric.unit);
+                    row.samples.push(sample);
+                }
+                Err(error) => {
+                    eprintln!("   {}: {} failed: {error:#}", metric.name, row.peer);
+                    row.error = Some(format!("{error:#}"));
+                }
+            }
+        }
+    }
+    for row in &mut rows {
+        row.median = median(&row.samples);
+    }
+    Comparison { metric, rows }
+}
+
+/// The middle sample; the mean of the two in the middle where their number is even.
+fn median(samples: &[f64]) -> Option<f64> {
+    let mut sorted = samples.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let middle = sorted.len() / 2;
+    match sorted.len() {
+        0 => None,
+        len if len % 2 == 1 => Some(sorted[middle]),
+        _ => Some(f64::midpoint(sorted[middle - 1], sorted[middle])),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const METRIC: Metric = Metric { name: "speed", unit: "1/s", better: Better::Higher };
+
+    #[test]
+    fn the_median_is_in_the_middle() {
+        assert_eq!(median(&[]), None);
+        assert_eq!(median(&[3.0, 1.0, 2.0]), Some(2.0));
+        assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), Some(2.5));
+    }
+
+    #[test]
+    fn peers_take_turns_and_one_that_fails_is_not_asked_again() {
+        let order = std::cell::RefCell::new(String::new());
+        let ask = |name: char, fails: bool| {
+            order.borrow_mut().push(name);
+            if fails { Err(anyhow::anyhow!("broken")) } else { Ok(1.0) }
+        };
+        let peers = vec![Peer::new("a", || ask('a', false)), Peer::new("b", || ask('b', true))];
+        let comparison = compare(METRIC, Plan { runs: 3, seconds: 1 }, peers);
+        assert_eq!(order.into_inner(), "abaa");
+        assert_eq!((comparison.rows[0].samples.len(), comparison.rows[0].median), (3, Some(1.0)));
+        assert_eq!((comparison.rows[1].median, comparison.rows[1].error.as_deref()), (None, Some("broken")));
+    }
+}

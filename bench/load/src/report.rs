@@ -1,0 +1,132 @@
+//! What was measured, as JSON for programs and as Markdown for people.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use anyhow::Result;
+use serde::Serialize;
+
+use crate::compare::{Better, Comparison, Plan, Row};
+
+/// All of one run.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    pub machine: Machine,
+    pub plan: Plan,
+    pub comparisons: Vec<Comparison>,
+}
+
+/// Where it was measured.
+#[derive(Debug, Serialize)]
+pub struct Machine {
+    pub kernel: String,
+    pub processor: String,
+    pub cores: usize,
+    /// `release`, or `debug`: then our figures say little.
+    pub build: &'static str,
+}
+
+impl Machine {
+    pub fn here() -> Result<Self> {
+        let cpu_info = std::fs::read_to_string("/proc/cpuinfo")?;
+        let model = cpu_info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+        Ok(Self {
+            kernel: std::fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned(),
+            processor: model.map_or_else(|| "unknown".to_owned(), |(_, model)| model.to_owned()),
+            cores: std::thread::available_parallelism()?.get(),
+            build: if cfg!(debug_assertions) { "debug" } else { "release" },
+        })
+    }
+}
+
+impl Report {
+    /// Writes `quick.json` and `quick.md` into the directory.
+    pub fn write(&self, directory: &Path) -> Result<()> {
+        std::fs::create_dir_all(directory)?;
+        std::fs::write(directory.join("quick.json"), serde_json::to_string_pretty(self)? + "\n")?;
+        std::fs::write(directory.join("quick.md"), self.markdown())?;
+        Ok(())
+    }
+
+    pub fn markdown(&self) -> String {
+        let Machine { kernel, processor, cores, build } = &self.machine;
+        let mut out = String::from("# Bench, quick form\n\n");
+        let runs = self.plan.runs;
+        writeln!(
+            out,
+            "Linux {kernel}, {cores} × {processor}, {build} build; medians of {runs} samples, in turns."
+        )
+        .expect("a string takes all");
+        for comparison in &self.comparisons {
+            write_comparison(&mut out, comparison);
+        }
+        out
+    }
+}
+
+/// The first row is what the others are compared with.
+fn write_comparison(out: &mut String, comparison: &Comparison) {
+    let metric = comparison.metric;
+    let better = match metric.better {
+        Better::Higher => "more is better",
+        Better::Lower => "less is better",
+    };
+    let reference = comparison.rows.first().and_then(|row| row.median);
+    writeln!(out, "\n## {} ({}, {better})\n", metric.name, metric.unit).expect("a string takes all");
+    out.push_str("| | median | least – most | of the first |\n|---|---:|---:|---:|\n");
+    for row in &comparison.rows {
+        out.push_str(&line(row, reference));
+    }
+}
+
+fn line(row: &Row, reference: Option<f64>) -> String {
+    let Some(median) = row.median else {
+        let error = row.error.as_deref().unwrap_or("no samples").replace(['\n', '|'], " ");
+        return format!("| {} | not measured: {error} | | |\n", row.peer);
+    };
+    let least = row.samples.iter().copied().fold(f64::INFINITY, f64::min);
+    let most = row.samples.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let share = reference.filter(|reference| *reference > 0.0).map(|reference| 100.0 * median / reference);
+    let share = share.map_or_else(String::new, |share| format!("{share:.0} %"));
+    format!("| {} | {} | {} – {} | {share} |\n", row.peer, figure(median), figure(least), figure(most))
+}
+
+/// Three figures that count, or the whole number.
+fn figure(value: f64) -> String {
+    let decimals = match value.abs() {
+        size if size >= 100.0 => 0,
+        size if size >= 10.0 => 1,
+        _ => 2,
+    };
+    format!("{value:.decimals$}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compare::Metric;
+
+    #[test]
+    fn a_table_compares_with_its_first_row() {
+        let row = |peer, samples: &[f64], median, error: Option<&str>| Row {
+            peer,
+            samples: samples.to_vec(),
+            median,
+            error: error.map(str::to_owned),
+        };
+        let comparison = Comparison {
+            metric: Metric { name: "stream", unit: "Gbit/s", better: Better::Higher },
+            rows: vec![
+                row("mesh", &[14.5, 12.0, 15.0], Some(14.5), None),
+                row("underlay", &[29.0], Some(29.0), Some("broke")),
+                row("other", &[], None, Some("no|such\nthing")),
+            ],
+        };
+        let mut out = String::new();
+        write_comparison(&mut out, &comparison);
+        let expected = "\n## stream (Gbit/s, more is better)\n\n| | median | least – most | of the first |\n\
+            |---|---:|---:|---:|\n| mesh | 14.5 | 12.0 – 15.0 | 100 % |\n| underlay | 29.0 | 29.0 – 29.0 | 200 % |\n\
+            | other | not measured: no such thing | | |\n";
+        assert_eq!(out, expected);
+    }
+}

@@ -1,0 +1,32 @@
+//! What is measured, one module per table or two.
+
+mod dns;
+mod http;
+mod path;
+
+use clap::ValueEnum;
+
+use crate::compare::{Comparison, Plan};
+use crate::mesh::LazyMesh;
+
+/// A part of the run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Section {
+    /// Requests through the routing mesh, by nftables DNAT, by a proxy, and without anything
+    Http,
+    /// Streams and exchanges from task to task, over a bridge with VXLAN, and over the underlay
+    Path,
+    /// Queries of our DNS, dnsmasq, and dockerd's
+    Dns,
+}
+
+impl Section {
+    /// Measures all peers of the section. What can't be measured says why in its row.
+    pub fn measure(self, plan: Plan, mesh: &LazyMesh) -> Vec<Comparison> {
+        match self {
+            Self::Http => http::measure(plan, mesh),
+            Self::Path => path::measure(plan, mesh),
+            Self::Dns => dns::measure(plan),
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! From a task on one node to a task on another.
+
+use std::net::Ipv4Addr;
+
+use anyhow::Result;
+
+use crate::compare::{Better, Comparison, Metric, Peer, Plan, compare};
+use crate::mesh::{LazyMesh, Mesh, TaskPair};
+use crate::netns::{Namespace, Place};
+use crate::process::Background;
+use crate::tools::{iperf, pingpong};
+
+const STREAM: Metric = Metric { name: "TCP stream across nodes", unit: "Gbit/s", better: Better::Higher };
+const EXCHANGE: Metric = Metric {
+    name: "TCP request and response across nodes, one at a time",
+    unit: "1/s",
+    better: Better::Higher,
+};
+
+/// Tunnel ends of the two nodes.
+const NODES: [Ipv4Addr; 2] = [Ipv4Addr::new(198, 19, 1, 1), Ipv4Addr::new(198, 19, 1, 2)];
+/// Addresses of the two tasks on the bridge with VXLAN.
+const TASKS: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 99, 0, 1), Ipv4Addr::new(10, 99, 0, 2)];
+/// Tasks on VXLAN over a link of 1500 (RFC 7348 section 4.3).
+const TASK_MTU: u32 = 1450;
+
+pub fn measure(plan: Plan, mesh: &LazyMesh) -> Vec<Comparison> {
+    let ours = mesh.get().and_then(MeshPath::start);
+    let plain = PlainPath::start();
+    let stream = vec![
+        Peer::maybe("mesh", &ours, |path| path.route.stream(plan)),
+        Peer::maybe("bridge and VXLAN", &plain, |path| path.overlay.stream(plan)),
+        Peer::maybe("underlay", &plain, |path| path.underlay.stream(plan)),
+    ];
+    let stream = compare(STREAM, plan, stream);
+    let exchange = vec![
+        Peer::maybe("mesh", &ours, |path| path.route.exchange(plan)),
+        Peer::maybe("bridge and VXLAN", &plain, |path| path.overlay.exchange(plan)),
+        Peer::maybe("underlay", &plain, |path| path.underlay.exchange(plan)),
+    ];
+    vec![stream, compare(EXCHANGE, plan, exchange)]
+}
+
+/// From one place to an address in another, where an iperf3 server listens.
+struct Route {
+    _server: Background,
+    from: Place,
+    to: Place,
+    address: Ipv4Addr,
+}
+
+impl Route {
+    fn new(from: &Place, to: &Place, address: Ipv4Addr) -> Result<Self> {
+        let server = iperf::serve(to, address)?;
+        Ok(Self { _server: server, from: from.clone(), to: to.clone(), address })
+    }
+
+    fn stream(&self, plan: Plan) -> Result<f64> {
+        iperf::stream(&self.from, self.address, plan.seconds)
+    }
+
+    fn exchange(&self, plan: Plan) -> Result<f64> {
+        pingpong::exchanges_per_second(&self.from, &self.to, self.address, plan.seconds)
+    }
+}
+
+/// Two tasks of the mesh on different nodes.
+struct MeshPath {
+    route: Route,
+    _tasks: TaskPair,
+}
+
+impl MeshPath {
+    fn start(mesh: &Mesh) -> Result<Self> {
+        let tasks = mesh.task_pair()?;
+        let route = Route::new(&tasks.from, &tasks.to, tasks.address)?;
+        Ok(Self { route, _tasks: tasks })
+    }
+}
+
+/// Two nodes on a bridge; on each a Linux bridge with a VXLAN device and a task, as Docker's overlay driver builds it.
+struct PlainPath {
+    overlay: Route,
+    underlay: Route,
+    _namespaces: [Namespace; 5],
+}
+
+impl PlainPath {
+    fn start() -> Result<Self> {
+        let underlay = Namespace::new("un")?;
+        underlay.add_bridge()?;
+        let nodes = [Namespace::new("n0")?, Namespace::new("n1")?];
+        let tasks = [Namespace::new("t0")?, Namespace::new("t1")?];
+        for (index, (node, task)) in nodes.iter().zip(&tasks).enumerate() {
+            underlay.plug(node, &format!("p{index}"), &format!("{}/24", NODES[index]))?;
+            add_overlay(node, NODES[index], NODES[1 - index])?;
+            node.plug(task, "task", &format!("{}/24", TASKS[index]))?;
+            node.ip(&format!("link set task mtu {TASK_MTU}"))?;
+            task.ip(&format!("link set eth0 mtu {TASK_MTU}"))?;
+        }
+        let overlay_route = Route::new(tasks[0].place(), tasks[1].place(), TASKS[1])?;
+        let underlay_route = Route::new(nodes[0].place(), nodes[1].place(), NODES[1])?;
+        let [node0, node1] = nodes;
+        let [task0, task1] = tasks;
+        Ok(Self {
+            overlay: overlay_route,
+            underlay: underlay_route,
+            _namespaces: [task0, task1, node0, node1, underlay],
+        })
+    }
+}
+
+/// A bridge and a VXLAN device that sends to the other node what it does not know.
+fn add_overlay(node: &Namespace, local: Ipv4Addr, remote: Ipv4Addr) -> Result<()> {
+    node.add_bridge()?;
+    node.ip(&format!("link add vx0 type vxlan id 4097 dstport 4789 local {local} remote {remote} dev eth0"))?;
+    node.ip(&format!("link set vx0 mtu {TASK_MTU} master br0 up"))
+}
