@@ -2,9 +2,12 @@
 
 pub mod bpf;
 pub mod fake;
+pub mod linux;
+pub mod inspect;
 pub mod net;
 pub mod seam;
 
 pub use fake::FakeKernel;
+pub use linux::{LinuxKernel, LinuxOptions};
 pub use net::Machine;
 pub use seam::{Kernel, KernelError};

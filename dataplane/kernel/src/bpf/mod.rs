@@ -19,8 +19,9 @@ mod tables;
 
 use std::path::Path;
 
-pub use counters::read_drops;
+pub use counters::{Counters, read_drops};
 pub use flows::{FlowSweep, SweepError};
+pub(crate) use hooks::{interface_name, is_alive};
 pub use hooks::{HookError, Hooks};
 pub use object::{LoadError, Programs};
 pub use pins::{HookPin, PinDir, PinError};
