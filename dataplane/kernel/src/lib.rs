@@ -2,8 +2,8 @@
 
 pub mod bpf;
 pub mod fake;
-pub mod linux;
 pub mod inspect;
+pub mod linux;
 pub mod net;
 pub mod seam;
 

@@ -75,7 +75,12 @@ async fn put_vxlan(node: &Netlink, name: &LinkName, port: u16, mtu_bytes: u32) -
     node.set_link(&format!("set up {name}"), settings.arp(false).index(index).up().build()).await
 }
 
-async fn put_bridge(node: &Netlink, name: &LinkName, address: Ipv4Network, mtu_bytes: u32) -> Result<(), NetError> {
+async fn put_bridge(
+    node: &Netlink,
+    name: &LinkName,
+    address: Ipv4Network,
+    mtu_bytes: u32,
+) -> Result<(), NetError> {
     match node.link(name.as_str()).await? {
         Some(link) if is_our_bridge(&link) => {}
         Some(_) => return Err(NetError::ForeignLink { name: name.clone() }),

@@ -29,18 +29,23 @@ impl Namespace {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(NetError::file("open", path, error)),
         };
-        let stat = nix::sys::statfs::fstatfs(&file).map_err(|error| NetError::file("look at", path, error.into()))?;
+        let stat = nix::sys::statfs::fstatfs(&file)
+            .map_err(|error| NetError::file("look at", path, error.into()))?;
         Ok((i64::from(stat.filesystem_type().0) == NSFS_MAGIC).then_some(Self { file }))
     }
 
     /// Makes a namespace, runs `prepare` in it, and mounts it at `path`.
-    pub fn create(path: &Path, prepare: impl FnOnce() -> Result<(), NetError> + Send) -> Result<Self, NetError> {
+    pub fn create(
+        path: &Path,
+        prepare: impl FnOnce() -> Result<(), NetError> + Send,
+    ) -> Result<Self, NetError> {
         if let Some(dir) = path.parent() {
             fs::create_dir_all(dir).map_err(|error| NetError::file("make directory", dir, error))?;
         }
         File::create(path).map_err(|error| NetError::file("make", path, error))?;
         on_thread(|| {
-            unshare(CloneFlags::CLONE_NEWNET).map_err(|error| NetError::io("make a network namespace", error.into()))?;
+            unshare(CloneFlags::CLONE_NEWNET)
+                .map_err(|error| NetError::io("make a network namespace", error.into()))?;
             prepare()?;
             mount(Some("/proc/thread-self/ns/net"), path, None::<&str>, MsFlags::MS_BIND, None::<&str>)
                 .map_err(|error| NetError::file("mount a network namespace on", path, error.into()))
@@ -56,7 +61,9 @@ impl Namespace {
             Err(error) => return Err(NetError::file("unmount", path, error.into())),
         }
         match fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(NetError::file("remove", path, error)),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(NetError::file("remove", path, error))
+            }
             _ => Ok(()),
         }
     }
@@ -84,7 +91,8 @@ impl AsFd for Namespace {
 
 /// Cookie of the calling thread's namespace.
 pub fn own_cookie() -> Result<u64, NetError> {
-    let socket = std::net::UdpSocket::bind("0.0.0.0:0").map_err(|error| NetError::io("open a socket", error))?;
+    let socket =
+        std::net::UdpSocket::bind("0.0.0.0:0").map_err(|error| NetError::io("open a socket", error))?;
     let mut cookie = 0_u64;
     let mut size = libc::socklen_t::try_from(size_of::<u64>()).expect("8 fits");
     // SAFETY: the pointers are to locals that live through the call, and `size` says how large the first one is.

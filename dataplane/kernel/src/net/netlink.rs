@@ -8,7 +8,8 @@ use ipnetwork::Ipv4Network;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::AddressAttribute;
 use netlink_packet_route::link::{
-    InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo,
+    LinkMessage,
 };
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol};
 use netlink_packet_route::rule::{RuleAttribute, RuleMessage};
@@ -94,8 +95,14 @@ impl Netlink {
     }
 
     pub(super) async fn links(&self) -> Result<Vec<Link>, NetError> {
-        let messages: Vec<LinkMessage> =
-            self.handle.link().get().execute().try_collect().await.map_err(NetError::netlink("list interfaces"))?;
+        let messages: Vec<LinkMessage> = self
+            .handle
+            .link()
+            .get()
+            .execute()
+            .try_collect()
+            .await
+            .map_err(NetError::netlink("list interfaces"))?;
         Ok(messages.iter().map(Link::from).collect())
     }
 
@@ -121,8 +128,14 @@ impl Netlink {
 
     /// IPv4 addresses with their interfaces' indexes.
     pub(super) async fn addresses(&self) -> Result<Vec<(u32, Ipv4Network)>, NetError> {
-        let messages: Vec<_> =
-            self.handle.address().get().execute().try_collect().await.map_err(NetError::netlink("list addresses"))?;
+        let messages: Vec<_> = self
+            .handle
+            .address()
+            .get()
+            .execute()
+            .try_collect()
+            .await
+            .map_err(NetError::netlink("list addresses"))?;
         let address = |message: &netlink_packet_route::address::AddressMessage| {
             let local = message.attributes.iter().find_map(|attribute| match attribute {
                 AddressAttribute::Local(IpAddr::V4(address)) => Some(*address),
@@ -135,7 +148,9 @@ impl Netlink {
 
     /// Gives the interface this address and no other.
     pub(super) async fn set_only_address(&self, index: u32, address: Ipv4Network) -> Result<(), NetError> {
-        for (_, old) in self.addresses().await?.into_iter().filter(|(at, old)| *at == index && *old != address) {
+        for (_, old) in
+            self.addresses().await?.into_iter().filter(|(at, old)| *at == index && *old != address)
+        {
             let message = rtnetlink::AddressMessageBuilder::<Ipv4Addr>::new()
                 .index(index)
                 .address(old.ip(), old.prefix())
@@ -143,14 +158,21 @@ impl Netlink {
             unless(self.handle.address().del(message).execute().await, &[libc::EADDRNOTAVAIL])
                 .map_err(NetError::netlink(format!("remove address {old}")))?;
         }
-        let added = self.handle.address().add(index, IpAddr::V4(address.ip()), address.prefix()).execute().await;
+        let added =
+            self.handle.address().add(index, IpAddr::V4(address.ip()), address.prefix()).execute().await;
         unless(added, &[libc::EEXIST]).map_err(NetError::netlink(format!("add address {address}")))
     }
 
     pub(super) async fn routes(&self) -> Result<Vec<Route>, NetError> {
         let query = RouteMessageBuilder::<Ipv4Addr>::new().build();
-        let messages: Vec<RouteMessage> =
-            self.handle.route().get(query).execute().try_collect().await.map_err(NetError::netlink("list routes"))?;
+        let messages: Vec<RouteMessage> = self
+            .handle
+            .route()
+            .get(query)
+            .execute()
+            .try_collect()
+            .await
+            .map_err(NetError::netlink("list routes"))?;
         Ok(messages.into_iter().filter_map(Route::new).collect())
     }
 
@@ -175,8 +197,14 @@ impl Netlink {
         Ok(messages.into_iter().filter_map(SourceRule::new).collect())
     }
 
-    pub(super) async fn add_source_rule(&self, source: Ipv4Addr, table: u32, priority: u32) -> Result<(), NetError> {
-        let mut request = self.handle.rule().add().v4().source_prefix(source, 32).table_id(table).priority(priority);
+    pub(super) async fn add_source_rule(
+        &self,
+        source: Ipv4Addr,
+        table: u32,
+        priority: u32,
+    ) -> Result<(), NetError> {
+        let mut request =
+            self.handle.rule().add().v4().source_prefix(source, 32).table_id(table).priority(priority);
         request.message_mut().header.action = netlink_packet_route::rule::RuleAction::ToTable;
         unless(request.execute().await, &[libc::EEXIST])
             .map_err(NetError::netlink(format!("add the rule for packets from {source}")))
@@ -260,7 +288,8 @@ impl Route {
             match attribute {
                 RouteAttribute::Table(table) => route.table = *table,
                 RouteAttribute::Destination(address) => {
-                    route.destination = Ipv4Network::new(v4(address)?, message.header.destination_prefix_length).ok()?;
+                    route.destination =
+                        Ipv4Network::new(v4(address)?, message.header.destination_prefix_length).ok()?;
                 }
                 RouteAttribute::Gateway(address) => route.gateway = v4(address),
                 RouteAttribute::PrefSource(address) => route.source = v4(address),

@@ -13,8 +13,28 @@ use super::{NetError, forwarding};
 
 /// Drivers that run XDP programs on received packets before they make a socket buffer, by their names in Linux 6.1.
 const NATIVE_XDP_DRIVERS: [&str; 22] = [
-    "atlantic", "bnxt_en", "cpsw", "ena", "fsl_dpaa2_eth", "hv_netvsc", "i40e", "ice", "igb", "igc", "ixgbe",
-    "ixgbevf", "mlx4_en", "mlx5_core", "mvneta", "mvpp2", "nfp", "qede", "sfc", "stmmac", "thunder-nic", "virtio_net",
+    "atlantic",
+    "bnxt_en",
+    "cpsw",
+    "ena",
+    "fsl_dpaa2_eth",
+    "hv_netvsc",
+    "i40e",
+    "ice",
+    "igb",
+    "igc",
+    "ixgbe",
+    "ixgbevf",
+    "mlx4_en",
+    "mlx5_core",
+    "mvneta",
+    "mvpp2",
+    "nfp",
+    "qede",
+    "sfc",
+    "stmmac",
+    "thunder-nic",
+    "virtio_net",
 ];
 
 /// What the plan must know of this machine.
@@ -61,7 +81,8 @@ fn has_tcx() -> bool {
 }
 
 fn is_at_least_6_6(release: &str) -> bool {
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse::<u32>().unwrap_or(0));
+    let mut numbers =
+        release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse::<u32>().unwrap_or(0));
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (6, 6)
 }
 

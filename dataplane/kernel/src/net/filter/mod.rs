@@ -1,9 +1,9 @@
 //! The nftables table `inet meshd`: masquerading of the way out, host ports, and what may be forwarded. Written whole in
 //! one transaction by `nft`; connection tracking keeps what it knows, so no connection breaks.
 
-mod text;
 #[cfg(test)]
 mod tests;
+mod text;
 
 use std::io::{self, Write as _};
 use std::process::{Command, Stdio};

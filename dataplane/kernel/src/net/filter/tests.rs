@@ -27,7 +27,9 @@ fn the_comments_give_the_filter_back() {
 
 #[test]
 fn whatever_nft_prints_is_read_without_panic() {
-    for listed in ["", "comment \"", "comment \"bridge\"", "comment \"bridge x\"", "comment \"host-port 6 a\"", "\u{0}"] {
+    for listed in
+        ["", "comment \"", "comment \"bridge\"", "comment \"bridge x\"", "comment \"host-port 6 a\"", "\u{0}"]
+    {
         assert_eq!(text::parse(listed), None);
     }
 }

@@ -58,7 +58,9 @@ fn comment(line: &str) -> Option<&str> {
 
 fn body(filter: &PacketFilter) -> String {
     let mut text = String::new();
-    forward_chain(filter, &mut text).and_then(|()| nat_chains(filter, &mut text)).expect("a String takes all");
+    forward_chain(filter, &mut text)
+        .and_then(|()| nat_chains(filter, &mut text))
+        .expect("a String takes all");
     text
 }
 
@@ -102,11 +104,16 @@ fn nat_chains(filter: &PacketFilter, text: &mut String) -> std::fmt::Result {
              dnat ip to {address}:{target}"
         )?;
     }
-    writeln!(text, "\t}}\n\tchain postrouting {{\n\t\ttype nat hook postrouting priority 100; policy accept;")?;
+    writeln!(
+        text,
+        "\t}}\n\tchain postrouting {{\n\t\ttype nat hook postrouting priority 100; policy accept;"
+    )?;
     writeln!(text, "\t\tip saddr {} masquerade\n\t}}", filter.subnet)
 }
 
 /// FNV-1a: the same in every version of meshd.
 fn hash(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
 }

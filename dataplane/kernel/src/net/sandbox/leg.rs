@@ -9,17 +9,22 @@ use netlink_packet_route::route::{RouteMessage, RouteScope};
 use rtnetlink::packet_route::route::RouteHeader;
 use rtnetlink::{LinkBridgePort, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
+use crate::net::NetError;
 use crate::net::devices::no_ipv6;
 use crate::net::namespace::Namespace;
 use crate::net::netlink::{Link, Netlink};
 use crate::net::routes::PROTOCOL;
-use crate::net::NetError;
 
 /// Priority of the source rules: before the main table's (32766), after the local one's (0).
 const RULE_PRIORITY: u32 = 1000;
 
 /// Makes the leg, or makes it what it should be.
-pub(super) async fn put(node: &Netlink, namespace: &Namespace, inside: &Netlink, leg: &Leg) -> Result<(), NetError> {
+pub(super) async fn put(
+    node: &Netlink,
+    namespace: &Namespace,
+    inside: &Netlink,
+    leg: &Leg,
+) -> Result<(), NetError> {
     if !is_paired(node, inside, leg).await? {
         remove_ends(node, inside, leg).await?;
         make_pair(node, namespace, leg).await?;

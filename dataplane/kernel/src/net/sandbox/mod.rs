@@ -52,7 +52,12 @@ fn prepare() -> Result<(), NetError> {
     sysctl::write_if_there("ipv4/ping_group_range", "0\t2147483647")
 }
 
-async fn fill(node: &Netlink, namespace: &Namespace, inside: &Netlink, net: &SandboxNet) -> Result<(), NetError> {
+async fn fill(
+    node: &Netlink,
+    namespace: &Namespace,
+    inside: &Netlink,
+    net: &SandboxNet,
+) -> Result<(), NetError> {
     if let Some(lo) = inside.link("lo").await? {
         inside.set_link("set up lo", LinkUnspec::new_with_index(lo.index).up().build()).await?;
     }

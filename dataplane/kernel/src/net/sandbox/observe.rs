@@ -35,7 +35,8 @@ pub(in crate::net) async fn observe(
         };
         state.sandboxes.insert(id, net);
     }
-    let host_ends = node_links.iter().filter(|link| link.is_veth()).filter_map(|link| LinkName::new(&link.name));
+    let host_ends =
+        node_links.iter().filter(|link| link.is_veth()).filter_map(|link| LinkName::new(&link.name));
     let stray: Vec<LinkName> = host_ends.filter(|name| is_host_end(name) && !led_to.contains(name)).collect();
     state.devices.extend(stray.into_iter().map(|name| (name, Device::Stray)));
     Ok(())
@@ -103,8 +104,12 @@ impl Inside {
     fn leg(&self, end: &Link, node_links: &[Link]) -> Option<Leg> {
         let host = node_links.iter().find(|host| are_paired(host, end))?;
         let bridge = host.controller.and_then(|index| node_links.iter().find(|link| link.index == index));
-        let sound = end.is_up && host.is_up && host.mtu_bytes == end.mtu_bytes && host.is_isolated == bridge.is_some();
-        let mut addresses = self.addresses.iter().filter(|(index, _)| *index == end.index).map(|(_, address)| *address);
+        let sound = end.is_up
+            && host.is_up
+            && host.mtu_bytes == end.mtu_bytes
+            && host.is_isolated == bridge.is_some();
+        let mut addresses =
+            self.addresses.iter().filter(|(index, _)| *index == end.index).map(|(_, address)| *address);
         let address = addresses.next().filter(|_| sound)?;
         let table = self.rules.iter().find(|rule| rule.source.ip() == address.ip())?.table;
         let by_here = |route: &&Route| route.device == Some(end.index);

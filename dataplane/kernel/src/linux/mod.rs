@@ -1,0 +1,116 @@
+//! [`LinuxKernel`]: the kernel that this process runs on. Network rows go to [`crate::net`], the others are translated
+//! into the maps and hooks of [`crate::bpf`].
+
+mod links;
+mod observe;
+mod rows;
+mod write;
+
+use std::fs;
+use std::io;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use dataplane_model::kernel_state::LinkName;
+use dataplane_model::{KernelState, Op};
+
+use crate::bpf::{self, Bpf};
+use crate::net::{Machine, Net, NetOptions};
+use crate::seam::{Kernel, KernelError};
+
+/// Between two sweeps of the flow tables: flows live for a minute at least, so a few seconds more are nothing.
+const SWEEP_PERIOD: Duration = Duration::from_secs(5);
+
+/// Where a node's data plane lives.
+#[derive(Debug, Clone)]
+pub struct LinuxOptions {
+    pub netns_dir: PathBuf,
+    /// Interfaces to other machines; empty for the one that holds the tunnel end.
+    pub uplinks: Vec<LinkName>,
+    /// Directory of the pins, in a BPF file system.
+    pub bpffs_dir: PathBuf,
+    /// Root of the cgroup v2 hierarchy; `None` finds it.
+    pub cgroup2_root: Option<PathBuf>,
+}
+
+/// This machine's kernel, in the network namespace of the thread that made it.
+pub struct LinuxKernel {
+    options: LinuxOptions,
+    net: Net,
+    /// Opened when it is first needed: opening makes pins.
+    bpf: Option<Bpf>,
+    /// XDP must send by redirecting, see [`ebpf_abi::table::CONFIG_XDP_REDIRECT`].
+    xdp_redirects: bool,
+    last_tick: Instant,
+    last_sweep: Instant,
+}
+
+impl LinuxKernel {
+    /// Checks that this machine can run the data plane; changes nothing. A tokio runtime must be entered.
+    pub fn open(options: LinuxOptions) -> Result<Self, KernelError> {
+        bpf::check().map_err(|error| KernelError::of(&error))?;
+        let net = NetOptions { netns_dir: options.netns_dir.clone(), uplinks: options.uplinks.clone() };
+        let net = Net::new(net).map_err(|error| KernelError::of(&error))?;
+        let now = Instant::now();
+        Ok(Self { options, net, bpf: None, xdp_redirects: false, last_tick: now, last_sweep: now })
+    }
+
+    fn bpf(&mut self) -> Result<&mut Bpf, KernelError> {
+        if self.bpf.is_none() {
+            self.bpf = Some(Bpf::open(&self.options.bpffs_dir).map_err(|error| KernelError::of(&error))?);
+        }
+        Ok(self.bpf.as_mut().expect("just set"))
+    }
+}
+
+impl Kernel for LinuxKernel {
+    async fn machine(&mut self, vtep: Ipv4Addr) -> Result<Machine, KernelError> {
+        let machine = self.net.machine(vtep).await.map_err(|error| KernelError::of(&error))?;
+        let primary = machine.uplinks.values().find(|uplink| uplink.addresses.contains(&vtep));
+        // The far end of a veth pair seldom runs XDP, and only then takes what XDP_TX sends.
+        self.xdp_redirects = primary.is_some_and(|uplink| uplink.kind.as_deref() == Some("veth"));
+        Ok(machine)
+    }
+
+    async fn observe(&mut self) -> Result<KernelState, KernelError> {
+        let mut state = KernelState::default();
+        self.net.observe(&mut state).await.map_err(|error| KernelError::of(&error))?;
+        self.observe_bpf(&mut state)?;
+        Ok(state)
+    }
+
+    async fn apply(&mut self, op: &Op) -> Result<(), KernelError> {
+        let is_done = self.net.apply(op).await.map_err(|error| KernelError::of(&error))?;
+        if is_done { Ok(()) } else { self.apply_bpf(op) }
+    }
+
+    fn tick(&mut self) -> Result<(), KernelError> {
+        let seconds = self.last_tick.elapsed().as_secs();
+        let Some(bpf) = &mut self.bpf else { return Ok(()) };
+        if seconds > 0 {
+            self.last_tick += Duration::from_secs(seconds);
+            let tick = bpf.tables.tick.get().map_err(|error| KernelError::of(&error))?;
+            let step = u32::try_from(seconds).unwrap_or(u32::MAX);
+            bpf.tables.tick.set(&tick.wrapping_add(step)).map_err(|error| KernelError::of(&error))?;
+        }
+        if self.last_sweep.elapsed() >= SWEEP_PERIOD {
+            self.last_sweep = Instant::now();
+            bpf.tables.sweep_flows().map_err(|error| KernelError::of(&error))?;
+        }
+        Ok(())
+    }
+
+    fn release(&mut self) -> Result<(), KernelError> {
+        self.bpf = None;
+        for dir in [&self.options.bpffs_dir, &self.options.netns_dir] {
+            match fs::remove_dir_all(dir) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(KernelError(format!("cannot remove {}: {error}", dir.display())));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,166 @@
+//! Rows of the model as keys and values of the maps, and back.
+
+use std::net::Ipv4Addr;
+
+use dataplane_model::kernel_state::{
+    AttachmentRow, EndpointKey, Frontend, FrontendKey, PortKey, Program, RingKey, VipKey,
+};
+use dataplane_model::{Mac, Vni};
+use ebpf_abi::table::ATTACHMENT_INGRESS;
+use ebpf_abi::{Ip4, MacAddr, Port, ProgramId};
+use ipnetwork::Ipv4Network;
+
+pub(super) fn ring_key(key: &RingKey) -> ebpf_abi::RingKey {
+    ebpf_abi::RingKey::new(key.service, key.vni.get())
+}
+
+/// `None` for what no meshd of ours can have written: a VNI of more than 24 bits.
+pub(super) fn ring_key_back(key: &ebpf_abi::RingKey) -> Option<RingKey> {
+    Some(RingKey { service: key.service, vni: Vni::new(key.vni)? })
+}
+
+pub(super) fn frontend_key(key: &FrontendKey) -> ebpf_abi::FrontendKey {
+    ebpf_abi::FrontendKey::new(key.address.into(), Port::new(key.port), key.protocol)
+}
+
+pub(super) fn frontend_key_back(key: &ebpf_abi::FrontendKey) -> FrontendKey {
+    FrontendKey { address: key.address.into(), protocol: key.protocol, port: key.port.get() }
+}
+
+pub(super) fn frontend(row: &Frontend) -> ebpf_abi::Frontend {
+    ebpf_abi::Frontend::new(ring_key(&row.ring), Port::new(row.target))
+}
+
+pub(super) fn frontend_back(row: &ebpf_abi::Frontend) -> Option<Frontend> {
+    Some(Frontend { ring: ring_key_back(&row.ring)?, target: row.target.get() })
+}
+
+pub(super) fn endpoint_key(key: &EndpointKey) -> ebpf_abi::EndpointKey {
+    ebpf_abi::EndpointKey { vni: key.vni.get(), address: key.address.into() }
+}
+
+pub(super) fn endpoint_key_back(key: &ebpf_abi::EndpointKey) -> Option<EndpointKey> {
+    Some(EndpointKey { vni: Vni::new(key.vni)?, address: key.address.into() })
+}
+
+pub(super) fn port_key(key: &PortKey) -> ebpf_abi::TargetPortKey {
+    ebpf_abi::TargetPortKey::new(key.endpoint.into(), Port::new(key.published), key.protocol)
+}
+
+pub(super) fn port_key_back(key: &ebpf_abi::TargetPortKey) -> PortKey {
+    PortKey { endpoint: key.endpoint.into(), protocol: key.protocol, published: key.published.get() }
+}
+
+pub(super) fn vip_key(key: &VipKey) -> ebpf_abi::VipKey {
+    ebpf_abi::VipKey { vni: key.vni.get(), address: key.address.into() }
+}
+
+pub(super) fn vip_key_back(key: &ebpf_abi::VipKey) -> Option<VipKey> {
+    Some(VipKey { vni: Vni::new(key.vni)?, address: key.address.into() })
+}
+
+pub(super) fn attachment(row: &AttachmentRow) -> ebpf_abi::Attachment {
+    ebpf_abi::Attachment {
+        vni: row.vni.get(),
+        address: row.address.ip().into(),
+        gateway: row.gateway.into(),
+        mtu: row.mtu_bytes,
+        mac: mac(row.mac),
+        flags: if row.ingress { ATTACHMENT_INGRESS } else { 0 },
+        prefix: row.address.prefix(),
+    }
+}
+
+/// `None` for a row with flags or a prefix that this version does not write.
+pub(super) fn attachment_back(row: &ebpf_abi::Attachment) -> Option<AttachmentRow> {
+    let back = AttachmentRow {
+        vni: Vni::new(row.vni)?,
+        address: Ipv4Network::new(row.address.into(), row.prefix).ok()?,
+        mac: mac_back(row.mac),
+        gateway: row.gateway.into(),
+        mtu_bytes: row.mtu,
+        ingress: row.flags == ATTACHMENT_INGRESS,
+    };
+    (attachment(&back) == *row).then_some(back)
+}
+
+pub(super) fn mac(mac: Mac) -> MacAddr {
+    MacAddr(mac.0)
+}
+
+pub(super) fn mac_back(mac: MacAddr) -> Mac {
+    Mac(mac.0)
+}
+
+/// The tunnel end in an endpoint or owner row; `None` for this node.
+pub(super) fn vtep_back(vtep: Ip4) -> Option<Ipv4Addr> {
+    (!vtep.is_unspecified()).then(|| vtep.into())
+}
+
+pub(super) fn program_id(program: Program) -> ProgramId {
+    match program {
+        Program::Task => ProgramId::MeshTask,
+        Program::Vxlan => ProgramId::MeshVxlan,
+        Program::VxlanOut => ProgramId::MeshVxlanOut,
+        Program::Connect4 => ProgramId::MeshConnect4,
+        Program::Sendmsg4 => ProgramId::MeshSendmsg4,
+        Program::Recvmsg4 => ProgramId::MeshRecvmsg4,
+        Program::Getpeername4 => ProgramId::MeshGetpeername4,
+        Program::Uplink => ProgramId::MeshUplink,
+        Program::Xdp => ProgramId::MeshXdp,
+    }
+}
+
+pub(super) fn program_back(program: ProgramId) -> Program {
+    match program {
+        ProgramId::MeshTask => Program::Task,
+        ProgramId::MeshVxlan => Program::Vxlan,
+        ProgramId::MeshVxlanOut => Program::VxlanOut,
+        ProgramId::MeshConnect4 => Program::Connect4,
+        ProgramId::MeshSendmsg4 => Program::Sendmsg4,
+        ProgramId::MeshRecvmsg4 => Program::Recvmsg4,
+        ProgramId::MeshGetpeername4 => Program::Getpeername4,
+        ProgramId::MeshUplink => Program::Uplink,
+        ProgramId::MeshXdp => Program::Xdp,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_keep_their_names() {
+        for id in ProgramId::ALL {
+            let program = program_back(*id);
+            assert_eq!(program_id(program), *id);
+            assert_eq!(program.name(), id.label());
+        }
+    }
+
+    #[test]
+    fn rows_come_back() {
+        let row = AttachmentRow {
+            vni: Vni::new(4096).unwrap(),
+            address: "10.0.0.5/24".parse().unwrap(),
+            mac: Mac::of_endpoint(Ipv4Addr::new(10, 0, 0, 5)),
+            gateway: Ipv4Addr::new(10, 0, 0, 1),
+            mtu_bytes: 1450,
+            ingress: true,
+        };
+        assert_eq!(attachment_back(&attachment(&row)), Some(row));
+        let mut foreign = attachment(&row);
+        foreign.flags = 0x80;
+        assert_eq!(attachment_back(&foreign), None);
+
+        let key = FrontendKey { address: Ipv4Addr::new(198, 18, 0, 11), protocol: 6, port: 8080 };
+        assert_eq!(frontend_key_back(&frontend_key(&key)), key);
+        let ring = RingKey { service: 7, vni: Vni::new(4096).unwrap() };
+        assert_eq!(
+            frontend_back(&frontend(&Frontend { ring, target: 80 })),
+            Some(Frontend { ring, target: 80 })
+        );
+        let port = PortKey { endpoint: Ipv4Addr::new(10, 0, 0, 5), protocol: 17, published: 53 };
+        assert_eq!(port_key_back(&port_key(&port)), port);
+    }
+}
