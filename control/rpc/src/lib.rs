@@ -35,3 +35,6 @@ pub const MAX_MESSAGE_BYTES: usize = 8 << 20;
 
 /// Largest message on the CA service, which callers without a certificate may use: a CSR, a token, two PEMs.
 pub const MAX_CA_MESSAGE_BYTES: usize = 64 << 10;
+
+#[cfg(test)]
+mod tests;

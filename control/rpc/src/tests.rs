@@ -1,0 +1,357 @@
+//! Both ends over loopback, with certificates made here.
+
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use control_model::spec::Role;
+use control_model::{ClusterId, NodeId};
+use futures::Stream;
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair,
+};
+use time::OffsetDateTime;
+use tokio::io::AsyncReadExt;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tonic::service::Routes;
+use tonic::{Code, Request, Response, Status};
+
+use crate::pb::ca_client::CaClient;
+use crate::pb::ca_server::{Ca, CaServer};
+use crate::pb::dispatcher_client::DispatcherClient;
+use crate::pb::dispatcher_server::{Dispatcher, DispatcherServer};
+use crate::*;
+
+/// More than any step takes on a machine that stalls.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct Root {
+    pem: String,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Root {
+    fn new() -> Self {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(1));
+        let pem = params.self_signed(&key).unwrap().pem();
+        Self { pem, issuer: Issuer::new(params, key) }
+    }
+
+    fn pem_of(&self, peer: PeerIdentity, hours: i64) -> IdentityPem {
+        let key = KeyPair::generate().unwrap();
+        let names = vec![peer.unit().to_owned(), peer.node_id.to_string()];
+        let mut params = CertificateParams::new(names).unwrap();
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, peer.node_id.to_string());
+        params.distinguished_name.push(DnType::OrganizationalUnitName, peer.unit());
+        params.distinguished_name.push(DnType::OrganizationName, peer.cluster_id.to_string());
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.not_before = OffsetDateTime::now_utc() - time::Duration::days(2);
+        params.not_after = OffsetDateTime::now_utc() + time::Duration::hours(hours);
+        let certificate = params.signed_by(&key, &self.issuer).unwrap().pem();
+        IdentityPem { certificate, key: key.serialize_pem(), roots: self.pem.clone() }
+    }
+
+    fn identity(&self, peer: PeerIdentity) -> Arc<Identity> {
+        Identity::new(&self.pem_of(peer, 24)).unwrap()
+    }
+}
+
+fn node(id: u128, role: Role) -> PeerIdentity {
+    PeerIdentity { node_id: NodeId::from_bits(id), role, cluster_id: ClusterId::from_bits(1) }
+}
+
+/// Answers with who asked.
+struct Service {
+    root: String,
+}
+
+#[tonic::async_trait]
+impl Ca for Service {
+    async fn get_root_certificate(
+        &self,
+        _: Request<pb::Empty>,
+    ) -> Result<Response<pb::RootCertificate>, Status> {
+        Ok(Response::new(pb::RootCertificate { pem: self.root.clone() }))
+    }
+
+    async fn issue_node_certificate(
+        &self,
+        request: Request<pb::IssueRequest>,
+    ) -> Result<Response<pb::IssueReply>, Status> {
+        let peer = require_manager(&request)?;
+        Ok(Response::new(pb::IssueReply { node_id: peer.node_id.to_string(), ..Default::default() }))
+    }
+}
+
+type Sent<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl Dispatcher for Service {
+    type SessionStream = Sent<pb::SessionMessage>;
+    type AssignmentsStream = Sent<pb::Payload>;
+
+    /// One message, then nothing for ever.
+    async fn session(
+        &self,
+        request: Request<pb::SessionRequest>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
+        let session_id = require_node(&request)?.node_id.to_string();
+        let first = pb::SessionMessage { session_id, ..Default::default() };
+        let stream = futures::stream::iter([Ok(first)]);
+        Ok(Response::new(Box::pin(futures::StreamExt::chain(stream, futures::stream::pending()))))
+    }
+
+    async fn heartbeat(
+        &self,
+        request: Request<pb::HeartbeatRequest>,
+    ) -> Result<Response<pb::HeartbeatReply>, Status> {
+        let peer = require_node(&request)?;
+        Ok(Response::new(pb::HeartbeatReply { period_ms: u32::try_from(peer.node_id.bits()).unwrap() }))
+    }
+
+    async fn assignments(
+        &self,
+        _: Request<pb::AssignmentsRequest>,
+    ) -> Result<Response<Self::AssignmentsStream>, Status> {
+        Err(Status::unimplemented("not in this test"))
+    }
+
+    async fn update_task_status(
+        &self,
+        _: Request<pb::TaskStatusRequest>,
+    ) -> Result<Response<pb::Empty>, Status> {
+        Ok(Response::new(pb::Empty {}))
+    }
+
+    async fn report_liveness(&self, _: Request<pb::LivenessReport>) -> Result<Response<pb::Empty>, Status> {
+        Err(Status::unimplemented("not in this test"))
+    }
+}
+
+struct Running {
+    addr: SocketAddr,
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+async fn start(root: &Root, identity: Arc<Identity>) -> Running {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let (stop, stopped) = oneshot::channel();
+    let service = || Service { root: root.pem.clone() };
+    let ca = CaServer::new(service()).max_decoding_message_size(MAX_CA_MESSAGE_BYTES);
+    let dispatcher = DispatcherServer::new(service()).max_decoding_message_size(MAX_MESSAGE_BYTES);
+    let routes = Routes::new(ca).add_service(dispatcher);
+    let serving = serve(listener, identity, routes, async move { drop(stopped.await) });
+    let task = tokio::spawn(async move { serving.await.unwrap() });
+    Running { addr, stop, task }
+}
+
+async fn heartbeat(identity: Arc<Identity>, addr: SocketAddr) -> Result<u32, Status> {
+    let mut client = DispatcherClient::new(Channels::new(identity).get(addr));
+    Ok(client.heartbeat(pb::HeartbeatRequest::default()).await?.into_inner().period_ms)
+}
+
+async fn issue(identity: Arc<Identity>, addr: SocketAddr) -> Result<String, Status> {
+    let mut client = CaClient::new(Channels::new(identity).get(addr));
+    Ok(client.issue_node_certificate(pb::IssueRequest::default()).await?.into_inner().node_id)
+}
+
+#[tokio::test]
+async fn a_server_knows_who_calls() {
+    let root = Root::new();
+    let server = start(&root, root.identity(node(1, Role::Manager))).await;
+    let manager = root.identity(node(2, Role::Manager));
+    assert_eq!(heartbeat(root.identity(node(7, Role::Worker)), server.addr).await.unwrap(), 7);
+    assert_eq!(issue(manager, server.addr).await.unwrap(), NodeId::from_bits(2).to_string());
+    let refused = issue(root.identity(node(7, Role::Worker)), server.addr).await.unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied);
+}
+
+#[tokio::test]
+async fn foreign_expired_and_other_clusters_nodes_are_refused_at_the_door() {
+    let root = Root::new();
+    let server = start(&root, root.identity(node(1, Role::Manager))).await;
+    let foreign = Root::new();
+    let mut pem = foreign.pem_of(node(7, Role::Manager), 24);
+    pem.roots.clone_from(&root.pem);
+    let expired = root.pem_of(node(7, Role::Manager), -1);
+    let other = PeerIdentity { cluster_id: ClusterId::from_bits(2), ..node(7, Role::Manager) };
+    for pem in [pem, expired, root.pem_of(other, 24)] {
+        assert!(heartbeat(Identity::new(&pem).unwrap(), server.addr).await.is_err());
+    }
+    assert_eq!(heartbeat(root.identity(node(7, Role::Worker)), server.addr).await.unwrap(), 7);
+}
+
+#[tokio::test]
+async fn a_client_trusts_managers_of_its_own_cluster_alone() {
+    let root = Root::new();
+    let client = || root.identity(node(7, Role::Worker));
+    let worker = start(&root, root.identity(node(1, Role::Worker))).await;
+    assert!(heartbeat(client(), worker.addr).await.is_err());
+    let foreign = Root::new();
+    let manager = start(&foreign, foreign.identity(node(1, Role::Manager))).await;
+    assert!(heartbeat(client(), manager.addr).await.is_err());
+    let expired = start(&root, Identity::new(&root.pem_of(node(1, Role::Manager), -1)).unwrap()).await;
+    assert!(heartbeat(client(), expired.addr).await.is_err());
+}
+
+#[tokio::test]
+async fn a_caller_without_certificate_reaches_the_ca_alone() {
+    let root = Root::new();
+    let server = start(&root, root.identity(node(1, Role::Manager))).await;
+    let channel = anonymous_channel(server.addr, &root.pem).unwrap();
+    let reply = CaClient::new(channel.clone()).get_root_certificate(pb::Empty {}).await.unwrap();
+    assert_eq!(reply.into_inner().pem, root.pem);
+    let mut client = DispatcherClient::new(channel);
+    let refused = client.heartbeat(pb::HeartbeatRequest::default()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unauthenticated);
+}
+
+#[tokio::test]
+async fn joining_trusts_the_right_root_alone() {
+    let root = Root::new();
+    let server = start(&root, root.identity(node(1, Role::Manager))).await;
+    let right = |pem: &str| if pem == root.pem { Ok(()) } else { Err(IdentityError::NoCertificate) };
+    let (pem, channel) = join_channel(server.addr, right).await.unwrap();
+    assert_eq!(pem, root.pem);
+    CaClient::new(channel).get_root_certificate(pb::Empty {}).await.unwrap();
+    let wrong = join_channel(server.addr, |_| Err(IdentityError::NoCertificate)).await;
+    assert!(matches!(wrong, Err(JoinError::WrongRoot(_))));
+
+    // A man in the middle who shows the right root without holding its key.
+    let impostor = Root::new();
+    let server = start(&root, impostor.identity(node(1, Role::Manager))).await;
+    let (_, channel) = join_channel(server.addr, right).await.unwrap();
+    assert!(CaClient::new(channel).get_root_certificate(pb::Empty {}).await.is_err());
+    // Nobody there.
+    let addr = server.addr;
+    drop(server.stop);
+    server.task.await.unwrap();
+    assert!(matches!(join_channel(addr, right).await, Err(JoinError::Unreachable(_))));
+}
+
+#[tokio::test]
+async fn identities_and_roots_are_replaced_while_serving() {
+    let (old, new) = (Root::new(), Root::new());
+    let (server_id, client_id) = (node(1, Role::Manager), node(7, Role::Worker));
+    let (server_identity, client_identity) = (old.identity(server_id), old.identity(client_id));
+    let server = start(&old, server_identity.clone()).await;
+    let channels = Channels::new(client_identity.clone());
+    let ask = async || {
+        let mut client = DispatcherClient::new(channels.get(server.addr));
+        client.heartbeat(pb::HeartbeatRequest::default()).await
+    };
+    ask().await.unwrap();
+    // Trust both, then be issued by the new root, then trust it alone: as a rotation does.
+    let both = format!("{}{}", old.pem, new.pem);
+    for identity in [(&server_identity, server_id), (&client_identity, client_id)] {
+        identity.0.replace(&IdentityPem { roots: both.clone(), ..old.pem_of(identity.1, 24) }).unwrap();
+        ask().await.unwrap();
+    }
+    for identity in [(&server_identity, server_id), (&client_identity, client_id)] {
+        identity.0.replace(&IdentityPem { roots: both.clone(), ..new.pem_of(identity.1, 24) }).unwrap();
+        ask().await.unwrap();
+    }
+    server_identity.replace(&new.pem_of(server_id, 24)).unwrap();
+    ask().await.unwrap();
+    assert!(heartbeat(old.identity(client_id), server.addr).await.is_err());
+}
+
+#[tokio::test]
+async fn a_channel_connects_anew_when_the_server_returns() {
+    let root = Root::new();
+    let identity = root.identity(node(1, Role::Manager));
+    let server = start(&root, identity.clone()).await;
+    let channels = Channels::new(root.identity(node(7, Role::Worker)));
+    let mut client = DispatcherClient::new(channels.get(server.addr));
+    client.heartbeat(pb::HeartbeatRequest::default()).await.unwrap();
+    drop(server.stop);
+    server.task.await.unwrap();
+    client.heartbeat(pb::HeartbeatRequest::default()).await.unwrap_err();
+    let listener = TcpListener::bind(server.addr).await.unwrap();
+    let routes = Routes::new(DispatcherServer::new(Service { root: root.pem.clone() }));
+    let task = tokio::spawn(serve(listener, identity, routes, std::future::pending()));
+    let again = async {
+        while client.heartbeat(pb::HeartbeatRequest::default()).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, again).await.unwrap();
+    task.abort();
+}
+
+#[tokio::test]
+async fn stopping_cuts_streams_that_never_end() {
+    let root = Root::new();
+    let server = start(&root, root.identity(node(1, Role::Manager))).await;
+    let channels = Channels::new(root.identity(node(7, Role::Worker)));
+    let mut client = DispatcherClient::new(channels.get(server.addr));
+    let mut stream = client.session(pb::SessionRequest::default()).await.unwrap().into_inner();
+    assert!(stream.message().await.unwrap().is_some());
+    drop(server.stop);
+    tokio::time::timeout(PATIENCE, server.task).await.unwrap().unwrap();
+    let end = tokio::time::timeout(PATIENCE, stream.message()).await.unwrap();
+    assert!(!matches!(end, Ok(Some(_))));
+}
+
+#[tokio::test]
+async fn silent_and_babbling_connections_harm_nobody() {
+    let root = Root::new();
+    let server = start(&root, root.identity(node(1, Role::Manager))).await;
+    // One that says nothing, and one that speaks no TLS.
+    let silent = TcpStream::connect(server.addr).await.unwrap();
+    let mut babbler = TcpStream::connect(server.addr).await.unwrap();
+    tokio::io::AsyncWriteExt::write_all(&mut babbler, b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+    assert_eq!(heartbeat(root.identity(node(7, Role::Worker)), server.addr).await.unwrap(), 7);
+    let mut answer = Vec::new();
+    let closed = tokio::time::timeout(PATIENCE, babbler.read_to_end(&mut answer)).await.unwrap();
+    assert!(closed.is_err() || answer.len() < 16, "{answer:?}");
+    drop(silent);
+}
+
+#[tokio::test]
+async fn messages_above_the_limit_are_refused() {
+    let root = Root::new();
+    let server = start(&root, root.identity(node(1, Role::Manager))).await;
+    let channels = Channels::new(root.identity(node(2, Role::Manager)));
+    let large = |bytes| pb::TaskStatusRequest { body: vec![0; bytes], ..Default::default() };
+    let mut client = DispatcherClient::new(channels.get(server.addr));
+    client.update_task_status(large(MAX_BODY_BYTES)).await.unwrap();
+    let refused = client.update_task_status(large(MAX_MESSAGE_BYTES + 1)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::OutOfRange);
+    let csr_pem = "x".repeat(MAX_CA_MESSAGE_BYTES);
+    let request = pb::IssueRequest { csr_pem, ..Default::default() };
+    let refused = CaClient::new(channels.get(server.addr)).issue_node_certificate(request).await;
+    assert_eq!(refused.unwrap_err().code(), Code::OutOfRange);
+}
+
+#[test]
+fn pems_that_are_none_are_errors() {
+    let root = Root::new();
+    let good = root.pem_of(node(1, Role::Manager), 24);
+    let other = root.pem_of(node(2, Role::Manager), 24);
+    for pem in [
+        IdentityPem { certificate: String::new(), ..good.clone() },
+        IdentityPem {
+            certificate: "-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n".into(),
+            ..good.clone()
+        },
+        IdentityPem { certificate: root.pem.clone(), ..good.clone() },
+        IdentityPem { key: String::new(), ..good.clone() },
+        IdentityPem { key: other.key, ..good.clone() },
+        IdentityPem { roots: String::new(), ..good.clone() },
+        IdentityPem { roots: good.key.clone(), ..good.clone() },
+    ] {
+        assert!(Identity::new(&pem).is_err(), "{}", pem.certificate);
+    }
+    assert!(!format!("{good:?}").contains("PRIVATE"));
+}
