@@ -26,7 +26,8 @@ pub enum InspectError {
 /// Frontends and virtual addresses with their rings, in order.
 pub fn load_balancers(pin_dir: &Path) -> Result<Vec<LoadBalancerRow>, InspectError> {
     let tables = open(pin_dir)?;
-    let mut rings = RingReader { tables: &tables, own_vtep: tables.config.get()?.vtep, read: BTreeMap::new() };
+    let mut rings =
+        RingReader { tables: &tables, own_vtep: tables.config.get()?.vtep, read: BTreeMap::new() };
     let mut rows = Vec::new();
     for (key, frontend) in tables.frontends.rows()? {
         let name = format!("{}:{}/{}", key.address, key.port, protocol_name(key.protocol));

@@ -2,12 +2,15 @@
 
 mod bpf_support;
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::path::Path;
 
-use bpf_support::lab::{CLIENT, Lab, NODES, TASKS_OVERLAY, VIP};
+use bpf_support::lab::{CLIENT, INGRESS_VNI, Lab, NODES, OVERLAY_VNI, TASKS, TASKS_OVERLAY, VIP};
 use bpf_support::traffic::{connect_from, exchange, ping, serve_tcp, serve_udp, tcp, udp, udp_connected};
+use dataplane_kernel::inspect::{self, InspectError};
 use dataplane_model::kernel_state::HookMode;
-use ebpf_abi::Ip4;
+use ebpf_abi::{EndpointKey, Ip4, ProgramId};
 
 /// More than any socket buffer: segmentation offload and checksum offload are at work.
 const BULK: usize = 8 << 20;
@@ -31,11 +34,13 @@ fn clients_are_served(lab: &Lab) {
     let bulk: Vec<u8> = (0..BULK).map(|index| (index % 251) as u8).collect();
     for node in NODES {
         for payload in [&b""[..], b"hello", &bulk] {
-            let seen = tcp(&lab.client, node, 8080, payload).unwrap_or_else(|error| panic!("{node}: {error}"));
+            let seen =
+                tcp(&lab.client, node, 8080, payload).unwrap_or_else(|error| panic!("{node}: {error}"));
             assert_eq!(seen.ip(), ip(CLIENT));
         }
         for size in [1, 1400, 1472] {
-            let (seen, from) = udp(&lab.client, node, 5353, size).unwrap_or_else(|error| panic!("{node} {size}: {error}"));
+            let (seen, from) =
+                udp(&lab.client, node, 5353, size).unwrap_or_else(|error| panic!("{node} {size}: {error}"));
             assert_eq!((seen.ip(), from.ip(), from.port()), (ip(CLIENT), ip(node), 5353));
         }
         udp_connected(&lab.client, node, 5353).unwrap();
@@ -86,7 +91,11 @@ fn colliding_flows_are_told_apart(lab: &Lab) {
 fn errors_reach_clients(lab: &Lab) {
     for node in NODES {
         let error = udp_connected(&lab.client, node, 9999).unwrap_err();
-        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused, "a closed target port through {node}");
+        assert_eq!(
+            error.kind(),
+            std::io::ErrorKind::ConnectionRefused,
+            "a closed target port through {node}"
+        );
         let error = tcp(&lab.client, node, 8082, b"").unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused, "no backend, through {node}");
     }
@@ -102,6 +111,93 @@ fn walk(lab: &Lab) {
     errors_reach_clients(lab);
     let drops = lab.check_counters();
     println!("{drops:?}");
+}
+
+#[test]
+fn walk_by_xdp() {
+    let lab = lab(HookMode::Tcx);
+    lab.start_xdp();
+    walk(&lab);
+    let xdp = lab.counted(0, ProgramId::MeshXdp);
+    assert!(xdp.forwarded > 1000, "the bulk did not go by XDP: {xdp:?}");
+}
+
+/// Nobody holds the programs and maps but their pins; opening them again swaps the programs and keeps the rows.
+#[test]
+fn connections_outlive_the_loader() {
+    let lab = lab(HookMode::Tcx);
+    let mut streams: Vec<_> = NODES.map(|node| connect_from(&lab.client, 0, node, 8080)).into();
+    streams.push(lab.tasks[1].run(|| std::net::TcpStream::connect("10.0.1.2:80").unwrap()));
+    for node in 0..2 {
+        let before: Vec<_> = lab.with_bpf(node, |bpf| bpf.hooks.attached().unwrap());
+        let after = lab.with_bpf(node, |bpf| {
+            assert_eq!(bpf.tables.rings.keys().unwrap().len(), 4);
+            bpf.hooks.attached().unwrap()
+        });
+        assert_eq!(before.len(), 9);
+        assert_eq!(before, after);
+    }
+    for stream in streams {
+        exchange(stream, b"still here").unwrap();
+    }
+    clients_are_served(&lab);
+}
+
+/// A removed ring or endpoint sends flows to those that are left; closed flows are swept.
+#[test]
+fn flows_follow_endpoints_and_are_swept() {
+    let lab = lab(HookMode::Tcx);
+    let mut seen_by = BTreeSet::new();
+    for _ in 0..16 {
+        tcp(&lab.client, NODES[0], 8081, b"x").unwrap();
+        seen_by.extend(
+            lab.with_bpf(0, |bpf| bpf.tables.flow_cache.rows().unwrap().into_values().collect::<Vec<_>>()),
+        );
+    }
+    assert_eq!(seen_by.into_iter().collect::<Vec<_>>(), TASKS);
+    let swept = lab.with_bpf(1, |bpf| {
+        let kept = bpf.tables.sweep_flows().unwrap();
+        assert!(kept.n_kept > 0 && kept.n_removed == 0, "{kept:?}");
+        bpf.tables.tick.set(&100).unwrap();
+        bpf.tables.sweep_flows().unwrap()
+    });
+    assert!(swept.n_kept == 0 && swept.n_removed > 0, "closed flows stay: {swept:?}");
+    let flow = connect_from(&lab.client, 0, NODES[0], 8080);
+    lab.with_bpf(1, |bpf| {
+        assert_eq!(bpf.tables.sweep_flows().unwrap().n_kept, 1);
+        bpf.tables.endpoints.remove(&EndpointKey { vni: INGRESS_VNI, address: TASKS[0] }).unwrap();
+        assert_eq!(bpf.tables.sweep_flows().unwrap().n_removed, 1);
+        assert!(bpf.tables.flows.rows().unwrap().is_empty() && bpf.tables.replies.rows().unwrap().is_empty());
+    });
+    drop(flow);
+}
+
+#[test]
+fn the_pins_tell_what_is_there() {
+    let lab = lab(HookMode::Tcx);
+    let pins = lab.node_pins(0);
+    let (balancers, endpoints, hooks) = lab.nodes[0].run(|| {
+        let balancers = inspect::load_balancers(&pins).unwrap();
+        (balancers, inspect::endpoints(&pins).unwrap(), inspect::hooks(&pins).unwrap())
+    });
+    assert_eq!(balancers.len(), 11);
+    let shared = balancers.iter().find(|row| row.frontend == "198.18.0.11:8081/tcp").unwrap();
+    assert_eq!((shared.ring_size, shared.backends.len(), shared.kind.as_str()), (2, 2, "ingress"));
+    assert_eq!(shared.backends[0].vtep.to_string(), "198.18.0.12");
+    assert_eq!(shared.backends[1].vtep.to_string(), "198.18.0.11");
+    assert!(
+        balancers.iter().any(|row| row.kind == "vip" && row.frontend == "10.0.1.2" && row.vni == OVERLAY_VNI)
+    );
+    let local: Vec<_> = endpoints.iter().filter_map(|row| row.interface.clone()).collect();
+    assert_eq!(local, ["mv10", "mv11"]);
+    assert_eq!(endpoints.len(), 4);
+    assert!(hooks.iter().any(|row| row.interface == "up0" && row.hook == "tcx ingress"));
+    assert!(hooks.iter().any(|row| row.interface == "mesh-vx" && row.hook == "tcx egress"));
+    assert_eq!(hooks.iter().filter(|row| row.interface == "cgroup root").count(), 4);
+    assert!(matches!(
+        inspect::drops(Path::new("/sys/fs/bpf/meshd-absent")),
+        Err(InspectError::Absent { .. })
+    ));
 }
 
 #[test]

@@ -21,9 +21,9 @@ use std::path::Path;
 
 pub use counters::{Counters, read_drops};
 pub use flows::{FlowSweep, SweepError};
-pub(crate) use hooks::{interface_name, is_alive};
 pub use hooks::{HookError, Hooks};
-pub use object::{LoadError, Programs};
+pub(crate) use hooks::{interface_name, is_alive};
+pub use object::{LoadError, Programs, attach_pass};
 pub use pins::{HookPin, PinDir, PinError};
 pub use preflight::{Missing, cgroup2_root, check, has_tcx};
 pub use rings::Rings;

@@ -1,10 +1,13 @@
 //! The BPF object of this build, and its programs in the kernel.
 
 use std::os::fd::{AsFd as _, BorrowedFd};
+use std::path::Path;
 
-use aya::programs::{Program, ProgramError};
+use aya::programs::links::FdLink;
+use aya::programs::{Program, ProgramError, XdpMode};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use ebpf_abi::ProgramId;
+use ebpf_abi::counters::PASS_PROGRAM;
 use ebpf_abi::names::map;
 
 use super::pins::PinDir;
@@ -20,6 +23,23 @@ pub enum LoadError {
     Absent { name: &'static str },
     #[error("the kernel refuses the program {name}")]
     Program { name: &'static str, source: Box<ProgramError> },
+    #[error("the program {name} can't be pinned")]
+    Pin { name: &'static str, source: aya::pin::PinError },
+}
+
+/// Makes the far end of a veth uplink able to take what native XDP sends into it: a program there that passes everything,
+/// pinned at `pin`. For labs; a NIC needs nothing of the kind.
+pub fn attach_pass(ifindex: u32, pin: &Path) -> Result<(), LoadError> {
+    let mut object = EbpfLoader::new().load(OBJECT).map_err(|error| LoadError::Object(Box::new(error)))?;
+    let refused = |source| LoadError::Program { name: PASS_PROGRAM, source: Box::new(source) };
+    let Some(Program::Xdp(program)) = object.program_mut(PASS_PROGRAM) else {
+        return Err(LoadError::Absent { name: PASS_PROGRAM });
+    };
+    program.load().map_err(refused)?;
+    let attached = program.attach_to_if_index(ifindex, XdpMode::Driver).and_then(|id| program.take_link(id));
+    let link: FdLink =
+        attached.map_err(refused)?.try_into().map_err(|_| LoadError::Absent { name: PASS_PROGRAM })?;
+    link.pin(pin).map(drop).map_err(|source| LoadError::Pin { name: PASS_PROGRAM, source })
 }
 
 /// The programs of this build, loaded.

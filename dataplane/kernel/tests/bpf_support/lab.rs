@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use dataplane_kernel::bpf::{Bpf, PinDir, Tables, cgroup2_root, read_drops};
+use dataplane_kernel::bpf::{Bpf, PinDir, Tables, attach_pass, cgroup2_root, read_drops};
 use dataplane_model::kernel_state::HookMode;
 use ebpf_abi::table::ATTACHMENT_INGRESS;
 use ebpf_abi::{
-    Attachment, Endpoint, EndpointKey, Frontend, FrontendKey, Ip4, MacAddr, NodeConfig, Peer, Port, ProgramId, RingKey,
-    SandboxNetworks, TargetPort, TargetPortKey, VipKey, protocol,
+    Attachment, Endpoint, EndpointKey, Frontend, FrontendKey, Ip4, MacAddr, NodeConfig, Peer, Port,
+    ProgramId, RingKey, SandboxNetworks, TargetPort, TargetPortKey, VipKey, protocol,
 };
 
 use super::namespace::Namespace;
@@ -98,7 +98,10 @@ impl Lab {
         let sandbox = &self.tasks[task];
         for (index, address) in [TASKS[task], TASKS_OVERLAY[task]].into_iter().enumerate() {
             let host_end = format!("mv{task}{index}");
-            node.ip(&format!("link add {host_end} mtu 1450 type veth peer name eth{index} netns {}", sandbox.path()));
+            node.ip(&format!(
+                "link add {host_end} mtu 1450 type veth peer name eth{index} netns {}",
+                sandbox.path()
+            ));
             node.ip(&format!("link set {host_end} up"));
             node.sysctl(&format!("ipv4/conf/{host_end}/rp_filter"), "1");
             sandbox.ip(&format!("link set eth{index} address {} mtu 1450 up", MacAddr::of_endpoint(address)));
@@ -128,6 +131,28 @@ impl Lab {
         }
     }
 
+    /// Hangs the XDP program on both uplinks. On veth that takes a program at the far end, whole packets (no checksum or
+    /// segmentation left to do), and forwarding on the uplink, without which the kernel tells XDP no next hop.
+    pub fn start_xdp(&self) {
+        for node in 0..2 {
+            let port = format!("sw-{node}");
+            let ifindex = self.switch.ifindex(&port);
+            let pin = self.pin_dir.join(format!("pass{node}"));
+            self.switch.run(|| attach_pass(ifindex, &pin).unwrap());
+            self.switch.sh(&format!("ethtool -K {port} tx off"));
+            self.nodes[node].sysctl("ipv4/conf/up0/forwarding", "1");
+            let uplink = self.nodes[node].ifindex("up0");
+            self.with_bpf(node, |bpf| {
+                bpf.hooks.attach(ProgramId::MeshXdp, uplink, HookMode::XdpNative).unwrap()
+            });
+        }
+    }
+
+    /// What one program of a node has counted.
+    pub fn counted(&self, node: usize, program: ProgramId) -> ebpf_abi::CounterRow {
+        Tables::open(&PinDir::new(&self.node_pins(node))).unwrap().counters.program(program).unwrap()
+    }
+
     fn facts(&self, node: usize) -> Facts {
         let namespace = &self.nodes[node];
         let task = NODE_OF_TASK.iter().position(|of| *of == node).unwrap();
@@ -150,7 +175,10 @@ impl Lab {
             for program in read_drops(&tables.counters).unwrap().programs {
                 assert_eq!(program.unaccounted(), 0, "{program:?}");
                 drops.extend(
-                    program.drops.into_iter().map(|(reason, count)| (node, program.program.clone(), reason, count)),
+                    program
+                        .drops
+                        .into_iter()
+                        .map(|(reason, count)| (node, program.program.clone(), reason, count)),
                 );
             }
         }
@@ -161,6 +189,7 @@ impl Lab {
 impl Drop for Lab {
     fn drop(&mut self) {
         for node in 0..2 {
+            let _ = std::fs::remove_file(self.pin_dir.join(format!("pass{node}")));
             let pins = self.node_pins(node);
             self.nodes[node].run(|| {
                 if let Ok(bpf) = Bpf::open(&pins) {
@@ -204,7 +233,9 @@ fn fill(tables: &mut Tables, facts: &Facts) {
 }
 
 fn fill_endpoints(tables: &mut Tables, facts: &Facts) {
-    for (index, (vni, addresses)) in [(INGRESS_VNI, TASKS), (OVERLAY_VNI, TASKS_OVERLAY)].into_iter().enumerate() {
+    for (index, (vni, addresses)) in
+        [(INGRESS_VNI, TASKS), (OVERLAY_VNI, TASKS_OVERLAY)].into_iter().enumerate()
+    {
         for (task, address) in addresses.into_iter().enumerate() {
             let mac = MacAddr::of_endpoint(address);
             let endpoint = if task == facts.task {
@@ -258,9 +289,12 @@ fn attach(bpf: &mut Bpf, facts: &Facts, mode: HookMode) {
         bpf.hooks.attach(program, ifindex, mode).unwrap();
     }
     let cgroup = cgroup2_root().unwrap();
-    for program in
-        [ProgramId::MeshConnect4, ProgramId::MeshSendmsg4, ProgramId::MeshRecvmsg4, ProgramId::MeshGetpeername4]
-    {
+    for program in [
+        ProgramId::MeshConnect4,
+        ProgramId::MeshSendmsg4,
+        ProgramId::MeshRecvmsg4,
+        ProgramId::MeshGetpeername4,
+    ] {
         bpf.hooks.attach_cgroup(program, &cgroup).unwrap();
     }
 }

@@ -50,7 +50,10 @@ impl Namespace {
     }
 
     pub fn sysctl(&self, name: &str, value: &str) {
-        self.run(|| fs::write(format!("/proc/sys/net/{name}"), value).unwrap_or_else(|error| panic!("{name}: {error}")));
+        self.run(|| {
+            fs::write(format!("/proc/sys/net/{name}"), value)
+                .unwrap_or_else(|error| panic!("{name}: {error}"))
+        });
     }
 
     pub fn ifindex(&self, interface: &str) -> u32 {

@@ -50,7 +50,8 @@ pub fn tcp(from: &Namespace, to: Ip4, port: u16, payload: &[u8]) -> std::io::Res
 /// The same from a chosen source port.
 pub fn connect_from(namespace: &Namespace, source: u16, to: Ip4, port: u16) -> TcpStream {
     namespace.run(|| {
-        let socket = socket::socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+        let socket =
+            socket::socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
         socket::setsockopt(&socket, socket::sockopt::ReuseAddr, &true).unwrap();
         let fd = std::os::fd::AsRawFd::as_raw_fd(&socket);
         socket::bind(fd, &SockaddrIn::from(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, source))).unwrap();
@@ -108,9 +109,13 @@ pub fn ping(from: &Namespace, to: Ip4) -> bool {
     // Echo request, code 0, checksum of 8 bytes that are otherwise identifier 0x1234 and sequence 1.
     const REQUEST: [u8; 8] = [8, 0, 0xe5, 0xca, 0x12, 0x34, 0, 1];
     from.run(|| {
-        let socket =
-            socket::socket(AddressFamily::Inet, SockType::Raw, SockFlag::SOCK_CLOEXEC, socket::SockProtocol::Icmp)
-                .unwrap();
+        let socket = socket::socket(
+            AddressFamily::Inet,
+            SockType::Raw,
+            SockFlag::SOCK_CLOEXEC,
+            socket::SockProtocol::Icmp,
+        )
+        .unwrap();
         let patience = nix::sys::time::TimeVal::new(5, 0);
         socket::setsockopt(&socket, socket::sockopt::ReceiveTimeout, &patience).unwrap();
         let fd = std::os::fd::AsRawFd::as_raw_fd(&socket);
