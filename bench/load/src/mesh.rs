@@ -15,8 +15,8 @@ use crate::netns::Place;
 const LAB: &str = "bench";
 
 /// As in the demo.
-const N_MANAGERS: usize = 3;
-const N_WORKERS: usize = 2;
+pub const N_MANAGERS: usize = 3;
+pub const N_NODES: usize = 5;
 
 /// How long a task may take to run, or to be gone.
 const TASK_LIMIT: Duration = Duration::from_mins(1);
@@ -48,7 +48,7 @@ impl Mesh {
         let options = LabOptions {
             name: LAB.to_owned(),
             managers: N_MANAGERS,
-            workers: N_WORKERS,
+            workers: N_NODES - N_MANAGERS,
             meshd: PathBuf::from(meshd),
             meshd_args: Vec::new(),
         };
@@ -91,7 +91,7 @@ impl Mesh {
     }
 
     /// Where clients of the cluster are.
-    pub fn client(&self) -> Place {
+    pub fn client() -> Place {
         Place::at(format!("/run/netns/{LAB}-client"))
     }
 

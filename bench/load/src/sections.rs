@@ -1,5 +1,6 @@
 //! What is measured, one module per table or two.
 
+mod converge;
 mod dns;
 mod http;
 mod path;
@@ -18,6 +19,8 @@ pub enum Section {
     Path,
     /// Queries of our DNS, dnsmasq, and dockerd's
     Dns,
+    /// A service of 20 tasks, from the request to the last of them running, against dockerd's swarm
+    Converge,
 }
 
 impl Section {
@@ -27,6 +30,7 @@ impl Section {
             Self::Http => http::measure(plan, mesh),
             Self::Path => path::measure(plan, mesh),
             Self::Dns => dns::measure(plan),
+            Self::Converge => converge::measure(plan, mesh),
         }
     }
 }

@@ -61,7 +61,7 @@ impl MeshHttp {
     fn start(mesh: &Mesh) -> Result<Self> {
         let service = mesh.publish(SERVER_PORT)?;
         let server = Nginx::start(&service.sandbox, (Ipv4Addr::UNSPECIFIED, SERVER_PORT).into())?;
-        let client = mesh.client();
+        let client = Mesh::client();
         client.allow_short_connections()?;
         let address = SocketAddr::from((mesh.first_node().address, SERVER_PORT));
         Ok(Self { client, address, _server: server, _service: service })
