@@ -1,10 +1,10 @@
 //! What the API needs of the node's images and containers. Implemented over `control_runtime`, and in memory by tests.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use async_trait::async_trait;
 use control_model::{TaskId, Timestamp};
+use tokio::io::AsyncRead;
 use tokio::sync::mpsc;
 
 /// Images and containers of one node.
@@ -15,11 +15,16 @@ pub trait Engine: Send + Sync + 'static {
     /// The image that `name` (reference, id, or a unique prefix of an id) names.
     async fn image(&self, name: &str) -> Result<Image, EngineError>;
     /// Gets `reference` (`name:tag` or `name@digest`) from its registry; progress lines on the way.
-    async fn pull(&self, reference: &str, progress: mpsc::Sender<String>) -> Result<Image, EngineError>;
+    async fn pull(
+        &self,
+        reference: &str,
+        credentials: Option<Credentials>,
+        progress: mpsc::UnboundedSender<String>,
+    ) -> Result<Pulled, EngineError>;
     /// Takes all images of a `docker save` archive; returns the references (or ids of images without one).
-    async fn load(&self, archive: &Path) -> Result<Vec<String>, EngineError>;
+    async fn load(&self, archive: Upload) -> Result<Vec<String>, EngineError>;
     /// Makes an image of a root file system in a tar archive; returns its id.
-    async fn import(&self, archive: &Path, request: ImportRequest) -> Result<String, EngineError>;
+    async fn import(&self, archive: Upload, request: ImportRequest) -> Result<String, EngineError>;
     /// Gives the image another reference.
     async fn tag(&self, name: &str, reference: &str) -> Result<(), EngineError>;
     /// Takes the reference away, and the image with its last one. Returns what happened.
@@ -28,6 +33,25 @@ pub trait Engine: Send + Sync + 'static {
     async fn distribution(&self, reference: &str) -> Result<Distribution, EngineError>;
     /// All task containers of this node, ended ones that are not yet removed included.
     async fn containers(&self) -> Result<Vec<Container>, EngineError>;
+}
+
+/// Bytes that a client sends.
+pub type Upload = Box<dyn AsyncRead + Send + Unpin>;
+
+/// Who asks a registry.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credentials {
+    pub username: String,
+    pub password: String,
+}
+
+/// What a pull brought.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Pulled {
+    /// Of the manifest: `sha256:…`.
+    pub digest: String,
+    /// The image was not here before.
+    pub is_new: bool,
 }
 
 /// An image of this node.
@@ -39,7 +63,7 @@ pub struct Image {
     pub tags: Vec<String>,
     /// `name@sha256:…`.
     pub digests: Vec<String>,
-    pub created: Timestamp,
+    pub created: Option<Timestamp>,
     pub size_bytes: u64,
     pub os: String,
     pub architecture: String,
@@ -92,14 +116,17 @@ pub struct Distribution {
 }
 
 /// A task's container.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Container {
     /// 64 hex digits.
     pub id: String,
-    pub task: Option<TaskId>,
+    /// `<service>.<slot>.<task id>`.
+    pub name: String,
+    pub task: TaskId,
     pub image: String,
     pub image_id: String,
     pub command: Vec<String>,
+    pub hostname: String,
     pub labels: BTreeMap<String, String>,
     pub created: Timestamp,
     pub started: Option<Timestamp>,

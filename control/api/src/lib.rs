@@ -1,7 +1,24 @@
-//! The Docker Engine HTTP API over a [`Node`].
+//! The Docker Engine HTTP API over a [`Node`]: what it serves and what it refuses is in `docs/compat.md`.
+#![forbid(unsafe_code)]
 
+mod base64;
+mod body;
+mod context;
+mod convert;
+mod dto;
 pub mod engine;
+mod error;
+mod host;
 pub mod node;
+mod query;
+mod reply;
+mod routes;
+mod server;
+mod tls;
+mod version;
 
 pub use engine::Engine;
 pub use node::Node;
+pub use routes::router;
+pub use server::{ServeError, serve};
+pub use version::{ApiVersion, MAX_API_VERSION, MIN_API_VERSION};

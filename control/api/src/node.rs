@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use control_model::spec::Availability;
-use control_model::{ClusterId, NodeId};
+use control_model::{ClusterId, Network, NodeId};
 use control_store::ReplicatedStore;
 use dataplane_model::inspect::{DropsReport, EndpointRow, LoadBalancerRow, NodeStatus};
 use ipnetwork::IpNetwork;
@@ -42,6 +42,11 @@ pub trait Node: Send + Sync + 'static {
 
     /// What Raft knows now. Empty on a worker.
     fn raft(&self) -> RaftFacts;
+
+    /// The networks that this node's agent was told of: what a worker can show of them. Managers show their store's.
+    fn assigned_networks(&self) -> Vec<Network> {
+        Vec::new()
+    }
 
     /// Images and containers of this node.
     fn engine(&self) -> Arc<dyn Engine>;

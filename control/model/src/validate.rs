@@ -67,8 +67,9 @@ pub enum SpecError {
     RangeOutside(IpNetwork, IpNetwork),
     #[error("ipam configuration: subnet {0} does not contain gateway {1}")]
     GatewayOutside(IpNetwork, IpAddr),
-    #[error("ipam configuration: invalid subnet {0}")]
-    Subnet(String),
+    /// What is not an address or a subnet, and as what it was given.
+    #[error("ipam configuration: {0}")]
+    Ipam(String),
     #[error("modification of cluster name is not allowed")]
     ClusterName,
     #[error("minimum certificate expiry time must be 1h0m0s")]
@@ -211,7 +212,7 @@ fn validate_endpoint(spec: &EndpointSpec) -> Result<(), SpecError> {
 
 fn validate_ipam(config: &IpamConfig) -> Result<(), SpecError> {
     if config.subnet.prefix() == 0 {
-        return Err(SpecError::Subnet(config.subnet.to_string()));
+        return Err(SpecError::Ipam(format!("invalid subnet {}", config.subnet)));
     }
     if let Some(range) = config.range
         && !(config.subnet.contains(range.network()) && range.prefix() >= config.subnet.prefix())

@@ -1,0 +1,116 @@
+//! Request bodies in JSON, with the checks and words of moby `daemon/server/httputils`.
+
+use axum::body::Body;
+use axum::extract::{FromRequest, Request};
+use control_manager::control::ControlError;
+use http::HeaderMap;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::dto::common::strip_nulls;
+use crate::error::ApiError;
+
+/// Largest JSON body: more than consensus takes in one entry, so that its own limit speaks first.
+pub const MAX_JSON_BYTES: usize = 4 << 20;
+
+/// A decoded body. No body at all is the zero value.
+#[derive(Debug)]
+pub struct Json<T>(pub T);
+
+impl<T: DeserializeOwned + Default, S: Sync> FromRequest<S> for Json<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
+        let (parts, body) = request.into_parts();
+        check_content_type(&parts.headers)?;
+        let bytes = read(&parts.headers, body).await?;
+        decode(&bytes).map(Self)
+    }
+}
+
+async fn read(headers: &HeaderMap, body: Body) -> Result<Vec<u8>, ApiError> {
+    let declared = headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
+    if declared.is_some_and(|length| length > MAX_JSON_BYTES) {
+        return Err(too_large());
+    }
+    match Limited::new(body, MAX_JSON_BYTES).collect().await {
+        Ok(collected) => Ok(collected.to_bytes().to_vec()),
+        Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
+        Err(error) => Err(ApiError::invalid(format!("error reading the request body: {error}"))),
+    }
+}
+
+/// Docker's words and status for a spec that is too large for its log.
+fn too_large() -> ApiError {
+    ControlError::TooLarge.into()
+}
+
+fn check_content_type(headers: &HeaderMap) -> Result<(), ApiError> {
+    let Some(value) = headers.get(CONTENT_TYPE) else {
+        let empty = headers.get(CONTENT_LENGTH).is_none_or(|length| length == "0")
+            && !headers.contains_key(http::header::TRANSFER_ENCODING);
+        return if empty {
+            Ok(())
+        } else {
+            Err(ApiError::invalid("malformed Content-Type header (): mime: no media type"))
+        };
+    };
+    let text = String::from_utf8_lossy(value.as_bytes());
+    let media_type = text.split(';').next().unwrap_or_default().trim();
+    if media_type.eq_ignore_ascii_case("application/json") {
+        return Ok(());
+    }
+    Err(ApiError::invalid(format!("unsupported Content-Type header ({text}): must be 'application/json'")))
+}
+
+/// The value that `bytes` hold; no bytes are the zero value, `null` is absence.
+pub fn decode<T: DeserializeOwned + Default>(bytes: &[u8]) -> Result<T, ApiError> {
+    if bytes.is_empty() {
+        return Ok(T::default());
+    }
+    let invalid = |what: &dyn std::fmt::Display| ApiError::invalid(format!("invalid JSON: {what}"));
+    let mut values = serde_json::Deserializer::from_slice(bytes).into_iter::<Value>();
+    let mut value = match values.next() {
+        None => return Err(invalid(&"got EOF while reading request body")),
+        Some(Err(error)) if error.is_eof() => return Err(invalid(&"unexpected EOF")),
+        Some(Err(error)) => return Err(invalid(&error)),
+        Some(Ok(value)) => value,
+    };
+    if !bytes[values.byte_offset()..].trim_ascii().is_empty() {
+        return Err(ApiError::invalid("unexpected content after JSON"));
+    }
+    if value.is_null() {
+        return Ok(T::default());
+    }
+    strip_nulls(&mut value);
+    serde_json::from_value(value).map_err(|error| invalid(&error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dto::service::ServiceSpec;
+
+    fn refusal(bytes: &[u8]) -> String {
+        decode::<ServiceSpec>(bytes).expect_err("malformed").message
+    }
+
+    #[test]
+    fn absent_and_null_are_zero() {
+        assert_eq!(decode::<ServiceSpec>(b"").expect("nothing"), ServiceSpec::default());
+        assert_eq!(decode::<ServiceSpec>(b"null").expect("null"), ServiceSpec::default());
+        let spec: ServiceSpec = decode(br#"{"Name":"x","Labels":null,"TaskTemplate":null}"#).expect("nulls");
+        assert_eq!(spec, ServiceSpec { name: "x".into(), ..ServiceSpec::default() });
+    }
+
+    #[test]
+    fn malformed_bodies_are_named() {
+        assert_eq!(refusal(b"  "), "invalid JSON: got EOF while reading request body");
+        assert_eq!(refusal(br#"{"Name":"#), "invalid JSON: unexpected EOF");
+        assert_eq!(refusal(br"{} {}"), "unexpected content after JSON");
+        assert!(refusal(b"{nope}").starts_with("invalid JSON: "));
+        assert!(refusal(br#"{"Name":5}"#).starts_with("invalid JSON: invalid type: integer"));
+    }
+}

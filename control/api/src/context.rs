@@ -1,0 +1,44 @@
+//! What every handler has: the node, and the cluster's operations where this node may do them.
+
+use std::sync::Arc;
+
+use control_manager::control::{Control, ControlError};
+
+use crate::error::ApiError;
+use crate::node::{Membership, Node};
+
+/// The served node.
+#[derive(Clone)]
+pub struct Api {
+    pub node: Arc<dyn Node>,
+}
+
+impl Api {
+    /// The cluster's operations; in any other state than that of an active manager, Docker's sentence for it
+    /// (moby `daemon/cluster/cluster.go`, `errNoManager`).
+    pub fn control(&self) -> Result<Control, ApiError> {
+        if let Some(store) = self.node.store() {
+            return Ok(Control::new(store));
+        }
+        let local = self.node.local();
+        Err(match local.membership {
+            Membership::Inactive | Membership::Error => ApiError::unavailable(
+                "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to connect \
+                 this node to swarm and try again.",
+            ),
+            Membership::Locked => ApiError::unavailable(
+                "Swarm is encrypted and needs to be unlocked before it can be used. Please use \"docker swarm \
+                 unlock\" to unlock it.",
+            ),
+            Membership::Pending => ApiError::unavailable(
+                "This node is not a swarm manager. Manager is being prepared or has trouble connecting to the \
+                 cluster.",
+            ),
+            Membership::Active if local.is_manager => ApiError::unavailable(
+                "This node is not a swarm manager. Manager is being prepared or has trouble connecting to the \
+                 cluster.",
+            ),
+            Membership::Active => ControlError::NotManager.into(),
+        })
+    }
+}

@@ -1,0 +1,203 @@
+//! A service's spec as JSON. The model has all defaults filled in; what Docker leaves out without `insertDefaults`
+//! is left out where the model knows that the user gave nothing.
+
+use control_model::spec::{
+    ContainerSpec, DEFAULT_STOP_GRACE_PERIOD, EndpointSpec, Mount, MountKind, NetworkAttachmentSpec,
+    Placement, PortConfig, ResourceRequirements, RestartPolicy, ServiceMode, ServiceSpec, TaskSpec,
+    UpdateConfig,
+};
+
+use super::nanoseconds;
+use super::words::Words;
+use crate::dto::common::Rest;
+use crate::dto::{service as api, task as api_task};
+
+/// Whether to print what the user left to its default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Defaults {
+    Insert,
+    Omit,
+}
+
+/// The spec as the API shows it.
+pub fn service_spec(spec: &ServiceSpec, defaults: Defaults) -> api::ServiceSpec {
+    let given = |given: bool, config: &UpdateConfig| {
+        (given || defaults == Defaults::Insert).then(|| update_config(config))
+    };
+    let mode = match spec.mode {
+        ServiceMode::Replicated { replicas } => api::ServiceMode {
+            replicated: Some(api::ReplicatedService { replicas: Some(replicas) }),
+            ..api::ServiceMode::default()
+        },
+        ServiceMode::Global => {
+            api::ServiceMode { global: Some(api::GlobalService {}), ..api::ServiceMode::default() }
+        }
+    };
+    api::ServiceSpec {
+        name: spec.name.clone(),
+        labels: spec.labels.clone(),
+        task_template: task_spec(&spec.task, defaults),
+        mode,
+        update_config: given(spec.has_update, &spec.update),
+        rollback_config: given(spec.has_rollback, &spec.rollback),
+        networks: Vec::new(),
+        endpoint_spec: Some(endpoint_spec(&spec.endpoint)),
+        rest: Rest::new(),
+    }
+}
+
+/// A task's spec as the API shows it.
+pub fn task_spec(spec: &TaskSpec, defaults: Defaults) -> api_task::TaskSpec {
+    api_task::TaskSpec {
+        container_spec: Some(container_spec(&spec.container, defaults)),
+        resources: Some(resource_requirements(&spec.resources)),
+        restart_policy: restart_policy(&spec.restart, defaults),
+        placement: Some(placement(&spec.placement)),
+        networks: spec.networks.iter().map(attachment).collect(),
+        force_update: spec.force_update,
+        runtime: "container".into(),
+        rest: Rest::new(),
+    }
+}
+
+fn attachment(spec: &NetworkAttachmentSpec) -> api_task::NetworkAttachmentConfig {
+    api_task::NetworkAttachmentConfig {
+        target: spec.target.to_string(),
+        aliases: spec.aliases.clone(),
+        rest: Rest::new(),
+    }
+}
+
+fn update_config(config: &UpdateConfig) -> api::UpdateConfig {
+    api::UpdateConfig {
+        parallelism: config.parallelism,
+        delay: nanoseconds(config.delay),
+        failure_action: config.failure_action.word().into(),
+        monitor: nanoseconds(config.monitor),
+        max_failure_ratio: config.max_failure_ratio,
+        order: config.order.word().into(),
+        rest: Rest::new(),
+    }
+}
+
+/// How a service is to be reached.
+pub fn endpoint_spec(spec: &EndpointSpec) -> api::EndpointSpec {
+    api::EndpointSpec {
+        mode: spec.mode.word().into(),
+        ports: spec.ports.iter().map(port).collect(),
+        rest: Rest::new(),
+    }
+}
+
+/// A published port.
+pub fn port(port: &PortConfig) -> api::PortConfig {
+    api::PortConfig {
+        name: port.name.clone(),
+        protocol: port.protocol.word().into(),
+        target_port: port.target.into(),
+        published_port: port.published.into(),
+        publish_mode: port.mode.word().into(),
+        rest: Rest::new(),
+    }
+}
+
+fn container_spec(spec: &ContainerSpec, defaults: Defaults) -> api_task::ContainerSpec {
+    let default_grace = (defaults == Defaults::Insert).then_some(DEFAULT_STOP_GRACE_PERIOD);
+    api_task::ContainerSpec {
+        image: spec.image.clone(),
+        labels: spec.labels.clone(),
+        command: spec.command.clone(),
+        args: spec.args.clone(),
+        hostname: spec.hostname.clone(),
+        env: spec.env.clone(),
+        dir: spec.dir.clone(),
+        user: spec.user.clone(),
+        groups: spec.groups.clone(),
+        init: spec.init,
+        stop_signal: spec.stop_signal.clone(),
+        tty: spec.tty,
+        open_stdin: spec.open_stdin,
+        read_only: spec.read_only,
+        mounts: spec.mounts.iter().map(mount).collect(),
+        stop_grace_period: spec.stop_grace_period.or(default_grace).map(nanoseconds),
+        hosts: spec.hosts.clone(),
+        dns_config: Some(api_task::DnsConfig {
+            nameservers: spec.dns.nameservers.iter().map(ToString::to_string).collect(),
+            search: spec.dns.search.clone(),
+            options: spec.dns.options.clone(),
+        }),
+        isolation: String::new(),
+        sysctls: spec.sysctls.clone(),
+        capability_add: spec.cap_add.clone(),
+        capability_drop: spec.cap_drop.clone(),
+        ulimits: (spec.ulimits.iter())
+            .map(|u| api_task::Ulimit { name: u.name.clone(), hard: u.hard, soft: u.soft })
+            .collect(),
+        rest: Rest::new(),
+    }
+}
+
+fn mount(mount: &Mount) -> api_task::Mount {
+    let size_bytes = i64::try_from(mount.tmpfs_size_bytes).unwrap_or(i64::MAX);
+    let has_options = mount.kind == MountKind::Tmpfs && (size_bytes != 0 || mount.tmpfs_mode != 0);
+    api_task::Mount {
+        kind: mount.kind.word().into(),
+        source: mount.source.clone(),
+        target: mount.target.clone(),
+        read_only: mount.read_only,
+        tmpfs_options: has_options.then(|| api_task::TmpfsOptions {
+            size_bytes,
+            mode: mount.tmpfs_mode,
+            rest: Rest::new(),
+        }),
+        rest: Rest::new(),
+    }
+}
+
+fn resource_requirements(requirements: &ResourceRequirements) -> api_task::ResourceRequirements {
+    let (limits, reservations) = (requirements.limits, requirements.reservations);
+    api_task::ResourceRequirements {
+        limits: Some(api_task::Resources {
+            nano_cpus: limits.nano_cpus,
+            memory_bytes: limits.memory_bytes,
+            pids: requirements.pids_limit,
+            rest: Rest::new(),
+        }),
+        reservations: Some(api_task::Resources {
+            nano_cpus: reservations.nano_cpus,
+            memory_bytes: reservations.memory_bytes,
+            pids: 0,
+            rest: Rest::new(),
+        }),
+        rest: Rest::new(),
+    }
+}
+
+/// A policy that is the default may be the user's or not: it is left out where defaults are.
+fn restart_policy(policy: &RestartPolicy, defaults: Defaults) -> Option<api_task::RestartPolicy> {
+    if defaults == Defaults::Omit && *policy == RestartPolicy::default() {
+        return None;
+    }
+    Some(api_task::RestartPolicy {
+        condition: policy.condition.word().into(),
+        delay: Some(nanoseconds(policy.delay)),
+        max_attempts: Some(policy.max_attempts),
+        window: (!policy.window.is_zero()).then(|| nanoseconds(policy.window)),
+        rest: Rest::new(),
+    })
+}
+
+fn placement(placement: &Placement) -> api_task::Placement {
+    let spread = |descriptor: &String| api_task::PlacementPreference {
+        spread: Some(api_task::SpreadOver { spread_descriptor: descriptor.clone() }),
+    };
+    api_task::Placement {
+        constraints: placement.constraints.clone(),
+        preferences: placement.spread_preferences.iter().map(spread).collect(),
+        max_replicas: placement.max_replicas_per_node,
+        platforms: (placement.platforms.iter())
+            .map(|p| api_task::Platform { architecture: p.architecture.clone(), os: p.os.clone() })
+            .collect(),
+        rest: Rest::new(),
+    }
+}

@@ -1,0 +1,108 @@
+//! `api/types/container`.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::image::GraphDriver;
+
+/// A container in `docker ps`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Summary {
+    pub id: String,
+    /// Each after a slash.
+    pub names: Vec<String>,
+    pub image: String,
+    #[serde(rename = "ImageID")]
+    pub image_id: String,
+    pub command: String,
+    /// Seconds since the epoch.
+    pub created: i64,
+    pub ports: Vec<()>,
+    pub labels: BTreeMap<String, String>,
+    pub state: &'static str,
+    pub status: String,
+    pub host_config: HostConfig,
+    pub network_settings: NetworkSettings,
+    pub mounts: Vec<()>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct HostConfig {
+    pub network_mode: String,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct NetworkSettings {
+    pub networks: BTreeMap<String, NetworkEndpoint>,
+}
+
+/// The container in one network.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct NetworkEndpoint {
+    #[serde(rename = "NetworkID")]
+    pub network_id: String,
+    #[serde(rename = "EndpointID")]
+    pub endpoint_id: String,
+    #[serde(rename = "Gateway")]
+    pub gateway: String,
+    #[serde(rename = "IPAddress")]
+    pub ip_address: String,
+    #[serde(rename = "IPPrefixLen")]
+    pub ip_prefix_len: u8,
+    #[serde(rename = "MacAddress")]
+    pub mac_address: String,
+    #[serde(rename = "Aliases")]
+    pub aliases: Option<Vec<String>>,
+}
+
+/// `docker inspect`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Inspect {
+    pub id: String,
+    pub created: String,
+    pub path: String,
+    pub args: Vec<String>,
+    pub state: State,
+    pub image: String,
+    pub name: String,
+    pub restart_count: u32,
+    pub driver: String,
+    pub platform: String,
+    pub graph_driver: GraphDriver,
+    pub host_config: HostConfig,
+    pub mounts: Vec<()>,
+    pub config: Config,
+    pub network_settings: NetworkSettings,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "PascalCase")]
+#[expect(clippy::struct_excessive_bools, reason = "the shape is Docker's")]
+pub struct State {
+    pub status: &'static str,
+    pub running: bool,
+    pub paused: bool,
+    pub restarting: bool,
+    #[serde(rename = "OOMKilled")]
+    pub oom_killed: bool,
+    pub dead: bool,
+    pub pid: i32,
+    pub exit_code: i32,
+    pub error: String,
+    pub started_at: String,
+    pub finished_at: String,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Config {
+    pub hostname: String,
+    pub image: String,
+    pub cmd: Vec<String>,
+    pub labels: BTreeMap<String, String>,
+}

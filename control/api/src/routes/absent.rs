@@ -1,0 +1,88 @@
+//! Docker's other paths. Those that `docker inspect` and lists probe answer that there is nothing; those that would
+//! do something say that this daemon does not.
+
+use axum::Router;
+use axum::extract::{Path, State};
+use axum::routing::{any, get};
+use http::{Method, Uri};
+
+use crate::context::Api;
+use crate::error::ApiError;
+use crate::reply::{Reply, ok};
+
+/// The routes.
+pub fn routes() -> Router<Api> {
+    let router = Router::new()
+        .route("/volumes", get(no_volumes))
+        .route("/volumes/{name}", get(no_volume))
+        .route("/plugins", get(nothing))
+        .route("/plugins/{name}/json", get(no_plugin))
+        .route("/secrets", get(nothing_of_the_cluster))
+        .route("/secrets/{id}", get(no_secret))
+        .route("/configs", get(nothing_of_the_cluster))
+        .route("/configs/{id}", get(no_config));
+    UNSUPPORTED.iter().fold(router, |router, path| router.route(path, any(unsupported)))
+}
+
+/// Paths of Docker's API that are refused whatever the method.
+const UNSUPPORTED: &[&str] = &[
+    "/auth",
+    "/build",
+    "/build/{*rest}",
+    "/commit",
+    "/containers/create",
+    "/containers/prune",
+    "/containers/{id}",
+    "/containers/{id}/{action}",
+    "/events",
+    "/exec/{id}/{action}",
+    "/networks/prune",
+    "/networks/{id}/{action}",
+    "/plugins/{name}/{action}",
+    "/secrets/create",
+    "/secrets/{id}/update",
+    "/configs/create",
+    "/configs/{id}/update",
+    "/services/{id}/logs",
+    "/session",
+    "/system/df",
+    "/tasks/{id}/logs",
+    "/volumes/create",
+    "/volumes/prune",
+];
+
+async fn unsupported(method: Method, uri: Uri) -> ApiError {
+    ApiError::unsupported(format!("{method} {}", uri.path()))
+}
+
+async fn nothing() -> Reply {
+    ok(&serde_json::json!([]))
+}
+
+async fn no_volumes() -> Reply {
+    ok(&serde_json::json!({ "Volumes": [], "Warnings": null }))
+}
+
+async fn no_volume(Path(name): Path<String>) -> ApiError {
+    ApiError::not_found(format!("get {name}: no such volume"))
+}
+
+async fn no_plugin(Path(name): Path<String>) -> ApiError {
+    ApiError::not_found(format!("plugin \"{name}\" not found"))
+}
+
+/// A manager has no secrets and configs; the others may not say so.
+async fn nothing_of_the_cluster(State(api): State<Api>) -> Reply {
+    api.control()?;
+    nothing().await
+}
+
+async fn no_secret(State(api): State<Api>, Path(id): Path<String>) -> Reply {
+    api.control()?;
+    Err(ApiError::not_found(format!("secret {id} not found")))
+}
+
+async fn no_config(State(api): State<Api>, Path(id): Path<String>) -> Reply {
+    api.control()?;
+    Err(ApiError::not_found(format!("config {id} not found")))
+}

@@ -1,0 +1,332 @@
+//! `docker images`, `pull`, `load`, `import`, `tag`, `rmi`, `image inspect`: images of this node.
+
+use std::collections::BTreeMap;
+
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::response::{IntoResponse, Response};
+use control_model::validate_image::parse_image_reference;
+use futures::TryStreamExt;
+use http::{HeaderMap, StatusCode};
+use tokio::sync::mpsc;
+use tokio_util::io::StreamReader;
+
+use super::progress::{Lines, stream};
+use crate::base64;
+use crate::context::Api;
+use crate::dto::common::rfc3339;
+use crate::dto::image as api_image;
+use crate::engine::{
+    Credentials, Engine, EngineError, Image, ImageConfig, ImportRequest, Pulled, Removed, Upload,
+};
+use crate::error::ApiError;
+use crate::query::{Filters, Query};
+use crate::reply::{Reply, ok};
+
+/// What Docker shows where an image has no tag (or no digest).
+const DEFAULT_TAG: &str = "latest";
+
+pub async fn list(State(api): State<Api>, query: Query) -> Reply {
+    let filters = query.filters(&["reference", "dangling", "label"])?;
+    let mut images: Vec<_> =
+        api.node.engine().images().await?.into_iter().filter(|image| matches(&filters, image)).collect();
+    images.sort_by(|a, b| b.created.cmp(&a.created).then_with(|| a.id.cmp(&b.id)));
+    ok(&images.into_iter().map(summary).collect::<Vec<_>>())
+}
+
+fn matches(filters: &Filters, image: &Image) -> bool {
+    let references = filters.get("reference");
+    let named = references.is_empty()
+        || image.tags.iter().chain(&image.digests).any(|name| references.iter().any(|p| names(p, name)));
+    let dangling = filters
+        .get("dangling")
+        .iter()
+        .all(|wanted| matches!(wanted.as_str(), "true" | "1") == image.tags.is_empty());
+    named
+        && dangling
+        && control_manager::control::labels_match(&image.config.labels, &filters.labels("label"))
+}
+
+/// Whether `pattern` names `name:tag`, whole or without its tag; `*` and `?` stay within a path element.
+fn names(pattern: &str, name: &str) -> bool {
+    let bare = parse_image_reference(name).map_or(name, |reference| reference.name);
+    glob(pattern.as_bytes(), name.as_bytes()) || glob(pattern.as_bytes(), bare.as_bytes())
+}
+
+fn glob(pattern: &[u8], text: &[u8]) -> bool {
+    match (pattern.split_first(), text.split_first()) {
+        (None, None) => true,
+        (Some((b'*', rest)), _) => {
+            glob(rest, text) || text.split_first().is_some_and(|(c, text)| *c != b'/' && glob(pattern, text))
+        }
+        (Some((b'?', pattern)), Some((c, text))) => *c != b'/' && glob(pattern, text),
+        (Some((p, pattern)), Some((c, text))) => p == c && glob(pattern, text),
+        _ => false,
+    }
+}
+
+fn summary(image: Image) -> api_image::Summary {
+    const NANOS: i64 = 1_000_000_000;
+    let labels = image.config.labels;
+    api_image::Summary {
+        containers: -1,
+        created: image.created.map_or(0, |created| created.0 / NANOS),
+        id: image.id,
+        labels: (!labels.is_empty()).then_some(labels),
+        parent_id: String::new(),
+        repo_digests: image.digests,
+        repo_tags: image.tags,
+        shared_size: -1,
+        size: image.size_bytes,
+    }
+}
+
+/// `POST /images/create`: a pull, or an import where the bytes are sent along.
+pub async fn create(State(api): State<Api>, query: Query, headers: HeaderMap, body: Body) -> Reply {
+    match (query.get("fromImage"), query.get("fromSrc")) {
+        ("", "-") => import(&api, &query, body).await,
+        ("", "") => Err(ApiError::invalid("fromImage or fromSrc must be given")),
+        ("", _) => Err(ApiError::unsupported("importing from a URL")),
+        (image, _) => pull(&api, image, &query, &headers).await,
+    }
+}
+
+async fn import(api: &Api, query: &Query, body: Body) -> Reply {
+    let reference = with_tag(query.get("repo"), query.get("tag"));
+    if !reference.is_empty() && parse_image_reference(&reference).is_none() {
+        return Err(invalid_reference());
+    }
+    let request = ImportRequest {
+        reference,
+        changes: query.all("changes").into_iter().map(str::to_owned).collect(),
+        message: query.get("message").to_owned(),
+    };
+    let id = api.node.engine().import(upload(body), request).await?;
+    let (lines, reply) = stream();
+    send(&lines, api_image::Message::status(id));
+    Ok(reply)
+}
+
+fn with_tag(name: &str, tag: &str) -> String {
+    match (name, tag) {
+        (name, "") | (name @ "", _) => name.to_owned(),
+        (name, digest) if digest.contains(':') => format!("{name}@{digest}"),
+        (name, tag) => format!("{name}:{tag}"),
+    }
+}
+
+fn invalid_reference() -> ApiError {
+    ApiError::invalid("invalid reference format")
+}
+
+fn upload(body: Body) -> Upload {
+    Box::new(StreamReader::new(body.into_data_stream().map_err(std::io::Error::other)))
+}
+
+/// A client that has gone takes no more lines.
+fn send(lines: &Lines, message: api_image::Message) {
+    let _ = lines.send(message);
+}
+
+async fn pull(api: &Api, image: &str, query: &Query, headers: &HeaderMap) -> Reply {
+    let wanted = with_tag(image, query.get("tag"));
+    let Some(parts) = parse_image_reference(&wanted) else { return Err(invalid_reference()) };
+    let (path, tag) = (familiar_path(parts.name).to_owned(), parts.tag.unwrap_or(DEFAULT_TAG).to_owned());
+    let wanted =
+        if parts.tag.is_none() && parts.digest.is_none() { format!("{wanted}:{tag}") } else { wanted };
+    let pull =
+        Pull { engine: api.node.engine(), credentials: credentials(headers), path, tag, reference: wanted };
+    pull.start().await
+}
+
+/// Docker's words name images of its own registry without it.
+fn familiar_path(name: &str) -> &str {
+    name.strip_prefix("docker.io/").unwrap_or(name)
+}
+
+/// Whom the client says it is at the registry (`X-Registry-Auth`): JSON in base 64.
+fn credentials(headers: &HeaderMap) -> Option<Credentials> {
+    let bytes = base64::decode(headers.get("X-Registry-Auth")?.to_str().ok()?)?;
+    let given: BTreeMap<String, serde_json::Value> = serde_json::from_slice(&bytes).ok()?;
+    let field = |key: &str| given.get(key).and_then(|value| value.as_str()).unwrap_or_default().to_owned();
+    let (username, password) = (field("username"), field("password"));
+    (!username.is_empty()).then_some(Credentials { username, password })
+}
+
+struct Pull {
+    engine: std::sync::Arc<dyn Engine>,
+    credentials: Option<Credentials>,
+    path: String,
+    tag: String,
+    reference: String,
+}
+
+impl Pull {
+    /// Fails plainly as long as nothing was said; after that the error is the reply's last line, as Docker has it.
+    async fn start(self) -> Reply {
+        let (progress, mut lines) = mpsc::unbounded_channel();
+        let (engine, reference) = (self.engine.clone(), self.reference.clone());
+        let credentials = self.credentials.clone();
+        let mut work = tokio::spawn(async move { engine.pull(&reference, credentials, progress).await });
+        let first = lines.recv().await;
+        let (sender, reply) = stream();
+        if first.is_none() {
+            self.finish(&sender, ended((&mut work).await)?);
+            return Ok(reply);
+        }
+        tokio::spawn(async move {
+            send(&sender, api_image::Message::status(format!("{}: Pulling from {}", self.tag, self.path)));
+            let mut next = first;
+            while let Some(line) = next {
+                send(&sender, api_image::Message::status(line));
+                next = lines.recv().await;
+            }
+            match ended(work.await) {
+                Ok(pulled) => self.finish(&sender, pulled),
+                Err(error) => send(&sender, api_image::Message::error(error.to_string())),
+            }
+        });
+        Ok(reply)
+    }
+
+    fn finish(&self, lines: &Lines, pulled: Pulled) {
+        let done = if pulled.is_new { "Downloaded newer image for" } else { "Image is up to date for" };
+        let name =
+            self.reference.strip_prefix("docker.io/library/").unwrap_or(familiar_path(&self.reference));
+        send(lines, api_image::Message::status(format!("Digest: {}", pulled.digest)));
+        send(lines, api_image::Message::status(format!("Status: {done} {name}")));
+    }
+}
+
+fn ended(result: Result<Result<Pulled, EngineError>, tokio::task::JoinError>) -> Result<Pulled, EngineError> {
+    result.unwrap_or_else(|error| Err(EngineError::Failed(error.to_string())))
+}
+
+/// `docker load`.
+pub async fn load(State(api): State<Api>, body: Body) -> Reply {
+    let loaded = api.node.engine().load(upload(body)).await?;
+    let (lines, reply) = stream();
+    for name in loaded {
+        let what = if name.starts_with("sha256:") { "Loaded image ID" } else { "Loaded image" };
+        let message =
+            api_image::Message { stream: format!("{what}: {name}\n"), ..api_image::Message::default() };
+        send(&lines, message);
+    }
+    Ok(reply)
+}
+
+/// `GET /images/{name}/{what}`.
+pub async fn get(State(api): State<Api>, Path(path): Path<String>) -> Reply {
+    if let Some(name) = path.strip_suffix("/json") {
+        return ok(&inspected(api.node.engine().image(name).await?));
+    }
+    match path.rsplit_once('/') {
+        Some((_, "history" | "get")) | None => Err(ApiError::unsupported(format!("GET /images/{path}"))),
+        _ => Err(ApiError::not_found("page not found")),
+    }
+}
+
+fn inspected(image: Image) -> api_image::Inspect {
+    api_image::Inspect {
+        repo_tags: image.tags,
+        repo_digests: image.digests,
+        parent: String::new(),
+        comment: image.comment,
+        created: image.created.map(|created| rfc3339(Some(created))).unwrap_or_default(),
+        docker_version: String::new(),
+        author: String::new(),
+        config: config(image.config),
+        architecture: image.architecture,
+        os: image.os,
+        size: image.size_bytes,
+        graph_driver: api_image::GraphDriver { data: None, name: "overlayfs".into() },
+        root_fs: api_image::RootFs { kind: "layers".into(), layers: image.layers },
+        metadata: api_image::Metadata::default(),
+        id: image.id,
+    }
+}
+
+fn config(config: ImageConfig) -> api_image::Config {
+    let set = |names: Vec<String>| names.into_iter().map(|name| (name, api_image::Empty {})).collect();
+    api_image::Config {
+        user: config.user,
+        exposed_ports: set(config.exposed_ports),
+        env: config.env,
+        entrypoint: config.entrypoint,
+        cmd: config.command,
+        volumes: set(config.volumes),
+        working_dir: config.working_dir,
+        labels: config.labels,
+        stop_signal: config.stop_signal,
+    }
+}
+
+/// `POST /images/{name}/{what}`.
+pub async fn post(State(api): State<Api>, Path(path): Path<String>, query: Query) -> Reply {
+    let Some(name) = path.strip_suffix("/tag") else {
+        return Err(match path.ends_with("/push") || !path.contains('/') {
+            true => ApiError::unsupported(format!("POST /images/{path}")),
+            false => ApiError::not_found("page not found"),
+        });
+    };
+    let tag = query.get("tag");
+    let reference = with_tag(query.get("repo"), if tag.is_empty() { DEFAULT_TAG } else { tag });
+    match parse_image_reference(&reference) {
+        Some(parts) if parts.digest.is_none() => {}
+        _ => return Err(invalid_reference()),
+    }
+    api.node.engine().tag(name, &reference).await?;
+    Ok(StatusCode::CREATED.into_response())
+}
+
+/// `docker rmi`.
+pub async fn remove(State(api): State<Api>, Path(name): Path<String>, query: Query) -> Reply {
+    let removed = api.node.engine().remove_image(&name, query.flag("force")).await?;
+    let shown = removed.into_iter().map(|removed| match removed {
+        Removed::Untagged(name) => api_image::Deleted::Untagged(name),
+        Removed::Deleted(id) => api_image::Deleted::Deleted(id),
+    });
+    ok(&shown.collect::<Vec<_>>())
+}
+
+/// `GET /distribution/{name}/json`: what the registry has, so that a service can be pinned to a digest.
+pub async fn distribution(State(api): State<Api>, Path(path): Path<String>) -> Result<Response, ApiError> {
+    let Some(name) = path.strip_suffix("/json") else { return Err(ApiError::not_found("page not found")) };
+    if parse_image_reference(name).is_none() {
+        return Err(invalid_reference());
+    }
+    let found = api.node.engine().distribution(name).await?;
+    ok(&api_image::Distribution {
+        descriptor: api_image::Descriptor {
+            media_type: found.media_type,
+            digest: found.digest,
+            size: found.size_bytes,
+        },
+        platforms: (found.platforms.into_iter())
+            .map(|(os, architecture)| api_image::Platform { architecture, os })
+            .collect(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_name_images() {
+        assert!(names("whoami", "whoami:v1"));
+        assert!(names("who*", "whoami:v1"));
+        assert!(names("whoami:v?", "whoami:v1"));
+        assert!(!names("who", "whoami:v1"));
+        assert!(!names("*", "team/whoami:v1"));
+        assert!(names("team/*", "team/whoami:v1"));
+    }
+
+    #[test]
+    fn tags_and_digests_join_names() {
+        assert_eq!(with_tag("a", "1"), "a:1");
+        assert_eq!(with_tag("a", "sha256:00"), "a@sha256:00");
+        assert_eq!(with_tag("a", ""), "a");
+        assert_eq!(with_tag("", "1"), "");
+    }
+}

@@ -1,0 +1,89 @@
+//! Which handler answers which path.
+
+mod absent;
+mod containers;
+mod images;
+mod mesh;
+mod networks;
+mod nodes;
+mod progress;
+mod services;
+mod swarm;
+mod system;
+mod tasks;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::middleware::from_fn;
+use axum::routing::{delete, get, post};
+
+use crate::context::Api;
+use crate::error::ApiError;
+use crate::node::Node;
+use crate::version::negotiate;
+
+/// All routes over `node`, with and without a version before the path.
+pub fn router(node: Arc<dyn Node>) -> Router {
+    let routes = Router::new()
+        .merge(system_routes())
+        .merge(swarm_routes())
+        .merge(node_local_routes())
+        .merge(absent::routes())
+        .fallback(page_not_found)
+        .method_not_allowed_fallback(page_not_found)
+        .layer(DefaultBodyLimit::disable())
+        .with_state(Api { node });
+    // The version is taken off before the path is looked up, hence a router around the router.
+    Router::new().fallback_service(routes).layer(from_fn(negotiate))
+}
+
+fn system_routes() -> Router<Api> {
+    Router::new()
+        .route("/_ping", get(system::ping))
+        .route("/version", get(system::version))
+        .route("/info", get(system::info))
+        .route("/mesh/status", get(mesh::status))
+        .route("/mesh/lb", get(mesh::load_balancers))
+        .route("/mesh/endpoints", get(mesh::endpoints))
+        .route("/mesh/drops", get(mesh::drops))
+}
+
+fn swarm_routes() -> Router<Api> {
+    Router::new()
+        .route("/swarm", get(swarm::inspect))
+        .route("/swarm/init", post(swarm::init))
+        .route("/swarm/join", post(swarm::join))
+        .route("/swarm/leave", post(swarm::leave))
+        .route("/swarm/update", post(swarm::update))
+        .route("/swarm/unlockkey", get(swarm::unlock_key))
+        .route("/swarm/unlock", post(swarm::unlock))
+        .route("/nodes", get(nodes::list))
+        .route("/nodes/{id}", get(nodes::inspect).delete(nodes::remove))
+        .route("/nodes/{id}/update", post(nodes::update))
+        .route("/services", get(services::list))
+        .route("/services/create", post(services::create))
+        .route("/services/{id}", get(services::inspect).delete(services::remove))
+        .route("/services/{id}/update", post(services::update))
+        .route("/tasks", get(tasks::list))
+        .route("/tasks/{id}", get(tasks::inspect))
+        .route("/networks", get(networks::list))
+        .route("/networks/create", post(networks::create))
+        .route("/networks/{id}", get(networks::inspect).delete(networks::remove))
+}
+
+fn node_local_routes() -> Router<Api> {
+    Router::new()
+        .route("/images/json", get(images::list))
+        .route("/images/create", post(images::create))
+        .route("/images/load", post(images::load))
+        .route("/images/{*path}", get(images::get).post(images::post).merge(delete(images::remove)))
+        .route("/distribution/{*path}", get(images::distribution))
+        .route("/containers/json", get(containers::list))
+        .route("/containers/{id}/json", get(containers::inspect))
+}
+
+async fn page_not_found() -> ApiError {
+    ApiError::not_found("page not found")
+}

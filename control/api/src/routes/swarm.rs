@@ -1,0 +1,189 @@
+//! `docker swarm …`.
+
+use axum::extract::State;
+use control_manager::control::Rotation;
+use control_model::spec::{ClusterSpec, Role};
+use ipnetwork::IpNetwork;
+
+use crate::body::Json;
+use crate::context::Api;
+use crate::convert::cluster::{cluster_info, cluster_spec};
+use crate::convert::node::availability;
+use crate::convert::refuse_unknown;
+use crate::dto::swarm as api_swarm;
+use crate::error::ApiError;
+use crate::node::{DEFAULT_SUBNET_SIZE, InitRequest, JoinRequest, Membership, SwarmError};
+use crate::query::Query;
+use crate::reply::{Reply, done, ok};
+use crate::tls::tls_info;
+
+/// Largest prefix length of a subnet: two usable addresses are the least that a network can do with.
+const MAX_SUBNET_SIZE: u32 = 29;
+/// Ports that the tunnels may use: neither reserved nor ephemeral (moby `getDataPathPort`).
+const DATA_PATH_PORTS: std::ops::RangeInclusive<u16> = 1024..=49151;
+
+pub async fn inspect(State(api): State<Api>) -> Reply {
+    let cluster = api.control()?.cluster().await?;
+    ok(&api_swarm::Swarm {
+        info: cluster_info(&cluster, tls_info(&cluster)),
+        join_tokens: api_swarm::JoinTokens {
+            worker: cluster.ca.worker_token.clone(),
+            manager: cluster.ca.manager_token.clone(),
+        },
+    })
+}
+
+pub async fn init(State(api): State<Api>, Json(given): Json<api_swarm::InitRequest>) -> Reply {
+    if api.node.local().membership != Membership::Inactive && !given.force_new_cluster {
+        return Err(SwarmError::AlreadyInSwarm.into());
+    }
+    let id = api.node.init(init_request(given)?).await?;
+    ok(&id.to_string())
+}
+
+fn init_request(given: api_swarm::InitRequest) -> Result<InitRequest, ApiError> {
+    refuse_unknown(&given.rest, "init")?;
+    if given.auto_lock_managers || given.spec.encryption_config.auto_lock_managers {
+        return Err(ApiError::unsupported("locking managers (autolock)"));
+    }
+    let (pool, subnet_size) = address_pool(&given.default_addr_pool, given.subnet_size)?;
+    Ok(InitRequest {
+        listen_addr: given.listen_addr,
+        advertise_addr: given.advertise_addr,
+        data_path_addr: given.data_path_addr,
+        data_path_port: data_path_port(given.data_path_port)?,
+        force_new_cluster: given.force_new_cluster,
+        availability: availability(&given.availability)?,
+        default_address_pool: pool,
+        subnet_size,
+        cluster: cluster_spec(given.spec, ClusterSpec::default())?,
+    })
+}
+
+fn data_path_port(given: u32) -> Result<u16, ApiError> {
+    match u16::try_from(given) {
+        Ok(port) if port == 0 || DATA_PATH_PORTS.contains(&port) => Ok(port),
+        _ => Err(ApiError::invalid(format!(
+            "invalid data path port {given}: must be between {} and {}",
+            DATA_PATH_PORTS.start(),
+            DATA_PATH_PORTS.end()
+        ))),
+    }
+}
+
+/// Pools, and the prefix length of the subnets to take from them (moby `validateDefaultAddrPool`).
+fn address_pool(given: &[String], size: u32) -> Result<(Vec<IpNetwork>, u8), ApiError> {
+    let size = if size == 0 { u32::from(DEFAULT_SUBNET_SIZE) } else { size };
+    let size = u8::try_from(size)
+        .ok()
+        .filter(|size| u32::from(*size) <= MAX_SUBNET_SIZE)
+        .ok_or_else(|| ApiError::invalid(format!("subnet size is out of range: {size}")))?;
+    let mut pools: Vec<IpNetwork> = Vec::with_capacity(given.len());
+    for text in given {
+        let pool: IpNetwork =
+            text.parse().map_err(|_| ApiError::invalid(format!("invalid CIDR address: {text}")))?;
+        if !pool.is_ipv4() {
+            return Err(ApiError::unsupported("IPv6 in networks"));
+        }
+        if pool.prefix() > size {
+            return Err(ApiError::invalid(format!(
+                "invalid CIDR: {text:?}. Subnet size is too small for pool: {size}"
+            )));
+        }
+        if let Some(other) = pools.iter().find(|o| o.contains(pool.network()) || pool.contains(o.network())) {
+            return Err(ApiError::invalid(format!(
+                "invalid CIDR: {text:?} overlaps with address pool: {other}"
+            )));
+        }
+        pools.push(pool);
+    }
+    Ok((pools, size))
+}
+
+pub async fn join(State(api): State<Api>, Json(given): Json<api_swarm::JoinRequest>) -> Reply {
+    if api.node.local().membership != Membership::Inactive {
+        return Err(SwarmError::AlreadyInSwarm.into());
+    }
+    refuse_unknown(&given.rest, "join")?;
+    if given.remote_addrs.is_empty() {
+        return Err(ApiError::invalid("at least 1 RemoteAddr is required to join"));
+    }
+    let request = JoinRequest {
+        listen_addr: given.listen_addr,
+        advertise_addr: given.advertise_addr,
+        data_path_addr: given.data_path_addr,
+        remote_addrs: given.remote_addrs,
+        token: given.join_token,
+        availability: availability(&given.availability)?,
+    };
+    api.node.join(request).await?;
+    done()
+}
+
+pub async fn leave(State(api): State<Api>, query: Query) -> Reply {
+    let force = query.flag("force");
+    let local = api.node.local();
+    if local.membership == Membership::Inactive {
+        return Err(SwarmError::NotInSwarm.into());
+    }
+    if local.is_manager && !force {
+        return Err(ApiError::unavailable(why_not_leave(&api)));
+    }
+    api.node.leave(force).await?;
+    done()
+}
+
+/// Docker's warning for a manager that leaves without `--force`. Its spaces and full stops are Docker's.
+fn why_not_leave(api: &Api) -> String {
+    const MANAGER: &str =
+        "You are attempting to leave the swarm on a node that is participating as a manager. ";
+    const RESTORE: &str = "The only way to restore a swarm that has lost consensus is to reinitialize it with \
+                           `--force-new-cluster`. Use `--force` to suppress this message.";
+    let Some(store) = api.node.store() else {
+        return format!("{MANAGER}Doing so may lose the consensus of your cluster. {RESTORE}");
+    };
+    let (state, raft) = (store.state(), api.node.raft());
+    let managers = state.nodes().iter().filter(|n| n.spec.role == Role::Manager || n.manager.is_some());
+    let (unreachable, reachable): (Vec<_>, Vec<_>) = managers.partition(|n| raft.unreachable.contains(&n.id));
+    let (n_reachable, n_all) = (reachable.len(), reachable.len() + unreachable.len());
+    if n_all <= 1 {
+        return format!(
+            "{MANAGER}Removing the last manager erases all current state of the swarm. Use `--force` to ignore this \
+             message. "
+        );
+    }
+    // What is left must still be more than half of all (moby `removingManagerCausesLossOfQuorum`).
+    if n_reachable.saturating_sub(2) <= unreachable.len() {
+        let left = n_reachable.saturating_sub(1);
+        return format!(
+            "{MANAGER}Removing this node leaves {left} managers out of {n_all}. Without a Raft quorum your swarm \
+             will be inaccessible. {RESTORE}"
+        );
+    }
+    format!("{MANAGER}{RESTORE}")
+}
+
+pub async fn update(State(api): State<Api>, query: Query, Json(given): Json<api_swarm::Spec>) -> Reply {
+    let version = query.version("swarm")?;
+    let rotation = Rotation {
+        worker_token: query.bool("rotateWorkerToken")?,
+        manager_token: query.bool("rotateManagerToken")?,
+    };
+    if query.bool("rotateManagerUnlockKey")? {
+        return Err(ApiError::unsupported("locking managers (autolock)"));
+    }
+    let control = api.control()?;
+    control.update_cluster(version, cluster_spec(given, ClusterSpec::default())?, rotation).await?;
+    done()
+}
+
+/// No cluster is locked: there is no key.
+pub async fn unlock_key(State(api): State<Api>) -> Reply {
+    api.control()?;
+    ok(&api_swarm::UnlockKey::default())
+}
+
+pub async fn unlock(State(api): State<Api>) -> Reply {
+    api.control()?;
+    Err(ApiError::new(http::StatusCode::CONFLICT, "swarm is not locked"))
+}
