@@ -10,7 +10,7 @@ pub mod dispatcher;
 pub mod leader;
 mod leading;
 pub mod liveness;
-mod loops;
+pub mod loops;
 mod manager;
 pub mod roles;
 #[cfg(test)]

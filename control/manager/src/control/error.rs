@@ -2,7 +2,6 @@
 
 use std::fmt;
 
-use control_model::spec::PublishMode;
 use control_model::validate::SpecError;
 use control_model::{NetworkId, NodeId, ServiceId, TaskId};
 use control_store::ApplyError;
@@ -95,8 +94,9 @@ pub enum ControlError {
     NameConflict(Kind, String),
     #[error("network with name {0} already exists")]
     NetworkExists(String),
-    #[error("port '{port}' is already in use by service '{service}' ({id}) as {}", held_as(*.mode))]
-    PortInUse { port: u16, service: String, id: ServiceId, mode: PublishMode },
+    /// The allocator's sentence, which names the port and its holder.
+    #[error("{0}")]
+    PortInUse(String),
     #[error("Service cannot be explicitly attached to the ingress network {0:?}")]
     AttachIngress(String),
     #[error("service needs ingress network, but no ingress network is present")]
@@ -107,8 +107,9 @@ pub enum ControlError {
     Rename,
     #[error("service {0} does not have a previous spec")]
     NoPreviousSpec(ServiceId),
-    #[error("Pool overlaps with other one on this address space")]
-    PoolOverlap,
+    /// The allocator's sentence.
+    #[error("{0}")]
+    Subnet(String),
     #[error("ingress network ({0}) is already present")]
     IngressExists(NetworkId),
     #[error("network {0} is in use by service {1}")]
@@ -131,13 +132,6 @@ pub enum ControlError {
     Unsupported(&'static str),
 }
 
-fn held_as(mode: PublishMode) -> &'static str {
-    match mode {
-        PublishMode::Ingress => "an ingress port",
-        PublishMode::Host => "a host-published port",
-    }
-}
-
 impl ControlError {
     /// The code in which Docker's manager wraps this error; `None` where its daemon says it plainly.
     pub fn rpc_code(&self) -> Option<RpcCode> {
@@ -147,11 +141,11 @@ impl ControlError {
             | Self::NotManager
             | Self::NoCluster
             | Self::NetworkExists(_)
-            | Self::PoolOverlap => return None,
+            | Self::Subnet(_) => return None,
             Self::NoLeader | Self::TooLarge | Self::OutOfSequence | Self::Spec(SpecError::Constraint(_)) => {
                 RpcCode::Unknown
             }
-            Self::Spec(_) | Self::PortInUse { .. } | Self::AttachIngress(_) => RpcCode::InvalidArgument,
+            Self::Spec(_) | Self::PortInUse(_) | Self::AttachIngress(_) => RpcCode::InvalidArgument,
             Self::NameConflict(..) | Self::IngressExists(_) => RpcCode::AlreadyExists,
             Self::NoIngress
             | Self::NoPreviousSpec(_)
@@ -173,7 +167,7 @@ impl ControlError {
             Self::Ambiguous { .. } => 400,
             Self::NotManager | Self::NoCluster => 503,
             Self::NetworkExists(_) => 409,
-            Self::PoolOverlap => 403,
+            Self::Subnet(_) => 403,
             _ => self.rpc_code().map_or(500, RpcCode::http_status),
         }
     }

@@ -25,7 +25,7 @@ pub use lookup::{LabelFilter, labels_match, starts_with_any};
 pub use networks::find_network;
 pub use nodes::NodeFilter;
 pub use services::{ServiceFilter, ServiceStatus, random_service_name};
-pub use tasks::{TaskFilter, is_up_to_date, task_name};
+pub use tasks::{TaskFilter, task_name};
 
 /// How often a write is tried again when another write came between reading and writing. Status reports and loops
 /// write an object a few times a second at most; more than this is a fault.

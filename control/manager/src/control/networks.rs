@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use control_allocator::check_subnet;
 use control_model::spec::{NetworkSpec, PublishMode};
 use control_model::validate::validate_network;
 use control_model::{Change, Network, NetworkId, Object, TaskState};
@@ -49,8 +50,8 @@ impl Control {
             {
                 return Err(ControlError::IngressExists(present.id));
             }
-            if overlaps_itself(&spec) || state.networks().iter().any(|other| overlaps(&spec, other)) {
-                return Err(ControlError::PoolOverlap);
+            for wanted in &spec.ipam {
+                check_subnet(state, wanted.subnet).map_err(ControlError::Subnet)?;
             }
             let network = Network {
                 id,
@@ -102,11 +103,6 @@ pub fn find_network<'a>(state: &'a State, input: &str) -> Result<&'a Arc<Network
 fn overlaps(spec: &NetworkSpec, other: &Network) -> bool {
     let held = other.state.as_ref().map_or(&other.spec.ipam, |state| &state.ipam);
     spec.ipam.iter().any(|wanted| held.iter().any(|held| overlap(wanted.subnet, held.subnet)))
-}
-
-fn overlaps_itself(spec: &NetworkSpec) -> bool {
-    let subnets: Vec<_> = spec.ipam.iter().map(|config| config.subnet).collect();
-    (1..subnets.len()).any(|i| subnets[..i].iter().any(|earlier| overlap(*earlier, subnets[i])))
 }
 
 fn overlap(a: IpNetwork, b: IpNetwork) -> bool {

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use control_allocator::check_ports;
 use control_model::object::{UpdateState, UpdateStatus};
-use control_model::spec::{PortConfig, PublishMode, ServiceMode, ServiceSpec};
+use control_model::spec::{PublishMode, ServiceMode, ServiceSpec};
 use control_model::validate::validate_service;
 use control_model::{Change, Object, Service, ServiceId, TaskState};
 use control_store::State;
@@ -73,14 +74,11 @@ impl Control {
         find_service(&*self.read().await?, input).cloned()
     }
 
-    /// Makes a service. One that is being removed and still holds the name or a port is waited for.
+    /// Makes a service. One that is being removed and still holds the name is waited for.
     pub async fn create_service(&self, spec: ServiceSpec) -> Result<ServiceId, ControlError> {
         validate_service(&spec)?;
         self.wait_for_removal(|state| {
-            state
-                .services()
-                .iter()
-                .any(|s| s.pending_delete && (s.spec.name == spec.name || ports_conflict(&spec, s).is_some()))
+            state.service_by_name(&spec.name).is_some_and(|holder| holder.pending_delete)
         })
         .await;
         let id = ServiceId::from_bits(rand::random());
@@ -208,34 +206,12 @@ fn check_against_others(
             Some(_) => {}
         }
     }
-    let conflict = (state.services().iter())
-        .filter(|other| Some(other.id) != own)
-        .find_map(|other| ports_conflict(spec, other));
-    if let Some(conflict) = conflict {
-        return Err(conflict);
-    }
+    check_ports(state, &spec.endpoint.ports, own).map_err(ControlError::PortInUse)?;
     let needs_ingress = spec.endpoint.ports.iter().any(|port| port.mode == PublishMode::Ingress);
     if needs_ingress && state.ingress_network().is_none() {
         return Err(ControlError::NoIngress);
     }
     Ok(())
-}
-
-/// Two services can't hold one port unless both publish it on their tasks' nodes only.
-fn ports_conflict(spec: &ServiceSpec, other: &Service) -> Option<ControlError> {
-    let held = other.spec.endpoint.ports.iter().chain(other.endpoint.iter().flat_map(|e| &e.ports));
-    let mut held = held.filter(|port| port.published != 0);
-    let conflicts = |wanted: &PortConfig, held: &PortConfig| {
-        (wanted.published, wanted.protocol) == (held.published, held.protocol)
-            && (wanted.mode == PublishMode::Ingress || held.mode == PublishMode::Ingress)
-    };
-    let port = held.find(|held| spec.endpoint.ports.iter().any(|wanted| conflicts(wanted, held)))?;
-    Some(ControlError::PortInUse {
-        port: port.published,
-        service: other.spec.name.clone(),
-        id: other.id,
-        mode: port.mode,
-    })
 }
 
 /// A name for a service whose user gave none: an adjective, a name from the history of networks, as Docker does it.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use control_model::object::Slot;
 use control_model::{NodeId, Service, ServiceId, Task, TaskState};
+use control_orchestrator::is_task_dirty;
 use control_store::State;
 
 use super::error::{ControlError, Kind};
@@ -69,8 +70,14 @@ fn matches_service(filter: &TaskFilter, state: &State, task: &Task) -> bool {
     }
     state.services().get(&task.service).is_some_and(|service| {
         labels_match(&service.spec.labels, &filter.labels)
-            && (!filter.up_to_date || is_up_to_date(service, task))
+            && (!filter.up_to_date || !is_dirty(state, service, task))
     })
+}
+
+/// Whether `service` wants another task than this one in its place.
+fn is_dirty(state: &State, service: &Service, task: &Task) -> bool {
+    let node = task.node.and_then(|id| state.nodes().get(&id));
+    is_task_dirty(service, task, node.map(|node| &**node))
 }
 
 /// `<service>.<slot>.<id>`, or `<service>.<node id>.<id>` for a global service (swarmkit `api/naming`).
@@ -79,22 +86,4 @@ pub fn task_name(task: &Task) -> String {
         Slot::Replica(number) => format!("{}.{number}.{}", task.service_name, task.id),
         Slot::Node(node) => format!("{}.{node}.{}", task.service_name, task.id),
     }
-}
-
-/// Whether the task is as `service` wants it: made from its current spec, or from one whose tasks are the same.
-pub fn is_up_to_date(service: &Service, task: &Task) -> bool {
-    task.spec_version == service.meta.spec_version
-        || (task.spec == service.spec.task
-            && task.endpoint_mode == service.spec.endpoint.mode
-            && same_ports(service, task))
-}
-
-/// A port that the allocator chose counts as the one that the spec left open.
-fn same_ports(service: &Service, task: &Task) -> bool {
-    let wanted = &service.spec.endpoint.ports;
-    wanted.len() == task.ports.len()
-        && wanted.iter().zip(&task.ports).all(|(want, have)| {
-            (want.target, want.protocol, want.mode) == (have.target, have.protocol, have.mode)
-                && (want.published == 0 || want.published == have.published)
-        })
 }
