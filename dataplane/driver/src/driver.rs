@@ -5,8 +5,9 @@ use std::sync::mpsc as std_mpsc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::{io, thread};
 
-use dataplane_kernel::{Kernel, KernelError};
-use dataplane_model::inspect::HookRow;
+use dataplane_kernel::inspect::{self, InspectError};
+use dataplane_kernel::{Kernel, KernelError, LinuxKernel, LinuxOptions};
+use dataplane_model::inspect::{DropsReport, EndpointRow, HookRow, LoadBalancerRow, NodeStatus};
 use dataplane_model::kernel_state::HookTarget;
 use dataplane_model::{DataPlane, KernelState, NodeView, Report};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -23,6 +24,7 @@ pub struct Driver {
     reports: watch::Receiver<Report>,
     requests: mpsc::Sender<Request>,
     shown: Arc<Mutex<Shown>>,
+    bpffs_dir: PathBuf,
     thread: Option<thread::JoinHandle<()>>,
 }
 
@@ -45,6 +47,18 @@ pub enum TeardownError {
 }
 
 impl Driver {
+    /// Starts over this machine's kernel, in the network namespace of the calling thread. Nothing is written before the
+    /// first view.
+    pub fn start(options: &DriverOptions) -> Result<Self, StartError> {
+        let linux = LinuxOptions {
+            netns_dir: options.netns_dir(),
+            uplinks: options.uplinks.clone(),
+            bpffs_dir: options.bpffs_dir.clone(),
+            cgroup2_root: options.cgroup2_root.clone(),
+        };
+        Self::start_with(options, move || LinuxKernel::open(linux))
+    }
+
     /// Starts with a kernel that `open` makes. The kernel is used on one thread alone, which works in the network
     /// namespace of the caller's. Nothing is written before the first view.
     pub fn start_with<K: Kernel>(
@@ -58,6 +72,7 @@ impl Driver {
         let channels = Channels { views: wanted, reports, requests: asked, shown: Arc::clone(&shown) };
         let (opened, outcome) = std_mpsc::channel();
         let options = options.clone();
+        let bpffs_dir = options.bpffs_dir.clone();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = thread::Builder::new().name("dataplane".to_owned()).spawn(move || {
             runtime.block_on(async move {
@@ -71,7 +86,7 @@ impl Driver {
         })?;
         let ended = || StartError::Kernel(KernelError("its thread ended".to_owned()));
         outcome.recv().map_err(|_| ended())??;
-        Ok(Self { views, reports: published, requests, shown, thread: Some(thread) })
+        Ok(Self { views, reports: published, requests, shown, bpffs_dir, thread: Some(thread) })
     }
 
     /// Removes everything of ours from the node, and the DNS process: for a node that leaves the cluster.
@@ -90,6 +105,44 @@ impl Driver {
     /// What the kernel held after the last pass.
     pub fn held_state(&self) -> KernelState {
         self.with_shown(|shown| shown.held.clone())
+    }
+
+    /// What `meshctl status` shows of the data plane; who the node is in its cluster is for the caller to fill in.
+    pub fn status(&self) -> NodeStatus {
+        let report = self.reports.borrow().clone();
+        let vtep = self.views.borrow().as_ref().map(|view| view.vtep);
+        NodeStatus {
+            hostname: String::new(),
+            node_id: String::new(),
+            cluster_id: String::new(),
+            role: "none".to_owned(),
+            vtep,
+            wanted: report.wanted,
+            applied: report.applied,
+            hooks: self.hooks(),
+            errors: report.errors,
+            from_pins: false,
+        }
+    }
+
+    /// Frontends and virtual addresses with their rings, read from the kernel's maps, with their services' names.
+    pub fn load_balancers(&self) -> Result<Vec<LoadBalancerRow>, InspectError> {
+        let mut rows = inspect::load_balancers(&self.bpffs_dir)?;
+        let names = self.with_shown(|shown| shown.names_by_frontend());
+        for row in &mut rows {
+            row.service = names.get(&(row.vni, row.frontend.clone())).cloned().unwrap_or_default();
+        }
+        Ok(rows)
+    }
+
+    /// Endpoints of all networks, read from the kernel's maps.
+    pub fn endpoints(&self) -> Result<Vec<EndpointRow>, InspectError> {
+        inspect::endpoints(&self.bpffs_dir)
+    }
+
+    /// What each program did with the packets that it saw.
+    pub fn drops(&self) -> Result<DropsReport, InspectError> {
+        inspect::drops(&self.bpffs_dir)
     }
 
     /// Which program hangs where, and why there.

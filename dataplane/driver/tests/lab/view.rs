@@ -1,0 +1,103 @@
+//! The views of the two nodes.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use dataplane_model::{
+    Attachment, Backend, Generation, Network, NetworkKey, NodeView, Peer, PublishedPort, RemoteEndpoint,
+    Sandbox, SandboxId, Service, ServiceKey, Vni,
+};
+
+use super::{NODE_A, NODE_B};
+
+const INGRESS: NetworkKey = NetworkKey(1);
+const APP: NetworkKey = NetworkKey(2);
+const WEB: ServiceKey = ServiceKey(7);
+
+/// Virtual address of the service in `app`.
+pub const VIP: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 2);
+
+pub fn ingress(task: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, 0, 0, task)
+}
+
+pub fn app(task: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, 0, 1, task)
+}
+
+fn id(task: u8) -> SandboxId {
+    SandboxId(format!("task{task}"))
+}
+
+/// Task 5 on `a` and task 6 on `b`, seen from the node with `vtep`.
+pub fn of_node(revision: u64, vtep: Ipv4Addr) -> NodeView {
+    let (own, other_task, other) = if vtep == NODE_A { (5, 6, NODE_B) } else { (6, 5, NODE_A) };
+    let remote = |_| RemoteEndpoint { vtep: other, task_name: format!("web.{other_task}"), aliases: vec![] };
+    let peer = Peer { hostname: "other".into(), addresses: vec![other.into()] };
+    NodeView {
+        revision,
+        generation: Generation { epoch: 1, index: revision },
+        vtep,
+        vxlan_port: 4789,
+        ingress: Some(INGRESS),
+        networks: BTreeMap::from([(INGRESS, network("ingress", 4096, 0)), (APP, network("app", 4097, 1))]),
+        sandboxes: BTreeMap::from([(id(own), sandbox(own))]),
+        remote_endpoints: [(INGRESS, ingress(other_task)), (APP, app(other_task))]
+            .into_iter()
+            .map(|key| (key, remote(key)))
+            .collect(),
+        services: BTreeMap::from([(WEB, web())]),
+        peers: BTreeMap::from([(other, peer)]),
+    }
+}
+
+/// The same without the node's own task; its backend is gone everywhere.
+pub fn without_task(revision: u64, vtep: Ipv4Addr, task: u8) -> NodeView {
+    let mut view = of_node(revision, vtep);
+    view.sandboxes.remove(&id(task));
+    view.remote_endpoints.retain(|(_, address), _| address.octets()[3] != task);
+    for service in view.services.values_mut() {
+        service.backends.retain(|(_, address), _| address.octets()[3] != task);
+    }
+    view
+}
+
+fn network(name: &str, vni: u32, third: u8) -> Network {
+    Network {
+        name: name.into(),
+        vni: Vni::new(vni).unwrap(),
+        subnet: format!("10.0.{third}.0/24").parse().unwrap(),
+        gateway: Ipv4Addr::new(10, 0, third, 1),
+        internal: false,
+        mtu_bytes: None,
+    }
+}
+
+fn sandbox(task: u8) -> Sandbox {
+    let attachment = |network, address| Attachment { network, address, aliases: vec![] };
+    Sandbox {
+        task_name: format!("web.{task}"),
+        hostname: "web".into(),
+        attachments: vec![attachment(INGRESS, ingress(task)), attachment(APP, app(task))],
+        egress: true,
+        host_ports: vec![],
+        dns_servers: vec![],
+    }
+}
+
+fn web() -> Service {
+    let backend = |vtep| Backend { task_name: "web".into(), vtep, ready: true };
+    let port = |protocol| PublishedPort { protocol, published: 8080, target: 80 };
+    Service {
+        name: "web".into(),
+        vips: BTreeMap::from([(APP, VIP)]),
+        aliases: BTreeMap::new(),
+        ingress_ports: vec![port(6), port(17)],
+        backends: BTreeMap::from([
+            ((INGRESS, ingress(5)), backend(NODE_A)),
+            ((INGRESS, ingress(6)), backend(NODE_B)),
+            ((APP, app(5)), backend(NODE_A)),
+            ((APP, app(6)), backend(NODE_B)),
+        ]),
+    }
+}

@@ -1,0 +1,205 @@
+//! Two nodes with real kernels: the whole path of packets, restarts, removal. Needs root.
+
+mod lab;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::thread;
+
+use dataplane_plan::TcAttach;
+use lab::{CLIENT, Lab, NODE_A, NODE_B, ask_tcp, ask_udp, serve_tcp, serve_udp, view};
+
+/// More than one segment, more than one window.
+const LARGE: usize = 1 << 20;
+
+fn lab_with_servers() -> Lab {
+    let lab = Lab::new(|_| {});
+    lab.converge(1);
+    serve(&lab);
+    lab
+}
+
+fn serve(lab: &Lab) {
+    for (node, task, name) in [(&lab.a, 5, "five"), (&lab.b, 6, "six")] {
+        let sandbox = node.sandbox(task);
+        serve_tcp(&sandbox, 80, name);
+        serve_udp(&sandbox, 80, name);
+    }
+}
+
+#[test]
+fn tasks_reach_each_other_over_the_tunnel() {
+    let lab = lab_with_servers();
+    let (five, six) = (lab.a.sandbox(5), lab.b.sandbox(6));
+
+    let there = ask_tcp(&five, (view::app(6), 80), LARGE).unwrap();
+    let back = ask_tcp(&six, (view::app(5), 80), LARGE).unwrap();
+    let datagram = ask_udp(&five, (view::app(6), 80)).unwrap();
+
+    assert!(there.starts_with("six 10.0.1.5:") && there.ends_with(&LARGE.to_string()), "{there}");
+    assert!(back.starts_with("five 10.0.1.6:") && back.ends_with(&LARGE.to_string()), "{back}");
+    assert!(datagram.starts_with("six 10.0.1.5:"), "{datagram}");
+}
+
+#[test]
+fn a_virtual_address_leads_to_all_backends() {
+    let lab = lab_with_servers();
+    let five = lab.a.sandbox(5);
+
+    let answers: BTreeSet<String> = (0..40)
+        .map(|_| ask_tcp(&five, (view::VIP, 80), 10).unwrap())
+        .map(|answer| answer.split(' ').next().unwrap().to_owned())
+        .collect();
+
+    assert_eq!(answers, BTreeSet::from(["five".to_owned(), "six".to_owned()]));
+}
+
+#[test]
+fn a_published_port_answers_on_every_node_with_the_clients_address() {
+    let lab = lab_with_servers();
+
+    for node in [NODE_A, NODE_B] {
+        let mut answered = BTreeSet::new();
+        for _ in 0..40 {
+            let answer = ask_tcp(&lab.client, (node, 8080), 3000).unwrap();
+            let words: Vec<&str> = answer.split(' ').collect();
+            assert!(words[1].starts_with(&format!("{CLIENT}:")), "{answer}");
+            answered.insert(words[0].to_owned());
+        }
+        assert_eq!(answered.len(), 2, "by {node}: {answered:?}");
+        let datagram = ask_udp(&lab.client, (node, 8080)).unwrap();
+        assert!(datagram.contains(&CLIENT.to_string()), "{datagram}");
+    }
+    ask_tcp(&lab.client, (NODE_A, 8080), LARGE).unwrap();
+}
+
+#[test]
+fn the_nodes_own_processes_reach_published_ports() {
+    let lab = lab_with_servers();
+
+    for _ in 0..10 {
+        let by_address = ask_tcp(&lab.a.ns, (NODE_A, 8080), 10).unwrap();
+        let by_localhost = ask_tcp(&lab.a.ns, (std::net::Ipv4Addr::LOCALHOST, 8080), 10).unwrap();
+        let at_the_other = ask_tcp(&lab.a.ns, (NODE_B, 8080), 10).unwrap();
+        for answer in [by_address, by_localhost, at_the_other] {
+            assert!(answer.contains(&NODE_A.to_string()), "{answer}");
+        }
+    }
+}
+
+#[test]
+fn tasks_reach_the_outside_masqueraded() {
+    let lab = lab_with_servers();
+    serve_tcp(&lab.client, 9000, "outside");
+
+    let answer = ask_tcp(&lab.a.sandbox(5), (CLIENT, 9000), LARGE).unwrap();
+
+    assert!(answer.starts_with("outside 198.18.0.11:"), "{answer}");
+}
+
+#[test]
+fn a_restart_changes_nothing_and_traffic_goes_on() {
+    let mut lab = lab_with_servers();
+    let before = lab.a.driver().held_state();
+    let stop = Arc::new(AtomicBool::new(false));
+    let n_answered = Arc::new(AtomicU32::new(0));
+    let client = {
+        let (stop, n_answered) = (Arc::clone(&stop), Arc::clone(&n_answered));
+        let namespace = lab::Ns::open(std::path::Path::new(&lab.client.path()));
+        thread::spawn(move || {
+            let mut failures = Vec::new();
+            while !stop.load(Ordering::Relaxed) {
+                match ask_tcp(&namespace, (NODE_A, 8080), 10) {
+                    Ok(_) => drop(n_answered.fetch_add(1, Ordering::Relaxed)),
+                    Err(error) => failures.push(error.to_string()),
+                }
+            }
+            failures
+        })
+    };
+    let answered_more = |than: u32| {
+        lab::wait_until("requests are answered", || n_answered.load(Ordering::Relaxed) > than, String::new);
+    };
+
+    answered_more(5);
+    lab.a.kill();
+    lab.b.kill();
+    answered_more(n_answered.load(Ordering::Relaxed) + 20);
+    lab.a.start();
+    lab.b.start();
+    lab.converge(2);
+    answered_more(n_answered.load(Ordering::Relaxed) + 20);
+    stop.store(true, Ordering::Relaxed);
+
+    assert_eq!(client.join().unwrap(), Vec::<String>::new());
+    assert_eq!(lab.a.driver().held_state(), before, "the restarted driver found what it left");
+    assert_eq!(lab.a.driver().held_state(), lab.a.driver().wanted_state());
+}
+
+#[test]
+fn a_task_that_leaves_leaves_nothing() {
+    let lab = lab_with_servers();
+
+    lab.a.converge(view::without_task(2, NODE_A, 5));
+    lab.b.converge(view::without_task(2, NODE_B, 5));
+
+    assert!(!lab.a.options.netns_dir().join("task5").exists());
+    assert!(!lab.a.ns.shell("ip -o link").contains("mv"));
+    for _ in 0..10 {
+        let answer = ask_tcp(&lab.client, (NODE_A, 8080), 10).unwrap();
+        assert!(answer.starts_with("six "), "{answer}");
+    }
+    let endpoints = lab.a.driver().endpoints().unwrap();
+    assert!(endpoints.iter().all(|row| row.interface.is_none()), "{endpoints:?}");
+}
+
+#[test]
+fn a_node_that_leaves_leaves_nothing() {
+    let mut lab = lab_with_servers();
+    let pins = lab.a.options.bpffs_dir.clone();
+    assert!(pins.exists());
+
+    lab.a.tear_down();
+
+    let links = lab.a.ns.shell("ip -o link");
+    assert_eq!(links.lines().count(), 2, "lo and up0: {links}");
+    assert!(!pins.exists());
+    assert!(!lab.a.ns.shell("nft list tables").contains("meshd"));
+    assert_eq!(lab.a.ns.shell("cat /proc/sys/net/ipv4/conf/up0/forwarding").trim(), "0");
+}
+
+#[test]
+fn what_the_kernel_shows_is_what_was_wanted() {
+    let lab = lab_with_servers();
+    let driver = lab.a.driver();
+    for _ in 0..20 {
+        ask_tcp(&lab.client, (NODE_A, 8080), 10).unwrap();
+    }
+
+    let rows = driver.load_balancers().unwrap();
+    let published = rows.iter().find(|row| row.frontend == "198.18.0.11:8080/tcp").unwrap();
+    assert_eq!((published.service.as_str(), published.backends.len()), ("web", 2));
+    let hooks = driver.hooks();
+    assert!(hooks.iter().any(|row| row.interface == "up0" && !row.reason.is_empty()), "{hooks:?}");
+    let drops = driver.drops().unwrap();
+    for program in &drops.programs {
+        assert_eq!(program.unaccounted(), 0, "{program:?}");
+    }
+    assert!(drops.programs.iter().any(|program| program.program == "mesh_uplink" && program.forwarded > 0));
+}
+
+#[test]
+fn clsact_carries_the_same_traffic() {
+    let lab = Lab::new(|options| options.tc_attach = TcAttach::Clsact);
+    lab.converge(1);
+    serve(&lab);
+
+    for node in [NODE_A, NODE_B] {
+        for _ in 0..10 {
+            ask_tcp(&lab.client, (node, 8080), 3000).unwrap();
+        }
+    }
+    ask_tcp(&lab.a.sandbox(5), (view::app(6), 80), LARGE).unwrap();
+    assert!(lab.a.driver().hooks().iter().any(|row| row.hook == "clsact ingress"));
+}
