@@ -1,0 +1,147 @@
+//! The agent as the daemon sees it.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use control_model::executor::{Executor, ExecutorError};
+use control_rpc::Channels;
+use dataplane_model::{DataPlane, NodeView};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::session::{DescriptionProvider, SessionClient, SessionState, SharedOutbox};
+use crate::view::NodeContext;
+use crate::worker::Worker;
+
+/// Updates between session and worker: each is answered before the next, so one is enough.
+const DELIVERIES: usize = 1;
+
+/// What an agent is made of.
+pub struct AgentOptions {
+    /// Who and where this node is.
+    pub context: NodeContext,
+    /// The node's certificate is in here.
+    pub channels: Arc<Channels>,
+    /// Asked at the start of every session.
+    pub describe: DescriptionProvider,
+    /// Managers to begin with; every session brings the present list.
+    pub known_managers: Vec<SocketAddr>,
+    /// Where this daemon's own manager listens, while it is one: preferred.
+    pub local_manager: watch::Receiver<Option<SocketAddr>>,
+}
+
+/// The agent. Containers outlive it.
+pub struct Agent;
+
+/// A running agent. Dropping it stops the agent, not the containers.
+pub struct AgentHandle {
+    state: watch::Receiver<SessionState>,
+    views: watch::Receiver<Option<Arc<NodeView>>>,
+    executor: Arc<dyn Executor>,
+    dataplane: Arc<dyn DataPlane>,
+    stop: CancellationToken,
+    session: JoinHandle<()>,
+    worker: JoinHandle<()>,
+}
+
+impl Agent {
+    /// Starts the agent. Must be called inside a tokio runtime.
+    pub fn start(
+        options: AgentOptions,
+        executor: Arc<dyn Executor>,
+        dataplane: Arc<dyn DataPlane>,
+    ) -> AgentHandle {
+        let outbox = Arc::new(SharedOutbox::default());
+        let (deliveries, received) = mpsc::channel(DELIVERIES);
+        let (state_sender, state) = watch::channel(SessionState::default());
+        let (view_sender, views) = watch::channel(None);
+        let stop = CancellationToken::new();
+        let client = SessionClient {
+            channels: options.channels,
+            describe: options.describe,
+            local_manager: options.local_manager,
+            known_managers: options.known_managers,
+            outbox: Arc::clone(&outbox),
+            deliveries,
+            reports: dataplane.watch(),
+            state: state_sender,
+        };
+        let worker = Worker {
+            executor: Arc::clone(&executor),
+            dataplane: Arc::clone(&dataplane),
+            context: options.context,
+            outbox,
+            deliveries: received,
+            views: view_sender,
+        };
+        let session = tokio::spawn(client.run(stop.clone()));
+        let worker = tokio::spawn(worker.run(stop.clone()));
+        AgentHandle { state, views, executor, dataplane, stop, session, worker }
+    }
+}
+
+impl AgentHandle {
+    /// The session: connected manager, wanted role, managers, root certificates.
+    pub fn state(&self) -> watch::Receiver<SessionState> {
+        self.state.clone()
+    }
+
+    /// The newest view that the data plane was given; `None` before the first complete assignment set.
+    pub fn views(&self) -> watch::Receiver<Option<Arc<NodeView>>> {
+        self.views.clone()
+    }
+
+    /// Ends the session and the work. Containers and data path go on.
+    pub async fn stop(mut self) {
+        self.halt().await;
+    }
+
+    /// The node leaves the cluster: ends the session, removes all containers, takes everything out of the data plane.
+    pub async fn leave(mut self) -> Result<(), ExecutorError> {
+        self.halt().await;
+        let mut result = Ok(());
+        for found in self.executor.list_ours().await? {
+            let killed = self.executor.terminate(found.task).await;
+            let removed = self.executor.remove(found.task).await;
+            result = result.and(killed).and(removed);
+        }
+        let last = self.views.borrow().clone();
+        if let Some(view) = last {
+            self.dataplane.set_view(emptied(&view));
+        }
+        result
+    }
+
+    async fn halt(&mut self) {
+        self.stop.cancel();
+        for task in [&mut self.session, &mut self.worker] {
+            if let Err(error) = task.await {
+                tracing::error!(%error, "the agent's task ended in a panic");
+            }
+        }
+    }
+}
+
+impl Drop for AgentHandle {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+/// The next view of a node that has nothing to do with any cluster.
+fn emptied(view: &NodeView) -> NodeView {
+    NodeView {
+        revision: view.revision + 1,
+        generation: view.generation,
+        vtep: view.vtep,
+        vxlan_port: view.vxlan_port,
+        ingress: None,
+        networks: BTreeMap::new(),
+        sandboxes: BTreeMap::new(),
+        remote_endpoints: BTreeMap::new(),
+        services: BTreeMap::new(),
+        peers: BTreeMap::new(),
+    }
+}

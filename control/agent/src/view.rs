@@ -1,0 +1,236 @@
+//! The node's view of the network, made of its assignments and of what its own tasks are doing. Pure: the same inputs
+//! give the same view.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+
+use control_model::assignment::{EndpointView, ServiceView};
+use control_model::object::NetworkAttachment;
+use control_model::spec::{PortConfig, Protocol, PublishMode};
+use control_model::template::TemplateContext;
+use control_model::{Generation, Network, NetworkId, NodeId, Task, TaskId};
+use dataplane_model as dp;
+use ipnetwork::IpNetwork;
+
+use crate::machine::Phase;
+use crate::set::AssignmentSet;
+
+/// Option of `docker network create` for the MTU of a network's endpoints.
+const MTU_OPTION: &str = "com.docker.network.driver.mtu";
+/// Digits of a container id that make the default host name.
+const SHORT_ID_LEN: usize = 12;
+
+/// What does not come from the managers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeContext {
+    pub node: NodeId,
+    pub hostname: String,
+    /// This node's tunnel end.
+    pub vtep: Ipv4Addr,
+    pub vxlan_port: u16,
+}
+
+/// Makes the view. `tasks` are the own tasks that have a sandbox, `leftover_networks` those that such a task is in
+/// though they have left the set.
+pub fn build(
+    context: &NodeContext,
+    set: &AssignmentSet,
+    leftover_networks: &BTreeMap<NetworkId, Network>,
+    tasks: &[(&Task, Phase)],
+    revision: u64,
+) -> dp::NodeView {
+    let running =
+        tasks.iter().filter(|(_, phase)| *phase == Phase::Running).map(|(task, _)| task.id).collect();
+    let builder = Builder { context, set, networks: networks(set, leftover_networks), tasks, running };
+    let Generation { epoch, index } = set.generation();
+    dp::NodeView {
+        revision,
+        generation: dp::Generation { epoch, index },
+        vtep: context.vtep,
+        vxlan_port: context.vxlan_port,
+        ingress: builder.ingress(),
+        sandboxes: builder.sandboxes(),
+        remote_endpoints: builder.remote_endpoints(),
+        services: set.services.values().map(|service| builder.service(service)).collect(),
+        peers: builder.peers(),
+        networks: builder.networks,
+    }
+}
+
+/// Networks that own tasks with a sandbox are in: they are kept while the sandbox is.
+pub fn networks_in_use(tasks: &[(&Task, Phase)]) -> BTreeSet<NetworkId> {
+    tasks.iter().flat_map(|(task, _)| task.attachments.iter().map(|attachment| attachment.network)).collect()
+}
+
+struct Builder<'a> {
+    context: &'a NodeContext,
+    set: &'a AssignmentSet,
+    networks: BTreeMap<dp::NetworkKey, dp::Network>,
+    tasks: &'a [(&'a Task, Phase)],
+    /// Own tasks whose process runs and is not to stop.
+    running: BTreeSet<TaskId>,
+}
+
+impl Builder<'_> {
+    fn ingress(&self) -> Option<dp::NetworkKey> {
+        let ingress = self.set.networks.values().find(|network| network.spec.ingress)?;
+        Some(key(ingress.id)).filter(|key| self.networks.contains_key(key))
+    }
+
+    fn sandboxes(&self) -> BTreeMap<dp::SandboxId, dp::Sandbox> {
+        self.tasks.iter().map(|(task, _)| (dp::SandboxId(task.id.to_string()), self.sandbox(task))).collect()
+    }
+
+    fn sandbox(&self, task: &Task) -> dp::Sandbox {
+        let attachments: Vec<dp::Attachment> =
+            task.attachments.iter().filter_map(|attachment| self.attachment(attachment)).collect();
+        let ingress = self.ingress();
+        let mut own = attachments.iter().filter(|attachment| Some(attachment.network) != ingress).peekable();
+        let internal_only =
+            own.peek().is_some() && own.all(|attachment| self.networks[&attachment.network].internal);
+        let host_ports = task.ports.iter().filter(|port| port.mode == PublishMode::Host);
+        dp::Sandbox {
+            task_name: task.name(),
+            hostname: self.hostname(task),
+            egress: !internal_only,
+            host_ports: host_ports.filter_map(published).collect(),
+            dns_servers: task.spec.container.dns.nameservers.clone(),
+            attachments,
+        }
+    }
+
+    fn hostname(&self, task: &Task) -> String {
+        let wanted = &task.spec.container.hostname;
+        if wanted.is_empty() {
+            return task.id.container_id()[..SHORT_ID_LEN].to_owned();
+        }
+        let context = TemplateContext { task, node_hostname: &self.context.hostname };
+        // A placeholder that can't be expanded makes the executor refuse the task; until then any name will do.
+        context.expand(wanted).unwrap_or_else(|_| wanted.clone())
+    }
+
+    fn attachment(&self, attachment: &NetworkAttachment) -> Option<dp::Attachment> {
+        let (network, address) = self.place(attachment)?;
+        Some(dp::Attachment { network, address, aliases: attachment.aliases.clone() })
+    }
+
+    /// Network and address of an attachment to a network that the view has.
+    fn place(&self, attachment: &NetworkAttachment) -> Option<(dp::NetworkKey, Ipv4Addr)> {
+        let network = key(attachment.network);
+        let IpAddr::V4(address) = attachment.address.ip() else { return None };
+        self.networks.contains_key(&network).then_some((network, address))
+    }
+
+    fn remote_endpoints(&self) -> BTreeMap<(dp::NetworkKey, Ipv4Addr), dp::RemoteEndpoint> {
+        let remote = self.set.endpoints.values().filter(|endpoint| endpoint.node != self.context.node);
+        let rows = remote.flat_map(|endpoint| {
+            endpoint.attachments.iter().filter_map(move |attachment| {
+                let row = dp::RemoteEndpoint {
+                    vtep: self.vtep_of(endpoint.node)?,
+                    task_name: endpoint.name.clone(),
+                    aliases: attachment.aliases.clone(),
+                };
+                Some((self.place(attachment)?, row))
+            })
+        });
+        rows.collect()
+    }
+
+    fn vtep_of(&self, node: NodeId) -> Option<Ipv4Addr> {
+        if node == self.context.node {
+            return Some(self.context.vtep);
+        }
+        self.set.peers.get(&node).map(|peer| peer.vtep)
+    }
+
+    fn service(&self, service: &ServiceView) -> (dp::ServiceKey, dp::Service) {
+        let known = |network: &NetworkId| self.networks.contains_key(&key(*network));
+        let vips = service.endpoint.vips.iter().filter(|(network, _)| known(network));
+        let aliases = service.aliases.iter().filter(|(network, names)| known(network) && !names.is_empty());
+        let ingress = service.endpoint.ports.iter().filter(|port| port.mode == PublishMode::Ingress);
+        let row = dp::Service {
+            name: service.name.clone(),
+            vips: vips.map(|(network, address)| (key(*network), *address)).collect(),
+            aliases: aliases.map(|(network, names)| (key(*network), names.clone())).collect(),
+            ingress_ports: ingress.filter_map(published).collect(),
+            backends: self.backends(service),
+        };
+        (dp::ServiceKey(service.id.bits()), row)
+    }
+
+    fn backends(&self, service: &ServiceView) -> BTreeMap<(dp::NetworkKey, Ipv4Addr), dp::Backend> {
+        let endpoints = self.set.endpoints.values().filter(|endpoint| endpoint.service == service.id);
+        let rows = endpoints.flat_map(|endpoint| {
+            endpoint.attachments.iter().filter_map(move |attachment| {
+                let row = dp::Backend {
+                    task_name: endpoint.name.clone(),
+                    vtep: self.vtep_of(endpoint.node)?,
+                    ready: self.is_ready(endpoint),
+                };
+                Some((self.place(attachment)?, row))
+            })
+        });
+        rows.collect()
+    }
+
+    /// The managers' word, and for an own task also its process: nobody knows sooner that it has ended.
+    fn is_ready(&self, endpoint: &EndpointView) -> bool {
+        endpoint.ready && (endpoint.node != self.context.node || self.running.contains(&endpoint.task))
+    }
+
+    fn peers(&self) -> BTreeMap<Ipv4Addr, dp::Peer> {
+        let others = self.set.peers.values().filter(|peer| peer.id != self.context.node);
+        let row = |peer: &control_model::assignment::Peer| dp::Peer {
+            hostname: peer.hostname.clone(),
+            addresses: peer.addresses.clone(),
+        };
+        others.map(|peer| (peer.vtep, row(peer))).collect()
+    }
+}
+
+fn key(id: NetworkId) -> dp::NetworkKey {
+    dp::NetworkKey(id.bits())
+}
+
+fn networks(
+    set: &AssignmentSet,
+    leftover: &BTreeMap<NetworkId, Network>,
+) -> BTreeMap<dp::NetworkKey, dp::Network> {
+    let all = leftover.values().chain(set.networks.values());
+    all.filter_map(|network| Some((key(network.id), translate(network)?))).collect()
+}
+
+/// `None` for what has no IPv4 subnet yet.
+fn translate(network: &Network) -> Option<dp::Network> {
+    let state = network.state.as_ref()?;
+    let (subnet, gateway) = state.ipam.iter().find_map(|ipam| match (ipam.subnet, ipam.gateway) {
+        (IpNetwork::V4(subnet), Some(IpAddr::V4(gateway))) => Some((subnet, gateway)),
+        _ => None,
+    })?;
+    Some(dp::Network {
+        name: network.spec.name.clone(),
+        vni: dp::Vni::new(state.vni)?,
+        subnet,
+        gateway,
+        internal: network.spec.internal,
+        mtu_bytes: network.spec.options.get(MTU_OPTION).and_then(|mtu| mtu.parse().ok()),
+    })
+}
+
+/// `None` for a port that has no number yet.
+fn published(port: &PortConfig) -> Option<dp::PublishedPort> {
+    // IANA protocol numbers.
+    let protocol = match port.protocol {
+        Protocol::Tcp => 6,
+        Protocol::Udp => 17,
+        Protocol::Sctp => 132,
+    };
+    (port.published != 0).then_some(dp::PublishedPort {
+        protocol,
+        published: port.published,
+        target: port.target,
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,219 @@
+//! The agent's worker: owns the assignment set and the task machine, runs the machine's actions, keeps the data
+//! plane's view up to date. One tokio task; everything that takes time runs beside it.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use control_model::executor::Executor;
+use control_model::{AssignmentUpdate, Network, NetworkId, TaskId, Timestamp};
+use dataplane_model::{DataPlane, NodeView, Report, SandboxStatus};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::machine::{Action, Input, Machine};
+use crate::session::{Delivery, SharedOutbox};
+use crate::set::{AssignmentSet, SetError};
+use crate::view::{NodeContext, build, networks_in_use};
+
+/// Pause after the executor could not even list its containers.
+const LIST_RETRY: Duration = Duration::from_secs(1);
+
+/// The worker's parts.
+pub(crate) struct Worker {
+    pub executor: Arc<dyn Executor>,
+    pub dataplane: Arc<dyn DataPlane>,
+    pub context: NodeContext,
+    pub outbox: Arc<SharedOutbox>,
+    pub deliveries: mpsc::Receiver<Delivery>,
+    pub views: watch::Sender<Option<Arc<NodeView>>>,
+}
+
+/// The worker at work.
+struct Running {
+    executor: Arc<dyn Executor>,
+    dataplane: Arc<dyn DataPlane>,
+    context: NodeContext,
+    outbox: Arc<SharedOutbox>,
+    views: watch::Sender<Option<Arc<NodeView>>>,
+    machine: Machine,
+    set: AssignmentSet,
+    /// Networks that left the set while a sandbox of this node is still in them.
+    leftover_networks: BTreeMap<NetworkId, Network>,
+    calls: JoinSet<Input>,
+    revision: u64,
+}
+
+impl Worker {
+    /// Works until `stop`. Containers and the data plane stay as they are.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut reports = self.dataplane.watch();
+        let revision = reports.borrow().wanted_revision;
+        let mut running = Running {
+            executor: self.executor,
+            dataplane: self.dataplane,
+            context: self.context,
+            outbox: self.outbox,
+            views: self.views,
+            machine: Machine::new(),
+            set: AssignmentSet::default(),
+            leftover_networks: BTreeMap::new(),
+            calls: JoinSet::new(),
+            revision,
+        };
+        if stop.run_until_cancelled(running.adopt()).await.is_none() {
+            return;
+        }
+        loop {
+            let deadline = running.machine.next_deadline().map_or(Duration::MAX, |at| at.since(now()));
+            tokio::select! {
+                () = stop.cancelled() => return,
+                delivery = self.deliveries.recv() => {
+                    let Some(Delivery { update, answer }) = delivery else { return };
+                    // A session that has gone away opens a new stream and gets a complete set.
+                    let _ = answer.send(running.assign(update));
+                }
+                Some(result) = running.calls.join_next() => {
+                    running.input(result.expect("the executor does not panic"));
+                }
+                Ok(()) = reports.changed() => {
+                    let sandboxes = sandboxes(&reports.borrow_and_update());
+                    running.input(Input::Sandboxes(sandboxes));
+                }
+                () = sleep_until_due(deadline) => {
+                    let actions = running.machine.tick(now());
+                    running.act(actions);
+                }
+            }
+            running.show_view();
+        }
+    }
+}
+
+impl Running {
+    /// Takes over what an earlier daemon left running.
+    async fn adopt(&mut self) {
+        loop {
+            match self.executor.list_ours().await {
+                Ok(found) => return self.input(Input::Found(found)),
+                Err(error) => tracing::warn!(%error, "the executor can't list its containers"),
+            }
+            tokio::time::sleep(LIST_RETRY).await;
+        }
+    }
+
+    fn assign(&mut self, update: AssignmentUpdate) -> Result<(), SetError> {
+        let (before, is_complete) =
+            (self.set.networks.clone(), matches!(update, AssignmentUpdate::Complete { .. }));
+        let touched = touched_tasks(&update);
+        self.set.apply(update)?;
+        self.leftover_networks.extend(before);
+        let input = if is_complete {
+            Input::Set(self.set.tasks.clone())
+        } else {
+            Input::Changed(touched.into_iter().map(|id| (id, self.set.tasks.get(&id).cloned())).collect())
+        };
+        self.input(input);
+        Ok(())
+    }
+
+    fn input(&mut self, input: Input) {
+        log_failure(&input);
+        let actions = self.machine.handle(input, now());
+        self.act(actions);
+    }
+
+    fn act(&mut self, actions: Vec<Action>) {
+        for action in actions {
+            match action {
+                Action::Report(id, status) => {
+                    tracing::debug!(task = %id, state = status.state.as_str(), error = status.error, "task");
+                    self.outbox.lock().put(id, status);
+                    self.outbox.changed.notify_one();
+                }
+                Action::Forget(id) => self.outbox.lock().forget(id),
+                call => {
+                    let executor = Arc::clone(&self.executor);
+                    self.calls.spawn(run_call(executor, call));
+                }
+            }
+        }
+    }
+
+    /// Gives the data plane a new view if anything in it has changed. Before the first complete set there is none: an
+    /// incomplete view would take away what still serves.
+    fn show_view(&mut self) {
+        if !self.set.is_complete() {
+            return;
+        }
+        let tasks: Vec<_> = self.machine.tasks().collect();
+        let in_use = networks_in_use(&tasks);
+        self.leftover_networks.retain(|id, _| in_use.contains(id) && !self.set.networks.contains_key(id));
+        let view = build(&self.context, &self.set, &self.leftover_networks, &tasks, self.revision);
+        if self.views.borrow().as_deref() == Some(&view) {
+            return;
+        }
+        self.revision += 1;
+        let view = NodeView { revision: self.revision, ..view };
+        self.views.send_replace(Some(Arc::new(view.clone())));
+        self.dataplane.set_view(view);
+    }
+}
+
+/// Runs one action of the machine; its result is the machine's next input.
+async fn run_call(executor: Arc<dyn Executor>, action: Action) -> Input {
+    match action {
+        Action::Prepare(task) => Input::Prepared(task.id, executor.prepare(&task).await),
+        Action::Start(task, sandbox) => Input::Started(task.id, executor.start(&task, &sandbox).await),
+        Action::Wait(id) => Input::Exited(id, executor.wait(id).await),
+        Action::Shutdown(task) => Input::Stopped(task.id, executor.shutdown(&task).await),
+        Action::Remove(id) => {
+            let killed = executor.terminate(id).await;
+            Input::Removed(id, killed.and(executor.remove(id).await))
+        }
+        Action::Report(..) | Action::Forget(_) => unreachable!("these are no calls of the executor"),
+    }
+}
+
+/// Tasks that an increment names.
+fn touched_tasks(update: &AssignmentUpdate) -> Vec<TaskId> {
+    use control_model::{Assignment, AssignmentKey};
+    let AssignmentUpdate::Incremental { upserts, removals, .. } = update else { return Vec::new() };
+    let put = upserts.iter().map(Assignment::key);
+    let keys = put.chain(removals.iter().copied());
+    keys.filter_map(|key| if let AssignmentKey::Task(id) = key { Some(id) } else { None }).collect()
+}
+
+fn sandboxes(report: &Report) -> BTreeMap<TaskId, Result<PathBuf, String>> {
+    let rows = report.sandboxes.iter().filter_map(|(id, status)| {
+        let status = match status {
+            SandboxStatus::Ready { netns } => Ok(netns.clone()),
+            SandboxStatus::Failed { reason } => Err(reason.clone()),
+        };
+        Some((id.0.parse().ok()?, status))
+    });
+    rows.collect()
+}
+
+/// What is tried again without any status that would say so.
+fn log_failure(input: &Input) {
+    match input {
+        Input::Stopped(task, Err(error)) => tracing::warn!(%task, %error, "not stopped"),
+        Input::Removed(task, Err(error)) => tracing::warn!(%task, %error, "not removed"),
+        _ => {}
+    }
+}
+
+async fn sleep_until_due(after: Duration) {
+    if after == Duration::MAX {
+        std::future::pending::<()>().await;
+    }
+    tokio::time::sleep(after).await;
+}
+
+fn now() -> Timestamp {
+    let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    Timestamp(i64::try_from(since_epoch.as_nanos()).unwrap_or(i64::MAX))
+}
