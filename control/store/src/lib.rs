@@ -11,3 +11,6 @@ pub use event::{Event, EventBatch, EventKind};
 pub use replicated::{EventReceiver, LocalStore, ProposeError, ReadError, ReplicatedStore};
 pub use state::{ApplyError, SnapshotError, State};
 pub use table::Table;
+
+#[cfg(test)]
+mod tests;

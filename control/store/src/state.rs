@@ -262,7 +262,8 @@ impl State {
 
     fn create(&mut self, index: u64, at: Timestamp, object: &Object) -> Result<Event, ApplyError> {
         let name = object.to_ref();
-        if self.meta(name).is_some() {
+        let second_cluster = matches!(object, Object::Cluster(_)) && self.cluster().is_some();
+        if second_cluster || self.meta(name).is_some() {
             return Err(ApplyError::Exists(name));
         }
         self.check_unique_name(object)?;
@@ -284,6 +285,7 @@ impl State {
             return Err(ApplyError::Conflict(name));
         }
         self.check_unique_name(object)?;
+        self.check_task_law(object)?;
         let spec_version = if self.same_spec(object) { old.spec_version } else { index };
         let mut object = object.clone();
         *meta_mut(&mut object) = Meta { version: index, spec_version, updated_at: at, ..old };
@@ -430,6 +432,20 @@ impl State {
             Object::Task(o) => self.tasks.get(&o.id).is_some_and(|old| old.spec == o.spec),
             Object::Network(o) => self.networks.get(&o.id).is_some_and(|old| old.spec == o.spec),
         }
+    }
+
+    /// A task keeps its service, slot and node, and its states only grow: a writer who says otherwise looked at
+    /// another task.
+    fn check_task_law(&self, object: &Object) -> Result<(), ApplyError> {
+        let Object::Task(new) = object else { return Ok(()) };
+        let lawful = self.tasks.get(&new.id).is_none_or(|old| {
+            new.status.state >= old.status.state
+                && new.desired_state >= old.desired_state
+                && new.drained >= old.drained
+                && (new.service, new.slot) == (old.service, old.slot)
+                && (old.node.is_none() || new.node == old.node)
+        });
+        if lawful { Ok(()) } else { Err(ApplyError::Conflict(object.to_ref())) }
     }
 
     fn check_unique_name(&self, object: &Object) -> Result<(), ApplyError> {

@@ -1,0 +1,195 @@
+//! The laws of the store, one by one.
+
+use control_model::change::{Change, Object, ObjectRef};
+use control_model::object::{NodeState, NodeStatus};
+use control_model::{NodeId, ServiceId, TaskId, TaskState, Timestamp};
+use futures::StreamExt;
+
+use super::objects::{Place, cluster, entry, network, node, service, status, task};
+use crate::{ApplyError, EventKind, LocalStore, ReplicatedStore as _, State};
+
+const SERVICE: ServiceId = ServiceId::from_bits(1);
+const TASK: TaskId = TaskId::from_bits(1);
+
+/// Applies each change as an entry of its own, from index 1.
+fn state(changes: Vec<Change>) -> State {
+    let mut state = State::default();
+    for (index, change) in (1..).zip(changes) {
+        state.apply(index, &entry(index.into(), 10, vec![change])).unwrap();
+    }
+    state
+}
+
+fn running(state: TaskState) -> Object {
+    task(1, Place { service: 1, slot: 1, node: Some(1), state, desired: TaskState::Running })
+}
+
+#[test]
+fn a_stale_update_is_refused_whole() {
+    let mut state = state(vec![
+        Change::Create(service(1, "web", 1)),
+        Change::Update { object: service(1, "web", 2), expected: 1 },
+    ]);
+    let changes =
+        vec![Change::Create(node(7, "")), Change::Update { object: service(1, "web", 3), expected: 1 }];
+    let before = state.to_snapshot();
+    let refused = state.apply(3, &entry(3, 0, changes)).unwrap_err();
+    assert_eq!(refused, ApplyError::Conflict(ObjectRef::Service(SERVICE)));
+    assert_eq!(refused.to_string(), "update out of sequence");
+    assert_eq!(state.nodes().len(), 0);
+    assert_eq!(state.index(), 3);
+    state.advance(2);
+    assert_eq!(state.to_snapshot(), before);
+}
+
+#[test]
+fn names_of_services_and_networks_are_unique_each_in_its_kind() {
+    let mut state = state(vec![
+        Change::Create(service(1, "web", 1)),
+        Change::Create(network(1, "web", false)),
+        Change::Create(service(2, "db", 1)),
+    ]);
+    let refused = |state: &mut State, change| state.apply(4, &entry(9, 0, vec![change])).unwrap_err();
+    let conflict = ApplyError::NameConflict(ObjectRef::Service(ServiceId::from_bits(3)), "web".to_owned());
+    assert_eq!(refused(&mut state, Change::Create(service(3, "web", 1))), conflict);
+    let rename = Change::Update { object: service(2, "web", 1), expected: 3 };
+    assert!(matches!(refused(&mut state, rename), ApplyError::NameConflict(..)));
+    assert!(matches!(
+        refused(&mut state, Change::Create(network(2, "web", false))),
+        ApplyError::NameConflict(..)
+    ));
+    assert!(matches!(refused(&mut state, Change::Create(service(1, "other", 1))), ApplyError::Exists(_)));
+    // A name is free again once its owner has another, or is gone.
+    let rename = Change::Update { object: service(1, "web2", 1), expected: 1 };
+    state.apply(5, &entry(5, 0, vec![rename, Change::Create(service(3, "web", 1))])).unwrap();
+    assert_eq!(state.service_by_name("web").unwrap().id, ServiceId::from_bits(3));
+    assert_eq!(state.service_by_name("web2").unwrap().id, SERVICE);
+    let delete = Change::Delete(ObjectRef::Service(SERVICE));
+    state.apply(6, &entry(6, 0, vec![delete.clone(), delete])).unwrap();
+    assert!(state.service_by_name("web2").is_none());
+}
+
+#[test]
+fn there_is_one_cluster() {
+    let mut state = state(vec![Change::Create(cluster(1))]);
+    let refused = state.apply(2, &entry(2, 0, vec![Change::Create(cluster(2))]));
+    assert!(matches!(refused, Err(ApplyError::Exists(_))));
+}
+
+#[test]
+fn a_status_moves_the_version_and_leaves_the_spec_version() {
+    let ready = NodeStatus { state: NodeState::Ready, ..NodeStatus::default() };
+    let id = NodeId::from_bits(1);
+    let mut state = state(vec![
+        Change::Create(node(1, "a")),
+        Change::NodeStatus { id, status: ready.clone() },
+        Change::NodeStatus { id, status: ready },
+        Change::Update { object: node(1, "b"), expected: 2 },
+    ]);
+    let meta = state.nodes().get(&id).unwrap().meta;
+    assert_eq!((meta.version, meta.spec_version), (4, 4));
+    assert_eq!((meta.created_at, meta.updated_at), (Timestamp(10), Timestamp(10)));
+    // Without a change of the spec, the user's version stays.
+    let mut same = node(1, "b");
+    if let Object::Node(node) = &mut same {
+        node.description.hostname = "host".to_owned();
+    }
+    state.apply(5, &entry(5, 20, vec![Change::Update { object: same, expected: 4 }])).unwrap();
+    let meta = state.nodes().get(&id).unwrap().meta;
+    assert_eq!((meta.version, meta.spec_version, meta.updated_at), (5, 4, Timestamp(20)));
+}
+
+#[test]
+fn a_tasks_states_only_grow() {
+    let mut state = state(vec![
+        Change::Create(running(TaskState::Running)),
+        Change::TaskStatus { id: TASK, status: status(TaskState::Starting, 5) },
+        Change::TaskDesired { id: TASK, state: TaskState::Ready },
+    ]);
+    let now = |state: &State| {
+        let task = state.tasks().get(&TASK).unwrap();
+        (task.status.state, task.desired_state, task.meta.version)
+    };
+    assert_eq!(now(&state), (TaskState::Running, TaskState::Running, 1));
+    let back = Change::Update { object: running(TaskState::Starting), expected: 1 };
+    assert!(matches!(state.apply(4, &entry(4, 0, vec![back])), Err(ApplyError::Conflict(_))));
+    let elsewhere =
+        Place { service: 1, slot: 1, node: Some(2), state: TaskState::Running, desired: TaskState::Running };
+    let moved = Change::Update { object: task(1, elsewhere), expected: 1 };
+    assert!(matches!(state.apply(5, &entry(5, 0, vec![moved])), Err(ApplyError::Conflict(_))));
+    let changes = vec![
+        Change::TaskDesired { id: TASK, state: TaskState::Shutdown },
+        Change::TaskDrained { id: TASK },
+        Change::TaskStatus { id: TASK, status: status(TaskState::Shutdown, 6) },
+    ];
+    assert_eq!(state.apply(6, &entry(6, 0, changes)).unwrap().len(), 3);
+    assert_eq!(now(&state), (TaskState::Shutdown, TaskState::Shutdown, 6));
+    assert!(state.tasks().get(&TASK).unwrap().drained);
+}
+
+#[test]
+fn a_repeated_request_does_nothing() {
+    let mut state = State::default();
+    let create = entry(1, 0, vec![Change::Create(node(1, "a"))]);
+    assert_eq!(state.apply(1, &create).unwrap().len(), 1);
+    assert_eq!(state.apply(2, &create).unwrap().len(), 0);
+    assert_eq!(state.index(), 2);
+    let mut again = State::from_snapshot(&state.to_snapshot()).unwrap();
+    assert_eq!(again.apply(3, &create).unwrap().len(), 0);
+    // A refused request may be tried again.
+    let refused = entry(9, 0, vec![Change::Update { object: node(2, ""), expected: 0 }]);
+    assert!(matches!(state.apply(3, &refused), Err(ApplyError::NotFound(_))));
+    assert!(matches!(state.apply(4, &refused), Err(ApplyError::NotFound(_))));
+}
+
+#[test]
+fn the_memory_of_requests_is_bounded() {
+    let mut state = State::default();
+    for index in 1..=5000_u64 {
+        state.apply(index, &entry(index.into(), 0, vec![])).unwrap();
+    }
+    let snapshot = state.to_snapshot();
+    assert!(snapshot.len() < 5000 * 30, "{}", snapshot.len());
+    // The newest are remembered.
+    let create = vec![Change::Create(node(1, "a"))];
+    assert_eq!(state.apply(5001, &entry(4999, 0, create.clone())).unwrap().len(), 0);
+    assert_eq!(state.apply(5002, &entry(1, 0, create)).unwrap().len(), 1);
+}
+
+#[test]
+fn what_is_absent_is_not_edited() {
+    let mut state = State::default();
+    let changes = vec![
+        Change::NodeStatus { id: NodeId::from_bits(1), status: NodeStatus::default() },
+        Change::TaskDrained { id: TASK },
+        Change::TaskStatus { id: TASK, status: status(TaskState::Running, 0) },
+        Change::UpdateStatus { id: SERVICE, status: None },
+        Change::Delete(ObjectRef::Task(TASK)),
+    ];
+    assert_eq!(state.apply(1, &entry(1, 0, changes)).unwrap().len(), 0);
+}
+
+#[test]
+fn broken_snapshots_are_errors() {
+    let good = state(vec![Change::Create(service(1, "web", 1))]).to_snapshot();
+    assert!(State::from_snapshot(&[]).is_err());
+    assert!(State::from_snapshot(&good[..good.len() / 2]).is_err());
+    assert!(State::from_snapshot(&[0xff; 64]).is_err());
+}
+
+#[test]
+fn a_watcher_gets_every_batch_after_its_state() {
+    let store = LocalStore::new(|| Timestamp(1));
+    store.commit(vec![Change::Create(node(1, "a"))]).unwrap();
+    let (state, mut batches) = store.subscribe();
+    assert_eq!(state.nodes().len(), 1);
+    store.commit(vec![Change::Create(node(2, "b"))]).unwrap();
+    store.commit(vec![Change::Create(node(2, "b"))]).unwrap_err();
+    store.commit(vec![Change::Delete(ObjectRef::Node(NodeId::from_bits(1)))]).unwrap();
+    drop(store);
+    let seen: Vec<_> = futures::executor::block_on_stream(&mut batches).collect();
+    assert_eq!(seen.iter().map(|batch| batch.index).collect::<Vec<_>>(), [2, 3]);
+    assert!(matches!(&seen[0].events[0].kind, EventKind::Node(None, Some(node)) if node.spec.name == "b"));
+    assert!(matches!(&seen[1].events[0].kind, EventKind::Node(Some(_), None)));
+    assert!(futures::executor::block_on(batches.next()).is_none());
+}
