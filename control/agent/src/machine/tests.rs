@@ -1,1 +1,214 @@
+//! Scenarios: conversations with the machine as text, in `scenarios/`. `MESH_REWRITE=1 cargo test` writes what the
+//! machine says now into them; the diff is then to be read.
 
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+use control_model::object::{Meta, Slot};
+use control_model::spec::{EndpointMode, TaskSpec};
+use control_model::{NodeId, ServiceId};
+
+use super::*;
+
+#[test]
+fn scenarios() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/machine/scenarios");
+    let mut files: Vec<PathBuf> = std::fs::read_dir(&dir)
+        .expect("there are scenarios")
+        .map(|entry| entry.expect("readable").path())
+        .collect();
+    files.sort();
+    assert!(!files.is_empty());
+    for file in files {
+        check(&file);
+    }
+}
+
+fn check(file: &Path) {
+    let text = std::fs::read_to_string(file).expect("readable");
+    let mut world = World { machine: Machine::new(), now: Timestamp(0), set: BTreeMap::new() };
+    let mut said = String::new();
+    for block in text.split("\n\n").map(str::trim).filter(|block| !block.is_empty()) {
+        let commands = block.split("----").next().expect("split gives one at least").trim_end();
+        write!(said, "{commands}\n----\n").expect("a string");
+        for line in commands.lines().filter(|line| !line.starts_with('#')) {
+            said += &world.command(line);
+        }
+        said.push('\n');
+    }
+    if std::env::var_os("MESH_REWRITE").is_some() {
+        return std::fs::write(file, said.trim_end().to_owned() + "\n").expect("written");
+    }
+    assert_eq!(said.trim(), text.trim(), "{}", file.display());
+}
+
+struct World {
+    machine: Machine,
+    now: Timestamp,
+    set: BTreeMap<TaskId, Task>,
+}
+
+impl World {
+    fn command(&mut self, line: &str) -> String {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let actions = match words.as_slice() {
+            ["after", milliseconds] => {
+                self.now = self.now.after(Duration::from_millis(milliseconds.parse().expect("a number")));
+                self.machine.tick(self.now)
+            }
+            ["deadline"] => {
+                let wait = self.machine.next_deadline().map(|at| at.since(self.now));
+                return wait.map_or("none\n".into(), |wait| format!("in {} ms\n", wait.as_millis()));
+            }
+            ["phases"] => {
+                let rows = self.machine.tasks().map(|(task, phase)| format!("{} {phase:?}\n", name(task.id)));
+                return rows.collect();
+            }
+            ["set", changes @ ..] => {
+                self.set.clear();
+                self.edit(changes);
+                self.handle(Input::Set(self.set.clone()))
+            }
+            ["change", changes @ ..] => {
+                let touched = self.edit(changes);
+                let rows = touched.into_iter().map(|id| (id, self.set.get(&id).cloned()));
+                self.handle(Input::Changed(rows.collect()))
+            }
+            ["found", rows @ ..] => self.handle(Input::Found(rows.iter().map(|row| found(row)).collect())),
+            ["sandboxes", rows @ ..] => {
+                self.handle(Input::Sandboxes(rows.iter().map(|row| sandbox(row)).collect()))
+            }
+            [what, task, result @ ..] => self.handle(result_of(what, id(task), result)),
+            [] => Vec::new(),
+            [_] => panic!("{line:?} is no command"),
+        };
+        actions.iter().map(|action| format!("{}\n", shown(action))).collect()
+    }
+
+    fn handle(&mut self, input: Input) -> Vec<Action> {
+        self.machine.handle(input, self.now)
+    }
+
+    /// `t1`, `t1:desired=shutdown`, `t1:drained`, `t1:state=running`, `-t1`.
+    fn edit(&mut self, changes: &[&str]) -> Vec<TaskId> {
+        let mut touched = Vec::new();
+        for change in changes {
+            if let Some(gone) = change.strip_prefix('-') {
+                self.set.remove(&id(gone));
+                touched.push(id(gone));
+                continue;
+            }
+            let mut parts = change.split(':');
+            let task_id = id(parts.next().expect("split gives one at least"));
+            let task = self.set.entry(task_id).or_insert_with(|| new_task(task_id));
+            for part in parts {
+                match part.split_once('=') {
+                    Some(("desired", word)) => task.desired_state = state(word),
+                    Some(("state", word)) => task.status.state = state(word),
+                    _ if part == "drained" => task.drained = true,
+                    _ => panic!("{part:?} is no property of a task"),
+                }
+            }
+            touched.push(task_id);
+        }
+        touched
+    }
+}
+
+fn result_of(what: &str, task: TaskId, result: &[&str]) -> Input {
+    let error = || match result {
+        ["error", words @ ..] => Err(ExecutorError::Failed(words.join(" "))),
+        _ => Ok(()),
+    };
+    let exit = || match result {
+        ["oom"] => Exit { code: 137, out_of_memory: true },
+        [code] => Exit { code: code.parse().expect("an exit code"), out_of_memory: false },
+        other => panic!("{other:?} is no exit"),
+    };
+    match what {
+        "prepared" => Input::Prepared(task, error()),
+        "started" => Input::Started(task, error().map(|()| container(task))),
+        "exited" => Input::Exited(task, Ok(exit())),
+        "stopped" => Input::Stopped(task, error()),
+        "removed" => Input::Removed(task, error()),
+        other => panic!("{other:?} is no command"),
+    }
+}
+
+/// `t1:running`, `t1:made`, `t1:exited=3`.
+fn found(row: &str) -> Found {
+    let (name, what) = row.split_once(':').expect("task:what");
+    let task = id(name);
+    let running = container(task);
+    match what.split_once('=') {
+        Some((_, code)) => {
+            let code = code.parse().expect("an exit code");
+            Found { task, status: running, exit: Some(Exit { code, out_of_memory: false }) }
+        }
+        None if what == "running" => Found { task, status: running, exit: None },
+        None => Found { task, status: ContainerStatus { pid: 0, ..running }, exit: None },
+    }
+}
+
+/// `t1`, or `t1:reason`.
+fn sandbox(row: &str) -> (TaskId, Result<PathBuf, String>) {
+    match row.split_once(':') {
+        Some((name, reason)) => (id(name), Err(reason.replace('_', " "))),
+        None => (id(row), Ok(PathBuf::from(format!("/netns/{row}")))),
+    }
+}
+
+fn shown(action: &Action) -> String {
+    match action {
+        Action::Prepare(task) => format!("prepare {}", name(task.id)),
+        Action::Start(task, sandbox) => format!("start {} in {}", name(task.id), sandbox.netns.display()),
+        Action::Wait(task) => format!("wait {}", name(*task)),
+        Action::Shutdown(task) => format!("shutdown {}", name(task.id)),
+        Action::Remove(task) => format!("remove {}", name(*task)),
+        Action::Forget(task) => format!("forget {}", name(*task)),
+        Action::Report(task, status) => {
+            let container = status.container.as_ref();
+            let container =
+                container.map_or(String::new(), |one| format!(" pid={} exit={}", one.pid, one.exit_code));
+            let error =
+                if status.error.is_empty() { String::new() } else { format!(" error={:?}", status.error) };
+            format!("report {} {} {:?}{error}{container}", name(*task), status.state.as_str(), status.message)
+        }
+    }
+}
+
+fn id(name: &str) -> TaskId {
+    TaskId::from_bits(name.trim_start_matches('t').parse().expect("t<number>"))
+}
+
+fn name(id: TaskId) -> String {
+    format!("t{}", id.bits())
+}
+
+fn state(word: &str) -> TaskState {
+    TaskState::ALL.into_iter().find(|state| state.as_str() == word).expect("a state")
+}
+
+fn container(task: TaskId) -> ContainerStatus {
+    let pid = 100 + i32::try_from(task.bits()).expect("small");
+    ContainerStatus { container_id: task.container_id(), pid, exit_code: 0 }
+}
+
+fn new_task(id: TaskId) -> Task {
+    Task {
+        id,
+        meta: Meta::default(),
+        service: ServiceId::from_bits(1),
+        service_name: "s".into(),
+        slot: Slot::Replica(1),
+        node: Some(NodeId::from_bits(1)),
+        spec: TaskSpec::default(),
+        spec_version: 1,
+        endpoint_mode: EndpointMode::Vip,
+        ports: vec![],
+        attachments: vec![],
+        status: status(TaskState::Assigned, "scheduler assigned task to node", Timestamp(0)),
+        desired_state: TaskState::Running,
+        drained: false,
+    }
+}

@@ -1,1 +1,237 @@
+//! A small cluster's view as text, and what of it changes with the own tasks' phases.
+
+use std::fmt::Write;
+
+use control_model::assignment::Peer;
+use control_model::object::{Endpoint, Meta, NetworkState, Slot, TaskStatus};
+use control_model::spec::{EndpointMode, IpamConfig, NetworkSpec, TaskSpec};
+use control_model::{Assignment, AssignmentUpdate, ServiceId, TaskState};
+
 use super::*;
+
+const ME: NodeId = NodeId::from_bits(1);
+const OTHER: NodeId = NodeId::from_bits(2);
+const INGRESS: NetworkId = NetworkId::from_bits(100);
+const APP: NetworkId = NetworkId::from_bits(101);
+const BACK: NetworkId = NetworkId::from_bits(102);
+const WEB: ServiceId = ServiceId::from_bits(7);
+
+fn context() -> NodeContext {
+    NodeContext { node: ME, hostname: "n1".into(), vtep: Ipv4Addr::new(198, 18, 0, 11), vxlan_port: 4789 }
+}
+
+fn network(id: NetworkId, name: &str, subnet: &str, change: impl FnOnce(&mut NetworkSpec)) -> Network {
+    let subnet: IpNetwork = subnet.parse().expect("a subnet");
+    let gateway = subnet.iter().nth(1);
+    let mut spec = NetworkSpec { name: name.into(), ..NetworkSpec::default() };
+    change(&mut spec);
+    let vni = 4000 + u32::try_from(id.bits()).expect("small");
+    Network {
+        id,
+        meta: Meta::default(),
+        spec,
+        state: Some(NetworkState { vni, ipam: vec![IpamConfig { subnet, range: None, gateway }] }),
+        pending_delete: false,
+    }
+}
+
+fn attachments(rows: &[(NetworkId, &str)]) -> Vec<NetworkAttachment> {
+    let row = |&(network, address): &(NetworkId, &str)| NetworkAttachment {
+        network,
+        address: address.parse().expect("an address"),
+        aliases: vec![format!("alias-{}", network.bits())],
+    };
+    rows.iter().map(row).collect()
+}
+
+fn task(number: u64, attached: &[(NetworkId, &str)]) -> Task {
+    Task {
+        id: TaskId::from_bits(number.into()),
+        meta: Meta::default(),
+        service: WEB,
+        service_name: "web".into(),
+        slot: Slot::Replica(number),
+        node: Some(ME),
+        spec: TaskSpec::default(),
+        spec_version: 1,
+        endpoint_mode: EndpointMode::Vip,
+        ports: ports(),
+        attachments: attachments(attached),
+        status: TaskStatus::default(),
+        desired_state: TaskState::Running,
+        drained: false,
+    }
+}
+
+fn ports() -> Vec<PortConfig> {
+    let port = |protocol, target, published, mode| PortConfig {
+        name: String::new(),
+        protocol,
+        target,
+        published,
+        mode,
+    };
+    vec![
+        port(Protocol::Tcp, 80, 8080, PublishMode::Ingress),
+        port(Protocol::Udp, 53, 0, PublishMode::Ingress),
+        port(Protocol::Tcp, 90, 9090, PublishMode::Host),
+    ]
+}
+
+fn endpoint(number: u64, node: NodeId, attached: &[(NetworkId, &str)]) -> Assignment {
+    Assignment::Endpoint(EndpointView {
+        task: TaskId::from_bits(number.into()),
+        service: WEB,
+        name: format!("web.{number}"),
+        node,
+        attachments: attachments(attached),
+        ready: true,
+    })
+}
+
+fn peer(id: NodeId, last: u8) -> Assignment {
+    let vtep = Ipv4Addr::new(198, 18, 0, last);
+    Assignment::Peer(Peer { id, hostname: format!("n{}", id.bits()), vtep, addresses: vec![vtep.into()] })
+}
+
+const LOCAL: [(NetworkId, &str); 2] = [(INGRESS, "10.0.0.4/24"), (APP, "10.0.1.4/24")];
+const REMOTE: [(NetworkId, &str); 2] = [(INGRESS, "10.0.0.5/24"), (APP, "10.0.1.5/24")];
+
+fn set() -> AssignmentSet {
+    let rows = vec![
+        Assignment::Network(Box::new(network(INGRESS, "ingress", "10.0.0.0/24", |spec| spec.ingress = true))),
+        Assignment::Network(Box::new(network(APP, "app", "10.0.1.0/24", |spec| {
+            spec.options.insert(MTU_OPTION.into(), "1400".into());
+        }))),
+        Assignment::Network(Box::new(network(BACK, "back", "10.0.2.0/24", |spec| spec.internal = true))),
+        Assignment::Service(ServiceView {
+            id: WEB,
+            name: "web".into(),
+            endpoint: Endpoint {
+                mode: EndpointMode::Vip,
+                ports: ports(),
+                vips: vec![
+                    (APP, Ipv4Addr::new(10, 0, 1, 2)),
+                    (NetworkId::from_bits(999), Ipv4Addr::LOCALHOST),
+                ],
+            },
+            aliases: vec![(APP, vec!["www".into()]), (BACK, vec![])],
+        }),
+        endpoint(1, ME, &LOCAL),
+        endpoint(2, OTHER, &REMOTE),
+        peer(ME, 11),
+        peer(OTHER, 12),
+    ];
+    let mut set = AssignmentSet::default();
+    let generation = Generation { epoch: 1, index: 42 };
+    set.apply(AssignmentUpdate::Complete { generation, set: rows }).expect("applied");
+    set
+}
+
+fn shown(view: &dp::NodeView) -> String {
+    let mut text = String::new();
+    let mut line = |row: String| writeln!(text, "{row}").expect("a string");
+    let (epoch, index) = (view.generation.epoch, view.generation.index);
+    line(format!("view {} of {epoch}.{index} at {}:{}", view.revision, view.vtep, view.vxlan_port));
+    for (key, n) in &view.networks {
+        let ingress = if view.ingress == Some(*key) { " ingress" } else { "" };
+        let internal = if n.internal { " internal" } else { "" };
+        let (vni, mtu) = (n.vni.get(), n.mtu_bytes);
+        line(format!(
+            "network {} {} vni={vni} gw={} mtu={mtu:?}{ingress}{internal}",
+            n.name, n.subnet, n.gateway
+        ));
+    }
+    for sandbox in view.sandboxes.values() {
+        let ports = sandbox.host_ports.iter().map(|p| format!("{}>{}/{}", p.published, p.target, p.protocol));
+        let ports = ports.collect::<Vec<_>>().join(",");
+        line(format!(
+            "sandbox {} host={} egress={} [{ports}]",
+            sandbox.task_name, sandbox.hostname, sandbox.egress
+        ));
+        for a in &sandbox.attachments {
+            line(format!("  at {} in {} as {:?}", a.address, a.network.0, a.aliases));
+        }
+    }
+    for ((network, address), e) in &view.remote_endpoints {
+        line(format!("remote {address} in {} at {} {} {:?}", network.0, e.vtep, e.task_name, e.aliases));
+    }
+    for s in view.services.values() {
+        let ports = s.ingress_ports.iter().map(|p| format!("{}>{}/{}", p.published, p.target, p.protocol));
+        line(format!("service {} [{}]", s.name, ports.collect::<Vec<_>>().join(",")));
+        s.vips.iter().for_each(|(network, vip)| line(format!("  vip {vip} in {}", network.0)));
+        s.aliases.iter().for_each(|(network, names)| line(format!("  also {names:?} in {}", network.0)));
+        for ((network, address), b) in &s.backends {
+            let ready = if b.ready { "ready" } else { "not ready" };
+            line(format!("  backend {address} in {} at {} {} {ready}", network.0, b.vtep, b.task_name));
+        }
+    }
+    for (vtep, p) in &view.peers {
+        line(format!("peer {vtep} {} {:?}", p.hostname, p.addresses));
+    }
+    text
+}
+
+fn view_of(tasks: &[(&Task, Phase)]) -> dp::NodeView {
+    build(&context(), &set(), &BTreeMap::new(), tasks, 3)
+}
+
+#[test]
+fn a_small_cluster_as_text() {
+    let (both, inside) = (task(1, &LOCAL), task(3, &[(BACK, "10.0.2.9/24")]));
+    let tasks = [(&both, Phase::Running), (&inside, Phase::Ready)];
+    let expected = "\
+view 3 of 1.42 at 198.18.0.11:4789
+network ingress 10.0.0.0/24 vni=4100 gw=10.0.0.1 mtu=None ingress
+network app 10.0.1.0/24 vni=4101 gw=10.0.1.1 mtu=Some(1400)
+network back 10.0.2.0/24 vni=4102 gw=10.0.2.1 mtu=None internal
+sandbox web.1.0000000000000000000000001 host=000000000000 egress=true [9090>90/6]
+  at 10.0.0.4 in 100 as [\"alias-100\"]
+  at 10.0.1.4 in 101 as [\"alias-101\"]
+sandbox web.3.0000000000000000000000003 host=000000000000 egress=false [9090>90/6]
+  at 10.0.2.9 in 102 as [\"alias-102\"]
+remote 10.0.0.5 in 100 at 198.18.0.12 web.2 [\"alias-100\"]
+remote 10.0.1.5 in 101 at 198.18.0.12 web.2 [\"alias-101\"]
+service web [8080>80/6]
+  vip 10.0.1.2 in 101
+  also [\"www\"] in 101
+  backend 10.0.0.4 in 100 at 198.18.0.11 web.1 ready
+  backend 10.0.0.5 in 100 at 198.18.0.12 web.2 ready
+  backend 10.0.1.4 in 101 at 198.18.0.11 web.1 ready
+  backend 10.0.1.5 in 101 at 198.18.0.12 web.2 ready
+peer 198.18.0.12 n2 [198.18.0.12]
+";
+    assert_eq!(shown(&view_of(&tasks)), expected);
+    assert_eq!(view_of(&tasks), view_of(&tasks), "the same inputs give the same view");
+}
+
+#[test]
+fn an_own_task_is_ready_only_while_it_runs() {
+    let own = task(1, &LOCAL);
+    for (phase, ready) in [
+        (Phase::Starting, false),
+        (Phase::Running, true),
+        (Phase::Draining, false),
+        (Phase::Stopping, false),
+        (Phase::Ended, false),
+    ] {
+        let view = view_of(&[(&own, phase)]);
+        let service = view.services.values().next().expect("one service");
+        let of = |address: Ipv4Addr| service.backends[&(dp::NetworkKey(101), address)].ready;
+        assert_eq!(of(Ipv4Addr::new(10, 0, 1, 4)), ready, "{phase:?}");
+        assert!(of(Ipv4Addr::new(10, 0, 1, 5)), "another node's task is the managers' word alone");
+    }
+}
+
+#[test]
+fn a_sandbox_keeps_the_networks_that_left_the_set() {
+    let own = task(1, &LOCAL);
+    let mut set = set();
+    let app = set.networks.remove(&APP).expect("it was there");
+    let tasks = [(&own, Phase::Stopping)];
+    assert!(networks_in_use(&tasks).contains(&APP));
+    let without = build(&context(), &set, &BTreeMap::new(), &tasks, 1);
+    assert_eq!(without.sandboxes.values().next().expect("one").attachments.len(), 1);
+    let with = build(&context(), &set, &BTreeMap::from([(APP, app)]), &tasks, 1);
+    assert_eq!(with.sandboxes.values().next().expect("one").attachments.len(), 2);
+}
