@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use dataplane_model::kernel_state::{
-    AttachmentRow, Endpoint, EndpointKey, Leg, LinkName, PacketFilter, Place, SandboxNet, Singleton, Vnis,
+    AttachmentRole, AttachmentRow, Endpoint, EndpointKey, Leg, LinkName, PacketFilter, Place, SandboxNet,
+    Singleton, Vnis,
 };
 use dataplane_model::{Attachment, Mac, Network, NodeView, Sandbox, SandboxId};
 use ebpf_abi::limits::MAX_SANDBOX_NETWORKS;
@@ -136,21 +137,24 @@ fn plan_one(
     let state = &mut plan.state;
     let ingress = ingress_vni(view);
     for (leg, network) in &overlay {
-        let row = AttachmentRow {
-            vni: network.vni,
-            address: leg.address,
-            mac: leg.mac,
-            gateway: leg.gateway,
-            mtu_bytes: leg.mtu_bytes,
-            ingress: ingress == Some(network.vni),
-        };
-        state.attachments.insert(leg.host.clone(), row);
+        let role =
+            if ingress == Some(network.vni) { AttachmentRole::Ingress } else { AttachmentRole::Overlay };
+        state.attachments.insert(leg.host.clone(), attachment(leg, network, leg.address, role));
         let key = EndpointKey { vni: network.vni, address: leg.address.ip() };
         state.endpoints.insert(key, Endpoint { mac: leg.mac, place: Place::Local(leg.host.clone()) });
+        if let (AttachmentRole::Ingress, Some(way_out)) = (role, &way_out) {
+            let row = attachment(way_out, network, leg.address, AttachmentRole::WayOut);
+            state.attachments.insert(way_out.host.clone(), row);
+        }
     }
     state.cookies.insert(id.clone(), Vnis(overlay.iter().map(|(_, network)| network.vni).collect()));
     let legs = overlay.into_iter().map(|(leg, _)| leg).chain(way_out).collect();
     state.sandboxes.insert(id.clone(), SandboxNet { legs });
+}
+
+fn attachment(leg: &Leg, network: &Network, address: Ipv4Network, role: AttachmentRole) -> AttachmentRow {
+    let Leg { mac, gateway, mtu_bytes, .. } = *leg;
+    AttachmentRow { vni: network.vni, address, mac, gateway, mtu_bytes, role }
 }
 
 /// Endpoints of other nodes. An address that a sandbox here has is here, though a manager may still show its last node.

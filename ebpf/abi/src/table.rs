@@ -119,6 +119,11 @@ map_type! {
 /// any node.
 pub const ATTACHMENT_INGRESS: u8 = 1;
 
+/// The way out of a task that is in the ingress network, whose address there is the row's `address`; MAC, gateway and MTU
+/// are the way out's own. Only datagrams that answer clients of published ports are taken: a server that answers from an
+/// unbound socket lets its routing table choose the interface and the source address.
+pub const ATTACHMENT_WAY_OUT: u8 = 2;
+
 map_type! {
     /// A service's virtual address in a network.
     pub struct VipKey: 8 bytes {

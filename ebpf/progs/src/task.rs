@@ -1,18 +1,22 @@
 //! tc ingress of a task's host-side veth: all that a task sends into one network.
 
 use ebpf_abi::limits::ROUTER_MAC;
-use ebpf_abi::table::ATTACHMENT_INGRESS;
+use ebpf_abi::protocol::UDP;
+use ebpf_abi::table::{ATTACHMENT_INGRESS, ATTACHMENT_WAY_OUT};
 use ebpf_abi::{Attachment, DropReason, Ip4, MacAddr, NodeConfig, ReplyFlow, ReplyKey, VipKey};
 use ebpf_packet::{Ethernet, Flow, Ipv4, arp, ethernet, icmp, ipv4};
 
 use crate::maps::{self, VIPS};
 use crate::skb::{self, Skb};
-use crate::verdict::Outcome;
+use crate::verdict::{Outcome, Verdict};
 use crate::{route, track};
 
 #[inline(always)]
 pub fn run(packet: &Skb) -> Outcome {
     let attachment = maps::attachment(packet.ifindex()).ok_or(DropReason::UnknownAttachment)?;
+    if attachment.flags & ATTACHMENT_WAY_OUT != 0 {
+        return answer_by_way_out(packet, &attachment).unwrap_or(Ok(Verdict::Pass));
+    }
     let ethernet = Ethernet::parse(packet).map_err(|_| DropReason::Malformed)?;
     if ethernet.source != attachment.mac {
         return Err(DropReason::SourceAddress);
@@ -22,6 +26,25 @@ pub fn run(packet: &Skb) -> Outcome {
         ethernet::TYPE_IPV4 => ipv4(packet, &attachment, &ethernet),
         _ => Err(DropReason::NotIpv4),
     }
+}
+
+/// On the way out, which is the kernel's own: the datagrams that answer a client of a published port. `None` for all else.
+#[inline(always)]
+fn answer_by_way_out(packet: &Skb, attachment: &Attachment) -> Option<Outcome> {
+    let ethernet = Ethernet::parse(packet).ok()?;
+    if ethernet.ether_type != ethernet::TYPE_IPV4 {
+        return None;
+    }
+    let config = maps::config()?;
+    let ip = Ipv4::parse(packet).ok()?;
+    let flow = Flow::of(packet, &ip).ok()?;
+    if flow.tuple.protocol != UDP {
+        return None;
+    }
+    let mut bound = flow;
+    bound.tuple.source = attachment.address;
+    let reply = track::reply(&bound)?;
+    Some(restore(config, packet, &flow, &reply))
 }
 
 /// Every node knows every endpoint: no question leaves it.

@@ -3,10 +3,10 @@
 use std::net::Ipv4Addr;
 
 use dataplane_model::kernel_state::{
-    AttachmentRow, EndpointKey, Frontend, FrontendKey, PortKey, Program, RingKey, VipKey,
+    AttachmentRole, AttachmentRow, EndpointKey, Frontend, FrontendKey, PortKey, Program, RingKey, VipKey,
 };
 use dataplane_model::{Mac, Vni};
-use ebpf_abi::table::ATTACHMENT_INGRESS;
+use ebpf_abi::table::{ATTACHMENT_INGRESS, ATTACHMENT_WAY_OUT};
 use ebpf_abi::{Ip4, MacAddr, Port, ProgramId};
 use ipnetwork::Ipv4Network;
 
@@ -66,7 +66,11 @@ pub(super) fn attachment(row: &AttachmentRow) -> ebpf_abi::Attachment {
         gateway: row.gateway.into(),
         mtu: row.mtu_bytes,
         mac: mac(row.mac),
-        flags: if row.ingress { ATTACHMENT_INGRESS } else { 0 },
+        flags: match row.role {
+            AttachmentRole::Overlay => 0,
+            AttachmentRole::Ingress => ATTACHMENT_INGRESS,
+            AttachmentRole::WayOut => ATTACHMENT_WAY_OUT,
+        },
         prefix: row.address.prefix(),
     }
 }
@@ -79,7 +83,11 @@ pub(super) fn attachment_back(row: &ebpf_abi::Attachment) -> Option<AttachmentRo
         mac: mac_back(row.mac),
         gateway: row.gateway.into(),
         mtu_bytes: row.mtu,
-        ingress: row.flags == ATTACHMENT_INGRESS,
+        role: match row.flags {
+            ATTACHMENT_INGRESS => AttachmentRole::Ingress,
+            ATTACHMENT_WAY_OUT => AttachmentRole::WayOut,
+            _ => AttachmentRole::Overlay,
+        },
     };
     (attachment(&back) == *row).then_some(back)
 }
@@ -146,7 +154,7 @@ mod tests {
             mac: Mac::of_endpoint(Ipv4Addr::new(10, 0, 0, 5)),
             gateway: Ipv4Addr::new(10, 0, 0, 1),
             mtu_bytes: 1450,
-            ingress: true,
+            role: AttachmentRole::Ingress,
         };
         assert_eq!(attachment_back(&attachment(&row)), Some(row));
         let mut foreign = attachment(&row);

@@ -16,9 +16,9 @@ use std::net::Ipv4Addr;
 use ipnetwork::Ipv4Network;
 
 pub use rows::{
-    AttachmentRow, Device, Endpoint, EndpointKey, Frontend, FrontendKey, Hook, HookMode, HookTarget, Leg,
-    LinkName, NodeRoute, Owner, PacketFilter, Place, PortKey, Present, Program, Ring, RingKey, SandboxNet,
-    Settings, Singleton, VipKey, Vnis, protocol_name,
+    AttachmentRole, AttachmentRow, Device, Endpoint, EndpointKey, Frontend, FrontendKey, Hook, HookMode,
+    HookTarget, Leg, LinkName, NodeRoute, Owner, PacketFilter, Place, PortKey, Present, Program, Ring,
+    RingKey, SandboxNet, Settings, Singleton, VipKey, Vnis, protocol_name,
 };
 pub use table::Change;
 use table::{changes, write_table};

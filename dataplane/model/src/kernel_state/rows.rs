@@ -239,8 +239,19 @@ pub struct AttachmentRow {
     pub mac: Mac,
     pub gateway: Ipv4Addr,
     pub mtu_bytes: u32,
-    /// In the routing mesh's network: answers of published ports leave here.
-    pub ingress: bool,
+    pub role: AttachmentRole,
+}
+
+/// What a veth pair is to published ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AttachmentRole {
+    /// Nothing: an overlay network of the user's.
+    Overlay,
+    /// In the routing mesh's network: answers leave here.
+    Ingress,
+    /// The way out of a task that is in the routing mesh's network, where it has the row's address. Datagrams that answer
+    /// from an unbound socket leave here.
+    WayOut,
 }
 
 /// Where one program hangs.

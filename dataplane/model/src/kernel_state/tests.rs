@@ -2,8 +2,8 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use super::{
-    AttachmentRow, Change, Device, Endpoint, EndpointKey, Hook, HookMode, HookTarget, KernelState, Leg,
-    LinkName, Op, Place, Present, Program, Ring, RingKey, SandboxNet, VipKey,
+    AttachmentRole, AttachmentRow, Change, Device, Endpoint, EndpointKey, Hook, HookMode, HookTarget,
+    KernelState, Leg, LinkName, Op, Place, Present, Program, Ring, RingKey, SandboxNet, VipKey,
 };
 use crate::view::{Mac, SandboxId, Vni};
 
@@ -85,7 +85,7 @@ fn rows_bound_to_a_link_are_forgotten_with_its_sandbox() {
         mac,
         gateway: net.legs[0].gateway,
         mtu_bytes: 1450,
-        ingress: false,
+        role: AttachmentRole::Overlay,
     };
     held.sandboxes.insert(id.clone(), net);
     held.attachments.insert(host.clone(), row);

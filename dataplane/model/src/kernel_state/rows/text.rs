@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::{
-    AttachmentRow, Device, Endpoint, EndpointKey, Frontend, FrontendKey, Hook, HookMode, HookTarget, Leg,
-    LinkName, NodeRoute, Owner, PacketFilter, Place, PortKey, Present, Ring, RingKey, SandboxNet, Settings,
-    Singleton, VipKey, Vnis,
+    AttachmentRole, AttachmentRow, Device, Endpoint, EndpointKey, Frontend, FrontendKey, Hook, HookMode,
+    HookTarget, Leg, LinkName, NodeRoute, Owner, PacketFilter, Place, PortKey, Present, Ring, RingKey,
+    SandboxNet, Settings, Singleton, VipKey, Vnis,
 };
 use crate::view::{ProtocolNumber, SandboxId, Vni};
 
@@ -201,9 +201,13 @@ impl fmt::Display for Frontend {
 
 impl fmt::Display for AttachmentRow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { vni, address, mac, gateway, mtu_bytes, ingress } = self;
+        let Self { vni, address, mac, gateway, mtu_bytes, role } = self;
         write!(f, "vni {vni} {address} {mac} via {gateway} mtu {mtu_bytes}")?;
-        if *ingress { f.write_str(" ingress") } else { Ok(()) }
+        f.write_str(match role {
+            AttachmentRole::Overlay => "",
+            AttachmentRole::Ingress => " ingress",
+            AttachmentRole::WayOut => " way out",
+        })
     }
 }
 
