@@ -1,0 +1,176 @@
+//! Laws of the packet code, on random bytes and on frames that another library has built.
+
+use ebpf_abi::{Ip4, MacAddr, Port, protocol};
+use ebpf_packet::vxlan::Outer;
+use ebpf_packet::{Ethernet, Flow, Ipv4, NoFlow, arp, checksum, flow, hash, icmp, ipv4, vxlan};
+use etherparse::PacketBuilder;
+use proptest::prelude::*;
+
+/// The rewriting that the programs ask the kernel's helpers for, done here by [`checksum::replace`].
+fn replace_words(checksum: [u8; 2], from: &[u8], to: &[u8]) -> [u8; 2] {
+    from.chunks(2)
+        .zip(to.chunks(2))
+        .fold(checksum, |sum, (from, to)| checksum::replace(sum, [from[0], from[1]], [to[0], to[1]]))
+}
+
+fn frame(tcp: bool, source: ([u8; 4], u16), destination: ([u8; 4], u16), payload: &[u8]) -> Vec<u8> {
+    let ip = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(source.0, destination.0, 64);
+    let mut frame = Vec::new();
+    if tcp {
+        ip.tcp(source.1, destination.1, 7, 1024).syn().write(&mut frame, payload).unwrap();
+    } else {
+        ip.udp(source.1, destination.1).write(&mut frame, payload).unwrap();
+    }
+    frame
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_panic_a_parser(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        let packet = bytes.as_slice();
+        let _ = Ethernet::parse(&packet);
+        let _ = Flow::parse(&packet);
+        let _ = arp::Request::parse(&packet);
+        let _ = vxlan::vni(&packet, 34);
+        if let Ok(ip) = Ipv4::parse(&packet) {
+            let _ = Flow::of(&packet, &ip);
+            let _ = icmp::echo_reply(&packet, &ip);
+            let _ = icmp::embedded_flow(&packet, &ip);
+            prop_assert!(ip.header_len >= 20 && usize::from(ip.total_len) >= ip.header_len);
+        }
+    }
+
+    #[test]
+    fn no_cut_of_a_good_frame_panics(tcp: bool, cut in 0_usize..80, flip in 0_usize..60, to: u8) {
+        let mut bytes = frame(tcp, ([10, 0, 0, 1], 1), ([10, 0, 0, 2], 2), b"0123456789");
+        let position = flip % bytes.len();
+        bytes[position] = to;
+        bytes.truncate(cut);
+        let packet = bytes.as_slice();
+        if let Ok(flow) = Flow::parse(&packet) {
+            prop_assert!(flow.transport_offset + 4 <= packet.len());
+        }
+    }
+
+    #[test]
+    fn incremental_checksums_are_full_checksums(
+        words in prop::collection::vec(any::<[u8; 2]>(), 1..40), position: prop::sample::Index, to: [u8; 2],
+    ) {
+        let mut bytes = words.concat();
+        let before = checksum::full(&bytes);
+        let at = position.index(words.len()) * 2;
+        let from = [bytes[at], bytes[at + 1]];
+        bytes[at..at + 2].copy_from_slice(&to);
+        // All-zero bytes have no incremental form (RFC 1624 section 3); no header is all zero.
+        prop_assume!(bytes.iter().any(|byte| *byte != 0));
+        prop_assert_eq!(checksum::replace(before, from, to), checksum::full(&bytes));
+    }
+
+    #[test]
+    fn header_checksums_agree(header: [u8; 20]) {
+        prop_assert_eq!(checksum::header_checksum(&header), checksum::full(&header));
+    }
+
+    #[test]
+    fn flows_are_read_as_they_were_built(
+        tcp: bool, source: ([u8; 4], u16), destination: ([u8; 4], u16), payload in prop::collection::vec(any::<u8>(), 0..64),
+    ) {
+        let bytes = frame(tcp, source, destination, &payload);
+        let flow = Flow::parse(&bytes.as_slice()).unwrap();
+        prop_assert_eq!(flow.tuple.source, Ip4(source.0));
+        prop_assert_eq!(flow.tuple.destination, Ip4(destination.0));
+        prop_assert_eq!((flow.tuple.source_port.get(), flow.tuple.destination_port.get()), (source.1, destination.1));
+        prop_assert_eq!(flow.tuple.protocol, if tcp { protocol::TCP } else { protocol::UDP });
+        prop_assert_eq!(flow.is_first_syn(), tcp);
+        prop_assert_eq!(usize::from(flow.total_len), bytes.len() - 14);
+    }
+
+    /// Translating address and port by incremental updates gives the frame that is built with them.
+    #[test]
+    fn translated_frames_are_as_if_built_so(
+        tcp: bool, source: ([u8; 4], u16), from: ([u8; 4], u16), to: ([u8; 4], u16), payload in prop::collection::vec(any::<u8>(), 0..64),
+    ) {
+        let mut bytes = frame(tcp, source, from, &payload);
+        let flow = Flow::parse(&bytes.as_slice()).unwrap();
+        let (ip_sum, sum) = (ipv4::CHECKSUM_OFFSET, flow.checksum_offset());
+        let ip_checksum = replace_words([bytes[ip_sum], bytes[ip_sum + 1]], &from.0, &to.0);
+        let checksum = replace_words([bytes[sum], bytes[sum + 1]], &from.0, &to.0);
+        let checksum = replace_words(checksum, &from.1.to_be_bytes(), &to.1.to_be_bytes());
+        bytes[ip_sum..ip_sum + 2].copy_from_slice(&ip_checksum);
+        bytes[sum..sum + 2].copy_from_slice(&checksum);
+        bytes[ipv4::DESTINATION_OFFSET..][..4].copy_from_slice(&to.0);
+        bytes[flow.transport_offset + flow::DESTINATION_PORT_OFFSET..][..2].copy_from_slice(&to.1.to_be_bytes());
+        let built = frame(tcp, source, to, &payload);
+        // A UDP checksum that comes out as zero is sent as all ones (RFC 768), which the kernel's helper sees to.
+        prop_assume!(tcp || (bytes[sum..sum + 2] != [0, 0] && built[sum..sum + 2] != [0xff, 0xff]));
+        prop_assert_eq!(bytes, built);
+    }
+
+    #[test]
+    fn places_are_inside_their_ring(hash: u32, n_places in 1_u32..=65_537) {
+        prop_assert!(hash::place(hash, n_places) < n_places);
+    }
+
+    #[test]
+    fn encapsulation_is_read_back(vni in 0_u32..1 << 24, hash: u32, inner in prop::collection::vec(any::<u8>(), 14..300)) {
+        let outer = Outer {
+            source_mac: MacAddr([2; 6]),
+            destination_mac: MacAddr([4; 6]),
+            source: Ip4([198, 18, 0, 11]),
+            destination: Ip4([198, 18, 0, 12]),
+            source_port: vxlan::source_port(hash),
+            destination_port: Port::new(4789),
+            vni,
+        };
+        let bytes = [&outer.to_bytes(u16::try_from(inner.len()).unwrap())[..], &inner].concat();
+        let packet = etherparse::SlicedPacket::from_ethernet(&bytes).unwrap();
+        let Some(etherparse::NetSlice::Ipv4(ip)) = packet.net else { panic!("no IPv4") };
+        prop_assert_eq!(ip.header().header_checksum(), ip.header().to_header().calc_header_checksum());
+        let Some(etherparse::TransportSlice::Udp(udp)) = packet.transport else { panic!("no UDP") };
+        prop_assert_eq!(udp.payload().len(), inner.len() + 8);
+        prop_assert!(udp.source_port() >= 49_152 && udp.destination_port() == 4789);
+        prop_assert_eq!(vxlan::vni(&bytes.as_slice(), 34), Ok(Some(vni)));
+        prop_assert_eq!(&udp.payload()[8..], &inner);
+    }
+
+    #[test]
+    fn echo_replies_have_sound_checksums(payload in prop::collection::vec(any::<u8>(), 0..64), id: u16, sequence: u16) {
+        let ip = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([10, 0, 1, 5], [10, 0, 1, 2], 64);
+        let mut bytes = Vec::new();
+        ip.icmpv4_echo_request(id, sequence).write(&mut bytes, &payload).unwrap();
+        let header = Ipv4::parse(&bytes.as_slice()).unwrap();
+        let reply = icmp::echo_reply(&bytes.as_slice(), &header).unwrap();
+        bytes[icmp::OFFSET..icmp::OFFSET + 4].copy_from_slice(&reply);
+        prop_assert_eq!(checksum::full(&bytes[icmp::OFFSET..]), [0, 0]);
+    }
+}
+
+#[test]
+fn fragments_and_other_protocols_have_no_flow() {
+    let mut bytes = frame(false, ([1; 4], 1), ([2; 4], 2), b"x");
+    for flags in [0x2000_u16, 0x0001, 0x2001] {
+        bytes[20..22].copy_from_slice(&flags.to_be_bytes());
+        assert_eq!(Flow::parse(&bytes.as_slice()), Err(NoFlow::Fragment));
+    }
+    bytes[20..22].copy_from_slice(&[0x40, 0]);
+    assert!(Flow::parse(&bytes.as_slice()).is_ok(), "DF alone is no fragment");
+    bytes[23] = 47;
+    assert_eq!(Flow::parse(&bytes.as_slice()), Err(NoFlow::Protocol));
+}
+
+#[test]
+fn the_flow_in_an_icmp_error_is_the_one_complained_of() {
+    let about = frame(false, ([10, 0, 0, 100], 40_000), ([10, 0, 0, 5], 53), b"question");
+    let mut bytes = Vec::new();
+    PacketBuilder::ethernet2([2; 6], [4; 6])
+        .ipv4([10, 0, 0, 5], [10, 0, 0, 100], 64)
+        .icmpv4(etherparse::Icmpv4Type::DestinationUnreachable(
+            etherparse::icmpv4::DestUnreachableHeader::Port,
+        ))
+        .write(&mut bytes, &about[14..])
+        .unwrap();
+    let ip = Ipv4::parse(&bytes.as_slice()).unwrap();
+    let flow = icmp::embedded_flow(&bytes.as_slice(), &ip).unwrap();
+    assert_eq!(flow, Flow::parse(&about.as_slice()).unwrap().tuple);
+    assert_eq!(icmp::echo_reply(&bytes.as_slice(), &ip), None);
+}
