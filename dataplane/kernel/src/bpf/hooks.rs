@@ -64,6 +64,11 @@ impl Hooks {
         Self { pins, programs }
     }
 
+    /// The programs, for [`Programs::test_run`].
+    pub fn programs(&mut self) -> &mut Programs {
+        &mut self.programs
+    }
+
     /// The hooks that hang now. Pins whose interface is gone are left out.
     pub fn attached(&self) -> Result<Vec<HookPin>, HookError> {
         let pins = self.pins.hooks()?;

@@ -16,6 +16,7 @@ mod rings;
 mod sys;
 mod table;
 mod tables;
+mod test_run;
 
 use std::path::Path;
 
@@ -29,6 +30,7 @@ pub use preflight::{Missing, cgroup2_root, check, has_tcx};
 pub use rings::Rings;
 pub use table::{Single, Table, TableError};
 pub use tables::Tables;
+pub use test_run::{TestOutcome, TestPacket};
 
 /// The node's programs and maps.
 pub struct Bpf {

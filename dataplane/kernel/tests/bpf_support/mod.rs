@@ -7,4 +7,5 @@
 
 pub mod lab;
 pub mod namespace;
+pub mod packets;
 pub mod traffic;
