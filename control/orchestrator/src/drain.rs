@@ -8,6 +8,9 @@ use control_model::object::NodeState;
 use control_model::{Generation, NodeId, Task, TaskId, TaskState, Timestamp};
 use control_store::{Event, EventKind, State};
 
+#[cfg(test)]
+mod tests;
+
 /// How long a node that is up but silent can hold a task back.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
 

@@ -91,11 +91,15 @@ impl Orchestrator {
                 if !is_same {
                     self.note_service(service);
                 }
+                let emptied = self.leaving.note_service(service.id, Some(service));
+                self.work.extend(emptied.into_iter().map(Work::Network));
             }
             EventKind::Service(Some(service), None) => {
                 self.globals.remove(&service.id);
                 self.rollouts.remove(&service.id);
                 self.work.insert(Work::Service(service.id));
+                let emptied = self.leaving.note_service(service.id, None);
+                self.work.extend(emptied.into_iter().map(Work::Network));
             }
             EventKind::Task(before, after) => self.note_task(state, before.as_deref(), after.as_deref()),
             EventKind::Node(before, after) => self.note_node(state, before.as_deref(), after.as_deref()),
@@ -125,7 +129,7 @@ impl Orchestrator {
             self.work.insert(Work::Slot(task.service, task.slot));
         }
         if after.is_none_or(|task| task.status.state.is_terminal()) {
-            let emptied = self.leaving.note_end(task);
+            let emptied = self.leaving.note_task_end(task);
             self.work.extend(emptied.into_iter().map(Work::Network));
         }
     }

@@ -172,7 +172,8 @@ impl World {
     }
 
     fn any_service(&mut self) -> Option<std::sync::Arc<Service>> {
-        let services: Vec<_> = self.cluster.state().services().iter().cloned().collect();
+        let state = self.cluster.state();
+        let services: Vec<_> = state.services().iter().filter(|s| !s.pending_delete).cloned().collect();
         self.random.pick(&services)
     }
 
@@ -183,7 +184,12 @@ impl World {
 
     fn remove_service(&mut self) {
         let Some(service) = self.any_service() else { return };
-        self.cluster.commit(vec![Change::Delete(ObjectRef::Service(service.id))]);
+        if self.random.below(3) == 0 {
+            return self.cluster.commit(vec![Change::Delete(ObjectRef::Service(service.id))]);
+        }
+        let going = Service { pending_delete: true, ..Service::clone(&service) };
+        let object = Object::Service(Box::new(going));
+        self.cluster.commit(vec![Change::Update { object, expected: service.meta.version }]);
     }
 
     fn break_node(&mut self) {
@@ -250,11 +256,11 @@ impl World {
             }
             self.set_life(node.id, NodeState::Ready, true);
         }
-        let services: Vec<_> = self.cluster.state().services().iter().cloned().collect();
-        for old in services {
-            let mut new = Service::clone(&old);
+        let state = self.cluster.state();
+        for old in state.services().iter().filter(|service| !service.pending_delete) {
+            let mut new = Service::clone(old);
             new.spec.task.container.image = "v9".into();
-            self.write_update(&old, new);
+            self.write_update(old, new);
         }
         self.cluster.run(HEALING);
     }
@@ -262,6 +268,7 @@ impl World {
     fn check(&self) {
         let state = self.cluster.state();
         for service in state.services().iter() {
+            assert!(!service.pending_delete, "{} still goes", service.spec.name);
             check_service(&state, service);
         }
         let orphans = state.tasks().iter().filter(|t| state.services().get(&t.service).is_none());

@@ -7,7 +7,8 @@
 //! network NAME
 //! service NAME [key=value]…     see `spec.rs`
 //! update NAME [key=value]…      as the API does it: remembers the old spec, clears the update status
-//! rollback|rm NAME
+//! rollback|rm NAME              as the API does it
+//! delete NAME                   the service object goes at once
 //! fail NAME.SLOT                the running task fails
 //! leader                        another leader takes over
 //! run TIME
@@ -69,6 +70,13 @@ impl Player {
             "update" => self.update(words[0], &words[1..]),
             "rollback" => self.roll_back(words[0]),
             "rm" => {
+                let state = self.cluster.state();
+                let old = state.service_by_name(words[0]).expect("a service");
+                let new = Service { pending_delete: true, ..Service::clone(old) };
+                let object = Object::Service(Box::new(new));
+                self.cluster.commit(vec![Change::Update { object, expected: old.meta.version }]);
+            }
+            "delete" => {
                 let id = service_id(&self.cluster.state(), words[0]);
                 self.cluster.commit(vec![Change::Delete(ObjectRef::Service(id))]);
             }
