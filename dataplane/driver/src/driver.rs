@@ -89,8 +89,9 @@ impl Driver {
         Ok(Self { views, reports: published, requests, shown, bpffs_dir, thread: Some(thread) })
     }
 
-    /// Removes everything of ours from the node, and the DNS process: for a node that leaves the cluster.
-    pub async fn tear_down(self) -> Result<(), TeardownError> {
+    /// Removes everything of ours from the node, and the DNS process: for a node that leaves the cluster. The driver does
+    /// nothing after it.
+    pub async fn tear_down(&self) -> Result<(), TeardownError> {
         let (answer, left) = oneshot::channel();
         self.requests.send(Request::TearDown(answer)).await.map_err(|_| TeardownError::Ended)?;
         let left = left.await.map_err(|_| TeardownError::Ended)?;
