@@ -1,1 +1,88 @@
-fn main() {}
+//! `whoami`: a small HTTP server that says who it is and who asked, and the few clients that a container without any
+//! other program needs. Linked statically, so that it runs in an empty root file system.
+
+mod client;
+mod dns;
+mod drain;
+mod http;
+mod identity;
+mod server;
+mod udp;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+whoami: says who it is and who asked
+
+  whoami [serve] [--port 80] [--version TEXT]   HTTP server; SIGTERM ends it when open requests are answered
+  whoami get URL [-n N] [--only NAME] [--timeout MS] [--resolve NAME=ADDRESS]
+                                                N requests, each on a new connection
+  whoami healthcheck [URL]                      0 if the server answers well
+  whoami resolve NAME [--server 127.0.0.11]     addresses of a name, one a line
+  whoami listen-udp PORT                        sends every datagram back
+  whoami udp ADDRESS:PORT TEXT                  sends a datagram, prints the answer
+
+The answer's Task, Node, Service and Version are from TASK_NAME, NODE_NAME, SERVICE_NAME and VERSION.
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let result = match words.as_slice() {
+        ["get", options @ ..] => client::get(options),
+        ["healthcheck", options @ ..] => client::health_check(options),
+        ["resolve", options @ ..] => dns::resolve_command(options),
+        ["listen-udp", port] => udp::listen(port),
+        ["udp", target, text] => udp::ask(target, text),
+        ["help" | "--help" | "-h", ..] => {
+            print!("{USAGE}");
+            Ok(())
+        }
+        ["serve", options @ ..] | options => server::serve(options),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("whoami: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The value of `name` among `--name value` options; an unknown option is an error of the caller's.
+fn option<'a>(options: &[&'a str], name: &str) -> Option<&'a str> {
+    options.windows(2).find(|pair| pair[0] == name).map(|pair| pair[1])
+}
+
+/// Refuses options that are not in `known` (each takes a value) and gives the other words.
+fn positional<'a>(options: &[&'a str], known: &[&str]) -> Result<Vec<&'a str>, String> {
+    let mut rest = Vec::new();
+    let mut words = options.iter();
+    while let Some(word) = words.next() {
+        if known.contains(word) {
+            words.next().ok_or_else(|| format!("{word} needs a value"))?;
+        } else if word.starts_with('-') {
+            return Err(format!("unknown option {word}; see whoami --help"));
+        } else {
+            rest.push(*word);
+        }
+    }
+    Ok(rest)
+}
+
+/// Why a command failed, for people.
+type CommandResult = Result<(), String>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_are_taken_and_unknown_ones_refused() {
+        let words = ["http://x/", "-n", "3"];
+        assert_eq!(option(&words, "-n"), Some("3"));
+        assert_eq!(positional(&words, &["-n"]), Ok(vec!["http://x/"]));
+        assert!(positional(&words, &[]).is_err());
+        assert!(positional(&["-n"], &["-n"]).is_err());
+    }
+}
