@@ -25,6 +25,8 @@ pub(crate) struct SubnetPool {
     first: u32,
     last: u32,
     held: BTreeMap<u32, Holder>,
+    /// How many of `held` lie between `first` and `last`.
+    n_held: u32,
     resting: BTreeSet<u32>,
     rest_order: VecDeque<u32>,
     /// Where the search for an address that was never held begins.
@@ -38,8 +40,20 @@ impl SubnetPool {
         let (first, last) = range.map_or((low, high), |range| {
             (u32::from(range.network()).max(low), u32::from(range.broadcast()).min(high))
         });
-        let held = gateway.map(|gateway| (u32::from(gateway), Holder::Gateway)).into_iter().collect();
-        Self { subnet, first, last, held, resting: BTreeSet::new(), rest_order: VecDeque::new(), next: first }
+        let mut pool = Self {
+            subnet,
+            first,
+            last,
+            held: BTreeMap::new(),
+            n_held: 0,
+            resting: BTreeSet::new(),
+            rest_order: VecDeque::new(),
+            next: first,
+        };
+        if let Some(gateway) = gateway {
+            pool.hold(gateway, Holder::Gateway);
+        }
+        pool
     }
 
     pub(crate) fn subnet(&self) -> Ipv4Network {
@@ -50,6 +64,7 @@ impl SubnetPool {
     pub(crate) fn allocate(&mut self, holder: Holder) -> Option<Ipv4Addr> {
         let address = self.never_held().or_else(|| self.longest_resting())?;
         self.held.insert(address, holder);
+        self.n_held += 1;
         self.next = address.saturating_add(1);
         Some(address.into())
     }
@@ -57,9 +72,11 @@ impl SubnetPool {
     /// Notes an address that `holder` has already. `false` if another holds it.
     pub(crate) fn hold(&mut self, address: Ipv4Addr, holder: Holder) -> bool {
         let address = u32::from(address);
+        let n_before = self.held.len();
         let held = *self.held.entry(address).or_insert(holder) == holder;
         if held {
             self.resting.remove(&address);
+            self.n_held += u32::from(self.held.len() > n_before && self.may_give(address));
             // A pool that is built from held addresses goes on after the highest of them.
             if (self.next..=self.last).contains(&address) {
                 self.next = address.saturating_add(1);
@@ -75,7 +92,9 @@ impl SubnetPool {
             return false;
         }
         self.held.remove(&address);
-        if (self.first..=self.last).contains(&address) && self.resting.insert(address) {
+        if self.may_give(address) {
+            self.n_held -= 1;
+            self.resting.insert(address);
             self.rest_order.push_back(address);
         }
         true
@@ -87,12 +106,15 @@ impl SubnetPool {
             return None;
         }
         let size = u64::from(self.last - self.first) + 1;
-        let taken = self.held.range(self.first..=self.last).count() + self.resting.len();
-        if u64::try_from(taken).is_ok_and(|taken| taken >= size) {
+        if u64::from(self.n_held) + self.resting.len() as u64 >= size {
             return None;
         }
         let start = self.next.clamp(self.first, self.last);
         (start..=self.last).chain(self.first..start).find(|address| !self.is_taken(*address))
+    }
+
+    fn may_give(&self, address: u32) -> bool {
+        (self.first..=self.last).contains(&address)
     }
 
     fn is_taken(&self, address: u32) -> bool {
