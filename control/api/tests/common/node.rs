@@ -1,0 +1,144 @@
+//! A node in memory, in any state towards a swarm.
+
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use control_api::engine::Engine;
+use control_api::node::{
+    HostFacts, InitRequest, InspectError, JoinRequest, LocalState, Membership, Node, RaftFacts, RemoteManager,
+    SwarmError,
+};
+use control_model::NodeId;
+use control_store::{LocalStore, ReplicatedStore};
+use dataplane_model::inspect::{DropsReport, EndpointRow, LoadBalancerRow, NodeStatus, ProgramCounters};
+
+use super::engine::FakeEngine;
+use super::world;
+
+pub struct FakeNode {
+    pub engine: Arc<FakeEngine>,
+    pub state: Mutex<LocalState>,
+    /// What `/swarm/init` and `/swarm/join` brought.
+    pub inits: Mutex<Vec<InitRequest>>,
+    pub joins: Mutex<Vec<JoinRequest>>,
+    store: Mutex<Option<Arc<LocalStore>>>,
+    raft: RaftFacts,
+}
+
+impl FakeNode {
+    pub fn manager(store: Arc<LocalStore>) -> Self {
+        let state = LocalState {
+            membership: Membership::Active,
+            node: Some(world::MANAGER),
+            cluster: Some(world::CLUSTER),
+            is_manager: true,
+            addr: Some([198, 18, 0, 11].into()),
+            error: String::new(),
+            remote_managers: vec![RemoteManager { node: world::MANAGER, addr: "198.18.0.11:2377".into() }],
+        };
+        Self::new(state, Some(store))
+    }
+
+    pub fn worker() -> Self {
+        let state = LocalState {
+            membership: Membership::Active,
+            node: Some(world::WORKER_1),
+            addr: Some([198, 18, 0, 12].into()),
+            remote_managers: vec![RemoteManager { node: world::MANAGER, addr: "198.18.0.11:2377".into() }],
+            ..LocalState::default()
+        };
+        Self::new(state, None)
+    }
+
+    pub fn alone() -> Self {
+        Self::new(LocalState::default(), None)
+    }
+
+    fn new(state: LocalState, store: Option<Arc<LocalStore>>) -> Self {
+        Self {
+            engine: Arc::default(),
+            raft: RaftFacts { leader: Some(world::MANAGER), ..RaftFacts::default() },
+            state: Mutex::new(state),
+            inits: Mutex::default(),
+            joins: Mutex::default(),
+            store: Mutex::new(store),
+        }
+    }
+}
+
+#[async_trait]
+impl Node for FakeNode {
+    fn host(&self) -> HostFacts {
+        HostFacts {
+            hostname: "m1".into(),
+            version: "0.1.0".into(),
+            root_dir: "/var/lib/meshd".into(),
+            runtime: "runc".into(),
+            runtime_path: "/usr/sbin/runc".into(),
+            insecure_registries: vec!["198.18.0.11:5000".into()],
+            ..HostFacts::default()
+        }
+    }
+
+    fn local(&self) -> LocalState {
+        self.state.lock().expect("no panic").clone()
+    }
+
+    async fn init(&self, request: InitRequest) -> Result<NodeId, SwarmError> {
+        if request.advertise_addr == "nowhere" {
+            return Err(SwarmError::Address("must specify a listening address: no such interface nowhere".into()));
+        }
+        self.inits.lock().expect("no panic").push(request);
+        let manager = Self::manager(world::store());
+        *self.state.lock().expect("no panic") = manager.local();
+        *self.store.lock().expect("no panic") = manager.store.into_inner().expect("no panic");
+        Ok(world::MANAGER)
+    }
+
+    async fn join(&self, request: JoinRequest) -> Result<(), SwarmError> {
+        if !request.token.starts_with("SWMTKN-1-") {
+            return Err(SwarmError::Token("invalid join token".into()));
+        }
+        let state = Self::worker().local();
+        self.joins.lock().expect("no panic").push(request);
+        *self.state.lock().expect("no panic") = state;
+        Ok(())
+    }
+
+    async fn leave(&self, _: bool) -> Result<(), SwarmError> {
+        *self.state.lock().expect("no panic") = LocalState::default();
+        *self.store.lock().expect("no panic") = None;
+        Ok(())
+    }
+
+    fn store(&self) -> Option<Arc<dyn ReplicatedStore>> {
+        let store = self.store.lock().expect("no panic").clone();
+        store.map(|store| store as Arc<dyn ReplicatedStore>)
+    }
+
+    fn raft(&self) -> RaftFacts {
+        self.raft.clone()
+    }
+
+    fn engine(&self) -> Arc<dyn Engine> {
+        self.engine.clone()
+    }
+
+    async fn mesh_status(&self) -> Result<NodeStatus, InspectError> {
+        Err(InspectError("the data plane has not started".into()))
+    }
+
+    async fn mesh_load_balancers(&self) -> Result<Vec<LoadBalancerRow>, InspectError> {
+        Ok(Vec::new())
+    }
+
+    async fn mesh_endpoints(&self) -> Result<Vec<EndpointRow>, InspectError> {
+        Ok(Vec::new())
+    }
+
+    async fn mesh_drops(&self) -> Result<DropsReport, InspectError> {
+        let counters =
+            ProgramCounters { program: "ingress".into(), received: 3, forwarded: 1, passed: 2, drops: Vec::new() };
+        Ok(DropsReport { programs: vec![counters] })
+    }
+}
