@@ -14,26 +14,26 @@ impl Identity {
     pub fn of_this_process(version: &str) -> Self {
         let variable = |name: &str| std::env::var(name).unwrap_or_default();
         let fib = std::fs::read_to_string("/proc/net/fib_trie").unwrap_or_default();
-        let mut lines = format!("Hostname: {}\n", hostname());
+        let mut lines = format!("hostname: {}\n", hostname());
         for (label, value) in [
-            ("Task", variable("TASK_NAME")),
-            ("Node", variable("NODE_NAME")),
-            ("Service", variable("SERVICE_NAME")),
-            ("Version", version.to_owned()),
+            ("task", variable("TASK")),
+            ("node", variable("NODE")),
+            ("service", variable("SERVICE")),
+            ("version", version.to_owned()),
         ] {
             if !value.is_empty() {
                 writeln!(lines, "{label}: {value}").expect("writing to a string succeeds");
             }
         }
         for address in local_addresses(&fib) {
-            writeln!(lines, "IP: {address}").expect("writing to a string succeeds");
+            writeln!(lines, "ip: {address}").expect("writing to a string succeeds");
         }
         Self { lines }
     }
 
     /// The answer to a peer.
     pub fn answer(&self, local: SocketAddr, remote: SocketAddr, method: &str, target: &str) -> String {
-        format!("{}LocalAddr: {local}\nRemoteAddr: {remote}\n{method} {target}\n", self.lines)
+        format!("{}local: {local}\npeer: {remote}\nrequest: {method} {target}\n", self.lines)
     }
 }
 
@@ -72,11 +72,11 @@ mod tests {
 
     #[test]
     fn an_answer_names_both_ends() {
-        let identity = Identity { lines: "Hostname: h\n".into() };
+        let identity = Identity { lines: "hostname: h\n".into() };
         let (local, remote) = (SocketAddr::from(([10, 0, 0, 1], 80)), SocketAddr::from(([10, 0, 0, 2], 999)));
         assert_eq!(
             identity.answer(local, remote, "GET", "/x"),
-            "Hostname: h\nLocalAddr: 10.0.0.1:80\nRemoteAddr: 10.0.0.2:999\nGET /x\n"
+            "hostname: h\nlocal: 10.0.0.1:80\npeer: 10.0.0.2:999\nrequest: GET /x\n"
         );
     }
 }

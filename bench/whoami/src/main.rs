@@ -22,7 +22,8 @@ whoami: says who it is and who asked
   whoami listen-udp PORT                        sends every datagram back
   whoami udp ADDRESS:PORT TEXT                  sends a datagram, prints the answer
 
-The answer's Task, Node, Service and Version are from TASK_NAME, NODE_NAME, SERVICE_NAME and VERSION.
+An answer has a line `key: value` each for hostname, task, node, service, version, ip (one per address), local, peer
+and request; task, node, service and version are those of the environment (TASK, NODE, SERVICE, VERSION).
 ";
 
 fn main() -> ExitCode {

@@ -15,10 +15,10 @@ struct Server {
 
 impl Server {
     fn start() -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_whoami"));
+        let mut command = Command::new(env!("CARGO_BIN_EXE_bench-whoami"));
         command
             .args(["serve", "--port", "0", "--version", "7"])
-            .env("TASK_NAME", "web.1.x")
+            .env("TASK", "web.1.x")
             .stdout(Stdio::piped());
         let mut child = command.spawn().expect("the program starts");
         let mut line = String::new();
@@ -76,7 +76,8 @@ fn answers_say_who_it_is_and_who_asked() {
         write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").expect("sent");
         let text = answer(&mut stream);
         let peer = stream.local_addr().expect("connected");
-        for line in ["Task: web.1.x", "Version: 7", &format!("RemoteAddr: {peer}"), &format!("GET {path}")] {
+        for line in ["task: web.1.x", "version: 7", &format!("peer: {peer}"), &format!("request: GET {path}")]
+        {
             assert!(text.lines().any(|one| one == line), "{line} in {text}");
         }
         assert!(text.starts_with("HTTP/1.1 200 OK\r\n") && text.contains("Connection: keep-alive"), "{text}");
@@ -108,12 +109,13 @@ fn a_signal_lets_open_requests_finish() {
 fn the_client_gets_and_checks() {
     let server = Server::start();
     let run = |arguments: &[&str]| {
-        let output = Command::new(env!("CARGO_BIN_EXE_whoami")).args(arguments).output().expect("it runs");
+        let output =
+            Command::new(env!("CARGO_BIN_EXE_bench-whoami")).args(arguments).output().expect("it runs");
         (output.status.success(), String::from_utf8(output.stdout).expect("text"))
     };
     let url = format!("http://whoami.example:{}/", server.addr.port());
     let fixed = "whoami.example=127.0.0.1";
-    let (good, text) = run(&["get", &url, "-n", "3", "--only", "Version", "--resolve", fixed]);
+    let (good, text) = run(&["get", &url, "-n", "3", "--only", "version", "--resolve", fixed]);
     assert!(good);
     assert_eq!(text, "7\n7\n7\n");
     assert!(run(&["healthcheck", &format!("http://{}/", server.addr)]).0);
