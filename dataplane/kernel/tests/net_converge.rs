@@ -139,7 +139,9 @@ fn a_foreign_bridge_is_left_alone() {
         wanted.devices[&LinkName::gateway_bridge()].clone(),
     ));
     let refused = node.run(net.apply(&device));
-    let gone = dataplane_model::Op::Device(dataplane_model::kernel_state::Change::Delete(LinkName::gateway_bridge()));
+    let gone = dataplane_model::Op::Device(dataplane_model::kernel_state::Change::Delete(
+        LinkName::gateway_bridge(),
+    ));
     node.run(net.apply(&gone)).unwrap();
 
     assert!(held.devices.is_empty());

@@ -34,6 +34,7 @@ pub(crate) fn plan(view: &NodeView, facts: &NodeFacts, underlay_mtu_bytes: u32, 
     let mut filter = PacketFilter {
         bridge: LinkName::gateway_bridge(),
         subnet: facts.gateway_subnet,
+        tunnel_port: view.vxlan_port,
         guarded: if facts.host_forwards { BTreeSet::new() } else { facts.uplinks.keys().cloned().collect() },
         no_egress: BTreeSet::new(),
         host_ports: BTreeMap::new(),

@@ -185,6 +185,7 @@ pub fn wanted(id: &SandboxId) -> KernelState {
     let filter = PacketFilter {
         bridge: LinkName::gateway_bridge(),
         subnet: "172.18.0.0/16".parse().unwrap(),
+        tunnel_port: 4789,
         guarded: [link("up0")].into(),
         no_egress: [].into(),
         host_ports: [].into(),

@@ -99,6 +99,8 @@ pub struct PacketFilter {
     /// The gateway bridge and the addresses behind it: masqueraded when they leave by another interface.
     pub bridge: LinkName,
     pub subnet: Ipv4Network,
+    /// UDP port of the tunnels, whose packets are not tracked: each flow in a tunnel has an outer source port of its own.
+    pub tunnel_port: u16,
     /// Interfaces that forward to the bridge alone, because the host has forwarding off.
     pub guarded: BTreeSet<LinkName>,
     /// Addresses behind the bridge that may answer but not begin: tasks of internal networks with host ports.

@@ -9,6 +9,7 @@ fn filter() -> PacketFilter {
     PacketFilter {
         bridge: LinkName::gateway_bridge(),
         subnet: "172.18.0.0/16".parse().unwrap(),
+        tunnel_port: 4789,
         guarded: BTreeSet::from([LinkName::new("up0").unwrap()]),
         no_egress: BTreeSet::from([Ipv4Addr::new(172, 18, 0, 7)]),
         host_ports: BTreeMap::from([((6, 8080), (Ipv4Addr::new(172, 18, 0, 7), 80))]),

@@ -25,7 +25,7 @@ pub(super) fn removal() -> String {
 /// The filter that `nft list` shows; `None` if the rules are not what their fingerprint says.
 pub(super) fn parse(listed: &str) -> Option<PacketFilter> {
     let comments: Vec<&str> = listed.lines().filter_map(comment).collect();
-    let mut filter = None;
+    let (mut filter, mut tunnel_port) = (None, None);
     let (mut guarded, mut no_egress, mut host_ports) = (BTreeSet::new(), BTreeSet::new(), BTreeMap::new());
     for comment in &comments {
         let (word, data) = comment.split_once(' ')?;
@@ -34,6 +34,7 @@ pub(super) fn parse(listed: &str) -> Option<PacketFilter> {
                 let (bridge, subnet) = data.split_once(' ')?;
                 filter = Some((LinkName::new(bridge)?, subnet.parse().ok()?));
             }
+            "tunnel" => tunnel_port = data.parse().ok(),
             "guarded" => drop(guarded.insert(LinkName::new(data)?)),
             "no-egress" => drop(no_egress.insert(data.parse().ok()?)),
             "host-port" => {
@@ -46,8 +47,8 @@ pub(super) fn parse(listed: &str) -> Option<PacketFilter> {
             _ => {}
         }
     }
-    let (bridge, subnet) = filter?;
-    let filter = PacketFilter { bridge, subnet, guarded, no_egress, host_ports };
+    let ((bridge, subnet), tunnel_port) = filter.zip(tunnel_port)?;
+    let filter = PacketFilter { bridge, subnet, tunnel_port, guarded, no_egress, host_ports };
     let fingerprint = format!("{FINGERPRINT}{:016x}", hash(&body(&filter)));
     comments.contains(&fingerprint.as_str()).then_some(filter)
 }
@@ -58,10 +59,20 @@ fn comment(line: &str) -> Option<&str> {
 
 fn body(filter: &PacketFilter) -> String {
     let mut text = String::new();
-    forward_chain(filter, &mut text)
+    untracked_chains(filter, &mut text)
+        .and_then(|()| forward_chain(filter, &mut text))
         .and_then(|()| nat_chains(filter, &mut text))
         .expect("a String takes all");
     text
+}
+
+/// Before connection tracking (priority -200) sees them.
+fn untracked_chains(filter: &PacketFilter, text: &mut String) -> std::fmt::Result {
+    let port = filter.tunnel_port;
+    writeln!(text, "\tchain raw_in {{\n\t\ttype filter hook prerouting priority -300; policy accept;")?;
+    writeln!(text, "\t\tudp dport {port} notrack comment \"tunnel {port}\"\n\t}}")?;
+    writeln!(text, "\tchain raw_out {{\n\t\ttype filter hook output priority -300; policy accept;")?;
+    writeln!(text, "\t\tudp dport {port} notrack\n\t}}")
 }
 
 /// Tasks may begin connections to the outside, nobody may begin one to them but through their host ports; and where the

@@ -72,7 +72,7 @@ impl fmt::Display for NodeRoute {
 
 impl fmt::Display for PacketFilter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "masquerade {} behind {}", self.subnet, self.bridge)?;
+        write!(f, "masquerade {} behind {} untracked {}", self.subnet, self.bridge, self.tunnel_port)?;
         if !self.guarded.is_empty() {
             write!(f, " guarded {}", join(&self.guarded))?;
         }
