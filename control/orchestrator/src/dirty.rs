@@ -38,3 +38,118 @@ fn same_ports(wanted: &[PortConfig], has: &[PortConfig]) -> bool {
             wanted == has || (wanted.published == 0 && *wanted == PortConfig { published: 0, ..has.clone() })
         })
 }
+
+#[cfg(test)]
+mod tests {
+    use control_model::object::{Meta, NodeDescription, NodeStatus, Slot, TaskStatus};
+    use control_model::spec::{
+        EndpointMode, EndpointSpec, NodeSpec, Protocol, PublishMode, Role, ServiceMode, ServiceSpec,
+        UpdateConfig,
+    };
+    use control_model::{NodeId, ServiceId, TaskId, TaskState};
+
+    use super::*;
+
+    fn service() -> Service {
+        Service {
+            id: ServiceId::from_bits(1),
+            meta: Meta { spec_version: 7, ..Meta::default() },
+            spec: ServiceSpec {
+                name: "s".into(),
+                labels: [].into(),
+                task: TaskSpec::default(),
+                mode: ServiceMode::Global,
+                update: UpdateConfig::default(),
+                rollback: UpdateConfig::default(),
+                has_update: false,
+                has_rollback: false,
+                endpoint: EndpointSpec { mode: EndpointMode::Vip, ports: vec![port(0, 80)] },
+            },
+            previous_spec: None,
+            previous_spec_version: 0,
+            endpoint: None,
+            update_status: None,
+            pending_delete: false,
+        }
+    }
+
+    fn port(published: u16, target: u16) -> PortConfig {
+        let (protocol, mode) = (Protocol::Tcp, PublishMode::Ingress);
+        PortConfig { name: String::new(), protocol, target, published, mode }
+    }
+
+    /// Made from an older version of `service`, with a port given by the allocator.
+    fn task() -> Task {
+        Task {
+            id: TaskId::from_bits(1),
+            meta: Meta::default(),
+            service: ServiceId::from_bits(1),
+            service_name: "s".into(),
+            slot: Slot::Replica(1),
+            node: None,
+            spec: TaskSpec::default(),
+            spec_version: 6,
+            endpoint_mode: EndpointMode::Vip,
+            ports: vec![port(30000, 80)],
+            attachments: Vec::new(),
+            status: TaskStatus::default(),
+            desired_state: TaskState::Running,
+            drained: false,
+        }
+    }
+
+    fn node(label: &str) -> Node {
+        Node {
+            id: NodeId::from_bits(1),
+            meta: Meta::default(),
+            spec: NodeSpec { labels: [("zone".into(), label.into())].into(), ..NodeSpec::default() },
+            description: NodeDescription::default(),
+            status: NodeStatus::default(),
+            manager: None,
+            certificate_role: Role::Worker,
+        }
+    }
+
+    #[test]
+    fn the_same_spec_is_clean_whatever_its_version() {
+        assert!(!is_task_dirty(&service(), &task(), None));
+        let mut scaled = service();
+        scaled.spec.labels.insert("a".into(), "b".into());
+        scaled.spec.update.parallelism = 9;
+        assert!(!is_task_dirty(&scaled, &task(), None));
+    }
+
+    #[test]
+    fn the_same_version_is_clean_without_a_look() {
+        let odd = Task { spec_version: 7, ports: Vec::new(), ..task() };
+        assert!(!is_task_dirty(&service(), &odd, None));
+    }
+
+    #[test]
+    fn changes_that_a_container_sees_are_dirty() {
+        let edits: [fn(&mut Service); 6] = [
+            |s| s.spec.task.container.image = "v2".into(),
+            |s| s.spec.task.force_update = 1,
+            |s| s.spec.endpoint.mode = EndpointMode::Dnsrr,
+            |s| s.spec.endpoint.ports[0].published = 8080,
+            |s| s.spec.endpoint.ports[0].target = 81,
+            |s| s.spec.endpoint.ports.push(port(0, 81)),
+        ];
+        for (at, edit) in edits.into_iter().enumerate() {
+            let mut edited = service();
+            edit(&mut edited);
+            assert!(is_task_dirty(&edited, &task(), Some(&node("a"))), "edit {at}");
+        }
+    }
+
+    #[test]
+    fn a_constraint_that_its_node_satisfies_leaves_a_task() {
+        let mut constrained = service();
+        constrained.spec.task.placement.constraints = vec!["node.labels.zone==a".into()];
+        assert!(!is_task_dirty(&constrained, &task(), Some(&node("a"))));
+        assert!(is_task_dirty(&constrained, &task(), Some(&node("b"))));
+        assert!(is_task_dirty(&constrained, &task(), None));
+        constrained.spec.task.force_update = 1;
+        assert!(is_task_dirty(&constrained, &task(), Some(&node("a"))));
+    }
+}

@@ -1,6 +1,7 @@
 //! The machine: which events make what dirty, and the looks at it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use control_model::change::{Change, ObjectRef};
 use control_model::object::{Node, Service, Slot, TaskStatus};
@@ -9,7 +10,7 @@ use control_model::{NodeId, ServiceId, Task, TaskState, Timestamp};
 use control_store::{Event, EventKind, State};
 
 use crate::network::LeavingNetworks;
-use crate::node::matters;
+use crate::node::{is_gone, matters};
 use crate::restart::is_on_node;
 use crate::rollout::Rollouts;
 use crate::slot::{SlotTasks, is_wanted};
@@ -18,8 +19,11 @@ use crate::work::{Step, Timers, Work};
 /// Where ids of new tasks come from: 128 random bits each.
 pub type IdSource = Box<dyn FnMut() -> u128 + Send>;
 
-/// Of a task whose node was removed from the cluster.
-const ORPHANED_MESSAGE: &str = "the task's node was removed from the cluster";
+/// Of a task whose node will not report on it any more.
+const REMOVED_MESSAGE: &str = "the task's node was removed from the cluster";
+const LOST_MESSAGE: &str = "the task's node has been down for too long";
+/// After so long a lost node is not expected to say any more what became of its tasks (swarmkit's dispatcher).
+const LOST_AFTER: Duration = Duration::from_hours(24);
 
 /// Owns which tasks exist, their desired state, and the services' update status.
 pub struct Orchestrator {
@@ -57,7 +61,10 @@ impl Orchestrator {
                 machine.work.insert(Work::Service(task.service));
             }
             let node = task.node.filter(|node| state.nodes().get(node).is_none());
-            machine.work.extend(node.map(Work::RemovedNode));
+            machine.work.extend(node.map(Work::GoneNode));
+        }
+        for node in state.nodes().iter().filter(|node| is_gone(Some(node))) {
+            machine.timers.add(node.meta.updated_at.after(LOST_AFTER), Work::GoneNode(node.id));
         }
         machine
     }
@@ -141,8 +148,12 @@ impl Orchestrator {
         {
             return;
         }
-        if after.is_none() {
-            self.work.insert(Work::RemovedNode(id));
+        match after {
+            None => drop(self.work.insert(Work::GoneNode(id))),
+            Some(node) if is_gone(after) => {
+                self.timers.add(node.meta.updated_at.after(LOST_AFTER), Work::GoneNode(id));
+            }
+            Some(_) => {}
         }
         let slots = state.tasks_of_node(id).map(|task| Work::Slot(task.service, task.slot));
         self.work.extend(slots);
@@ -165,7 +176,7 @@ impl Orchestrator {
                 Work::Slot(id, _) if looked.contains(&id) => {}
                 Work::Slot(id, slot) => look_at_slot(&mut step, id, slot),
                 Work::Network(id) => step.changes.extend(self.leaving.delete_if_empty(id)),
-                Work::RemovedNode(id) => orphan_tasks(&mut step, id),
+                Work::GoneNode(id) => orphan_tasks(&mut step, id),
             }
         }
         step.changes
@@ -206,16 +217,19 @@ fn look_at_slot(step: &mut Step, id: ServiceId, slot: Slot) {
     }
 }
 
-/// No agent will ever report on these tasks again.
+/// No agent will report on these tasks any more.
 fn orphan_tasks(step: &mut Step, id: NodeId) {
-    if step.state.nodes().get(&id).is_some() {
+    let node = step.state.nodes().get(&id).map(AsRef::as_ref);
+    let is_back_or_lost_anew =
+        node.is_some_and(|n: &Node| !is_gone(node) || n.meta.updated_at.after(LOST_AFTER) > step.now);
+    if is_back_or_lost_anew {
         return;
     }
     for task in step.state.tasks_of_node(id).filter(|task| is_on_node(task)) {
         let status = TaskStatus {
             state: TaskState::Orphaned,
             at: step.now,
-            message: ORPHANED_MESSAGE.into(),
+            message: if node.is_some() { LOST_MESSAGE } else { REMOVED_MESSAGE }.into(),
             ..task.status.clone()
         };
         step.changes.push(Change::TaskStatus { id: task.id, status });

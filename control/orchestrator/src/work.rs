@@ -13,8 +13,8 @@ pub(crate) enum Work {
     Service(ServiceId),
     Slot(ServiceId, Slot),
     Network(NetworkId),
-    /// Tasks of a node that is not in the cluster any more.
-    RemovedNode(NodeId),
+    /// Tasks of a node that was removed, or has been lost for long.
+    GoneNode(NodeId),
 }
 
 /// Work that is due at a later time. Looking too often does no harm, so nothing is ever cancelled.

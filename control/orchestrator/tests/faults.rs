@@ -84,6 +84,11 @@ impl World {
             13..17 => self.doom_task(),
             17 => self.cluster.change_leader(),
             18 => self.mute_node(),
+            // Longer than any delay or time-out; now and then longer than a lost node is waited for.
+            19 if self.random.below(3) == 0 => {
+                let hours = [1, 1, 25][self.random.below(3)];
+                self.cluster.skip(Duration::from_hours(hours));
+            }
             _ if self.cluster.state().nodes().len() < 7 => self.add_node(),
             _ => self.remove_node(),
         }

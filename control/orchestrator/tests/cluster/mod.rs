@@ -118,6 +118,12 @@ impl Cluster {
         }
     }
 
+    /// A long time in one step.
+    pub fn skip(&mut self, span: Duration) {
+        self.clock.fetch_add(i64::try_from(span.as_nanos()).expect("short"), Ordering::Relaxed);
+        self.step();
+    }
+
     /// One step of time: agents act, the loops answer until nothing changes.
     pub fn step(&mut self) {
         self.clock.fetch_add(i64::try_from(STEP.as_nanos()).expect("short"), Ordering::Relaxed);

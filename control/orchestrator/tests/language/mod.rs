@@ -11,7 +11,7 @@
 //! delete NAME                   the service object goes at once
 //! fail NAME.SLOT                the running task fails
 //! leader                        another leader takes over
-//! run TIME
+//! run TIME · pass HOURS        `pass` is one step of time for all
 //! ps NAME · ls · status NAME · spread NAME
 //! trace NAME TIME               lets time pass and prints each change of how many run, by image
 //! ```
@@ -83,6 +83,10 @@ impl Player {
             "rm-network" => self.remove_network(words[0]),
             "fail" => self.fail(words[0]),
             "leader" => self.cluster.change_leader(),
+            "pass" => {
+                let hours: u64 = number(words[0].trim_end_matches('h'));
+                self.cluster.skip(Duration::from_hours(hours));
+            }
             "run" => self.cluster.run(duration(words[0])),
             "trace" => self.trace(words[0], duration(words[1]), output),
             "ps" => print::ps(&self.cluster.state(), words[0], output),
