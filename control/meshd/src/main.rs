@@ -1,1 +1,47 @@
-fn main() {}
+//! `meshd`: the daemon, and its few subcommands.
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use clap::Parser as _;
+use dataplane_dns::ServerOptions;
+use meshd::config::{Cli, Command, Config};
+use meshd::{daemon, teardown};
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            for line in format!("{error:#}").lines() {
+                eprintln!("meshd: {line}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<()> {
+    let config = Config::load(&cli.flags)?;
+    start_log(&config)?;
+    match cli.command {
+        None => daemon::run(config),
+        Some(Command::Dns) => {
+            let options = ServerOptions::new(config.run_dir.join("dns.sock"));
+            dataplane_dns::run_server(&options).context("the DNS process failed")
+        }
+        Some(Command::Check) => {
+            daemon::refuse_if_missing(&config)?;
+            println!("This machine has all that meshd needs.");
+            Ok(())
+        }
+        Some(Command::Teardown) => teardown::run(config),
+    }
+}
+
+fn start_log(config: &Config) -> Result<()> {
+    let filter = EnvFilter::try_new(&config.log_level).context("--log-level")?;
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    Ok(())
+}

@@ -1,0 +1,255 @@
+//! Turns what the user says of addresses (`--advertise-addr eth0:2377`) into addresses, as Docker does.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use nix::ifaddrs::getifaddrs;
+use nix::net::if_::InterfaceFlags;
+
+/// Default port of the cluster's control plane.
+pub const DEFAULT_PORT: u16 = 2377;
+
+/// A text that names no address of this node, in Docker's words where it has some.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AddressError {
+    #[error(
+        "could not choose an IP address to advertise since this system has multiple addresses {0} - specify one with --advertise-addr"
+    )]
+    Several(String),
+    #[error("could not find the system's IP address - specify one with --advertise-addr")]
+    NoneFound,
+    #[error(
+        "advertise address must be a non-zero IP address or network interface (with optional port number)"
+    )]
+    AdvertiseUnspecified,
+    #[error("data path address must be a non-zero IP")]
+    DataPathUnspecified,
+    #[error("{0} has no IPv4 address that tunnels could use")]
+    DataPathNotV4(String),
+    #[error("{0} must be an IP address or network interface (with optional port number)")]
+    Unreadable(String),
+    #[error("interface {0} has more than one IPv4 address ({1} and {2})")]
+    InterfaceSeveral(String, Ipv4Addr, Ipv4Addr),
+    #[error("interface {0} has no usable IPv4 addresses")]
+    InterfaceNone(String),
+}
+
+/// Addresses of the node's interfaces: name, address; loopback and interfaces that are down are left out, and those
+/// that the daemon makes itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SystemAddresses(pub BTreeMap<String, Vec<IpAddr>>);
+
+impl SystemAddresses {
+    /// Reads them from the kernel, in the caller's network namespace.
+    pub fn read() -> Self {
+        let mut interfaces = BTreeMap::<String, Vec<IpAddr>>::new();
+        for interface in getifaddrs().into_iter().flatten() {
+            let flags = interface.flags;
+            if !flags.contains(InterfaceFlags::IFF_UP)
+                || flags.contains(InterfaceFlags::IFF_LOOPBACK)
+                || is_own(&interface.interface_name)
+            {
+                continue;
+            }
+            let Some(address) = interface.address else { continue };
+            let ip = (address.as_sockaddr_in().map(|a| IpAddr::V4(a.ip())))
+                .or_else(|| address.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip())));
+            if let Some(ip) = ip.filter(|ip| is_global(*ip)) {
+                interfaces.entry(interface.interface_name).or_default().push(ip);
+            }
+        }
+        Self(interfaces)
+    }
+
+    /// All of them.
+    pub fn all(&self) -> impl Iterator<Item = IpAddr> {
+        self.0.values().flatten().copied()
+    }
+
+    /// The node's one IPv4 address; several are the user's choice.
+    fn single(&self) -> Result<IpAddr, AddressError> {
+        let mut v4 = self
+            .0
+            .iter()
+            .flat_map(|(name, list)| list.iter().map(move |ip| (name, *ip)))
+            .filter(|(_, ip)| ip.is_ipv4());
+        match (v4.next(), v4.next()) {
+            (Some((_, ip)), None) => Ok(ip),
+            (None, _) => Err(AddressError::NoneFound),
+            (Some(first), Some(second)) => {
+                let place = |(name, ip): (&String, IpAddr)| format!("({ip} on interface {name})");
+                Err(AddressError::Several(format!("{} and {}", place(first), place(second))))
+            }
+        }
+    }
+
+    fn of_interface(&self, name: &str) -> Option<Result<IpAddr, AddressError>> {
+        let list = self.0.get(name)?;
+        let mut v4 = list.iter().filter_map(|ip| match ip {
+            IpAddr::V4(ip) => Some(*ip),
+            IpAddr::V6(_) => None,
+        });
+        Some(match (v4.next(), v4.next()) {
+            (Some(ip), None) => Ok(IpAddr::V4(ip)),
+            (Some(first), Some(second)) => {
+                Err(AddressError::InterfaceSeveral(name.to_owned(), first, second))
+            }
+            (None, _) => list.first().copied().ok_or_else(|| AddressError::InterfaceNone(name.to_owned())),
+        })
+    }
+}
+
+/// Interfaces that the daemon makes: their addresses are no way to reach the node.
+fn is_own(name: &str) -> bool {
+    name == "docker_gwbridge" || name == "docker0" || name == "mesh-vx" || name.starts_with("mv")
+}
+
+fn is_global(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => !ip.is_loopback() && !ip.is_link_local() && !ip.is_unspecified(),
+        IpAddr::V6(ip) => !ip.is_loopback() && !ip.is_unicast_link_local() && !ip.is_unspecified(),
+    }
+}
+
+/// Where this node is reached and listens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Addresses {
+    pub listen: SocketAddr,
+    pub advertise: SocketAddr,
+    pub data_path: Ipv4Addr,
+}
+
+impl Addresses {
+    /// Resolves the three texts; an empty one is chosen: listen on all addresses, advertise the node's one address,
+    /// tunnel from the advertised address.
+    pub fn resolve(
+        system: &SystemAddresses,
+        listen: &str,
+        advertise: &str,
+        data_path: &str,
+    ) -> Result<Self, AddressError> {
+        let listen = match listen {
+            "" => SocketAddr::from((Ipv4Addr::UNSPECIFIED, DEFAULT_PORT)),
+            text => parse(system, text, DEFAULT_PORT)?,
+        };
+        let advertise = match advertise {
+            "" if !listen.ip().is_unspecified() => listen,
+            "" => SocketAddr::new(system.single()?, listen.port()),
+            text => parse(system, text, listen.port())?,
+        };
+        if advertise.ip().is_unspecified() {
+            return Err(AddressError::AdvertiseUnspecified);
+        }
+        let data_path = match data_path {
+            // An advertised address that is not the node's own (of a load balancer) can't be a tunnel's end.
+            "" if system.all().any(|ip| ip == advertise.ip()) => advertise.ip(),
+            "" => system.single().unwrap_or(advertise.ip()),
+            text => parse(system, text, 0)?.ip(),
+        };
+        match data_path {
+            IpAddr::V4(ip) if ip.is_unspecified() => Err(AddressError::DataPathUnspecified),
+            IpAddr::V4(data_path) => Ok(Self { listen, advertise, data_path }),
+            IpAddr::V6(ip) => Err(AddressError::DataPathNotV4(ip.to_string())),
+        }
+    }
+}
+
+/// `ADDRESS|INTERFACE[:PORT]`.
+fn parse(system: &SystemAddresses, text: &str, default_port: u16) -> Result<SocketAddr, AddressError> {
+    if let Ok(addr) = text.parse() {
+        return Ok(addr);
+    }
+    if let Ok(ip) = text.trim_start_matches('[').trim_end_matches(']').parse() {
+        return Ok(SocketAddr::new(ip, default_port));
+    }
+    let unreadable = || AddressError::Unreadable(text.to_owned());
+    let (name, port) = match text.rsplit_once(':') {
+        Some((name, port)) => (name, port.parse().map_err(|_| unreadable())?),
+        None => (text, default_port),
+    };
+    let ip = system.of_interface(name).ok_or_else(unreadable)??;
+    Ok(SocketAddr::new(ip, port))
+}
+
+/// A manager to join, `HOST[:PORT]`. Resolves names.
+pub async fn resolve_remote(text: &str) -> Result<Vec<SocketAddr>, std::io::Error> {
+    if let Ok(ip) = text.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
+        return Ok(vec![SocketAddr::new(ip, DEFAULT_PORT)]);
+    }
+    let with_port = match text.parse::<SocketAddr>() {
+        Ok(addr) => return Ok(vec![addr]),
+        Err(_) if text.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) => {
+            text.to_owned()
+        }
+        Err(_) => format!("{text}:{DEFAULT_PORT}"),
+    };
+    Ok(tokio::net::lookup_host(with_port).await?.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn system(list: &[(&str, &[&str])]) -> SystemAddresses {
+        let parse = |ips: &[&str]| ips.iter().map(|ip| ip.parse().expect("an address")).collect();
+        SystemAddresses(list.iter().map(|(name, ips)| ((*name).to_owned(), parse(ips))).collect())
+    }
+
+    fn resolve(system: &SystemAddresses, texts: [&str; 3]) -> Result<String, String> {
+        let [listen, advertise, data_path] = texts;
+        Addresses::resolve(system, listen, advertise, data_path)
+            .map(|a| format!("{} {} {}", a.listen, a.advertise, a.data_path))
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn one_address_is_chosen_by_itself() {
+        let one = system(&[("eth0", &["198.18.0.11", "fd00::1"])]);
+        assert_eq!(resolve(&one, ["", "", ""]), Ok("0.0.0.0:2377 198.18.0.11:2377 198.18.0.11".into()));
+        assert_eq!(
+            resolve(&one, ["eth0:4000", "", ""]),
+            Ok("198.18.0.11:4000 198.18.0.11:4000 198.18.0.11".into())
+        );
+    }
+
+    #[test]
+    fn several_addresses_must_be_chosen_from() {
+        let two = system(&[("eth0", &["198.18.0.11"]), ("eth1", &["10.1.0.1"])]);
+        let error = resolve(&two, ["", "", ""]).expect_err("unclear");
+        assert!(
+            error.starts_with("could not choose an IP address to advertise since this system has multiple"),
+            "{error}"
+        );
+        assert_eq!(resolve(&two, ["", "eth1", ""]), Ok("0.0.0.0:2377 10.1.0.1:2377 10.1.0.1".into()));
+        assert_eq!(
+            resolve(&two, ["", "10.1.0.1:99", "eth0"]),
+            Ok("0.0.0.0:2377 10.1.0.1:99 198.18.0.11".into())
+        );
+    }
+
+    #[test]
+    fn an_address_of_a_load_balancer_is_advertised_but_no_tunnel_end() {
+        let one = system(&[("eth0", &["198.18.0.11"])]);
+        assert_eq!(
+            resolve(&one, ["", "203.0.113.1", ""]),
+            Ok("0.0.0.0:2377 203.0.113.1:2377 198.18.0.11".into())
+        );
+    }
+
+    #[test]
+    fn what_names_nothing_is_refused() {
+        let one = system(&[("eth0", &["198.18.0.11"]), ("eth1", &[]), ("v6", &["fd00::1"])]);
+        for texts in [
+            ["nope", "", ""],
+            ["", "eth0:port", ""],
+            ["", "0.0.0.0", ""],
+            ["", "eth1", ""],
+            ["", "", "0.0.0.0"],
+            ["", "", "fd00::1"],
+            ["", "", "v6"],
+        ] {
+            resolve(&one, texts).expect_err("refused");
+        }
+        resolve(&system(&[]), ["", "", ""]).expect_err("no address at all");
+    }
+}

@@ -1,0 +1,333 @@
+//! The daemon's settings: flags, then the TOML file, then defaults. Flags win.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde::Deserialize;
+
+/// Read when no `--config` is given, if it is there.
+const DEFAULT_CONFIG: &str = "/etc/meshd/meshd.toml";
+
+/// The command line.
+#[derive(Debug, Parser)]
+#[command(
+    name = "meshd",
+    version,
+    about = "Node daemon of a swarm-mode cluster over an eBPF data plane.",
+    long_about = "Node daemon of a swarm-mode cluster over an eBPF data plane.\n\n\
+        Without a subcommand it runs the daemon: the Docker Engine API on a unix socket, this node's tasks, its data \
+        plane, and, on a manager, the cluster's control plane. Every option may also stand in the TOML file under \
+        its long name without the dashes in front (state-dir = \"/var/lib/meshd\"); a flag wins over the file.",
+    after_help = "Use it with the docker CLI: docker -H unix:///run/meshd/docker.sock swarm init"
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
+    #[command(flatten)]
+    pub flags: Flags,
+}
+
+/// What else the program can do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve names to the sandboxes of this node. Started and fed by the daemon, outlives it
+    Dns,
+    /// Say whether this machine has all that the daemon needs
+    Check,
+    /// Remove everything of this daemon from the kernel: containers, namespaces, programs, links. The daemon must not
+    /// run. Its state directory stays; a node that is still part of a swarm takes up its tasks with the next start
+    Teardown,
+}
+
+/// The options as given; those that were not are `None`.
+#[derive(Debug, Clone, Default, Args, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Flags {
+    /// File with these options, as TOML [default: /etc/meshd/meshd.toml, if it is there]
+    #[arg(long, global = true, value_name = "FILE")]
+    #[serde(skip)]
+    pub config: Option<PathBuf>,
+
+    /// Where the daemon keeps what must survive a reboot: identity, Raft log, images [default: /var/lib/meshd]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+
+    /// Where the daemon keeps what must survive its restart only: sockets, network namespaces [default: /run/meshd]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub run_dir: Option<PathBuf>,
+
+    /// Directory on a BPF file system for pinned programs and maps [default: /sys/fs/bpf/meshd]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub bpffs_dir: Option<PathBuf>,
+
+    /// Parent cgroup of all containers, absolute within the hierarchy [default: /meshd]
+    #[arg(long, global = true, value_name = "CGROUP")]
+    pub cgroup_parent: Option<PathBuf>,
+
+    /// Socket of the API, unix:///path [default: docker.sock in the run directory]
+    #[arg(short = 'H', long, global = true, value_name = "SOCKET")]
+    pub host: Option<String>,
+
+    /// This node's name in the cluster [default: the host name]
+    #[arg(long, global = true, value_name = "NAME")]
+    pub hostname: Option<String>,
+
+    /// Where managers listen if `docker swarm init|join` does not say, ADDRESS|INTERFACE[:PORT]
+    /// [default: 0.0.0.0:2377]
+    #[arg(long, global = true, value_name = "ADDR")]
+    pub listen_addr: Option<String>,
+
+    /// What this node advertises if `docker swarm init|join` does not say, ADDRESS|INTERFACE[:PORT]
+    /// [default: the node's one address]
+    #[arg(long, global = true, value_name = "ADDR")]
+    pub advertise_addr: Option<String>,
+
+    /// Address or interface of the tunnels to other nodes [default: the advertised address]
+    #[arg(long, global = true, value_name = "ADDR")]
+    pub data_path_addr: Option<String>,
+
+    /// Interface on which published ports answer; may be given several times [default: all that carry a route]
+    #[arg(long, global = true, value_name = "INTERFACE")]
+    pub uplink: Vec<String>,
+
+    /// Where the ingress program hangs: XDP, tc, or what suits each interface [default: auto]
+    #[arg(long, global = true, value_enum)]
+    pub ingress_hook: Option<IngressHook>,
+
+    /// How tc programs are attached: TCX (kernel 6.6 and later), clsact filters, or what the kernel has [default: auto]
+    #[arg(long, global = true, value_enum)]
+    pub tc_attach: Option<TcAttach>,
+
+    /// Registry, HOST[:PORT], that may be spoken to by plain HTTP; may be given several times
+    #[arg(long, global = true, value_name = "REGISTRY")]
+    pub insecure_registry: Vec<String>,
+
+    /// OCI runtime [default: runc, else crun]
+    #[arg(long, global = true, value_enum)]
+    pub runtime: Option<Runtime>,
+
+    /// Engine label of this node, KEY=VALUE; may be given several times
+    #[arg(long, global = true, value_name = "LABEL")]
+    pub label: Vec<String>,
+
+    /// What is logged to stderr: error, warn, info, debug, trace, or a filter such as info,control_agent=debug
+    /// [default: info]
+    #[arg(long, global = true, value_name = "FILTER")]
+    pub log_level: Option<String>,
+}
+
+/// `--ingress-hook`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum IngressHook {
+    #[default]
+    Auto,
+    Xdp,
+    Tc,
+}
+
+/// `--tc-attach`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TcAttach {
+    #[default]
+    Auto,
+    Tcx,
+    Clsact,
+}
+
+/// `--runtime`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Runtime {
+    Runc,
+    Crun,
+}
+
+impl Runtime {
+    /// The binary's name.
+    pub fn binary(self) -> &'static str {
+        match self {
+            Self::Runc => "runc",
+            Self::Crun => "crun",
+        }
+    }
+}
+
+/// The settings in force.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    pub state_dir: PathBuf,
+    pub run_dir: PathBuf,
+    pub bpffs_dir: PathBuf,
+    /// Absolute within the cgroup hierarchy.
+    pub cgroup_parent: PathBuf,
+    /// Path of the API's socket.
+    pub socket: PathBuf,
+    pub hostname: String,
+    pub listen_addr: String,
+    /// Empty chooses.
+    pub advertise_addr: String,
+    /// Empty is the advertised address.
+    pub data_path_addr: String,
+    pub uplinks: Vec<String>,
+    pub ingress_hook: IngressHook,
+    pub tc_attach: TcAttach,
+    pub insecure_registries: Vec<String>,
+    pub runtime: Option<Runtime>,
+    pub labels: Vec<(String, String)>,
+    pub log_level: String,
+}
+
+/// Why the settings can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("can't read {0}")]
+    Read(PathBuf, #[source] std::io::Error),
+    #[error("{0} is no valid configuration")]
+    Parse(PathBuf, #[source] toml::de::Error),
+    #[error("{option} must be an absolute path, not {value}")]
+    Relative { option: &'static str, value: PathBuf },
+    #[error("--host {0}: only a unix socket is supported, unix:///path")]
+    Host(String),
+    #[error("--label {0}: expected KEY=VALUE")]
+    Label(String),
+    #[error("the host name can't be read; give --hostname")]
+    Hostname(#[source] nix::Error),
+    #[error("--hostname must not be empty")]
+    NoHostname,
+}
+
+impl Config {
+    /// The settings of `flags` over those of the file.
+    pub fn load(flags: &Flags) -> Result<Self, ConfigError> {
+        let file = match &flags.config {
+            Some(path) => read_file(path)?,
+            None if Path::new(DEFAULT_CONFIG).exists() => read_file(Path::new(DEFAULT_CONFIG))?,
+            None => Flags::default(),
+        };
+        Self::merge(flags.clone(), file)
+    }
+
+    fn merge(flags: Flags, file: Flags) -> Result<Self, ConfigError> {
+        let dir = |option, flag: Option<PathBuf>, file: Option<PathBuf>, default: &str| {
+            let value = flag.or(file).unwrap_or_else(|| default.into());
+            if value.is_absolute() { Ok(value) } else { Err(ConfigError::Relative { option, value }) }
+        };
+        let list = |flag: Vec<String>, file: Vec<String>| if flag.is_empty() { file } else { flag };
+        let run_dir = dir("--run-dir", flags.run_dir, file.run_dir, "/run/meshd")?;
+        let hostname = match flags.hostname.or(file.hostname) {
+            Some(name) if name.is_empty() => return Err(ConfigError::NoHostname),
+            Some(name) => name,
+            None => system_hostname()?,
+        };
+        Ok(Self {
+            state_dir: dir("--state-dir", flags.state_dir, file.state_dir, "/var/lib/meshd")?,
+            bpffs_dir: dir("--bpffs-dir", flags.bpffs_dir, file.bpffs_dir, "/sys/fs/bpf/meshd")?,
+            cgroup_parent: dir("--cgroup-parent", flags.cgroup_parent, file.cgroup_parent, "/meshd")?,
+            socket: socket_path(flags.host.or(file.host), &run_dir)?,
+            hostname,
+            listen_addr: flags.listen_addr.or(file.listen_addr).unwrap_or_default(),
+            advertise_addr: flags.advertise_addr.or(file.advertise_addr).unwrap_or_default(),
+            data_path_addr: flags.data_path_addr.or(file.data_path_addr).unwrap_or_default(),
+            uplinks: list(flags.uplink, file.uplink),
+            ingress_hook: flags.ingress_hook.or(file.ingress_hook).unwrap_or_default(),
+            tc_attach: flags.tc_attach.or(file.tc_attach).unwrap_or_default(),
+            insecure_registries: list(flags.insecure_registry, file.insecure_registry),
+            runtime: flags.runtime.or(file.runtime),
+            labels: parse_labels(list(flags.label, file.label))?,
+            log_level: flags.log_level.or(file.log_level).unwrap_or_else(|| "info".into()),
+            run_dir,
+        })
+    }
+
+    /// Identity, node file and Raft data of the swarm that this node is in.
+    pub fn swarm_dir(&self) -> PathBuf {
+        self.state_dir.join("swarm")
+    }
+}
+
+fn read_file(path: &Path) -> Result<Flags, ConfigError> {
+    let text = fs::read_to_string(path).map_err(|error| ConfigError::Read(path.to_owned(), error))?;
+    toml::from_str(&text).map_err(|error| ConfigError::Parse(path.to_owned(), error))
+}
+
+fn socket_path(host: Option<String>, run_dir: &Path) -> Result<PathBuf, ConfigError> {
+    let Some(host) = host else { return Ok(run_dir.join("docker.sock")) };
+    match host.strip_prefix("unix://").map(PathBuf::from) {
+        Some(path) if path.is_absolute() => Ok(path),
+        _ => Err(ConfigError::Host(host)),
+    }
+}
+
+fn parse_labels(labels: Vec<String>) -> Result<Vec<(String, String)>, ConfigError> {
+    let parse = |label: String| match label.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err(ConfigError::Label(label)),
+    };
+    labels.into_iter().map(parse).collect()
+}
+
+fn system_hostname() -> Result<String, ConfigError> {
+    let name = nix::unistd::gethostname().map_err(ConfigError::Hostname)?;
+    Ok(name.to_string_lossy().into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flags(args: &[&str]) -> Flags {
+        Cli::try_parse_from([&["meshd"], args].concat()).expect("valid flags").flags
+    }
+
+    #[test]
+    fn defaults_are_the_documented_ones() {
+        let config = Config::merge(flags(&["--hostname", "n1"]), Flags::default()).expect("valid");
+        assert_eq!(config.state_dir, Path::new("/var/lib/meshd"));
+        assert_eq!(config.socket, Path::new("/run/meshd/docker.sock"));
+        assert_eq!(config.bpffs_dir, Path::new("/sys/fs/bpf/meshd"));
+        assert_eq!(config.cgroup_parent, Path::new("/meshd"));
+        assert_eq!((config.ingress_hook, config.tc_attach), (IngressHook::Auto, TcAttach::Auto));
+    }
+
+    #[test]
+    fn a_flag_wins_over_the_file() {
+        let file = "run-dir = '/run/a'\nhostname = 'file'\nuplink = ['eth0']\ningress-hook = 'tc'\nlabel = ['a=b=c']";
+        let file: Flags = toml::from_str(file).expect("valid file");
+        let config =
+            Config::merge(flags(&["--hostname", "flag", "--ingress-hook", "xdp"]), file).expect("valid");
+        assert_eq!(config.hostname, "flag");
+        assert_eq!(config.ingress_hook, IngressHook::Xdp);
+        assert_eq!(config.socket, Path::new("/run/a/docker.sock"));
+        assert_eq!(config.uplinks, ["eth0"]);
+        assert_eq!(config.labels, [("a".to_owned(), "b=c".to_owned())]);
+    }
+
+    #[test]
+    fn wrong_settings_are_named() {
+        let error =
+            |args: &[&str]| Config::merge(flags(args), Flags::default()).expect_err("refused").to_string();
+        assert_eq!(error(&["--state-dir", "x"]), "--state-dir must be an absolute path, not x");
+        assert!(
+            error(&["-H", "tcp://0.0.0.0:2375"]).starts_with("--host tcp://0.0.0.0:2375: only a unix socket")
+        );
+        assert_eq!(error(&["--label", "x"]), "--label x: expected KEY=VALUE");
+        assert!(toml::from_str::<Flags>("statedir = '/x'").is_err(), "unknown keys are refused");
+    }
+
+    #[test]
+    fn options_may_follow_a_subcommand() {
+        let cli = Cli::try_parse_from(["meshd", "teardown", "--run-dir", "/x"]).expect("valid");
+        assert!(matches!(cli.command, Some(Command::Teardown)));
+        assert_eq!(cli.flags.run_dir.as_deref(), Some(Path::new("/x")));
+    }
+
+    #[test]
+    fn the_command_line_is_sound() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+}

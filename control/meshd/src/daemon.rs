@@ -1,0 +1,77 @@
+//! The daemon: everything together, from start to SIGTERM.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::checks;
+use crate::config::Config;
+use crate::host::Host;
+use crate::lock::StateLock;
+use crate::node::MeshNode;
+use crate::notify::notify;
+
+/// API requests under way may take this long to end when the daemon stops; then they are cut.
+const API_GRACE: Duration = Duration::from_secs(2);
+
+/// Runs until SIGTERM or SIGINT. Tasks and data plane go on without it.
+pub fn run(config: Config) -> Result<()> {
+    refuse_if_missing(&config)?;
+    let lock = StateLock::take(&config.state_dir)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let result = runtime.block_on(serve(config));
+    // A blocking call that hangs must not hold up the end.
+    runtime.shutdown_timeout(API_GRACE);
+    drop(lock);
+    result
+}
+
+/// An error of one line for each thing that is missing.
+pub fn refuse_if_missing(config: &Config) -> Result<()> {
+    let missing: Vec<_> = checks::check(config).iter().map(ToString::to_string).collect();
+    if !missing.is_empty() {
+        bail!("{}", missing.join("\n"));
+    }
+    Ok(())
+}
+
+async fn serve(config: Config) -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let socket = config.socket.clone();
+    let host = Arc::new(Host::open(config)?);
+    let node = MeshNode::open(host);
+
+    let stop = CancellationToken::new();
+    let api_node = node.clone();
+    let stopped = stop.clone().cancelled_owned();
+    let api_socket = socket.clone();
+    let mut api = tokio::spawn(async move { control_api::serve(&api_socket, api_node, stopped).await });
+    notify("READY=1");
+    tracing::info!(socket = %socket.display(), "serving");
+
+    let ended = tokio::select! {
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+        ended = &mut api => Some(ended),
+    };
+    notify("STOPPING=1");
+    tracing::info!("stopping");
+    stop.cancel();
+    let result = match ended {
+        Some(ended) => ended.context("the API failed")?.context("the API ended"),
+        None => {
+            if tokio::time::timeout(API_GRACE, &mut api).await.is_err() {
+                api.abort();
+                // What the server would have done at its end.
+                let _ = std::fs::remove_file(&socket);
+            }
+            Ok(())
+        }
+    };
+    node.shut_down().await;
+    result
+}

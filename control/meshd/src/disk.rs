@@ -1,0 +1,212 @@
+//! What a node of a swarm keeps on disk, under `<state-dir>/swarm`: who it is, and how to find the others.
+//!
+//! `node.json` is written last when a swarm is entered and is what makes a node part of one.
+
+use std::fs::{self, File, Permissions};
+use std::io::{self, Write as _};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use control_model::{ClusterId, NodeId};
+use control_rpc::IdentityPem;
+use serde::{Deserialize, Serialize};
+
+/// Readable by root alone.
+const SECRET_MODE: u32 = 0o600;
+const DIR_MODE: u32 = 0o700;
+
+/// `node.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeFile {
+    pub node: NodeId,
+    pub cluster: ClusterId,
+    /// Where this node listens while it is a manager.
+    pub listen: SocketAddr,
+    pub advertise: SocketAddr,
+    /// Tunnel end.
+    pub data_path: Ipv4Addr,
+    /// UDP port of the cluster's tunnels.
+    pub data_path_port: u16,
+    /// Raft id of this node while it is a manager: chosen anew each time it becomes one.
+    pub raft_id: Option<u64>,
+    /// Managers as last heard, to go on with after a restart.
+    pub managers: Vec<KnownManager>,
+}
+
+/// A manager of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KnownManager {
+    pub node: NodeId,
+    pub addr: SocketAddr,
+}
+
+/// What is on the disk can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DiskError {
+    #[error("can't read or write {0}")]
+    Io(PathBuf, #[source] io::Error),
+    #[error("{0} is damaged")]
+    Damaged(PathBuf, #[source] serde_json::Error),
+}
+
+/// The directory of a node's swarm.
+#[derive(Debug, Clone)]
+pub struct SwarmDir(PathBuf);
+
+impl SwarmDir {
+    pub fn new(dir: PathBuf) -> Self {
+        Self(dir)
+    }
+
+    /// Where consensus keeps log and snapshots.
+    pub fn raft(&self) -> PathBuf {
+        self.0.join("raft")
+    }
+
+    /// Key that encrypts the Raft data's own key.
+    pub fn raft_key(&self) -> PathBuf {
+        self.0.join("raft.key")
+    }
+
+    /// This node's part in a swarm; `None` if it is in none.
+    pub fn load(&self) -> Result<Option<NodeFile>, DiskError> {
+        let path = self.0.join("node.json");
+        match fs::read(&path) {
+            Ok(bytes) => {
+                serde_json::from_slice(&bytes).map(Some).map_err(|error| DiskError::Damaged(path, error))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(DiskError::Io(path, error)),
+        }
+    }
+
+    /// Writes `node.json`.
+    pub fn store(&self, node: &NodeFile) -> Result<(), DiskError> {
+        let text = serde_json::to_vec_pretty(node).expect("plain values serialize");
+        self.write("node.json", &text)
+    }
+
+    /// The node's certificate, key and roots.
+    pub fn load_identity(&self) -> Result<IdentityPem, DiskError> {
+        let read = |name: &str| {
+            let path = self.0.join(name);
+            fs::read_to_string(&path).map_err(|error| DiskError::Io(path, error))
+        };
+        let pair = read("node.pem")?;
+        // One file, so that certificate and key are replaced as one.
+        let split = pair.find(CERTIFICATE_BEGIN).unwrap_or(0);
+        let (key, certificate) = pair.split_at(split);
+        Ok(IdentityPem { certificate: certificate.to_owned(), key: key.to_owned(), roots: read("root.pem")? })
+    }
+
+    /// Writes certificate, key and roots.
+    pub fn store_identity(&self, identity: &IdentityPem) -> Result<(), DiskError> {
+        self.write("root.pem", identity.roots.as_bytes())?;
+        let pair = format!("{}\n{}", identity.key.trim_end(), identity.certificate);
+        self.write("node.pem", pair.as_bytes())
+    }
+
+    /// The key at [`SwarmDir::raft_key`]; written with `new` if there is none.
+    pub fn raft_key_or(&self, new: [u8; 32]) -> Result<[u8; 32], DiskError> {
+        let path = self.raft_key();
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.write("raft.key", &new)?;
+                return Ok(new);
+            }
+            Err(error) => return Err(DiskError::Io(path, error)),
+        };
+        bytes.try_into().map_err(|_| DiskError::Io(path, io::Error::other("not 32 bytes")))
+    }
+
+    /// Removes the Raft data: a node that is no manager any more holds none.
+    pub fn remove_raft(&self) -> Result<(), DiskError> {
+        remove(&self.raft())?;
+        remove(&self.raft_key())
+    }
+
+    /// Removes everything; `node.json` first, so that half of a removal is not half a membership.
+    pub fn remove_all(&self) -> Result<(), DiskError> {
+        remove(&self.0.join("node.json"))?;
+        remove(&self.0)
+    }
+
+    /// Replaces a file whole, readable by root alone.
+    fn write(&self, name: &str, bytes: &[u8]) -> Result<(), DiskError> {
+        let path = self.0.join(name);
+        write_synced(&self.0, &path, bytes).map_err(|error| DiskError::Io(path, error))
+    }
+}
+
+const CERTIFICATE_BEGIN: &str = "-----BEGIN CERTIFICATE-----";
+
+fn write_synced(dir: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    fs::create_dir_all(dir)?;
+    fs::set_permissions(dir, Permissions::from_mode(DIR_MODE))?;
+    let new = path.with_extension("new");
+    let _ = fs::remove_file(&new);
+    let mut file = File::options().write(true).create_new(true).mode(SECRET_MODE).open(&new)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&new, path)?;
+    File::open(dir)?.sync_all()
+}
+
+/// Removing what is absent is success.
+fn remove(path: &Path) -> Result<(), DiskError> {
+    let result = match fs::symlink_metadata(path) {
+        Ok(meta) if meta.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(error) => Err(error),
+    };
+    match result {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(DiskError::Io(path.to_owned(), error)),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node() -> NodeFile {
+        let addr = "198.18.0.11:2377".parse().expect("an address");
+        NodeFile {
+            node: NodeId::from_bits(1),
+            cluster: ClusterId::from_bits(2),
+            listen: addr,
+            advertise: addr,
+            data_path: Ipv4Addr::new(198, 18, 0, 11),
+            data_path_port: 4789,
+            raft_id: Some(3),
+            managers: vec![KnownManager { node: NodeId::from_bits(1), addr }],
+        }
+    }
+
+    #[test]
+    fn what_was_stored_is_loaded_and_secret() {
+        let tmp = tempfile::tempdir().expect("a directory");
+        let dir = SwarmDir::new(tmp.path().join("swarm"));
+        assert_eq!(dir.load().expect("readable"), None);
+        dir.store(&node()).expect("written");
+        assert_eq!(dir.load().expect("readable"), Some(node()));
+        let identity = IdentityPem {
+            certificate: format!("{CERTIFICATE_BEGIN}\nc\n"),
+            key: "-----BEGIN PRIVATE KEY-----\nk\n".into(),
+            roots: "r".into(),
+        };
+        dir.store_identity(&identity).expect("written");
+        let loaded = dir.load_identity().expect("readable");
+        assert_eq!((loaded.certificate, loaded.roots), (identity.certificate, identity.roots));
+        assert_eq!(loaded.key.trim_end(), identity.key.trim_end());
+        let mode = fs::metadata(tmp.path().join("swarm/node.pem")).expect("there").permissions().mode();
+        assert_eq!(mode & 0o777, SECRET_MODE);
+        assert_eq!(dir.raft_key_or([1; 32]).expect("written"), [1; 32]);
+        assert_eq!(dir.raft_key_or([2; 32]).expect("read"), [1; 32]);
+        dir.remove_all().expect("removed");
+        dir.remove_all().expect("removing the absent is success");
+        assert_eq!(dir.load().expect("readable"), None);
+    }
+}

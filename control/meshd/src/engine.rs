@@ -1,0 +1,178 @@
+//! The API's view of this node's images and containers, over the embedded runtime.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use async_trait::async_trait;
+use control_api::engine::{
+    Container, Credentials, Distribution, Engine, EngineError, Image, ImageConfig, ImportRequest, Pulled,
+    Removed, Upload,
+};
+use control_model::Timestamp;
+use control_runtime::image::{ImageChanges, ImageDetails, ImageError, PullError, Reference, RegistryAuth};
+use control_runtime::{ContainerInfo, Oci};
+use tokio::sync::mpsc;
+
+/// Digits of a container id that make its host name.
+const SHORT_ID_LEN: usize = 12;
+
+/// The embedded runtime as the API's engine.
+pub struct OciEngine {
+    pub oci: Oci,
+    pub insecure_registries: BTreeSet<String>,
+}
+
+#[async_trait]
+impl Engine for OciEngine {
+    async fn images(&self) -> Result<Vec<Image>, EngineError> {
+        let images = self.oci.images();
+        images
+            .list()
+            .iter()
+            .map(|(record, _)| images.inspect(&record.id).map(to_image).map_err(to_error))
+            .collect()
+    }
+
+    async fn image(&self, name: &str) -> Result<Image, EngineError> {
+        self.oci.images().inspect(name).map(to_image).map_err(to_error)
+    }
+
+    async fn pull(
+        &self,
+        reference: &str,
+        credentials: Option<Credentials>,
+        progress: mpsc::UnboundedSender<String>,
+    ) -> Result<Pulled, EngineError> {
+        let reference = parse(reference)?;
+        let auth = credentials.map(|c| RegistryAuth { username: c.username, password: c.password });
+        // A client that went away misses the lines; the pull goes on.
+        let report = move |line: &str| drop(progress.send(line.to_owned()));
+        let before: BTreeSet<String> =
+            self.oci.images().list().into_iter().map(|(image, _)| image.id).collect();
+        let record = self.oci.images().pull(&reference, auth.as_ref(), &report).await.map_err(to_error)?;
+        Ok(Pulled { is_new: !before.contains(&record.id), digest: record.manifest })
+    }
+
+    async fn load(&self, mut archive: Upload) -> Result<Vec<String>, EngineError> {
+        self.oci.images().load(&mut *archive).await.map_err(to_error)
+    }
+
+    async fn import(&self, mut archive: Upload, request: ImportRequest) -> Result<String, EngineError> {
+        let name = match request.reference.as_str() {
+            "" => None,
+            text => parse(text)?.tagged(),
+        };
+        let changes = ImageChanges::parse(request.changes.iter().map(String::as_str))
+            .map_err(|error| EngineError::Invalid(error.to_string()))?;
+        let images = self.oci.images();
+        let record = images.import(&mut *archive, name.as_ref(), &changes, &request.message).await;
+        record.map(|record| record.id).map_err(to_error)
+    }
+
+    async fn tag(&self, name: &str, reference: &str) -> Result<(), EngineError> {
+        let reference = parse(reference)?;
+        let Some(tagged) = reference.tagged() else {
+            return Err(EngineError::Invalid("refusing to create a tag with a digest reference".into()));
+        };
+        self.oci.images().tag(name, &tagged).map_err(to_error)
+    }
+
+    async fn remove_image(&self, name: &str, _force: bool) -> Result<Vec<Removed>, EngineError> {
+        let (untagged, deleted) = self.oci.remove_image(name).await.map_err(to_error)?;
+        Ok(untagged.into_iter().map(Removed::Untagged).chain(deleted.map(Removed::Deleted)).collect())
+    }
+
+    async fn distribution(&self, reference: &str) -> Result<Distribution, EngineError> {
+        crate::distribution::query(&parse(reference)?, &self.insecure_registries).await
+    }
+
+    async fn containers(&self) -> Result<Vec<Container>, EngineError> {
+        Ok(self.oci.list_containers().into_iter().map(to_container).collect())
+    }
+}
+
+fn parse(reference: &str) -> Result<Reference, EngineError> {
+    Reference::parse(reference).map_err(|error| EngineError::Invalid(error.to_string()))
+}
+
+/// The API's error of an image operation's.
+pub fn to_error(error: ImageError) -> EngineError {
+    let text = error.to_string();
+    match error {
+        ImageError::NotFound(name) => EngineError::NoSuchImage(name),
+        ImageError::Pull(PullError::ManifestUnknown(_) | PullError::Denied(_)) => EngineError::NotFound(text),
+        ImageError::Reference(_) | ImageError::Change(_) | ImageError::BadArchive(_) => {
+            EngineError::Invalid(text)
+        }
+        ImageError::InUse { .. } => EngineError::Conflict(text),
+        ImageError::Pull(PullError::Registry { .. })
+        | ImageError::Tool { .. }
+        | ImageError::Io { .. }
+        | ImageError::Damaged { .. } => EngineError::Failed(text),
+    }
+}
+
+fn to_image(details: ImageDetails) -> Image {
+    let ImageDetails { record, names, configuration } = details;
+    let config = configuration.config().clone().unwrap_or_default();
+    Image {
+        created: parse_time(&record.created),
+        size_bytes: record.size_bytes,
+        os: configuration.os().to_string(),
+        architecture: configuration.architecture().to_string(),
+        layers: configuration.rootfs().diff_ids().clone(),
+        config: ImageConfig {
+            env: config.env().clone().unwrap_or_default(),
+            entrypoint: config.entrypoint().clone().unwrap_or_default(),
+            command: config.cmd().clone().unwrap_or_default(),
+            working_dir: config.working_dir().clone().unwrap_or_default(),
+            user: config.user().clone().unwrap_or_default(),
+            labels: config.labels().clone().unwrap_or_default().into_iter().collect::<BTreeMap<_, _>>(),
+            exposed_ports: config.exposed_ports().clone().unwrap_or_default(),
+            volumes: config.volumes().clone().unwrap_or_default(),
+            stop_signal: config.stop_signal().clone().unwrap_or_default(),
+        },
+        comment: comment(&configuration),
+        tags: names,
+        digests: record.repo_digests.iter().map(|digest| familiar(digest)).collect(),
+        id: record.id,
+    }
+}
+
+/// Docker shows the last layer's comment as the image's.
+fn comment(configuration: &oci_spec::image::ImageConfiguration) -> String {
+    let last = configuration.history().as_ref().and_then(|history| history.last());
+    last.and_then(|entry| entry.comment().clone()).unwrap_or_default()
+}
+
+/// Docker's short form of a full reference.
+fn familiar(reference: &str) -> String {
+    Reference::parse(reference).map_or_else(|_| reference.to_owned(), |reference| reference.familiar())
+}
+
+/// RFC 3339; nothing for an image that does not say.
+fn parse_time(text: &str) -> Option<Timestamp> {
+    let time: jiff::Timestamp = text.parse().ok()?;
+    i64::try_from(time.as_nanosecond()).ok().map(Timestamp)
+}
+
+fn to_container(info: ContainerInfo) -> Container {
+    let record = info.record;
+    Container {
+        task: record.task,
+        name: record.name,
+        // Docker's default, and the runtime's.
+        hostname: record.container_id.get(..SHORT_ID_LEN).unwrap_or_default().to_owned(),
+        id: record.container_id,
+        image: record.image,
+        image_id: record.image_id,
+        command: record.command,
+        labels: record.labels,
+        created: record.created_at,
+        started: info.started_at,
+        finished: info.ended.map(|ended| ended.at),
+        running: info.state == "running",
+        pid: info.pid.unwrap_or_default(),
+        exit_code: info.ended.map(|ended| ended.code).unwrap_or_default(),
+        out_of_memory: info.ended.is_some_and(|ended| ended.out_of_memory),
+    }
+}

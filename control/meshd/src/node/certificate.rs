@@ -1,0 +1,106 @@
+//! How a node comes by its certificate: with a join token at first, with its own certificate later.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use control_api::node::SwarmError;
+use control_ca::{Certificate, CertificateError, JoinToken, NodeKey};
+use control_manager::clock;
+use control_model::PeerIdentity;
+use control_model::spec::Availability;
+use control_rpc::pb::ca_client::CaClient;
+use control_rpc::{Channels, IdentityPem, JoinError, MAX_CA_MESSAGE_BYTES, join_channel, pb};
+use tonic::transport::Channel;
+use tonic::{Code, Status};
+
+/// A manager writes the new node before it answers; without a leader that does not end.
+const ISSUE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why a renewal brought nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum RenewError {
+    #[error("can't make a key")]
+    Key(#[from] control_ca::RequestError),
+    #[error("{0}")]
+    Refused(Status),
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
+}
+
+/// A node's first certificate, and what goes with it.
+pub struct Joined {
+    pub identity: PeerIdentity,
+    pub pem: IdentityPem,
+    /// UDP port of the cluster's tunnels.
+    pub data_path_port: u16,
+}
+
+/// Asks the manager at `addr` for a first certificate. The root is checked against the token before the token is
+/// sent.
+pub async fn join(addr: SocketAddr, token: &str, availability: Availability) -> Result<Joined, SwarmError> {
+    let parsed: JoinToken =
+        token.parse().map_err(|e: control_ca::InvalidToken| SwarmError::Token(e.to_string()))?;
+    let (_, channel) =
+        join_channel(addr, |root| parsed.verify_root(root)).await.map_err(|error| match error {
+            JoinError::Unreachable(status) => SwarmError::Unreachable(rpc_text(&status)),
+            JoinError::WrongRoot(error) => SwarmError::Token(error.to_string()),
+            JoinError::BadRoot(error) => SwarmError::Token(error.to_string()),
+        })?;
+    let key = NodeKey::generate().map_err(|error| SwarmError::Failed(error.to_string()))?;
+    let request = pb::IssueRequest {
+        csr_pem: key.csr_pem.clone(),
+        token: token.to_owned(),
+        availability: availability_word(availability).to_owned(),
+    };
+    let reply = issue(channel, request).await.map_err(|status| match status.code() {
+        Code::InvalidArgument | Code::PermissionDenied | Code::Unauthenticated => {
+            SwarmError::Token(rpc_text(&status))
+        }
+        Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled => {
+            SwarmError::Unreachable(rpc_text(&status))
+        }
+        _ => SwarmError::Failed(rpc_text(&status)),
+    })?;
+    let failed = |text: String| SwarmError::Failed(text);
+    let data_path_port =
+        u16::try_from(reply.data_path_port).map_err(|_| failed("malformed reply of the manager".into()))?;
+    let (identity, pem) = to_identity(reply, key).map_err(|error| failed(error.to_string()))?;
+    Ok(Joined { identity, pem, data_path_port })
+}
+
+/// Asks the manager at `addr` for a new certificate, as the node that this one is.
+pub async fn renew(channels: &Channels, addr: SocketAddr) -> Result<IdentityPem, RenewError> {
+    let key = NodeKey::generate()?;
+    let request = pb::IssueRequest { csr_pem: key.csr_pem.clone(), ..pb::IssueRequest::default() };
+    let reply = issue(channels.get(addr), request).await.map_err(RenewError::Refused)?;
+    Ok(to_identity(reply, key)?.1)
+}
+
+async fn issue(channel: Channel, request: pb::IssueRequest) -> Result<pb::IssueReply, Status> {
+    let mut client = CaClient::new(channel).max_decoding_message_size(MAX_CA_MESSAGE_BYTES);
+    let call = client.issue_node_certificate(request);
+    let reply = tokio::time::timeout(ISSUE_TIMEOUT, call)
+        .await
+        .map_err(|_| Status::deadline_exceeded("context deadline exceeded"))??;
+    Ok(reply.into_inner())
+}
+
+/// Believes the certificate, not the words beside it.
+fn to_identity(reply: pb::IssueReply, key: NodeKey) -> Result<(PeerIdentity, IdentityPem), CertificateError> {
+    let certificate = Certificate::verify(&reply.certificate_pem, &reply.root_pem, clock::now())?;
+    let pem = IdentityPem { certificate: reply.certificate_pem, key: key.key_pem, roots: reply.root_pem };
+    Ok((certificate.identity, pem))
+}
+
+fn availability_word(availability: Availability) -> &'static str {
+    match availability {
+        Availability::Active => "active",
+        Availability::Pause => "pause",
+        Availability::Drain => "drain",
+    }
+}
+
+/// A status in the words of Docker's CLI.
+fn rpc_text(status: &Status) -> String {
+    format!("rpc error: code = {:?} desc = {}", status.code(), status.message())
+}

@@ -1,0 +1,155 @@
+//! The first entry of a new cluster: the cluster, its first node, and the routing mesh's network.
+
+use std::net::Ipv4Addr;
+
+use control_api::node::{DEFAULT_ADDRESS_POOL, DEFAULT_DATA_PATH_PORT, DEFAULT_SUBNET_SIZE, InitRequest};
+use control_ca::{IssueError, JoinToken, NodeKey, RequestError, RootCa, RootError};
+use control_manager::clock;
+use control_model::object::{CaState, ManagerStatus, Meta, NodeDescription, NodeStatus};
+use control_model::spec::{NetworkSpec, NodeSpec, Role};
+use control_model::{Change, Cluster, ClusterId, Network, NetworkId, Node, NodeId, Object, PeerIdentity};
+use control_rpc::IdentityPem;
+use ipnetwork::{IpNetwork, Ipv4Network};
+
+/// Docker's name of the routing mesh's network.
+const INGRESS: &str = "ingress";
+
+/// A cluster that is about to begin.
+pub struct Genesis {
+    pub identity: PeerIdentity,
+    pub pem: IdentityPem,
+    /// UDP port of the tunnels.
+    pub data_path_port: u16,
+    pub changes: Vec<Change>,
+}
+
+/// Why no cluster could be made.
+#[derive(Debug, thiserror::Error)]
+pub enum GenesisError {
+    #[error("can't make the cluster's root")]
+    Root(#[from] RootError),
+    #[error("can't make the node's key")]
+    Key(#[from] RequestError),
+    #[error(transparent)]
+    Issue(#[from] IssueError),
+}
+
+impl Genesis {
+    /// Makes root, tokens, the first node's certificate, and the objects of the first entry.
+    pub fn new(
+        request: &InitRequest,
+        manager: ManagerStatus,
+        description: NodeDescription,
+    ) -> Result<Self, GenesisError> {
+        let now = clock::now();
+        let root = RootCa::generate(now)?;
+        let identity = PeerIdentity {
+            node_id: NodeId::from_bits(rand::random()),
+            role: Role::Manager,
+            cluster_id: ClusterId::from_bits(rand::random()),
+        };
+        let key = NodeKey::generate()?;
+        let certificate = root.issue(&key.csr_pem, identity, now, request.cluster.node_cert_expiry)?;
+        let pem = IdentityPem { certificate, key: key.key_pem, roots: root.cert_pem().to_owned() };
+        let objects = [
+            Object::Cluster(Box::new(cluster(request, identity.cluster_id, &root))),
+            Object::Node(Box::new(first_node(request, identity.node_id, manager, description))),
+            Object::Network(Box::new(ingress_network())),
+        ];
+        let data_path_port = or_default(request.data_path_port, DEFAULT_DATA_PATH_PORT);
+        Ok(Self { identity, pem, data_path_port, changes: objects.into_iter().map(Change::Create).collect() })
+    }
+}
+
+fn cluster(request: &InitRequest, id: ClusterId, root: &RootCa) -> Cluster {
+    let token = || JoinToken::new(root.cert_pem(), rand::random()).to_string();
+    let pool = match request.default_address_pool.as_slice() {
+        [] => vec![default_pool()],
+        pool => pool.to_vec(),
+    };
+    Cluster {
+        id,
+        meta: Meta::default(),
+        spec: request.cluster.clone(),
+        ca: CaState {
+            root_cert: root.cert_pem().to_owned(),
+            root_key: root.key_pem(),
+            worker_token: token(),
+            manager_token: token(),
+        },
+        default_address_pool: pool,
+        subnet_size: or_default(request.subnet_size, DEFAULT_SUBNET_SIZE),
+        data_path_port: or_default(request.data_path_port, DEFAULT_DATA_PATH_PORT),
+        epoch: 0,
+    }
+}
+
+/// Zero stands for "not given".
+fn or_default<T: Default + PartialEq>(given: T, default: T) -> T {
+    if given == T::default() { default } else { given }
+}
+
+fn default_pool() -> IpNetwork {
+    let (address, prefix): (Ipv4Addr, u8) = DEFAULT_ADDRESS_POOL;
+    IpNetwork::V4(Ipv4Network::new(address, prefix).expect("the default pool is a network"))
+}
+
+fn first_node(
+    request: &InitRequest,
+    id: NodeId,
+    manager: ManagerStatus,
+    description: NodeDescription,
+) -> Node {
+    Node {
+        id,
+        meta: Meta::default(),
+        spec: NodeSpec { role: Role::Manager, availability: request.availability, ..NodeSpec::default() },
+        description,
+        status: NodeStatus::default(),
+        manager: Some(manager),
+        certificate_role: Role::Manager,
+    }
+}
+
+fn ingress_network() -> Network {
+    Network {
+        id: NetworkId::from_bits(rand::random()),
+        meta: Meta::default(),
+        spec: NetworkSpec { name: INGRESS.into(), ingress: true, ..NetworkSpec::default() },
+        state: None,
+        pending_delete: false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use control_ca::Certificate;
+    use control_model::{Entry, RequestId};
+    use control_store::State;
+
+    use super::*;
+
+    #[test]
+    fn a_new_cluster_has_a_manager_an_ingress_network_and_two_tokens_of_its_root() {
+        let request = InitRequest { subnet_size: 26, ..InitRequest::default() };
+        let manager = ManagerStatus { raft_id: 7, addr: "198.18.0.11:2377".parse().expect("an address") };
+        let genesis = Genesis::new(&request, manager, NodeDescription::default()).expect("made");
+        let mut state = State::default();
+        let entry = Entry { request: RequestId(1), at: clock::now(), changes: genesis.changes };
+        state.apply(1, &entry).expect("the first entry fits an empty state");
+
+        let cluster = state.cluster().expect("a cluster");
+        assert_eq!((cluster.subnet_size, cluster.data_path_port), (26, 4789));
+        assert_eq!(cluster.default_address_pool, [default_pool()]);
+        assert_ne!(cluster.ca.worker_token, cluster.ca.manager_token);
+        for token in [&cluster.ca.worker_token, &cluster.ca.manager_token] {
+            let token: JoinToken = token.parse().expect("a token");
+            token.verify_root(&cluster.ca.root_cert).expect("of this root");
+        }
+        let certificate = Certificate::verify(&genesis.pem.certificate, &genesis.pem.roots, clock::now());
+        assert_eq!(certificate.expect("valid").identity, genesis.identity);
+        let node = state.nodes().get(&genesis.identity.node_id).expect("the first node");
+        assert_eq!(node.manager, Some(manager));
+        assert!(state.ingress_network().is_some());
+    }
+}

@@ -1,0 +1,111 @@
+//! What `meshctl` shows of this node.
+
+use std::path::PathBuf;
+
+use control_api::node::InspectError;
+use control_model::spec::Role;
+use dataplane_kernel::inspect;
+use dataplane_model::inspect::{DropsReport, EndpointRow, LoadBalancerRow, NodeStatus};
+use dataplane_model::{DataPlane as _, NodeView, PublishedPort};
+
+use super::swarm::Swarm;
+use crate::host::Host;
+
+/// `meshctl status`.
+pub fn status(host: &Host, swarm: Option<&Swarm>) -> NodeStatus {
+    let outside = NodeStatus {
+        hostname: host.config.hostname.clone(),
+        node_id: String::new(),
+        cluster_id: String::new(),
+        role: "none".into(),
+        vtep: None,
+        wanted: dataplane_model::Generation::default(),
+        applied: dataplane_model::Generation::default(),
+        hooks: Vec::new(),
+        errors: Vec::new(),
+        from_pins: false,
+    };
+    let Some(swarm) = swarm else { return outside };
+    let report = swarm.data_plane().driver.watch().borrow().clone();
+    let me = swarm.me();
+    NodeStatus {
+        node_id: me.node_id.to_string(),
+        cluster_id: me.cluster_id.to_string(),
+        role: role(swarm).into(),
+        vtep: Some(swarm.file().data_path),
+        wanted: report.wanted,
+        applied: report.applied,
+        hooks: swarm.data_plane().driver.hooks(),
+        errors: report.errors,
+        ..outside
+    }
+}
+
+fn role(swarm: &Swarm) -> &'static str {
+    let leads = swarm.consensus().is_some_and(|consensus| consensus.leadership().borrow().is_me);
+    match swarm.me().role {
+        Role::Manager if leads => "manager (leader)",
+        Role::Manager => "manager",
+        Role::Worker => "worker",
+    }
+}
+
+/// `meshctl lb ls`.
+pub async fn load_balancers(
+    host: &Host,
+    swarm: Option<&Swarm>,
+) -> Result<Vec<LoadBalancerRow>, InspectError> {
+    let mut rows = read(host, inspect::load_balancers).await?;
+    let view = swarm.and_then(|swarm| swarm.views.borrow().clone());
+    if let Some(view) = view {
+        for row in &mut rows {
+            row.service = service_of(&view, row).unwrap_or_default();
+        }
+    }
+    Ok(rows)
+}
+
+/// The name of the service behind a frontend or a virtual address.
+fn service_of(view: &NodeView, row: &LoadBalancerRow) -> Option<String> {
+    let found = if row.kind == "vip" {
+        let address = row.frontend.parse().ok()?;
+        let (network, _) = view.networks.iter().find(|(_, network)| network.vni.get() == row.vni)?;
+        view.services.values().find(|service| service.vips.get(network) == Some(&address))
+    } else {
+        let (_, port) = row.frontend.rsplit_once(':')?;
+        let is_it = |p: &PublishedPort| format!("{}/{}", p.published, protocol_name(p.protocol)) == port;
+        view.services.values().find(|service| service.ingress_ports.iter().any(is_it))
+    };
+    found.map(|service| service.name.clone())
+}
+
+fn protocol_name(number: u8) -> &'static str {
+    match number {
+        6 => "tcp",
+        17 => "udp",
+        132 => "sctp",
+        _ => "?",
+    }
+}
+
+/// `meshctl endpoints`.
+pub async fn endpoints(host: &Host) -> Result<Vec<EndpointRow>, InspectError> {
+    read(host, inspect::endpoints).await
+}
+
+/// `meshctl drops`.
+pub async fn drops(host: &Host) -> Result<DropsReport, InspectError> {
+    read(host, inspect::drops).await
+}
+
+/// Reads the pins, away from the threads that serve.
+async fn read<T: Send + 'static>(
+    host: &Host,
+    read: fn(&std::path::Path) -> Result<T, inspect::InspectError>,
+) -> Result<T, InspectError> {
+    let pins: PathBuf = host.config.bpffs_dir.clone();
+    tokio::task::spawn_blocking(move || read(&pins))
+        .await
+        .map_err(|error| InspectError(error.to_string()))?
+        .map_err(|error| InspectError(error.to_string()))
+}

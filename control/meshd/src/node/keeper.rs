@@ -1,0 +1,95 @@
+//! Keeps a node in step with its cluster: remembers the managers, renews the certificate when it is time or when the
+//! wanted role or the root has changed, and starts and ends the manager half with the role.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use control_agent::SessionState;
+use control_ca::Certificate;
+use control_manager::clock;
+use control_model::spec::Role;
+
+use super::certificate;
+use super::swarm::Swarm;
+use crate::disk::KnownManager;
+
+/// After something failed that will be tried again.
+const RETRY: Duration = Duration::from_secs(1);
+/// A renewal that is due is noticed this late at most: the wall clock may jump.
+const LONGEST_SLEEP: Duration = Duration::from_secs(600);
+
+/// Works until the swarm is stopped.
+pub async fn keep_in_step(swarm: Arc<Swarm>) {
+    let mut session = swarm.session.clone();
+    loop {
+        let state = session.borrow_and_update().clone();
+        let Some(result) = swarm.stop.run_until_cancelled(step(&swarm, &state)).await else { return };
+        let trouble = result.err().map(|error| format!("{error:#}")).unwrap_or_default();
+        let pause = if trouble.is_empty() { until_renewal(&swarm) } else { RETRY };
+        swarm.trouble.send_if_modified(|known| {
+            let changed = *known != trouble;
+            if changed && !trouble.is_empty() {
+                tracing::warn!(error = trouble, "not in step with the cluster");
+            }
+            *known = trouble;
+            changed
+        });
+        tokio::select! {
+            () = swarm.stop.cancelled() => return,
+            changed = session.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+async fn step(swarm: &Swarm, session: &SessionState) -> Result<()> {
+    if swarm.is_leaving() {
+        return Ok(());
+    }
+    if !session.managers.is_empty() {
+        let managers = session.managers.iter();
+        let managers = managers.map(|known| KnownManager { node: known.node, addr: known.addr }).collect();
+        swarm.update_file(|file| file.managers = managers)?;
+    }
+    let wanted = session.desired_role.filter(|role| *role != swarm.me().role);
+    let new_root = !session.root_pem.is_empty() && session.root_pem != swarm.pem().roots;
+    if wanted.is_some() || new_root || until_renewal(swarm).is_zero() {
+        renew(swarm).await.context("certificate not renewed")?;
+    }
+    match (swarm.me().role, swarm.manager()) {
+        (Role::Manager, None) => swarm.start_manager().await?,
+        (Role::Worker, Some(_)) => swarm.resign().await?,
+        _ => {}
+    }
+    if let Some(manager) = swarm.manager().filter(|manager| !manager.is_voter()) {
+        manager.join(&swarm.other_managers()).await?;
+    }
+    Ok(())
+}
+
+/// Asks the managers for a new certificate, one after another, the one in this daemon last.
+async fn renew(swarm: &Swarm) -> Result<()> {
+    let own = swarm.manager().map(|_| swarm.file().advertise);
+    let mut last = anyhow::anyhow!("no manager is known");
+    for addr in swarm.other_managers().into_iter().chain(own) {
+        match certificate::renew(&swarm.channels, addr).await {
+            Ok(pem) => {
+                swarm.take_identity(pem)?;
+                tracing::info!(role = ?swarm.me().role, "certificate renewed");
+                return Ok(());
+            }
+            Err(error) => last = error.into(),
+        }
+    }
+    bail!(last)
+}
+
+/// Time until the certificate is to be renewed, by the wall clock, but never long.
+fn until_renewal(swarm: &Swarm) -> Duration {
+    let Ok(certificate) = Certificate::parse(&swarm.pem().certificate) else { return LONGEST_SLEEP };
+    // The same moment at every look, another one on every node.
+    let seed = swarm.node_id().bits() & u128::from(u64::MAX);
+    let due = certificate.renew_at(u64::try_from(seed).unwrap_or_default());
+    due.since(clock::now()).min(LONGEST_SLEEP)
+}

@@ -1,0 +1,171 @@
+//! The manager half of a node: consensus, the manager's work, and its RPC listener.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use control_consensus::{Consensus, JoinError, Kek, OpenError, Options};
+use control_manager::{Manager, clock};
+use control_model::{Change, NodeId};
+use control_rpc::{Channels, serve};
+use control_store::ReplicatedStore as _;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::disk::{DiskError, NodeFile, SwarmDir};
+
+/// Why the manager half does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum ManagerError {
+    #[error("can't listen on {0}: {1}")]
+    Listen(SocketAddr, #[source] io::Error),
+    #[error("can't read the raft directory")]
+    Raft(#[source] io::Error),
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error("can't become a manager: {0}")]
+    Join(#[from] JoinError),
+    #[error("can't become a manager: no other manager is known")]
+    Alone,
+    #[error("node.json names no raft id")]
+    NoRaftId,
+}
+
+/// A manager that runs and is served.
+pub struct RunningManager {
+    pub consensus: Arc<Consensus>,
+    parts: Mutex<Option<Parts>>,
+    stop: CancellationToken,
+}
+
+struct Parts {
+    manager: Manager,
+    server: JoinHandle<()>,
+}
+
+/// How a replica begins.
+enum Begin {
+    /// A new cluster, with its first entry.
+    Bootstrap(Vec<Change>),
+    /// From the disk, or empty if there is nothing.
+    Resume,
+}
+
+impl RunningManager {
+    /// The first manager of a new cluster.
+    pub async fn bootstrap(
+        dir: &SwarmDir,
+        channels: &Arc<Channels>,
+        file: &NodeFile,
+        own_data_path: watch::Receiver<bool>,
+        changes: Vec<Change>,
+    ) -> Result<Self, ManagerError> {
+        Self::begin(dir, channels, file, own_data_path, Begin::Bootstrap(changes)).await
+    }
+
+    /// Goes on from the disk, or makes an empty replica that has yet to [`RunningManager::join`].
+    pub async fn open(
+        dir: &SwarmDir,
+        channels: &Arc<Channels>,
+        file: &NodeFile,
+        own_data_path: watch::Receiver<bool>,
+    ) -> Result<Self, ManagerError> {
+        Self::begin(dir, channels, file, own_data_path, Begin::Resume).await
+    }
+
+    async fn begin(
+        dir: &SwarmDir,
+        channels: &Arc<Channels>,
+        file: &NodeFile,
+        own_data_path: watch::Receiver<bool>,
+        begin: Begin,
+    ) -> Result<Self, ManagerError> {
+        // First, so that a port that is taken leaves nothing behind.
+        let listener =
+            TcpListener::bind(file.listen).await.map_err(|error| ManagerError::Listen(file.listen, error))?;
+        let options = Options {
+            dir: dir.raft(),
+            raft_id: file.raft_id.ok_or(ManagerError::NoRaftId)?,
+            node_id: file.node,
+            addr: file.advertise,
+            kek: Kek::new(dir.raft_key_or(rand::random())?),
+            channels: channels.clone(),
+            clock: Arc::new(clock::now),
+        };
+        let consensus = match begin {
+            Begin::Bootstrap(changes) => Consensus::bootstrap(options, changes).await?,
+            Begin::Resume
+                if Consensus::stored_raft_id(&dir.raft()).map_err(ManagerError::Raft)?.is_some() =>
+            {
+                Consensus::open(options).await?
+            }
+            Begin::Resume => Consensus::create(options).await?,
+        };
+        Ok(Self::start(consensus, listener, channels, file.node, own_data_path))
+    }
+
+    fn start(
+        consensus: Arc<Consensus>,
+        listener: TcpListener,
+        channels: &Arc<Channels>,
+        me: NodeId,
+        own_data_path: watch::Receiver<bool>,
+    ) -> Self {
+        let options = control_manager::Options {
+            consensus: consensus.clone(),
+            channels: channels.clone(),
+            me,
+            own_data_path,
+        };
+        let manager = Manager::start(options);
+        let stop = CancellationToken::new();
+        let stopped = stop.clone().cancelled_owned();
+        let serving = serve(listener, channels.identity().clone(), manager.routes(), stopped);
+        let server = tokio::spawn(async move {
+            if let Err(error) = serving.await {
+                tracing::error!(%error, "the managers' RPC server ended");
+            }
+        });
+        Self { consensus, parts: Mutex::new(Some(Parts { manager, server })), stop }
+    }
+
+    /// This replica takes part in votes.
+    pub fn is_voter(&self) -> bool {
+        self.consensus.voters().contains(&self.consensus.raft_id())
+    }
+
+    /// Becomes a voter, through the first of `managers` that lets it.
+    pub async fn join(&self, managers: &[SocketAddr]) -> Result<(), ManagerError> {
+        let mut last = ManagerError::Alone;
+        for addr in managers {
+            match self.consensus.join(*addr).await {
+                Ok(()) => return Ok(()),
+                Err(error) => last = error.into(),
+            }
+        }
+        Err(last)
+    }
+
+    /// Hands leadership over, stops serving, closes the files.
+    pub async fn stop(&self) {
+        self.consensus.shutdown().await;
+        let parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(Parts { manager, server }) = parts else { return };
+        drop(manager);
+        self.stop.cancel();
+        if let Err(error) = server.await {
+            tracing::error!(%error, "the managers' RPC server failed");
+        }
+    }
+
+    /// Waits until this manager leads and its state takes writes.
+    pub async fn wait_to_lead(&self) -> Result<(), control_store::ReadError> {
+        let ended = || control_store::ReadError::NotManager;
+        self.consensus.leadership().wait_for(|l| l.is_me).await.map_err(|_| ended())?;
+        self.consensus.linearize().await
+    }
+}

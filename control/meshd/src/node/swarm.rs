@@ -1,0 +1,297 @@
+//! A node's part in a swarm: its identity, its data plane, its agent, and, on a manager, the manager half.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use control_agent::{Agent, AgentHandle, AgentOptions, NodeContext, SessionState};
+use control_api::node::SwarmError;
+use control_consensus::Consensus;
+use control_model::spec::Role;
+use control_model::{NodeId, PeerIdentity};
+use control_rpc::{Channels, IdentityPem};
+use dataplane_model::NodeView;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::failed;
+use super::keeper::keep_in_step;
+use super::manager::{ManagerError, RunningManager};
+use crate::data_plane::NodeDataPlane;
+use crate::disk::{DiskError, NodeFile, SwarmDir};
+use crate::host::Host;
+
+/// How often the end of a start is looked for.
+const POLL: Duration = Duration::from_millis(20);
+/// Other managers are asked this long to let a leaving one go.
+const GIVE_UP_SEAT: Duration = Duration::from_secs(5);
+
+/// A running membership.
+pub struct Swarm {
+    pub dir: SwarmDir,
+    pub channels: Arc<Channels>,
+    pem: Mutex<IdentityPem>,
+    file: Mutex<NodeFile>,
+    manager: Mutex<Option<Arc<RunningManager>>>,
+    /// Where the agent reaches the manager in this daemon.
+    local_manager: watch::Sender<Option<SocketAddr>>,
+    data_plane: NodeDataPlane,
+    agent: Mutex<Option<AgentHandle>>,
+    pub session: watch::Receiver<SessionState>,
+    pub views: watch::Receiver<Option<Arc<NodeView>>>,
+    /// Why this node is not what it should be; empty when all is well.
+    pub trouble: watch::Sender<String>,
+    pub stop: CancellationToken,
+    leaving: AtomicBool,
+    keeper: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What a membership begins with.
+pub struct Parts {
+    pub host: Arc<Host>,
+    pub dir: SwarmDir,
+    pub channels: Arc<Channels>,
+    pub pem: IdentityPem,
+    pub file: NodeFile,
+    pub data_plane: NodeDataPlane,
+    /// The manager half, where it runs already.
+    pub manager: Option<RunningManager>,
+}
+
+impl Swarm {
+    /// Starts the agent, and what keeps the node in step with the cluster.
+    pub fn start(parts: Parts) -> Arc<Self> {
+        let Parts { host, dir, channels, pem, file, data_plane, manager } = parts;
+        let local_manager = watch::Sender::new(manager.as_ref().map(|_| local_addr(&file)));
+        let agent = start_agent(&host, &channels, &file, &data_plane, local_manager.subscribe());
+        let swarm = Arc::new(Self {
+            session: agent.state(),
+            views: agent.views(),
+            agent: Mutex::new(Some(agent)),
+            manager: Mutex::new(manager.map(Arc::new)),
+            pem: Mutex::new(pem),
+            file: Mutex::new(file),
+            trouble: watch::Sender::new(String::new()),
+            stop: CancellationToken::new(),
+            leaving: AtomicBool::new(false),
+            keeper: Mutex::new(None),
+            dir,
+            channels,
+            local_manager,
+            data_plane,
+        });
+        *locked(&swarm.keeper) = Some(tokio::spawn(keep_in_step(swarm.clone())));
+        swarm
+    }
+
+    pub fn me(&self) -> PeerIdentity {
+        self.channels.identity().me()
+    }
+
+    pub fn node_id(&self) -> NodeId {
+        self.me().node_id
+    }
+
+    pub fn file(&self) -> NodeFile {
+        locked(&self.file).clone()
+    }
+
+    /// Changes `node.json`, if that changes anything.
+    pub fn update_file(&self, change: impl FnOnce(&mut NodeFile)) -> Result<(), DiskError> {
+        let mut file = locked(&self.file);
+        let mut new = file.clone();
+        change(&mut new);
+        if new != *file {
+            self.dir.store(&new)?;
+            *file = new;
+        }
+        Ok(())
+    }
+
+    /// Certificate, key and roots.
+    pub fn pem(&self) -> IdentityPem {
+        locked(&self.pem).clone()
+    }
+
+    /// Goes on as `pem`, also after a restart.
+    pub fn take_identity(&self, pem: IdentityPem) -> anyhow::Result<()> {
+        self.dir.store_identity(&pem)?;
+        self.channels.identity().replace(&pem)?;
+        *locked(&self.pem) = pem;
+        Ok(())
+    }
+
+    pub fn data_plane(&self) -> &NodeDataPlane {
+        &self.data_plane
+    }
+
+    /// Consensus, while this node is a manager.
+    pub fn consensus(&self) -> Option<Arc<Consensus>> {
+        self.manager().map(|manager| manager.consensus.clone())
+    }
+
+    pub fn manager(&self) -> Option<Arc<RunningManager>> {
+        locked(&self.manager).clone()
+    }
+
+    /// Starts the manager half: opens what is on the disk, or makes a new replica.
+    pub async fn start_manager(&self) -> Result<(), ManagerError> {
+        let raft_id = match Consensus::stored_raft_id(&self.dir.raft()).map_err(ManagerError::Raft)? {
+            Some(raft_id) => raft_id,
+            None => new_raft_id(),
+        };
+        self.update_file(|file| file.raft_id = Some(raft_id))?;
+        let file = self.file();
+        let is_up = self.data_plane.is_up.clone();
+        let running = RunningManager::open(&self.dir, &self.channels, &file, is_up).await?;
+        *locked(&self.manager) = Some(Arc::new(running));
+        self.local_manager.send_replace(Some(local_addr(&file)));
+        Ok(())
+    }
+
+    /// Ends the manager half. What it has on disk stays.
+    async fn stop_manager(&self) {
+        self.local_manager.send_replace(None);
+        let manager = locked(&self.manager).take();
+        if let Some(manager) = manager {
+            manager.stop().await;
+        }
+    }
+
+    /// Ends the manager half for good: the next one begins with another Raft id and an empty disk.
+    pub async fn resign(&self) -> Result<(), DiskError> {
+        self.stop_manager().await;
+        self.dir.remove_raft()?;
+        self.update_file(|file| file.raft_id = None)
+    }
+
+    /// Addresses of the managers on other nodes.
+    pub fn other_managers(&self) -> Vec<SocketAddr> {
+        let me = self.node_id();
+        self.file().managers.iter().filter(|manager| manager.node != me).map(|manager| manager.addr).collect()
+    }
+
+    /// Waits until the agent has its session, and on a manager the replica is a voter; false after `limit`.
+    pub async fn wait_until_ready(&self, limit: Duration) -> bool {
+        let mut session = self.session.clone();
+        let ready = async {
+            let _ = session.wait_for(|state| state.connected.is_some()).await;
+            while self.me().role == Role::Manager && !self.manager().is_some_and(|m| m.is_voter()) {
+                tokio::time::sleep(POLL).await;
+            }
+        };
+        tokio::time::timeout(limit, ready).await.is_ok()
+    }
+
+    /// Stops everything; tasks and data plane go on. A leader hands over first.
+    pub async fn shut_down(&self) {
+        self.stop_keeper().await;
+        let agent = locked(&self.agent).take();
+        if let Some(agent) = agent {
+            agent.stop().await;
+        }
+        self.stop_manager().await;
+    }
+
+    /// Gives up the seat in Raft. If that can't be, nothing has changed.
+    pub async fn prepare_to_leave(&self, force: bool) -> Result<(), SwarmError> {
+        let Some(manager) = self.manager() else { return Ok(()) };
+        self.leaving.store(true, Ordering::Relaxed);
+        let result = give_up_seat(&manager, force).await;
+        self.leaving.store(result.is_ok(), Ordering::Relaxed);
+        result
+    }
+
+    /// Stops the node's tasks and the manager half, takes the data plane down.
+    pub async fn leave(self: Arc<Self>) -> Result<(), SwarmError> {
+        self.stop_keeper().await;
+        let agent = locked(&self.agent).take();
+        if let Some(agent) = agent
+            && let Err(error) = agent.leave().await
+        {
+            tracing::warn!(%error, "not all containers were removed");
+        }
+        self.stop_manager().await;
+        let data_plane = self.data_plane.clone();
+        drop(self);
+        data_plane.tear_down().await.map_err(failed)
+    }
+
+    /// The node is on its way out: its seat in Raft is not to be taken again.
+    pub fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Relaxed)
+    }
+
+    async fn stop_keeper(&self) {
+        self.stop.cancel();
+        let keeper = locked(&self.keeper).take();
+        if let Some(keeper) = keeper
+            && let Err(error) = keeper.await
+        {
+            tracing::error!(%error, "what keeps the node in step has failed");
+        }
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn start_agent(
+    host: &Arc<Host>,
+    channels: &Arc<Channels>,
+    file: &NodeFile,
+    data_plane: &NodeDataPlane,
+    local_manager: watch::Receiver<Option<SocketAddr>>,
+) -> AgentHandle {
+    let (describer, vtep) = (host.clone(), file.data_path);
+    let options = AgentOptions {
+        context: NodeContext {
+            node: file.node,
+            hostname: host.config.hostname.clone(),
+            vtep,
+            vxlan_port: file.data_path_port,
+        },
+        channels: channels.clone(),
+        describe: Arc::new(move || describer.description(vtep)),
+        known_managers: file.managers.iter().map(|manager| manager.addr).collect(),
+        local_manager,
+    };
+    Agent::start(options, Arc::new(host.executor.clone()), data_plane.driver.clone())
+}
+
+/// Where this node's own manager is reached from this node: as the others do, unless it listens elsewhere.
+fn local_addr(file: &NodeFile) -> SocketAddr {
+    let (listen, advertise) = (file.listen, file.advertise);
+    let own = crate::addresses::SystemAddresses::read().all().any(|ip| ip == advertise.ip());
+    match listen.ip() {
+        ip if !ip.is_unspecified() => listen,
+        _ if own && advertise.port() == listen.port() => advertise,
+        _ => SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), listen.port()),
+    }
+}
+
+/// Leaves Raft, unless this is the last manager. With `force` also if the others do not agree.
+async fn give_up_seat(manager: &RunningManager, force: bool) -> Result<(), SwarmError> {
+    let consensus = &manager.consensus;
+    if consensus.voters().len() <= 1 {
+        return Ok(());
+    }
+    let leaving = consensus.remove_voter(consensus.raft_id());
+    match tokio::time::timeout(GIVE_UP_SEAT, leaving).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) if !force => Err(failed(error)),
+        Err(_) if !force => Err(SwarmError::Failed("the other managers do not answer".into())),
+        Ok(Err(_)) | Err(_) => {
+            tracing::warn!("left raft without the other managers' agreement");
+            Ok(())
+        }
+    }
+}
+
+/// A Raft id that was never used: random, and not 0.
+pub fn new_raft_id() -> u64 {
+    rand::random_range(1..=u64::MAX)
+}
