@@ -126,7 +126,8 @@ impl SessionClient {
         loop {
             let local = *self.local_manager.borrow_and_update();
             if let Some(addr) = managers.next(local) {
-                let ended = stop.run_until_cancelled(self.session(addr, &mut managers, &mut backoff)).await;
+                let session = Box::pin(self.session(addr, &mut managers, &mut backoff));
+                let ended = stop.run_until_cancelled(session).await;
                 let Some(Err(error)) = ended else { return };
                 tracing::info!(manager = %addr, %error, "no session");
                 self.channels.drop_channel(addr);
@@ -243,8 +244,8 @@ async fn heartbeats(
         let request = pb::HeartbeatRequest { session_id: session_id.clone(), applied: Some(generation) };
         in_time(async { Ok(client.heartbeat(request).await?) }).await?;
         let newer = async {
-            // The data plane reports more often than its generation changes.
-            while reports.wait_for(|report| report.applied != applied).await.is_err() {
+            // The data plane reports more often than its generation changes; when it is gone, time alone wakes.
+            if reports.wait_for(|report| report.applied != applied).await.is_err() {
                 std::future::pending::<()>().await;
             }
         };

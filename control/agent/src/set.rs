@@ -48,7 +48,9 @@ impl AssignmentSet {
                     return Err(SetError::Older { offered: generation, known });
                 }
                 *self = Self { generation, complete: true, ..Self::default() };
-                set.into_iter().for_each(|row| self.put(row));
+                for row in set {
+                    self.put(row);
+                }
             }
             AssignmentUpdate::Incremental { base, generation, upserts, removals } => {
                 if base != known || !self.complete {
@@ -58,8 +60,12 @@ impl AssignmentSet {
                     return Err(SetError::Older { offered: generation, known });
                 }
                 self.generation = generation;
-                removals.into_iter().for_each(|key| self.take(key));
-                upserts.into_iter().for_each(|row| self.put(row));
+                for key in removals {
+                    self.take(key);
+                }
+                for row in upserts {
+                    self.put(row);
+                }
             }
         }
         Ok(())

@@ -54,6 +54,16 @@ pub(super) struct Entry {
     has_files: bool,
 }
 
+/// What decides beside the task itself how far it goes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Outside<'a> {
+    /// Its namespace, or why there is none yet; `None` while the data plane is silent about it.
+    pub sandbox: Option<&'a Result<PathBuf, String>>,
+    /// Fewer than the most preparations are under way.
+    pub may_prepare: bool,
+    pub now: Timestamp,
+}
+
 impl Entry {
     /// A task that is new in the set; `found` is what the executor has of it from before.
     pub fn new(task: Task, found: Option<Found>, now: Timestamp, actions: &mut Vec<Action>) -> Self {
@@ -141,14 +151,8 @@ impl Entry {
     }
 
     /// Goes as far as possible without a further input. Whether a preparation was begun.
-    pub fn advance(
-        &mut self,
-        id: TaskId,
-        sandbox: Option<&Result<PathBuf, String>>,
-        may_prepare: bool,
-        now: Timestamp,
-        actions: &mut Vec<Action>,
-    ) -> bool {
+    pub fn advance(&mut self, id: TaskId, outside: &Outside<'_>, actions: &mut Vec<Action>) -> bool {
+        let Outside { sandbox, may_prepare, now } = *outside;
         if self.retry_at.is_some_and(|at| now < at) {
             return false;
         }

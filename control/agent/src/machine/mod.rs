@@ -16,7 +16,7 @@ use control_model::object::{ContainerStatus, TaskStatus};
 use control_model::{Task, TaskId, TaskState, Timestamp};
 
 pub use entry::Phase;
-use entry::{Busy, Entry};
+use entry::{Busy, Entry, Outside};
 
 /// Preparations at once: pulls share the line, unpacking shares the disk; more at once makes each slower.
 pub const MAX_PREPARES: usize = 8;
@@ -146,8 +146,8 @@ impl Machine {
         let mut n_prepares = self.tasks.values().filter(|entry| entry.is_busy(Busy::Preparing)).count();
         for (id, entry) in &mut self.tasks {
             let may_prepare = n_prepares < MAX_PREPARES;
-            let began_preparing = entry.advance(*id, self.sandboxes.get(id), may_prepare, now, actions);
-            n_prepares += usize::from(began_preparing);
+            let outside = Outside { sandbox: self.sandboxes.get(id), may_prepare, now };
+            n_prepares += usize::from(entry.advance(*id, &outside, actions));
         }
         self.tasks.retain(|_, entry| !entry.is_over());
     }

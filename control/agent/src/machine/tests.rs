@@ -82,7 +82,7 @@ impl World {
             [] => Vec::new(),
             [_] => panic!("{line:?} is no command"),
         };
-        actions.iter().map(|action| format!("{}\n", shown(action))).collect()
+        actions.iter().map(|action| shown(action) + "\n").collect()
     }
 
     fn handle(&mut self, input: Input) -> Vec<Action> {

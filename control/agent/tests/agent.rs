@@ -1,0 +1,174 @@
+//! The whole agent against a dispatcher over mutual TLS.
+
+mod common;
+
+use std::sync::Arc;
+
+use common::{AGENT, Ca, FakeDataPlane, FakeExecutor, Manager, container, options, until};
+use control_agent::Agent;
+use control_model::executor::Found;
+use control_model::object::{Meta, Slot, TaskStatus};
+use control_model::spec::{EndpointMode, Role, TaskSpec};
+use control_model::{
+    Assignment, AssignmentKey, AssignmentUpdate, Generation, ServiceId, Task, TaskId, TaskState,
+};
+
+const T1: TaskId = TaskId::from_bits(1);
+const T2: TaskId = TaskId::from_bits(2);
+
+fn task(id: TaskId, change: impl FnOnce(&mut Task)) -> Assignment {
+    let mut task = Task {
+        id,
+        meta: Meta::default(),
+        service: ServiceId::from_bits(1),
+        service_name: "s".into(),
+        slot: Slot::Replica(1),
+        node: Some(AGENT),
+        spec: TaskSpec::default(),
+        spec_version: 1,
+        endpoint_mode: EndpointMode::Vip,
+        ports: vec![],
+        attachments: vec![],
+        status: TaskStatus { state: TaskState::Assigned, ..TaskStatus::default() },
+        desired_state: TaskState::Running,
+        drained: false,
+    };
+    change(&mut task);
+    Assignment::Task(Box::new(task))
+}
+
+fn generation(index: u64) -> Generation {
+    Generation { epoch: 0, index }
+}
+
+fn complete(index: u64, set: Vec<Assignment>) -> AssignmentUpdate {
+    AssignmentUpdate::Complete { generation: generation(index), set }
+}
+
+fn change(base: u64, index: u64, upserts: Vec<Assignment>, removals: Vec<AssignmentKey>) -> AssignmentUpdate {
+    AssignmentUpdate::Incremental { base: generation(base), generation: generation(index), upserts, removals }
+}
+
+fn is(heard: &common::Heard, task: TaskId, state: TaskState) -> bool {
+    heard.statuses.get(&task).is_some_and(|status| status.state == state)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_lives_from_its_assignment_to_its_removal() {
+    let ca = Ca::new();
+    let rejected = task(T2, |task| task.spec.container.image = "missing".into());
+    let mut manager = Manager::start(&ca, complete(10, vec![task(T1, |_| ()), rejected])).await;
+    let (executor, dataplane) = (Arc::new(FakeExecutor::default()), FakeDataPlane::new());
+    let agent = Agent::start(options(&ca, vec![manager.addr]), executor.clone(), dataplane.clone());
+    let heard = until(&mut manager.heard, |heard| {
+        is(heard, T1, TaskState::Running) && is(heard, T2, TaskState::Rejected) && heard.applied == 10
+    })
+    .await;
+    assert_eq!(heard.hostname, "agent-host");
+    assert_eq!(heard.statuses[&T2].error, "No such image: missing:latest");
+    let state = until(&mut agent.state(), |state| state.connected.is_some()).await;
+    assert_eq!((state.connected, state.desired_role), (Some(manager.addr), Some(Role::Manager)));
+    assert_eq!((state.managers[0].addr, state.root_pem.as_str()), (manager.addr, "roots"));
+    // Wanted to stop, drained with the next write: the signal comes after both.
+    let stop = |drained| {
+        task(T1, move |task| {
+            task.desired_state = TaskState::Shutdown;
+            task.drained = drained;
+        })
+    };
+    manager.send(&change(10, 11, vec![stop(false)], vec![AssignmentKey::Task(T2)])).await;
+    until(&mut manager.heard, |heard| heard.applied == 11).await;
+    assert!(!executor.calls().borrow().contains(&"shutdown 1".to_owned()), "not drained yet");
+    manager.send(&change(11, 12, vec![stop(true)], vec![])).await;
+    let heard = until(&mut manager.heard, |heard| is(heard, T1, TaskState::Shutdown)).await;
+    assert_eq!(heard.statuses[&T1].container.as_ref().expect("it had one").exit_code, 143);
+    manager.send(&change(12, 13, vec![], vec![AssignmentKey::Task(T1)])).await;
+    until(&mut executor.calls(), |calls| calls.contains(&"remove 1".to_owned())).await;
+    let view = until(&mut dataplane.views(), |view| {
+        view.as_ref().is_some_and(|view| view.sandboxes.is_empty() && view.generation.index == 13)
+    })
+    .await;
+    assert!(view.is_some());
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restarted_agent_adopts_what_runs() {
+    let ca = Ca::new();
+    let running = |id| task(id, |task| task.status.state = TaskState::Running);
+    let mut manager = Manager::start(&ca, complete(5, vec![running(T1)])).await;
+    let (executor, dataplane) = (Arc::new(FakeExecutor::default()), FakeDataPlane::new());
+    let found = |task| Found { task, status: container(task), exit: None };
+    *executor.found.lock().expect("not poisoned") = vec![found(T1), found(T2)];
+    let agent = Agent::start(options(&ca, vec![manager.addr]), executor.clone(), dataplane.clone());
+    // T2 is in no set: it goes, after the set has come.
+    until(&mut executor.calls(), |calls| calls.contains(&"remove 2".to_owned())).await;
+    executor.exit(T1, 9);
+    let heard = until(&mut manager.heard, |heard| is(heard, T1, TaskState::Failed)).await;
+    assert_eq!(heard.statuses[&T1].error, "task: non-zero exit (9)");
+    let calls = executor.calls().borrow().clone();
+    assert!(!calls.iter().any(|call| call.ends_with(" 1")), "no new start: {calls:?}");
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn statuses_survive_refusals_and_go_to_the_next_manager() {
+    let ca = Ca::new();
+    let set = || complete(5, vec![task(T1, |_| ())]);
+    let mut managers = [Manager::start(&ca, set()).await, Manager::start(&ca, set()).await];
+    let addrs: Vec<_> = managers.iter().map(|manager| manager.addr).collect();
+    for manager in &managers {
+        manager.list(addrs.clone());
+        manager.refuse_statuses(true);
+    }
+    let executor = Arc::new(FakeExecutor::default());
+    let agent = Agent::start(options(&ca, addrs.clone()), executor.clone(), FakeDataPlane::new());
+    until(&mut executor.calls(), |calls| calls.contains(&"start 1".to_owned())).await;
+    // One manager takes statuses again; the agent finds it, whichever it was with.
+    managers[0].refuse_statuses(false);
+    until(&mut managers[0].heard, |heard| is(heard, T1, TaskState::Running)).await;
+    // That one dies: everything is said again to the other.
+    managers[1].refuse_statuses(false);
+    managers[0].kill();
+    until(&mut managers[1].heard, |heard| is(heard, T1, TaskState::Running)).await;
+    // A session that ends and a new one with the same manager: again.
+    let n_before = managers[1].heard.borrow().history.len();
+    managers[1].close_session();
+    until(&mut managers[1].heard, |heard| heard.history.len() > n_before).await;
+    assert_eq!(executor.calls().borrow().iter().filter(|call| *call == "start 1").count(), 1);
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_state_is_refused() {
+    let ca = Ca::new();
+    let mut manager = Manager::start(&ca, complete(50, vec![task(T1, |_| ())])).await;
+    let (executor, dataplane) = (Arc::new(FakeExecutor::default()), FakeDataPlane::new());
+    let agent = Agent::start(options(&ca, vec![manager.addr]), executor.clone(), dataplane.clone());
+    until(&mut manager.heard, |heard| is(heard, T1, TaskState::Running) && heard.applied == 50).await;
+    // A manager that is behind offers a set without the task.
+    manager.set_first(complete(49, vec![]));
+    manager.close_session();
+    let mut state = agent.state();
+    let refused = until(&mut state, |state| state.error.contains("older")).await;
+    assert_eq!(refused.connected, None);
+    assert_eq!(dataplane.views().borrow().as_ref().expect("a view").generation.index, 50);
+    assert!(!executor.calls().borrow().contains(&"shutdown 1".to_owned()));
+    manager.set_first(complete(51, vec![]));
+    until(&mut executor.calls(), |calls| calls.contains(&"remove 1".to_owned())).await;
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leaving_removes_everything() {
+    let ca = Ca::new();
+    let mut manager = Manager::start(&ca, complete(5, vec![task(T1, |_| ())])).await;
+    let (executor, dataplane) = (Arc::new(FakeExecutor::default()), FakeDataPlane::new());
+    let agent = Agent::start(options(&ca, vec![manager.addr]), executor.clone(), dataplane.clone());
+    until(&mut manager.heard, |heard| is(heard, T1, TaskState::Running)).await;
+    *executor.found.lock().expect("not poisoned") =
+        vec![Found { task: T1, status: container(T1), exit: None }];
+    agent.leave().await.expect("left");
+    assert!(executor.calls().borrow().ends_with(&["terminate 1".to_owned(), "remove 1".to_owned()]));
+    assert!(dataplane.views().borrow().as_ref().expect("a view").sandboxes.is_empty());
+}

@@ -1,0 +1,356 @@
+//! A dispatcher, an executor and a data plane that do what a test says, and remember what was asked of them.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use control_agent::{AgentOptions, NodeContext};
+use control_ca::{NodeKey, RootCa};
+use control_model::executor::{Executor, ExecutorError, Exit, Found, SandboxPaths};
+use control_model::identity::PeerIdentity;
+use control_model::object::{ContainerStatus, NodeDescription, TaskStatus};
+use control_model::spec::Role;
+use control_model::{AssignmentUpdate, ClusterId, NodeId, Task, TaskId, Timestamp};
+use control_rpc::{Channels, Identity, IdentityPem, decode, encode, pb};
+use dataplane_model::{DataPlane, NodeView, Report, SandboxStatus};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::Stream;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+/// Longest wait for anything in these tests.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const AGENT: NodeId = NodeId::from_bits(1);
+const MANAGER: NodeId = NodeId::from_bits(2);
+
+/// Waits until the value in the channel is as wanted.
+pub async fn until<T: Clone>(receiver: &mut watch::Receiver<T>, wanted: impl FnMut(&T) -> bool) -> T {
+    let value = tokio::time::timeout(PATIENCE, receiver.wait_for(wanted)).await;
+    value.expect("in time").expect("the sender lives").clone()
+}
+
+/// A cluster's root, and identities made by it.
+pub struct Ca {
+    root: RootCa,
+}
+
+impl Ca {
+    pub fn new() -> Self {
+        Self { root: RootCa::generate(wall_clock()).expect("a root") }
+    }
+
+    pub fn identity(&self, node_id: NodeId, role: Role) -> Arc<Identity> {
+        let key = NodeKey::generate().expect("a key");
+        let who = PeerIdentity { node_id, role, cluster_id: ClusterId::from_bits(5) };
+        let certificate =
+            self.root.issue(&key.csr_pem, who, wall_clock(), Duration::from_hours(24)).expect("issued");
+        let pem = IdentityPem { certificate, key: key.key_pem, roots: self.root.cert_pem().to_owned() };
+        Identity::new(&pem).expect("an identity")
+    }
+}
+
+fn wall_clock() -> Timestamp {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
+    Timestamp(i64::try_from(now.as_nanos()).expect("before 2262"))
+}
+
+/// The sending half of an assignments stream.
+type Updates = mpsc::Sender<Result<pb::Payload, Status>>;
+
+/// What a manager was told.
+#[derive(Debug, Clone, Default)]
+pub struct Heard {
+    pub sessions: usize,
+    pub hostname: String,
+    pub applied: u64,
+    pub heartbeats: usize,
+    pub statuses: BTreeMap<TaskId, TaskStatus>,
+    /// Every status in the order of arrival.
+    pub history: Vec<(TaskId, TaskStatus)>,
+}
+
+/// A manager with a dispatcher alone.
+pub struct Manager {
+    pub addr: SocketAddr,
+    pub heard: watch::Receiver<Heard>,
+    updates: Arc<Mutex<Option<Updates>>>,
+    first: watch::Sender<AssignmentUpdate>,
+    refuse_statuses: watch::Sender<bool>,
+    listed: watch::Sender<Vec<SocketAddr>>,
+    server: tokio::task::JoinHandle<()>,
+}
+
+impl Manager {
+    /// `first` is the complete set that every session begins with.
+    pub async fn start(ca: &Ca, first: AssignmentUpdate) -> Self {
+        let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
+        let addr = listener.local_addr().expect("bound");
+        let (heard_sender, heard) = watch::channel(Heard::default());
+        let (first, first_receiver) = watch::channel(first);
+        let (refuse_statuses, refuse_receiver) = watch::channel(false);
+        let (listed, listed_receiver) = watch::channel(vec![addr]);
+        let updates = Arc::default();
+        let dispatcher = Dispatcher {
+            listed: listed_receiver,
+            heard: heard_sender,
+            first: first_receiver,
+            refuse_statuses: refuse_receiver,
+            updates: Arc::clone(&updates),
+        };
+        let routes = tonic::service::Routes::new(pb::dispatcher_server::DispatcherServer::new(dispatcher));
+        let identity = ca.identity(MANAGER, Role::Manager);
+        let server = tokio::spawn(async move {
+            control_rpc::serve(listener, identity, routes, std::future::pending()).await.expect("serves");
+        });
+        Self { addr, heard, updates, first, refuse_statuses, listed, server }
+    }
+
+    pub async fn send(&self, update: &AssignmentUpdate) {
+        let sender = self.updates.lock().expect("not poisoned").clone().expect("a stream is open");
+        sender.send(Ok(pb::Payload { body: encode(update).expect("small") })).await.expect("it is read");
+    }
+
+    /// What the next session begins with.
+    pub fn set_first(&self, update: AssignmentUpdate) {
+        self.first.send_replace(update);
+    }
+
+    /// The managers that sessions from now on are told of.
+    pub fn list(&self, managers: Vec<SocketAddr>) {
+        self.listed.send_replace(managers);
+    }
+
+    pub fn refuse_statuses(&self, refuse: bool) {
+        self.refuse_statuses.send_replace(refuse);
+    }
+
+    /// Ends the assignments stream, as a manager does that is superseded.
+    pub fn close_session(&self) {
+        self.updates.lock().expect("not poisoned").take();
+    }
+
+    /// The manager's process dies.
+    pub fn kill(&self) {
+        self.server.abort();
+    }
+}
+
+impl Drop for Manager {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+struct Dispatcher {
+    listed: watch::Receiver<Vec<SocketAddr>>,
+    heard: watch::Sender<Heard>,
+    first: watch::Receiver<AssignmentUpdate>,
+    refuse_statuses: watch::Receiver<bool>,
+    updates: Arc<Mutex<Option<Updates>>>,
+}
+
+fn listed(addr: &SocketAddr) -> pb::ManagerAddr {
+    pb::ManagerAddr { node_id: MANAGER.to_string(), addr: addr.to_string() }
+}
+
+type BoxStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl pb::dispatcher_server::Dispatcher for Dispatcher {
+    type SessionStream = BoxStream<pb::SessionMessage>;
+    type AssignmentsStream = BoxStream<pb::Payload>;
+
+    async fn session(
+        &self,
+        request: Request<pb::SessionRequest>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
+        assert_eq!(control_rpc::require_node(&request)?.node_id, AGENT);
+        let description: NodeDescription = decode(&request.get_ref().description)?;
+        self.heard.send_modify(|heard| {
+            heard.sessions += 1;
+            heard.hostname = description.hostname;
+        });
+        let message = pb::SessionMessage {
+            session_id: format!("session-{}", self.heard.borrow().sessions),
+            managers: self.listed.borrow().iter().map(listed).collect(),
+            desired_role: "manager".into(),
+            root_pem: "roots".into(),
+        };
+        // Open for as long as the client wants it.
+        let stream = tokio_stream::StreamExt::chain(tokio_stream::once(Ok(message)), tokio_stream::pending());
+        Ok(Response::new(Box::pin(stream)))
+    }
+
+    async fn heartbeat(
+        &self,
+        request: Request<pb::HeartbeatRequest>,
+    ) -> Result<Response<pb::HeartbeatReply>, Status> {
+        self.heard.send_modify(|heard| {
+            heard.heartbeats += 1;
+            heard.applied = request.get_ref().applied.unwrap_or_default().index;
+        });
+        Ok(Response::new(pb::HeartbeatReply { period_ms: 1000 }))
+    }
+
+    async fn assignments(
+        &self,
+        _: Request<pb::AssignmentsRequest>,
+    ) -> Result<Response<Self::AssignmentsStream>, Status> {
+        let (sender, receiver) = mpsc::channel(16);
+        let body = encode(&*self.first.borrow())?;
+        sender.send(Ok(pb::Payload { body })).await.expect("the receiver is here");
+        *self.updates.lock().expect("not poisoned") = Some(sender);
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    async fn update_task_status(
+        &self,
+        request: Request<pb::TaskStatusRequest>,
+    ) -> Result<Response<pb::Empty>, Status> {
+        if *self.refuse_statuses.borrow() {
+            return Err(Status::unavailable("no leader"));
+        }
+        let statuses: Vec<(TaskId, TaskStatus)> = decode(&request.get_ref().body)?;
+        self.heard.send_modify(|heard| {
+            heard.history.extend(statuses.iter().cloned());
+            heard.statuses.extend(statuses);
+        });
+        Ok(Response::new(pb::Empty {}))
+    }
+
+    async fn report_liveness(&self, _: Request<pb::LivenessReport>) -> Result<Response<pb::Empty>, Status> {
+        Err(Status::unimplemented("agents don't"))
+    }
+}
+
+/// An executor whose containers run until they are told to end.
+#[derive(Default)]
+pub struct FakeExecutor {
+    pub found: Mutex<Vec<Found>>,
+    calls: watch::Sender<Vec<String>>,
+    exits: watch::Sender<BTreeMap<TaskId, i32>>,
+}
+
+impl FakeExecutor {
+    pub fn calls(&self) -> watch::Receiver<Vec<String>> {
+        self.calls.subscribe()
+    }
+
+    pub fn exit(&self, task: TaskId, code: i32) {
+        self.exits.send_modify(|exits| {
+            exits.insert(task, code);
+        });
+    }
+
+    fn note(&self, call: &str, task: TaskId) {
+        self.calls.send_modify(|calls| calls.push(format!("{call} {}", task.bits())));
+    }
+}
+
+pub fn container(task: TaskId) -> ContainerStatus {
+    ContainerStatus { container_id: task.container_id(), pid: 7, exit_code: 0 }
+}
+
+#[async_trait]
+impl Executor for FakeExecutor {
+    async fn prepare(&self, task: &Task) -> Result<(), ExecutorError> {
+        self.note("prepare", task.id);
+        if task.spec.container.image == "missing" {
+            return Err(ExecutorError::Rejected("No such image: missing:latest".into()));
+        }
+        Ok(())
+    }
+
+    async fn start(&self, task: &Task, sandbox: &SandboxPaths) -> Result<ContainerStatus, ExecutorError> {
+        assert_eq!(sandbox.netns, PathBuf::from(format!("/netns/{}", task.id)));
+        self.note("start", task.id);
+        Ok(container(task.id))
+    }
+
+    async fn wait(&self, task: TaskId) -> Result<Exit, ExecutorError> {
+        let mut exits = self.exits.subscribe();
+        let ended = exits.wait_for(|exits| exits.contains_key(&task)).await.expect("the executor lives");
+        Ok(Exit { code: ended[&task], out_of_memory: false })
+    }
+
+    async fn shutdown(&self, task: &Task) -> Result<(), ExecutorError> {
+        self.note("shutdown", task.id);
+        self.exit(task.id, 143);
+        Ok(())
+    }
+
+    async fn terminate(&self, task: TaskId) -> Result<(), ExecutorError> {
+        self.note("terminate", task);
+        Ok(())
+    }
+
+    async fn remove(&self, task: TaskId) -> Result<(), ExecutorError> {
+        self.note("remove", task);
+        Ok(())
+    }
+
+    async fn list_ours(&self) -> Result<Vec<Found>, ExecutorError> {
+        Ok(self.found.lock().expect("not poisoned").clone())
+    }
+}
+
+/// A data plane that applies every view at once.
+pub struct FakeDataPlane {
+    views: watch::Sender<Option<NodeView>>,
+    reports: watch::Sender<Report>,
+}
+
+impl FakeDataPlane {
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self { views: watch::Sender::new(None), reports: watch::Sender::new(Report::default()) })
+    }
+
+    pub fn views(&self) -> watch::Receiver<Option<NodeView>> {
+        self.views.subscribe()
+    }
+}
+
+impl DataPlane for FakeDataPlane {
+    fn set_view(&self, view: NodeView) {
+        let ready = |id: &dataplane_model::SandboxId| SandboxStatus::Ready {
+            netns: format!("/netns/{}", id.0).into(),
+        };
+        let report = Report {
+            wanted_revision: view.revision,
+            wanted: view.generation,
+            applied_revision: view.revision,
+            applied: view.generation,
+            sandboxes: view.sandboxes.keys().map(|id| (id.clone(), ready(id))).collect(),
+            errors: vec![],
+        };
+        let newest = self.views.borrow().as_ref().map_or(0, |view| view.revision);
+        assert!(view.revision > newest, "revisions only grow");
+        self.views.send_replace(Some(view));
+        self.reports.send_replace(report);
+    }
+
+    fn watch(&self) -> watch::Receiver<Report> {
+        self.reports.subscribe()
+    }
+}
+
+/// Options of an agent that knows these managers.
+pub fn options(ca: &Ca, known_managers: Vec<SocketAddr>) -> AgentOptions {
+    let describe = || NodeDescription { hostname: "agent-host".into(), ..NodeDescription::default() };
+    AgentOptions {
+        context: NodeContext {
+            node: AGENT,
+            hostname: "agent-host".into(),
+            vtep: Ipv4Addr::LOCALHOST,
+            vxlan_port: 4789,
+        },
+        channels: Channels::new(ca.identity(AGENT, Role::Worker)),
+        describe: Arc::new(describe),
+        known_managers,
+        local_manager: watch::channel(None).1,
+    }
+}
