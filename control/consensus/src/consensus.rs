@@ -17,12 +17,13 @@ use control_rpc::{Channels, MAX_MESSAGE_BYTES};
 use control_store::{EventReceiver, ProposeError, ReadError, ReplicatedStore, State};
 use openraft::Raft;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tonic::service::Routes;
 
 use crate::crypt::{Kek, Key};
 use crate::error::OpenError;
+use crate::housekeeping;
 use crate::key_file;
 use crate::leadership::{self, Leadership};
 use crate::limits::raft_config;
@@ -69,7 +70,8 @@ pub struct Consensus {
     view: Arc<View>,
     log: LogStore,
     leadership: watch::Receiver<Leadership>,
-    watching: Mutex<Option<JoinHandle<()>>>,
+    /// Ended with this value, or by [`Consensus::stop`].
+    tasks: Mutex<JoinSet<()>>,
     changing_members: tokio::sync::Mutex<()>,
 }
 
@@ -145,7 +147,9 @@ impl Consensus {
             }
         };
         let (sender, leadership) = watch::channel(Leadership::default());
-        let watching = tokio::spawn(leadership::watch(raft.clone(), sender));
+        let mut tasks = JoinSet::new();
+        tasks.spawn(leadership::watch(raft.clone(), sender));
+        tasks.spawn(housekeeping::run(raft.clone(), log.clone()));
         Ok(Arc::new(Self {
             raft,
             raft_id,
@@ -155,7 +159,7 @@ impl Consensus {
             view,
             log,
             leadership,
-            watching: Mutex::new(Some(watching)),
+            tasks: Mutex::new(tasks),
             changing_members: tokio::sync::Mutex::default(),
         }))
     }
@@ -191,15 +195,17 @@ impl Consensus {
         if self.raft.shutdown().await.is_err() {
             tracing::error!("raft panicked");
         }
-        let watching = self.watching.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(watching) = watching {
-            watching.abort();
-        }
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).abort_all();
         self.log.close().await;
     }
 
     pub(crate) fn raft(&self) -> &Raft<TypeConfig, Machine> {
         &self.raft
+    }
+
+    #[cfg(test)]
+    pub(crate) fn log_len_bytes(&self) -> usize {
+        self.log.len_bytes()
     }
 
     pub(crate) fn me(&self) -> Member {

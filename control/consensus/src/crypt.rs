@@ -11,6 +11,7 @@ use aes_gcm::aead::{Aead, Payload};
 use aes_gcm::aes::Aes256;
 use aes_gcm::aes::cipher::{Block, BlockCipherEncrypt};
 use aes_gcm::{Aes256Gcm, KeyInit};
+use zeroize::Zeroize;
 
 /// First byte of what [`Key::seal`] makes.
 const FORMAT: u8 = 1;
@@ -115,6 +116,12 @@ fn encrypt_block(cipher: &Aes256, block: [u8; 16]) -> [u8; 16] {
 fn double(block: [u8; 16]) -> [u8; 16] {
     let value = u128::from_be_bytes(block);
     ((value << 1) ^ ((value >> 127) * 0x87)).to_be_bytes()
+}
+
+impl Drop for Key {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
 }
 
 impl fmt::Debug for Key {

@@ -21,10 +21,12 @@ pub struct Leadership {
 
 /// Tells `sender` of every change until Raft stops; then drops it.
 pub(crate) async fn watch(raft: Raft<TypeConfig, Machine>, sender: watch::Sender<Leadership>) {
-    let mut metrics = raft.metrics();
+    // These change with leaders alone; the full metrics change with every entry.
+    let mut changes = raft.server_metrics();
     let mut quorum = Quorum::default();
     loop {
         let (running, state, leader, term) = {
+            let metrics = raft.metrics();
             let now = metrics.borrow_watched();
             (now.running_state.is_ok(), now.state, now.current_leader, now.current_term)
         };
@@ -36,7 +38,7 @@ pub(crate) async fn watch(raft: Raft<TypeConfig, Machine>, sender: watch::Sender
         let known = is_me || (state != ServerState::Leader && is_heard(&raft).await);
         let next = Leadership { leader: leader.filter(|_| known), term, is_me };
         sender.send_if_modified(|now| std::mem::replace(now, next) != next);
-        if matches!(timeout(LEADER_CHECK_INTERVAL, metrics.changed()).await, Ok(Err(_))) {
+        if matches!(timeout(LEADER_CHECK_INTERVAL, changes.changed()).await, Ok(Err(_))) {
             return;
         }
     }

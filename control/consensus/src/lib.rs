@@ -8,6 +8,7 @@
 mod consensus;
 mod crypt;
 mod error;
+mod housekeeping;
 mod key_file;
 mod leadership;
 mod limits;

@@ -68,6 +68,16 @@ const ELECTION_MAX_MS: u64 = 600;
 /// Entries between snapshots: a restart replays at most so many (about a second), and the log's memory is bounded.
 const SNAPSHOT_EVERY: u64 = 5000;
 
+/// Encoded entries in the log beyond which a snapshot is made and the log cut off behind it, however few they are:
+/// they are in memory too.
+pub(crate) const MAX_LOG_BYTES: usize = 64 << 20;
+
+/// How often the log's size is looked at. At 1.5 MiB an entry and 100 entries a second, it overshoots by 300 MB.
+pub(crate) const LOG_CHECK_INTERVAL: Duration = Duration::from_secs(2);
+
+/// A log file larger than this is compacted when it is opened: redb's files only grow.
+pub(crate) const COMPACT_FILE_BYTES: u64 = 128 << 20;
+
 /// Entries kept behind a snapshot, so that a follower that was away for a short time needs no snapshot
 /// (swarmkit's `LogEntriesForSlowFollowers`).
 const KEEP_ENTRIES: u64 = 500;

@@ -61,6 +61,11 @@ impl LogStore {
         self.memory().committed.map(|id| id.index())
     }
 
+    /// Bytes of all encoded entries.
+    pub(crate) fn len_bytes(&self) -> usize {
+        self.memory().entries.values().map(|stored| stored.encoded_len).sum()
+    }
+
     /// Finishes what was given to the writer and closes the file. Later calls fail.
     pub(crate) async fn close(&self) {
         self.writer.close().await;

@@ -133,7 +133,7 @@ impl Consensus {
         if !voters.contains(&raft_id) {
             return self.change(ChangeMembers::RemoveNodes([raft_id].into())).await;
         }
-        self.check_quorum_without(raft_id, &voters)?;
+        self.check_quorum_without(raft_id, &voters).await?;
         if raft_id == self.raft_id() {
             self.transfer_leadership().await?;
             self.check_leader()?;
@@ -205,12 +205,25 @@ impl Consensus {
         }
     }
 
-    /// Do the reachable voters still make a majority when `raft_id` is gone?
-    fn check_quorum_without(&self, raft_id: u64, voters: &BTreeSet<u64>) -> Result<(), MembershipError> {
+    /// Do the reachable voters still make a majority when `raft_id` is gone? A leader that was just elected has
+    /// yet to hear from them.
+    async fn check_quorum_without(
+        &self,
+        raft_id: u64,
+        voters: &BTreeSet<u64>,
+    ) -> Result<(), MembershipError> {
         let left = voters.len() - 1;
-        let reachable = self.reachable();
-        let answering = voters.iter().filter(|id| **id != raft_id && reachable.contains(id)).count();
-        if left == 0 || answering <= left / 2 { Err(MembershipError::WouldLoseQuorum) } else { Ok(()) }
+        let enough = || {
+            let reachable = self.reachable();
+            voters.iter().filter(|id| **id != raft_id && reachable.contains(id)).count() > left / 2
+        };
+        let wait = async {
+            while !enough() {
+                sleep(RETRY_PAUSE).await;
+            }
+        };
+        let heard = left > 0 && timeout(REACHABLE_WITHIN, wait).await.is_ok();
+        if heard { Ok(()) } else { Err(MembershipError::WouldLoseQuorum) }
     }
 
     /// This leader, and the members that answered its heartbeats lately.

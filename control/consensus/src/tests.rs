@@ -1,4 +1,5 @@
 mod cluster;
 mod conformance;
+mod faults;
 mod restart;
 mod rig;

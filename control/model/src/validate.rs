@@ -101,7 +101,7 @@ pub fn validate_network(spec: &NetworkSpec) -> Result<(), SpecError> {
 
 /// Checks the cluster's spec by itself.
 pub fn validate_cluster(spec: &ClusterSpec) -> Result<(), SpecError> {
-    const MIN_CERTIFICATE_EXPIRY: std::time::Duration = std::time::Duration::from_secs(3600);
+    const MIN_CERTIFICATE_EXPIRY: std::time::Duration = std::time::Duration::from_hours(1);
     if spec.name != ClusterSpec::default().name {
         return Err(SpecError::ClusterName);
     }

@@ -12,6 +12,7 @@ use super::writer::{ENTRIES, MARKS, entry_place, mark_place};
 use super::{COMMITTED, Memory, PURGED, Stored, VOTE};
 use crate::crypt::Key;
 use crate::error::OpenError;
+use crate::limits::COMPACT_FILE_BYTES;
 use crate::types::TypeConfig;
 
 pub(super) fn open(path: &Path, key: &Key) -> Result<(Database, Memory), OpenError> {
@@ -32,6 +33,11 @@ fn open_database(path: &Path) -> Result<Database, OpenError> {
     let intact = database.check_integrity().map_err(|error| OpenError::Corrupt(error.to_string()))?;
     if !intact {
         return Err(OpenError::Corrupt("the log's file".to_owned()));
+    }
+    if std::fs::metadata(path)?.len() > COMPACT_FILE_BYTES
+        && let Err(error) = database.compact()
+    {
+        tracing::warn!(%error, "the raft log can't be compacted");
     }
     let transaction = database.begin_write().map_err(redb::Error::from)?;
     transaction.open_table(ENTRIES).map_err(redb::Error::from)?;

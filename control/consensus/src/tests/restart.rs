@@ -112,7 +112,7 @@ async fn a_damaged_file_is_an_error_or_changes_nothing() {
         let path = dir.join(name);
         let good = fs::read(&path).unwrap();
         let used = good.iter().rposition(|byte| *byte != 0).unwrap();
-        let step = (used / 40).max(1);
+        let step = (used / 16).max(1);
         let mut refused = 0;
         for at in (0..=used).step_by(step) {
             let mut bad = good.clone();
