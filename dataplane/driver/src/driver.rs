@@ -129,7 +129,7 @@ impl Driver {
     /// Frontends and virtual addresses with their rings, read from the kernel's maps, with their services' names.
     pub fn load_balancers(&self) -> Result<Vec<LoadBalancerRow>, InspectError> {
         let mut rows = inspect::load_balancers(&self.bpffs_dir)?;
-        let names = self.with_shown(|shown| shown.names_by_frontend());
+        let names = self.with_shown(Shown::names_by_frontend);
         for row in &mut rows {
             row.service = names.get(&(row.vni, row.frontend.clone())).cloned().unwrap_or_default();
         }

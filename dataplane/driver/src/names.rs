@@ -53,7 +53,7 @@ impl Names {
         {
             return;
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     pub(crate) fn status(&self) -> Option<DnsStatus> {

@@ -94,7 +94,7 @@ impl<K: Kernel> Worker<K> {
         loop {
             match self.wait(&mut timers).await {
                 Wake::Pass => {
-                    timers.blocked_until = self.pass().await.err().map(|()| Instant::now() + BLOCKED_DELAY)
+                    timers.blocked_until = self.pass().await.err().map(|()| Instant::now() + BLOCKED_DELAY);
                 }
                 Wake::Look => self.look().await,
                 Wake::Report => self.publish(),

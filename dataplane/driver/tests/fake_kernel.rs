@@ -1,4 +1,5 @@
 //! The driver over a kernel in memory: order, retries, drift, restarts.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -97,7 +98,7 @@ async fn until(driver: &Driver, what: &str, is_so: impl Fn(&Report) -> bool) -> 
     let waited = tokio::time::timeout(PATIENCE, reports.wait_for(|report| is_so(report))).await;
     match waited {
         Ok(report) => report.unwrap().clone(),
-        Err(_) => panic!("{what}: {:#?}", driver.watch().borrow()),
+        Err(elapsed) => panic!("{what}: {elapsed}: {:#?}", driver.watch().borrow()),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Names in the sandboxes of a driver, by the real DNS process. Needs root.
 //!
 //! Called as `names serve <socket>` this program is the DNS process.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 #[expect(dead_code, reason = "two_nodes uses the rest")]
 mod lab;

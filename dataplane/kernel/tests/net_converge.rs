@@ -1,4 +1,5 @@
 //! Making, keeping and removing a node's network, in a namespace of its own. Needs root.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod net_support;
 
@@ -76,6 +77,9 @@ fn two_tasks_do_not_meet_on_the_way_out() {
     assert!(!node.sandbox_reaches(&two, "172.18.0.9"));
 }
 
+/// Changes something behind meshd's back.
+type Damage<'a> = Box<dyn Fn() + 'a>;
+
 #[test]
 fn drift_is_seen_and_put_right() {
     let node = Node::enter();
@@ -84,7 +88,6 @@ fn drift_is_seen_and_put_right() {
     let mut net = node.net();
     node.run(converge(&mut net, &wanted));
     let host = wanted.sandboxes[&task].legs[0].host.clone();
-    type Damage<'a> = Box<dyn Fn() + 'a>;
     let damages: [(&str, Damage<'_>); 9] = [
         ("a rule inside is gone", Box::new(|| drop(node.sandbox(&task, "ip rule del from 10.0.0.5")))),
         ("a route inside is gone", Box::new(|| drop(node.sandbox(&task, "ip route del default table 100")))),

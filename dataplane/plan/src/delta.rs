@@ -12,7 +12,9 @@ pub fn steps(held: &KernelState, wanted: &KernelState) -> Vec<Op> {
             sandbox.legs.iter().for_each(|leg| held_after.forget_dependents_of_link(&leg.host));
         }
         // A stray host end with a wanted name goes when the sandbox's link is made; deleting it last would hit the new one.
-        sandbox.legs.iter().for_each(|leg| drop(held_after.devices.remove(&leg.host)));
+        for leg in &sandbox.legs {
+            held_after.devices.remove(&leg.host);
+        }
     }
     for (name, device) in &wanted.devices {
         if held.devices.get(name) != Some(device) {

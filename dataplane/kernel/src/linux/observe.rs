@@ -88,23 +88,23 @@ fn settings(config: &NodeConfig, links: &Links) -> Option<Settings> {
 
 fn services(tables: &Tables, state: &mut KernelState) -> Result<(), crate::bpf::TableError> {
     for key in tables.rings.keys()? {
-        let Some((named, places)) = rows::ring_key_back(&key).zip(tables.rings.places(&key)?) else {
+        let Some((named, places)) = rows::ring_key_back(key).zip(tables.rings.places(&key)?) else {
             continue;
         };
         state.rings.insert(named, Ring(places.into_iter().map(Into::into).collect()));
     }
     for (key, row) in tables.frontends.rows()? {
-        if let Some(row) = rows::frontend_back(&row) {
-            state.frontends.insert(rows::frontend_key_back(&key), row);
+        if let Some(row) = rows::frontend_back(row) {
+            state.frontends.insert(rows::frontend_key_back(key), row);
         }
     }
     for (key, ring) in tables.vips.rows()? {
-        if let Some((key, ring)) = rows::vip_key_back(&key).zip(rows::ring_key_back(&ring)) {
+        if let Some((key, ring)) = rows::vip_key_back(key).zip(rows::ring_key_back(ring)) {
             state.vips.insert(key, ring);
         }
     }
     for (key, row) in tables.target_ports.rows()? {
-        state.ports.insert(rows::port_key_back(&key), row.target.get());
+        state.ports.insert(rows::port_key_back(key), row.target.get());
     }
     Ok(())
 }
@@ -115,7 +115,7 @@ fn places(tables: &Tables, links: &Links, state: &mut KernelState) -> Result<(),
         state.owners.insert(address.into(), rows::vtep_back(vtep).map_or(Owner::ThisNode, Owner::Node));
     }
     for (key, row) in tables.endpoints.rows()? {
-        let Some(key) = rows::endpoint_key_back(&key) else { continue };
+        let Some(key) = rows::endpoint_key_back(key) else { continue };
         let place =
             rows::vtep_back(row.vtep).map_or_else(|| Place::Local(links.name(row.ifindex)), Place::Remote);
         state.endpoints.insert(key, Endpoint { mac: rows::mac_back(row.mac), place });

@@ -10,52 +10,52 @@ use ebpf_abi::table::{ATTACHMENT_INGRESS, ATTACHMENT_WAY_OUT};
 use ebpf_abi::{Ip4, MacAddr, Port, ProgramId};
 use ipnetwork::Ipv4Network;
 
-pub(super) fn ring_key(key: &RingKey) -> ebpf_abi::RingKey {
+pub(super) fn ring_key(key: RingKey) -> ebpf_abi::RingKey {
     ebpf_abi::RingKey::new(key.service, key.vni.get())
 }
 
 /// `None` for what no meshd of ours can have written: a VNI of more than 24 bits.
-pub(super) fn ring_key_back(key: &ebpf_abi::RingKey) -> Option<RingKey> {
+pub(super) fn ring_key_back(key: ebpf_abi::RingKey) -> Option<RingKey> {
     Some(RingKey { service: key.service, vni: Vni::new(key.vni)? })
 }
 
-pub(super) fn frontend_key(key: &FrontendKey) -> ebpf_abi::FrontendKey {
+pub(super) fn frontend_key(key: FrontendKey) -> ebpf_abi::FrontendKey {
     ebpf_abi::FrontendKey::new(key.address.into(), Port::new(key.port), key.protocol)
 }
 
-pub(super) fn frontend_key_back(key: &ebpf_abi::FrontendKey) -> FrontendKey {
+pub(super) fn frontend_key_back(key: ebpf_abi::FrontendKey) -> FrontendKey {
     FrontendKey { address: key.address.into(), protocol: key.protocol, port: key.port.get() }
 }
 
-pub(super) fn frontend(row: &Frontend) -> ebpf_abi::Frontend {
-    ebpf_abi::Frontend::new(ring_key(&row.ring), Port::new(row.target))
+pub(super) fn frontend(row: Frontend) -> ebpf_abi::Frontend {
+    ebpf_abi::Frontend::new(ring_key(row.ring), Port::new(row.target))
 }
 
-pub(super) fn frontend_back(row: &ebpf_abi::Frontend) -> Option<Frontend> {
-    Some(Frontend { ring: ring_key_back(&row.ring)?, target: row.target.get() })
+pub(super) fn frontend_back(row: ebpf_abi::Frontend) -> Option<Frontend> {
+    Some(Frontend { ring: ring_key_back(row.ring)?, target: row.target.get() })
 }
 
-pub(super) fn endpoint_key(key: &EndpointKey) -> ebpf_abi::EndpointKey {
+pub(super) fn endpoint_key(key: EndpointKey) -> ebpf_abi::EndpointKey {
     ebpf_abi::EndpointKey { vni: key.vni.get(), address: key.address.into() }
 }
 
-pub(super) fn endpoint_key_back(key: &ebpf_abi::EndpointKey) -> Option<EndpointKey> {
+pub(super) fn endpoint_key_back(key: ebpf_abi::EndpointKey) -> Option<EndpointKey> {
     Some(EndpointKey { vni: Vni::new(key.vni)?, address: key.address.into() })
 }
 
-pub(super) fn port_key(key: &PortKey) -> ebpf_abi::TargetPortKey {
+pub(super) fn port_key(key: PortKey) -> ebpf_abi::TargetPortKey {
     ebpf_abi::TargetPortKey::new(key.endpoint.into(), Port::new(key.published), key.protocol)
 }
 
-pub(super) fn port_key_back(key: &ebpf_abi::TargetPortKey) -> PortKey {
+pub(super) fn port_key_back(key: ebpf_abi::TargetPortKey) -> PortKey {
     PortKey { endpoint: key.endpoint.into(), protocol: key.protocol, published: key.published.get() }
 }
 
-pub(super) fn vip_key(key: &VipKey) -> ebpf_abi::VipKey {
+pub(super) fn vip_key(key: VipKey) -> ebpf_abi::VipKey {
     ebpf_abi::VipKey { vni: key.vni.get(), address: key.address.into() }
 }
 
-pub(super) fn vip_key_back(key: &ebpf_abi::VipKey) -> Option<VipKey> {
+pub(super) fn vip_key_back(key: ebpf_abi::VipKey) -> Option<VipKey> {
     Some(VipKey { vni: Vni::new(key.vni)?, address: key.address.into() })
 }
 
@@ -162,13 +162,13 @@ mod tests {
         assert_eq!(attachment_back(&foreign), None);
 
         let key = FrontendKey { address: Ipv4Addr::new(198, 18, 0, 11), protocol: 6, port: 8080 };
-        assert_eq!(frontend_key_back(&frontend_key(&key)), key);
+        assert_eq!(frontend_key_back(frontend_key(key)), key);
         let ring = RingKey { service: 7, vni: Vni::new(4096).unwrap() };
         assert_eq!(
-            frontend_back(&frontend(&Frontend { ring, target: 80 })),
+            frontend_back(frontend(Frontend { ring, target: 80 })),
             Some(Frontend { ring, target: 80 })
         );
         let port = PortKey { endpoint: Ipv4Addr::new(10, 0, 0, 5), protocol: 17, published: 53 };
-        assert_eq!(port_key_back(&port_key(&port)), port);
+        assert_eq!(port_key_back(port_key(port)), port);
     }
 }

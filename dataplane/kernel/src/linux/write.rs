@@ -19,8 +19,8 @@ const MODES: [HookMode; 5] =
 macro_rules! row {
     ($table:expr, $change:expr, $key:expr, $value:expr) => {
         match $change {
-            Change::Put(key, value) => $table.insert(&$key(key), &$value(value)),
-            Change::Delete(key) => $table.remove(&$key(key)),
+            Change::Put(key, value) => $table.insert(&$key(*key), &$value(*value)),
+            Change::Delete(key) => $table.remove(&$key(*key)),
         }
         .map_err(|error| KernelError::of(&error))
     };
@@ -41,24 +41,24 @@ impl LinuxKernel {
         }
         let tables = &mut self.bpf()?.tables;
         match op {
-            Op::Peer(change) => row!(tables.peers, change, |vtep: &_| Ip4::from(*vtep), |_| Peer::default()),
+            Op::Peer(change) => row!(tables.peers, change, Ip4::from, |_| Peer::default()),
             Op::Owner(change) => {
-                row!(tables.address_owners, change, |address: &_| Ip4::from(*address), owner)
+                row!(tables.address_owners, change, Ip4::from, owner)
             }
             Op::Endpoint(Change::Put(key, row)) => tables
                 .endpoints
-                .insert(&rows::endpoint_key(key), &endpoint(row)?)
+                .insert(&rows::endpoint_key(*key), &endpoint(row)?)
                 .map_err(|error| KernelError::of(&error)),
             Op::Endpoint(Change::Delete(key)) => {
-                tables.endpoints.remove(&rows::endpoint_key(key)).map_err(|error| KernelError::of(&error))
+                tables.endpoints.remove(&rows::endpoint_key(*key)).map_err(|error| KernelError::of(&error))
             }
             Op::Port(change) => row!(tables.target_ports, change, rows::port_key, target),
             Op::Ring(Change::Put(key, ring)) => tables
                 .rings
-                .swap(&rows::ring_key(key), &places(ring))
+                .swap(&rows::ring_key(*key), &places(ring))
                 .map_err(|error| KernelError::of(&error)),
             Op::Ring(Change::Delete(key)) => {
-                tables.rings.remove(&rows::ring_key(key)).map_err(|error| KernelError::of(&error))
+                tables.rings.remove(&rows::ring_key(*key)).map_err(|error| KernelError::of(&error))
             }
             Op::Vip(change) => row!(tables.vips, change, rows::vip_key, rows::ring_key),
             Op::Frontend(change) => row!(tables.frontends, change, rows::frontend_key, rows::frontend),
@@ -150,10 +150,10 @@ impl LinuxKernel {
     }
 }
 
-fn owner(owner: &Owner) -> Ip4 {
+fn owner(owner: Owner) -> Ip4 {
     match owner {
         Owner::ThisNode => Ip4::UNSPECIFIED,
-        Owner::Node(vtep) => (*vtep).into(),
+        Owner::Node(vtep) => vtep.into(),
     }
 }
 
@@ -169,8 +169,8 @@ fn existing(link: &LinkName) -> Result<u32, KernelError> {
     links::existing(link)
 }
 
-fn target(port: &u16) -> TargetPort {
-    TargetPort::new(Port::new(*port))
+fn target(port: u16) -> TargetPort {
+    TargetPort::new(Port::new(port))
 }
 
 fn places(ring: &Ring) -> Vec<Ip4> {

@@ -31,7 +31,7 @@ impl Namespace {
         };
         let stat = nix::sys::statfs::fstatfs(&file)
             .map_err(|error| NetError::file("look at", path, error.into()))?;
-        Ok((i64::from(stat.filesystem_type().0) == NSFS_MAGIC).then_some(Self { file }))
+        Ok((stat.filesystem_type().0 == NSFS_MAGIC).then_some(Self { file }))
     }
 
     /// Makes a namespace, runs `prepare` in it, and mounts it at `path`.

@@ -78,7 +78,7 @@ pub struct Singleton;
 /// An interface of ours in the node's namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Device {
-    /// The collect_md VXLAN device: no VNI, no peers, no learning; BPF names both per packet.
+    /// The `collect_md` VXLAN device: no VNI, no peers, no learning; BPF names both per packet.
     Vxlan { port: u16, mtu_bytes: u32 },
     /// A bridge with an address of its own.
     Bridge { address: Ipv4Network, mtu_bytes: u32 },
