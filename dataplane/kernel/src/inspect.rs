@@ -1,6 +1,6 @@
 //! What `meshctl` shows, read straight from the pins: the data plane tells about itself with or without its daemon.
 //!
-//! Reading needs CAP_BPF and the node's own network namespace (for the names of interfaces).
+//! Reading needs `CAP_BPF` and the node's own network namespace (for the names of interfaces).
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -90,35 +90,34 @@ struct RingReader<'a> {
 
 impl RingReader<'_> {
     fn row(&mut self, frontend: String, kind: &str, ring: RingKey) -> Result<LoadBalancerRow, InspectError> {
-        let (ring_size, backends) = match self.read.get(&ring) {
-            Some(known) => known.clone(),
-            None => {
-                let known = self.backends(&ring)?;
-                self.read.insert(ring, known.clone());
-                known
-            }
-        };
+        let (ring_size, backends) = self.backends(ring)?;
         let kind = kind.to_owned();
         Ok(LoadBalancerRow { frontend, kind, vni: ring.vni, service: String::new(), ring_size, backends })
     }
 
-    fn backends(&self, ring: &RingKey) -> Result<(u32, Vec<LoadBalancerBackend>), InspectError> {
-        let places = self.tables.rings.places(ring)?.unwrap_or_default();
+    /// The ring's size, and who has how many of its places.
+    fn backends(&mut self, ring: RingKey) -> Result<(u32, Vec<LoadBalancerBackend>), InspectError> {
+        if let Some(known) = self.read.get(&ring) {
+            return Ok(known.clone());
+        }
+        let places = self.tables.rings.places(&ring)?.unwrap_or_default();
         let mut counts: BTreeMap<Ip4, u32> = BTreeMap::new();
         for place in &places {
             *counts.entry(*place).or_default() += 1;
         }
         let mut backends = Vec::new();
         for (address, places) in counts {
-            let vtep = self.vtep(&EndpointKey { vni: ring.vni, address })?;
+            let vtep = self.vtep(EndpointKey { vni: ring.vni, address })?;
             backends.push(LoadBalancerBackend { address: address.into(), vtep, places });
         }
-        Ok((u32::try_from(places.len()).unwrap_or(u32::MAX), backends))
+        let known = (u32::try_from(places.len()).unwrap_or(u32::MAX), backends);
+        self.read.insert(ring, known.clone());
+        Ok(known)
     }
 
     /// Tunnel end of an endpoint's node; 0.0.0.0 if the endpoint is gone.
-    fn vtep(&self, key: &EndpointKey) -> Result<Ipv4Addr, InspectError> {
-        let vtep = self.tables.endpoints.get(key)?.map_or(Ip4::UNSPECIFIED, |endpoint| {
+    fn vtep(&self, key: EndpointKey) -> Result<Ipv4Addr, InspectError> {
+        let vtep = self.tables.endpoints.get(&key)?.map_or(Ip4::UNSPECIFIED, |endpoint| {
             if endpoint.is_local() { self.own_vtep } else { endpoint.vtep }
         });
         Ok(vtep.into())

@@ -23,19 +23,20 @@ pub struct Ethernet {
 impl Ethernet {
     #[inline]
     pub fn parse(packet: &impl Bytes) -> Result<Self, Truncated> {
-        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n] = packet.load::<LEN>(0)?;
+        let h = packet.load::<LEN>(0)?;
         Ok(Self {
-            destination: MacAddr([a, b, c, d, e, f]),
-            source: MacAddr([g, h, i, j, k, l]),
-            ether_type: [m, n],
+            destination: MacAddr([h[0], h[1], h[2], h[3], h[4], h[5]]),
+            source: MacAddr([h[6], h[7], h[8], h[9], h[10], h[11]]),
+            ether_type: [h[12], h[13]],
         })
     }
 
     #[inline]
     pub const fn to_bytes(self) -> [u8; LEN] {
-        let [a, b, c, d, e, f] = self.destination.0;
-        let [g, h, i, j, k, l] = self.source.0;
-        let [m, n] = self.ether_type;
-        [a, b, c, d, e, f, g, h, i, j, k, l, m, n]
+        let (to, from, kind) = (self.destination.0, self.source.0, self.ether_type);
+        [
+            to[0], to[1], to[2], to[3], to[4], to[5], from[0], from[1], from[2], from[3], from[4], from[5],
+            kind[0], kind[1],
+        ]
     }
 }

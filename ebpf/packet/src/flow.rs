@@ -41,7 +41,7 @@ pub enum NoFlow {
 }
 
 impl Flow {
-    /// The flow of a frame that has an IPv4 EtherType.
+    /// The flow of a frame that has the type IPv4.
     #[inline]
     pub fn parse<B: Bytes>(packet: &B) -> Result<Self, NoFlow> {
         let ip = Ipv4::parse(packet).map_err(|_| NoFlow::Malformed)?;

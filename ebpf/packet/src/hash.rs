@@ -2,7 +2,7 @@
 
 use ebpf_abi::{FlowTuple, Ip4, Port};
 
-/// Spreads all bits of a 64-bit word over all others (the finaliser of MurmurHash3, public domain, by Austin Appleby).
+/// Spreads all bits of a 64-bit word over all others (the finaliser of `MurmurHash3`, public domain, by Austin Appleby).
 #[inline]
 const fn mix(word: u64) -> u64 {
     let word = (word ^ (word >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
@@ -17,7 +17,6 @@ const fn pair(address: Ip4, port: Port) -> u64 {
 
 /// Hash of the full tuple, destination included.
 #[inline]
-#[expect(clippy::cast_possible_truncation, reason = "the upper half of a 64-bit word")]
 pub const fn flow_hash(tuple: &FlowTuple) -> u32 {
     let source = mix(pair(tuple.source, tuple.source_port));
     let destination = pair(tuple.destination, tuple.destination_port) | (tuple.protocol as u64) << 48;
@@ -26,7 +25,6 @@ pub const fn flow_hash(tuple: &FlowTuple) -> u32 {
 
 /// Hash of a socket and what it sends to.
 #[inline]
-#[expect(clippy::cast_possible_truncation, reason = "the upper half of a 64-bit word")]
 pub const fn socket_hash(cookie: u64, destination: Ip4, port: Port) -> u32 {
     (mix(mix(cookie) ^ pair(destination, port)) >> 32) as u32
 }
@@ -34,7 +32,6 @@ pub const fn socket_hash(cookie: u64, destination: Ip4, port: Port) -> u32 {
 /// The place of `hash` in a ring of `n_places`, without a division: the upper half of the product (Lemire, "Fast Random
 /// Integer Generation in an Interval", 2019, section 4). Less than `n_places` unless that is 0.
 #[inline]
-#[expect(clippy::cast_possible_truncation, reason = "the product of two 32-bit numbers, shifted by 32")]
 pub const fn place(hash: u32, n_places: u32) -> u32 {
     ((hash as u64 * n_places as u64) >> 32) as u32
 }

@@ -35,7 +35,6 @@ pub struct Outer {
 
 /// The UDP source port for a flow with this hash: in the dynamic range (RFC 6335 section 6).
 #[inline]
-#[expect(clippy::cast_possible_truncation, reason = "masked to 14 bits")]
 pub const fn source_port(hash: u32) -> Port {
     Port::new(0xc000 | (hash & 0x3fff) as u16)
 }

@@ -1,5 +1,7 @@
 //! Laws of the packet code, on random bytes and on frames that another library has built.
 
+#![expect(clippy::unwrap_used, reason = "a frame that can't be built is a failed test")]
+
 use ebpf_abi::{Ip4, MacAddr, Port, protocol};
 use ebpf_packet::vxlan::Outer;
 use ebpf_packet::{Ethernet, Flow, Ipv4, NoFlow, arp, checksum, flow, hash, icmp, ipv4, vxlan};

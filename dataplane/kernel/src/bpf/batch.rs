@@ -1,7 +1,9 @@
-//! Whole arrays in one system call each way: a large ring has 65,537 places.
+//! Many elements in one system call: a large ring has 65,537 places, a busy node a hundred thousand flows.
 
 use std::io;
 use std::os::fd::BorrowedFd;
+
+use aya::Pod;
 
 use super::sys::{self, BPF_MAP_LOOKUP_BATCH, BPF_MAP_UPDATE_BATCH, BatchAttr};
 
@@ -19,6 +21,58 @@ pub fn write(array: BorrowedFd<'_>, values: &[u32]) -> io::Result<()> {
     // SAFETY: the kernel reads `count` keys and values of four bytes, which outlive the call.
     unsafe { sys::bpf(BPF_MAP_UPDATE_BATCH, &mut attr) }?;
     if attr.count == count { Ok(()) } else { Err(io::Error::other("the kernel took a part of the batch")) }
+}
+
+/// Elements asked for at once. Grows where one bucket holds more.
+const BATCH: usize = 4096;
+/// A hash map with more elements in one bucket than this is no map of ours.
+const LARGEST_BATCH: usize = 1 << 20;
+
+/// All elements of a hash map, in no order. What is written meanwhile may be missing or twice.
+pub fn dump<K: Pod, V: Pod>(map: BorrowedFd<'_>) -> io::Result<Vec<(K, V)>> {
+    let mut rows = Vec::new();
+    let mut size = BATCH;
+    let (mut position, mut next) = (None, 0_u32);
+    loop {
+        let mut keys: Vec<K> = Vec::with_capacity(size);
+        let mut values: Vec<V> = Vec::with_capacity(size);
+        let mut attr = BatchAttr {
+            in_batch: position
+                .as_ref()
+                .map_or(0, |position| std::ptr::from_ref::<u32>(position).addr() as u64),
+            out_batch: std::ptr::from_mut(&mut next).addr() as u64,
+            keys: keys.as_mut_ptr().addr() as u64,
+            values: values.as_mut_ptr().addr() as u64,
+            count: u32::try_from(size).map_err(io::Error::other)?,
+            map_fd: sys::number(map),
+            ..BatchAttr::default()
+        };
+        // SAFETY: the kernel writes at most `count` keys and values, for which there is room, and one bucket's number.
+        let result = unsafe { sys::bpf(BPF_MAP_LOOKUP_BATCH, &mut attr) };
+        let at_end = match result {
+            Ok(_) => false,
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
+            Err(error) if error.raw_os_error() == Some(libc::ENOSPC) && size < LARGEST_BATCH => {
+                size *= 2;
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        let count = usize::try_from(attr.count).map_err(io::Error::other)?;
+        if count > size {
+            return Err(io::Error::other("the kernel returned more elements than were asked for"));
+        }
+        // SAFETY: the kernel has written `count` of each, and any bytes are a value of a `Pod`.
+        unsafe {
+            keys.set_len(count);
+            values.set_len(count);
+        }
+        rows.extend(keys.into_iter().zip(values));
+        if at_end {
+            return Ok(rows);
+        }
+        position = Some(next);
+    }
 }
 
 /// The first `count` places of an array of `u32`.

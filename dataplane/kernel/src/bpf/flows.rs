@@ -1,10 +1,10 @@
 //! Collecting dead flows. The programs only ever add; a flow goes when its task is gone, when both sides have closed it,
 //! or when it was silent for longer than its kind may be.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ebpf_abi::flow::FLOW_ESTABLISHED;
-use ebpf_abi::{EndpointKey, ForwardFlow, ForwardKey, ReplyFlow, ReplyKey, protocol};
+use ebpf_abi::{Endpoint, EndpointKey, ForwardFlow, ForwardKey, ReplyFlow, ReplyKey, protocol};
 
 use super::table::TableError;
 use super::tables::Tables;
@@ -36,16 +36,15 @@ impl Tables {
         let endpoints = self.endpoints.rows()?;
         let forwards = self.flows.rows()?;
         let mut sweep = FlowSweep::default();
-        let mut kept_forwards = BTreeMap::new();
+        let mut kept_forwards = BTreeSet::new();
         for (key, reply) in self.replies.rows()? {
             let forward_key = key.forward_key(&reply);
             let forward = forwards.get(&forward_key);
             let endpoint = endpoints.get(&EndpointKey { vni: ingress_vni, address: key.endpoint });
-            let lives = endpoint.is_some_and(|endpoint| endpoint.is_local())
-                && !is_expired(&key, &reply, forward, now);
+            let lives = endpoint.is_some_and(Endpoint::is_local) && !is_expired(&key, &reply, forward, now);
             if lives {
                 sweep.n_kept += 1;
-                kept_forwards.insert(forward_key, ());
+                kept_forwards.insert(forward_key);
             } else {
                 sweep.n_removed += 1;
                 // The forward row first: a packet in between makes both anew, rather than one without the other.
@@ -61,13 +60,13 @@ impl Tables {
     fn remove_halves(
         &mut self,
         forwards: &BTreeMap<ForwardKey, ForwardFlow>,
-        kept: &BTreeMap<ForwardKey, ()>,
+        kept: &BTreeSet<ForwardKey>,
         now: u32,
     ) -> Result<(), SweepError> {
         for (key, forward) in forwards {
             // A row of this very second may have got its reply row after those were read.
             let is_new = age(now, forward.last_seen) <= 1;
-            if !kept.contains_key(key) && !is_new {
+            if !kept.contains(key) && !is_new {
                 self.flows.remove(key)?;
             }
         }

@@ -104,8 +104,7 @@ impl Hooks {
         if let (HookMode::Clsact, Some(ifindex)) = (pin.mode, pin.ifindex)
             && let Ok(name) = interface_name(ifindex)
         {
-            let filter =
-                filter_of(&name, pin.program).map_err(|source| self.attach_error(pin, source.into()))?;
+            let filter = filter_of(&name, pin.program).map_err(|source| attach_error(pin, source.into()))?;
             // Absent is success; another failure shows when the interface is used next.
             let _ = filter.detach();
         }
@@ -183,7 +182,7 @@ impl Hooks {
             .attach_with_options(&name, direction(pin.program), TcAttachOptions::Netlink(options))
             .and_then(|id| program.take_link(id));
         // A filter's link detaches it when dropped; this one is to stay.
-        mem::forget(attached.map_err(|source| self.attach_error(pin, source))?);
+        mem::forget(attached.map_err(|source| attach_error(pin, source))?);
         self.pin_filter(pin)
     }
 
@@ -193,7 +192,7 @@ impl Hooks {
         let Ok(filter) = filter_of(&name, pin.program) else { return Ok(false) };
         let program = classifier(&mut self.programs, pin)?;
         let Ok(id) = program.attach_to_link(filter) else { return Ok(false) };
-        mem::forget(program.take_link(id).map_err(|source| self.attach_error(pin, source))?);
+        mem::forget(program.take_link(id).map_err(|source| attach_error(pin, source))?);
         self.pin_filter(pin)?;
         Ok(true)
     }
@@ -204,10 +203,6 @@ impl Hooks {
         let path = self.pins.hook(pin);
         let pinned = self.programs.get(pin.program)?.pin(path);
         pinned.map_err(|source| HookError::Pin { program: pin.program.label(), source })
-    }
-
-    fn attach_error(&self, pin: &HookPin, source: ProgramError) -> HookError {
-        attach_error(pin, source)
     }
 }
 

@@ -1,12 +1,15 @@
 //! One map as a table with typed rows.
 
 use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
 
 use aya::Pod;
 use aya::maps::{Array, HashMap, Map, MapData, MapError};
 use ebpf_abi::limits;
 
 use super::pins::PinDir;
+use super::{batch, sys};
 
 /// What failed, and on which table.
 #[derive(Debug, thiserror::Error)]
@@ -15,6 +18,8 @@ pub enum TableError {
     Open { name: &'static str, source: MapError },
     #[error("the map {name} can't be read")]
     Read { name: &'static str, source: MapError },
+    #[error("the rows of the map {name} can't be read")]
+    Dump { name: &'static str, source: io::Error },
     #[error("the map {name} can't be written")]
     Write { name: &'static str, source: MapError },
     #[error("the map {name} is full (ebpf_abi::limits)")]
@@ -22,13 +27,15 @@ pub enum TableError {
     #[error("a ring of {n_places} places is larger than the largest, {}", limits::MAX_RING_PLACES)]
     RingTooLarge { n_places: usize },
     #[error("the places of a ring can't be read or written")]
-    Ring(#[source] std::io::Error),
+    Ring(#[source] io::Error),
 }
 
 /// A hash map.
 pub struct Table<K, V> {
     name: &'static str,
     map: HashMap<MapData, K, V>,
+    /// The same map, for reading it whole.
+    fd: OwnedFd,
 }
 
 /// An array of one element.
@@ -47,7 +54,9 @@ where
 
 impl<K: Pod + Ord, V: Pod> Table<K, V> {
     pub(super) fn open(pins: &PinDir, name: &'static str) -> Result<Self, TableError> {
-        open(pins, name).map(|map| Self { name, map })
+        let map = open(pins, name)?;
+        let fd = sys::open_pin(&pins.map(name)).map_err(|source| TableError::Dump { name, source })?;
+        Ok(Self { name, map, fd })
     }
 
     pub fn get(&self, key: &K) -> Result<Option<V>, TableError> {
@@ -80,10 +89,9 @@ impl<K: Pod + Ord, V: Pod> Table<K, V> {
 
     /// All rows, in order of their keys.
     pub fn rows(&self) -> Result<BTreeMap<K, V>, TableError> {
-        self.map
-            .iter()
-            .collect::<Result<_, _>>()
-            .map_err(|source| TableError::Read { name: self.name, source })
+        let rows =
+            batch::dump(self.fd.as_fd()).map_err(|source| TableError::Dump { name: self.name, source })?;
+        Ok(rows.into_iter().collect())
     }
 }
 

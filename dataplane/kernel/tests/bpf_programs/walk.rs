@@ -1,13 +1,11 @@
 //! The whole packet walk between two nodes, with real sockets at both ends.
 
-mod bpf_support;
-
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::Path;
 
-use bpf_support::lab::{CLIENT, INGRESS_VNI, Lab, NODES, OVERLAY_VNI, TASKS, TASKS_OVERLAY, VIP};
-use bpf_support::traffic::{connect_from, exchange, ping, serve_tcp, serve_udp, tcp, udp, udp_connected};
+use crate::support::lab::{CLIENT, INGRESS_VNI, Lab, NODES, OVERLAY_VNI, TASKS, TASKS_OVERLAY, VIP};
+use crate::support::traffic::{connect_from, exchange, ping, serve_tcp, serve_udp, tcp, udp, udp_connected};
 use dataplane_kernel::inspect::{self, InspectError};
 use dataplane_model::kernel_state::HookMode;
 use ebpf_abi::{EndpointKey, Ip4, ProgramId};
@@ -31,7 +29,7 @@ fn ip(address: Ip4) -> IpAddr {
 
 /// A client outside reaches the task through either node, and is seen as itself.
 fn clients_are_served(lab: &Lab) {
-    let bulk: Vec<u8> = (0..BULK).map(|index| (index % 251) as u8).collect();
+    let bulk: Vec<u8> = (0..=250).cycle().take(BULK).collect();
     for node in NODES {
         for payload in [&b""[..], b"hello", &bulk] {
             let seen =

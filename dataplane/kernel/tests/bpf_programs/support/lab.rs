@@ -143,7 +143,7 @@ impl Lab {
             self.nodes[node].sysctl("ipv4/conf/up0/forwarding", "1");
             let uplink = self.nodes[node].ifindex("up0");
             self.with_bpf(node, |bpf| {
-                bpf.hooks.attach(ProgramId::MeshXdp, uplink, HookMode::XdpNative).unwrap()
+                bpf.hooks.attach(ProgramId::MeshXdp, uplink, HookMode::XdpNative).unwrap();
             });
         }
     }

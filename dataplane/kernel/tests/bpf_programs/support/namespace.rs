@@ -52,7 +52,7 @@ impl Namespace {
     pub fn sysctl(&self, name: &str, value: &str) {
         self.run(|| {
             fs::write(format!("/proc/sys/net/{name}"), value)
-                .unwrap_or_else(|error| panic!("{name}: {error}"))
+                .unwrap_or_else(|error| panic!("{name}: {error}"));
         });
     }
 

@@ -21,7 +21,6 @@ pub enum Segment {
     SynAck,
     Ack,
     Fin,
-    Reset,
 }
 
 impl Between {
@@ -40,7 +39,6 @@ impl Between {
             Segment::SynAck => tcp.syn().ack(1),
             Segment::Ack => tcp.ack(1),
             Segment::Fin => tcp.fin().ack(1),
-            Segment::Reset => tcp.rst(),
         };
         let mut frame = Vec::new();
         tcp.write(&mut frame, payload).unwrap();
@@ -92,6 +90,12 @@ pub fn with_options(mut frame: Vec<u8>) -> Vec<u8> {
     frame[16..18].copy_from_slice(&total.to_be_bytes());
     frame.splice(34..34, [1, 1, 1, 1]);
     fix_ip_checksum(&mut frame);
+    frame
+}
+
+/// Changes the IPv4 header's idea of the packet's length, bytes.
+pub fn with_total_len(mut frame: Vec<u8>, len: u16) -> Vec<u8> {
+    frame[16..18].copy_from_slice(&len.to_be_bytes());
     frame
 }
 

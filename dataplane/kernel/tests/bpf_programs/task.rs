@@ -1,0 +1,131 @@
+//! What tasks send into their networks.
+
+use ebpf_abi::limits::ROUTER_MAC;
+use ebpf_abi::{DropReason, Ip4, MacAddr, NodeConfig, ProgramId};
+
+use crate::harness::{Bench, Expect, bench, client_to};
+use crate::support::lab::{CLIENT, Lab, NODES, TASKS, TASKS_OVERLAY, VIP};
+use crate::support::packets::{Segment, arp, between};
+
+/// Task 0's ends: (host end, its MAC and address, the gateway) in the ingress network or the overlay.
+fn task_end(lab: &Lab, network: usize) -> (u32, (MacAddr, Ip4), Ip4) {
+    let address = [TASKS[0], TASKS_OVERLAY[0]][network];
+    let [a, b, c, _] = address.0;
+    let ifindex = lab.nodes[1].ifindex(&format!("mv0{network}"));
+    (ifindex, (MacAddr::of_endpoint(address), address), Ip4([a, b, c, 1]))
+}
+
+#[test]
+fn tasks_get_their_arp_answers() {
+    bench(1, |bpf, lab| {
+        let (ifindex, task, gateway) = task_end(lab, 1);
+        let mut bench = Bench::received(bpf, ProgramId::MeshTask, ifindex);
+        let peer = (MacAddr::of_endpoint(TASKS_OVERLAY[1]), TASKS_OVERLAY[1]);
+        for answer in [(ROUTER_MAC, gateway), (ROUTER_MAC, Ip4(VIP)), peer] {
+            let question = arp(1, task, (MacAddr::default(), answer.1), MacAddr::BROADCAST);
+            bench.check("asks", &question, &Expect::ForwardAs(arp(2, answer, task, task.0)));
+        }
+        let asks =
+            |who: (MacAddr, Ip4), whom: Ip4| arp(1, who, (MacAddr::default(), whom), MacAddr::BROADCAST);
+        for (name, frame, reason) in [
+            ("for nobody", asks(task, Ip4([10, 0, 1, 77])), DropReason::ArpUnanswered),
+            ("for itself", asks(task, task.1), DropReason::ArpUnanswered),
+            ("an answer", arp(2, task, peer, peer.0), DropReason::ArpUnanswered),
+            ("cut", asks(task, gateway)[..40].to_vec(), DropReason::Malformed),
+            ("from another MAC", asks((peer.0, task.1), gateway), DropReason::SourceAddress),
+        ] {
+            bench.check(name, &frame, &Expect::Drop(reason));
+        }
+    });
+}
+
+#[test]
+fn tasks_reach_their_network_and_no_more() {
+    bench(1, |bpf, lab| {
+        let (ifindex, task, gateway) = task_end(lab, 1);
+        let mut bench = Bench::received(bpf, ProgramId::MeshTask, ifindex);
+        let peer = (MacAddr::of_endpoint(TASKS_OVERLAY[1]), TASKS_OVERLAY[1]);
+        let router = |address: Ip4| between(task, (ROUTER_MAC, address));
+        let frame = between(task, peer).tcp((1, 2), Segment::Syn, b"");
+        let expected = between((ROUTER_MAC, task.1), peer).tcp((1, 2), Segment::Syn, b"");
+        bench.check("to a task of another node", &frame, &Expect::ForwardAs(expected));
+        for address in [gateway, Ip4(VIP)] {
+            let expected = between((ROUTER_MAC, address), task).echo_reply();
+            bench.check("pings", &router(address).echo_request(), &Expect::ForwardAs(expected));
+        }
+        let stranger = (task.0, Ip4([10, 0, 1, 9]));
+        let mut version6 = router(gateway).udp((1, 2), &[0; 40]);
+        version6[12..14].copy_from_slice(&[0x86, 0xdd]);
+        let mut bad_version = router(gateway).udp((1, 2), b"");
+        bad_version[14] = 0x55;
+        for (name, frame, reason) in [
+            ("nobody there", router(Ip4([10, 0, 1, 77])).udp((1, 2), b""), DropReason::NoRoute),
+            ("outside", router(CLIENT).udp((1, 2), b""), DropReason::NoRoute),
+            ("the gateway but no ping", router(gateway).udp((1, 2), b""), DropReason::NoRoute),
+            (
+                "past the socket hooks",
+                router(Ip4(VIP)).tcp((1, 2), Segment::Syn, b""),
+                DropReason::VipProtocol,
+            ),
+            ("multicast", router(Ip4([224, 0, 0, 251])).udp((1, 2), b""), DropReason::Group),
+            ("spoofed address", between(stranger, peer).udp((1, 2), b""), DropReason::SourceAddress),
+            ("spoofed MAC", between((peer.0, task.1), peer).udp((1, 2), b""), DropReason::SourceAddress),
+            ("IPv6", version6, DropReason::NotIpv4),
+            ("IPv4 in name only", bad_version, DropReason::Malformed),
+        ] {
+            bench.check(name, &frame, &Expect::Drop(reason));
+        }
+        bench.ifindex = lab.nodes[1].ifindex("up0");
+        let frame = between(task, peer).udp((1, 2), b"");
+        bench.check("not a task's", &frame, &Expect::Drop(DropReason::UnknownAttachment));
+        bench.ifindex = ifindex;
+        bench.bpf.tables.config.set(&NodeConfig::default()).unwrap();
+        bench.check("no configuration", &frame, &Expect::Drop(DropReason::Unconfigured));
+    });
+}
+
+/// A client's flow through this very node, and the task's answers to it.
+#[test]
+fn tasks_answer_clients_as_the_node() {
+    bench(1, |bpf, lab| {
+        let (ifindex, task, _) = task_end(lab, 0);
+        let client = client_to(NODES[1]);
+        let uplink = lab.nodes[1].ifindex("up0");
+        let to_task = between((ROUTER_MAC, CLIENT), task);
+        let datagram = to_task.udp((40_000, 53), b"question");
+        for (frame, translated) in [
+            (client.tcp((40_000, 8080), Segment::Syn, b""), to_task.tcp((40_000, 80), Segment::Syn, b"")),
+            (client.udp((40_000, 5353), b"question"), datagram.clone()),
+        ] {
+            let mut bench = Bench::received(bpf, ProgramId::MeshUplink, uplink);
+            bench.check("the client", &frame, &Expect::ForwardAs(translated));
+        }
+        let mut bench = Bench::received(bpf, ProgramId::MeshTask, ifindex);
+        let answer = between(task, (ROUTER_MAC, CLIENT));
+        let restored = between((task.0, NODES[1]), (ROUTER_MAC, CLIENT));
+        let frame = answer.tcp((80, 40_000), Segment::SynAck, b"");
+        let expected = restored.tcp((8080, 40_000), Segment::SynAck, b"");
+        bench.check("TCP", &frame, &Expect::ForwardAs(expected));
+        let frame = answer.udp((53, 40_000), b"answer");
+        bench.check("UDP", &frame, &Expect::ForwardAs(restored.udp((5353, 40_000), b"answer")));
+        let frame = answer.port_unreachable(&datagram);
+        let expected = restored.port_unreachable(&client.udp((40_000, 5353), b"question"));
+        bench.check("an ICMP error", &frame, &Expect::ForwardAs(with_embedded_checksum_of(expected, &frame)));
+        let frame = answer.tcp((80, 40_001), Segment::SynAck, b"");
+        bench.check("to no flow", &frame, &Expect::Drop(DropReason::NoRoute));
+        bench.bpf.tables.address_owners.remove(&NODES[1]).unwrap();
+        let frame = answer.udp((53, 40_000), b"answer");
+        bench.check("an address without owner", &frame, &Expect::Drop(DropReason::UnknownOwner));
+    });
+}
+
+/// The embedded packet's own UDP checksum is no one's to correct: it stays as the task saw it. The ICMP checksum covers
+/// it.
+fn with_embedded_checksum_of(mut frame: Vec<u8>, other: &[u8]) -> Vec<u8> {
+    const EMBEDDED_UDP_CHECKSUM: std::ops::Range<usize> = 14 + 20 + 8 + 20 + 6..14 + 20 + 8 + 20 + 8;
+    frame[EMBEDDED_UDP_CHECKSUM].copy_from_slice(&other[EMBEDDED_UDP_CHECKSUM]);
+    frame[36..38].fill(0);
+    let checksum = ebpf_packet::checksum::full(&frame[34..]);
+    frame[36..38].copy_from_slice(&checksum);
+    frame
+}

@@ -1,0 +1,132 @@
+//! The tunnel device, in and out.
+
+use dataplane_model::kernel_state::HookMode;
+use ebpf_abi::limits::{PROBE_VNI, ROUTER_MAC};
+use ebpf_abi::{CounterRow, DropReason, Ip4, MacAddr, ProgramId};
+
+use crate::harness::{Bench, Expect, NODE_MAC, bench};
+use crate::support::lab::{CLIENT, INGRESS_VNI, Lab, NODES, OVERLAY_VNI, TASKS, TASKS_OVERLAY};
+use crate::support::namespace::Namespace;
+use crate::support::packets::{Segment, between, fragment, vxlan, with_total_len};
+
+#[test]
+fn host_processes_send_into_the_ingress_network_only() {
+    bench(0, |bpf, lab| {
+        let ifindex = lab.nodes[0].ifindex("mesh-vx");
+        let mut bench = Bench { bpf, program: ProgramId::MeshVxlanOut, ifindex, ingress_ifindex: 0 };
+        let from = |source: Ip4, to: Ip4| between((NODE_MAC, source), (NODE_MAC, to));
+        for (task, forwards) in [(0, false), (1, true)] {
+            let frame = from(NODES[0], TASKS[task]).tcp((1, 80), Segment::Syn, b"");
+            let bytes = between((ROUTER_MAC, NODES[0]), (MacAddr::of_endpoint(TASKS[task]), TASKS[task]))
+                .tcp((1, 80), Segment::Syn, b"");
+            let expect = if forwards { Expect::ForwardAs(bytes) } else { Expect::PassAs(bytes) };
+            bench.check("to a task", &frame, &expect);
+        }
+        let mut version6 = from(NODES[0], TASKS[0]).udp((1, 2), &[0; 40]);
+        version6[12..14].copy_from_slice(&[0x86, 0xdd]);
+        for (name, frame, reason) in [
+            ("from elsewhere", from(CLIENT, TASKS[0]).udp((1, 2), b""), DropReason::HostSource),
+            ("to nobody", from(NODES[0], Ip4([10, 0, 0, 77])).udp((1, 2), b""), DropReason::NoRoute),
+            ("multicast", from(NODES[0], Ip4([224, 0, 0, 1])).udp((1, 2), b""), DropReason::Group),
+            ("IPv6", version6, DropReason::NotIpv4),
+        ] {
+            bench.check(name, &frame, &Expect::Drop(reason));
+        }
+        bench.ingress_ifindex = lab.nodes[0].ifindex("up0");
+        let frame = from(CLIENT, TASKS[0]).udp((1, 2), b"");
+        bench.check("has a tunnel already", &frame, &Expect::Pass);
+    });
+}
+
+/// Frames through a real tunnel device: what arrives there has a tunnel key only so.
+#[test]
+fn tunnels_carry_what_their_nodes_may_send() {
+    let lab = Lab::new(HookMode::Tcx);
+    lab.start();
+    let task = (MacAddr::of_endpoint(TASKS[0]), TASKS[0]);
+    let overlay = (MacAddr::of_endpoint(TASKS_OVERLAY[0]), TASKS_OVERLAY[0]);
+    let peer = (MacAddr::of_endpoint(TASKS_OVERLAY[1]), TASKS_OVERLAY[1]);
+    let client = |to: Ip4| between((ROUTER_MAC, CLIENT), (task.0, to));
+    let published = client(NODES[0]).tcp((40_000, 8080), Segment::Syn, b"");
+    let mut version6 = published.clone();
+    version6[12..14].copy_from_slice(&[0x86, 0xdd]);
+    let bad_length = with_total_len(published.clone(), 19);
+    let mut bad_fragment = published.clone();
+    bad_fragment.truncate(14 + 20 + 3);
+    let elsewhere = between(peer, (MacAddr::of_endpoint(Ip4([10, 0, 1, 9])), overlay.1)).udp((1, 2), b"");
+    let own_mac_other_address = between(peer, (overlay.0, Ip4([10, 0, 1, 9]))).udp((1, 2), b"");
+    let spoofed = between((peer.0, Ip4([10, 0, 1, 8])), overlay).udp((1, 2), b"");
+    let not_ours = between((ROUTER_MAC, NODES[0]), (ROUTER_MAC, CLIENT)).udp((1, 2), b"");
+    let spoofed_to_host = between((ROUTER_MAC, Ip4([9, 9, 9, 9])), (ROUTER_MAC, NODES[1])).udp((1, 2), b"");
+    let ping_to_node = client(NODES[0]).echo_request();
+    inject(&lab, &lab.client, INGRESS_VNI, &published, Seen::Drop(DropReason::UnknownPeer));
+    for (vni, frame, seen) in [
+        (INGRESS_VNI, published, Seen::Forwarded),
+        (OVERLAY_VNI, between(peer, overlay).udp((1, 2), b""), Seen::Forwarded),
+        (INGRESS_VNI, between((ROUTER_MAC, NODES[0]), task).udp((1, 2), b""), Seen::Forwarded),
+        (
+            INGRESS_VNI,
+            between((ROUTER_MAC, NODES[1]), (ROUTER_MAC, CLIENT)).udp((1, 2), b""),
+            Seen::Forwarded,
+        ),
+        (INGRESS_VNI, between((ROUTER_MAC, TASKS[1]), (ROUTER_MAC, NODES[1])).udp((1, 2), b""), Seen::Passed),
+        (INGRESS_VNI, version6, Seen::Drop(DropReason::NotIpv4)),
+        (INGRESS_VNI, bad_length, Seen::Drop(DropReason::Malformed)),
+        (INGRESS_VNI, bad_fragment, Seen::Drop(DropReason::Malformed)),
+        (INGRESS_VNI, ping_to_node, Seen::Drop(DropReason::UnpublishedPort)),
+        (INGRESS_VNI, client(NODES[0]).udp((1, 1234), b""), Seen::Drop(DropReason::UnpublishedPort)),
+        (
+            INGRESS_VNI,
+            fragment(client(NODES[0]).udp((1, 5353), &[0; 64]), 8, false),
+            Seen::Drop(DropReason::Fragment),
+        ),
+        (INGRESS_VNI, not_ours, Seen::Drop(DropReason::UnknownOwner)),
+        (INGRESS_VNI, spoofed_to_host, Seen::Drop(DropReason::InnerSource)),
+        (OVERLAY_VNI, elsewhere, Seen::Drop(DropReason::UnknownEndpoint)),
+        (OVERLAY_VNI, own_mac_other_address, Seen::Drop(DropReason::UnknownEndpoint)),
+        (OVERLAY_VNI, spoofed, Seen::Drop(DropReason::InnerSource)),
+        (5000, between(peer, overlay).udp((1, 2), b""), Seen::Drop(DropReason::UnknownEndpoint)),
+        (PROBE_VNI + 1 - 2, between(peer, overlay).udp((1, 2), b""), Seen::Drop(DropReason::UnknownEndpoint)),
+    ] {
+        inject(&lab, &lab.nodes[0], vni, &frame, seen);
+    }
+    lab.check_counters();
+}
+
+/// What the program on the tunnel device counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Seen {
+    Forwarded,
+    Passed,
+    Drop(DropReason),
+}
+
+impl Seen {
+    fn count(self, row: &CounterRow) -> u64 {
+        match self {
+            Self::Forwarded => row.forwarded,
+            Self::Passed => row.passed,
+            Self::Drop(reason) => row.drops[reason.number() as usize],
+        }
+    }
+}
+
+/// Sends a frame through a tunnel from `namespace` to node 1, and waits until it is counted as it should be.
+#[track_caller]
+fn inject(lab: &Lab, namespace: &Namespace, vni: u32, frame: &[u8], seen: Seen) {
+    let before = lab.counted(1, ProgramId::MeshVxlan);
+    namespace.run(|| {
+        let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+        let to = (std::net::Ipv4Addr::from(NODES[1]), 4789);
+        socket.send_to(&vxlan(vni, frame), to).unwrap();
+    });
+    let patience = std::time::Instant::now() + std::time::Duration::from_secs(5);
+    loop {
+        let after = lab.counted(1, ProgramId::MeshVxlan);
+        if seen.count(&after) > seen.count(&before) {
+            return;
+        }
+        assert!(std::time::Instant::now() < patience, "{seen:?} expected, counted {after:?}");
+        std::thread::yield_now();
+    }
+}
