@@ -58,7 +58,8 @@ fn names_are_served_and_outlive_the_driver() {
     lab.b.converge(view::without_task(2, NODE_B, 6));
     let process = server_pid(&lab);
     lab.a.tear_down();
-    assert!(!fs::exists(format!("/proc/{process}")).unwrap() || is_zombie(&process), "the DNS process ended");
+    let has_ended = || !fs::exists(format!("/proc/{process}")).unwrap() || is_zombie(&process);
+    lab::wait_until("the DNS process ends", has_ended, String::new);
 }
 
 fn sandboxes_that_leave_are_let_go() {
