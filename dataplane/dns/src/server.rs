@@ -1,5 +1,6 @@
 //! The DNS process: sockets inside the sandboxes, fed through a unix socket.
 
+mod batch;
 mod feed;
 mod forward;
 mod netns;

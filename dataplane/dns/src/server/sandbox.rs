@@ -7,19 +7,17 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use crate::answer::{Outcome, SandboxView, answer};
-use crate::response::{MAX_UDP_LEN, Transport};
+use crate::response::Transport;
 
+use super::batch::{Queries, Replies};
 use super::forward::Forwarder;
 use super::netns::{NetnsIdentity, Sockets};
-
-/// Queries answered in one go before other tasks get their turn.
-const BATCH_LEN: usize = 64;
 
 /// TCP connections of one sandbox at a time; the next one waits in the kernel's queue.
 const MAX_CONNECTIONS: usize = 64;
@@ -81,53 +79,47 @@ impl Names {
 }
 
 async fn serve_udp(socket: Arc<UdpSocket>, names: Arc<Names>) {
-    let mut query = vec![0; usize::from(MAX_UDP_LEN)];
-    let mut reply = Vec::with_capacity(usize::from(MAX_UDP_LEN));
+    let mut queries = Queries::new();
+    let mut replies = Replies::default();
     let mut forwarded = JoinSet::new();
     loop {
-        if let Err(error) = socket.readable().await {
-            tracing::warn!(%error, "a sandbox's socket failed");
-            return;
+        match socket.async_io(Interest::READABLE, || queries.receive(&socket)).await {
+            Ok(_) => answer_datagrams(&socket, &names, &queries, &mut replies, &mut forwarded),
+            Err(_) => sleep(ERROR_PAUSE).await,
         }
-        for _ in 0..BATCH_LEN {
-            match socket.try_recv_from(&mut query) {
-                Ok((len, client)) => {
-                    answer_datagram(&socket, &names, (&query[..len], client), &mut reply, &mut forwarded);
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(_) => sleep(ERROR_PAUSE).await,
-            }
-        }
+        replies.send(&socket);
         while forwarded.try_join_next().is_some() {}
         tokio::task::yield_now().await;
     }
 }
 
-/// Replies at once, or leaves that to a task of `forwarded`. A reply that the socket does not take is lost, as UDP is.
-fn answer_datagram(
+/// Leaves each answer in `replies`, or to a task of `forwarded`.
+fn answer_datagrams(
     socket: &Arc<UdpSocket>,
     names: &Arc<Names>,
-    (query, client): (&[u8], SocketAddr),
-    reply: &mut Vec<u8>,
+    queries: &Queries,
+    replies: &mut Replies,
     forwarded: &mut JoinSet<()>,
 ) {
-    match names.answer(query, Transport::Udp, reply) {
-        Outcome::Reply => {
-            let _ = socket.try_send_to(reply, client);
-        }
-        Outcome::Silence => (),
-        Outcome::Forward(question) if forwarded.len() >= MAX_FORWARDED => {
-            crate::answer::write_failure(&question, Transport::Udp, reply);
-            let _ = socket.try_send_to(reply, client);
-        }
-        Outcome::Forward(question) => {
-            let (socket, names, query) = (socket.clone(), names.clone(), query.to_vec());
-            forwarded.spawn(async move {
-                let view = names.view.load_full();
-                let reply =
-                    names.forwarder.forward(&question, &query, &view.forwarding, Transport::Udp).await;
-                let _ = socket.send_to(&reply, client).await;
-            });
+    for (query, client) in queries.iter() {
+        let reply = replies.next_buffer();
+        match names.answer(query, Transport::Udp, reply) {
+            Outcome::Reply => replies.commit(client),
+            Outcome::Silence => (),
+            Outcome::Forward(question) if forwarded.len() >= MAX_FORWARDED => {
+                crate::answer::write_failure(&question, Transport::Udp, reply);
+                replies.commit(client);
+            }
+            Outcome::Forward(question) => {
+                let (socket, names, query) = (socket.clone(), names.clone(), query.to_vec());
+                forwarded.spawn(async move {
+                    let view = names.view.load_full();
+                    let reply =
+                        names.forwarder.forward(&question, &query, &view.forwarding, Transport::Udp).await;
+                    // A reply that the socket does not take is lost, as UDP is.
+                    let _ = socket.send_to(&reply, SocketAddr::V4(client)).await;
+                });
+            }
         }
     }
 }
