@@ -22,7 +22,7 @@ const STOPPED_MESSAGE: &str = "stopped before its addresses were allocated";
 /// Owns tasks in NEW, `Network.state`, `Service.endpoint` and `Task.attachments`.
 #[derive(Debug)]
 pub struct Allocator {
-    networks: Networks,
+    pub(crate) networks: Networks,
     ports: PortTable,
     /// What services have, also when the write is still on its way.
     endpoints: BTreeMap<ServiceId, Endpoint>,

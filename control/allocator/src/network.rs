@@ -117,6 +117,12 @@ impl Networks {
         self.pools.get_mut(&network)?.iter_mut().find(|pool| pool.subnet().contains(address))
     }
 
+    /// Who holds addresses in the network.
+    #[cfg(test)]
+    pub(crate) fn holders(&self, network: NetworkId) -> Vec<Holder> {
+        self.pools.get(&network).into_iter().flatten().flat_map(SubnetPool::holders).collect()
+    }
+
     /// Notes the addresses of a task that has not ended.
     pub(crate) fn hold_task(&mut self, task: &Task) {
         for (network, address) in addresses(task) {

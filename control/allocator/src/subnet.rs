@@ -100,6 +100,12 @@ impl SubnetPool {
         true
     }
 
+    /// Who holds addresses, by address.
+    #[cfg(test)]
+    pub(crate) fn holders(&self) -> impl Iterator<Item = Holder> {
+        self.held.values().copied()
+    }
+
     /// The first address from `next` upwards, then from the start, that is neither held nor resting.
     fn never_held(&self) -> Option<u32> {
         if self.first > self.last {

@@ -13,6 +13,7 @@ use control_model::{ClusterId, NetworkId, ServiceId, TaskId, TaskState, Timestam
 use control_store::{Event, State};
 use ipnetwork::IpNetwork;
 
+use crate::subnet::Holder;
 use crate::{Allocator, check_ports, check_subnet};
 
 /// A state, the machine, and users of both.
@@ -341,9 +342,19 @@ fn nothing_is_ever_given_twice() {
             world.write(vec![Change::Delete(ObjectRef::Task(id))]);
             check_laws(&world.state);
         }
+        check_nothing_leaked(&world);
         let mut tasks = world.state.tasks().iter();
         let waiting = tasks.find(|task| may_be_served(&world.state, task));
         assert!(waiting.is_none(), "still waits: {waiting:#?}");
+    }
+}
+
+/// No task has an address in the state: gateways and virtual IPs alone are held.
+fn check_nothing_leaked(world: &World) {
+    for network in world.state.networks().iter() {
+        let holders = world.machine.networks.holders(network.id);
+        let of_tasks = holders.iter().filter(|holder| matches!(holder, Holder::Task(_)));
+        assert_eq!(of_tasks.count(), 0, "{}: {holders:?}", network.spec.name);
     }
 }
 

@@ -55,8 +55,12 @@ pub(crate) fn start(state: &State, task: &Task, slot: &SlotTasks, now: Timestamp
 /// The restart delay of a task that waits has ended, or there is none.
 pub(crate) fn delay_ends(task: &Task, slot: &SlotTasks) -> Timestamp {
     let older = slot.tasks.iter().take_while(|other| other.id != task.id).last();
-    // Not the versions: scaling a service changes its version, and its failing tasks still wait.
-    let is_restart = older.is_some_and(|old| old.spec == task.spec && ended_by_itself(old));
+    // One that fails while an update replaces it delays nothing. Clocks of nodes may be ahead of the leader's: the
+    // same spec is no update.
+    let is_restart = older.is_some_and(|old| {
+        let ended_before = old.status.at <= task.meta.created_at || old.spec == task.spec;
+        ended_by_itself(old) && ended_before
+    });
     let delay = if is_restart { task.spec.restart.delay } else { Duration::ZERO };
     task.meta.created_at.after(delay)
 }

@@ -10,6 +10,7 @@
 //! rollback|rm NAME              as the API does it
 //! delete NAME                   the service object goes at once
 //! fail NAME.SLOT                the running task fails
+//! lose NAME.SLOT                the running task's object is deleted
 //! leader                        another leader takes over
 //! run TIME · pass HOURS        `pass` is one step of time for all
 //! ps NAME · ls · status NAME · spread NAME
@@ -25,7 +26,7 @@ use std::time::Duration;
 use control_model::change::{Change, Object, ObjectRef};
 use control_model::object::{Network, Node, NodeState, NodeStatus, Service, UpdateState, UpdateStatus};
 use control_model::spec::{Availability, NetworkSpec, Role};
-use control_model::{NetworkId, NodeId, ServiceId, TaskState};
+use control_model::{NetworkId, NodeId, ServiceId, TaskId, TaskState};
 
 use control_store::State;
 
@@ -82,6 +83,10 @@ impl Player {
             }
             "rm-network" => self.remove_network(words[0]),
             "fail" => self.fail(words[0]),
+            "lose" => {
+                let id = self.running(words[0]);
+                self.cluster.commit(vec![Change::Delete(ObjectRef::Task(id))]);
+            }
             "leader" => self.cluster.change_leader(),
             "pass" => {
                 let hours: u64 = number(words[0].trim_end_matches('h'));
@@ -203,12 +208,17 @@ impl Player {
     }
 
     fn fail(&mut self, name: &str) {
+        let id = self.running(name);
+        self.cluster.agents.doomed.insert(id);
+    }
+
+    /// The task of this name that runs.
+    fn running(&self, name: &str) -> TaskId {
         let state = self.cluster.state();
         let runs = |task: &&std::sync::Arc<control_model::Task>| {
             task.status.state == TaskState::Running && print::name(&state, task) == name
         };
-        let task = state.tasks().iter().find(runs).unwrap_or_else(|| panic!("{name} does not run"));
-        self.cluster.agents.doomed.insert(task.id);
+        state.tasks().iter().find(runs).unwrap_or_else(|| panic!("{name} does not run")).id
     }
 
     fn trace(&mut self, name: &str, span: Duration, output: &mut String) {
