@@ -57,7 +57,9 @@ async fn decompress(program: &'static str, from: &Spooled, scratch: &Path) -> Re
     let output = std::fs::File::create_new(&to.path).map_err(ImageError::io(&to.path))?;
     let mut command = tokio::process::Command::new(program);
     command.arg("-dc").stdin(input).stdout(output).stderr(Stdio::piped()).kill_on_drop(true);
-    let done = command.output().await.map_err(ImageError::io(program))?;
+    // Not `output`, which would take the standard output away from the file.
+    let child = command.spawn().map_err(ImageError::io(program))?;
+    let done = child.wait_with_output().await.map_err(ImageError::io(program))?;
     if done.status.success() {
         return Ok(to);
     }

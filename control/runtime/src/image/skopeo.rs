@@ -2,12 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::io::Write as _;
+use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use ipnetwork::IpNetwork;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 
@@ -38,7 +40,7 @@ impl std::fmt::Debug for RegistryAuth {
 /// The tool and its settings.
 #[derive(Debug, Clone)]
 pub(super) struct Skopeo {
-    /// Registries (`host:port`) that may be spoken to without TLS, or with a certificate that nobody vouches for.
+    /// Registries (`host:port`, or networks as `10.0.0.0/8`) that may be spoken to without TLS, or with a certificate that nobody vouches for.
     pub insecure_registries: BTreeSet<String>,
     /// For files that live as long as one run.
     pub scratch: PathBuf,
@@ -93,8 +95,16 @@ impl Skopeo {
         run_with_lines(command, &|_| {}).await.map_err(|stderr| ImageError::BadArchive(message_of(&stderr)))
     }
 
+    /// As Docker decides: listed by name or by network, or on this very host.
     fn is_insecure(&self, reference: &Reference) -> bool {
-        self.insecure_registries.contains(reference.domain())
+        let domain = reference.domain();
+        if self.insecure_registries.contains(domain) {
+            return true;
+        }
+        let host = domain.rsplit_once(':').map_or(domain, |(host, _)| host);
+        let Ok(address) = host.parse::<IpAddr>() else { return host == "localhost" };
+        let networks = self.insecure_registries.iter().filter_map(|listed| listed.parse::<IpNetwork>().ok());
+        address.is_loopback() || networks.into_iter().any(|network| network.contains(address))
     }
 
     fn auth_file(&self, reference: &Reference, auth: Option<&RegistryAuth>) -> Result<AuthFile, ImageError> {
@@ -189,6 +199,19 @@ pub(super) fn archive_source(kind: &str, file: &Path, image: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn listed_and_local_registries_are_insecure() {
+        let listed = ["reg.example:5000", "10.1.0.0/16"].map(str::to_owned);
+        let skopeo = Skopeo { insecure_registries: listed.into(), scratch: PathBuf::new() };
+        let insecure = |name: &str| skopeo.is_insecure(&Reference::parse(name).expect("valid"));
+        for name in ["reg.example:5000/x", "10.1.2.3:5000/x", "127.0.0.1:5000/x", "localhost:5000/x"] {
+            assert!(insecure(name), "{name}");
+        }
+        for name in ["nginx", "reg.example/x", "10.2.0.1:5000/x"] {
+            assert!(!insecure(name), "{name}");
+        }
+    }
 
     #[test]
     fn skopeos_words_become_dockers() {

@@ -44,7 +44,7 @@ pub struct OciOptions {
     pub cgroup_parent: String,
     /// `runc` or `crun`.
     pub runtime: PathBuf,
-    /// Registries (`host:port`) that may be spoken to without TLS.
+    /// Registries (`host:port`, or networks as `10.0.0.0/8`) that may be spoken to without TLS. Loopback always may.
     pub insecure_registries: BTreeSet<String>,
     /// For `{{.Node.Hostname}}`.
     pub node_hostname: String,

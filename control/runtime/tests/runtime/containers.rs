@@ -1,10 +1,8 @@
-//! Real containers by the real runtime. Needs root, runc, conmon, skopeo and umoci.
-
-mod common;
+//! Real containers by the real runtime.
 
 use std::time::Duration;
 
-use common::{PATIENCE, TestNode, cgroup_dirs, task};
+use crate::common::{PATIENCE, TestNode, cgroup_dirs, task};
 use control_model::executor::{Executor, ExecutorError, Exit};
 use control_model::spec::{Mount, MountKind};
 

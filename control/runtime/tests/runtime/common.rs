@@ -183,7 +183,7 @@ fn rootfs_tar() -> Vec<u8> {
 fn toolbox() -> &'static Path {
     static BUILT: std::sync::OnceLock<PathBuf> = std::sync::OnceLock::new();
     BUILT.get_or_init(|| {
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/toolbox/toolbox.rs");
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/runtime/toolbox.rs");
         let binary =
             PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("toolbox-{}", std::process::id()));
         let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());

@@ -1,0 +1,5 @@
+//! Containers and images with the real programs. Needs root, runc, conmon, skopeo, umoci and docker-registry.
+
+mod common;
+mod containers;
+mod images;
