@@ -6,6 +6,7 @@ pub mod inspect;
 pub mod kernel_state;
 pub mod report;
 pub mod view;
+mod view_text;
 
 pub use kernel_state::{KernelState, Op};
 pub use report::{DataPlane, Report, SandboxStatus};

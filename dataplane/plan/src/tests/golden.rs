@@ -28,6 +28,7 @@ fn text(ops: &[Op]) -> String {
 fn a_published_service_on_two_nodes() {
     let planned = plan(&view(), &facts(), &mut RingMemo::default()).unwrap();
 
+    check("published-service.view.txt", &view().to_string());
     let mut text = planned.state.to_string();
     for (hook, reason) in &planned.reasons {
         writeln!(text, "why {hook}: {reason}").unwrap();

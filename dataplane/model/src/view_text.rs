@@ -1,0 +1,84 @@
+//! A view as text, one row per line, for operators and golden tests.
+
+use std::fmt;
+use std::net::Ipv4Addr;
+
+use crate::kernel_state::protocol_name;
+use crate::view::{Backend, Network, NetworkKey, NodeView, PublishedPort, Sandbox, Service};
+
+impl fmt::Display for NodeView {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { revision, generation, vtep, vxlan_port, .. } = self;
+        writeln!(f, "view {revision} of {}.{} at {vtep}:{vxlan_port}", generation.epoch, generation.index)?;
+        for (key, network) in &self.networks {
+            writeln!(f, "network {}", network_text(*key, network, self.ingress))?;
+        }
+        for (vtep, peer) in &self.peers {
+            let addresses = words(&peer.addresses);
+            writeln!(f, "peer {vtep} {}{addresses}", peer.hostname)?;
+        }
+        for (id, sandbox) in &self.sandboxes {
+            writeln!(f, "sandbox {id} {}", self.sandbox_text(sandbox))?;
+        }
+        for ((network, address), remote) in &self.remote_endpoints {
+            let network = self.network_name(*network);
+            writeln!(f, "endpoint {network}/{address} {} on {}", remote.task_name, remote.vtep)?;
+        }
+        self.services.values().try_for_each(|service| self.write_service(f, service))
+    }
+}
+
+impl NodeView {
+    fn network_name(&self, key: NetworkKey) -> &str {
+        self.networks.get(&key).map_or("?", |network| &network.name)
+    }
+
+    fn sandbox_text(&self, sandbox: &Sandbox) -> String {
+        let mut text = sandbox.task_name.clone();
+        for attachment in &sandbox.attachments {
+            text += &format!(" {}/{}", self.network_name(attachment.network), attachment.address);
+        }
+        for port in &sandbox.host_ports {
+            text += &format!(" host {}", port_text(*port));
+        }
+        if sandbox.egress { text + " egress" } else { text }
+    }
+
+    fn write_service(&self, f: &mut fmt::Formatter<'_>, service: &Service) -> fmt::Result {
+        let ports: Vec<String> = service.ingress_ports.iter().map(|port| port_text(*port)).collect();
+        writeln!(f, "service {}{}", service.name, words(&ports))?;
+        for (network, vip) in &service.vips {
+            writeln!(f, "  vip {}/{vip}", self.network_name(*network))?;
+        }
+        for ((network, address), backend) in &service.backends {
+            writeln!(f, "  backend {}", backend_text(self.network_name(*network), *address, backend))?;
+        }
+        Ok(())
+    }
+}
+
+fn network_text(key: NetworkKey, network: &Network, ingress: Option<NetworkKey>) -> String {
+    let Network { name, vni, subnet, gateway, internal, mtu_bytes } = network;
+    let mut text = format!("{name} vni {vni} {subnet} via {gateway}");
+    if ingress == Some(key) {
+        text += " ingress";
+    }
+    if *internal {
+        text += " internal";
+    }
+    mtu_bytes.map_or(text.clone(), |mtu_bytes| format!("{text} mtu {mtu_bytes}"))
+}
+
+fn backend_text(network: &str, address: Ipv4Addr, backend: &Backend) -> String {
+    let Backend { task_name, vtep, ready } = backend;
+    format!("{network}/{address} {task_name} on {vtep}{}", if *ready { "" } else { " not ready" })
+}
+
+fn port_text(port: PublishedPort) -> String {
+    let PublishedPort { protocol, published, target } = port;
+    format!("{published}->{target}/{}", protocol_name(protocol))
+}
+
+fn words<T: ToString>(items: &[T]) -> String {
+    items.iter().map(|item| format!(" {}", item.to_string())).collect()
+}
