@@ -5,7 +5,7 @@ use axum::extract::{FromRequest, Request};
 use control_manager::control::ControlError;
 use http::HeaderMap;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -14,6 +14,8 @@ use crate::error::ApiError;
 
 /// Largest JSON body: more than consensus takes in one entry, so that its own limit speaks first.
 pub const MAX_JSON_BYTES: usize = 4 << 20;
+/// How much of a body that is too large is read before the connection is given up.
+const MAX_DRAINED_BYTES: usize = 64 << 20;
 
 /// A decoded body. No body at all is the zero value.
 #[derive(Debug)]
@@ -25,26 +27,28 @@ impl<T: DeserializeOwned + Default, S: Sync> FromRequest<S> for Json<T> {
     async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
         let (parts, body) = request.into_parts();
         check_content_type(&parts.headers)?;
-        let bytes = read(&parts.headers, body).await?;
+        let bytes = read(body).await?;
         decode(&bytes).map(Self)
     }
 }
 
-async fn read(headers: &HeaderMap, body: Body) -> Result<Vec<u8>, ApiError> {
-    let declared = headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
-    if declared.is_some_and(|length| length > MAX_JSON_BYTES) {
-        return Err(too_large());
+/// The whole body. What is over the limit is read and dropped, so that the client gets to read the reply.
+async fn read(mut body: Body) -> Result<Vec<u8>, ApiError> {
+    let (mut bytes, mut length) = (Vec::new(), 0_usize);
+    while let Some(frame) = body.frame().await {
+        let frame =
+            frame.map_err(|error| ApiError::invalid(format!("error reading the request body: {error}")))?;
+        let Ok(data) = frame.into_data() else { continue };
+        length = length.saturating_add(data.len());
+        if length > MAX_DRAINED_BYTES {
+            break;
+        }
+        if length <= MAX_JSON_BYTES {
+            bytes.extend_from_slice(&data);
+        }
     }
-    match Limited::new(body, MAX_JSON_BYTES).collect().await {
-        Ok(collected) => Ok(collected.to_bytes().to_vec()),
-        Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
-        Err(error) => Err(ApiError::invalid(format!("error reading the request body: {error}"))),
-    }
-}
-
-/// Docker's words and status for a spec that is too large for its log.
-fn too_large() -> ApiError {
-    ControlError::TooLarge.into()
+    // Docker's words and status for a spec that is too large for its log.
+    if length > MAX_JSON_BYTES { Err(ControlError::TooLarge.into()) } else { Ok(bytes) }
 }
 
 fn check_content_type(headers: &HeaderMap) -> Result<(), ApiError> {

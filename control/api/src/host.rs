@@ -16,6 +16,8 @@ pub struct Machine {
     pub memory_bytes: i64,
     /// 1 for the hybrid layout too: its controllers are v1.
     pub cgroup_version: u8,
+    /// The kernel accounts for swap.
+    pub swap_limit: bool,
     pub ipv4_forwarding: bool,
     pub n_fd: usize,
 }
@@ -32,6 +34,8 @@ impl Machine {
             n_cpu: std::thread::available_parallelism().map_or(0, usize::from),
             memory_bytes: memory_bytes(&read("/proc/meminfo")),
             cgroup_version: if Path::new("/sys/fs/cgroup/cgroup.controllers").exists() { 2 } else { 1 },
+            swap_limit: Path::new("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes").exists()
+                || Path::new("/sys/fs/cgroup/cgroup.controllers").exists(),
             ipv4_forwarding: read("/proc/sys/net/ipv4/ip_forward").trim() == "1",
             n_fd: std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count),
         }

@@ -10,10 +10,9 @@ use control_runtime::{ContainerInfo, Oci};
 use tokio::sync::mpsc;
 
 use crate::engine::{
-    Container, Credentials, Distribution, Engine, EngineError, Image, ImageConfig, ImportRequest, Pulled, Removed,
-    Upload,
+    Container, Credentials, Distribution, Engine, EngineError, Image, ImageConfig, ImportRequest, Pulled,
+    Removed, Upload,
 };
-
 
 #[async_trait]
 impl Engine for Oci {
@@ -29,7 +28,13 @@ impl Engine for Oci {
             os: configuration.os().to_string(),
             architecture: configuration.architecture().to_string(),
             layers: configuration.rootfs().diff_ids().clone(),
-            comment: configuration.history().iter().flatten().last().and_then(|h| h.comment().clone()).unwrap_or_default(),
+            comment: configuration
+                .history()
+                .iter()
+                .flatten()
+                .last()
+                .and_then(|h| h.comment().clone())
+                .unwrap_or_default(),
             config: ImageConfig {
                 env: config.env().clone().unwrap_or_default(),
                 entrypoint: config.entrypoint().clone().unwrap_or_default(),
@@ -69,7 +74,8 @@ impl Engine for Oci {
             "" => None,
             text => Some(parse(text)?),
         };
-        let changes = ImageChanges::parse(request.changes.iter().map(String::as_str)).map_err(ImageError::from)?;
+        let changes =
+            ImageChanges::parse(request.changes.iter().map(String::as_str)).map_err(ImageError::from)?;
         let image = Oci::images(self).import(&mut archive, name.as_ref(), &changes, &request.message).await?;
         Ok(image.id)
     }
@@ -87,10 +93,12 @@ impl Engine for Oci {
     /// of this node's would name nothing elsewhere.
     async fn distribution(&self, reference: &str) -> Result<Distribution, EngineError> {
         let wanted = parse(reference)?;
-        let unknown = || EngineError::NotFound(format!("manifest for {reference} not found: manifest unknown"));
+        let unknown =
+            || EngineError::NotFound(format!("manifest for {reference} not found: manifest unknown"));
         let image = Engine::image(self, reference).await.map_err(|_| unknown())?;
         let mut digests = image.digests.iter().filter_map(|name| name.split_once('@'));
-        let known = digests.find(|(name, _)| *name == wanted.familiar_repository() || *name == wanted.repository());
+        let known =
+            digests.find(|(name, _)| *name == wanted.familiar_repository() || *name == wanted.repository());
         let (_, digest) = known.ok_or_else(unknown)?;
         Ok(Distribution {
             media_type: "application/vnd.oci.image.manifest.v1+json".into(),
@@ -162,7 +170,9 @@ impl From<ImageError> for EngineError {
         match error {
             ImageError::NotFound(name) => Self::NoSuchImage(name),
             ImageError::Pull(PullError::ManifestUnknown(_) | PullError::Denied(_)) => Self::NotFound(text),
-            ImageError::Reference(_) | ImageError::Change(_) | ImageError::BadArchive(_) => Self::Invalid(text),
+            ImageError::Reference(_) | ImageError::Change(_) | ImageError::BadArchive(_) => {
+                Self::Invalid(text)
+            }
             ImageError::InUse { .. } => Self::Conflict(text),
             _ => Self::Failed(text),
         }

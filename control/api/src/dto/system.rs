@@ -63,6 +63,9 @@ pub struct Info {
     pub pids_limit: bool,
     #[serde(rename = "IPv4Forwarding")]
     pub ipv4_forwarding: bool,
+    /// No bridge forwards here: what older clients would warn of can't be missing.
+    pub bridge_nf_iptables: bool,
+    pub bridge_nf_ip6tables: bool,
     pub debug: bool,
     #[serde(rename = "NFd")]
     pub n_fd: usize,

@@ -21,6 +21,7 @@ pub async fn obey(store: Arc<LocalStore>, table: Arc<LivenessTable>) {
             store.propose(changes).await.expect("reports are always taken");
         }
         for node in store.state().nodes().iter() {
+            table.heard(node.id, None, clock::now());
             table.acknowledged(node.id, store.generation());
         }
         if events.next().await.is_none() {

@@ -18,8 +18,10 @@ pub struct Output {
 
 /// The programs to test with: Docker's own and Debian's, where they are installed.
 pub fn programs() -> Vec<&'static str> {
-    let found: Vec<_> =
-        ["/usr/local/bin/docker", "/usr/bin/docker"].into_iter().filter(|path| Path::new(path).exists()).collect();
+    let found: Vec<_> = ["/usr/local/bin/docker", "/usr/bin/docker"]
+        .into_iter()
+        .filter(|path| Path::new(path).exists())
+        .collect();
     assert!(!found.is_empty(), "the docker CLI is not installed: cargo xtask test installs it");
     found
 }

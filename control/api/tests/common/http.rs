@@ -38,6 +38,20 @@ impl Daemon {
         (status, String::from_utf8_lossy(&bytes).trim_end().to_owned())
     }
 
+    /// A header of the reply; empty if it has none.
+    pub async fn header(&self, method: &str, path: &str, name: &str) -> String {
+        let stream = UnixStream::connect(&self.socket).await.expect("the socket answers");
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.expect("HTTP");
+        let connection = tokio::spawn(connection);
+        let request = Request::builder().method(method).uri(path).header("Host", "docker");
+        let request = request.body(Full::new(Bytes::new())).expect("a request");
+        let reply = sender.send_request(request).await.expect("a reply");
+        connection.abort();
+        let value = reply.headers().get(name).map(|value| value.to_str().expect("text").to_owned());
+        value.unwrap_or_default()
+    }
+
     /// Status and message of a reply that is an error.
     pub async fn error(&self, method: &str, path: &str, body: &str) -> (u16, String) {
         let (status, text) = self.request(method, path, body.as_bytes()).await;

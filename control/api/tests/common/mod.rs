@@ -10,14 +10,20 @@ pub mod world;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use control_api::serve;
-use control_store::LocalStore;
+use control_model::TaskState;
+use control_store::{LocalStore, ReplicatedStore, State};
+use futures::StreamExt;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use self::engine::FakeEngine;
 use self::node::FakeNode;
+
+/// Longest time that anything may take here.
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// A running daemon. Dropping it stops everything and takes its files away.
 pub struct Daemon {
@@ -50,6 +56,31 @@ impl Daemon {
     /// A node that is in no cluster.
     pub async fn alone() -> Self {
         Self::start(FakeNode::alone(), world::store()).await
+    }
+
+    /// The first state for which `holds`, within a bounded time.
+    pub async fn until(&self, holds: impl Fn(&State) -> bool) -> Arc<State> {
+        let (mut state, mut events) = self.store.subscribe();
+        let waiting = async {
+            while !holds(&state) {
+                events.next().await.expect("the store lives");
+                state = self.store.state();
+            }
+        };
+        tokio::time::timeout(LIMIT, waiting).await.expect("it happens in time");
+        state
+    }
+
+    /// Waits until the service has exactly so many tasks that run and are wanted, and its update is over.
+    pub async fn running(&self, service: &str, count: usize) {
+        self.until(|state| {
+            let Some(service) = state.service_by_name(service) else { return false };
+            let wanted = state.tasks_of_service(service.id).filter(|t| t.desired_state <= TaskState::Running);
+            let (up, other): (Vec<_>, Vec<_>) = wanted.partition(|t| t.status.state == TaskState::Running);
+            let updating = service.update_status.as_ref().is_some_and(|status| status.completed_at.is_none());
+            up.len() == count && other.is_empty() && !updating
+        })
+        .await;
     }
 
     async fn start(node: FakeNode, store: Arc<LocalStore>) -> Self {

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use control_api::engine::Engine;
 use control_api::node::{
-    HostFacts, InitRequest, InspectError, JoinRequest, LocalState, Membership, Node, RaftFacts, RemoteManager,
-    SwarmError,
+    HostFacts, InitRequest, InspectError, JoinRequest, LocalState, Membership, Node, RaftFacts,
+    RemoteManager, SwarmError,
 };
 use control_model::NodeId;
 use control_store::{LocalStore, ReplicatedStore};
@@ -86,7 +86,9 @@ impl Node for FakeNode {
 
     async fn init(&self, request: InitRequest) -> Result<NodeId, SwarmError> {
         if request.advertise_addr == "nowhere" {
-            return Err(SwarmError::Address("must specify a listening address: no such interface nowhere".into()));
+            return Err(SwarmError::Address(
+                "must specify a listening address: no such interface nowhere".into(),
+            ));
         }
         self.inits.lock().expect("no panic").push(request);
         let manager = Self::manager(world::store());
@@ -137,8 +139,13 @@ impl Node for FakeNode {
     }
 
     async fn mesh_drops(&self) -> Result<DropsReport, InspectError> {
-        let counters =
-            ProgramCounters { program: "ingress".into(), received: 3, forwarded: 1, passed: 2, drops: Vec::new() };
+        let counters = ProgramCounters {
+            program: "ingress".into(),
+            received: 3,
+            forwarded: 1,
+            passed: 2,
+            drops: Vec::new(),
+        };
         Ok(DropsReport { programs: vec![counters] })
     }
 }

@@ -1,0 +1,227 @@
+//! What the real CLI shows of a cluster: version, info, nodes, the swarm's life.
+
+mod common;
+
+use common::Daemon;
+use common::cli::{mask, programs};
+use control_api::Node as _;
+use control_api::node::Membership;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn version_and_info_are_truthful() {
+    let daemon = Daemon::manager().await;
+    let version = daemon.prints("version --format '{{.Server.Platform.Name}} {{.Server.Version}} {{.Server.APIVersion}} {{.Server.MinAPIVersion}} {{.Server.Os}}'").await;
+    assert_eq!(version, "meshd 0.1.0 1.50 1.24 linux");
+
+    let info = daemon.docker("info").await;
+    assert_eq!(info.code, 0, "{info:?}");
+    let shown = mask(&info.stdout);
+    let start = shown.find(" Swarm:").expect("a swarm section");
+    let end = shown.find(" Init Binary:").expect("what follows");
+    assert_eq!(
+        &shown[start..end],
+        " Swarm: active
+  NodeID: <id>
+  Is Manager: true
+  ClusterID: <id>
+  Managers: 1
+  Nodes: 3
+  Default Address Pool: 10.0.0.0/8
+  SubnetSize: 24
+  Data Path Port: 4789
+  Orchestration:
+   Task History Retention Limit: 5
+  Raft:
+   Snapshot Interval: 10000
+   Number of Old Snapshots to Retain: 0
+   Heartbeat Tick: 1
+   Election Tick: 10
+  Dispatcher:
+   Heartbeat Period: 5 seconds
+  CA Configuration:
+   Expiry Duration: 3 months
+   Force Rotate: 0
+  Autolock Managers: false
+  Root Rotation In Progress: false
+  Node Address: 198.18.0.11
+  Manager Addresses:
+   198.18.0.11:2377
+ Runtimes: runc
+ Default Runtime: runc
+"
+    );
+    for line in
+        [" Server Version: 0.1.0", " Name: m1", " Docker Root Dir: /var/lib/meshd", "  198.18.0.11:5000"]
+    {
+        assert!(shown.lines().any(|shown| shown == line), "{line} in\n{shown}");
+    }
+    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").expect("a kernel");
+    assert!(shown.contains(&format!(" Kernel Version: {}", kernel.trim())), "{shown}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_are_listed_inspected_and_changed() {
+    let daemon = Daemon::manager().await;
+    for program in programs() {
+        let output = daemon.docker_by(program, "node ls", b"").await;
+        assert_eq!(
+            output.stdout,
+            "ID                            HOSTNAME   STATUS    AVAILABILITY   MANAGER STATUS   ENGINE VERSION
+10dgnsxljkws1v3zd3tzz4b9t *   m1         Ready     Active         Leader           0.1.0
+20qxblv735tk3q7yq7nzy8mjm     w1         Ready     Active                          0.1.0
+314dzessmqqc5lby3bhzxcxtf     w2         Ready     Active                          0.1.0
+",
+            "{program}"
+        );
+    }
+    let pretty = daemon.docker("node inspect --pretty m1").await.stdout;
+    let (before, rest) = pretty.split_once("Joined at:").expect("a time");
+    let after = rest.split_once('\n').expect("a line").1;
+    assert_eq!(before, "ID:\t\t\t10dgnsxljkws1v3zd3tzz4b9t\nHostname:              \tm1\n");
+    assert!(
+        after.starts_with(
+            "Status:
+ State:\t\t\tReady
+ Availability:         \tActive
+ Address:\t\t198.18.0.11
+Manager Status:
+ Address:\t\t198.18.0.11:2377
+ Raft Status:\t\tReachable
+ Leader:\t\tYes
+Platform:
+ Operating System:\tlinux
+ Architecture:\t\tx86_64
+Resources:
+ CPUs:\t\t\t2
+ Memory:\t\t2GiB
+Plugins:
+ Network:\t\toverlay
+ Volume:\t\tlocal
+Engine Version:\t\t0.1.0
+TLS Info:
+ TrustRoot:
+-----BEGIN CERTIFICATE-----"
+        ),
+        "{after}"
+    );
+    // `CN=swarm-ca` in DER.
+    assert!(after.contains(" Issuer Subject:\tMBMxETAPBgNVBAMMCHN3YXJtLWNh\n"), "{after}");
+
+    assert_eq!(daemon.prints("node update --availability drain --label-add zone=a w1").await, "w1");
+    let shown =
+        daemon.prints("node inspect --format '{{.Spec.Availability}} {{json .Spec.Labels}}' w1").await;
+    assert_eq!(shown, r#"drain {"zone":"a"}"#);
+    let filtered = daemon.prints("node ls --filter node.label=zone=a --format {{.Hostname}}").await;
+    assert_eq!(filtered, "w1");
+    assert_eq!(daemon.prints("node ls --filter role=manager --format {{.Hostname}}").await, "m1");
+    assert_eq!(daemon.prints("node promote w2").await, "Node w2 promoted to a manager in the swarm.");
+    assert_eq!(daemon.prints("node promote w2").await, "Node <id> is already a manager.");
+    assert_eq!(daemon.prints("node demote w2").await, "Manager w2 demoted in the swarm.");
+    assert_eq!(daemon.prints("node rm --force w2").await, "w2");
+    assert_eq!(daemon.prints("node ls --format {{.Hostname}}").await, "m1\nw1");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_forms_a_cluster_and_leaves_it() {
+    let daemon = Daemon::alone().await;
+    assert_eq!(
+        daemon.prints("swarm init --advertise-addr 198.18.0.11 --default-addr-pool 10.20.0.0/16 --default-addr-pool-mask-length 26 --data-path-port 5789").await,
+        format!(
+            "Swarm initialized: current node (<id>) is now a manager.
+
+To add a worker to this swarm, run the following command:
+
+    docker swarm join --token SWMTKN-1-{}-{} 198.18.0.11:2377
+
+To add a manager to this swarm, run 'docker swarm join-token manager' and follow the instructions.",
+            "a".repeat(50),
+            "w".repeat(25)
+        )
+    );
+    let asked = daemon.node.inits.lock().expect("no panic")[0].clone();
+    assert_eq!((asked.advertise_addr.as_str(), asked.listen_addr.as_str()), ("198.18.0.11", "0.0.0.0:2377"));
+    assert_eq!(asked.default_address_pool, ["10.20.0.0/16".parse().expect("a pool")]);
+    assert_eq!((asked.subnet_size, asked.data_path_port), (26, 5789));
+    assert_eq!(asked.cluster, control_model::spec::ClusterSpec::default());
+
+    assert_eq!(
+        daemon.refuses("swarm init").await,
+        "Error response from daemon: This node is already part of a swarm. Use \"docker swarm leave\" to leave this \
+         swarm and join another one."
+    );
+    assert_eq!(
+        daemon.refuses("swarm leave").await,
+        "Error response from daemon: You are attempting to leave the swarm on a node that is participating as a \
+         manager. Removing the last manager erases all current state of the swarm. Use `--force` to ignore this \
+         message."
+    );
+    assert_eq!(daemon.prints("swarm leave --force").await, "Node left the swarm.");
+    assert_eq!(daemon.node.local().membership, Membership::Inactive);
+    assert_eq!(
+        daemon.refuses("swarm leave").await,
+        "Error response from daemon: This node is not part of a swarm"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_joins_by_token() {
+    let daemon = Daemon::alone().await;
+    assert_eq!(
+        daemon.refuses("swarm join --token nonsense 198.18.0.11:2377").await,
+        "Error response from daemon: invalid join token"
+    );
+    assert_eq!(
+        daemon.prints("swarm join --token SWMTKN-1-a-b --availability drain 198.18.0.11:2377").await,
+        "This node joined a swarm as a worker."
+    );
+    let asked = daemon.node.joins.lock().expect("no panic")[0].clone();
+    assert_eq!(asked.remote_addrs, ["198.18.0.11:2377"]);
+    assert_eq!(asked.availability, control_model::spec::Availability::Drain);
+    assert_eq!(daemon.prints("swarm leave").await, "Node left the swarm.");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tokens_and_settings_are_shown_and_changed() {
+    let daemon = Daemon::manager().await;
+    let shown = daemon.prints("swarm join-token worker").await;
+    assert!(shown.starts_with("To add a worker to this swarm, run the following command:\n\n    docker swarm join --token SWMTKN-1-"), "{shown}");
+    let old = daemon.docker("swarm join-token -q manager").await.stdout;
+    let rotated = daemon.docker("swarm join-token --rotate -q manager").await.stdout;
+    assert_ne!(rotated, old);
+    assert_eq!(daemon.docker("swarm join-token -q manager").await.stdout, rotated);
+    let token =
+        rotated.trim_end().strip_prefix("SWMTKN-1-").expect("a token").split_once('-').expect("two parts");
+    assert_eq!((token.0.len(), token.1.len()), (50, 25));
+
+    assert_eq!(
+        daemon.prints("swarm update --task-history-limit 4 --cert-expiry 48h").await,
+        "Swarm updated."
+    );
+    let info = daemon.docker("info").await.stdout;
+    assert!(
+        info.contains("Task History Retention Limit: 4") && info.contains("Expiry Duration: 2 days"),
+        "{info}"
+    );
+    assert_eq!(
+        daemon.refuses("swarm update --autolock=true").await,
+        "Error response from daemon: rpc error: code = Unimplemented desc = locking managers (autolock) is not \
+         supported yet"
+    );
+    assert_eq!(daemon.refuses("swarm unlock-key").await, "no unlock key is set");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pings_say_where_the_node_stands() {
+    for (daemon, expected) in [
+        (Daemon::manager().await, "active/manager"),
+        (Daemon::worker().await, "active/worker"),
+        (Daemon::alone().await, "inactive"),
+    ] {
+        let format = "version --format {{.Server.Version}}";
+        assert_eq!(daemon.prints(format).await, "0.1.0");
+        assert_eq!(daemon.header("HEAD", "/_ping", "Swarm").await, expected);
+        assert_eq!(daemon.header("GET", "/v1.24/_ping", "Api-Version").await, "1.50");
+        assert_eq!(daemon.request("GET", "/_ping", b"").await, (200, "OK".into()));
+        assert_eq!(daemon.request("HEAD", "/_ping", b"").await, (200, String::new()));
+    }
+}

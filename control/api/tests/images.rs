@@ -1,0 +1,146 @@
+//! Images and containers of a node through the real CLI.
+
+mod common;
+
+use common::Daemon;
+use common::engine::DIGEST;
+use control_api::engine::Container;
+use control_model::{TaskId, Timestamp};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn images_come_and_go() {
+    let daemon = Daemon::alone().await;
+    assert_eq!(
+        daemon.prints("images --format '{{.Repository}} {{.Tag}} {{.ID}} {{.Size}}'").await,
+        "whoami v1 <id> 1.23MB"
+    );
+    assert_eq!(
+        daemon
+            .prints("image inspect --format '{{.Os}}/{{.Architecture}} {{json .RepoTags}}' whoami:v1")
+            .await,
+        r#"linux/amd64 ["whoami:v1"]"#
+    );
+    assert_eq!(
+        daemon.prints("pull nginx").await,
+        format!(
+            "Using default tag: latest
+latest: Pulling from library/nginx
+Copying blob dddd
+Digest: {DIGEST}
+Status: Downloaded newer image for nginx:latest
+docker.io/library/nginx:latest"
+        )
+    );
+    let loaded = daemon.docker_with_input("load", b"an archive").await;
+    assert_eq!((loaded.code, loaded.stdout.as_str()), (0, "Loaded image: loaded:v1\n"));
+    let imported = daemon
+        .docker_with_input("import --change 'CMD [\"/whoami\"]' - whoami:v2", b"a root file system")
+        .await;
+    assert_eq!((imported.code, imported.stdout), (0, format!("sha256:{:064x}\n", 0x123)));
+    assert_eq!(daemon.prints("tag whoami:v2 whoami:v3").await, "");
+    assert_eq!(daemon.prints("images --format {{.Tag}} whoami").await, "v2\nv3\nv1");
+    assert_eq!(
+        daemon.prints("rmi whoami:v2").await,
+        "Untagged: whoami:v2\nUntagged: whoami:v3\nDeleted: sha256:<id>"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn images_that_are_nowhere_are_said_so() {
+    let daemon = Daemon::alone().await;
+    assert_eq!(
+        daemon.refuses("pull missing:1").await,
+        "Error response from daemon: manifest for docker.io/library/missing:1 not found: manifest unknown: manifest unknown"
+    );
+    // Half way: what was said stays said, the error comes last.
+    let broken = daemon.docker("pull broken:1").await;
+    assert_ne!(broken.code, 0);
+    assert_eq!(
+        (broken.stdout.as_str(), broken.stderr.as_str()),
+        ("1: Pulling from library/broken\nCopying blob dddd\n", "unexpected EOF\n")
+    );
+    assert_eq!(daemon.error("GET", "/images/none/json", "").await, (404, "No such image: none".into()));
+    assert_eq!(daemon.error("DELETE", "/images/none", "").await, (404, "No such image: none".into()));
+    assert_eq!(
+        daemon.error("POST", "/images/none/tag?repo=x&tag=1", "").await,
+        (404, "No such image: none".into())
+    );
+    assert_eq!(
+        daemon.error("POST", "/images/whoami:v1/tag?repo=A+b", "").await,
+        (400, "invalid reference format".into())
+    );
+    assert_eq!(
+        daemon.error("POST", "/images/create?fromImage=A+b", "").await,
+        (400, "invalid reference format".into())
+    );
+    assert_eq!(
+        daemon.error("GET", "/distribution/whoami:v1/json", "").await,
+        (404, "manifest for whoami:v1 not found".into())
+    );
+    let load = daemon.docker_with_input("load", b"no archive").await;
+    assert_eq!((load.code, load.stderr.as_str()), (1, "Error response from daemon: invalid tar header\n"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn containers_of_tasks_are_shown() {
+    let daemon = Daemon::worker().await;
+    let now = control_manager::clock::now();
+    let ago = |seconds: i64| Timestamp(now.0 - seconds * 1_000_000_000);
+    let running = Container {
+        id: format!("{:064x}", 0xabc),
+        name: "web.1.x".into(),
+        task: TaskId::from_bits(1),
+        image: "whoami:v1".into(),
+        image_id: DIGEST.into(),
+        command: vec!["/whoami".into(), "-v".into()],
+        hostname: "000000000abc".into(),
+        labels: [("com.docker.swarm.service.name".to_owned(), "web".to_owned())].into(),
+        created: ago(130),
+        started: Some(ago(125)),
+        finished: None,
+        running: true,
+        pid: 77,
+        exit_code: 0,
+        out_of_memory: false,
+    };
+    let ended = Container {
+        id: "e".repeat(64),
+        name: "web.2.y".into(),
+        created: ago(10_000),
+        started: Some(ago(9_000)),
+        finished: Some(ago(7_200)),
+        running: false,
+        exit_code: 137,
+        ..running.clone()
+    };
+    *daemon.engine.containers.lock().expect("no panic") = vec![running, ended];
+    let format = "--format '{{.ID}} {{.Image}} {{.Command}} {{.Status}} {{.Names}}'";
+    assert_eq!(
+        daemon.docker(&format!("ps {format}")).await.stdout,
+        "000000000000 whoami:v1 \"/whoami -v\" Up 2 minutes web.1.x\n"
+    );
+    assert_eq!(
+        daemon.docker(&format!("ps -a --filter status=exited {format}")).await.stdout,
+        "eeeeeeeeeeee whoami:v1 \"/whoami -v\" Exited (137) 2 hours ago web.2.y\n"
+    );
+    let shown = daemon
+        .prints(
+            "inspect --format '{{.State.Status}} {{.State.Pid}} {{.Path}} {{json .Args}} {{.Name}}' web.1.x",
+        )
+        .await;
+    assert_eq!(shown, r#"running 77 /whoami ["-v"] /web.1.x"#);
+    assert_eq!(
+        daemon.error("GET", "/containers/none/json", "").await,
+        (404, "No such container: none".into())
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn inspect_goes_through_all_kinds() {
+    let daemon = Daemon::manager().await;
+    daemon.prints("service create -d --no-resolve-image --name web whoami:v1").await;
+    assert_eq!(daemon.prints("inspect --format {{.Spec.Name}} web").await, "web");
+    assert_eq!(daemon.prints("inspect --format {{.Description.Hostname}} w1").await, "w1");
+    assert_eq!(daemon.prints("inspect --format {{.Ingress}} ingress").await, "true");
+    assert_eq!(daemon.refuses("inspect nothing").await, "Error: No such object: nothing");
+}

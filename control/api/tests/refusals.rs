@@ -1,0 +1,341 @@
+//! Bad input: Docker's text and status, and no state changed.
+
+mod common;
+
+use std::sync::Arc;
+
+use common::Daemon;
+use control_store::{ReplicatedStore, State};
+
+const NOT_A_MANAGER: &str = "This node is not a swarm manager. Worker nodes can't be used to view or modify cluster \
+                             state. Please run this command on a manager node or promote the current node to a \
+                             manager.";
+const NOT_IN_A_SWARM: &str = "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" \
+                              to connect this node to swarm and try again.";
+
+/// A body for `/services/create`.
+fn service(name: &str, more: &str) -> String {
+    format!(r#"{{"Name":"{name}","TaskTemplate":{{"ContainerSpec":{{"Image":"whoami:v1"}}}}{more}}}"#)
+}
+
+/// A manager with a network and a service, both settled.
+async fn settled() -> Daemon {
+    let daemon = Daemon::manager().await;
+    daemon.prints("network create -d overlay --subnet 10.77.0.0/24 app").await;
+    daemon
+        .prints("service create -d --no-resolve-image --name web --network app --publish 8080:80 whoami:v1")
+        .await;
+    daemon.running("web", 1).await;
+    daemon
+}
+
+fn bytes(state: &Arc<State>) -> Vec<u8> {
+    state.to_snapshot()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn specs_that_can_not_be_are_refused() {
+    let daemon = settled().await;
+    let before = bytes(&daemon.store.state());
+    let web = daemon.store.state().service_by_name("web").expect("web").id;
+    let invalid = |text: &str| (400, format!("rpc error: code = InvalidArgument desc = {text}"));
+    let unsupported = |what: &str| (501, format!("{what} is not supported by this daemon"));
+    let cases: Vec<(String, (u16, String))> = vec![
+        (service("web", ""), (409, "rpc error: code = AlreadyExists desc = name conflicts with an existing object: service web already exists".into())),
+        (service("a.b", ""), invalid("name must be valid as a DNS name component")),
+        (service(&"a".repeat(64), ""), invalid("name must be 63 characters or fewer")),
+        (
+            service("b", r#","EndpointSpec":{"Ports":[{"TargetPort":80,"PublishedPort":8080}]}"#),
+            invalid(&format!("port '8080' is already in use by service 'web' ({web}) as an ingress port")),
+        ),
+        (
+            service("b", r#","EndpointSpec":{"Mode":"dnsrr","Ports":[{"TargetPort":80,"PublishedPort":81}]}"#),
+            invalid("EndpointSpec: port published with ingress mode can't be used with dnsrr mode"),
+        ),
+        (service("b", r#","EndpointSpec":{"Mode":"magic"}"#), (400, "invalid resolution mode: \"magic\"".into())),
+        (service("b", r#","EndpointSpec":{"Ports":[{"TargetPort":80,"PublishedPort":65536}]}"#), (400, "invalid port 65536: at most 65535".into())),
+        (service("b", r#","Mode":{"Replicated":{"Replicas":1},"Global":{}}"#), (400, "must specify only one service mode".into())),
+        (service("b", r#","Mode":{"Replicated":{"Replicas":18446744073709551615}}"#), invalid("Number of replicas must be non-negative")),
+        (service("b", r#","Mode":{"ReplicatedJob":{}}"#), unsupported("Spec.Mode.ReplicatedJob")),
+        (service("b", r#","UpdateConfig":{"FailureAction":"panic"}"#), (400, "unrecognized update failure action panic".into())),
+        (service("b", r#","UpdateConfig":{"MaxFailureRatio":2}"#), invalid("TaskSpec: update-maxfailureratio cannot be less than 0 or bigger than 1")),
+        (service("b", r#","UpdateConfig":{"Delay":-1}"#), invalid("TaskSpec: update-delay cannot be negative")),
+        (r#"{"Name":"b","TaskTemplate":{"ContainerSpec":{"Image":""}}}"#.into(), invalid("ContainerSpec: image reference must be provided")),
+        (r#"{"Name":"b","TaskTemplate":{"ContainerSpec":{"Image":"A b"}}}"#.into(), invalid("ContainerSpec: \"A b\" is not a valid repository/tag")),
+        (r#"{"Name":"b"}"#.into(), (400, "mismatched Runtime and *Spec fields".into())),
+        (
+            r#"{"Name":"b","TaskTemplate":{"ContainerSpec":{"Image":"a"},"Placement":{"Constraints":["node.role"]}}}"#.into(),
+            (500, "rpc error: code = Unknown desc = constraint expected one operator from ==, !=".into()),
+        ),
+        (
+            r#"{"Name":"b","TaskTemplate":{"ContainerSpec":{"Image":"a"},"Resources":{"Limits":{"NanoCPUs":1000}}}}"#.into(),
+            invalid("invalid cpu value 0.000001: Must be at least 0.001"),
+        ),
+        (
+            r#"{"Name":"b","TaskTemplate":{"ContainerSpec":{"Image":"a","Secrets":[{"SecretName":"s"}]}}}"#.into(),
+            unsupported("Spec.TaskTemplate.ContainerSpec.Secrets"),
+        ),
+        (
+            r#"{"Name":"b","TaskTemplate":{"ContainerSpec":{"Image":"a"},"LogDriver":{"Name":"syslog"}}}"#.into(),
+            unsupported("Spec.TaskTemplate.LogDriver"),
+        ),
+        (
+            r#"{"Name":"b","TaskTemplate":{"ContainerSpec":{"Image":"a","Healthcheck":{"Test":["CMD","x"]}}}}"#.into(),
+            unsupported("Spec.TaskTemplate.ContainerSpec.Healthcheck"),
+        ),
+        (
+            r#"{"Name":"b","TaskTemplate":{"ContainerSpec":{"Image":"a"},"Networks":[{"Target":"nowhere"}]}}"#.into(),
+            (404, "network nowhere not found".into()),
+        ),
+        (
+            r#"{"Name":"b","TaskTemplate":{"ContainerSpec":{"Image":"a"},"Networks":[{"Target":"ingress"}]}}"#.into(),
+            invalid("Service cannot be explicitly attached to the ingress network \"ingress\""),
+        ),
+        (
+            r#"{"Name":"b","TaskTemplate":{"ContainerSpec":{"Image":"a"},"Networks":[{"Target":"host"}]}}"#.into(),
+            (403, "The network host cannot be used with services. Only networks scoped to the swarm can be used, such as those created with the overlay driver.".into()),
+        ),
+    ];
+    for (body, expected) in cases {
+        assert_eq!(daemon.error("POST", "/v1.44/services/create", &body).await, expected, "{body}");
+    }
+    assert!(bytes(&daemon.store.state()) == before, "a refused request changed the state");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn changes_out_of_turn_are_refused() {
+    let daemon = settled().await;
+    let before = bytes(&daemon.store.state());
+    let state = daemon.store.state();
+    let web = state.service_by_name("web").expect("web").clone();
+    let version = web.meta.spec_version;
+    let sequence = (500, "rpc error: code = Unknown desc = update out of sequence".to_owned());
+    let update = |version: u64| format!("/services/web/update?version={version}");
+    let renamed = service("other", "");
+    let global = service("web", r#","Mode":{"Global":{}}"#);
+    let worker = r#"{"Role":"worker","Availability":"active"}"#;
+    let node_version = state.nodes().iter().next().expect("a node").meta.spec_version;
+    let cases = [
+        ("POST", update(version + 1), service("web", ""), sequence.clone()),
+        ("POST", update(version), renamed, (501, "rpc error: code = Unimplemented desc = renaming services is not supported".into())),
+        ("POST", update(version), global, (501, "rpc error: code = Unimplemented desc = service mode change is not allowed".into())),
+        (
+            "POST",
+            format!("{}&rollback=previous", update(version)),
+            service("web", ""),
+            (400, format!("rpc error: code = FailedPrecondition desc = service {} does not have a previous spec", web.id)),
+        ),
+        ("POST", format!("{}&rollback=sideways", update(version)), service("web", ""), (400, "unrecognized rollback option sideways".into())),
+        (
+            "POST",
+            "/services/web/update".into(),
+            service("web", ""),
+            (400, "invalid service version '': strconv.ParseUint: parsing \"\": invalid syntax".into()),
+        ),
+        ("POST", "/services/none/update?version=1".into(), service("none", ""), (404, "service none not found".into())),
+        ("GET", "/services/none".into(), String::new(), (404, "service none not found".into())),
+        ("DELETE", "/services/none".into(), String::new(), (404, "service none not found".into())),
+        ("GET", "/tasks/none".into(), String::new(), (404, "task none not found".into())),
+        ("GET", "/nodes/none".into(), String::new(), (404, "node none not found".into())),
+        ("POST", "/nodes/w1/update?version=999".into(), worker.into(), sequence.clone()),
+        ("POST", format!("/nodes/m1/update?version={node_version}"), worker.into(), (400, "rpc error: code = FailedPrecondition desc = attempting to demote the last manager of the swarm".into())),
+        ("POST", "/nodes/m1/update?version=1".into(), r#"{"Role":"king","Availability":"active"}"#.into(), (400, "invalid Role: \"king\"".into())),
+        ("DELETE", "/nodes/w1".into(), String::new(), (400, format!("rpc error: code = FailedPrecondition desc = node {} is not down and can't be removed", common::world::WORKER_1))),
+        (
+            "DELETE",
+            "/nodes/m1?force=1".into(),
+            String::new(),
+            (
+                400,
+                format!(
+                    "rpc error: code = FailedPrecondition desc = node {} is a cluster manager and is a member of the raft cluster. It must be demoted to worker before removal",
+                    common::world::MANAGER
+                ),
+            ),
+        ),
+        ("POST", "/swarm/update?version=999".into(), r#"{"Name":"default"}"#.into(), sequence.clone()),
+        ("POST", "/swarm/update?version=1".into(), r#"{"Name":"mine"}"#.into(), (400, "swarm spec must be named \"default\"".into())),
+        ("POST", "/swarm/init".into(), "{}".into(), (503, "This node is already part of a swarm. Use \"docker swarm leave\" to leave this swarm and join another one.".into())),
+        ("POST", "/swarm/join".into(), "{}".into(), (503, "This node is already part of a swarm. Use \"docker swarm leave\" to leave this swarm and join another one.".into())),
+    ];
+    for (method, path, body, expected) in cases {
+        assert_eq!(daemon.error(method, &path, &body).await, expected, "{method} {path} {body}");
+    }
+    assert!(bytes(&daemon.store.state()) == before, "a refused request changed the state");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn networks_that_can_not_be_are_refused() {
+    let daemon = settled().await;
+    let before = bytes(&daemon.store.state());
+    let (app, web) = {
+        let state = daemon.store.state();
+        (state.network_by_name("app").expect("app").id, state.service_by_name("web").expect("web").id)
+    };
+    let network = |name: &str, more: &str| format!(r#"{{"Name":"{name}","Driver":"overlay"{more}}}"#);
+    let subnet = |text: &str| network("b", &format!(r#","IPAM":{{"Config":[{text}]}}"#));
+    let overlap = "invalid pool request: Pool overlaps with other one on this address space";
+    let ipam =
+        |text: &str| (400, format!("rpc error: code = InvalidArgument desc = ipam configuration: {text}"));
+    let unsupported = |what: &str| (501, format!("{what} is not supported by this daemon"));
+    let cases = [
+        (network("app", ""), (409, "network with name app already exists".to_owned())),
+        (network("bridge", ""), (403, "bridge is a pre-defined network and cannot be created".into())),
+        (
+            network("", ""),
+            (400, "rpc error: code = InvalidArgument desc = meta: name must be provided".into()),
+        ),
+        (subnet(r#"{"Subnet":"10.77.0.128/25"}"#), (403, overlap.into())),
+        (subnet(r#"{"Subnet":"10.0.0.0/16"}"#), (403, overlap.into())),
+        (subnet(r#"{"Subnet":"10.9"}"#), ipam("invalid subnet 10.9")),
+        (subnet(r#"{"Gateway":"10.9.0.1"}"#), ipam("invalid subnet ")),
+        (
+            subnet(r#"{"Subnet":"10.9.0.0/24","Gateway":"10.8.0.1"}"#),
+            ipam("subnet 10.9.0.0/24 does not contain gateway 10.8.0.1"),
+        ),
+        (
+            subnet(r#"{"Subnet":"10.9.0.0/24","IPRange":"10.8.0.0/25"}"#),
+            ipam("subnet 10.9.0.0/24 does not contain range 10.8.0.0/25"),
+        ),
+        (subnet(r#"{"Subnet":"fd00::/64"}"#), unsupported("IPv6 in networks")),
+        (r#"{"Name":"b","Driver":"bridge"}"#.into(), unsupported("network driver bridge (use -d overlay)")),
+        (network("b", r#","Options":{"encrypted":""}"#), unsupported("network option encrypted")),
+        (
+            network("b", r#","Options":{"com.docker.network.driver.mtu":"12"}"#),
+            (400, "invalid MTU \"12\": 68..=65535 bytes".into()),
+        ),
+        (
+            network("b", r#","Ingress":true"#),
+            (
+                409,
+                format!(
+                    "rpc error: code = AlreadyExists desc = ingress network ({}) is already present",
+                    daemon.store.state().ingress_network().expect("ingress").id
+                ),
+            ),
+        ),
+    ];
+    for (body, expected) in cases {
+        assert_eq!(daemon.error("POST", "/networks/create", &body).await, expected, "{body}");
+    }
+    assert_eq!(
+        daemon.refuses("network rm app").await.lines().next(),
+        Some(common::cli::mask(&format!("Error response from daemon: rpc error: code = FailedPrecondition desc = network {app} is in use by service {web}")).as_str())
+    );
+    assert_eq!(daemon.error("DELETE", "/networks/none", "").await, (404, "network none not found".into()));
+    assert_eq!(daemon.error("GET", "/networks/none", "").await, (404, "network none not found".into()));
+    assert!(bytes(&daemon.store.state()) == before, "a refused request changed the state");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_and_a_lone_node_manage_nothing() {
+    let (worker, alone) = (Daemon::worker().await, Daemon::alone().await);
+    for line in [
+        "node ls",
+        "service ls",
+        "service create -d --no-resolve-image whoami:v1",
+        "network create -d overlay x",
+        "swarm join-token worker",
+    ] {
+        assert_eq!(
+            worker.refuses(line).await.lines().next(),
+            Some(format!("Error response from daemon: {NOT_A_MANAGER}").as_str()),
+            "{line}"
+        );
+        assert_eq!(
+            alone.refuses(line).await.lines().next(),
+            Some(format!("Error response from daemon: {NOT_IN_A_SWARM}").as_str()),
+            "{line}"
+        );
+    }
+    for path in ["/nodes", "/services", "/tasks", "/swarm", "/secrets", "/configs"] {
+        assert_eq!(worker.error("GET", path, "").await, (503, NOT_A_MANAGER.into()), "{path}");
+        assert_eq!(alone.error("GET", path, "").await, (503, NOT_IN_A_SWARM.into()), "{path}");
+    }
+    assert_eq!(
+        alone.error("POST", "/swarm/leave", "").await,
+        (503, "This node is not part of a swarm".into())
+    );
+    assert_eq!(
+        alone.error("POST", "/swarm/join", "{}").await,
+        (400, "at least 1 RemoteAddr is required to join".into())
+    );
+    for (body, text) in [
+        (r#"{"DefaultAddrPool":["x"]}"#, "invalid CIDR address: x"),
+        (r#"{"DefaultAddrPool":["10.0.0.0/8"],"SubnetSize":30}"#, "subnet size is out of range: 30"),
+        (
+            r#"{"DefaultAddrPool":["10.0.0.0/25"]}"#,
+            "invalid CIDR: \"10.0.0.0/25\". Subnet size is too small for pool: 24",
+        ),
+        (r#"{"DataPathPort":80}"#, "invalid data path port 80: must be between 1024 and 49151"),
+        (r#"{"Availability":"maybe"}"#, "invalid Availability: \"maybe\""),
+        (r#"{"AdvertiseAddr":"nowhere"}"#, "must specify a listening address: no such interface nowhere"),
+    ] {
+        assert_eq!(alone.error("POST", "/swarm/init", body).await, (400, text.into()), "{body}");
+    }
+    assert!(alone.node.inits.lock().expect("no panic").is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bytes_that_are_no_request_are_refused() {
+    let daemon = Daemon::manager().await;
+    daemon.until(|state| state.ingress_network().is_some_and(|network| network.state.is_some())).await;
+    let before = bytes(&daemon.store.state());
+    let create = "/services/create";
+    assert_eq!(
+        daemon.error("POST", create, "{\"Name\":").await,
+        (400, "invalid JSON: unexpected EOF".into())
+    );
+    assert_eq!(
+        daemon.error("POST", create, " ").await,
+        (400, "invalid JSON: got EOF while reading request body".into())
+    );
+    assert_eq!(daemon.error("POST", create, "{} x").await, (400, "unexpected content after JSON".into()));
+    let (status, text) = daemon.error("POST", create, "{nope").await;
+    assert_eq!(status, 400);
+    assert!(text.starts_with("invalid JSON: "), "{text}");
+    let (status, text) = daemon.error("POST", create, r#"{"Name":7}"#).await;
+    assert_eq!(status, 400);
+    assert!(text.starts_with("invalid JSON: invalid type: integer `7`, expected a string"), "{text}");
+
+    let large = format!(r#"{{"Name":"{}"}}"#, "x".repeat(4 << 20));
+    assert_eq!(
+        daemon.error("POST", create, &large).await,
+        (500, "rpc error: code = Unknown desc = raft: raft message is too large and can't be sent".into())
+    );
+    let (status, text) = daemon.request_of("POST", create, Some("text/plain"), b"{}").await;
+    assert_eq!(
+        (status, text.as_str()),
+        (400, r#"{"message":"unsupported Content-Type header (text/plain): must be 'application/json'"}"#)
+    );
+    let (status, text) = daemon.request_of("POST", create, None, b"{}").await;
+    assert_eq!(
+        (status, text.as_str()),
+        (400, r#"{"message":"malformed Content-Type header (): mime: no media type"}"#)
+    );
+
+    let not_found = (404, "page not found".to_owned());
+    assert_eq!(daemon.error("GET", "/nothing", "").await, not_found);
+    assert_eq!(daemon.error("PUT", "/nodes", "").await, not_found);
+    assert_eq!(daemon.error("GET", "/v1.44", "").await, not_found);
+    assert_eq!(
+        daemon.error("GET", "/v1.12/nodes", "").await,
+        (400, "client version 1.12 is too old. Minimum supported API version is 1.24, please upgrade your client to a newer version".into())
+    );
+    assert_eq!(
+        daemon.error("GET", "/v1.99/nodes", "").await,
+        (400, "client version 1.99 is too new. Maximum supported API version is 1.50".into())
+    );
+    assert_eq!(daemon.error("GET", "/nodes?filters=x", "").await, (400, "invalid filter".into()));
+    assert_eq!(
+        daemon.error("GET", "/nodes?filters=%7B%22a%22:%7B%22b%22:true%7D%7D", "").await,
+        (400, "invalid filter 'a'".into())
+    );
+    assert_eq!(
+        daemon.error("POST", "/containers/create", "{}").await,
+        (501, "POST /containers/create is not supported by this daemon".into())
+    );
+    assert_eq!(daemon.request("GET", "/mesh/drops", b"").await.0, 200);
+    assert_eq!(daemon.error("GET", "/mesh/status", "").await, (500, "the data plane has not started".into()));
+    assert!(bytes(&daemon.store.state()) == before, "a refused request changed the state");
+}

@@ -1,0 +1,261 @@
+//! Services, tasks and networks through the real CLI, with the real leader loops.
+
+mod common;
+
+use common::Daemon;
+use common::cli::programs;
+use common::engine::DIGEST;
+
+const CREATE: &str = "service create -d --no-resolve-image";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_lives_through_all_its_commands() {
+    let daemon = Daemon::manager().await;
+    for program in programs() {
+        let run = async |line: &str| {
+            let output = daemon.docker_by(program, line, b"").await;
+            assert_eq!((output.code, output.stderr.as_str()), (0, ""), "{program} {line}");
+            common::cli::mask(&output.stdout)
+        };
+        assert_eq!(run("network create -d overlay app").await, "<id>");
+        assert_eq!(
+            run(&format!("{CREATE} --name web --replicas 3 --network app --publish 8080:80 whoami:v1")).await,
+            "<id>"
+        );
+        daemon.running("web", 3).await;
+        assert_eq!(
+            run("service ls").await,
+            "ID  NAME  MODE  REPLICAS  IMAGE  PORTS\n<id>  web  replicated  3/3  whoami:v1  *:8080->80/tcp"
+        );
+        assert_eq!(
+            run("service ps web").await,
+            "ID  NAME  IMAGE  NODE  DESIRED STATE  CURRENT STATE  ERROR  PORTS
+<id>  web.1  whoami:v1  m1  Running  Running <age> ago
+<id>  web.2  whoami:v1  w1  Running  Running <age> ago
+<id>  web.3  whoami:v1  w2  Running  Running <age> ago"
+        );
+        assert_eq!(run("service inspect --pretty web").await, PRETTY);
+        assert_eq!(run("service scale -d web=5").await, "web scaled to 5");
+        daemon.running("web", 5).await;
+        assert_eq!(run("service update -d --replicas 2 --env-add A=1 web").await, "web");
+        daemon.running("web", 2).await;
+        assert_eq!(run("service inspect --format '{{json .Spec.TaskTemplate.ContainerSpec.Env}} {{.PreviousSpec.Mode.Replicated.Replicas}}' web").await, r#"["A=1"] 5"#);
+        assert_eq!(run("service rollback -d web").await, "web");
+        daemon.running("web", 5).await;
+        assert_eq!(
+            run("service inspect --format '{{json .Spec.TaskTemplate.ContainerSpec.Env}}' web").await,
+            "null"
+        );
+        assert_eq!(
+            run("node ps w1 --format '{{.Name}} {{.DesiredState}}' --filter desired-state=running")
+                .await
+                .lines()
+                .count(),
+            2
+        );
+        assert_eq!(run("service rm web").await, "web");
+        assert_eq!(run("service ls -q").await, "");
+        assert_eq!(run("network rm app").await, "app");
+    }
+}
+
+const PRETTY: &str = "
+ID:\t\t<id>
+Name:\t\tweb
+Service Mode:\tReplicated
+ Replicas:\t3
+Placement:
+UpdateConfig:
+ Parallelism:\t1
+ On failure:\tpause
+ Monitoring Period: 5s
+ Max failure ratio: 0
+ Update order:  stop-first
+RollbackConfig:
+ Parallelism:\t1
+ On failure:\tpause
+ Monitoring Period: 5s
+ Max failure ratio: 0
+ Rollback order:  stop-first
+ContainerSpec:
+ Image:\t\twhoami:v1
+ Init:\t\tfalse
+Resources:
+Networks: app
+Endpoint Mode:\tvip
+Ports:
+ PublishedPort = 8080
+  Protocol = tcp
+  TargetPort = 80
+  PublishMode = ingress
+";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn progress_bars_converge() {
+    let daemon = Daemon::manager().await;
+    let create = "service create --no-resolve-image --name web --replicas 2 --update-monitor 1s whoami:v1";
+    assert_eq!(
+        condensed(&daemon.prints(create).await),
+        "<id>
+overall progress: 0 out of 2 tasks
+1/2:
+2/2:
+overall progress: 2 out of 2 tasks
+verify: Waiting 1 seconds to verify that tasks are stable...
+verify: Service <id> converged"
+    );
+    let update = condensed(&daemon.prints("service update --no-resolve-image --image whoami:v2 web").await);
+    assert!(update.starts_with("web\noverall progress: 0 out of 2 tasks\n1/2:\n2/2:\n"), "{update}");
+    assert!(update.ends_with("\noverall progress: 2 out of 2 tasks\nverify: Waiting 1 seconds to verify that tasks are stable...\nverify: Service web converged"), "{update}");
+    assert_eq!(
+        daemon.prints("service ps --format '{{.Name}} {{.Image}} {{.DesiredState}}' web").await,
+        "web.1 whoami:v2 Running\nweb.1 whoami:v1 Shutdown\nweb.2 whoami:v2 Running\nweb.2 whoami:v1 Shutdown"
+    );
+    let status = daemon
+        .prints("service inspect --format '{{.UpdateStatus.State}}: {{.UpdateStatus.Message}}' web")
+        .await;
+    assert_eq!(status, "completed: update completed");
+    let rollback = condensed(&daemon.prints("service rollback web").await);
+    assert!(
+        rollback.starts_with(
+            "web\nrollback: manually requested rollback\noverall progress: rolling back update: "
+        ),
+        "{rollback}"
+    );
+    assert!(rollback.ends_with("verify: Service web converged"), "{rollback}");
+}
+
+/// Each line once where it repeats: how often the CLI asks depends on the machine.
+fn condensed(text: &str) -> String {
+    let mut lines: Vec<&str> = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
+    lines.dedup();
+    lines.join("\n")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_image_that_is_nowhere_is_said_per_task() {
+    let daemon = Daemon::manager().await;
+    daemon.prints(&format!("{CREATE} --name ghost --restart-delay 10m missing:1")).await;
+    let state = daemon
+        .until(|state| {
+            state.tasks().iter().any(|task| task.status.state == control_model::TaskState::Rejected)
+        })
+        .await;
+    assert_eq!(state.services().len(), 1);
+    let shown = daemon
+        .prints("service ps --no-trunc --filter desired-state=shutdown --format '{{.Name}} {{.Error}}' ghost")
+        .await;
+    assert_eq!(shown, "ghost.1 \"No such image: missing:1\"");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_image_with_a_digest_is_pinned_and_one_without_is_warned_of() {
+    let daemon = Daemon::manager().await;
+    daemon.prints("service create -d --name a pinned:1").await;
+    assert_eq!(
+        daemon.prints("service inspect --format '{{.Spec.TaskTemplate.ContainerSpec.Image}} {{json .Spec.TaskTemplate.Placement}}' a").await,
+        format!("pinned:1@{DIGEST} {}", r#"{"Platforms":[{"Architecture":"amd64","OS":"linux"}]}"#)
+    );
+    let output = daemon.docker("service create -d --name b whoami:v1").await;
+    assert_eq!(output.code, 0, "{output:?}");
+    assert_eq!(
+        output.stderr,
+        "image whoami:v1 could not be accessed on a registry to record
+its digest. Each node will access whoami:v1 independently,
+possibly leading to different nodes running different
+versions of the image.
+
+"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_global_service_runs_on_every_node() {
+    let daemon = Daemon::manager().await;
+    daemon
+        .prints(&format!(
+            "{CREATE} --name all --mode global --publish published=9000,target=80,mode=host whoami:v1"
+        ))
+        .await;
+    daemon.running("all", 3).await;
+    assert_eq!(
+        daemon.prints("service ls").await,
+        "ID  NAME  MODE  REPLICAS  IMAGE  PORTS\n<id>  all  global  3/3  whoami:v1"
+    );
+    assert_eq!(
+        daemon.prints("service ps all").await,
+        "ID  NAME  IMAGE  NODE  DESIRED STATE  CURRENT STATE  ERROR  PORTS
+<id>  all.<id>  whoami:v1  m1  Running  Running <age> ago  *:9000->80/tcp
+<id>  all.<id>  whoami:v1  w1  Running  Running <age> ago  *:9000->80/tcp
+<id>  all.<id>  whoami:v1  w2  Running  Running <age> ago  *:9000->80/tcp"
+    );
+    assert_eq!(
+        daemon.refuses("service scale all=5").await,
+        "all: scale can only be used with replicated or replicated-job mode"
+    );
+    assert_eq!(
+        daemon.refuses("service update --replicas 1 all").await,
+        "replicas can only be used with replicated mode"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn networks_are_listed_inspected_and_removed() {
+    let daemon = Daemon::manager().await;
+    daemon.prints("network create -d overlay --subnet 192.168.7.0/24 --gateway 192.168.7.9 --ip-range 192.168.7.128/25 --internal --attachable --label team=x --opt com.docker.network.driver.mtu=1400 app").await;
+    assert_eq!(
+        daemon.prints("network ls").await,
+        "NETWORK ID  NAME  DRIVER  SCOPE
+<id>  app  overlay  swarm
+<id>  docker_gwbridge  bridge  local
+<id>  ingress  overlay  swarm"
+    );
+    assert_eq!(
+        daemon.prints("network ls --filter driver=overlay --filter label=team=x --format {{.Name}}").await,
+        "app"
+    );
+    daemon.until(|state| state.network_by_name("app").is_some_and(|network| network.state.is_some())).await;
+    let shown: serde_json::Value =
+        serde_json::from_str(&daemon.docker("network inspect app").await.stdout).expect("JSON");
+    let mut shown = shown[0].clone();
+    for varying in ["Id", "Created"] {
+        assert!(shown[varying].take().is_string());
+    }
+    assert_eq!(
+        shown,
+        serde_json::json!({
+            "Name": "app", "Id": null, "Created": null, "Scope": "swarm", "Driver": "overlay",
+            "EnableIPv4": true, "EnableIPv6": false,
+            "IPAM": {
+                "Driver": "default", "Options": null,
+                "Config": [{"Subnet": "192.168.7.0/24", "IPRange": "192.168.7.128/25", "Gateway": "192.168.7.9"}]
+            },
+            "Internal": true, "Attachable": true, "Ingress": false,
+            "ConfigFrom": {"Network": ""}, "ConfigOnly": false, "Containers": null,
+            "Options": {
+                "com.docker.network.driver.mtu": "1400",
+                "com.docker.network.driver.overlay.vxlanid_list": "4097"
+            },
+            "Labels": {"team": "x"}
+        })
+    );
+    let ingress = daemon.prints("network inspect --format '{{.Ingress}} {{(index .IPAM.Config 0).Subnet}} {{index .Options \"com.docker.network.driver.overlay.vxlanid_list\"}} {{range .Peers}}{{.IP}} {{end}}' ingress").await;
+    assert_eq!(ingress.trim_end(), "true 10.0.0.0/24 4096 198.18.0.11 198.18.0.12 198.18.0.13");
+    assert_eq!(daemon.prints("network rm app").await, "app");
+    assert!(daemon.refuses("network inspect app").await.contains("network app not found"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_is_free_again_when_its_service_is_gone() {
+    let daemon = Daemon::manager().await;
+    daemon.prints(&format!("{CREATE} --name web --publish 8080:80 whoami:v1")).await;
+    daemon.running("web", 1).await;
+    daemon.prints("service rm web").await;
+    // The old one is still leaving; this waits for it.
+    daemon.prints(&format!("{CREATE} --name web --publish 8080:80 whoami:v2")).await;
+    daemon.running("web", 1).await;
+    assert_eq!(
+        daemon.prints("service ls --format '{{.Image}} {{.Ports}}'").await,
+        "whoami:v2 *:8080->80/tcp"
+    );
+}
