@@ -349,6 +349,23 @@ fn nothing_is_ever_given_twice() {
     }
 }
 
+#[test]
+fn a_task_that_can_not_have_all_has_nothing() {
+    let mut world = World::new("10.0.0.0/24", 29);
+    world.add_network("roomy", None);
+    world.add_network("full", None);
+    world.add_service("both", &["net=roomy", "net=full"]);
+    world.add_service("filler", &["net=full"]);
+    let fillers: Vec<TaskId> = (0..3).map(|_| world.add_task("filler")).collect();
+    let waiting = world.add_task("both");
+    let roomy = world.state.network_by_name("roomy").expect("a network").id;
+    let is_task = |holder: &Holder| matches!(holder, Holder::Task(_));
+    assert!(!world.machine.networks.holders(roomy).iter().any(is_task));
+    world.write(vec![Change::Delete(ObjectRef::Task(fillers[0]))]);
+    assert_eq!(world.state.tasks().get(&waiting).expect("a task").status.state, TaskState::Pending);
+    assert_eq!(world.machine.networks.holders(roomy).into_iter().filter(is_task).count(), 1);
+}
+
 /// No task has an address in the state: gateways and virtual IPs alone are held.
 fn check_nothing_leaked(world: &World) {
     for network in world.state.networks().iter() {
