@@ -4,11 +4,13 @@
 mod lab;
 
 use std::collections::BTreeSet;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 
-use dataplane_plan::TcAttach;
+use dataplane_plan::{IngressHook, TcAttach};
 use lab::{CLIENT, Lab, NODE_A, NODE_B, ask_tcp, ask_udp, serve_tcp, serve_udp, view};
 
 /// More than one segment, more than one window.
@@ -26,6 +28,7 @@ fn serve(lab: &Lab) {
         let sandbox = node.sandbox(task);
         serve_tcp(&sandbox, 80, name);
         serve_udp(&sandbox, 80, name);
+        lab::serve_greetings(&sandbox, 81, name);
     }
 }
 
@@ -203,4 +206,71 @@ fn clsact_carries_the_same_traffic() {
     }
     ask_tcp(&lab.a.sandbox(5), (view::app(6), 80), LARGE).unwrap();
     assert!(lab.a.driver().hooks().iter().any(|row| row.hook == "clsact ingress"));
+}
+
+#[test]
+fn xdp_carries_the_same_traffic_and_tc_stays_beneath() {
+    let lab = Lab::new(|options| options.ingress_hook = IngressHook::Xdp);
+    for port in ["sw11", "sw12"] {
+        // What a switch of metal does by itself: checksums are complete, and frames are taken without a program.
+        lab.switch.shell(&format!("ethtool -K {port} tx off gro on"));
+    }
+    lab.converge(1);
+    serve(&lab);
+
+    for node in [NODE_A, NODE_B] {
+        for _ in 0..10 {
+            let answer = ask_tcp(&lab.client, (node, 8080), 3000).unwrap();
+            assert!(answer.contains(&CLIENT.to_string()), "{answer}");
+        }
+    }
+    let hooks = lab.a.driver().hooks();
+    let on_uplink: BTreeSet<&str> =
+        hooks.iter().filter(|row| row.interface == "up0").map(|row| row.program.as_str()).collect();
+    assert_eq!(on_uplink, BTreeSet::from(["mesh_uplink", "mesh_xdp"]));
+    let drops = lab.a.driver().drops().unwrap();
+    assert!(
+        drops.programs.iter().any(|program| program.program == "mesh_xdp" && program.forwarded > 0),
+        "{drops:?}"
+    );
+}
+
+#[test]
+fn a_backend_that_drains_keeps_its_connections() {
+    let lab = lab_with_servers();
+    // A connection by node a to each of the tasks.
+    let held: Vec<(TcpStream, String)> = (0..20).map(|_| lab.client.run(open_and_greet)).collect();
+    let drained = |revision, vtep| {
+        let mut view = view::of_node(revision, vtep);
+        for service in view.services.values_mut() {
+            service
+                .backends
+                .iter_mut()
+                .for_each(|((_, address), backend)| backend.ready = address.octets()[3] != 5);
+        }
+        view
+    };
+
+    lab.a.converge(drained(2, NODE_A));
+    lab.b.converge(drained(2, NODE_B));
+    let new: BTreeSet<String> = (0..20).map(|_| lab.client.run(open_and_greet).1).collect();
+
+    assert_eq!(new, BTreeSet::from(["six".to_owned()]));
+    assert!(held.iter().any(|(_, name)| name == "five"), "{held:?}");
+    for (mut stream, name) in held {
+        stream.write_all(b"still there?").unwrap();
+        let mut answer = [0; 4];
+        stream.read_exact(&mut answer).unwrap();
+        assert!(String::from_utf8_lossy(&answer).starts_with(&name), "{name}");
+    }
+}
+
+/// A connection to an echo server, and who answered the first line.
+fn open_and_greet() -> (TcpStream, String) {
+    let mut stream = TcpStream::connect((NODE_A, 8081)).unwrap();
+    stream.set_read_timeout(Some(lab::PATIENCE)).unwrap();
+    stream.write_all(b"who?").unwrap();
+    let mut answer = [0; 4];
+    stream.read_exact(&mut answer).unwrap();
+    (stream, String::from_utf8_lossy(&answer).trim().to_owned())
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::Ipv4Addr;
 
 use crate::kernel_state::protocol_name;
-use crate::view::{Backend, Network, NetworkKey, NodeView, PublishedPort, Sandbox, Service};
+use crate::view::{Attachment, Backend, Network, NetworkKey, NodeView, PublishedPort, Sandbox, Service};
 
 impl fmt::Display for NodeView {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -34,14 +34,19 @@ impl NodeView {
     }
 
     fn sandbox_text(&self, sandbox: &Sandbox) -> String {
-        let mut text = sandbox.task_name.clone();
-        for attachment in &sandbox.attachments {
-            text += &format!(" {}/{}", self.network_name(attachment.network), attachment.address);
-        }
-        for port in &sandbox.host_ports {
-            text += &format!(" host {}", port_text(*port));
-        }
-        if sandbox.egress { text + " egress" } else { text }
+        let places = sandbox.attachments.iter().map(|attachment| {
+            let Attachment { network, address, .. } = attachment;
+            format!("{}/{address}", self.network_name(*network))
+        });
+        let ports = sandbox.host_ports.iter().map(|port| format!("host {}", port_text(*port)));
+        let egress = sandbox.egress.then(|| "egress".to_owned());
+        [sandbox.task_name.clone()]
+            .into_iter()
+            .chain(places)
+            .chain(ports)
+            .chain(egress)
+            .collect::<Vec<_>>()
+            .join(" ")
     }
 
     fn write_service(&self, f: &mut fmt::Formatter<'_>, service: &Service) -> fmt::Result {
@@ -80,5 +85,6 @@ fn port_text(port: PublishedPort) -> String {
 }
 
 fn words<T: ToString>(items: &[T]) -> String {
-    items.iter().map(|item| format!(" {}", item.to_string())).collect()
+    let texts = items.iter().map(ToString::to_string);
+    [String::new()].into_iter().chain(texts).collect::<Vec<_>>().join(" ")
 }

@@ -24,7 +24,7 @@ pub const NODE_A: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 11);
 pub const NODE_B: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 12);
 
 pub struct Lab {
-    _switch: Ns,
+    pub switch: Ns,
     pub client: Ns,
     pub a: Node,
     pub b: Node,
@@ -54,7 +54,7 @@ impl Lab {
             Node::new(ns, &choose)
         };
         let (a, b) = (node(NODE_A), node(NODE_B));
-        Self { _switch: switch, client, a, b }
+        Self { switch, client, a, b }
     }
 
     /// Both nodes have what `views` say.
@@ -173,6 +173,21 @@ pub fn serve_tcp(ns: &Ns, port: u16, name: &'static str) {
                 // The client ends its side when it has sent all.
                 let _read = stream.read_to_end(&mut sent);
                 let _written = write!(stream, "{name} {client} {}", sent.len());
+            });
+        }
+    });
+}
+
+/// Answers whatever comes, as long as something comes, with its name in four bytes.
+pub fn serve_greetings(ns: &Ns, port: u16, name: &'static str) {
+    let listener = ns.run(move || TcpListener::bind(("0.0.0.0", port)).unwrap());
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            thread::spawn(move || {
+                while stream.read(&mut [0; 64]).is_ok_and(|n_bytes| n_bytes > 0) {
+                    let _written = stream.write_all(format!("{name:4}").as_bytes());
+                }
             });
         }
     });

@@ -87,12 +87,12 @@ fn sandbox(task: u8) -> Sandbox {
 
 fn web() -> Service {
     let backend = |vtep| Backend { task_name: "web".into(), vtep, ready: true };
-    let port = |protocol| PublishedPort { protocol, published: 8080, target: 80 };
+    let port = |protocol, published, target| PublishedPort { protocol, published, target };
     Service {
         name: "web".into(),
         vips: BTreeMap::from([(APP, VIP)]),
         aliases: BTreeMap::new(),
-        ingress_ports: vec![port(6), port(17)],
+        ingress_ports: vec![port(6, 8080, 80), port(17, 8080, 80), port(6, 8081, 81)],
         backends: BTreeMap::from([
             ((INGRESS, ingress(5)), backend(NODE_A)),
             ((INGRESS, ingress(6)), backend(NODE_B)),
