@@ -1,11 +1,10 @@
 //! One program over one frame: verdict, bytes out, counters.
 
 use dataplane_kernel::bpf::{Bpf, TestPacket};
-use dataplane_model::kernel_state::HookMode;
 use ebpf_abi::limits::ROUTER_MAC;
 use ebpf_abi::{CounterRow, DropReason, Ip4, MacAddr, ProgramId};
 
-use crate::support::lab::{CLIENT, Lab};
+use crate::support::lab::{CLIENT, Lab, tc_mode};
 use crate::support::packets::{Between, between};
 
 pub const CLIENT_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 100]);
@@ -93,7 +92,7 @@ fn hex(bytes: &[u8]) -> String {
 
 /// Runs `work` over the programs of one node, whose maps are filled.
 pub fn bench(node: usize, work: impl FnOnce(&mut Bpf, &Lab) + Send) {
-    let lab = Lab::new(HookMode::Tcx);
+    let lab = Lab::new(tc_mode());
     lab.start();
     lab.with_bpf(node, |bpf| work(bpf, &lab));
     lab.check_counters();

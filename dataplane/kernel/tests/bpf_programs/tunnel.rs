@@ -1,11 +1,10 @@
 //! The tunnel device, in and out.
 
-use dataplane_model::kernel_state::HookMode;
 use ebpf_abi::limits::{PROBE_VNI, ROUTER_MAC};
 use ebpf_abi::{CounterRow, DropReason, Ip4, MacAddr, ProgramId};
 
 use crate::harness::{Bench, Expect, NODE_MAC, bench};
-use crate::support::lab::{CLIENT, INGRESS_VNI, Lab, NODES, OVERLAY_VNI, TASKS, TASKS_OVERLAY};
+use crate::support::lab::{CLIENT, INGRESS_VNI, Lab, NODES, OVERLAY_VNI, TASKS, TASKS_OVERLAY, tc_mode};
 use crate::support::namespace::Namespace;
 use crate::support::packets::{Segment, between, fragment, vxlan, with_total_len};
 
@@ -41,7 +40,7 @@ fn host_processes_send_into_the_ingress_network_only() {
 /// Frames through a real tunnel device: what arrives there has a tunnel key only so.
 #[test]
 fn tunnels_carry_what_their_nodes_may_send() {
-    let lab = Lab::new(HookMode::Tcx);
+    let lab = Lab::new(tc_mode());
     lab.start();
     let task = (MacAddr::of_endpoint(TASKS[0]), TASKS[0]);
     let overlay = (MacAddr::of_endpoint(TASKS_OVERLAY[0]), TASKS_OVERLAY[0]);

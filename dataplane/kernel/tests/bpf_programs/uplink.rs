@@ -1,14 +1,13 @@
 //! Published ports on the uplink, by tc and by XDP.
 
 use dataplane_kernel::bpf::{Bpf, TestPacket};
-use dataplane_model::kernel_state::HookMode;
 use ebpf_abi::limits::{PROBE_VNI, ROUTER_MAC};
 use ebpf_abi::{
     DropReason, Ip4, MacAddr, NodeConfig, Port, ProgramId, ReplyFlow, ReplyKey, TargetPortKey, protocol,
 };
 
 use crate::harness::{Bench, CLIENT_MAC, Expect, NODE_MAC, bench, client_to, tunnelled};
-use crate::support::lab::{CLIENT, EMPTY_RING, INGRESS_VNI, Lab, NODES, TASKS};
+use crate::support::lab::{CLIENT, EMPTY_RING, INGRESS_VNI, Lab, NODES, TASKS, tc_mode};
 use crate::support::packets::{Segment, arp, between, fragment, vxlan, with_options, with_total_len};
 
 #[test]
@@ -144,7 +143,7 @@ fn fill_replies(bpf: &mut Bpf) {
 
 #[test]
 fn xdp_encapsulates_or_passes() {
-    let lab = Lab::new(HookMode::Tcx);
+    let lab = Lab::new(tc_mode());
     lab.start();
     lab.start_xdp();
     let next_hop = MacAddr([2, 0, 0, 0, 0, 12]);

@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::Path;
 
-use crate::support::lab::{CLIENT, INGRESS_VNI, Lab, NODES, OVERLAY_VNI, TASKS, TASKS_OVERLAY, VIP};
+use crate::support::lab::{CLIENT, INGRESS_VNI, Lab, NODES, OVERLAY_VNI, TASKS, TASKS_OVERLAY, VIP, tc_mode};
 use crate::support::traffic::{connect_from, exchange, ping, serve_tcp, serve_udp, tcp, udp, udp_connected};
+use dataplane_kernel::bpf::has_tcx;
 use dataplane_kernel::inspect::{self, InspectError};
 use dataplane_model::kernel_state::HookMode;
 use ebpf_abi::{EndpointKey, Ip4, ProgramId};
@@ -113,7 +114,7 @@ fn walk(lab: &Lab) {
 
 #[test]
 fn walk_by_xdp() {
-    let lab = lab(HookMode::Tcx);
+    let lab = lab(tc_mode());
     lab.start_xdp();
     walk(&lab);
     let xdp = lab.counted(0, ProgramId::MeshXdp);
@@ -123,7 +124,7 @@ fn walk_by_xdp() {
 /// Nobody holds the programs and maps but their pins; opening them again swaps the programs and keeps the rows.
 #[test]
 fn connections_outlive_the_loader() {
-    let lab = lab(HookMode::Tcx);
+    let lab = lab(tc_mode());
     let mut streams: Vec<_> = NODES.map(|node| connect_from(&lab.client, 0, node, 8080)).into();
     streams.push(lab.tasks[1].run(|| std::net::TcpStream::connect("10.0.1.2:80").unwrap()));
     for node in 0..2 {
@@ -144,7 +145,7 @@ fn connections_outlive_the_loader() {
 /// A removed ring or endpoint sends flows to those that are left; closed flows are swept.
 #[test]
 fn flows_follow_endpoints_and_are_swept() {
-    let lab = lab(HookMode::Tcx);
+    let lab = lab(tc_mode());
     let mut seen_by = BTreeSet::new();
     for _ in 0..16 {
         tcp(&lab.client, NODES[0], 8081, b"x").unwrap();
@@ -172,7 +173,7 @@ fn flows_follow_endpoints_and_are_swept() {
 
 #[test]
 fn the_pins_tell_what_is_there() {
-    let lab = lab(HookMode::Tcx);
+    let lab = lab(tc_mode());
     let pins = lab.node_pins(0);
     let (balancers, endpoints, hooks) = lab.nodes[0].run(|| {
         let balancers = inspect::load_balancers(&pins).unwrap();
@@ -189,8 +190,9 @@ fn the_pins_tell_what_is_there() {
     let local: Vec<_> = endpoints.iter().filter_map(|row| row.interface.clone()).collect();
     assert_eq!(local, ["mv10", "mv11"]);
     assert_eq!(endpoints.len(), 4);
-    assert!(hooks.iter().any(|row| row.interface == "up0" && row.hook == "tcx ingress"));
-    assert!(hooks.iter().any(|row| row.interface == "mesh-vx" && row.hook == "tcx egress"));
+    let tc = if has_tcx() { "tcx" } else { "clsact" };
+    assert!(hooks.iter().any(|row| row.interface == "up0" && row.hook == format!("{tc} ingress")));
+    assert!(hooks.iter().any(|row| row.interface == "mesh-vx" && row.hook == format!("{tc} egress")));
     assert_eq!(hooks.iter().filter(|row| row.interface == "cgroup root").count(), 4);
     assert!(matches!(
         inspect::drops(Path::new("/sys/fs/bpf/meshd-absent")),
@@ -200,6 +202,10 @@ fn the_pins_tell_what_is_there() {
 
 #[test]
 fn walk_by_tcx() {
+    if !has_tcx() {
+        println!("skipped: this kernel has no TCX");
+        return;
+    }
     walk(&lab(HookMode::Tcx));
 }
 

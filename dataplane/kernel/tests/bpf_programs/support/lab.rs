@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use dataplane_kernel::bpf::{Bpf, PinDir, Tables, attach_pass, cgroup2_root, read_drops};
+use dataplane_kernel::bpf::{Bpf, PinDir, Tables, attach_pass, cgroup2_root, has_tcx, read_drops};
 use dataplane_model::kernel_state::HookMode;
 use ebpf_abi::table::ATTACHMENT_INGRESS;
 use ebpf_abi::{
@@ -38,6 +38,11 @@ pub const NODES: [Ip4; 2] = [Ip4([198, 18, 0, 11]), Ip4([198, 18, 0, 12])];
 pub const NODE_OF_TASK: [usize; 2] = [1, 0];
 pub const TASKS: [Ip4; 2] = [Ip4([10, 0, 0, 5]), Ip4([10, 0, 0, 6])];
 pub const TASKS_OVERLAY: [Ip4; 2] = [Ip4([10, 0, 1, 5]), Ip4([10, 0, 1, 6])];
+
+/// How this kernel's tc programs hang.
+pub fn tc_mode() -> HookMode {
+    if has_tcx() { HookMode::Tcx } else { HookMode::Clsact }
+}
 
 pub struct Lab {
     pub switch: Namespace,
