@@ -5,6 +5,7 @@ mod feed;
 mod forward;
 mod netns;
 mod sandbox;
+mod workers;
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -17,6 +18,7 @@ use tokio::task::JoinSet;
 
 use self::feed::Feed;
 use self::forward::Forwarder;
+use self::workers::Workers;
 
 /// What the process is started with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,11 +54,8 @@ pub enum ServerError {
 pub fn run_server(options: &ServerOptions) -> Result<(), ServerError> {
     // Fails for a process that leads a group already: then it was started by a shell, and stays with that.
     let _ = nix::unistd::setsid();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(n_threads())
-        .enable_all()
-        .build()
-        .map_err(ServerError::Runtime)?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ServerError::Runtime)?;
     runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).map_err(ServerError::Runtime)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(ServerError::Runtime)?;
@@ -70,17 +69,12 @@ pub fn run_server(options: &ServerOptions) -> Result<(), ServerError> {
     })
 }
 
-/// Names are a small part of a node's work: more threads than this would only take turns.
-fn n_threads() -> usize {
-    const MAX_THREADS: usize = 4;
-    std::thread::available_parallelism().map_or(1, |n| n.get().min(MAX_THREADS))
-}
-
 /// Serves until `stop` is done or meshd asks for the end.
 pub async fn serve(options: &ServerOptions, stop: impl Future<Output = ()>) -> Result<(), ServerError> {
     let lock = lock(options)?;
     let listener = listen(options)?;
-    let feed = Feed::new(Forwarder::new(options.resolv_conf.clone()));
+    let workers = Workers::start().map_err(ServerError::Runtime)?;
+    let feed = Feed::new(Forwarder::new(options.resolv_conf.clone()), workers);
     tracing::info!(socket = %options.socket.display(), "serving names");
     let mut connections = JoinSet::new();
     tokio::select! {

@@ -41,6 +41,10 @@ impl Queries {
         Ok(self.received.len())
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.received.is_empty()
+    }
+
     /// The queries of the last call, with their senders.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], SocketAddrV4)> {
         let chunks = self.buffer.chunks_exact(QUERY_LEN);

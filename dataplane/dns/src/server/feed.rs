@@ -16,6 +16,7 @@ use crate::zones::Zones;
 use super::forward::Forwarder;
 use super::netns::{identify, open_all};
 use super::sandbox::ServedSandbox;
+use super::workers::Workers;
 
 /// The feeding side of the server.
 pub struct Feed {
@@ -25,14 +26,15 @@ pub struct Feed {
 
 struct State {
     forwarder: Arc<Forwarder>,
+    workers: Workers,
     sandboxes: BTreeMap<SandboxId, ServedSandbox>,
     ack: Ack,
 }
 
 impl Feed {
-    pub fn new(forwarder: Forwarder) -> Self {
+    pub fn new(forwarder: Forwarder, workers: Workers) -> Self {
         let ack = Ack { protocol: PROTOCOL_VERSION, ..Ack::default() };
-        let state = State { forwarder: Arc::new(forwarder), sandboxes: BTreeMap::new(), ack };
+        let state = State { forwarder: Arc::new(forwarder), workers, sandboxes: BTreeMap::new(), ack };
         Self { state: Arc::new(Mutex::new(state)), shutdown: Arc::new(Notify::new()) }
     }
 
@@ -133,7 +135,8 @@ impl State {
         let opened = open_all(views.keys().map(path_of).collect()).await;
         let mut failed = BTreeMap::new();
         for ((id, view), sockets) in views.into_iter().zip(opened) {
-            match sockets.and_then(|sockets| ServedSandbox::start(sockets, view, self.forwarder.clone())) {
+            let (worker, forwarder) = (self.workers.next(), self.forwarder.clone());
+            match sockets.and_then(|sockets| ServedSandbox::start(&worker, sockets, view, forwarder)) {
                 Ok(sandbox) => {
                     self.sandboxes.insert(id, sandbox);
                 }

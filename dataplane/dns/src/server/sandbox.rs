@@ -9,13 +9,14 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use crate::answer::{Outcome, SandboxView, answer};
 use crate::response::Transport;
 
-use super::batch::{Queries, Replies};
+use super::batch::{BATCH_LEN, Queries, Replies};
 use super::forward::Forwarder;
 use super::netns::{NetnsIdentity, Sockets};
 
@@ -46,14 +47,21 @@ struct Names {
 }
 
 impl ServedSandbox {
-    pub fn start(sockets: Sockets, view: SandboxView, forwarder: Arc<Forwarder>) -> io::Result<Self> {
+    /// Serves on `worker`'s thread.
+    pub fn start(
+        worker: &Handle,
+        sockets: Sockets,
+        view: SandboxView,
+        forwarder: Arc<Forwarder>,
+    ) -> io::Result<Self> {
+        let _context = worker.enter();
         let udp = UdpSocket::from_std(sockets.udp)?;
         let tcp = TcpListener::from_std(sockets.tcp)?;
         let names = Names { view: ArcSwap::from_pointee(view), rotation: AtomicU32::new(0), forwarder };
         let names = Arc::new(names);
         let mut tasks = JoinSet::new();
-        tasks.spawn(serve_udp(Arc::new(udp), names.clone()));
-        tasks.spawn(serve_tcp(tcp, names.clone()));
+        tasks.spawn_on(serve_udp(Arc::new(udp), names.clone()), worker);
+        tasks.spawn_on(serve_tcp(tcp, names.clone()), worker);
         Ok(Self { netns: sockets.netns, names, tasks })
     }
 
@@ -83,13 +91,29 @@ async fn serve_udp(socket: Arc<UdpSocket>, names: Arc<Names>) {
     let mut replies = Replies::default();
     let mut forwarded = JoinSet::new();
     loop {
-        match socket.async_io(Interest::READABLE, || queries.receive(&socket)).await {
-            Ok(_) => answer_datagrams(&socket, &names, &queries, &mut replies, &mut forwarded),
-            Err(_) => sleep(ERROR_PAUSE).await,
+        if let Err(error) = receive(&socket, &mut queries).await {
+            tracing::debug!(%error, "a sandbox's socket failed for a moment");
+            sleep(ERROR_PAUSE).await;
         }
+        answer_datagrams(&socket, &names, &queries, &mut replies, &mut forwarded);
         replies.send(&socket);
         while forwarded.try_join_next().is_some() {}
-        tokio::task::yield_now().await;
+    }
+}
+
+/// Takes what waits, at least one datagram. Fewer than a batch is all there was: the socket is not asked a second time.
+async fn receive(socket: &UdpSocket, queries: &mut Queries) -> io::Result<()> {
+    loop {
+        socket.readable().await?;
+        let received = socket.try_io(Interest::READABLE, || match queries.receive(socket)? {
+            BATCH_LEN => Ok(()),
+            _ => Err(io::ErrorKind::WouldBlock.into()),
+        });
+        match received {
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
+            _ if queries.is_empty() => {}
+            _ => return Ok(()),
+        }
     }
 }
 
