@@ -18,8 +18,8 @@ use control_model::{NetworkId, NodeId, ServiceId, Task, TaskState};
 use control_orchestrator::is_task_dirty;
 use control_store::State;
 
-/// Seeds of one run of the tests; each takes a third of a second.
-const SEEDS: u64 = 25;
+/// Seeds of one run of the tests; each takes a second or so.
+const SEEDS: u64 = 12;
 /// What users and faults do before the cluster is left alone.
 const N_ACTIONS: usize = 120;
 /// Longest time for all to be well again: an update of all slots, one after another, with restarts and monitors.
