@@ -83,6 +83,11 @@ impl Namespace {
         &self.place
     }
 
+    /// As `ip` knows it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// `ip <words>` in here.
     pub fn ip(&self, words: &str) -> Result<()> {
         let args: Vec<&str> = ["-netns", &self.name].into_iter().chain(words.split_whitespace()).collect();

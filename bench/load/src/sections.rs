@@ -4,6 +4,7 @@ mod converge;
 mod dns;
 mod http;
 mod path;
+mod programs;
 
 use clap::ValueEnum;
 
@@ -13,6 +14,8 @@ use crate::mesh::LazyMesh;
 /// A part of the run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Section {
+    /// Each BPF program by itself
+    Programs,
     /// Requests through the routing mesh, by nftables DNAT, by a proxy, and without anything
     Http,
     /// Streams and exchanges from task to task, over a bridge with VXLAN, and over the underlay
@@ -27,6 +30,7 @@ impl Section {
     /// Measures all peers of the section. What can't be measured says why in its row.
     pub fn measure(self, plan: Plan, mesh: &LazyMesh) -> Vec<Comparison> {
         match self {
+            Self::Programs => programs::measure(plan),
             Self::Http => http::measure(plan, mesh),
             Self::Path => path::measure(plan, mesh),
             Self::Dns => dns::measure(plan),

@@ -1,0 +1,190 @@
+//! The node whose programs are run: its interfaces, its maps, and the packets that come to it.
+
+use std::cell::RefCell;
+use std::path::PathBuf;
+use std::sync::Mutex;
+
+use anyhow::{Context as _, Result, anyhow};
+use dataplane_kernel::bpf::{Bpf, Tables, attach_pass};
+use dataplane_model::kernel_state::HookMode;
+use ebpf_abi::limits::ROUTER_MAC;
+use ebpf_abi::table::ATTACHMENT_INGRESS;
+use ebpf_abi::{
+    Attachment, Endpoint, EndpointKey, Frontend, FrontendKey, Ip4, MacAddr, NodeConfig, Peer, Port,
+    ProgramId, RingKey, TargetPort, TargetPortKey, protocol,
+};
+use etherparse::PacketBuilder;
+
+use crate::netns::Namespace;
+
+const CLIENT: Ip4 = Ip4([198, 18, 0, 100]);
+const NODE: Ip4 = Ip4([198, 18, 0, 11]);
+const OTHER_NODE: Ip4 = Ip4([198, 18, 0, 12]);
+const CLIENT_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 100]);
+const NODE_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 11]);
+
+const INGRESS_VNI: u32 = 4096;
+const OVERLAY_VNI: u32 = 4097;
+
+/// This node's task and the other node's, in the ingress network and in the overlay.
+const LOCAL_BACKEND: Ip4 = Ip4([10, 0, 0, 5]);
+const REMOTE_BACKEND: Ip4 = Ip4([10, 0, 0, 6]);
+const LOCAL_TASK: Ip4 = Ip4([10, 0, 1, 5]);
+const REMOTE_TASK: Ip4 = Ip4([10, 0, 1, 6]);
+
+const LOCAL_PORT: u16 = 8080;
+const REMOTE_PORT: u16 = 8081;
+const TARGET_PORT: u16 = 80;
+const CLIENT_PORT: u16 = 40_000;
+
+/// What an HTTP request has, bytes.
+const PAYLOAD: [u8; 100] = [b'x'; 100];
+
+/// A namespace with an uplink, the tunnel device and a task's two host ends; programs loaded, maps filled.
+pub struct Node {
+    bpf: Mutex<Option<Bpf>>,
+    pins: PathBuf,
+    namespace: Namespace,
+    far: Namespace,
+    pub uplink: u32,
+    pub ingress_end: u32,
+    pub overlay_end: u32,
+}
+
+impl Node {
+    pub fn start() -> Result<Self> {
+        let namespace = Namespace::new("prog")?;
+        let far = Namespace::new("progfar")?;
+        for link in ["up0", "mv0", "mv1"] {
+            namespace.ip(&format!("link add {link} type veth peer name {link} netns {}", far.name()))?;
+            namespace.ip(&format!("link set {link} up"))?;
+            far.ip(&format!("link set {link} up"))?;
+        }
+        namespace.ip(&format!("link set up0 address {NODE_MAC}"))?;
+        namespace.ip(&format!("addr add {NODE}/24 dev up0"))?;
+        namespace
+            .ip(&format!("neigh replace {OTHER_NODE} lladdr 02:00:00:00:00:0c dev up0 nud permanent"))?;
+        namespace.ip("link add mesh-vx type vxlan external dstport 4789 nolearning")?;
+        namespace.ip("link set mesh-vx up")?;
+        namespace.place().run("sh", &["-c", "echo 1 > /proc/sys/net/ipv4/conf/up0/forwarding"])?;
+        let pins = PathBuf::from(format!("/sys/fs/bpf/bench{}", std::process::id()));
+        let index =
+            |link: &'static str| namespace.place().inside(|| Ok(nix::net::if_::if_nametoindex(link)?));
+        let (uplink, vxlan, ingress_end, overlay_end) =
+            (index("up0")?, index("mesh-vx")?, index("mv0")?, index("mv1")?);
+        let far_uplink = far.place().inside(|| Ok(nix::net::if_::if_nametoindex("up0")?))?;
+        let node =
+            Self { bpf: Mutex::new(None), pins, namespace, far, uplink, ingress_end, overlay_end };
+        let bpf = node.namespace.place().inside(|| {
+            let mut bpf = Bpf::open(&node.pins)?;
+            node.fill(&mut bpf.tables, vxlan)?;
+            bpf.hooks.attach(ProgramId::MeshXdp, uplink, HookMode::XdpNative)?;
+            Ok(bpf)
+        })?;
+        node.bpf.lock().map_err(|_| anyhow!("a run panicked"))?.replace(bpf);
+        node.far.place().inside(|| Ok(attach_pass(far_uplink, &node.pins.join("pass"))?))?;
+        Ok(node)
+    }
+
+    /// Runs `work` with the programs, in the node's namespace: interfaces are looked up there.
+    pub fn run<T: Send>(&self, work: impl FnOnce(&RefCell<&mut Bpf>) -> Result<T> + Send) -> Result<T> {
+        let mut bpf = self.bpf.lock().map_err(|_| anyhow!("a run panicked"))?;
+        let bpf = bpf.as_mut().context("the programs are loaded")?;
+        self.namespace.place().inside(|| work(&RefCell::new(bpf)))
+    }
+
+    fn fill(&self, tables: &mut Tables, vxlan: u32) -> Result<()> {
+        tables.config.set(&NodeConfig {
+            netns_cookie: 0,
+            vtep: NODE,
+            vxlan_ifindex: vxlan,
+            ingress_vni: INGRESS_VNI,
+            uplink_ifindex: self.uplink,
+            uplink_mtu: 1500,
+            vxlan_port: Port::new(4789),
+            ..NodeConfig::default()
+        })?;
+        tables.tick.set(&1)?;
+        tables.peers.insert(&OTHER_NODE, &Peer::default())?;
+        tables.address_owners.insert(&NODE, &Ip4::UNSPECIFIED)?;
+        tables.address_owners.insert(&OTHER_NODE, &OTHER_NODE)?;
+        self.fill_endpoints(tables)?;
+        fill_services(tables)
+    }
+
+    fn fill_endpoints(&self, tables: &mut Tables) -> Result<()> {
+        for (vni, local, remote, ifindex, flags) in [
+            (INGRESS_VNI, LOCAL_BACKEND, REMOTE_BACKEND, self.ingress_end, ATTACHMENT_INGRESS),
+            (OVERLAY_VNI, LOCAL_TASK, REMOTE_TASK, self.overlay_end, 0),
+        ] {
+            let mac = MacAddr::of_endpoint(local);
+            tables.endpoints.insert(&EndpointKey { vni, address: local }, &Endpoint::local(mac, ifindex))?;
+            let remote_endpoint = Endpoint::remote(MacAddr::of_endpoint(remote), OTHER_NODE);
+            tables.endpoints.insert(&EndpointKey { vni, address: remote }, &remote_endpoint)?;
+            let [a, b, c, _] = local.0;
+            let gateway = Ip4([a, b, c, 1]);
+            let attachment = Attachment { vni, address: local, gateway, mtu: 1450, mac, flags, prefix: 24 };
+            tables.attachments.insert(&ifindex, &attachment)?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(self.pins.join("pass"));
+        if !self.pins.exists() {
+            return;
+        }
+        let released = self.namespace.place().inside(|| Ok(Bpf::open(&self.pins)?.release()?));
+        if let Err(error) = released {
+            eprintln!("bench-load: can't release the programs: {error:#}");
+        }
+        let _ = std::fs::remove_dir(&self.pins);
+    }
+}
+
+fn fill_services(tables: &mut Tables) -> Result<()> {
+    for (number, published, backend) in [(1, LOCAL_PORT, LOCAL_BACKEND), (2, REMOTE_PORT, REMOTE_BACKEND)] {
+        let ring = RingKey::new(number, INGRESS_VNI);
+        tables.rings.swap(&ring, &[backend])?;
+        let frontend = FrontendKey::new(NODE, Port::new(published), protocol::TCP);
+        tables.frontends.insert(&frontend, &Frontend::new(ring, Port::new(TARGET_PORT)))?;
+        let key = TargetPortKey::new(backend, Port::new(published), protocol::TCP);
+        tables.target_ports.insert(&key, &TargetPort::new(Port::new(TARGET_PORT)))?;
+    }
+    Ok(())
+}
+
+/// A segment of an established connection, as a SYN is the rare case.
+fn segment(from: (MacAddr, Ip4, u16), to: (MacAddr, Ip4, u16), syn: bool) -> Vec<u8> {
+    let builder =
+        PacketBuilder::ethernet2(from.0.0, to.0.0).ipv4(from.1.0, to.1.0, 64).tcp(from.2, to.2, 1, 1024);
+    let (builder, payload) = if syn { (builder.syn(), &[][..]) } else { (builder.ack(1), &PAYLOAD[..]) };
+    let mut frame = Vec::with_capacity(builder.size(payload.len()));
+    builder.write(&mut frame, payload).expect("a vector takes all");
+    frame
+}
+
+pub fn client_to_remote_backend() -> Vec<u8> {
+    segment((CLIENT_MAC, CLIENT, CLIENT_PORT), (NODE_MAC, NODE, REMOTE_PORT), false)
+}
+
+pub fn client_to_local_backend() -> Vec<u8> {
+    segment((CLIENT_MAC, CLIENT, CLIENT_PORT), (NODE_MAC, NODE, LOCAL_PORT), false)
+}
+
+/// Opens the connection of [`client_to_local_backend`] and [`backend_to_client`].
+pub fn client_opens_to_local_backend() -> Vec<u8> {
+    segment((CLIENT_MAC, CLIENT, CLIENT_PORT), (NODE_MAC, NODE, LOCAL_PORT), true)
+}
+
+pub fn backend_to_client() -> Vec<u8> {
+    let backend = (MacAddr::of_endpoint(LOCAL_BACKEND), LOCAL_BACKEND, TARGET_PORT);
+    segment(backend, (ROUTER_MAC, CLIENT, CLIENT_PORT), false)
+}
+
+pub fn task_to_remote_task() -> Vec<u8> {
+    let task = (MacAddr::of_endpoint(LOCAL_TASK), LOCAL_TASK, 40_000);
+    segment(task, (MacAddr::of_endpoint(REMOTE_TASK), REMOTE_TASK, 80), false)
+}
