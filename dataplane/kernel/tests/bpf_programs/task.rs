@@ -1,10 +1,13 @@
 //! What tasks send into their networks.
 
 use ebpf_abi::limits::ROUTER_MAC;
-use ebpf_abi::{DropReason, Ip4, MacAddr, NodeConfig, ProgramId};
+use ebpf_abi::table::ATTACHMENT_WAY_OUT;
+use ebpf_abi::{
+    DropReason, Frontend, FrontendKey, Ip4, MacAddr, NodeConfig, Port, ProgramId, ReplyFlow, protocol,
+};
 
 use crate::harness::{Bench, Expect, bench, client_to};
-use crate::support::lab::{CLIENT, Lab, NODES, TASKS, TASKS_OVERLAY, VIP};
+use crate::support::lab::{CLIENT, Lab, NODES, RING, TASKS, TASKS_OVERLAY, VIP};
 use crate::support::packets::{Segment, arp, between};
 
 /// Task 0's ends: (host end, its MAC and address, the gateway) in the ingress network or the overlay.
@@ -128,4 +131,62 @@ fn with_embedded_checksum_of(mut frame: Vec<u8>, other: &[u8]) -> Vec<u8> {
     let checksum = ebpf_packet::checksum::full(&frame[34..]);
     frame[36..38].copy_from_slice(&checksum);
     frame
+}
+
+/// A server that answers datagrams from an unbound socket leaves the way to its routing table, which takes the way out.
+#[test]
+fn datagrams_answer_clients_by_the_way_out_too() {
+    bench(1, |bpf, lab| {
+        let client = client_to(NODES[1]);
+        let mut bench = Bench::received(bpf, ProgramId::MeshUplink, lab.nodes[1].ifindex("up0"));
+        let to_task = between((ROUTER_MAC, CLIENT), (MacAddr::of_endpoint(TASKS[0]), TASKS[0]));
+        let asked = Expect::ForwardAs(to_task.udp((40_000, 53), b"question"));
+        bench.check("the client", &client.udp((40_000, 5353), b"question"), &asked);
+
+        let way_out = (MacAddr([2, 0x42, 172, 18, 0, 3]), Ip4([172, 18, 0, 3]));
+        let bridge = MacAddr([2, 0x42, 172, 18, 0, 1]);
+        let (ifindex, _, _) = task_end(lab, 1);
+        let mut row = bench.bpf.tables.attachments.get(&ifindex).unwrap().unwrap();
+        (row.address, row.mac, row.flags) = (TASKS[0], way_out.0, ATTACHMENT_WAY_OUT);
+        bench.bpf.tables.attachments.insert(&ifindex, &row).unwrap();
+        (bench.program, bench.ifindex, bench.ingress_ifindex) = (ProgramId::MeshTask, ifindex, ifindex);
+        let answer = between(way_out, (bridge, CLIENT));
+        let restored = between((way_out.0, NODES[1]), (bridge, CLIENT)).udp((5353, 40_000), b"answer");
+        bench.check("answers", &answer.udp((53, 40_000), b"answer"), &Expect::ForwardAs(restored));
+        for (name, frame) in [
+            ("to another port of the client", answer.udp((53, 40_001), b"")),
+            ("a connection of the task's own", answer.tcp((53, 40_000), Segment::Syn, b"")),
+            ("ARP", arp(1, way_out, (MacAddr::default(), Ip4([172, 18, 0, 1])), MacAddr::BROADCAST)),
+        ] {
+            bench.check(name, &frame, &Expect::Pass);
+        }
+    });
+}
+
+/// A closed flow gives its source port back: the task sees the client's own port again, through whatever node.
+#[test]
+fn closed_flows_give_their_ports_back() {
+    bench(1, |bpf, lab| {
+        let (ifindex, task, _) = task_end(lab, 0);
+        let uplink = lab.nodes[1].ifindex("up0");
+        let frontend = FrontendKey::new(NODES[0], Port::new(8080), protocol::TCP);
+        bpf.tables.frontends.insert(&frontend, &Frontend::new(RING, Port::new(80))).unwrap();
+        let to_task = between((ROUTER_MAC, CLIENT), task);
+        let mut bench = Bench::received(bpf, ProgramId::MeshUplink, uplink);
+        for segment in [Segment::Syn, Segment::Fin] {
+            let frame = client_to(NODES[1]).tcp((40_000, 8080), segment, b"");
+            bench.check("client", &frame, &Expect::ForwardAs(to_task.tcp((40_000, 80), segment, b"")));
+        }
+        (bench.program, bench.ifindex, bench.ingress_ifindex) = (ProgramId::MeshTask, ifindex, ifindex);
+        let answer = between(task, (ROUTER_MAC, CLIENT)).tcp((80, 40_000), Segment::Fin, b"");
+        let restored =
+            between((task.0, NODES[1]), (ROUTER_MAC, CLIENT)).tcp((8080, 40_000), Segment::Fin, b"");
+        bench.check("task", &answer, &Expect::ForwardAs(restored));
+        let flows = bench.bpf.tables.replies.rows().unwrap();
+        assert!(flows.len() == 1 && flows.values().all(ReplyFlow::is_closed), "{flows:?}");
+        (bench.program, bench.ifindex, bench.ingress_ifindex) = (ProgramId::MeshUplink, uplink, uplink);
+        let frame = client_to(NODES[0]).tcp((40_000, 8080), Segment::Syn, b"");
+        let expected = to_task.tcp((40_000, 80), Segment::Syn, b"");
+        bench.check("again, by another address", &frame, &Expect::ForwardAs(expected));
+    });
 }

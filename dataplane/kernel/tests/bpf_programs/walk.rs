@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::support::lab::{CLIENT, INGRESS_VNI, Lab, NODES, OVERLAY_VNI, TASKS, TASKS_OVERLAY, VIP, tc_mode};
 use crate::support::traffic::{connect_from, exchange, ping, serve_tcp, serve_udp, tcp, udp, udp_connected};
-use dataplane_kernel::bpf::has_tcx;
+use dataplane_kernel::bpf::{Bpf, has_tcx};
 use dataplane_kernel::inspect::{self, InspectError};
 use dataplane_model::kernel_state::HookMode;
 use ebpf_abi::{EndpointKey, Ip4, ProgramId};
@@ -140,6 +140,23 @@ fn connections_outlive_the_loader() {
         exchange(stream, b"still here").unwrap();
     }
     clients_are_served(&lab);
+}
+
+/// A node that leaves: programs off, pins gone, and the network as the kernel alone has it.
+#[test]
+fn a_released_node_keeps_nothing() {
+    for mode in [tc_mode(), HookMode::Clsact] {
+        let lab = lab(mode);
+        let pins = lab.node_pins(0);
+        lab.nodes[0].run(|| Bpf::open(&pins).unwrap().release().unwrap());
+        assert!(!pins.exists());
+        let error = tcp(&lab.client, NODES[0], 8080, b"").unwrap_err();
+        assert_eq!(
+            error.kind(),
+            std::io::ErrorKind::ConnectionRefused,
+            "{mode:?}: a program is still attached"
+        );
+    }
 }
 
 /// A removed ring or endpoint sends flows to those that are left; closed flows are swept.

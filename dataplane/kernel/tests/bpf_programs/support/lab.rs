@@ -192,15 +192,11 @@ impl Lab {
 }
 
 impl Drop for Lab {
+    /// Links and maps end with their pins; filters, interfaces and processes' routes with the namespaces.
     fn drop(&mut self) {
         for node in 0..2 {
             let _ = std::fs::remove_file(self.pin_dir.join(format!("pass{node}")));
-            let pins = self.node_pins(node);
-            self.nodes[node].run(|| {
-                if let Ok(bpf) = Bpf::open(&pins) {
-                    bpf.release().unwrap();
-                }
-            });
+            PinDir::new(&self.node_pins(node)).remove_all().unwrap();
         }
         let _ = std::fs::remove_dir(&self.pin_dir);
     }
