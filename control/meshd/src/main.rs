@@ -1,6 +1,7 @@
 //! `meshd`: the daemon, and its few subcommands.
 #![forbid(unsafe_code)]
 
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
@@ -40,8 +41,15 @@ fn run(cli: Cli) -> Result<()> {
     }
 }
 
+/// openraft tells every step of an election at `info`: it is heard from `warn` on, unless the filter names it.
+const QUIET: &str = "openraft=warn";
+
 fn start_log(config: &Config) -> Result<()> {
-    let filter = EnvFilter::try_new(&config.log_level).context("--log-level")?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let mut filter = EnvFilter::try_new(&config.log_level).context("--log-level")?;
+    if !config.log_level.contains("openraft") {
+        filter = filter.add_directive(QUIET.parse().expect("a valid directive"));
+    }
+    let is_terminal = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(is_terminal).with_writer(std::io::stderr).init();
     Ok(())
 }

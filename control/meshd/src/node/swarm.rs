@@ -8,9 +8,11 @@ use std::time::Duration;
 use control_agent::{Agent, AgentHandle, AgentOptions, NodeContext, SessionState};
 use control_api::node::SwarmError;
 use control_consensus::Consensus;
+use control_model::object::NodeState;
 use control_model::spec::Role;
 use control_model::{NodeId, PeerIdentity};
 use control_rpc::{Channels, IdentityPem};
+use control_store::ReplicatedStore as _;
 use dataplane_model::NodeView;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -178,11 +180,18 @@ impl Swarm {
         let mut session = self.session.clone();
         let ready = async {
             let _ = session.wait_for(|state| state.connected.is_some()).await;
-            while self.me().role == Role::Manager && !self.manager().is_some_and(|m| m.is_voter()) {
+            while self.me().role == Role::Manager && !self.takes_part() {
                 tokio::time::sleep(POLL).await;
             }
         };
         tokio::time::timeout(limit, ready).await.is_ok()
+    }
+
+    /// This manager votes, and its state shows this node as ready.
+    fn takes_part(&self) -> bool {
+        let Some(manager) = self.manager().filter(|manager| manager.is_voter()) else { return false };
+        let state = manager.consensus.state();
+        state.nodes().get(&self.node_id()).is_some_and(|node| node.status.state == NodeState::Ready)
     }
 
     /// Stops everything; tasks and data plane go on. A leader hands over first.
