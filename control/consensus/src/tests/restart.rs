@@ -1,10 +1,13 @@
 //! What is on disk: found again, or refused.
 
 use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 use control_store::ReplicatedStore as _;
 
-use super::rig::{Begin, Manager, TestCluster, has_mark, mark, options};
+use super::rig::{Authority, Begin, Manager, TestCluster, has_mark, mark, options};
 use crate::{Consensus, Kek, OpenError};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -155,5 +158,64 @@ async fn a_damaged_snapshot_is_an_error() {
         let channels = control_rpc::Channels::new(identity.clone());
         let opened = Consensus::open(options(cluster.dir.path(), 1, addr, channels)).await;
         assert!(matches!(opened, Err(OpenError::Corrupt(_))));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_process_leaves_what_it_acknowledged() {
+    let mut cluster = TestCluster::new(1).await;
+    let manager = cluster.managers.pop().unwrap();
+    for number in 0..10 {
+        manager.consensus.propose(vec![mark(number)]).await.unwrap();
+    }
+    // The files as `kill -9` would leave them: open, and never closed.
+    let killed = cluster.dir.path().join("killed");
+    fs::create_dir_all(killed.join("m1")).unwrap();
+    for file in fs::read_dir(cluster.dir.path().join("m1")).unwrap() {
+        let file = file.unwrap();
+        fs::copy(file.path(), killed.join("m1").join(file.file_name())).unwrap();
+    }
+    let addr = manager.crash().await;
+    let again = Manager::start(&cluster.authority, &killed, 1, Begin::Open, Some(addr)).await;
+    again.consensus.linearize().await.unwrap();
+    assert!((0..10).all(|number| has_mark(&again.consensus, number)));
+    again.consensus.propose(vec![mark(10)]).await.unwrap();
+    again.stop().await;
+}
+
+/// Where the child of the test below keeps its data.
+const CHILD_DIR: &str = "MESHD_TEST_RAFT_DIR";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "the process that is killed by the test below"]
+async fn child_that_writes_until_killed() {
+    let dir = std::env::var(CHILD_DIR).unwrap();
+    let authority = Authority::new();
+    let manager = Manager::start(&authority, Path::new(&dir), 1, Begin::Bootstrap, None).await;
+    for number in 0.. {
+        manager.consensus.propose(vec![mark(number)]).await.unwrap();
+        println!("wrote {number}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_killed_while_it_writes_loses_nothing_acknowledged() {
+    for n_writes in [3, 17, 40] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "tests::restart::child_that_writes_until_killed", "--ignored", "--nocapture"])
+            .env(CHILD_DIR, dir.path())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+        let written = |line: String| line.strip_prefix("wrote ").map(|number| number.parse::<u64>().unwrap());
+        let last = lines.filter_map(written).nth(n_writes).unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let again = Manager::start(&Authority::new(), dir.path(), 1, Begin::Open, None).await;
+        again.consensus.linearize().await.unwrap();
+        assert!((0..=last).all(|number| has_mark(&again.consensus, number)), "of {last}");
+        again.stop().await;
     }
 }
