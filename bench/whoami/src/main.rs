@@ -19,7 +19,7 @@ whoami: says who it is and who asked
                                                 N requests, each on a new connection
   whoami healthcheck [URL]                      0 if the server answers well
   whoami resolve NAME [--server 127.0.0.11]     addresses of a name, one a line
-  whoami listen-udp PORT                        sends every datagram back
+  whoami listen-udp PORT                        answers datagrams with their sender and text
   whoami udp ADDRESS:PORT TEXT                  sends a datagram, prints the answer
 
 An answer has a line `key: value` each for hostname, task, node, service, version, ip (one per address), local, peer

@@ -11,7 +11,7 @@ use crate::drain::exit_on_signal;
 const DATAGRAM_LEN_MAX: usize = 65_507;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Sends every datagram back to its sender, until a signal comes.
+/// Sends every datagram back to its sender, behind the sender's address, until a signal comes.
 pub fn listen(port: &str) -> CommandResult {
     let port: u16 = port.parse().map_err(|_| "listen-udp needs a port number".to_owned())?;
     let failed = |error| format!("udp port {port}: {error}");
@@ -22,7 +22,8 @@ pub fn listen(port: &str) -> CommandResult {
     loop {
         // An error is about a peer (an ICMP message): the next one may be well.
         if let Ok((len, peer)) = socket.recv_from(&mut bytes) {
-            let _ = socket.send_to(&bytes[..len], peer);
+            let answer = [format!("{peer} ").as_bytes(), &bytes[..len]].concat();
+            let _ = socket.send_to(&answer, peer);
         }
     }
 }

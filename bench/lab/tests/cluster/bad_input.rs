@@ -37,7 +37,7 @@ const REFUSED: &[(&[&str], &str)] = &[
     (&["service", "rm", "nothing"], "service nothing not found"),
     (&["service", "inspect", "nothing"], "no such service: nothing"),
     (&["service", "ps", "nothing"], "no such service: nothing"),
-    (&["node", "inspect", "nobody"], "No such node: nobody"),
+    (&["node", "inspect", "nobody"], "node nobody not found"),
     (&["swarm", "init"], "This node is already part of a swarm."),
     (
         &["swarm", "join", "--token", "SWMTKN-1-x-y", "198.18.0.1:2377"],

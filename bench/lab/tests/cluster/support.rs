@@ -38,12 +38,14 @@ impl Bench {
 
     /// A cluster of another shape, or with further arguments for its daemons.
     pub fn with(name: &str, managers: usize, workers: usize, meshd_args: &[&str]) -> Result<Self> {
+        // The registry of the pull test speaks plain HTTP, in whatever subnet the lab gets.
+        let always = ["--insecure-registry", "198.18.0.0/15"];
         let options = LabOptions {
             name: name.into(),
             managers,
             workers,
             meshd: program("MESH_MESHD")?,
-            meshd_args: meshd_args.iter().map(|&arg| arg.to_owned()).collect(),
+            meshd_args: always.iter().chain(meshd_args).map(|&arg| arg.to_owned()).collect(),
         };
         if Lab::exists(&options.name)? {
             Lab::open(&options.name)?.down()?;
@@ -222,7 +224,7 @@ pub fn counts<'a>(answers: &'a [Answer], key: &str) -> BTreeMap<&'a str, usize> 
 }
 
 fn indented(text: &str) -> String {
-    text.lines().map(|line| format!("      {line}")).collect::<Vec<_>>().join("\n")
+    text.lines().map(|line| format!("      {line:.220}")).collect::<Vec<_>>().join("\n")
 }
 
 fn program(variable: &str) -> Result<PathBuf> {
