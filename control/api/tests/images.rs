@@ -50,7 +50,7 @@ async fn images_that_are_nowhere_are_said_so() {
     let daemon = Daemon::alone().await;
     assert_eq!(
         daemon.refuses("pull missing:1").await,
-        "Error response from daemon: manifest for docker.io/library/missing:1 not found: manifest unknown: manifest unknown"
+        "Error response from daemon: manifest for missing:1 not found: manifest unknown: manifest unknown"
     );
     // Half way: what was said stays said, the error comes last.
     let broken = daemon.docker("pull broken:1").await;

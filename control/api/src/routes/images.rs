@@ -132,16 +132,22 @@ async fn pull(api: &Api, image: &str, query: &Query, headers: &HeaderMap) -> Rep
     let wanted = with_tag(image, query.get("tag"));
     let Some(parts) = parse_image_reference(&wanted) else { return Err(invalid_reference()) };
     let (path, tag) = (familiar_path(parts.name).to_owned(), parts.tag.unwrap_or(DEFAULT_TAG).to_owned());
-    let wanted =
-        if parts.tag.is_none() && parts.digest.is_none() { format!("{wanted}:{tag}") } else { wanted };
+    let untagged = parts.tag.is_none() && parts.digest.is_none();
+    let wanted = if untagged { format!("{}:{tag}", familiar(&wanted)) } else { familiar(&wanted).to_owned() };
     let pull =
         Pull { engine: api.node.engine(), credentials: credentials(headers), path, tag, reference: wanted };
     pull.start().await
 }
 
-/// Docker's words name images of its own registry without it.
+/// The path within Docker's own registry; other registries stay named.
 fn familiar_path(name: &str) -> &str {
     name.strip_prefix("docker.io/").unwrap_or(name)
+}
+
+/// The reference as users write it.
+fn familiar(reference: &str) -> &str {
+    let path = familiar_path(reference);
+    path.strip_prefix("library/").filter(|_| path != reference).unwrap_or(path)
 }
 
 /// Whom the client says it is at the registry (`X-Registry-Auth`): JSON in base 64.
@@ -191,8 +197,7 @@ impl Pull {
 
     fn finish(&self, lines: &Lines, pulled: Pulled) {
         let done = if pulled.is_new { "Downloaded newer image for" } else { "Image is up to date for" };
-        let name =
-            self.reference.strip_prefix("docker.io/library/").unwrap_or(familiar_path(&self.reference));
+        let name = &self.reference;
         send(lines, api_image::Message::status(format!("Digest: {}", pulled.digest)));
         send(lines, api_image::Message::status(format!("Status: {done} {name}")));
     }
@@ -275,7 +280,7 @@ pub async fn post(State(api): State<Api>, Path(path): Path<String>, query: Query
         Some(parts) if parts.digest.is_none() => {}
         _ => return Err(invalid_reference()),
     }
-    api.node.engine().tag(name, &reference).await?;
+    api.node.engine().tag(name, familiar(&reference)).await?;
     Ok(StatusCode::CREATED.into_response())
 }
 
@@ -320,6 +325,14 @@ mod tests {
         assert!(!names("who", "whoami:v1"));
         assert!(!names("*", "team/whoami:v1"));
         assert!(names("team/*", "team/whoami:v1"));
+    }
+
+    #[test]
+    fn references_are_said_as_users_write_them() {
+        assert_eq!(familiar("docker.io/library/nginx:1"), "nginx:1");
+        assert_eq!(familiar("docker.io/team/app"), "team/app");
+        assert_eq!(familiar("library/nginx"), "library/nginx");
+        assert_eq!(familiar("reg.example:5000/library/x"), "reg.example:5000/library/x");
     }
 
     #[test]

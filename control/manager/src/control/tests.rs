@@ -1,1 +1,228 @@
+use std::collections::BTreeSet;
 
+use control_model::object::{NodeStatus, TaskStatus, UpdateState};
+use control_model::spec::{
+    ContainerSpec, EndpointSpec, NetworkSpec, NodeSpec, Role, ServiceMode, ServiceSpec, TaskSpec,
+    UpdateConfig,
+};
+use control_model::{Change, NodeId, Object, ObjectRef, Task, TaskId, TaskState};
+use control_store::LocalStore;
+
+use super::*;
+use crate::testing::{node_id, store};
+
+fn control(n_nodes: u8) -> (Arc<LocalStore>, Control) {
+    let store = store(n_nodes);
+    (store.clone(), Control { store, clock: || Timestamp(7) })
+}
+
+fn spec(name: &str) -> ServiceSpec {
+    ServiceSpec {
+        name: name.into(),
+        labels: control_model::spec::Labels::new(),
+        task: TaskSpec {
+            container: ContainerSpec { image: "whoami".into(), ..ContainerSpec::default() },
+            ..TaskSpec::default()
+        },
+        mode: ServiceMode::Replicated { replicas: 1 },
+        update: UpdateConfig::default(),
+        rollback: UpdateConfig::default(),
+        has_update: false,
+        has_rollback: false,
+        endpoint: EndpointSpec::default(),
+    }
+}
+
+fn with_replicas(name: &str, replicas: u64) -> ServiceSpec {
+    ServiceSpec { mode: ServiceMode::Replicated { replicas }, ..spec(name) }
+}
+
+fn role(role: Role) -> NodeSpec {
+    NodeSpec { role, ..NodeSpec::default() }
+}
+
+fn version_of(store: &LocalStore, node: NodeId) -> u64 {
+    store.state().nodes().get(&node).expect("a node").meta.spec_version
+}
+
+#[tokio::test]
+async fn objects_are_found_by_id_name_and_beginning() {
+    let (_, control) = control(2);
+    let id = control.create_service(spec("web")).await.expect("a service");
+    for input in [id.to_string(), "web".into(), id.to_string()[..6].to_owned()] {
+        assert_eq!(control.service(&input).await.expect("found").id, id, "{input}");
+    }
+    assert_eq!(control.service("we").await.expect_err("no name").message(), "service we not found");
+    assert_eq!(control.service("").await.expect_err("nothing").http_status(), 404);
+    let ambiguous = control.node("0").await.expect_err("both ids begin so");
+    assert_eq!(
+        (ambiguous.message().as_str(), ambiguous.http_status()),
+        ("node 0 is ambiguous (2 matches found)", 400)
+    );
+}
+
+#[tokio::test]
+async fn a_status_report_does_not_make_a_users_update_fail() {
+    let (store, control) = control(1);
+    let id = control.create_service(spec("web")).await.expect("a service");
+    let version = control.service("web").await.expect("found").meta.spec_version;
+    let status = Some(control_model::object::UpdateStatus {
+        state: UpdateState::Completed,
+        started_at: Timestamp(1),
+        completed_at: None,
+        message: String::new(),
+    });
+    store.commit(vec![Change::UpdateStatus { id, status }]).expect("a report");
+    control
+        .update_service("web", version, with_replicas("web", 3))
+        .await
+        .expect("the spec is still that one");
+    let late = control.update_service("web", version, with_replicas("web", 4)).await;
+    assert_eq!(late, Err(ControlError::OutOfSequence));
+    let kept = control.service("web").await.expect("found");
+    assert_eq!(kept.spec.mode, ServiceMode::Replicated { replicas: 3 });
+    assert_eq!(
+        kept.previous_spec.as_ref().map(|spec| spec.mode),
+        Some(ServiceMode::Replicated { replicas: 1 })
+    );
+    assert_eq!(kept.update_status, None);
+}
+
+#[tokio::test]
+async fn a_rollback_swaps_the_specs() {
+    let (_, control) = control(1);
+    let id = control.create_service(spec("web")).await.expect("a service");
+    let version = async || control.service("web").await.expect("found").meta.spec_version;
+    assert_eq!(control.rollback_service("web", version().await).await, Err(ControlError::NoPreviousSpec(id)));
+    control.update_service("web", version().await, with_replicas("web", 5)).await.expect("an update");
+    control.rollback_service("web", version().await).await.expect("a rollback");
+    let back = control.service("web").await.expect("found");
+    assert_eq!(back.spec.mode, ServiceMode::Replicated { replicas: 1 });
+    let status = back.update_status.as_ref().expect("a status");
+    assert_eq!((status.state, status.started_at), (UpdateState::RollbackStarted, Timestamp(7)));
+}
+
+#[tokio::test]
+async fn what_is_being_removed_is_not_shown() {
+    let (store, control) = control(1);
+    control.create_service(spec("web")).await.expect("a service");
+    control
+        .create_network(NetworkSpec { name: "app".into(), ..NetworkSpec::default() })
+        .await
+        .expect("a network");
+    control.remove_service("web").await.expect("removed");
+    control.remove_network("app").await.expect("removed");
+    assert_eq!(control.list_services(&ServiceFilter::default()).await.expect("a list").len(), 0);
+    assert!(control.list_networks().await.expect("a list").iter().all(|network| network.spec.ingress));
+    assert_eq!(control.remove_service("web").await.expect_err("gone").http_status(), 404);
+    let state = store.state();
+    assert!(state.service_by_name("web").expect("still leaving").pending_delete);
+}
+
+#[tokio::test]
+async fn a_demotion_keeps_a_quorum() {
+    let (store, control) = control(3);
+    let everyone = BTreeSet::new();
+    for n in 1..=3 {
+        let id = node_id(n);
+        control
+            .update_node(&id.to_string(), version_of(&store, id), role(Role::Manager), &everyone)
+            .await
+            .expect("promoted");
+    }
+    let demote = async |n: u8, unreachable: &BTreeSet<NodeId>| {
+        let id = node_id(n);
+        control.update_node(&id.to_string(), version_of(&store, id), role(Role::Worker), unreachable).await
+    };
+    assert_eq!(demote(1, &[node_id(2)].into()).await, Err(ControlError::Quorum));
+    demote(1, &everyone).await.expect("two are left");
+    demote(2, &everyone).await.expect("one is left");
+    assert_eq!(demote(3, &everyone).await, Err(ControlError::LastManager));
+}
+
+#[tokio::test]
+async fn removing_a_node_orphans_its_tasks() {
+    let (store, control) = control(1);
+    let id = node_id(1);
+    let service = control.create_service(spec("web")).await.expect("a service");
+    let task = TaskId::from_bits(9);
+    let running = Task {
+        id: task,
+        meta: control_model::Meta::default(),
+        service,
+        service_name: "web".into(),
+        slot: control_model::object::Slot::Replica(1),
+        node: Some(id),
+        spec: spec("web").task,
+        spec_version: 0,
+        endpoint_mode: control_model::spec::EndpointMode::Vip,
+        ports: Vec::new(),
+        attachments: Vec::new(),
+        status: TaskStatus { state: TaskState::Running, ..TaskStatus::default() },
+        desired_state: TaskState::Running,
+        drained: false,
+    };
+    store.commit(vec![Change::Create(Object::Task(Box::new(running)))]).expect("a task");
+    assert_eq!(control.remove_node("node1", false).await, Err(ControlError::NotDown(id)));
+    store.commit(vec![Change::NodeStatus { id, status: NodeStatus::default() }]).expect("silent");
+    control.remove_node("node1", false).await.expect("removed");
+    let state = store.state();
+    assert!(state.nodes().get(&id).is_none());
+    assert_eq!(state.tasks().get(&task).expect("kept").status.state, TaskState::Orphaned);
+}
+
+#[tokio::test]
+async fn a_create_waits_for_the_name_to_be_free() {
+    let (store, control) = control(1);
+    let old = control.create_service(spec("web")).await.expect("a service");
+    control.remove_service("web").await.expect("removed");
+    let (waiting, control) = (control.clone(), control);
+    let create = tokio::spawn(async move { waiting.create_service(spec("web")).await });
+    tokio::task::yield_now().await;
+    assert!(!create.is_finished());
+    store.commit(vec![Change::Delete(ObjectRef::Service(old))]).expect("gone");
+    let new = create.await.expect("no panic").expect("the name is free");
+    assert_eq!(control.service("web").await.expect("found").id, new);
+}
+
+#[tokio::test]
+async fn tasks_are_listed_by_what_they_belong_to() {
+    let (_, control) = control(1);
+    control.create_service(spec("web")).await.expect("a service");
+    let of = |services: &[&str], nodes: &[&str]| TaskFilter {
+        services: services.iter().map(|&name| name.to_owned()).collect(),
+        nodes: nodes.iter().map(|&name| name.to_owned()).collect(),
+        ..TaskFilter::default()
+    };
+    assert_eq!(control.list_tasks(&of(&["web"], &["node1"])).await, Ok(Vec::new()));
+    assert_eq!(
+        control.list_tasks(&of(&["none"], &[])).await.expect_err("no service").message(),
+        "service none not found"
+    );
+    assert_eq!(
+        control.list_tasks(&of(&[], &["none"])).await.expect_err("no node").message(),
+        "node none not found"
+    );
+}
+
+#[tokio::test]
+async fn rotated_tokens_differ_and_keep_the_digest() {
+    let (_, control) = control(1);
+    let cluster = control.cluster().await.expect("a cluster");
+    let rotation = Rotation { worker_token: true, manager_token: false };
+    control.update_cluster(cluster.meta.spec_version, cluster.spec.clone(), rotation).await.expect("rotated");
+    let new = control.cluster().await.expect("a cluster");
+    assert_ne!(new.ca.worker_token, cluster.ca.worker_token);
+    assert_eq!(new.ca.manager_token, cluster.ca.manager_token);
+    let locked = control_model::spec::ClusterSpec { autolock: true, ..new.spec.clone() };
+    let refused = control.update_cluster(new.meta.spec_version, locked, Rotation::default()).await;
+    assert_eq!(refused.expect_err("not yet").http_status(), 501);
+}
+
+#[test]
+fn made_up_names_are_names() {
+    let free = random_service_name(|_| false);
+    assert_eq!(control_model::validate::validate_name(&free), Ok(()));
+    let taken = random_service_name(|name| !name.ends_with(|c: char| c.is_ascii_digit()));
+    assert!(taken.ends_with(|c: char| c.is_ascii_digit()), "{taken}");
+}
