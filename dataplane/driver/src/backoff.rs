@@ -1,7 +1,9 @@
 //! When a step that failed is tried again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
+
+use dataplane_model::Op;
 
 /// After the first failure: most are races with something that is just going away.
 const FIRST_DELAY: Duration = Duration::from_millis(100);
@@ -24,23 +26,25 @@ pub(crate) struct Failed {
 
 impl Backoff {
     /// `false` if the step failed so lately that its time has not come.
-    pub(crate) fn is_due(&self, step: &str, now: Instant) -> bool {
-        self.failed.get(step).is_none_or(|failed| failed.retry_at <= now)
+    pub(crate) fn is_due(&self, step: &Op, now: Instant) -> bool {
+        self.get(step).is_none_or(|failed| failed.retry_at <= now)
     }
 
-    pub(crate) fn note_failure(&mut self, step: &str, reason: String, now: Instant) {
-        let n_failures = self.failed.get(step).map_or(0, |failed| failed.n_failures) + 1;
+    pub(crate) fn note_failure(&mut self, step: &Op, reason: String, now: Instant) {
+        let n_failures = self.get(step).map_or(0, |failed| failed.n_failures) + 1;
         let retry_at = now + delay(n_failures);
-        self.failed.insert(step.to_owned(), Failed { n_failures, reason, retry_at });
+        self.failed.insert(step.to_string(), Failed { n_failures, reason, retry_at });
     }
 
-    pub(crate) fn get(&self, step: &str) -> Option<&Failed> {
-        self.failed.get(step)
+    pub(crate) fn get(&self, step: &Op) -> Option<&Failed> {
+        // The text of a step is long: it is not made where nothing has failed.
+        if self.failed.is_empty() { None } else { self.failed.get(&step.to_string()) }
     }
 
     /// Forgets all steps but those that failed in the pass that just ended.
-    pub(crate) fn keep(&mut self, still_failing: impl Fn(&str) -> bool) {
-        self.failed.retain(|step, _| still_failing(step));
+    pub(crate) fn keep<'a>(&mut self, failing: impl Iterator<Item = &'a Op>) {
+        let failing: BTreeSet<String> = failing.map(ToString::to_string).collect();
+        self.failed.retain(|step, _| failing.contains(step));
     }
 
     /// When the first failed step is due.
@@ -56,6 +60,10 @@ fn delay(n_failures: u32) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
+    use dataplane_model::kernel_state::Change;
+
     use super::*;
 
     #[test]
@@ -68,15 +76,16 @@ mod tests {
     #[test]
     fn a_failed_step_is_due_again_and_forgotten_when_it_works() {
         let start = Instant::now();
+        let step = |last| Op::Peer(Change::Delete(Ipv4Addr::new(198, 18, 0, last)));
         let mut backoff = Backoff::default();
 
-        backoff.note_failure("+ x", "why".into(), start);
-        assert!(!backoff.is_due("+ x", start));
-        assert!(backoff.is_due("+ y", start));
+        backoff.note_failure(&step(1), "why".into(), start);
+        assert!(!backoff.is_due(&step(1), start));
+        assert!(backoff.is_due(&step(2), start));
         assert_eq!(backoff.next(), Some(start + FIRST_DELAY));
-        assert!(backoff.is_due("+ x", start + FIRST_DELAY));
+        assert!(backoff.is_due(&step(1), start + FIRST_DELAY));
 
-        backoff.keep(|_| false);
+        backoff.keep([].into_iter());
         assert_eq!(backoff.next(), None);
     }
 }

@@ -1,6 +1,7 @@
 //! One pass: plan, compare, take the steps.
 
 use std::collections::BTreeMap;
+use std::mem::discriminant;
 use std::net::Ipv4Addr;
 use std::time::Instant;
 
@@ -98,31 +99,39 @@ impl<K: Kernel> Converger<K> {
     /// Removes what is gone.
     pub(crate) async fn delete(&mut self, pass: &mut Pass, now: Instant) {
         self.take_steps(pass, now, Op::is_delete).await;
-        let failing: Vec<String> = pass.failed.iter().map(|failed| failed.op.to_string()).collect();
-        self.backoff.keep(|step| failing.iter().any(|failing| failing == step));
-        if !failing.is_empty() {
+        self.backoff.keep(pass.failed.iter().map(|failed| &failed.op));
+        if !pass.failed.is_empty() {
             // A step that failed may have done half of its work.
             self.is_stale = true;
         }
     }
 
     async fn take_steps(&mut self, pass: &mut Pass, now: Instant, is_meant: impl Fn(&Op) -> bool) {
-        for op in pass.steps.iter().filter(|op| is_meant(op)) {
-            let text = op.to_string();
-            if self.backoff.is_due(&text, now) {
-                match self.kernel.apply(op).await {
+        let meant: Vec<Op> = pass.steps.iter().filter(|op| is_meant(op)).cloned().collect();
+        for table in meant.chunk_by(|one, next| discriminant(one) == discriminant(next)) {
+            let (due, waiting): (Vec<Op>, Vec<Op>) =
+                table.iter().cloned().partition(|op| self.backoff.is_due(op, now));
+            let outcomes = self.kernel.apply_all(&due).await;
+            for (op, outcome) in due.into_iter().zip(outcomes) {
+                match outcome {
                     Ok(()) => {
                         pass.n_done += 1;
-                        self.held.get_or_insert_default().record(op);
-                        continue;
+                        self.held.get_or_insert_default().record(&op);
                     }
-                    Err(error) => self.backoff.note_failure(&text, error.0, now),
+                    Err(error) => {
+                        self.backoff.note_failure(&op, error.0, now);
+                        pass.failed.extend(self.failed_step(op));
+                    }
                 }
             }
-            let failed = self.backoff.get(&text).expect("it failed, now or before");
-            let (n_failures, reason) = (failed.n_failures, failed.reason.clone());
-            pass.failed.push(FailedStep { op: op.clone(), n_failures, reason });
+            pass.failed.extend(waiting.into_iter().filter_map(|op| self.failed_step(op)));
         }
+    }
+
+    /// `None` if the step did not fail.
+    fn failed_step(&self, op: Op) -> Option<FailedStep> {
+        let failed = self.backoff.get(&op)?;
+        Some(FailedStep { op, n_failures: failed.n_failures, reason: failed.reason.clone() })
     }
 
     /// Looks at the kernel again before the next pass.

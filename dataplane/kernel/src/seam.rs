@@ -18,6 +18,17 @@ pub trait Kernel {
     /// One step. Doing a step that is done is success.
     fn apply(&mut self, op: &Op) -> impl Future<Output = Result<(), KernelError>>;
 
+    /// Steps on one table, which do not need each other: a kernel may take them together. One outcome per step.
+    fn apply_all(&mut self, ops: &[Op]) -> impl Future<Output = Vec<Result<(), KernelError>>> {
+        async move {
+            let mut outcomes = Vec::with_capacity(ops.len());
+            for op in ops {
+                outcomes.push(self.apply(op).await);
+            }
+            outcomes
+        }
+    }
+
     /// Called about once a second: moves the programs' clock on and removes flows that have ended.
     fn tick(&mut self) -> Result<(), KernelError>;
 

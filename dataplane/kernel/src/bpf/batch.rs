@@ -5,7 +5,7 @@ use std::os::fd::BorrowedFd;
 
 use aya::Pod;
 
-use super::sys::{self, BPF_MAP_LOOKUP_BATCH, BPF_MAP_UPDATE_BATCH, BatchAttr};
+use super::sys::{self, BPF_MAP_DELETE_BATCH, BPF_MAP_LOOKUP_BATCH, BPF_MAP_UPDATE_BATCH, BatchAttr};
 
 /// Writes `values` to the places 0, 1, … of an array of `u32`.
 pub fn write(array: BorrowedFd<'_>, values: &[u32]) -> io::Result<()> {
@@ -21,6 +21,38 @@ pub fn write(array: BorrowedFd<'_>, values: &[u32]) -> io::Result<()> {
     // SAFETY: the kernel reads `count` keys and values of four bytes, which outlive the call.
     unsafe { sys::bpf(BPF_MAP_UPDATE_BATCH, &mut attr) }?;
     if attr.count == count { Ok(()) } else { Err(io::Error::other("the kernel took a part of the batch")) }
+}
+
+/// Puts maps into a map of maps. Replacing one waits until no program uses the old one, a batch of them waits once (kernel
+/// 6.8 and newer).
+pub fn put_maps<K: Pod>(outer: BorrowedFd<'_>, keys: &[K], inner: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let numbers: Vec<u32> = inner.iter().map(|fd| sys::number(*fd)).collect();
+    if numbers.len() != keys.len() {
+        return Err(io::Error::other("a batch with more keys than values, or fewer"));
+    }
+    let count = u32::try_from(keys.len()).map_err(io::Error::other)?;
+    let mut attr = BatchAttr {
+        keys: keys.as_ptr().addr() as u64,
+        values: numbers.as_ptr().addr() as u64,
+        count,
+        map_fd: sys::number(outer),
+        ..BatchAttr::default()
+    };
+    // SAFETY: the kernel reads `count` keys, and as many descriptors of four bytes; both outlive the call.
+    unsafe { sys::bpf(BPF_MAP_UPDATE_BATCH, &mut attr) }?;
+    if attr.count == count { Ok(()) } else { Err(io::Error::other("the kernel took a part of the batch")) }
+}
+
+/// Removes elements. Ends with an error at the first that is absent.
+pub fn remove<K: Pod>(map: BorrowedFd<'_>, keys: &[K]) -> io::Result<()> {
+    let mut attr = BatchAttr {
+        keys: keys.as_ptr().addr() as u64,
+        count: u32::try_from(keys.len()).map_err(io::Error::other)?,
+        map_fd: sys::number(map),
+        ..BatchAttr::default()
+    };
+    // SAFETY: the kernel reads `count` keys, which outlive the call.
+    unsafe { sys::bpf(BPF_MAP_DELETE_BATCH, &mut attr) }.map(drop)
 }
 
 /// Elements asked for at once. Grows where one bucket holds more.

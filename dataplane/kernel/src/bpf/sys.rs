@@ -15,6 +15,7 @@ const BPF_OBJ_GET: libc::c_int = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 pub const BPF_MAP_LOOKUP_BATCH: libc::c_int = 24;
 pub const BPF_MAP_UPDATE_BATCH: libc::c_int = 26;
+pub const BPF_MAP_DELETE_BATCH: libc::c_int = 27;
 const BPF_LINK_UPDATE: libc::c_int = 29;
 
 /// `bpf_attr` of the batch commands.

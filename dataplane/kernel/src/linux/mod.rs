@@ -85,6 +85,18 @@ impl Kernel for LinuxKernel {
         if is_done { Ok(()) } else { self.apply_bpf(op) }
     }
 
+    /// Rings are taken together: writing one waits for all CPUs, writing many waits as long.
+    async fn apply_all(&mut self, ops: &[Op]) -> Vec<Result<(), KernelError>> {
+        if ops.len() > 1 && self.apply_rings(ops).is_ok() {
+            return ops.iter().map(|_| Ok(())).collect();
+        }
+        let mut outcomes = Vec::with_capacity(ops.len());
+        for op in ops {
+            outcomes.push(self.apply(op).await);
+        }
+        outcomes
+    }
+
     fn tick(&mut self) -> Result<(), KernelError> {
         let seconds = self.last_tick.elapsed().as_secs();
         let Some(bpf) = &mut self.bpf else { return Ok(()) };

@@ -74,6 +74,23 @@ impl LinuxKernel {
         }
     }
 
+    /// Takes steps that are all on rings, and all of one kind; does nothing with others. After an error some are taken,
+    /// and all can be taken again one by one.
+    pub(super) fn apply_rings(&mut self, ops: &[Op]) -> Result<(), KernelError> {
+        let (mut puts, mut deletes) = (Vec::new(), Vec::new());
+        for op in ops {
+            match op {
+                Op::Ring(Change::Put(key, ring)) => puts.push((rows::ring_key(*key), places(ring))),
+                Op::Ring(Change::Delete(key)) => deletes.push(rows::ring_key(*key)),
+                other => return Err(KernelError(format!("{other} is on another table"))),
+            }
+        }
+        let rings = &mut self.bpf()?.tables.rings;
+        let put = if puts.is_empty() { Ok(()) } else { rings.swap_all(&puts) };
+        let deleted = put.and_then(|()| if deletes.is_empty() { Ok(()) } else { rings.remove_all(&deletes) });
+        deleted.map_err(|error| KernelError::of(&error))
+    }
+
     fn set_config(&mut self, config: &NodeConfig) -> Result<(), KernelError> {
         self.bpf()?.tables.config.set(config).map_err(|error| KernelError::of(&error))
     }
