@@ -101,15 +101,27 @@ fn changes(state: &State, step: &Step) -> Vec<Change> {
         Step::Service { id, network, published, allocated } => {
             vec![put(state, Object::Service(Box::new(service(*id, *network, *published, *allocated))))]
         }
-        Step::Task { id, service, node, networks } => {
-            vec![put(state, Object::Task(Box::new(task(*id, *service, *node, networks))))]
-        }
+        Step::Task { id, service, node, networks } => put_task(state, task(*id, *service, *node, networks)),
         Step::Status { task, state } => {
             let status = TaskStatus { state: *state, ..TaskStatus::default() };
             vec![Change::TaskStatus { id: task_id(*task), status }]
         }
         Step::Desired { task, state } => vec![Change::TaskDesired { id: task_id(*task), state: *state }],
         Step::Delete(name) => vec![Change::Delete(*name)],
+    }
+}
+
+/// A task never changes its service or node, nor goes back: another one takes its place.
+fn put_task(state: &State, new: Task) -> Vec<Change> {
+    let id = new.id;
+    let old = state.tasks().get(&id);
+    match old.filter(|old| old.service == new.service && (old.node.is_none() || old.node == new.node)) {
+        Some(old) => {
+            let status = old.status.clone();
+            let new = Task { status, desired_state: old.desired_state, drained: old.drained, ..new };
+            vec![put(state, Object::Task(Box::new(new)))]
+        }
+        None => vec![Change::Delete(ObjectRef::Task(id)), Change::Create(Object::Task(Box::new(new)))],
     }
 }
 
