@@ -14,3 +14,12 @@ pub mod lock;
 pub mod node;
 pub mod notify;
 pub mod teardown;
+
+#[cfg(test)]
+mod tests {
+    /// Control and data plane share no crate that could hold the number once.
+    #[test]
+    fn both_sides_agree_on_the_probe() {
+        assert_eq!(control_model::probe::PROBE_VNI, ebpf_abi::limits::PROBE_VNI);
+    }
+}

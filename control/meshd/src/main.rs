@@ -50,6 +50,10 @@ fn start_log(config: &Config) -> Result<()> {
         filter = filter.add_directive(QUIET.parse().expect("a valid directive"));
     }
     let is_terminal = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(is_terminal).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(is_terminal)
+        .with_writer(std::io::stderr)
+        .init();
     Ok(())
 }
