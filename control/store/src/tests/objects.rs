@@ -1,5 +1,7 @@
 //! Small objects, told apart by a number.
 
+use std::collections::BTreeMap;
+
 use control_model::change::{Change, Entry, Object, RequestId};
 use control_model::object::{
     CaState, Cluster, Meta, Network, Node, NodeDescription, NodeStatus, Service, Slot, Task, TaskStatus,
@@ -47,7 +49,7 @@ pub(super) fn node(id: u128, name: &str) -> Object {
 pub(super) fn service(id: u128, name: &str, replicas: u64) -> Object {
     let spec = ServiceSpec {
         name: name.to_owned(),
-        labels: Default::default(),
+        labels: BTreeMap::default(),
         task: TaskSpec::default(),
         mode: ServiceMode::Replicated { replicas },
         update: UpdateConfig::default(),

@@ -181,10 +181,10 @@ fn check_indexes(state: &State) {
 fn follow(mirror: &mut BTreeMap<ObjectRef, Object>, events: &[Event]) {
     for event in events {
         let (before, after) = match &event.kind {
-            EventKind::Node(a, b) => (object(a, Object::Node), object(b, Object::Node)),
-            EventKind::Service(a, b) => (object(a, Object::Service), object(b, Object::Service)),
-            EventKind::Task(a, b) => (object(a, Object::Task), object(b, Object::Task)),
-            EventKind::Network(a, b) => (object(a, Object::Network), object(b, Object::Network)),
+            EventKind::Node(a, b) => (object(a.as_ref(), Object::Node), object(b.as_ref(), Object::Node)),
+            EventKind::Service(a, b) => (object(a.as_ref(), Object::Service), object(b.as_ref(), Object::Service)),
+            EventKind::Task(a, b) => (object(a.as_ref(), Object::Task), object(b.as_ref(), Object::Task)),
+            EventKind::Network(a, b) => (object(a.as_ref(), Object::Network), object(b.as_ref(), Object::Network)),
             EventKind::Cluster(..) => panic!("no cluster is drawn"),
         };
         assert_eq!(mirror.get(&event.object), before.as_ref());
@@ -195,8 +195,8 @@ fn follow(mirror: &mut BTreeMap<ObjectRef, Object>, events: &[Event]) {
     }
 }
 
-fn object<T: Clone>(shared: &Option<std::sync::Arc<T>>, kind: impl Fn(Box<T>) -> Object) -> Option<Object> {
-    shared.as_deref().map(|value| kind(Box::new(value.clone())))
+fn object<T: Clone>(shared: Option<&std::sync::Arc<T>>, kind: impl Fn(Box<T>) -> Object) -> Option<Object> {
+    shared.map(|value| kind(Box::new((**value).clone())))
 }
 
 const IDS: u128 = 3;
