@@ -20,7 +20,7 @@ pub struct DriverOptions {
     pub uplinks: Vec<LinkName>,
     pub ingress_hook: IngressHook,
     pub tc_attach: TcAttach,
-    /// Subnet behind `docker_gwbridge`.
+    /// Subnet behind `docker_gwbridge`, if no node has an address in it and no network lies there; else the next one.
     pub gateway_subnet: Ipv4Network,
     /// How the DNS process is started where none answers at `<run_dir>/dns.sock`. Without it sandboxes get no names and
     /// are ready without them: for tests.

@@ -18,7 +18,7 @@ pub struct NodeFacts {
     pub has_tcx: bool,
     pub ingress_hook: IngressHook,
     pub tc_attach: TcAttach,
-    /// Subnet of the gateway bridge; its first address is the bridge's own.
+    /// Subnet of the gateway bridge, if it is free; its first address is the bridge's own.
     pub gateway_subnet: Ipv4Network,
     /// Addresses behind the gateway bridge that sandboxes have now: kept while the sandbox lives.
     pub gateway_addresses: BTreeMap<SandboxId, Ipv4Addr>,

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use dataplane_model::kernel_state::{Device, Hook, LinkName, NodeRoute, Owner, Present, Settings, Singleton};
-use dataplane_model::{KernelState, NodeView, SandboxId, Vni};
+use dataplane_model::{KernelState, NodeView, Peer, SandboxId, Vni};
+use ipnetwork::Ipv4Network;
 
 use crate::facts::{NodeFacts, Uplink};
 use crate::maglev::RingMemo;
@@ -12,6 +13,9 @@ use crate::{hooks, sandboxes, services};
 
 /// Bytes that VXLAN adds over IPv4: outer IPv4 20, UDP 8, VXLAN 8, inner Ethernet 14 (RFC 7348 section 5).
 pub(crate) const VXLAN_OVERHEAD_BYTES: u32 = 50;
+
+/// Subnets tried for the gateway bridge. From 172.18.0.0/16 on they end with 172.31.0.0/16, the last private one (RFC 1918).
+const MAX_GATEWAY_SUBNETS: u32 = 14;
 
 /// What the kernel should hold, and what of the view it can't.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -35,6 +39,7 @@ pub enum PlanError {
 /// The wanted kernel state.
 pub fn plan(view: &NodeView, facts: &NodeFacts, memo: &mut RingMemo) -> Result<Plan, PlanError> {
     let (name, uplink) = primary_uplink(view, facts)?;
+    let facts = &NodeFacts { gateway_subnet: free_gateway_subnet(view, facts), ..facts.clone() };
     let mut plan = Plan::default();
     plan_node(view, facts, (name, uplink), &mut plan.state);
     sandboxes::plan(view, facts, uplink.mtu_bytes, &mut plan);
@@ -54,6 +59,29 @@ fn primary_uplink<'a>(
         .iter()
         .find(|(_, uplink)| uplink.addresses.contains(&view.vtep))
         .ok_or(PlanError::NoUplink { vtep: view.vtep })
+}
+
+/// The subnet behind the gateway bridge: the one asked for, or the next of its size that no node has an address in and no
+/// overlay network overlaps. A bridge on such a subnet would take the packets that are meant for them.
+fn free_gateway_subnet(view: &NodeView, facts: &NodeFacts) -> Ipv4Network {
+    let is_free = |subnet: &Ipv4Network| {
+        let mut nodes = own_addresses(facts).chain(view.peers.values().flat_map(ipv4_addresses));
+        let mut overlays = view.networks.values().map(|network| network.subnet);
+        !nodes.any(|address| subnet.contains(address)) && !overlays.any(|overlay| overlay.overlaps(*subnet))
+    };
+    let asked = facts.gateway_subnet;
+    let nth = |step: u32| {
+        let first = asked.network().to_bits().checked_add(asked.size().checked_mul(step)?)?;
+        Ipv4Network::new(first.into(), asked.prefix()).ok()
+    };
+    (0..MAX_GATEWAY_SUBNETS).map_while(nth).find(is_free).unwrap_or(asked)
+}
+
+fn ipv4_addresses(peer: &Peer) -> impl Iterator<Item = Ipv4Addr> + '_ {
+    peer.addresses.iter().filter_map(|address| match address {
+        IpAddr::V4(address) => Some(*address),
+        IpAddr::V6(_) => None,
+    })
 }
 
 /// Devices, forwarding and routes of the node itself.
@@ -92,11 +120,8 @@ fn plan_node(
 fn plan_peers(view: &NodeView, facts: &NodeFacts, state: &mut KernelState) {
     for (vtep, peer) in &view.peers {
         state.peers.insert(*vtep, Present);
-        let addresses = peer.addresses.iter().filter_map(|address| match address {
-            IpAddr::V4(address) => Some(*address),
-            IpAddr::V6(_) => None,
-        });
-        state.owners.extend(addresses.chain([*vtep]).map(|address| (address, Owner::Node(*vtep))));
+        let addresses = ipv4_addresses(peer).chain([*vtep]);
+        state.owners.extend(addresses.map(|address| (address, Owner::Node(*vtep))));
     }
     state.owners.extend(own_addresses(facts).map(|address| (address, Owner::ThisNode)));
 }

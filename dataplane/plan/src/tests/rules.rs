@@ -150,6 +150,20 @@ fn a_full_gateway_subnet_refuses_the_next_sandbox() {
 }
 
 #[test]
+fn the_gateway_subnet_makes_way_for_nodes_and_networks() {
+    let mut view = view();
+    view.peers.get_mut(&NODE_B).unwrap().addresses.push("172.18.3.4".parse().unwrap());
+    view.networks.get_mut(&APP).unwrap().subnet = "172.19.7.0/24".parse().unwrap();
+    let mut facts = facts();
+    facts.uplinks.values_mut().for_each(|uplink| uplink.addresses.push(Ipv4Addr::new(172, 20, 0, 9)));
+
+    let state = planned(&view, &facts).state;
+
+    assert_eq!(state.filter[&Singleton].subnet, "172.21.0.0/16".parse().unwrap());
+    assert_eq!(state.sandboxes[&sandbox(5).0].legs[2].gateway, Ipv4Addr::new(172, 21, 0, 1));
+}
+
+#[test]
 fn a_task_of_internal_networks_has_no_way_out() {
     let mut view = view();
     let (id, _) = sandbox(5);
