@@ -16,14 +16,20 @@ pub fn status(status: &NodeStatus) -> String {
     let or_nothing = |text: &str| if text.is_empty() { NOTHING.to_owned() } else { text.to_owned() };
     let vtep = status.vtep.map_or_else(|| NOTHING.to_owned(), |vtep| vtep.to_string());
     let state = if status.wanted == status.applied { "converged" } else { "converging" };
+    let generations = if status.from_pins {
+        [NOTHING.to_owned(), NOTHING.to_owned()]
+    } else {
+        [generation(status.wanted), format!("{} ({state})", generation(status.applied))]
+    };
+    let [wanted, applied] = generations;
     let rows = [
         ("Node", or_nothing(&status.hostname)),
         ("Node ID", or_nothing(&status.node_id)),
         ("Cluster ID", or_nothing(&status.cluster_id)),
         ("Role", or_nothing(&status.role)),
         ("Tunnel end", vtep),
-        ("Generation wanted", generation(status.wanted)),
-        ("Generation applied", format!("{} ({state})", generation(status.applied))),
+        ("Generation wanted", wanted),
+        ("Generation applied", applied),
         ("Read from", if status.from_pins { "pins (meshd does not answer)" } else { "meshd" }.to_owned()),
     ];
     let mut out = String::new();

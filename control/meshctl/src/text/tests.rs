@@ -43,6 +43,23 @@ mesh-vx     tcx egress    uplink    veth: tc is the faster hook
 }
 
 #[test]
+fn pins_know_no_generation() {
+    let shown = status(&NodeStatus {
+        hostname: "lab-m1".to_owned(),
+        node_id: String::new(),
+        cluster_id: String::new(),
+        role: String::new(),
+        vtep: None,
+        wanted: Generation::default(),
+        applied: Generation::default(),
+        hooks: Vec::new(),
+        errors: Vec::new(),
+        from_pins: true,
+    });
+    assert!(shown.contains("\nGeneration applied:  -\nRead from:           pins"), "{shown}");
+}
+
+#[test]
 fn a_frontend_has_a_line_per_backend() {
     let backend = |host, places| LoadBalancerBackend {
         address: Ipv4Addr::new(10, 0, 0, host),

@@ -50,6 +50,7 @@ impl Forwarder {
             return reply;
         }
         let Some(reply) = ask_all(question, query, &resolvers, transport).await else {
+            self.cache.put_failure(question, &resolvers, Instant::now());
             let mut failure = Vec::new();
             write_failure(question, transport, &mut failure);
             return failure;

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use hickory_proto::op::{Edns, Message, Query, ResponseCode};
+use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{DNSClass, Name, RData, RecordType};
 
 use crate::question::Question;
@@ -23,6 +23,10 @@ const MAX_KEPT: Duration = Duration::from_secs(30);
 
 /// That a name or a record doesn't exist is kept no longer.
 const MAX_NEGATIVE_KEPT: Duration = Duration::from_secs(5);
+
+/// That no resolver answered is kept this long, so that a client that asks again and again does not wait again and
+/// again (RFC 9520 section 3.2: one second at least).
+const FAILURE_KEPT: Duration = Duration::from_secs(1);
 
 /// What was asked, and of whom.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -78,8 +82,20 @@ impl Cache {
         }
         let Ok(message) = Message::from_vec(reply) else { return };
         let Some(kept) = time_to_keep(&message) else { return };
-        let entry = Entry { message, kept_at: now, until: now + kept };
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key(question, resolvers), entry);
+        self.insert(key(question, resolvers), Entry { message, kept_at: now, until: now + kept });
+    }
+
+    /// Keeps for a moment that none of the resolvers answered.
+    pub fn put_failure(&self, question: &Question, resolvers: &[SocketAddr], now: Instant) {
+        let mut message = Message::new(question.header.id, MessageType::Response, OpCode::Query);
+        message.metadata.response_code = ResponseCode::ServFail;
+        message.metadata.recursion_desired = question.header.recursion_desired;
+        message.metadata.recursion_available = true;
+        self.insert(key(question, resolvers), Entry { message, kept_at: now, until: now + FAILURE_KEPT });
+    }
+
+    fn insert(&self, key: Key, entry: Entry) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key, entry);
     }
 }
 

@@ -122,3 +122,52 @@ fn judge(bytes: &[u8], query: &[u8], question: &Question) -> Option<bool> {
         && asked.query_class() == question.class;
     is_answer.then_some(matches!(code, ResponseCode::NoError | ResponseCode::NXDomain))
 }
+
+#[cfg(test)]
+mod tests {
+    use hickory_proto::op::{Message, OpCode};
+    use hickory_proto::rr::{Name, RecordType};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn query() -> Vec<u8> {
+        let mut message = Message::new(0x1234, MessageType::Query, OpCode::Query);
+        message.add_query(Query::query(Name::from_ascii("a.example.").unwrap(), RecordType::A));
+        message.to_vec().unwrap()
+    }
+
+    /// What is made of an answer that differs from a good one in one byte.
+    fn judge_with(at: usize, byte: u8) -> Option<bool> {
+        let (query, question) = (query(), Question::parse(&query()).unwrap());
+        let mut answer = query.clone();
+        answer[2] |= 0x80;
+        answer[at] = byte;
+        judge(&answer, &query, &question)
+    }
+
+    #[test]
+    fn only_an_answer_to_the_question_counts() {
+        assert_eq!(judge_with(2, 0x80), Some(true), "no records");
+        assert_eq!(judge_with(3, 3), Some(true), "no such name");
+        assert_eq!(judge_with(3, 2), Some(false), "a failure");
+        assert_eq!(judge_with(3, 5), Some(false), "a refusal");
+        assert_eq!(judge_with(13, b'A'), Some(true), "another spelling");
+        assert_eq!(judge_with(0, 0x99), None, "another id");
+        assert_eq!(judge_with(2, 0), None, "no answer");
+        assert_eq!(judge_with(13, b'b'), None, "another name");
+        assert_eq!(judge_with(query().len() - 3, 28), None, "another type");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn any_bytes_are_survived(mut tail in prop::collection::vec(any::<u8>(), 0..100)) {
+            let query = query();
+            let mut bytes = query[..2].to_vec();
+            bytes.append(&mut tail);
+            let _ = judge(&bytes, &query, &Question::parse(&query).unwrap());
+        }
+    }
+}

@@ -1,6 +1,6 @@
-use hickory_proto::op::{MessageType, OpCode};
 use hickory_proto::rr::Record;
 use hickory_proto::rr::rdata::{A, SOA};
+use proptest::prelude::*;
 
 use super::*;
 
@@ -70,6 +70,32 @@ fn no_time_is_longer_than_the_limit() {
     assert!(get(&cache, "a.", found).is_none());
     assert!(get(&cache, "no.", denied_last).is_some());
     assert!(get(&cache, "no.", denied).is_none());
+}
+
+#[test]
+fn a_failure_is_kept_for_a_moment() {
+    let (cache, start) = (Cache::default(), Instant::now());
+    cache.put_failure(&question("a."), &resolvers(), start);
+    let failure = get(&cache, "a.", start).unwrap();
+    assert_eq!((failure.metadata.id, failure.metadata.response_code), (9, ResponseCode::ServFail));
+    assert!(get(&cache, "a.", start + FAILURE_KEPT).is_none());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever a resolver sends: nothing panics, and what is kept can be given to a client.
+    #[test]
+    fn any_answer_is_survived(mut tail in prop::collection::vec(any::<u8>(), 0..200), n_records in 0..4_u8) {
+        let (cache, start) = (Cache::default(), Instant::now());
+        let mut bytes = reply("a.", 10, true);
+        bytes[7] = n_records;
+        bytes.append(&mut tail);
+        cache.put(&question("a."), &resolvers(), &bytes, start);
+        if let Some(kept) = cache.get(&question("a."), &resolvers(), Transport::Udp, start) {
+            prop_assert!(Message::from_vec(&kept).is_ok(), "{:02x?}", bytes);
+        }
+    }
 }
 
 #[test]
