@@ -182,9 +182,13 @@ fn follow(mirror: &mut BTreeMap<ObjectRef, Object>, events: &[Event]) {
     for event in events {
         let (before, after) = match &event.kind {
             EventKind::Node(a, b) => (object(a.as_ref(), Object::Node), object(b.as_ref(), Object::Node)),
-            EventKind::Service(a, b) => (object(a.as_ref(), Object::Service), object(b.as_ref(), Object::Service)),
+            EventKind::Service(a, b) => {
+                (object(a.as_ref(), Object::Service), object(b.as_ref(), Object::Service))
+            }
             EventKind::Task(a, b) => (object(a.as_ref(), Object::Task), object(b.as_ref(), Object::Task)),
-            EventKind::Network(a, b) => (object(a.as_ref(), Object::Network), object(b.as_ref(), Object::Network)),
+            EventKind::Network(a, b) => {
+                (object(a.as_ref(), Object::Network), object(b.as_ref(), Object::Network))
+            }
             EventKind::Cluster(..) => panic!("no cluster is drawn"),
         };
         assert_eq!(mirror.get(&event.object), before.as_ref());
