@@ -70,5 +70,5 @@ pub fn deliver(packet: &Skb, flow: &Flow, backend: Ip4, endpoint: &Endpoint) -> 
     let translated = track::forward(flow, backend, target)?;
     packet.set_source(flow, flow.tuple.source, translated.client_port)?;
     packet.set_destination(flow, backend, translated.target_port)?;
-    skb::send_to_sandbox(endpoint.ifindex)
+    Ok(skb::send_to_sandbox(endpoint.ifindex))
 }

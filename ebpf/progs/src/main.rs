@@ -6,6 +6,17 @@
 //! - [`verdict`]: outcome → verdict and counter; [`skb`]: helpers as `Result`s; [`maps`]: the tables.
 #![no_std]
 #![no_main]
+#![expect(clippy::needless_pass_by_value, reason = "the entry points' macros hand contexts over by value")]
+#![expect(
+    clippy::inline_always,
+    reason = "a BPF-to-BPF call can't pass what these functions pass, nor keep it known"
+)]
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    reason = "helpers take and return C integers wider than the values in them; a checked conversion is a branch"
+)]
 
 mod account;
 mod ingress;
@@ -30,7 +41,7 @@ use crate::skb::Skb;
 #[xdp]
 pub fn mesh_xdp(context: XdpContext) -> u32 {
     let account = Account::receive(ProgramId::MeshXdp);
-    verdict::xdp(&account, xdp::run(&context))
+    verdict::xdp(&account, &xdp::run(&context))
 }
 
 /// Beside native XDP on a veth uplink its far end needs a program too; this one does nothing.
@@ -42,25 +53,25 @@ pub fn mesh_xdp_pass(_context: XdpContext) -> u32 {
 #[classifier]
 pub fn mesh_uplink(context: TcContext) -> i32 {
     let account = Account::receive(ProgramId::MeshUplink);
-    verdict::tc(&account, uplink::run(&Skb::new(&context)))
+    verdict::tc(&account, &uplink::run(&Skb::new(&context)))
 }
 
 #[classifier]
 pub fn mesh_vxlan(context: TcContext) -> i32 {
     let account = Account::receive(ProgramId::MeshVxlan);
-    verdict::tc(&account, vxlan::run(&Skb::new(&context)))
+    verdict::tc(&account, &vxlan::run(&Skb::new(&context)))
 }
 
 #[classifier]
 pub fn mesh_vxlan_out(context: TcContext) -> i32 {
     let account = Account::receive(ProgramId::MeshVxlanOut);
-    verdict::tc(&account, vxlan::run_out(&Skb::new(&context)))
+    verdict::tc(&account, &vxlan::run_out(&Skb::new(&context)))
 }
 
 #[classifier]
 pub fn mesh_task(context: TcContext) -> i32 {
     let account = Account::receive(ProgramId::MeshTask);
-    verdict::tc(&account, task::run(&Skb::new(&context)))
+    verdict::tc(&account, &task::run(&Skb::new(&context)))
 }
 
 #[cgroup_sock_addr(connect4)]

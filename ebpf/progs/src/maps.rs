@@ -105,7 +105,7 @@ pub fn address_owner(address: Ip4) -> Option<Ip4> {
 /// The address is one of this node's own.
 #[inline(always)]
 pub fn is_own(address: Ip4) -> bool {
-    address_owner(address).is_some_and(|owner| owner.is_unspecified())
+    address_owner(address).is_some_and(Ip4::is_unspecified)
 }
 
 #[inline(always)]

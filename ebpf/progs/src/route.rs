@@ -5,26 +5,30 @@ use ebpf_abi::{DropReason, Endpoint, Ip4, NodeConfig};
 
 use crate::maps;
 use crate::skb::{self, Skb};
-use crate::verdict::Outcome;
+use crate::verdict::{Outcome, Verdict};
 
 /// Through the tunnel to an endpoint of another node.
 #[inline(always)]
 pub fn tunnel_to_endpoint(config: &NodeConfig, packet: &Skb, vni: u32, endpoint: &Endpoint) -> Outcome {
     packet.set_macs(endpoint.mac, ROUTER_MAC)?;
     packet.set_tunnel(endpoint.vtep, vni)?;
-    skb::send(config.vxlan_ifindex)
+    Ok(skb::send(config.vxlan_ifindex))
 }
 
 /// A packet whose source is the node address `source`: it leaves from the node that owns that address now.
 #[inline(always)]
 pub fn leave_from(config: &NodeConfig, packet: &Skb, source: Ip4, client: Ip4) -> Outcome {
     let owner = maps::address_owner(source).ok_or(DropReason::UnknownOwner)?;
-    if owner.is_unspecified() { leave_here(config, client) } else { tunnel_to_node(config, packet, owner) }
+    if owner.is_unspecified() {
+        Ok(leave_here(config, client))
+    } else {
+        tunnel_to_node(config, packet, owner)
+    }
 }
 
 /// Out of this node, to a client or to a process of this node itself.
 #[inline(always)]
-pub fn leave_here(config: &NodeConfig, client: Ip4) -> Outcome {
+pub fn leave_here(config: &NodeConfig, client: Ip4) -> Verdict {
     if maps::is_own(client) {
         skb::receive_at(config.vxlan_ifindex)
     } else {
@@ -38,7 +42,7 @@ pub fn to_host_process(config: &NodeConfig, packet: &Skb, owner: Ip4) -> Outcome
     if owner.is_unspecified() {
         // Taken in by the VXLAN device, as if it had been tunnelled: the routes to the ingress network lead there, so
         // that the strictest reverse path filter agrees.
-        skb::receive_at(config.vxlan_ifindex)
+        Ok(skb::receive_at(config.vxlan_ifindex))
     } else {
         tunnel_to_node(config, packet, owner)
     }
@@ -48,5 +52,5 @@ pub fn to_host_process(config: &NodeConfig, packet: &Skb, owner: Ip4) -> Outcome
 fn tunnel_to_node(config: &NodeConfig, packet: &Skb, node: Ip4) -> Outcome {
     packet.set_macs(ROUTER_MAC, ROUTER_MAC)?;
     packet.set_tunnel(node, config.ingress_vni)?;
-    skb::send(config.vxlan_ifindex)
+    Ok(skb::send(config.vxlan_ifindex))
 }

@@ -204,30 +204,30 @@ impl Skb {
 
 /// Out of `ifindex`.
 #[inline(always)]
-pub fn send(ifindex: u32) -> Outcome {
+pub fn send(ifindex: u32) -> Verdict {
     // SAFETY: a plain helper call.
-    Ok(Verdict::Forward(unsafe { bpf_redirect(ifindex, 0) } as i32))
+    Verdict::Forward(unsafe { bpf_redirect(ifindex, 0) } as i32)
 }
 
 /// As if it had come in by `ifindex`.
 #[inline(always)]
-pub fn receive_at(ifindex: u32) -> Outcome {
+pub fn receive_at(ifindex: u32) -> Verdict {
     // SAFETY: a plain helper call.
-    Ok(Verdict::Forward(unsafe { bpf_redirect(ifindex, BPF_F_INGRESS.into()) } as i32))
+    Verdict::Forward(unsafe { bpf_redirect(ifindex, BPF_F_INGRESS.into()) } as i32)
 }
 
 /// Into the sandbox at the other end of the veth pair `ifindex`.
 #[inline(always)]
-pub fn send_to_sandbox(ifindex: u32) -> Outcome {
+pub fn send_to_sandbox(ifindex: u32) -> Verdict {
     // SAFETY: a plain helper call.
-    Ok(Verdict::Forward(unsafe { bpf_redirect_peer(ifindex, 0) } as i32))
+    Verdict::Forward(unsafe { bpf_redirect_peer(ifindex, 0) } as i32)
 }
 
 /// Out of `ifindex`, by its routes and neighbours.
 #[inline(always)]
-pub fn send_routed(ifindex: u32) -> Outcome {
+pub fn send_routed(ifindex: u32) -> Verdict {
     // SAFETY: no parameters: the kernel looks the next hop up by the packet's destination.
-    Ok(Verdict::Forward(unsafe { bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) } as i32))
+    Verdict::Forward(unsafe { bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) } as i32)
 }
 
 /// A UDP checksum of zero means "none" (RFC 768) and must stay so.

@@ -60,7 +60,7 @@ fn answer_arp(packet: &Skb, attachment: &Attachment) -> Outcome {
     }
     let mac = mac_of(attachment, request.target).ok_or(DropReason::ArpUnanswered)?;
     packet.write(0, &request.reply(mac))?;
-    skb::send(packet.ifindex())
+    Ok(skb::send(packet.ifindex()))
 }
 
 #[inline(always)]
@@ -93,7 +93,7 @@ fn ipv4(packet: &Skb, attachment: &Attachment, ethernet: &Ethernet) -> Outcome {
     if let Some(endpoint) = maps::endpoint(attachment.vni, ip.destination) {
         return if endpoint.is_local() {
             packet.set_macs(endpoint.mac, attachment.mac)?;
-            skb::send_to_sandbox(endpoint.ifindex)
+            Ok(skb::send_to_sandbox(endpoint.ifindex))
         } else {
             route::tunnel_to_endpoint(config, packet, attachment.vni, &endpoint)
         };
@@ -118,7 +118,7 @@ fn to_router(packet: &Skb, attachment: &Attachment, ethernet: &Ethernet, ip: &Ip
     packet.write(ipv4::SOURCE_OFFSET, &ip.destination.0)?;
     packet.write(ipv4::DESTINATION_OFFSET, &ip.source.0)?;
     packet.write(icmp::OFFSET, &reply)?;
-    skb::send(packet.ifindex())
+    Ok(skb::send(packet.ifindex()))
 }
 
 /// An answer to a client of a published port leaves with the address and port that the client connected to.

@@ -57,5 +57,5 @@ fn echo(packet: &Skb, ethernet: &Ethernet, ip: &Ipv4) -> Outcome {
     packet.write(ipv4::SOURCE_OFFSET, &ip.destination.0)?;
     packet.write(ipv4::DESTINATION_OFFSET, &ip.source.0)?;
     packet.write(UDP_OFFSET, &[c, d, a, b])?;
-    skb::send(packet.ifindex())
+    Ok(skb::send(packet.ifindex()))
 }

@@ -17,7 +17,7 @@ pub type Outcome = Result<Verdict, DropReason>;
 
 /// Ends a tc program.
 #[inline(always)]
-pub fn tc(account: &Account, outcome: Outcome) -> i32 {
+pub fn tc(account: &Account, outcome: &Outcome) -> i32 {
     match outcome {
         Ok(Verdict::Pass) => {
             account.passed();
@@ -25,18 +25,18 @@ pub fn tc(account: &Account, outcome: Outcome) -> i32 {
         }
         Ok(Verdict::Forward(action)) => {
             account.forwarded();
-            action
+            *action
         }
         Err(reason) => {
-            account.dropped(reason);
-            TC_ACT_SHOT as i32
+            account.dropped(*reason);
+            TC_ACT_SHOT
         }
     }
 }
 
 /// Ends an XDP program.
 #[inline(always)]
-pub fn xdp(account: &Account, outcome: Outcome) -> u32 {
+pub fn xdp(account: &Account, outcome: &Outcome) -> u32 {
     match outcome {
         Ok(Verdict::Pass) => {
             account.passed();
@@ -44,10 +44,10 @@ pub fn xdp(account: &Account, outcome: Outcome) -> u32 {
         }
         Ok(Verdict::Forward(action)) => {
             account.forwarded();
-            action as u32
+            *action as u32
         }
         Err(reason) => {
-            account.dropped(reason);
+            account.dropped(*reason);
             xdp_action::XDP_DROP
         }
     }

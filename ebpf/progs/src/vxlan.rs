@@ -50,7 +50,7 @@ pub fn run(packet: &Skb) -> Outcome {
 #[inline(always)]
 fn to_node(config: &NodeConfig, packet: &Skb, tunnel: &Tunnel, ip: &Ipv4) -> Outcome {
     if maps::is_own(ip.source) {
-        return route::leave_here(config, ip.destination);
+        return Ok(route::leave_here(config, ip.destination));
     }
     if !maps::is_own(ip.destination) {
         return Err(DropReason::UnknownOwner);
@@ -63,7 +63,7 @@ fn to_node(config: &NodeConfig, packet: &Skb, tunnel: &Tunnel, ip: &Ipv4) -> Out
 #[inline(always)]
 fn to_endpoint(config: &NodeConfig, tunnel: &Tunnel, ip: &Ipv4, endpoint: &Endpoint) -> Outcome {
     check_source(config, tunnel, ip.source)?;
-    skb::send_to_sandbox(endpoint.ifindex)
+    Ok(skb::send_to_sandbox(endpoint.ifindex))
 }
 
 /// A node speaks for its own endpoints, and in the ingress network for its own addresses.
@@ -99,7 +99,7 @@ pub fn run_out(packet: &Skb) -> Outcome {
     let endpoint = maps::endpoint(config.ingress_vni, ip.destination).ok_or(DropReason::NoRoute)?;
     packet.set_macs(endpoint.mac, ROUTER_MAC)?;
     if endpoint.is_local() {
-        return skb::send(endpoint.ifindex);
+        return Ok(skb::send(endpoint.ifindex));
     }
     packet.set_tunnel(endpoint.vtep, config.ingress_vni)?;
     Ok(Verdict::Pass)

@@ -94,7 +94,7 @@ fn encapsulate(config: &NodeConfig, frame: &Frame<'_>, chosen: &Chosen) -> Outco
         return Err(DropReason::Rewrite);
     }
     frame.store(0, &outer.to_bytes(total_len + ethernet::LEN as u16))?;
-    send_back(config, frame.0)
+    Ok(send_back(config, frame.0))
 }
 
 /// Destination and source MAC towards another node; `None` unless it leads back out of the same interface.
@@ -118,10 +118,10 @@ fn next_hop(config: &NodeConfig, context: &XdpContext, endpoint: &Endpoint) -> O
 }
 
 #[inline(always)]
-fn send_back(config: &NodeConfig, context: &XdpContext) -> Outcome {
+fn send_back(config: &NodeConfig, context: &XdpContext) -> Verdict {
     if config.flags & CONFIG_XDP_REDIRECT == 0 {
-        return Ok(Verdict::Forward(xdp_action::XDP_TX.cast_signed()));
+        return Verdict::Forward(xdp_action::XDP_TX.cast_signed());
     }
     // SAFETY: a plain helper call.
-    Ok(Verdict::Forward(unsafe { bpf_redirect(context.ingress_ifindex() as u32, 0) } as i32))
+    Verdict::Forward(unsafe { bpf_redirect(context.ingress_ifindex() as u32, 0) } as i32)
 }

@@ -99,14 +99,16 @@ impl Hooks {
         self.attach_link(&pin, |programs| attach_to_cgroup(programs, &pin, cgroup))
     }
 
-    /// Takes a program off; one that does not hang there is success.
+    /// Takes a program off, before this returns; one that does not hang there is success.
     pub fn detach(&mut self, pin: &HookPin) -> Result<(), HookError> {
-        if let (HookMode::Clsact, Some(ifindex)) = (pin.mode, pin.ifindex)
-            && let Ok(name) = interface_name(ifindex)
-        {
-            let filter = filter_of(&name, pin.program).map_err(|source| attach_error(pin, source.into()))?;
-            // Absent is success; another failure shows when the interface is used next.
-            let _ = filter.detach();
+        match (pin.mode, pin.ifindex) {
+            (HookMode::Clsact, Some(ifindex)) => detach_filter(pin, ifindex)?,
+            _ => {
+                if let Ok(link) = sys::open_pin(&self.pins.hook(pin)) {
+                    // Fails if what it hung on is gone, and with it the program.
+                    let _ = sys::detach_link(link.as_fd());
+                }
+            }
         }
         Ok(self.pins.remove(pin)?)
     }
@@ -230,6 +232,14 @@ fn direction(program: ProgramId) -> TcAttachType {
 fn filter_of(interface: &str, program: ProgramId) -> Result<SchedClassifierLink, tc::TcError> {
     SchedClassifierLink::attached(interface, direction(program), FILTER_PRIORITY, FILTER_HANDLE, None)
         .map_err(tc::TcError::IoError)
+}
+
+fn detach_filter(pin: &HookPin, ifindex: u32) -> Result<(), HookError> {
+    let Ok(name) = interface_name(ifindex) else { return Ok(()) };
+    let filter = filter_of(&name, pin.program).map_err(|source| attach_error(pin, source.into()))?;
+    // Absent is success; another failure shows when the interface is used next.
+    let _ = filter.detach();
+    Ok(())
 }
 
 fn classifier<'a>(programs: &'a mut Programs, pin: &HookPin) -> Result<&'a mut SchedClassifier, HookError> {

@@ -17,6 +17,7 @@ pub const BPF_MAP_LOOKUP_BATCH: libc::c_int = 24;
 pub const BPF_MAP_UPDATE_BATCH: libc::c_int = 26;
 pub const BPF_MAP_DELETE_BATCH: libc::c_int = 27;
 const BPF_LINK_UPDATE: libc::c_int = 29;
+const BPF_LINK_DETACH: libc::c_int = 34;
 
 /// `bpf_attr` of the batch commands.
 #[repr(C)]
@@ -57,6 +58,11 @@ struct LinkUpdateAttr {
     new_prog_fd: u32,
     flags: u32,
     old_prog_fd: u32,
+}
+
+#[repr(C)]
+struct LinkDetachAttr {
+    link_fd: u32,
 }
 
 #[repr(C)]
@@ -126,6 +132,13 @@ pub fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<
         LinkUpdateAttr { link_fd: number(link), new_prog_fd: number(program), flags: 0, old_prog_fd: 0 };
     // SAFETY: no pointers.
     unsafe { bpf(BPF_LINK_UPDATE, &mut attr) }.map(drop)
+}
+
+/// Takes a link off what it hangs on, before this returns. Removing its pin alone does so some time later.
+pub fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = LinkDetachAttr { link_fd: number(link) };
+    // SAFETY: no pointers.
+    unsafe { bpf(BPF_LINK_DETACH, &mut attr) }.map(drop)
 }
 
 /// What an XDP or TCX link hangs on.

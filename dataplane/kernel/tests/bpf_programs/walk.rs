@@ -48,6 +48,8 @@ fn clients_are_served(lab: &Lab) {
 
 /// Processes of the nodes reach published ports on own addresses and localhost.
 fn nodes_are_served(lab: &Lab) {
+    let error = tcp(&lab.client, Ip4::LOCALHOST, 8080, b"").unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused, "sockets of others are left alone");
     for (index, node) in NODES.into_iter().enumerate() {
         for address in [node, Ip4::LOCALHOST] {
             let seen = tcp(&lab.nodes[index], address, 8080, b"hello").unwrap();
