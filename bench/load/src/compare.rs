@@ -3,6 +3,8 @@
 use anyhow::Result;
 use serde::Serialize;
 
+use crate::interrupt;
+
 /// How much is measured.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Plan {
@@ -76,7 +78,7 @@ pub fn compare(metric: Metric, plan: Plan, mut peers: Vec<Peer<'_>>) -> Comparis
     let mut rows: Vec<Row> = peers.iter().map(empty).collect();
     for _ in 0..plan.runs {
         for (peer, row) in peers.iter_mut().zip(&mut rows).filter(|(_, row)| row.error.is_none()) {
-            match (peer.sample)() {
+            match interrupt::check().and_then(|()| (peer.sample)()) {
                 Ok(sample) => {
                     eprintln!("   {}: {} {sample:.1} {}", metric.name, row.peer, metric.unit);
                     row.samples.push(sample);

@@ -5,6 +5,7 @@
 mod compare;
 mod dockerd;
 mod image;
+mod interrupt;
 mod mesh;
 mod netns;
 mod process;
@@ -74,13 +75,17 @@ fn quick(only: &[Section], plan: Plan, out: &std::path::Path) -> Result<()> {
     ensure!(nix::unistd::geteuid().is_root(), "benchmarks make network namespaces: run this as root");
     let wanted = if only.is_empty() { Section::value_variants() } else { only };
     let mut report = Report { machine: Machine::here()?, plan, comparisons: Vec::new() };
+    interrupt::watch()?;
     let mesh = LazyMesh::default();
     for section in wanted {
+        if interrupt::check().is_err() {
+            break;
+        }
         eprintln!("== {section:?}");
         report.comparisons.extend(section.measure(plan, &mesh));
     }
     drop(mesh);
     report.write(out).with_context(|| format!("can't write to {}", out.display()))?;
     print!("{}", report.markdown());
-    Ok(())
+    interrupt::check()
 }

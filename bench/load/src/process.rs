@@ -1,6 +1,7 @@
 //! Programs in the background: found by their ids, ended when dropped.
 
 use std::net::SocketAddr;
+use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -32,7 +33,9 @@ impl Background {
     pub fn start(mut command: Command) -> Result<Self> {
         let name = command.get_args().nth(1).unwrap_or_default().to_string_lossy().into_owned();
         let complaints = NamedTempFile::new()?;
+        // A group of its own: Ctrl-C ends the load, and servers are ended in order.
         let child = command
+            .process_group(0)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(complaints.reopen()?)

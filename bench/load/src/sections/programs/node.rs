@@ -73,8 +73,7 @@ impl Node {
         let (uplink, vxlan, ingress_end, overlay_end) =
             (index("up0")?, index("mesh-vx")?, index("mv0")?, index("mv1")?);
         let far_uplink = far.place().inside(|| Ok(nix::net::if_::if_nametoindex("up0")?))?;
-        let node =
-            Self { bpf: Mutex::new(None), pins, namespace, far, uplink, ingress_end, overlay_end };
+        let node = Self { bpf: Mutex::new(None), pins, namespace, far, uplink, ingress_end, overlay_end };
         let bpf = node.namespace.place().inside(|| {
             let mut bpf = Bpf::open(&node.pins)?;
             node.fill(&mut bpf.tables, vxlan)?;
