@@ -93,10 +93,12 @@ impl CaServer {
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn unread(error: ReadError) -> Status {
     Status::unavailable(error.to_string())
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn unwritten(error: ProposeError) -> Status {
     Status::unavailable(error.to_string())
 }

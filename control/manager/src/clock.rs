@@ -15,6 +15,6 @@ pub fn now() -> Timestamp {
 pub fn monotonic() -> Timestamp {
     static START: LazyLock<Instant> = LazyLock::new(Instant::now);
     /// So that a time before the start is no negative number.
-    const OFFSET: Duration = Duration::from_secs(3600);
+    const OFFSET: Duration = Duration::from_hours(1);
     Timestamp(0).after(START.elapsed() + OFFSET)
 }

@@ -40,8 +40,11 @@ pub trait LeaderLoop: Send {
 /// Makes a loop of the current state.
 pub struct Factory {
     pub name: &'static str,
-    pub make: Box<dyn Fn(&State, Timestamp) -> Box<dyn LeaderLoop> + Send + Sync>,
+    pub make: Make,
 }
+
+/// Makes a loop of a state.
+pub type Make = Box<dyn Fn(&State, Timestamp) -> Box<dyn LeaderLoop> + Send + Sync>;
 
 /// What the loops run over.
 pub struct Leader {

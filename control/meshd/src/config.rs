@@ -66,7 +66,7 @@ pub struct Flags {
     #[arg(long, global = true, value_name = "CGROUP")]
     pub cgroup_parent: Option<PathBuf>,
 
-    /// Socket of the API, unix:///path [default: docker.sock in the run directory]
+    /// Socket of the API, as `unix:///path` [default: docker.sock in the run directory]
     #[arg(short = 'H', long, global = true, value_name = "SOCKET")]
     pub host: Option<String>,
 
@@ -112,7 +112,7 @@ pub struct Flags {
     #[arg(long, global = true, value_name = "LABEL")]
     pub label: Vec<String>,
 
-    /// What is logged to stderr: error, warn, info, debug, trace, or a filter such as info,control_agent=debug
+    /// What is logged to stderr: error, warn, info, debug, trace, or a filter such as `info,control_agent=debug`
     /// [default: info]
     #[arg(long, global = true, value_name = "FILTER")]
     pub log_level: Option<String>,

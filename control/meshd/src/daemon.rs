@@ -53,25 +53,19 @@ async fn serve(config: Config) -> Result<()> {
     notify("READY=1");
     tracing::info!(socket = %socket.display(), "serving");
 
-    let ended = tokio::select! {
-        _ = terminate.recv() => None,
-        _ = interrupt.recv() => None,
-        ended = &mut api => Some(ended),
+    let result = tokio::select! {
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+        ended = &mut api => ended.context("the API failed").and_then(|served| served.context("the API ended")),
     };
     notify("STOPPING=1");
     tracing::info!("stopping");
     stop.cancel();
-    let result = match ended {
-        Some(ended) => ended.context("the API failed")?.context("the API ended"),
-        None => {
-            if tokio::time::timeout(API_GRACE, &mut api).await.is_err() {
-                api.abort();
-                // What the server would have done at its end.
-                let _ = std::fs::remove_file(&socket);
-            }
-            Ok(())
-        }
-    };
+    if !api.is_finished() && tokio::time::timeout(API_GRACE, &mut api).await.is_err() {
+        api.abort();
+        // What the server would have done at its end.
+        let _ = std::fs::remove_file(&socket);
+    }
     node.shut_down().await;
     result
 }

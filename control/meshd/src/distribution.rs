@@ -48,10 +48,9 @@ pub async fn query(reference: &Reference, insecure: &BTreeSet<String>) -> Result
     } else {
         manifest.manifests.into_iter().filter_map(|entry| entry.platform).collect()
     };
-    let digest = Sha256::digest(&raw).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     Ok(Distribution {
         media_type: manifest.media_type.unwrap_or_else(|| DEFAULT_MEDIA_TYPE.into()),
-        digest: format!("sha256:{digest}"),
+        digest: digest_of(&raw),
         size_bytes: raw.len() as u64,
         platforms: platforms.into_iter().map(|p| (p.os, p.architecture)).collect(),
     })
@@ -83,4 +82,35 @@ async fn skopeo(
 
 fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, EngineError> {
     serde_json::from_slice(bytes).map_err(|_| EngineError::Failed("the registry sent no manifest".into()))
+}
+
+/// `sha256:` and 64 hex digits.
+fn digest_of(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    Sha256::digest(bytes).iter().fold("sha256:".to_owned(), |mut text, byte| {
+        write!(text, "{byte:02x}").expect("a string takes all");
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn digests_are_those_of_sha256sum() {
+        let empty = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+        assert_eq!(digest_of(b""), empty);
+    }
+
+    #[test]
+    fn manifests_and_lists_are_told_apart() {
+        let one: Manifest = parse(br#"{"mediaType":"m","config":{},"layers":[]}"#).expect("a manifest");
+        assert!(one.manifests.is_empty());
+        let list: Manifest =
+            parse(br#"{"manifests":[{"platform":{"os":"linux","architecture":"arm64"}},{}]}"#)
+                .expect("a list");
+        assert_eq!(list.manifests.iter().filter(|entry| entry.platform.is_some()).count(), 1);
+        assert!(parse::<Manifest>(b"<html>").is_err());
+    }
 }

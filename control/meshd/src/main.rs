@@ -12,7 +12,7 @@ use meshd::{daemon, teardown};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
-    match run(Cli::parse()) {
+    match run(&Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             for line in format!("{error:#}").lines() {
@@ -23,10 +23,10 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(cli: Cli) -> Result<()> {
+fn run(cli: &Cli) -> Result<()> {
     let config = Config::load(&cli.flags)?;
     start_log(&config)?;
-    match cli.command {
+    match &cli.command {
         None => daemon::run(config),
         Some(Command::Dns) => {
             let options = ServerOptions::new(config.run_dir.join("dns.sock"));
@@ -37,7 +37,7 @@ fn run(cli: Cli) -> Result<()> {
             println!("This machine has all that meshd needs.");
             Ok(())
         }
-        Some(Command::Teardown) => teardown::run(config),
+        Some(Command::Teardown) => teardown::run(&config),
     }
 }
 

@@ -16,7 +16,7 @@ use crate::lock::StateLock;
 const CGROUP_ROOT: &str = "/sys/fs/cgroup";
 
 /// Removes containers, data plane, cgroups and what is in the run directory. All of it is tried; what is left is said.
-pub fn run(config: Config) -> Result<()> {
+pub fn run(config: &Config) -> Result<()> {
     let _lock = StateLock::take(&config.state_dir)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let mut left = Vec::new();
@@ -24,9 +24,9 @@ pub fn run(config: Config) -> Result<()> {
         left.extend(result.err().map(|error| format!("{what}: {error:#}")));
     };
     // Without what a data plane needs there is none.
-    drop(checks::check(&config));
-    note("containers", runtime.block_on(remove_containers(&config)));
-    note("data plane", runtime.block_on(remove_data_plane(&config)));
+    drop(checks::check(config));
+    note("containers", runtime.block_on(remove_containers(config)));
+    note("data plane", runtime.block_on(remove_data_plane(config)));
     note("cgroups", remove_cgroups(&config.cgroup_parent));
     note("pins", remove_dir(&config.bpffs_dir));
     for name in ["netns", "tasks"] {

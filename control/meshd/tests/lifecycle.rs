@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 /// Longest time for anything in these tests, on a busy machine.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(1);
 
 /// Namespaces that are joined by one link, each with a daemon's directories; removed when dropped.
 struct Net {
@@ -71,9 +71,8 @@ impl Drop for Net {
     fn drop(&mut self) {
         for i in 0..self.n_nodes {
             let torn_down = self.meshd(i).arg("teardown").output();
-            if !torn_down.is_ok_and(|output| output.status.success()) && !std::thread::panicking() {
-                panic!("teardown of node {i} failed");
-            }
+            let gone = torn_down.is_ok_and(|output| output.status.success());
+            assert!(gone || std::thread::panicking(), "teardown of node {i} failed");
         }
         let _ = std::fs::remove_dir(Path::new("/sys/fs/bpf").join(&self.name));
         for i in 0..2 {

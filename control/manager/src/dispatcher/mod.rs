@@ -75,11 +75,7 @@ impl Dispatcher {
     }
 
     /// The stream of `node`'s assignments, in its session.
-    pub async fn open_assignments(
-        &self,
-        node: NodeId,
-        session_id: &str,
-    ) -> Result<BoxStream<pb::Payload>, Status> {
+    pub fn open_assignments(&self, node: NodeId, session_id: &str) -> Result<BoxStream<pb::Payload>, Status> {
         let session = self.session(node, session_id)?;
         Ok(Box::pin(stream::assignment_messages(self.store.clone(), self.sessions.clone(), session)))
     }
@@ -152,7 +148,7 @@ impl Service for Dispatcher {
 
     async fn assignments(&self, request: Request<pb::AssignmentsRequest>) -> Reply<Self::AssignmentsStream> {
         let node = require_node(&request)?.node_id;
-        Ok(Response::new(self.open_assignments(node, &request.get_ref().session_id).await?))
+        Ok(Response::new(self.open_assignments(node, &request.get_ref().session_id)?))
     }
 
     async fn update_task_status(&self, request: Request<pb::TaskStatusRequest>) -> Reply<pb::Empty> {

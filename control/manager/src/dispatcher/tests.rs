@@ -24,7 +24,7 @@ async fn obedient_agent(dispatcher: Arc<Dispatcher>, n: u8) {
     let me = node_id(n);
     let mut session = dispatcher.open_session(me, None, description(n)).await.expect("a session");
     let id = next(&mut session).await.expect("open").expect("a first message").session_id;
-    let mut stream = dispatcher.open_assignments(me, &id).await.expect("assignments");
+    let mut stream = dispatcher.open_assignments(me, &id).expect("assignments");
     let mut set = BTreeMap::new();
     while let Some(payload) = stream.next().await {
         let update = decode(&payload.expect("no error").body).expect("an update");
@@ -89,7 +89,9 @@ async fn tasks_run_on_obedient_agents_and_leave_drained() {
     assert!(stopped.all(|t| t.drained), "none was stopped before it was drained");
 
     leader.abort();
-    agents.into_iter().for_each(|agent| agent.abort());
+    for agent in agents {
+        agent.abort();
+    }
 }
 
 fn service_spec(replicas: u64) -> control_model::spec::ServiceSpec {
@@ -182,7 +184,7 @@ async fn a_node_without_news_counts_as_having_applied_what_was_looked_through() 
     let me = node_id(1);
     let mut session = dispatcher.open_session(me, None, description(1)).await.expect("a session");
     let id = next(&mut session).await.expect("open").expect("a message").session_id;
-    let mut stream = dispatcher.open_assignments(me, &id).await.expect("assignments");
+    let mut stream = dispatcher.open_assignments(me, &id).expect("assignments");
     let payload = next(&mut stream).await.expect("open").expect("a complete set");
     let generation = take(&mut BTreeMap::new(), decode(&payload.body).expect("an update"));
     let mut acks = table.watch_acks();

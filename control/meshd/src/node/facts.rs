@@ -39,7 +39,9 @@ fn of_swarm(swarm: &Swarm) -> LocalState {
     let (me, file) = (swarm.me(), swarm.file());
     let store_runs = swarm.consensus().is_some();
     let trouble = swarm.trouble.borrow().clone();
+    let removed = swarm.session.borrow().removed;
     let membership = match (me.role, store_runs) {
+        _ if removed => Membership::Error,
         (Role::Manager, false) if trouble.is_empty() => Membership::Pending,
         (Role::Manager, false) => Membership::Error,
         _ => Membership::Active,

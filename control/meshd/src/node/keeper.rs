@@ -17,7 +17,7 @@ use crate::disk::KnownManager;
 /// After something failed that will be tried again.
 const RETRY: Duration = Duration::from_secs(1);
 /// A renewal that is due is noticed this late at most: the wall clock may jump.
-const LONGEST_SLEEP: Duration = Duration::from_secs(600);
+const LONGEST_SLEEP: Duration = Duration::from_mins(10);
 
 /// Works until the swarm is stopped.
 pub async fn keep_in_step(swarm: Arc<Swarm>) {
@@ -46,6 +46,9 @@ pub async fn keep_in_step(swarm: Arc<Swarm>) {
 async fn step(swarm: &Swarm, session: &SessionState) -> Result<()> {
     if swarm.is_leaving() {
         return Ok(());
+    }
+    if session.removed {
+        bail!("the cluster says that this node is no member any more: it may have been removed");
     }
     if !session.managers.is_empty() {
         let managers = session.managers.iter();
