@@ -171,3 +171,6 @@ async fn propose_all(store: &dyn ReplicatedStore, changes: Vec<Change>) -> Resul
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

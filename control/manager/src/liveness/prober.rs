@@ -3,10 +3,14 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::time::Duration;
 
 use control_model::NodeId;
 use control_model::probe::{PROBE_LEN, probe_datagram, probe_token};
 use tokio::net::UdpSocket;
+
+/// After an error of the socket, so that one that stays does not keep a processor busy.
+const ERROR_PAUSE: Duration = Duration::from_millis(10);
 
 /// Sends probes and tells answers apart by their tokens.
 #[derive(Debug)]
@@ -34,8 +38,11 @@ impl Prober {
     pub async fn answer(&mut self) -> NodeId {
         let mut buffer = [0; PROBE_LEN + 1];
         loop {
-            // An error is an ICMP message about a probe that was lost: the missing answer counts, not the reason.
-            let Ok((len, _)) = self.socket.recv_from(&mut buffer).await else { continue };
+            let Ok((len, _)) = self.socket.recv_from(&mut buffer).await else {
+                // The missing answer counts, not the reason.
+                tokio::time::sleep(ERROR_PAUSE).await;
+                continue;
+            };
             let Some(token) = probe_token(&buffer[..len]) else { continue };
             if let Some(node) = self.out.iter().find(|(_, out)| **out == token).map(|(node, _)| *node) {
                 self.out.remove(&node);

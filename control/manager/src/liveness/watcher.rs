@@ -68,12 +68,13 @@ impl LivenessWatcher {
         let Some(port) = state.cluster().map(|c| c.data_path_port) else { return };
         for node in state.nodes().iter() {
             let Some(vtep) = node.description.data_path_addr else { continue };
-            liveness.probe_sent(node.id, now);
             if node.id != self.me {
+                liveness.probe_sent(node.id, now);
                 prober.send(node.id, SocketAddrV4::new(vtep, port));
             } else if *self.own_data_path.borrow() {
                 liveness.probe_answered(node.id, now);
             }
+            // Until the own driver has looked, the own data path is as the last leader left it: it outlives daemons.
         }
     }
 

@@ -1,0 +1,85 @@
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use control_model::{Node, NodeId, Object};
+
+use super::*;
+use crate::testing::{node_id, store, wait_for};
+
+/// Renames node 1 to how many machines were made before this one, with the version that it saw when it was made.
+struct Renamer {
+    life: u32,
+    seen: Arc<Node>,
+    due: Option<Timestamp>,
+}
+
+impl LeaderLoop for Renamer {
+    fn handle(&mut self, _: &State, _: &[Event], _: Timestamp) -> Vec<Change> {
+        Vec::new()
+    }
+
+    fn next_deadline(&self) -> Option<Timestamp> {
+        self.due
+    }
+
+    fn tick(&mut self, _: &State, _: Timestamp) -> Vec<Change> {
+        self.due = None;
+        let mut node = (*self.seen).clone();
+        node.spec.name = self.life.to_string();
+        vec![Change::Update { object: Object::Node(Box::new(node)), expected: self.seen.meta.version }]
+    }
+}
+
+/// The first machine is made of a picture that is already old.
+fn factory(lives: &Arc<AtomicU32>) -> Factory {
+    let lives = lives.clone();
+    Factory {
+        name: "renamer",
+        make: Box::new(move |state, now| {
+            let life = lives.fetch_add(1, Ordering::Relaxed);
+            let mut seen = (**state.nodes().get(&node_id(1)).expect("made")).clone();
+            seen.meta.version -= u64::from(life == 0);
+            Box::new(Renamer { life, seen: Arc::new(seen), due: Some(now) })
+        }),
+    }
+}
+
+fn name_of(state: &State, id: NodeId) -> &str {
+    &state.nodes().get(&id).expect("made").spec.name
+}
+
+#[tokio::test]
+async fn a_loop_with_an_old_picture_is_made_anew() {
+    let (store, lives) = (store(1), Arc::default());
+    let leader = Leader {
+        store: store.clone(),
+        leadership: crate::testing::leading(),
+        table: Arc::default(),
+        loops: vec![factory(&lives)],
+    };
+    let leader = tokio::spawn(leader.run());
+    wait_for(&store, "the second machine has written", |state| name_of(state, node_id(1)) == "1").await;
+    assert_eq!(lives.load(Ordering::Relaxed), 2);
+    leader.abort();
+}
+
+#[tokio::test]
+async fn each_term_begins_with_new_loops_and_the_end_of_consensus_ends_all() {
+    let (store, lives) = (store(1), Arc::new(AtomicU32::new(1)));
+    let (sender, leadership) = watch::channel(Leadership::default());
+    let leader =
+        Leader { store: store.clone(), leadership, table: Arc::default(), loops: vec![factory(&lives)] };
+    let leader = tokio::spawn(leader.run());
+    tokio::task::yield_now().await;
+    assert_eq!(name_of(&store.state(), node_id(1)), "", "a follower writes nothing");
+
+    for term in 1..=2_u32 {
+        sender.send_replace(Leadership { leader: Some(1), term: term.into(), is_me: true });
+        let expected = term.to_string();
+        wait_for(&store, "this term's machine has written", |state| name_of(state, node_id(1)) == expected)
+            .await;
+        sender.send_replace(Leadership { leader: Some(2), term: term.into(), is_me: false });
+        tokio::task::yield_now().await;
+    }
+    drop(sender);
+    tokio::time::timeout(crate::testing::LIMIT, leader).await.expect("in time").expect("no panic");
+}
