@@ -10,7 +10,6 @@ pub mod engine;
 mod error;
 mod host;
 pub mod node;
-mod oci_engine;
 mod query;
 mod reply;
 mod routes;

@@ -9,6 +9,9 @@ pub mod spec_out;
 pub mod task;
 mod words;
 
+#[cfg(test)]
+mod tests;
+
 use std::time::Duration;
 
 use control_model::validate::SpecError;

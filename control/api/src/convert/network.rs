@@ -150,10 +150,10 @@ fn ipam(given: api::Ipam) -> Result<Vec<IpamConfig>, ApiError> {
     if configs.len() > 1 {
         return Err(ApiError::unsupported("more than one subnet in a network"));
     }
-    configs.into_iter().map(one_ipam).collect()
+    configs.iter().map(one_ipam).collect()
 }
 
-fn one_ipam(given: api::IpamConfig) -> Result<IpamConfig, ApiError> {
+fn one_ipam(given: &api::IpamConfig) -> Result<IpamConfig, ApiError> {
     let invalid = |what: &str, text: &str| {
         ApiError::from(control_manager::control::ControlError::Spec(
             control_model::validate::SpecError::Ipam(format!("invalid {what} {text}")),

@@ -32,8 +32,11 @@ pub fn service_spec(given: api::ServiceSpec, network: FindNetwork) -> Result<Ser
         mode: mode(given.mode)?,
         has_update: given.update_config.is_some(),
         has_rollback: given.rollback_config.is_some(),
-        update: given.update_config.map_or_else(|| Ok(UpdateConfig::default()), update_config)?,
-        rollback: given.rollback_config.map_or_else(|| Ok(UpdateConfig::default()), update_config)?,
+        update: given.update_config.as_ref().map_or_else(|| Ok(UpdateConfig::default()), update_config)?,
+        rollback: given
+            .rollback_config
+            .as_ref()
+            .map_or_else(|| Ok(UpdateConfig::default()), update_config)?,
         endpoint: given.endpoint_spec.map_or_else(|| Ok(EndpointSpec::default()), endpoint_spec)?,
     })
 }
@@ -53,7 +56,7 @@ fn mode(given: api::ServiceMode) -> Result<ServiceMode, ApiError> {
     }
 }
 
-fn update_config(given: api::UpdateConfig) -> Result<UpdateConfig, ApiError> {
+fn update_config(given: &api::UpdateConfig) -> Result<UpdateConfig, ApiError> {
     refuse_unknown(&given.rest, "Spec.UpdateConfig")?;
     let default = UpdateConfig::default();
     let failure_action = match given.failure_action.as_str() {
@@ -126,7 +129,7 @@ fn task_spec(given: api_task::TaskSpec, network: FindNetwork) -> Result<TaskSpec
     Ok(TaskSpec {
         container: container_spec(container)?,
         resources: resource_requirements(given.resources.unwrap_or_default())?,
-        restart: restart_policy(given.restart_policy.unwrap_or_default())?,
+        restart: restart_policy(&given.restart_policy.unwrap_or_default())?,
         placement: placement(given.placement.unwrap_or_default())?,
         networks: given.networks.into_iter().map(|n| attachment(n, network)).collect::<Result<_, _>>()?,
         force_update: given.force_update,
@@ -237,7 +240,7 @@ fn resource_requirements(given: api_task::ResourceRequirements) -> Result<Resour
     })
 }
 
-fn restart_policy(given: api_task::RestartPolicy) -> Result<RestartPolicy, ApiError> {
+fn restart_policy(given: &api_task::RestartPolicy) -> Result<RestartPolicy, ApiError> {
     refuse_unknown(&given.rest, "Spec.TaskTemplate.RestartPolicy")?;
     let default = RestartPolicy::default();
     let condition = match given.condition.as_str() {

@@ -54,7 +54,6 @@ pub fn rfc3339(time: Option<Timestamp>) -> String {
 }
 
 /// Serde's test for numbers that Docker leaves out when zero.
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
 pub fn is_zero<T: Default + PartialEq>(number: &T) -> bool {
     *number == T::default()
 }

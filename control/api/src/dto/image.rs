@@ -1,6 +1,6 @@
 //! `api/types/image`, and the lines of a progress stream.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Serialize, Serializer};
 
@@ -50,16 +50,16 @@ pub struct Inspect {
 pub struct Config {
     #[serde(skip_serializing_if = "String::is_empty")]
     pub user: String,
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub exposed_ports: BTreeMap<String, Empty>,
+    #[serde(skip_serializing_if = "Set::is_empty")]
+    pub exposed_ports: Set,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub env: Vec<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub entrypoint: Vec<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub cmd: Vec<String>,
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub volumes: BTreeMap<String, Empty>,
+    #[serde(skip_serializing_if = "Set::is_empty")]
+    pub volumes: Set,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub working_dir: String,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -68,9 +68,21 @@ pub struct Config {
     pub stop_signal: String,
 }
 
-/// `{}`: Go's sets are maps to nothing.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct Empty {}
+/// Names; Go's sets are maps to nothing, printed `{"name":{}}`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Set(pub BTreeSet<String>);
+
+impl Set {
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl Serialize for Set {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|name| (name, BTreeMap::<(), ()>::new())))
+    }
+}
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "PascalCase")]

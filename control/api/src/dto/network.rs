@@ -10,6 +10,7 @@ use super::common::{Meta, Rest, Time, is_false};
 /// A network, in a list and inspected.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "PascalCase")]
+#[expect(clippy::struct_excessive_bools, reason = "the shape is Docker's")]
 pub struct Network {
     pub name: String,
     pub id: String,
@@ -118,6 +119,7 @@ pub struct ServiceTask {
 /// `POST /networks/create`.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(default, rename_all = "PascalCase")]
+#[expect(clippy::struct_excessive_bools, reason = "the shape is Docker's")]
 pub struct CreateRequest {
     pub name: String,
     pub driver: String,

@@ -9,6 +9,7 @@ use control_model::spec::Labels;
 /// A service.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "PascalCase")]
+#[expect(clippy::struct_field_names, reason = "the names are Docker's")]
 pub struct Service {
     #[serde(rename = "ID")]
     pub id: String,
@@ -150,6 +151,7 @@ pub struct UpdateStatus {
 /// What `docker service ls` counts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "PascalCase")]
+#[expect(clippy::struct_field_names, reason = "the names are Docker's")]
 pub struct ServiceStatus {
     pub running_tasks: u64,
     pub desired_tasks: u64,

@@ -8,6 +8,7 @@ use super::swarm;
 
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "PascalCase")]
+#[expect(clippy::struct_field_names, reason = "the names are Docker's")]
 pub struct Version {
     pub platform: PlatformName,
     pub components: Vec<Component>,

@@ -177,7 +177,7 @@ impl Pull {
         let first = lines.recv().await;
         let (sender, reply) = stream();
         if first.is_none() {
-            self.finish(&sender, ended((&mut work).await)?);
+            self.finish(&sender, &ended((&mut work).await)?);
             return Ok(reply);
         }
         tokio::spawn(async move {
@@ -188,14 +188,14 @@ impl Pull {
                 next = lines.recv().await;
             }
             match ended(work.await) {
-                Ok(pulled) => self.finish(&sender, pulled),
+                Ok(pulled) => self.finish(&sender, &pulled),
                 Err(error) => send(&sender, api_image::Message::error(error.to_string())),
             }
         });
         Ok(reply)
     }
 
-    fn finish(&self, lines: &Lines, pulled: Pulled) {
+    fn finish(&self, lines: &Lines, pulled: &Pulled) {
         let done = if pulled.is_new { "Downloaded newer image for" } else { "Image is up to date for" };
         let name = &self.reference;
         send(lines, api_image::Message::status(format!("Digest: {}", pulled.digest)));
@@ -252,7 +252,7 @@ fn inspected(image: Image) -> api_image::Inspect {
 }
 
 fn config(config: ImageConfig) -> api_image::Config {
-    let set = |names: Vec<String>| names.into_iter().map(|name| (name, api_image::Empty {})).collect();
+    let set = |names: Vec<String>| api_image::Set(names.into_iter().collect());
     api_image::Config {
         user: config.user,
         exposed_ports: set(config.exposed_ports),
@@ -269,9 +269,11 @@ fn config(config: ImageConfig) -> api_image::Config {
 /// `POST /images/{name}/{what}`.
 pub async fn post(State(api): State<Api>, Path(path): Path<String>, query: Query) -> Reply {
     let Some(name) = path.strip_suffix("/tag") else {
-        return Err(match path.ends_with("/push") || !path.contains('/') {
-            true => ApiError::unsupported(format!("POST /images/{path}")),
-            false => ApiError::not_found("page not found"),
+        let known = path.ends_with("/push") || !path.contains('/');
+        return Err(if known {
+            ApiError::unsupported(format!("POST /images/{path}"))
+        } else {
+            ApiError::not_found("page not found")
         });
     };
     let tag = query.get("tag");

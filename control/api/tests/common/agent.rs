@@ -40,10 +40,10 @@ fn answer(task: &Task) -> Option<Change> {
     }
     let missing = task.spec.container.image.starts_with(MISSING_IMAGE);
     let next = match task.desired_state {
-        desired if desired >= TaskState::Shutdown => match task.drained || now < TaskState::Running {
-            true => TaskState::Shutdown,
-            false => return None,
-        },
+        desired if desired >= TaskState::Shutdown => {
+            let may_stop = task.drained || now < TaskState::Running;
+            if may_stop { TaskState::Shutdown } else { return None }
+        }
         _ if missing => TaskState::Rejected,
         TaskState::Ready => TaskState::Ready,
         _ => TaskState::Running,

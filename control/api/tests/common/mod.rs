@@ -23,7 +23,7 @@ use self::engine::FakeEngine;
 use self::node::FakeNode;
 
 /// Longest time that anything may take here.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(1);
 
 /// A running daemon. Dropping it stops everything and takes its files away.
 pub struct Daemon {
