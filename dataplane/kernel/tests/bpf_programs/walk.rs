@@ -123,6 +123,15 @@ fn walk_by_xdp() {
     assert!(xdp.forwarded > 1000, "the bulk did not go by XDP: {xdp:?}");
 }
 
+#[test]
+fn walk_by_xdp_redirect() {
+    let lab = lab(tc_mode());
+    lab.start_xdp_redirect();
+    walk(&lab);
+    let xdp = lab.counted(0, ProgramId::MeshXdp);
+    assert!(xdp.forwarded > 1000, "the bulk did not go by XDP: {xdp:?}");
+}
+
 /// Nobody holds the programs and maps but their pins; opening them again swaps the programs and keeps the rows.
 #[test]
 fn connections_outlive_the_loader() {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use dataplane_kernel::bpf::{Bpf, PinDir, Tables, attach_pass, cgroup2_root, has_tcx, read_drops};
 use dataplane_model::kernel_state::HookMode;
-use ebpf_abi::table::ATTACHMENT_INGRESS;
+use ebpf_abi::table::{ATTACHMENT_INGRESS, CONFIG_XDP_REDIRECT};
 use ebpf_abi::{
     Attachment, Endpoint, EndpointKey, Frontend, FrontendKey, Ip4, MacAddr, NodeConfig, Peer, Port,
     ProgramId, RingKey, SandboxNetworks, TargetPort, TargetPortKey, VipKey, protocol,
@@ -148,6 +148,21 @@ impl Lab {
             self.nodes[node].sysctl("ipv4/conf/up0/forwarding", "1");
             let uplink = self.nodes[node].ifindex("up0");
             self.with_bpf(node, |bpf| {
+                bpf.hooks.attach(ProgramId::MeshXdp, uplink, HookMode::XdpNative).unwrap();
+            });
+        }
+    }
+
+    /// The same by `XDP_REDIRECT`: the far end needs no program, but GRO.
+    pub fn start_xdp_redirect(&self) {
+        for node in 0..2 {
+            self.switch.sh(&format!("ethtool -K sw-{node} tx off gro on"));
+            self.nodes[node].sysctl("ipv4/conf/up0/forwarding", "1");
+            let uplink = self.nodes[node].ifindex("up0");
+            self.with_bpf(node, |bpf| {
+                let mut config = bpf.tables.config.get().unwrap();
+                config.flags |= CONFIG_XDP_REDIRECT;
+                bpf.tables.config.set(&config).unwrap();
                 bpf.hooks.attach(ProgramId::MeshXdp, uplink, HookMode::XdpNative).unwrap();
             });
         }
