@@ -180,6 +180,9 @@ impl<K: Kernel> Worker<K> {
             }
         }
         self.converger.delete(&mut pass, now).await;
+        if pass.failed.is_empty() {
+            self.converger.kernel().settle()?;
+        }
         Ok(pass)
     }
 

@@ -41,6 +41,10 @@ impl Kernel for Interrupted {
         self.kernel.tick()
     }
 
+    fn settle(&mut self) -> Result<(), KernelError> {
+        self.kernel.settle()
+    }
+
     fn release(&mut self) -> Result<(), KernelError> {
         self.kernel.release()
     }

@@ -142,6 +142,24 @@ fn a_restart_changes_nothing_and_traffic_goes_on() {
 }
 
 #[test]
+fn pins_of_another_version_go_when_this_one_has_taken_over() {
+    let mut lab = Lab::new(|_| {});
+    let pins = lab.a.options.bpffs_dir.clone();
+    let (old, foreign) = (pins.join("v0/links"), pins.join("vault"));
+    lab.a.converge(view::of_node(1, NODE_A));
+    lab.a.kill();
+    std::fs::create_dir_all(&old).unwrap();
+    std::fs::create_dir_all(&foreign).unwrap();
+
+    lab.a.start();
+    assert!(old.exists());
+    lab.a.converge(view::of_node(2, NODE_A));
+
+    assert!(!pins.join("v0").exists());
+    assert!(foreign.exists());
+}
+
+#[test]
 fn a_task_that_leaves_leaves_nothing() {
     let lab = lab_with_servers();
 

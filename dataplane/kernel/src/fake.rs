@@ -116,6 +116,10 @@ impl Kernel for FakeKernel {
         Ok(())
     }
 
+    fn settle(&mut self) -> Result<(), KernelError> {
+        Ok(())
+    }
+
     fn release(&mut self) -> Result<(), KernelError> {
         Ok(())
     }

@@ -32,6 +32,9 @@ pub trait Kernel {
     /// Called about once a second: moves the programs' clock on and removes flows that have ended.
     fn tick(&mut self) -> Result<(), KernelError>;
 
+    /// Called when a view is applied completely: lets go of what an older meshd left, whose part is taken over by now.
+    fn settle(&mut self) -> Result<(), KernelError>;
+
     /// Lets go of what no row stands for (pinned maps with their flows). For a node that leaves.
     fn release(&mut self) -> Result<(), KernelError>;
 }

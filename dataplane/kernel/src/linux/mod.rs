@@ -9,11 +9,12 @@ mod write;
 use std::fs;
 use std::io;
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use dataplane_model::kernel_state::LinkName;
 use dataplane_model::{KernelState, Op};
+use ebpf_abi::ABI_VERSION;
 
 use crate::bpf::{self, Bpf};
 use crate::net::{Machine, Net, NetOptions};
@@ -44,6 +45,8 @@ pub struct LinuxKernel {
     xdp_redirects: bool,
     last_tick: Instant,
     last_sweep: Instant,
+    /// Nothing of an older version is left.
+    is_settled: bool,
 }
 
 impl LinuxKernel {
@@ -53,7 +56,15 @@ impl LinuxKernel {
         let net = NetOptions { netns_dir: options.netns_dir.clone(), uplinks: options.uplinks.clone() };
         let net = Net::new(net).map_err(|error| KernelError::of(&error))?;
         let now = Instant::now();
-        Ok(Self { options, net, bpf: None, xdp_redirects: false, last_tick: now, last_sweep: now })
+        Ok(Self {
+            options,
+            net,
+            bpf: None,
+            xdp_redirects: false,
+            last_tick: now,
+            last_sweep: now,
+            is_settled: false,
+        })
     }
 
     fn bpf(&mut self) -> Result<&mut Bpf, KernelError> {
@@ -113,6 +124,15 @@ impl Kernel for LinuxKernel {
         Ok(())
     }
 
+    /// Pins of other versions of the maps: until now their programs carried the traffic.
+    fn settle(&mut self) -> Result<(), KernelError> {
+        if !self.is_settled {
+            remove_other_versions(&self.options.bpffs_dir).map_err(|error| KernelError::of(&error))?;
+            self.is_settled = true;
+        }
+        Ok(())
+    }
+
     fn release(&mut self) -> Result<(), KernelError> {
         self.bpf = None;
         for dir in [&self.options.bpffs_dir, &self.options.netns_dir] {
@@ -125,4 +145,21 @@ impl Kernel for LinuxKernel {
         }
         Ok(())
     }
+}
+
+fn remove_other_versions(bpffs_dir: &Path) -> io::Result<()> {
+    let own = format!("v{ABI_VERSION}");
+    for entry in fs::read_dir(bpffs_dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let is_version = name.to_str().is_some_and(|name| name.strip_prefix('v').is_some_and(is_number));
+        if is_version && name != *own {
+            fs::remove_dir_all(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }

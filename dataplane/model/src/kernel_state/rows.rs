@@ -1,6 +1,6 @@
 //! The rows of [`KernelState`](super::KernelState)'s tables, each with its text.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
@@ -106,7 +106,7 @@ pub struct PacketFilter {
     /// Addresses behind the bridge that may answer but not begin: tasks of internal networks with host ports.
     pub no_egress: BTreeSet<Ipv4Addr>,
     /// Ports of `mode=host`: (protocol, published) → (address behind the bridge, target port).
-    pub host_ports: std::collections::BTreeMap<(ProtocolNumber, u16), (Ipv4Addr, u16)>,
+    pub host_ports: BTreeMap<(ProtocolNumber, u16), (Ipv4Addr, u16)>,
 }
 
 /// What the BPF programs know of this node.
