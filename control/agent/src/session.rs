@@ -5,7 +5,7 @@ mod managers;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use control_model::object::NodeDescription;
 use control_model::spec::Role;
@@ -27,6 +27,9 @@ use managers::Managers;
 const HEARTBEAT_PERIOD: Duration = Duration::from_secs(1);
 /// A manager that takes longer for an answer than this is as good as gone: a leader's election is below it.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A session that lasted this long was one; shorter ones make the next attempts slower, as refusals do.
+const GOOD_SESSION: Duration = Duration::from_secs(2);
 
 /// A manager of the cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -126,8 +129,12 @@ impl SessionClient {
         loop {
             let local = *self.local_manager.borrow_and_update();
             if let Some(addr) = managers.next(local) {
-                let session = Box::pin(self.session(addr, &mut managers, &mut backoff));
+                let began = Instant::now();
+                let session = Box::pin(self.session(addr, &mut managers));
                 let ended = stop.run_until_cancelled(session).await;
+                if began.elapsed() >= GOOD_SESSION {
+                    backoff.reset();
+                }
                 let Some(Err(error)) = ended else { return };
                 tracing::info!(manager = %addr, %error, "no session");
                 self.channels.drop_channel(addr);
@@ -162,10 +169,8 @@ impl SessionClient {
         &mut self,
         addr: SocketAddr,
         managers: &mut Managers,
-        backoff: &mut Backoff,
     ) -> Result<std::convert::Infallible, SessionError> {
         let Opened { client, id, mut messages, mut assignments } = self.open(addr, managers).await?;
-        backoff.reset();
         managers.succeeded(addr);
         self.outbox.lock().resend_all();
         let heartbeats = heartbeats(client.clone(), id.clone(), self.reports.clone());

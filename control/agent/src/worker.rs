@@ -77,6 +77,10 @@ impl Worker {
                 }
                 Some(result) = running.calls.join_next() => {
                     running.input(result.expect("the executor does not panic"));
+                    // Many tasks end or start at once: one view for all of them.
+                    while let Some(result) = running.calls.try_join_next() {
+                        running.input(result.expect("the executor does not panic"));
+                    }
                 }
                 Ok(()) = reports.changed() => {
                     let sandboxes = sandboxes(&reports.borrow_and_update());

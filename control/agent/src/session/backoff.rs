@@ -18,7 +18,7 @@ pub(super) struct Backoff {
 }
 
 impl Backoff {
-    /// A session was opened.
+    /// A session has lasted.
     pub fn reset(&mut self) {
         self.attempts = 0;
     }

@@ -244,13 +244,18 @@ impl Oci {
     /// Kills what runs and removes the runtime's state and the cgroups. A container that the runtime doesn't know is
     /// success.
     async fn delete_runtime_state(&self, paths: &TaskPaths) {
-        let conmon = conmon_of(paths);
-        if let Err(error) = self.run(&["delete", "--force", &paths.container_id]).await {
-            tracing::debug!(container = paths.container_id, %error, "not deleted");
+        // Twice: a creation that a killed daemon began may be under way at the first time, and end after it.
+        for _ in 0..2 {
+            let conmon = conmon_of(paths);
+            if let Err(error) = self.run(&["delete", "--force", &paths.container_id]).await {
+                tracing::debug!(container = paths.container_id, %error, "not deleted");
+            }
+            let Some(conmon) = conmon else { return };
+            if tokio::time::timeout(CONMON_END_TIMEOUT, conmon.ended()).await.is_ok() {
+                return;
+            }
         }
-        if let Some(conmon) = conmon {
-            let _ = tokio::time::timeout(CONMON_END_TIMEOUT, conmon.ended()).await;
-        }
+        tracing::warn!(container = paths.container_id, "its conmon does not end");
     }
 }
 

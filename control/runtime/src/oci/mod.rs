@@ -63,6 +63,9 @@ pub enum OpenError {
     Images(#[from] ImageError),
     #[error("{0} is not installed (Debian packages: runc, crun, conmon, skopeo, umoci)")]
     Missing(String),
+    /// crun gives up where both cgroup v1 controllers and a v2 tree are mounted.
+    #[error("crun needs the unified cgroup hierarchy, and this host has v1 controllers: use runc")]
+    HybridCgroups,
 }
 
 /// The executor. Cheap to clone.
@@ -99,6 +102,10 @@ impl Oci {
                 return Err(OpenError::Missing(program.display().to_string()));
             }
         }
+        let cgroups = CgroupLayout::of_host();
+        if cgroups == CgroupLayout::Hybrid && options.runtime.file_name().is_some_and(|name| name == "crun") {
+            return Err(OpenError::HybridCgroups);
+        }
         let layout = Layout { state_dir: made(&options.state_dir)?, run_dir: made(&options.run_dir)? };
         made(&layout.tasks())?;
         made(&layout.runtime_root())?;
@@ -109,7 +116,7 @@ impl Oci {
             runtime: options.runtime,
             cgroup_parent: options.cgroup_parent.trim_end_matches('/').to_owned(),
             node_hostname: options.node_hostname,
-            cgroups: CgroupLayout::of_host(),
+            cgroups,
             containers: Mutex::new(containers),
         })))
     }
