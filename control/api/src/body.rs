@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use crate::dto::common::strip_nulls;
 use crate::error::ApiError;
+use crate::syntax::first_error;
 
 /// Largest JSON body: more than consensus takes in one entry, so that its own limit speaks first.
 pub const MAX_JSON_BYTES: usize = 4 << 20;
@@ -79,7 +80,7 @@ pub fn decode<T: DeserializeOwned + Default>(bytes: &[u8]) -> Result<T, ApiError
     let mut value = match values.next() {
         None => return Err(invalid(&"got EOF while reading request body")),
         Some(Err(error)) if error.is_eof() => return Err(invalid(&"unexpected EOF")),
-        Some(Err(error)) => return Err(invalid(&error)),
+        Some(Err(error)) => return Err(invalid(&first_error(bytes).unwrap_or_else(|| error.to_string()))),
         Some(Ok(value)) => value,
     };
     if !bytes[values.byte_offset()..].trim_ascii().is_empty() {
@@ -114,7 +115,10 @@ mod tests {
         assert_eq!(refusal(b"  "), "invalid JSON: got EOF while reading request body");
         assert_eq!(refusal(br#"{"Name":"#), "invalid JSON: unexpected EOF");
         assert_eq!(refusal(br"{} {}"), "unexpected content after JSON");
-        assert!(refusal(b"{nope}").starts_with("invalid JSON: "));
+        assert_eq!(
+            refusal(b"{nope}"),
+            "invalid JSON: invalid character 'n' looking for beginning of object key string"
+        );
         assert!(refusal(br#"{"Name":5}"#).starts_with("invalid JSON: invalid type: integer"));
     }
 }

@@ -14,6 +14,7 @@ mod query;
 mod reply;
 mod routes;
 mod server;
+mod syntax;
 mod tls;
 mod version;
 

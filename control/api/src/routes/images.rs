@@ -151,7 +151,7 @@ fn familiar(reference: &str) -> &str {
 }
 
 /// Whom the client says it is at the registry (`X-Registry-Auth`): JSON in base 64.
-fn credentials(headers: &HeaderMap) -> Option<Credentials> {
+pub fn credentials(headers: &HeaderMap) -> Option<Credentials> {
     let bytes = base64::decode(headers.get("X-Registry-Auth")?.to_str().ok()?)?;
     let given: BTreeMap<String, serde_json::Value> = serde_json::from_slice(&bytes).ok()?;
     let field = |key: &str| given.get(key).and_then(|value| value.as_str()).unwrap_or_default().to_owned();
@@ -327,6 +327,20 @@ mod tests {
         assert!(!names("who", "whoami:v1"));
         assert!(!names("*", "team/whoami:v1"));
         assert!(names("team/*", "team/whoami:v1"));
+    }
+
+    #[test]
+    fn credentials_are_read_where_there_are_any() {
+        let of = |text: &str| {
+            let value = text.parse().expect("a header");
+            credentials(&HeaderMap::from_iter([("x-registry-auth".parse().expect("a name"), value)]))
+        };
+        let given = of(&base64::encode(br#"{"username":"u","password":"p","serveraddress":"x"}"#));
+        assert!(given.is_some_and(|c| c.username == "u" && c.password == "p"));
+        for none in ["e30=", "", "no base 64", "eyJ1c2VybmFtZSI6NX0="] {
+            assert!(of(none).is_none(), "{none}");
+        }
+        assert!(credentials(&HeaderMap::new()).is_none());
     }
 
     #[test]

@@ -6,8 +6,9 @@ use control_manager::control::{
 };
 use control_model::spec::ServiceSpec;
 use control_store::State as Cluster;
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 
+use super::images::credentials;
 use crate::body::Json;
 use crate::context::Api;
 use crate::convert::service::service;
@@ -50,7 +51,18 @@ pub async fn inspect(State(api): State<Api>, Path(id): Path<String>, query: Quer
     ok(&service(&control.state(), &found, defaults, None))
 }
 
-pub async fn create(State(api): State<Api>, Json(given): Json<api_service::ServiceSpec>) -> Reply {
+/// Said where the client sends credentials along: they are not kept.
+fn warnings(headers: &HeaderMap) -> Option<Vec<String>> {
+    const NOT_KEPT: &str =
+        "registry credentials are not sent to the nodes: each pulls the image without them";
+    credentials(headers).map(|_| vec![NOT_KEPT.to_owned()])
+}
+
+pub async fn create(
+    State(api): State<Api>,
+    headers: HeaderMap,
+    Json(given): Json<api_service::ServiceSpec>,
+) -> Reply {
     let control = api.control()?;
     let state = control.read().await?;
     let mut spec = spec_of(&state, given)?;
@@ -58,13 +70,14 @@ pub async fn create(State(api): State<Api>, Json(given): Json<api_service::Servi
         spec.name = random_service_name(|name| state.service_by_name(name).is_some());
     }
     let id = control.create_service(spec).await?;
-    json(StatusCode::CREATED, &api_service::CreateReply { id: id.to_string(), warnings: None })
+    json(StatusCode::CREATED, &api_service::CreateReply { id: id.to_string(), warnings: warnings(&headers) })
 }
 
 pub async fn update(
     State(api): State<Api>,
     Path(id): Path<String>,
     query: Query,
+    headers: HeaderMap,
     Json(given): Json<api_service::ServiceSpec>,
 ) -> Reply {
     let version = query.version("service")?;
@@ -81,7 +94,7 @@ pub async fn update(
         "previous" => control.rollback_service(&id, version).await?,
         other => return Err(ApiError::invalid(format!("unrecognized rollback option {other}"))),
     }
-    ok(&api_service::UpdateReply::default())
+    ok(&api_service::UpdateReply { warnings: warnings(&headers) })
 }
 
 async fn change(
