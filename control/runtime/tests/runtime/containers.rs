@@ -226,3 +226,57 @@ async fn what_cannot_run_is_refused_in_dockers_words() {
     }
     node.assert_clean();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_may_do_what_docker_allows() {
+    let node = node().await;
+    let plain = task("toolbox:1", &["cat", "/proc/self/status"]);
+    let (_, lines) = node.output(&plain).await;
+    // The mask of Docker's 14 capabilities; a filter is on; no_new_privs is off.
+    for line in ["CapEff:\t00000000a80425fb", "CapBnd:\t00000000a80425fb", "Seccomp:\t2", "NoNewPrivs:\t0"] {
+        assert!(lines.iter().any(|one| one == line), "{line} in {lines:#?}");
+    }
+    let mut bare = task("toolbox:1", &["cat", "/proc/self/status", "+", "cat", "/proc/kcore"]);
+    bare.spec.container.cap_drop = vec!["ALL".into()];
+    bare.spec.container.user = "33:33".into();
+    let (_, lines) = node.output(&bare).await;
+    for line in ["CapEff:\t0000000000000000", "Uid:\t33\t33\t33\t33"] {
+        assert!(lines.iter().any(|one| one == line), "{line} in {lines:#?}");
+    }
+    for task in [plain, bare] {
+        node.oci.remove(task.id).await.expect("removed");
+    }
+    node.assert_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_killed_in_the_middle_of_a_start_finds_its_way() {
+    let mut node = node().await;
+    let (runs, half) = (task("toolbox:1", &["stay"]), task("toolbox:1", &["exit", "0"]));
+    node.run(&runs).await;
+    node.oci.prepare(&half).await.expect("prepared");
+    // As if the daemon had died before it could write what came of the start.
+    for task in [&runs, &half] {
+        let path = node.dir.path().join("state/tasks").join(task.id.to_string()).join("task.json");
+        let text = std::fs::read_to_string(&path).expect("written");
+        let mut record: serde_json::Value = serde_json::from_str(&text).expect("a record");
+        record["stage"] = "Starting".into();
+        std::fs::write(&path, record.to_string()).expect("written");
+    }
+    // And one whose preparation had not come to a record.
+    let cut = task("toolbox:1", &["exit", "0"]);
+    let cut_dir = node.dir.path().join("state/tasks").join(cut.id.to_string());
+    std::fs::create_dir_all(cut_dir.join("upper")).expect("made");
+    node.reopen(RUNC);
+    assert!(!cut_dir.exists());
+    let found = node.oci.list_ours().await.expect("listed");
+    let pid = |id| found.iter().find(|one| one.task == id).expect("found").status.pid;
+    assert!(pid(runs.id) > 0, "it runs: the runtime says so");
+    assert_eq!(pid(half.id), 0);
+    assert_eq!(node.output(&half).await.0, 0, "it is prepared anew and runs");
+    node.oci.terminate(runs.id).await.expect("killed");
+    for task in [runs, half] {
+        node.oci.remove(task.id).await.expect("removed");
+    }
+    node.assert_clean();
+}
