@@ -1,9 +1,14 @@
 //! Service DNS at 127.0.0.11 in each sandbox.
 //!
-//! The pure core is [`zones`] (what names there are), `question`, `response` and [`answer`]: bytes in, bytes out. Around
-//! it stands a process of its own, [`server`], that `meshd dns` runs and that outlives meshd: it holds sockets *inside*
-//! the sandboxes' network namespaces, so that nothing is translated on the way, and answers from the last zones that it
-//! got. [`client`] is meshd's end: it starts the process, keeps it alive and feeds it.
+//! The pure core is [`zones`] (what names there are), [`question`], [`response`] and [`answer`]: bytes in, bytes out.
+//! Around it stands a process of its own, [`server`], that `meshd dns` runs and that outlives meshd: it holds sockets
+//! *inside* the sandboxes' network namespaces, so that nothing is translated on the way, and answers from the last zones
+//! that it got. [`client`] is meshd's end: it starts the process, keeps it alive and feeds it.
+//!
+//! Names are per network, in any spelling: a service and its aliases (virtual address, or its ready tasks), `tasks.` and
+//! any of them (ready tasks, in turns), a task's name, host name and aliases, `<name>.<network>`, and the reverse of all.
+//! Names that no network of the sandbox has go to the sandbox's resolvers or the node's, all at once; in a sandbox without
+//! a way out they don't exist.
 #![forbid(unsafe_code)]
 
 pub mod answer;
