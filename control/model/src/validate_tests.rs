@@ -6,7 +6,7 @@ use crate::spec::{ContainerSpec, PortConfig, Protocol};
 fn service() -> ServiceSpec {
     ServiceSpec {
         name: "web".into(),
-        labels: Default::default(),
+        labels: crate::spec::Labels::default(),
         task: TaskSpec {
             container: ContainerSpec { image: "nginx".into(), ..Default::default() },
             ..Default::default()
@@ -146,6 +146,6 @@ fn the_cluster_keeps_its_name() {
     assert_eq!(validate_cluster(&ClusterSpec::default()), Ok(()));
     let renamed = ClusterSpec { name: "x".into(), ..Default::default() };
     assert_eq!(validate_cluster(&renamed), Err(SpecError::ClusterName));
-    let brief = ClusterSpec { node_cert_expiry: Duration::from_secs(60), ..Default::default() };
+    let brief = ClusterSpec { node_cert_expiry: Duration::from_mins(1), ..Default::default() };
     assert_eq!(validate_cluster(&brief), Err(SpecError::CertificateExpiry));
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use control_allocator::check_subnet;
 use control_model::spec::{NetworkSpec, PublishMode};
 use control_model::validate::validate_network;
-use control_model::{Change, Network, NetworkId, Object, TaskState};
+use control_model::{Change, Meta, Network, NetworkId, Object, TaskState};
 use control_store::State;
 use futures::StreamExt;
 use ipnetwork::IpNetwork;
@@ -53,13 +53,8 @@ impl Control {
             for wanted in &spec.ipam {
                 check_subnet(state, wanted.subnet).map_err(ControlError::Subnet)?;
             }
-            let network = Network {
-                id,
-                meta: Default::default(),
-                spec: spec.clone(),
-                state: None,
-                pending_delete: false,
-            };
+            let network =
+                Network { id, meta: Meta::default(), spec: spec.clone(), state: None, pending_delete: false };
             Ok((vec![Change::Create(Object::Network(Box::new(network)))], id))
         })
         .await

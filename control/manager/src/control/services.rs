@@ -6,7 +6,7 @@ use control_allocator::check_ports;
 use control_model::object::{UpdateState, UpdateStatus};
 use control_model::spec::{PublishMode, ServiceMode, ServiceSpec};
 use control_model::validate::validate_service;
-use control_model::{Change, Object, Service, ServiceId, TaskState};
+use control_model::{Change, Meta, Object, Service, ServiceId, TaskState};
 use control_store::State;
 
 use super::Control;
@@ -89,7 +89,7 @@ impl Control {
             check_against_others(state, &spec, None)?;
             let service = Service {
                 id,
-                meta: Default::default(),
+                meta: Meta::default(),
                 spec: spec.clone(),
                 previous_spec: None,
                 previous_spec_version: 0,
