@@ -191,7 +191,10 @@ fn toolbox() -> &'static Path {
         command.args(["--edition", "2024", "-C", "target-feature=+crt-static", "-C", "strip=symbols", "-o"]);
         let built = command.arg(&binary).arg(source).status().expect("rustc runs");
         assert!(built.success(), "the toolbox compiles");
-        binary
+        // One name for all runs, so that they don't pile up.
+        let kept = binary.with_file_name("toolbox");
+        std::fs::rename(binary, &kept).expect("renamed");
+        kept
     })
 }
 
