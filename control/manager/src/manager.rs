@@ -21,8 +21,9 @@ use crate::liveness::table::LivenessTable;
 use crate::liveness::watcher::LivenessWatcher;
 use crate::{loops, roles};
 
-/// A manager that has known no leader for so long sends its agents away: another one may know better.
-const LEADERLESS: Duration = Duration::from_secs(5);
+/// A manager that has known no leader for so long sends its agents away: another one may know better. So does the
+/// agent of a manager that was demoted, which nobody else can tell. Longer than an election.
+const LEADERLESS: Duration = Duration::from_secs(2);
 
 /// What a manager is made of.
 pub struct Options {

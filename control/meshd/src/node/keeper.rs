@@ -7,15 +7,19 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use control_agent::SessionState;
 use control_ca::Certificate;
+use control_consensus::JoinError;
 use control_manager::clock;
 use control_model::spec::Role;
 
 use super::certificate;
+use super::manager::ManagerError;
 use super::swarm::Swarm;
 use crate::disk::KnownManager;
 
 /// After something failed that will be tried again.
 const RETRY: Duration = Duration::from_secs(1);
+/// Between two looks at what nobody tells, such as the seat in Raft.
+const LOOK: Duration = Duration::from_secs(2);
 /// A renewal that is due is noticed this late at most: the wall clock may jump.
 const LONGEST_SLEEP: Duration = Duration::from_mins(10);
 
@@ -26,7 +30,7 @@ pub async fn keep_in_step(swarm: Arc<Swarm>) {
         let state = session.borrow_and_update().clone();
         let Some(result) = swarm.stop.run_until_cancelled(step(&swarm, &state)).await else { return };
         let trouble = result.err().map(|error| format!("{error:#}")).unwrap_or_default();
-        let pause = if trouble.is_empty() { until_renewal(&swarm) } else { RETRY };
+        let pause = if trouble.is_empty() { until_renewal(&swarm).min(LOOK) } else { RETRY };
         swarm.trouble.send_if_modified(|known| {
             let changed = *known != trouble;
             if changed && !trouble.is_empty() {
@@ -48,6 +52,9 @@ async fn step(swarm: &Swarm, session: &SessionState) -> Result<()> {
         return Ok(());
     }
     if session.removed {
+        if swarm.manager().is_some() {
+            swarm.resign().await?;
+        }
         bail!("the cluster says that this node is no member any more: it may have been removed");
     }
     if !session.managers.is_empty() {
@@ -65,8 +72,14 @@ async fn step(swarm: &Swarm, session: &SessionState) -> Result<()> {
         (Role::Worker, Some(_)) => swarm.resign().await?,
         _ => {}
     }
-    if let Some(manager) = swarm.manager().filter(|manager| !manager.is_voter()) {
-        manager.join(&swarm.other_managers()).await?;
+    if let Some(manager) = swarm.manager().filter(|manager| !manager.is_voter())
+        && let Err(error) = manager.join(&swarm.other_managers()).await
+    {
+        if matches!(error, ManagerError::Join(JoinError::Refused(_))) {
+            // Perhaps this node is not wanted as a manager any more: then the next certificate says so.
+            renew(swarm).await.context("certificate not renewed")?;
+        }
+        bail!(error);
     }
     Ok(())
 }
