@@ -93,6 +93,25 @@ fn the_nodes_own_processes_reach_published_ports() {
 }
 
 #[test]
+fn tasks_reach_published_ports_of_every_node() {
+    let lab = lab_with_servers();
+    // Task 5 is in the ingress network itself; the lone one has its way out and nothing else.
+    let mut with_lone = view::of_node(2, NODE_A);
+    view::add_lone_task(&mut with_lone, 9);
+    lab.a.converge(with_lone);
+
+    for (task, of_own_node) in [(5, "10.0.0.5"), (9, "198.18.0.11")] {
+        let sandbox = lab.a.sandbox(task);
+        for _ in 0..10 {
+            let own = ask_tcp(&sandbox, (NODE_A, 8080), LARGE).unwrap();
+            let other = ask_tcp(&sandbox, (NODE_B, 8080), 10).unwrap();
+            assert!(own.contains(of_own_node), "task {task}: {own}");
+            assert!(other.contains("198.18.0.11"), "task {task}: {other}");
+        }
+    }
+}
+
+#[test]
 fn tasks_reach_the_outside_masqueraded() {
     let lab = lab_with_servers();
     serve_tcp(&lab.client, 9000, "outside");

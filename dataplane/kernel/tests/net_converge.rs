@@ -22,9 +22,9 @@ fn a_node_is_made_kept_and_removed() {
     let again = node.run(converge(&mut node.net(), &wanted));
     let removed = node.run(converge(&mut node.net(), &KernelState::default()));
 
-    assert_eq!(made.len(), 7, "{made:#?}");
+    assert_eq!(made.len(), 8, "{made:#?}");
     assert_eq!(again, Vec::<String>::new(), "a restarted meshd has nothing to do");
-    assert_eq!(removed.len(), 7, "{removed:#?}");
+    assert_eq!(removed.len(), 8, "{removed:#?}");
     assert_eq!(ok("ip -o link").lines().count(), before.lines().count());
     assert!(!node.netns_dir().join("t1").exists());
     assert!(!shell("nft list table inet meshd").status.success());

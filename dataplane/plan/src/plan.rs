@@ -96,7 +96,8 @@ fn plan_node(
     state.devices.insert(LinkName::vxlan(), vxlan);
     let bridge = Device::Bridge { address: sandboxes::bridge_address(facts), mtu_bytes: uplink.mtu_bytes };
     state.devices.insert(LinkName::gateway_bridge(), bridge);
-    state.forwarding.insert(LinkName::gateway_bridge(), Present);
+    // From the tunnel device come answers to what tasks sent to published ports of this node.
+    state.forwarding.extend([LinkName::gateway_bridge(), LinkName::vxlan()].map(|link| (link, Present)));
     state.forwarding.extend(facts.uplinks.keys().map(|uplink| (uplink.clone(), Present)));
     let ingress = ingress_network(view);
     if let Some(network) = ingress {

@@ -35,7 +35,8 @@ pub(crate) fn plan(view: &NodeView, facts: &NodeFacts, underlay_mtu_bytes: u32, 
         bridge: LinkName::gateway_bridge(),
         subnet: facts.gateway_subnet,
         tunnel_port: view.vxlan_port,
-        guarded: if facts.host_forwards { BTreeSet::new() } else { facts.uplinks.keys().cloned().collect() },
+        vtep: view.vtep,
+        guarded: guarded(facts),
         no_egress: BTreeSet::new(),
         host_ports: BTreeMap::new(),
     };
@@ -61,6 +62,13 @@ pub(crate) fn plan(view: &NodeView, facts: &NodeFacts, underlay_mtu_bytes: u32, 
     }
     plan_remote_endpoints(view, plan);
     plan.state.filter.insert(Singleton, filter);
+}
+
+/// Interfaces that forward to the gateway bridge alone. What comes out of the tunnels has nothing else to be forwarded to,
+/// whatever the host does.
+fn guarded(facts: &NodeFacts) -> BTreeSet<LinkName> {
+    let uplinks = facts.uplinks.keys().filter(|_| !facts.host_forwards).cloned();
+    uplinks.chain([LinkName::vxlan()]).collect()
 }
 
 /// A leg in an overlay network, with the network.

@@ -73,7 +73,13 @@ fn translate(program: ProgramId, socket: &Socket<'_>, hash: u32) -> i32 {
     }
     // SAFETY: user space alone writes this table, and frees rows only after this program has ended.
     match unsafe { SANDBOXES.get(cookie) } {
-        Some(networks) => serve(&Account::receive(program), socket, vip(socket, networks), hash),
+        Some(networks) => {
+            let account = Account::receive(program);
+            match published(socket) {
+                Some(service) => serve(&account, socket, Some(service), hash),
+                None => serve(&account, socket, vip(socket, networks), hash),
+            }
+        }
         None => PROCEED,
     }
 }
@@ -103,6 +109,14 @@ fn frontend(socket: &Socket<'_>) -> Option<Service> {
     // SAFETY: user space alone writes this table; the row is copied at once.
     let frontend = unsafe { FRONTENDS.get(FrontendKey::new(address, port, socket.protocol())) }?;
     Some(Service { ring: frontend.ring, target: frontend.target })
+}
+
+/// As [`frontend`], for a task: this host is the task's own there, the node has its addresses only. The kernel takes the
+/// task's packets to the ingress network by its leg there, or by its way out.
+#[inline(always)]
+fn published(socket: &Socket<'_>) -> Option<Service> {
+    let (address, _) = socket.destination();
+    if address.is_loopback() || address.is_unspecified() { None } else { frontend(socket) }
 }
 
 /// A virtual address in one of the sandbox's networks, whose subnets do not overlap.

@@ -78,10 +78,11 @@ fn check_source(config: &NodeConfig, tunnel: &Tunnel, source: Ip4) -> Result<(),
     Err(DropReason::InnerSource)
 }
 
-/// tc egress: packets of the node's own processes. What other programs sent here has its tunnel already.
+/// tc egress: packets of the node's own processes, and of tasks that come by their way out and have the node's address by
+/// now. What other programs sent here has its tunnel already.
 #[inline(always)]
 pub fn run_out(packet: &Skb) -> Outcome {
-    if packet.ingress_ifindex() != 0 {
+    if packet.ingress_ifindex() != 0 && packet.tunnel().is_some() {
         return Ok(Verdict::Pass);
     }
     let config = maps::config().ok_or(DropReason::Unconfigured)?;

@@ -62,6 +62,12 @@ pub fn without_task(revision: u64, vtep: Ipv4Addr, task: u8) -> NodeView {
     view
 }
 
+/// A task in no network, with a way out.
+pub fn add_lone_task(view: &mut NodeView, task: u8) {
+    let lone = Sandbox { attachments: vec![], ..sandbox(task) };
+    view.sandboxes.insert(id(task), lone);
+}
+
 fn network(name: &str, vni: u32, third: u8) -> Network {
     Network {
         name: name.into(),

@@ -7,7 +7,7 @@ use super::{NetError, sysctl};
 
 /// Which of the interfaces that we may set do forward.
 pub(super) fn observe(uplinks: &[LinkName], state: &mut KernelState) -> Result<(), NetError> {
-    for name in uplinks.iter().cloned().chain([LinkName::gateway_bridge()]) {
+    for name in uplinks.iter().cloned().chain([LinkName::gateway_bridge(), LinkName::vxlan()]) {
         if sysctl::read(&key(&name))?.as_deref() == Some("1") {
             state.forwarding.insert(name, Present);
         }

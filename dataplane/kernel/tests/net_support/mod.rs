@@ -176,6 +176,7 @@ pub fn wanted(id: &SandboxId) -> KernelState {
     state.devices.insert(LinkName::gateway_bridge(), bridge);
     state.devices.insert(LinkName::vxlan(), Device::Vxlan { port: 4789, mtu_bytes: 1450 });
     state.forwarding.insert(LinkName::gateway_bridge(), Present);
+    state.forwarding.insert(LinkName::vxlan(), Present);
     state.forwarding.insert(link("up0"), Present);
     let route = dataplane_model::kernel_state::NodeRoute {
         device: LinkName::vxlan(),
@@ -186,6 +187,7 @@ pub fn wanted(id: &SandboxId) -> KernelState {
         bridge: LinkName::gateway_bridge(),
         subnet: "172.18.0.0/16".parse().unwrap(),
         tunnel_port: 4789,
+        vtep: std::net::Ipv4Addr::new(198, 18, 0, 11),
         guarded: [link("up0")].into(),
         no_egress: [].into(),
         host_ports: [].into(),

@@ -101,6 +101,9 @@ pub struct PacketFilter {
     pub subnet: Ipv4Network,
     /// UDP port of the tunnels, whose packets are not tracked: each flow in a tunnel has an outer source port of its own.
     pub tunnel_port: u16,
+    /// The source of what tasks send by their way out to published ports of this very node: the answers of backends,
+    /// wherever they are, come back to it.
+    pub vtep: Ipv4Addr,
     /// Interfaces that forward to the bridge alone, because the host has forwarding off.
     pub guarded: BTreeSet<LinkName>,
     /// Addresses behind the bridge that may answer but not begin: tasks of internal networks with host ports.

@@ -57,6 +57,7 @@ fn spoiled() -> PacketFilter {
         bridge: LinkName::new("spoiled").expect("a short name"),
         subnet: ipnetwork::Ipv4Network::from(std::net::Ipv4Addr::UNSPECIFIED),
         tunnel_port: 0,
+        vtep: std::net::Ipv4Addr::UNSPECIFIED,
         guarded: std::collections::BTreeSet::new(),
         no_egress: std::collections::BTreeSet::new(),
         host_ports: std::collections::BTreeMap::new(),

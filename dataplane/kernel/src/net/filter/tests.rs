@@ -10,6 +10,7 @@ fn filter() -> PacketFilter {
         bridge: LinkName::gateway_bridge(),
         subnet: "172.18.0.0/16".parse().unwrap(),
         tunnel_port: 4789,
+        vtep: Ipv4Addr::new(198, 18, 0, 11),
         guarded: BTreeSet::from([LinkName::new("up0").unwrap()]),
         no_egress: BTreeSet::from([Ipv4Addr::new(172, 18, 0, 7)]),
         host_ports: BTreeMap::from([((6, 8080), (Ipv4Addr::new(172, 18, 0, 7), 80))]),

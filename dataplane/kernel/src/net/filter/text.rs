@@ -25,7 +25,7 @@ pub(super) fn removal() -> String {
 /// The filter that `nft list` shows; `None` if the rules are not what their fingerprint says.
 pub(super) fn parse(listed: &str) -> Option<PacketFilter> {
     let comments: Vec<&str> = listed.lines().filter_map(comment).collect();
-    let (mut filter, mut tunnel_port) = (None, None);
+    let (mut filter, mut tunnel) = (None, None);
     let (mut guarded, mut no_egress, mut host_ports) = (BTreeSet::new(), BTreeSet::new(), BTreeMap::new());
     for comment in &comments {
         let (word, data) = comment.split_once(' ')?;
@@ -34,7 +34,10 @@ pub(super) fn parse(listed: &str) -> Option<PacketFilter> {
                 let (bridge, subnet) = data.split_once(' ')?;
                 filter = Some((LinkName::new(bridge)?, subnet.parse().ok()?));
             }
-            "tunnel" => tunnel_port = data.parse().ok(),
+            "tunnel" => {
+                let (vtep, port) = data.split_once(':')?;
+                tunnel = Some((vtep.parse().ok()?, port.parse().ok()?));
+            }
             "guarded" => drop(guarded.insert(LinkName::new(data)?)),
             "no-egress" => drop(no_egress.insert(data.parse().ok()?)),
             "host-port" => {
@@ -47,8 +50,8 @@ pub(super) fn parse(listed: &str) -> Option<PacketFilter> {
             _ => {}
         }
     }
-    let ((bridge, subnet), tunnel_port) = filter.zip(tunnel_port)?;
-    let filter = PacketFilter { bridge, subnet, tunnel_port, guarded, no_egress, host_ports };
+    let ((bridge, subnet), (vtep, tunnel_port)) = filter.zip(tunnel)?;
+    let filter = PacketFilter { bridge, subnet, tunnel_port, vtep, guarded, no_egress, host_ports };
     let fingerprint = format!("{FINGERPRINT}{:016x}", hash(&body(&filter)));
     comments.contains(&fingerprint.as_str()).then_some(filter)
 }
@@ -68,9 +71,9 @@ fn body(filter: &PacketFilter) -> String {
 
 /// Before connection tracking (priority -200) sees them.
 fn untracked_chains(filter: &PacketFilter, text: &mut String) -> std::fmt::Result {
-    let port = filter.tunnel_port;
+    let (port, vtep) = (filter.tunnel_port, filter.vtep);
     writeln!(text, "\tchain raw_in {{\n\t\ttype filter hook prerouting priority -300; policy accept;")?;
-    writeln!(text, "\t\tudp dport {port} notrack comment \"tunnel {port}\"\n\t}}")?;
+    writeln!(text, "\t\tudp dport {port} notrack comment \"tunnel {vtep}:{port}\"\n\t}}")?;
     writeln!(text, "\tchain raw_out {{\n\t\ttype filter hook output priority -300; policy accept;")?;
     writeln!(text, "\t\tudp dport {port} notrack\n\t}}")
 }
@@ -119,7 +122,9 @@ fn nat_chains(filter: &PacketFilter, text: &mut String) -> std::fmt::Result {
         text,
         "\t}}\n\tchain postrouting {{\n\t\ttype nat hook postrouting priority 100; policy accept;"
     )?;
-    writeln!(text, "\t\tip saddr {} masquerade\n\t}}", filter.subnet)
+    let PacketFilter { subnet, vtep, .. } = filter;
+    writeln!(text, "\t\tip saddr {subnet} oifname \"{}\" snat ip to {vtep}", LinkName::VXLAN)?;
+    writeln!(text, "\t\tip saddr {subnet} masquerade\n\t}}")
 }
 
 /// FNV-1a: the same in every version of meshd.

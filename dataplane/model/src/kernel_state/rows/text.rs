@@ -72,7 +72,11 @@ impl fmt::Display for NodeRoute {
 
 impl fmt::Display for PacketFilter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "masquerade {} behind {} untracked {}", self.subnet, self.bridge, self.tunnel_port)?;
+        write!(
+            f,
+            "masquerade {} behind {} tunnel {}:{}",
+            self.subnet, self.bridge, self.vtep, self.tunnel_port
+        )?;
         if !self.guarded.is_empty() {
             write!(f, " guarded {}", join(&self.guarded))?;
         }
