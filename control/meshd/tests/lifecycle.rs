@@ -178,6 +178,13 @@ impl Node<'_> {
         eventually(&format!("nodes are {expected:?}"), || self.nodes() == expected);
     }
 
+    fn id_of(&self, hostname: &str) -> String {
+        let nodes = self.get("/nodes");
+        let mut all = nodes.as_array().expect("a list").iter();
+        let node = all.find(|n| n["Description"]["Hostname"] == hostname).expect("a member");
+        node["ID"].as_str().expect("an id").to_owned()
+    }
+
     fn set_role(&self, hostname: &str, role: &str) {
         let nodes = self.get("/nodes");
         let all = nodes.as_array().expect("a list");
@@ -301,4 +308,14 @@ fn a_worker_joins_becomes_manager_and_worker_again_and_leaves() {
     let left = worker.call("POST", "/swarm/leave", &Value::Null);
     assert_eq!(left.0, 200, "{left:?}");
     manager.wait_for_nodes(&["node0 ready manager", "node1 down worker"]);
+
+    let gone = manager.call("DELETE", &format!("/nodes/{}", manager.id_of("node1")), &Value::Null);
+    assert_eq!(gone.0, 200, "{gone:?}");
+    assert_eq!(worker.join(token).0, 200, "a node may come back as another one");
+    manager.wait_for_nodes(&["node0 ready manager", "node1 ready worker"]);
+    let removed = format!("/nodes/{}?force=1", manager.id_of("node1"));
+    assert_eq!(manager.call("DELETE", &removed, &Value::Null).0, 200);
+    eventually("the removed node knows it", || worker.swarm()["LocalNodeState"] == "error");
+    let left = worker.call("POST", "/swarm/leave", &Value::Null);
+    assert_eq!(left.0, 200, "{left:?}");
 }
