@@ -161,6 +161,7 @@ impl KernelState {
 
     /// The same for one interface.
     pub fn forget_dependents_of_link(&mut self, link: &LinkName) {
+        self.forwarding.remove(link);
         self.attachments.remove(link);
         self.endpoints.retain(|_, endpoint| endpoint.place != Place::Local(link.clone()));
         self.hooks.retain(|hook, _| hook.target != HookTarget::Interface(link.clone()));

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
+use dataplane_model::kernel_state::{Device, LinkName};
 use dataplane_model::{KernelState, Op};
 
 use super::fixture::{facts, sandbox, view};
@@ -68,4 +69,13 @@ fn a_sandbox_made_anew_takes_its_rows_along() {
     held.sandboxes.get_mut(&id).unwrap().legs[0].mtu_bytes = 9000;
 
     check("sandbox-anew.txt", &text(&steps(&held, &planned.state)));
+}
+
+#[test]
+fn a_device_made_anew_takes_its_rows_along() {
+    let planned = plan(&view(), &facts(), &mut RingMemo::default()).unwrap();
+    let mut held = planned.state.clone();
+    held.devices.insert(LinkName::vxlan(), Device::Vxlan { port: 4790, mtu_bytes: 1450 });
+
+    check("device-anew.txt", &text(&steps(&held, &planned.state)));
 }
