@@ -142,6 +142,19 @@ impl Consensus {
         self.change(ChangeMembers::RemoveVoters([raft_id].into())).await
     }
 
+    /// On the leader: ends a change of the voters that a former leader began and did not live to finish. Until then
+    /// every decision needs a majority of the voters before the change as well. Nothing to do is success.
+    pub async fn finish_change(&self) -> Result<(), MembershipError> {
+        let _one_at_a_time = self.changing_members().await;
+        self.check_leader()?;
+        let metrics = self.raft().metrics();
+        let membership = metrics.borrow_watched().membership_config.clone();
+        match membership.membership().get_joint_config().as_slice() {
+            [_before, .., after] => self.change(ChangeMembers::ReplaceAllVoters(after.clone())).await,
+            _ => Ok(()),
+        }
+    }
+
     /// On the leader: hands leadership to the follower that is furthest. No-op on a follower, and without another.
     pub async fn transfer_leadership(&self) -> Result<(), MembershipError> {
         let me = self.raft_id();

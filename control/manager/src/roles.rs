@@ -58,6 +58,9 @@ pub async fn run(consensus: Arc<Consensus>, leadership: watch::Receiver<Leadersh
 async fn lead(consensus: &Consensus) {
     let (_, mut events) = consensus.subscribe();
     loop {
+        if let Err(error) = consensus.finish_change().await {
+            tracing::warn!(%error, "a former leader's change of the managers is not finished");
+        }
         for step in plan(&consensus.state(), &consensus.members()) {
             do_step(consensus, step).await;
         }

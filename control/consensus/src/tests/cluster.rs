@@ -8,10 +8,12 @@ use control_model::spec::Role;
 use control_model::{NodeId, Timestamp};
 use control_store::{ApplyError, ProposeError, ReplicatedStore as _};
 use futures::StreamExt;
+use openraft::ChangeMembers;
+use openraft::async_runtime::WatchReceiver as _;
 
 use super::rig::{Authority, Begin, Manager, PATIENCE, TestCluster, create_node, has_mark, mark, now, peer};
 use crate::network::raft_client;
-use crate::{JoinError, Member, MembershipError};
+use crate::{Consensus, JoinError, Member, MembershipError};
 use control_rpc::{Channels, pb};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -174,6 +176,39 @@ async fn removed_voters_leave_and_the_quorum_is_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_next_leader_ends_a_change_that_the_last_one_began() {
+    let mut cluster = TestCluster::new(3).await;
+    let leader = cluster.take_leader().await;
+    let others: BTreeSet<u64> = cluster.managers.iter().map(|manager| manager.id).collect();
+    let raft = leader.consensus.raft();
+    let is_joint = |consensus: &Consensus| {
+        let metrics = consensus.raft().metrics();
+        let membership = metrics.borrow_watched().membership_config.clone();
+        membership.membership().get_joint_config().len() > 1
+    };
+    {
+        // The first half is under way with the first poll; the second one needs another, which does not come.
+        let removal = raft.change_membership(ChangeMembers::RemoveVoters([leader.id].into()), true);
+        tokio::pin!(removal);
+        assert!(futures::poll!(&mut removal).is_pending());
+        let began = Instant::now();
+        while !cluster.managers.iter().all(|manager| is_joint(&manager.consensus)) {
+            assert!(began.elapsed() < PATIENCE);
+            tokio::task::yield_now().await;
+        }
+    }
+    leader.crash().await;
+    let next = cluster.leader().await;
+    let next = cluster.managers.iter().find(|manager| manager.id == next).unwrap();
+    assert!(is_joint(&next.consensus));
+    next.consensus.finish_change().await.unwrap();
+    assert!(!is_joint(&next.consensus));
+    assert_eq!(next.consensus.voters(), others);
+    next.consensus.finish_change().await.unwrap();
+    next.consensus.propose(vec![mark(1)]).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_last_voter_can_not_be_removed() {
     let cluster = TestCluster::new(1).await;
     let error = cluster.managers[0].consensus.remove_voter(1).await.unwrap_err();
@@ -213,7 +248,7 @@ async fn a_node_with_a_new_disk_replaces_its_former_self() {
         cluster.authority.identity(control_rpc::PeerIdentity { node_id, ..peer(0, Role::Manager) });
     let mut options = super::rig::options(cluster.dir.path(), 44, addr, Channels::new(identity.clone()));
     options.node_id = node_id;
-    let again = crate::Consensus::create(options).await.unwrap();
+    let again = Consensus::create(options).await.unwrap();
     let listener = tokio::net::TcpListener::bind(addr).await.unwrap();
     let serving = control_rpc::serve(listener, identity, again.service(), std::future::pending());
     let server = tokio::spawn(async move { serving.await.unwrap() });
