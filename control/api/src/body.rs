@@ -28,6 +28,7 @@ impl<T: DeserializeOwned + Default, S: Sync> FromRequest<S> for Json<T> {
     async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
         let (parts, body) = request.into_parts();
         check_content_type(&parts.headers)?;
+        check_declared_length(&parts.headers)?;
         let bytes = read(body).await?;
         decode(&bytes).map(Self)
     }
@@ -50,6 +51,17 @@ async fn read(mut body: Body) -> Result<Vec<u8>, ApiError> {
     }
     // Docker's words and status for a spec that is too large for its log.
     if length > MAX_JSON_BYTES { Err(ControlError::TooLarge.into()) } else { Ok(bytes) }
+}
+
+/// A body that says it is larger than what would be drained is answered at once: waiting for it would only hold the
+/// connection.
+fn check_declared_length(headers: &HeaderMap) -> Result<(), ApiError> {
+    let declared = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+    if declared.is_some_and(|length| length > MAX_DRAINED_BYTES) {
+        Err(ControlError::TooLarge.into())
+    } else {
+        Ok(())
+    }
 }
 
 fn check_content_type(headers: &HeaderMap) -> Result<(), ApiError> {

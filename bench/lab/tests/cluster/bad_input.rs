@@ -98,7 +98,7 @@ fn raw_requests(bench: &Bench, manager: &str) -> Outcome {
         ("GET /v9.99/info HTTP/1.1\r\nHost: d\r\n\r\n".to_owned(), "400"),
         ("GET /nowhere HTTP/1.1\r\nHost: d\r\n\r\n".to_owned(), "404"),
         ("\u{0}\u{1}rubbish\r\n\r\n".to_owned(), "400"),
-        (huge, "4"),
+        (huge, "500"),
     ];
     let path = bench.lab.socket(manager)?;
     for (text, status) in requests {
