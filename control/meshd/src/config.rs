@@ -74,7 +74,7 @@ pub struct Flags {
     #[arg(long, global = true, value_name = "NAME")]
     pub hostname: Option<String>,
 
-    /// Where managers listen if `docker swarm init|join` does not say, ADDRESS|INTERFACE[:PORT]
+    /// Where managers listen if `docker swarm init|join` says nothing else than its default, ADDRESS|INTERFACE[:PORT]
     /// [default: 0.0.0.0:2377]
     #[arg(long, global = true, value_name = "ADDR")]
     pub listen_addr: Option<String>,
@@ -88,7 +88,8 @@ pub struct Flags {
     #[arg(long, global = true, value_name = "ADDR")]
     pub data_path_addr: Option<String>,
 
-    /// Interface on which published ports answer; may be given several times [default: all that carry a route]
+    /// Interface on which published ports answer; may be given several times
+    /// [default: the one that has the tunnels' address]
     #[arg(long, global = true, value_name = "INTERFACE")]
     pub uplink: Vec<String>,
 

@@ -31,6 +31,9 @@ use genesis::Genesis;
 use manager::RunningManager;
 use swarm::{Parts, Swarm, new_raft_id};
 
+/// Default of `docker swarm init|join --listen-addr`.
+const CLI_LISTEN_ADDR: &str = "0.0.0.0:2377";
+
 /// A node and its standing towards a swarm.
 pub struct MeshNode {
     host: Arc<Host>,
@@ -122,6 +125,8 @@ impl MeshNode {
     fn addresses(&self, listen: &str, advertise: &str, data_path: &str) -> Result<Addresses, SwarmError> {
         let config = &self.host.config;
         let or = |given: &str, own: &str| if given.is_empty() { own.to_owned() } else { given.to_owned() };
+        // What the CLI sends when its user said nothing.
+        let listen = if listen == CLI_LISTEN_ADDR { "" } else { listen };
         Addresses::resolve(
             &SystemAddresses::read(),
             &or(listen, &config.listen_addr),
