@@ -5,7 +5,7 @@ mod lab;
 
 use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
+use std::net::{TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
@@ -119,6 +119,26 @@ fn tasks_reach_the_outside_masqueraded() {
     let answer = ask_tcp(&lab.a.sandbox(5), (CLIENT, 9000), LARGE).unwrap();
 
     assert!(answer.starts_with("outside 198.18.0.11:"), "{answer}");
+}
+
+#[test]
+fn a_task_can_not_pass_for_a_node() {
+    let lab = lab_with_servers();
+    let bind = |port: u16| lab.client.run(move || UdpSocket::bind((CLIENT, port)).unwrap());
+    let (tunnel, other) = (bind(4789), bind(4790));
+    other.set_read_timeout(Some(lab::PATIENCE)).unwrap();
+
+    lab.a.sandbox(5).run(|| {
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        for port in [4789, 4790] {
+            socket.send_to(b"from a task", (CLIENT, port)).unwrap();
+        }
+    });
+
+    // The second arrived by the same way, so the first will not come any more.
+    other.recv(&mut [0; 64]).unwrap();
+    tunnel.set_nonblocking(true).unwrap();
+    assert!(tunnel.recv(&mut [0; 64]).is_err(), "a task's datagram reached a tunnel port");
 }
 
 #[test]

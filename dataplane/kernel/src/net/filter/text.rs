@@ -79,10 +79,13 @@ fn untracked_chains(filter: &PacketFilter, text: &mut String) -> std::fmt::Resul
 }
 
 /// Tasks may begin connections to the outside, nobody may begin one to them but through their host ports; and where the
-/// host does not forward by itself, what an uplink forwards goes to the bridge alone.
+/// host does not forward by itself, what an uplink forwards goes to the bridge alone. First of all, a task can't pass for
+/// another node: nothing for the tunnels' port and nothing with a foreign source leaves the bridge.
 fn forward_chain(filter: &PacketFilter, text: &mut String) -> std::fmt::Result {
-    let PacketFilter { bridge, subnet, .. } = filter;
+    let PacketFilter { bridge, subnet, tunnel_port, .. } = filter;
     writeln!(text, "\tchain forward {{\n\t\ttype filter hook forward priority 0; policy accept;")?;
+    writeln!(text, "\t\tiifname \"{bridge}\" udp dport {tunnel_port} drop")?;
+    writeln!(text, "\t\tiifname \"{bridge}\" ip saddr != {subnet} drop")?;
     writeln!(text, "\t\tct state established,related accept")?;
     for address in &filter.no_egress {
         writeln!(text, "\t\tiifname \"{bridge}\" ip saddr {address} drop comment \"no-egress {address}\"")?;
@@ -93,6 +96,8 @@ fn forward_chain(filter: &PacketFilter, text: &mut String) -> std::fmt::Result {
         writeln!(text, "\t\tiifname \"{uplink}\" drop comment \"guarded {uplink}\"")?;
     }
     writeln!(text, "\t}}\n\tchain input {{\n\t\ttype filter hook input priority 0; policy accept;")?;
+    writeln!(text, "\t\tiifname \"{bridge}\" udp dport {tunnel_port} drop")?;
+    writeln!(text, "\t\tiifname \"{bridge}\" ip saddr != {subnet} drop")?;
     for address in &filter.no_egress {
         writeln!(text, "\t\tiifname \"{bridge}\" ip saddr {address} ct state new drop")?;
     }
