@@ -203,10 +203,32 @@ pub fn every_packet_is_accounted_for(bench: &mut Bench) -> Outcome {
                 text.trim_end().lines().map(|l| format!("    {l}")).collect::<Vec<_>>().join("\n")
             );
         }
+        let counted = uplink_received(bench, &node.name)?;
+        let arrived = interface_received(bench, &node.name)?;
+        ensure!(
+            counted > 0 && counted <= arrived,
+            "{}: the uplink's program saw {counted} packets, the interface {arrived}",
+            node.name
+        );
         // Straight from the pins the same programs are seen.
         let pins = bench.lab.bpffs_dir(&node.name)?.to_string_lossy().into_owned();
         let meshctl = bench.meshctl.to_string_lossy().into_owned();
         bench_lab::run(&meshctl, &["-H", "unix:///nonexistent.sock", "--bpffs-dir", &pins, "drops"])?;
     }
     Ok(())
+}
+
+/// Packets that the program on the node's uplink says it saw.
+fn uplink_received(bench: &Bench, node: &str) -> anyhow::Result<u64> {
+    let report: serde_json::Value = serde_json::from_str(&bench.meshctl(node, &["--json", "drops"])?)?;
+    let rows = report["programs"].as_array().context("no programs")?;
+    let row = rows.iter().find(|row| row["program"] == "mesh_uplink").context("no mesh_uplink")?;
+    row["received"].as_u64().context("no count")
+}
+
+/// Packets that the kernel says arrived on the node's uplink: at least as many, since it may merge them (GRO).
+fn interface_received(bench: &Bench, node: &str) -> anyhow::Result<u64> {
+    let listing = bench.lab.exec(node, "ip", &["-s", "-j", "link", "show", "eth0"])?;
+    let links: serde_json::Value = serde_json::from_str(&listing.stdout)?;
+    links[0]["stats64"]["rx"]["packets"].as_u64().context("no count")
 }
