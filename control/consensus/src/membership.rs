@@ -3,7 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
+use control_model::NodeId;
+use control_model::spec::Role;
 use control_rpc::pb;
+use control_store::ReplicatedStore as _;
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
 use openraft::{ChangeMembers, Instant as _};
@@ -32,6 +35,18 @@ impl Consensus {
         let metrics = self.raft().metrics();
         let membership = metrics.borrow_watched().membership_config.clone();
         membership.voter_ids().collect()
+    }
+
+    /// Is `node` a manager, as far as this replica knows: wanted as one, or in Raft still or already?
+    pub(crate) fn knows_manager(&self, node: NodeId) -> bool {
+        let wanted = self.state().nodes().get(&node).is_some_and(|node| node.spec.role == Role::Manager);
+        wanted || self.members().values().any(|member| member.node_id == node)
+    }
+
+    /// Does this replica lead, or hear a leader that its own membership names? If not, it may be behind.
+    pub(crate) fn follows_known_leader(&self) -> bool {
+        let leader = self.leadership().borrow().leader;
+        leader.is_some_and(|leader| self.members().contains_key(&leader))
     }
 
     /// Asks the manager at `via` (or the leader that it names) to make this node a voter; returns when it is one.

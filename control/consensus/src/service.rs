@@ -39,8 +39,22 @@ impl RaftService {
 
     /// The message, if it is from a manager and for this Raft id.
     fn receive<T: DeserializeOwned>(&self, request: Request<Payload>) -> Result<T, Status> {
-        require_manager(&request)?;
+        self.admit_message(&request)?;
         self.unwrap(&request.into_inner().body)
+    }
+
+    /// Lets a member's Raft message in. The certificate alone is not enough: it outlives a demotion or removal by
+    /// weeks. A replica that is behind may not know its leader, and must hear it to learn of it (Raft dissertation,
+    /// section 4.1): it goes by the certificate.
+    fn admit_message<T>(&self, request: &Request<T>) -> Result<(), Status> {
+        let peer = require_manager(request)?;
+        admitted(self.consensus.knows_manager(peer.node_id) || !self.consensus.follows_known_leader())
+    }
+
+    /// Lets in what a leader does for other managers. Who does not lead does nothing, and says so.
+    fn admit_command<T>(&self, request: &Request<T>) -> Result<(), Status> {
+        let peer = require_manager(request)?;
+        admitted(self.consensus.knows_manager(peer.node_id) || self.consensus.check_leader().is_err())
     }
 
     fn unwrap<T: DeserializeOwned>(&self, body: &[u8]) -> Result<T, Status> {
@@ -59,6 +73,14 @@ impl RaftService {
             image.extend_from_slice(&piece.body);
         }
         if image.len() < len { Err(Status::data_loss("snapshot is cut off")) } else { Ok(image) }
+    }
+}
+
+fn admitted(admitted: bool) -> Result<(), Status> {
+    if admitted {
+        Ok(())
+    } else {
+        Err(Status::permission_denied("this node is no manager of the cluster any more"))
     }
 }
 
@@ -105,7 +127,7 @@ impl pb::raft_server::Raft for RaftService {
         &self,
         request: Request<Streaming<Payload>>,
     ) -> Result<Response<Payload>, Status> {
-        require_manager(&request)?;
+        self.admit_message(&request)?;
         let mut pieces = request.into_inner();
         let head = pieces.message().await?.ok_or_else(|| Status::invalid_argument("empty snapshot"))?;
         let SnapshotHead { vote, meta, image_len } = self.unwrap(&head.body)?;
@@ -121,7 +143,7 @@ impl pb::raft_server::Raft for RaftService {
     }
 
     async fn propose(&self, request: Request<Payload>) -> Result<Response<Payload>, Status> {
-        require_manager(&request)?;
+        self.admit_command(&request)?;
         let entry: Entry = decode(&request.into_inner().body)?;
         match self.consensus.propose_here(Arc::new(entry)).await {
             Attempt::Done(result) => Ok(Response::new(Payload { body: encode(&result)? })),
@@ -132,7 +154,7 @@ impl pb::raft_server::Raft for RaftService {
     }
 
     async fn read_index(&self, request: Request<Empty>) -> Result<Response<pb::ReadIndexReply>, Status> {
-        require_manager(&request)?;
+        self.admit_command(&request)?;
         match self.consensus.read_index().await {
             Ok(index) => Ok(Response::new(pb::ReadIndexReply { index })),
             Err(_) => Err(Status::unavailable(NOT_LEADER)),
@@ -167,7 +189,7 @@ impl pb::raft_server::Raft for RaftService {
     }
 
     async fn remove(&self, request: Request<pb::RaftRemoveRequest>) -> Result<Response<Empty>, Status> {
-        require_manager(&request)?;
+        self.admit_command(&request)?;
         self.consensus.remove_here(request.into_inner().raft_id).await?;
         Ok(Response::new(Empty {}))
     }

@@ -268,6 +268,7 @@ async fn workers_strangers_and_the_expired_get_no_answer() {
         raft_client(&Channels::new(identity), addr).read_index(pb::Empty {}).await.map(|_| ())
     };
     let manager = cluster.authority.identity(peer(5, Role::Manager));
+    cluster.managers[0].consensus.propose(vec![create_node(5, Role::Manager)]).await.unwrap();
     ask(manager).await.unwrap();
 
     let worker = cluster.authority.identity(peer(5, Role::Worker));
@@ -293,6 +294,73 @@ async fn workers_strangers_and_the_expired_get_no_answer() {
     assert_eq!(refused.code(), tonic::Code::Unauthenticated);
     // The replica is as it was.
     assert_eq!(cluster.managers[0].consensus.voters(), BTreeSet::from([1]));
+}
+
+/// What the manager with `channels` is told by each call but `join`.
+async fn codes(channels: &Channels, addr: std::net::SocketAddr) -> BTreeSet<String> {
+    let mut client = raft_client(channels, addr);
+    let payload = || pb::Payload { body: vec![0xc1] };
+    let answers = [
+        client.append_entries(payload()).await.map(|_| ()),
+        client.vote(payload()).await.map(|_| ()),
+        client.pre_vote(payload()).await.map(|_| ()),
+        client.transfer_leader(payload()).await.map(|_| ()),
+        client.propose(payload()).await.map(|_| ()),
+        client.install_snapshot(tokio_stream::iter([payload()])).await.map(|_| ()),
+        client.read_index(pb::Empty {}).await.map(|_| ()),
+        client.remove(pb::RaftRemoveRequest { raft_id: 77 }).await.map(|_| ()),
+    ];
+    answers
+        .into_iter()
+        .map(|answer| answer.map_or_else(|status| format!("{:?}", status.code()), |()| "Ok".to_owned()))
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_certificate_of_a_former_manager_opens_nothing() {
+    let cluster = TestCluster::new(1).await;
+    cluster.leader().await;
+    let (first, addr) = (&cluster.managers[0].consensus, cluster.managers[0].addr);
+    let channels = Channels::new(cluster.authority.identity(peer(5, Role::Manager)));
+    let refused = BTreeSet::from(["PermissionDenied".to_owned()]);
+    assert_eq!(codes(&channels, addr).await, refused, "never a member");
+
+    first.propose(vec![create_node(5, Role::Manager)]).await.unwrap();
+    let heard = BTreeSet::from(["InvalidArgument".to_owned(), "Ok".to_owned()]);
+    assert_eq!(codes(&channels, addr).await, heard, "wanted");
+
+    let node = first.state().nodes().get(&NodeId::from_bits(5)).unwrap().clone();
+    let mut demoted = (*node).clone();
+    demoted.spec.role = Role::Worker;
+    let object = control_model::Object::Node(Box::new(demoted));
+    first.propose(vec![Change::Update { object, expected: node.meta.version }]).await.unwrap();
+    assert_eq!(codes(&channels, addr).await, refused, "demoted");
+
+    first.propose(vec![Change::Delete(ObjectRef::Node(NodeId::from_bits(5)))]).await.unwrap();
+    assert_eq!(codes(&channels, addr).await, refused, "removed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_was_away_follows_a_leader_that_it_never_heard_of() {
+    let mut cluster = TestCluster::new(3).await;
+    let leader = cluster.leader().await;
+    let away = cluster.managers.iter().position(|manager| manager.id != 1 && manager.id != leader).unwrap();
+    let away = cluster.managers.remove(away);
+    let id = away.id;
+    let addr = away.crash().await;
+    cluster.add(4).await;
+    let leader = cluster.leader().await;
+    cluster.get(leader).consensus.raft().trigger().transfer_leader(4).await.unwrap();
+    let mut leadership = cluster.get(4).consensus.leadership();
+    tokio::time::timeout(PATIENCE, leadership.wait_for(|now| now.is_me)).await.unwrap().unwrap();
+    cluster.get(4).consensus.propose(vec![mark(1)]).await.unwrap();
+
+    let back = Manager::start(&cluster.authority, cluster.dir.path(), id, Begin::Open, Some(addr)).await;
+    assert!(!back.consensus.members().contains_key(&4), "it does not know the leader yet");
+    let mut applied = back.consensus.view().applied();
+    let known = applied.wait_for(|_| has_mark(&back.consensus, 1));
+    tokio::time::timeout(PATIENCE, known).await.unwrap().unwrap();
+    cluster.managers.push(back);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
