@@ -46,6 +46,8 @@ impl CaServer {
         token: &str,
         availability: Availability,
     ) -> Result<Issued, Status> {
+        // A replica that is behind would take a token that was rotated away.
+        self.store.linearize().await.map_err(unread)?;
         let cluster = self.cluster()?;
         let role = role_of_token(token, &cluster.ca.worker_token, &cluster.ca.manager_token)
             .map_err(|error| Status::invalid_argument(error.to_string()))?;

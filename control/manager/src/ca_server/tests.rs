@@ -2,7 +2,7 @@ use control_ca::{Certificate, JoinToken, NodeKey};
 use control_model::object::{CaState, ManagerStatus};
 use control_model::spec::ClusterSpec;
 use control_model::{ClusterId, ObjectRef};
-use control_store::LocalStore;
+use control_store::{EventReceiver, LocalStore, State};
 use tonic::Code;
 
 use super::*;
@@ -89,4 +89,44 @@ async fn a_removed_node_gets_no_certificate() {
     let me = server.join(&csr(), &worker, Availability::Active).await.expect("joined").identity;
     store.commit(vec![Change::Delete(ObjectRef::Node(me.node_id))]).expect("deletes");
     assert_eq!(server.renew(&csr(), me).await.expect_err("refused").code(), Code::NotFound);
+}
+
+/// A replica that is one write behind until it is made to catch up.
+struct Behind {
+    inner: Arc<LocalStore>,
+    missing: Change,
+}
+
+#[async_trait::async_trait]
+impl ReplicatedStore for Behind {
+    async fn propose(&self, changes: Vec<Change>) -> Result<u64, ProposeError> {
+        self.inner.propose(changes).await
+    }
+
+    async fn linearize(&self) -> Result<(), ReadError> {
+        self.inner.commit(vec![self.missing.clone()]).expect("current version");
+        Ok(())
+    }
+
+    fn state(&self) -> Arc<State> {
+        self.inner.state()
+    }
+
+    fn subscribe(&self) -> (Arc<State>, EventReceiver) {
+        self.inner.subscribe()
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_was_rotated_away_makes_no_node_on_a_replica_that_is_behind() {
+    let (store, _, worker, manager) = server();
+    let cluster = store.state().cluster().expect("made").clone();
+    let mut rotated = (*cluster).clone();
+    rotated.ca.worker_token = manager;
+    let missing =
+        Change::Update { object: Object::Cluster(Box::new(rotated)), expected: cluster.meta.version };
+    let server = CaServer::new(Arc::new(Behind { inner: store.clone(), missing }));
+    let error = server.join(&csr(), &worker, Availability::Active).await.expect_err("refused");
+    assert_eq!(error.code(), Code::InvalidArgument);
+    assert!(store.state().nodes().is_empty());
 }

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use control_consensus::Leadership;
 use control_model::object::{NodeDescription, TaskStatus};
+use control_model::spec::Role;
 use control_model::{Change, Generation, NodeId, TaskId};
 use control_rpc::pb::dispatcher_server::Dispatcher as Service;
 use control_rpc::{decode, pb, peer, require_manager, require_node};
@@ -113,6 +114,14 @@ impl Dispatcher {
         Ok(())
     }
 
+    /// A certificate outlives its node's demotion or removal; the state does not.
+    fn check_manager(&self, node: NodeId) -> Result<(), Status> {
+        match self.store.state().nodes().get(&node) {
+            Some(known) if role_to_hold(known) == Role::Manager => Ok(()),
+            _ => Err(Status::permission_denied("this node is no manager of the cluster any more")),
+        }
+    }
+
     fn session(&self, node: NodeId, id: &str) -> Result<Arc<Session>, Status> {
         self.sessions
             .get(node, id)
@@ -159,7 +168,7 @@ impl Service for Dispatcher {
     }
 
     async fn report_liveness(&self, request: Request<pb::LivenessReport>) -> Reply<pb::Empty> {
-        require_manager(&request)?;
+        self.check_manager(require_manager(&request)?.node_id)?;
         take_report(self.sessions.table(), request.get_ref())?;
         Ok(Response::new(pb::Empty {}))
     }

@@ -205,3 +205,28 @@ async fn a_node_without_news_counts_as_having_applied_what_was_looked_through() 
     assert_eq!(table.applied()[&me], Generation { index, ..generation });
     looking.abort();
 }
+
+#[tokio::test]
+async fn liveness_is_reported_by_managers_of_the_state_alone() {
+    let (store, table) = (store(2), Arc::<LivenessTable>::default());
+    let dispatcher = dispatcher(&store, &table);
+    let code = |n| dispatcher.check_manager(node_id(n)).map_err(|status| status.code());
+    assert_eq!(code(1), Err(Code::PermissionDenied), "a worker");
+    assert_eq!(code(9), Err(Code::PermissionDenied), "removed");
+
+    // Demoted, but in Raft still.
+    let addr = "198.18.0.1:2377".parse().expect("an address");
+    let manager = Some(ManagerStatus { raft_id: 1, addr });
+    store.commit(vec![Change::NodeManager { id: node_id(1), manager }]).expect("written");
+    assert_eq!(code(1), Ok(()));
+    store.commit(vec![Change::NodeManager { id: node_id(1), manager: None }]).expect("written");
+    assert_eq!(code(1), Err(Code::PermissionDenied));
+
+    // Wanted, not in Raft yet.
+    let node = store.state().nodes().get(&node_id(2)).expect("made").clone();
+    let mut wanted = (*node).clone();
+    wanted.spec.role = Role::Manager;
+    let object = control_model::Object::Node(Box::new(wanted));
+    store.commit(vec![Change::Update { object, expected: node.meta.version }]).expect("current version");
+    assert_eq!(code(2), Ok(()));
+}
