@@ -137,9 +137,11 @@ const WORDS: [&str; 8] = [
     "inaccessible",
 ];
 
-/// Twelve, twenty-five or sixty-four digits and lower-case letters that are no word.
+/// Twelve, twenty-five or sixty-four digits and lower-case letters that are no word and not one letter repeated (a
+/// made-up secret).
 fn is_id(word: &str) -> bool {
     matches!(word.len(), 12 | 25 | 64)
+        && word.bytes().any(|b| !word.starts_with(char::from(b)))
         && word.bytes().all(|b| b.is_ascii_digit() || b.is_ascii_lowercase())
         && !WORDS.contains(&word)
 }
