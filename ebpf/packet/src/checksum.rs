@@ -9,7 +9,7 @@ const fn fold(sum: u32) -> u16 {
     sum as u16
 }
 
-/// The sum of an IPv4 header's ten words, not complemented.
+/// The checksum of an IPv4 header without options whose checksum field is zero.
 #[inline]
 pub fn header_checksum(header: &[u8; 20]) -> [u8; 2] {
     let mut sum = 0_u32;

@@ -40,8 +40,8 @@ pub const fn source_port(hash: u32) -> Port {
 }
 
 impl Outer {
-    /// All that goes in front of an inner frame of `inner_len` bytes. UDP checksum zero (RFC 7348 section 5); may be
-    /// fragmented by no one who sees it whole: DF stays clear as the kernel's own VXLAN device has it.
+    /// All that goes in front of an inner frame of `inner_len` bytes. The UDP checksum is zero (RFC 7348 section
+    /// 5), and DF is clear, as the kernel's own VXLAN device sends by default.
     #[inline]
     pub fn to_bytes(self, inner_len: u16) -> [u8; OVERHEAD] {
         let udp_len = inner_len + 16;

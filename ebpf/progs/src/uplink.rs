@@ -32,7 +32,8 @@ pub fn run(packet: &Skb) -> Outcome {
     }
 }
 
-/// The header of a liveness probe of another node.
+/// The header of a liveness probe of another node. One sent from the tunnel port is none: its echo would be a probe too, and
+/// two nodes would send it to and fro for ever.
 #[inline(always)]
 fn probe(config: &NodeConfig, packet: &Skb) -> Option<Ipv4> {
     let ip = Ipv4::parse(packet).ok()?;
@@ -40,8 +41,12 @@ fn probe(config: &NodeConfig, packet: &Skb) -> Option<Ipv4> {
     if !may_be || ip.header_len != ipv4::MIN_LEN {
         return None;
     }
-    let [_, _, high, low] = packet.load::<4>(UDP_OFFSET).ok()?;
-    if [high, low] != config.vxlan_port.0 || vxlan::vni(packet, UDP_OFFSET) != Ok(Some(PROBE_VNI)) {
+    let [source_high, source_low, high, low] = packet.load::<4>(UDP_OFFSET).ok()?;
+    let tunnels = config.vxlan_port.0;
+    if [high, low] != tunnels || [source_high, source_low] == tunnels {
+        return None;
+    }
+    if vxlan::vni(packet, UDP_OFFSET) != Ok(Some(PROBE_VNI)) {
         return None;
     }
     maps::is_peer(ip.source).then_some(ip)

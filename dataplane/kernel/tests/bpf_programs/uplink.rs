@@ -68,6 +68,7 @@ fn uplink_answers_probes_of_nodes() {
         bench.check("a stranger's", &client_to(NODES[0]).udp((51_000, 4789), &probe), &Expect::Pass);
         let tunnel = vxlan(INGRESS_VNI, b"an inner frame");
         bench.check("a tunnelled frame", &there.udp((51_000, 4789), &tunnel), &Expect::Pass);
+        bench.check("an echo that looks like a probe", &there.udp((4789, 4789), &probe), &Expect::Pass);
         bench.check("too short", &there.udp((51_000, 4789), &probe[..7]), &Expect::Pass);
         bench.check("another port", &there.udp((51_000, 4790), &probe), &Expect::Pass);
     });
