@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::Sleep;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
@@ -27,6 +28,11 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Handshakes under way: each costs a signature, and anyone may begin one. Further connections wait in the
 /// listener's backlog.
 const MAX_HANDSHAKES: usize = 64;
+/// Connections of callers without a certificate, who need only the CA: each costs memory and a file, and anyone may
+/// open one. A join takes one or two, for moments.
+pub(crate) const MAX_ANONYMOUS: usize = 256;
+/// Then they are cut, so that idle ones don't keep others out. Longer than a join with an election in between.
+pub(crate) const ANONYMOUS_LIFETIME: Duration = Duration::from_secs(30);
 /// Streams on one connection: an agent has a handful, a manager one per replicated peer and forwarded write.
 const MAX_STREAMS: u32 = 1024;
 /// Calls under way at shutdown may take this long to end; then connections are cut. Sessions never end by themselves.
@@ -88,6 +94,7 @@ async fn accept_all(
     cut: CancellationToken,
 ) {
     let handshakes = Arc::new(Semaphore::new(MAX_HANDSHAKES));
+    let anonymous = Arc::new(Semaphore::new(MAX_ANONYMOUS));
     loop {
         let permit = handshakes.clone().acquire_owned().await.expect("the semaphore is never closed");
         let stream = match listener.accept().await {
@@ -99,8 +106,10 @@ async fn accept_all(
             }
         };
         let (identity, sender, cut) = (identity.clone(), sender.clone(), cut.clone());
+        let anonymous = anonymous.clone();
         tokio::spawn(async move {
-            let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake(stream, &identity, &cut));
+            let handshake =
+                tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake(stream, &identity, &cut, anonymous));
             match cut.run_until_cancelled(handshake).await {
                 Some(Ok(Ok(connection))) => drop(sender.send(Ok(connection)).await),
                 Some(Ok(Err(error))) => tracing::debug!(%error, "RPC handshake refused"),
@@ -116,6 +125,7 @@ async fn handshake(
     stream: TcpStream,
     identity: &Identity,
     cut: &CancellationToken,
+    anonymous: Arc<Semaphore>,
 ) -> io::Result<Connection> {
     stream.set_nodelay(true)?;
     let remote = stream.peer_addr()?;
@@ -127,10 +137,15 @@ async fn handshake(
     if peer.is_some_and(|peer| peer.cluster_id != identity.me().cluster_id) {
         return Err(io::Error::other("certificate of another cluster"));
     }
+    let anonymous = match peer {
+        Some(_) => None,
+        None => Some(Anonymous::new(anonymous)?),
+    };
     Ok(Connection {
         stream,
         info: ConnectInfo { remote, peer },
         cut: Box::pin(cut.clone().cancelled_owned()),
+        anonymous,
     })
 }
 
@@ -139,6 +154,23 @@ struct Connection {
     stream: TlsStream<TcpStream>,
     info: ConnectInfo,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
+    anonymous: Option<Anonymous>,
+}
+
+/// What bounds a connection without a certificate.
+struct Anonymous {
+    end: Pin<Box<Sleep>>,
+    /// One of [`MAX_ANONYMOUS`].
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Anonymous {
+    fn new(permits: Arc<Semaphore>) -> io::Result<Self> {
+        let permit = permits
+            .try_acquire_owned()
+            .map_err(|_| io::Error::other("too many connections without a certificate"))?;
+        Ok(Self { end: Box::pin(tokio::time::sleep(ANONYMOUS_LIFETIME)), _permit: permit })
+    }
 }
 
 impl Connected for Connection {
@@ -150,12 +182,14 @@ impl Connected for Connection {
 }
 
 impl Connection {
-    /// Ready with an error once the connection is cut.
+    /// An error once the connection is cut or its time is over.
     fn poll_cut(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        match self.cut.as_mut().poll(cx) {
-            Poll::Ready(()) => Err(io::ErrorKind::ConnectionAborted.into()),
-            Poll::Pending => Ok(()),
+        let over =
+            self.anonymous.as_mut().is_some_and(|anonymous| anonymous.end.as_mut().poll(cx).is_ready());
+        if over || self.cut.as_mut().poll(cx).is_ready() {
+            return Err(io::ErrorKind::ConnectionAborted.into());
         }
+        Ok(())
     }
 }
 

@@ -13,7 +13,7 @@ use rcgen::{
     KeyPair,
 };
 use time::OffsetDateTime;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -316,6 +316,49 @@ async fn silent_and_babbling_connections_harm_nobody() {
     let closed = tokio::time::timeout(PATIENCE, babbler.read_to_end(&mut answer)).await.unwrap();
     assert!(closed.is_err() || answer.len() < 16, "{answer:?}");
     drop(silent);
+}
+
+/// A TLS connection without a certificate, once the server has kept or closed it: whether it was kept.
+async fn anonymous_is_kept(server: SocketAddr, root: &Root) -> (bool, impl AsyncRead + Unpin + use<>) {
+    let roots = identity::read_roots(&root.pem).unwrap();
+    let builder = identity::client_builder().unwrap().with_root_certificates(roots);
+    let mut config = builder.with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let mut stream = channels::connect_tls(server, Arc::new(config)).await.unwrap();
+    // The server's SETTINGS come without our preface, or nothing at all.
+    let read = tokio::time::timeout(PATIENCE, stream.read_u8()).await.unwrap();
+    (read.is_ok(), stream)
+}
+
+#[tokio::test]
+async fn callers_without_a_certificate_can_not_take_all_connections() {
+    let root = Root::new();
+    let server = start(&root, root.identity(node(1, Role::Manager))).await;
+    let mut held = Vec::new();
+    for n in 0..server::MAX_ANONYMOUS {
+        let (kept, stream) = anonymous_is_kept(server.addr, &root).await;
+        assert!(kept, "connection {n}");
+        held.push(stream);
+    }
+    assert!(!anonymous_is_kept(server.addr, &root).await.0, "one too many");
+    assert_eq!(heartbeat(root.identity(node(7, Role::Worker)), server.addr).await.unwrap(), 7);
+    // One goes, and another one has its place.
+    held.pop();
+    let again = async { while !anonymous_is_kept(server.addr, &root).await.0 {} };
+    tokio::time::timeout(PATIENCE, again).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_connection_without_a_certificate_ends_by_itself() {
+    let root = Root::new();
+    let server = start(&root, root.identity(node(1, Role::Manager))).await;
+    let (kept, mut stream) = anonymous_is_kept(server.addr, &root).await;
+    assert!(kept);
+    tokio::time::pause();
+    tokio::time::advance(server::ANONYMOUS_LIFETIME).await;
+    tokio::time::resume();
+    let end = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut Vec::new())).await;
+    assert!(end.is_ok(), "still open");
 }
 
 #[tokio::test]
