@@ -23,6 +23,9 @@ const MAX_REBUILDS: u32 = 8;
 /// After a proposal that had no leader to go to.
 const RETRY: Duration = Duration::from_millis(200);
 
+/// After so many refusals in a row a loop is made anew once more: nothing else may ever happen that wakes it.
+const UNSETTLED_RETRY: Duration = Duration::from_secs(1);
+
 /// One of the leader's loops.
 pub trait LeaderLoop: Send {
     /// Takes what has changed. `state` is at least as new as `events`.
@@ -59,6 +62,8 @@ pub struct Leader {
 struct Running<'a> {
     factory: &'a Factory,
     machine: Box<dyn LeaderLoop>,
+    /// The machine's last answer was given up; then it is to be made anew.
+    retry_at: Option<Timestamp>,
 }
 
 impl Leader {
@@ -99,7 +104,7 @@ impl Leader {
         events: &mut EventReceiver,
         acks: &mut watch::Receiver<u64>,
     ) -> Result<(), ProposeError> {
-        let deadline = loops.iter().filter_map(|l| l.machine.next_deadline()).min();
+        let deadline = loops.iter().filter_map(Running::next_deadline).min();
         tokio::select! {
             batch = events.next() => {
                 let batch = batch.ok_or(ProposeError::NotManager)?;
@@ -118,7 +123,7 @@ impl Leader {
             }
             () = sleep_until(deadline) => {
                 let now = clock::now();
-                for running in loops.iter_mut().filter(|l| l.machine.next_deadline().is_some_and(|at| at <= now)) {
+                for running in loops.iter_mut().filter(|l| l.next_deadline().is_some_and(|at| at <= now)) {
                     running.step(&*self.store, |m, state| m.tick(state, now)).await?;
                 }
             }
@@ -137,7 +142,19 @@ async fn sleep_until(deadline: Option<Timestamp>) {
 
 impl<'a> Running<'a> {
     fn new(factory: &'a Factory, state: &State) -> Self {
-        Self { factory, machine: (factory.make)(state, clock::now()) }
+        Self { factory, machine: (factory.make)(state, clock::now()), retry_at: None }
+    }
+
+    fn next_deadline(&self) -> Option<Timestamp> {
+        self.machine.next_deadline().into_iter().chain(self.retry_at).min()
+    }
+
+    /// A new machine's first answer. `state` holds whatever the old one was to be told.
+    fn make_anew(&mut self, state: &State) -> Vec<Change> {
+        let now = clock::now();
+        self.retry_at = None;
+        self.machine = (self.factory.make)(state, now);
+        self.machine.tick(state, now)
     }
 
     /// Lets the machine answer, and writes its answer; a machine whose answer is refused is made anew and asked what
@@ -147,19 +164,20 @@ impl<'a> Running<'a> {
         store: &dyn ReplicatedStore,
         ask: impl FnOnce(&mut dyn LeaderLoop, &State) -> Vec<Change>,
     ) -> Result<(), ProposeError> {
-        let mut changes = ask(&mut *self.machine, &store.state());
+        let state = store.state();
+        let mut changes =
+            if self.retry_at.is_some() { self.make_anew(&state) } else { ask(&mut *self.machine, &state) };
         for _ in 0..MAX_REBUILDS {
             match propose_all(store, changes).await {
                 Err(ProposeError::Refused(error)) => {
                     tracing::debug!(name = self.factory.name, %error, "leader loop made anew");
-                    let state = store.state();
-                    self.machine = (self.factory.make)(&state, clock::now());
-                    changes = self.machine.tick(&state, clock::now());
+                    changes = self.make_anew(&store.state());
                 }
                 done => return done,
             }
         }
-        tracing::warn!(name = self.factory.name, "leader loop does not settle; it waits for the next event");
+        tracing::warn!(name = self.factory.name, "leader loop does not settle; it is tried again later");
+        self.retry_at = Some(clock::now().after(UNSETTLED_RETRY));
         Ok(())
     }
 }

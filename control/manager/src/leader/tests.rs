@@ -31,13 +31,18 @@ impl LeaderLoop for Renamer {
 
 /// The first machine is made of a picture that is already old.
 fn factory(lives: &Arc<AtomicU32>) -> Factory {
+    factory_after(1, lives)
+}
+
+/// The first `n_old` machines are made of a picture that is already old.
+fn factory_after(n_old: u32, lives: &Arc<AtomicU32>) -> Factory {
     let lives = lives.clone();
     Factory {
         name: "renamer",
         make: Box::new(move |state, now| {
             let life = lives.fetch_add(1, Ordering::Relaxed);
             let mut seen = (**state.nodes().get(&node_id(1)).expect("made")).clone();
-            seen.meta.version -= u64::from(life == 0);
+            seen.meta.version -= u64::from(life < n_old);
             Box::new(Renamer { life, seen: Arc::new(seen), due: Some(now) })
         }),
     }
@@ -59,6 +64,25 @@ async fn a_loop_with_an_old_picture_is_made_anew() {
     let leader = tokio::spawn(leader.run());
     wait_for(&store, "the second machine has written", |state| name_of(state, node_id(1)) == "1").await;
     assert_eq!(lives.load(Ordering::Relaxed), 2);
+    leader.abort();
+}
+
+#[tokio::test]
+async fn a_loop_that_does_not_settle_is_tried_again_without_an_event() {
+    let (store, lives) = (store(1), Arc::default());
+    // The last machine of a round is given up before its answer is written. The first round is for the term's
+    // beginning, the second for what was acknowledged before; for the third one nothing happens.
+    let n_old = 2 * (MAX_REBUILDS + 1);
+    let leader = Leader {
+        store: store.clone(),
+        leadership: crate::testing::leading(),
+        table: Arc::default(),
+        loops: vec![factory_after(n_old, &lives)],
+    };
+    let leader = tokio::spawn(leader.run());
+    let expected = n_old.to_string();
+    wait_for(&store, "the next round's machine has written", |state| name_of(state, node_id(1)) == expected)
+        .await;
     leader.abort();
 }
 
