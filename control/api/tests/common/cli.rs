@@ -126,15 +126,24 @@ fn mask_field(field: &str) -> String {
 }
 
 /// What the daemon and the CLI say that is as long as a short id. One id in fifty has no digit either.
-const WORDS: [&str; 8] = [
-    "availability",
-    "architecture",
-    "reservations",
-    "distribution",
+const WORDS: [&str; 17] = [
+    "acknowledged",
     "alphanumeric",
-    "unrecognized",
-    "requirements",
+    "alternatives",
+    "architecture",
+    "availability",
+    "certificates",
+    "disconnected",
+    "distribution",
+    "enumerations",
     "inaccessible",
+    "instructions",
+    "modification",
+    "reachability",
+    "reinitialize",
+    "requirements",
+    "reservations",
+    "unrecognized",
 ];
 
 /// Twelve, twenty-five or sixty-four digits and lower-case letters that are no word and not one letter repeated (a
