@@ -150,7 +150,8 @@ const WORDS: [&str; 17] = [
 /// made-up secret).
 fn is_id(word: &str) -> bool {
     matches!(word.len(), 12 | 25 | 64)
-        && word.bytes().any(|b| !word.starts_with(char::from(b)))
+        && (word.contains(|c: char| c.is_ascii_digit())
+            || word.bytes().any(|b| !word.starts_with(char::from(b))))
         && word.bytes().all(|b| b.is_ascii_digit() || b.is_ascii_lowercase())
         && !WORDS.contains(&word)
 }
