@@ -11,7 +11,9 @@ use control_model::object::NodeDescription;
 use control_model::spec::Role;
 use control_model::{AssignmentUpdate, NodeId};
 use control_rpc::pb::dispatcher_client::DispatcherClient;
-use control_rpc::{BodyError, Channels, MAX_MESSAGE_BYTES, decode, encode, pb};
+use control_rpc::{
+    BodyError, Channels, MAX_ASSIGNMENTS_BYTES, MAX_MESSAGE_BYTES, decode_assignments, encode, pb,
+};
 use dataplane_model::Report;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -192,7 +194,7 @@ impl SessionClient {
 
     async fn open(&self, addr: SocketAddr, managers: &mut Managers) -> Result<Opened, SessionError> {
         let mut client = DispatcherClient::new(self.channels.get(addr))
-            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_decoding_message_size(MAX_ASSIGNMENTS_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
         let request = pb::SessionRequest { description: encode(&(self.describe)())? };
         let opening = async {
@@ -285,7 +287,7 @@ async fn deliver(
     loop {
         let payload = assignments.message().await?.ok_or(SessionError::Closed)?;
         let (answer, taken) = oneshot::channel();
-        let delivery = Delivery { update: decode(&payload.body)?, answer };
+        let delivery = Delivery { update: decode_assignments(&payload.body)?, answer };
         deliveries.send(delivery).await.map_err(|_| SessionError::Stopping)?;
         taken.await.map_err(|_| SessionError::Stopping)??;
     }

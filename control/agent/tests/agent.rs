@@ -93,6 +93,20 @@ async fn a_task_lives_from_its_assignment_to_its_removal() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_set_larger_than_other_messages_is_taken() {
+    let ca = Ca::new();
+    let large = task(T2, |task| {
+        task.spec.container.image = "missing".into();
+        task.spec.container.env = vec!["x".repeat(control_rpc::MAX_MESSAGE_BYTES)];
+    });
+    let mut manager = Manager::start(&ca, complete(10, vec![large])).await;
+    let (executor, dataplane) = (Arc::new(FakeExecutor::default()), FakeDataPlane::new());
+    let agent = Agent::start(options(&ca, vec![manager.addr]), executor, dataplane);
+    until(&mut manager.heard, |heard| is(heard, T2, TaskState::Rejected) && heard.applied == 10).await;
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_restarted_agent_adopts_what_runs() {
     let ca = Ca::new();
     let running = |id| task(id, |task| task.status.state = TaskState::Running);

@@ -7,7 +7,7 @@ use control_consensus::{Consensus, Leadership};
 use control_model::NodeId;
 use control_rpc::pb::ca_server::CaServer as CaService;
 use control_rpc::pb::dispatcher_server::DispatcherServer;
-use control_rpc::{Channels, MAX_CA_MESSAGE_BYTES, MAX_MESSAGE_BYTES};
+use control_rpc::{Channels, MAX_ASSIGNMENTS_BYTES, MAX_CA_MESSAGE_BYTES, MAX_MESSAGE_BYTES};
 use control_store::ReplicatedStore;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -74,7 +74,7 @@ impl Manager {
 
         let dispatcher = DispatcherServer::new(dispatcher)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
-            .max_encoding_message_size(MAX_MESSAGE_BYTES);
+            .max_encoding_message_size(MAX_ASSIGNMENTS_BYTES);
         let ca = CaService::new(CaServer::new(store)).max_decoding_message_size(MAX_CA_MESSAGE_BYTES);
         let routes = consensus.service().add_service(dispatcher).add_service(ca);
         Self { routes, _tasks: tasks }

@@ -9,7 +9,7 @@ mod peer;
 mod server;
 
 pub use anonymous::{JoinError, anonymous_channel, join_channel};
-pub use body::{BodyError, MAX_BODY_BYTES, decode, encode};
+pub use body::{BodyError, MAX_BODY_BYTES, decode, decode_assignments, encode, encode_assignments};
 pub use channels::Channels;
 pub use control_model::identity::PeerIdentity;
 pub use identity::{Identity, IdentityError, IdentityPem};
@@ -29,9 +29,14 @@ pub mod pb {
 }
 
 /// Largest gRPC message between nodes that have certificates. Four times the largest entry and its frame, so that a
-/// batch of entries or a large assignment set fits; longer things are streamed. tonic's own default is 4 MiB:
-/// give this to `max_decoding_message_size` of every generated server and client but the CA's.
+/// batch of entries fits; longer things are streamed. tonic's own default is 4 MiB: give this to
+/// `max_decoding_message_size` of every generated server and client but the CA's and the dispatcher's client.
 pub const MAX_MESSAGE_BYTES: usize = 8 << 20;
+
+/// Largest message from a dispatcher to its agent: a node's complete set is one message, for it replaces the set before
+/// as a whole, and holds a row of some 300 bytes for each backend that the node may send to. This is room for about
+/// 200,000 of them. Only managers, who are trusted, send as much.
+pub const MAX_ASSIGNMENTS_BYTES: usize = 64 << 20;
 
 /// Largest message on the CA service, which callers without a certificate may use: a CSR, a token, two PEMs.
 pub const MAX_CA_MESSAGE_BYTES: usize = 64 << 10;

@@ -201,7 +201,7 @@ impl pb::dispatcher_server::Dispatcher for Dispatcher {
         _: Request<pb::AssignmentsRequest>,
     ) -> Result<Response<Self::AssignmentsStream>, Status> {
         let (sender, receiver) = mpsc::channel(16);
-        let body = encode(&*self.first.borrow())?;
+        let body = control_rpc::encode_assignments(&self.first.borrow())?;
         sender.send(Ok(pb::Payload { body })).await.expect("the receiver is here");
         *self.updates.lock().expect("not poisoned") = Some(sender);
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))

@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_stream::try_stream;
 use control_model::spec::Role;
 use control_model::{AssignmentUpdate, Generation, Node};
-use control_rpc::{encode, pb};
+use control_rpc::{encode_assignments, pb};
 use control_store::{EventBatch, EventKind, EventReceiver, ReplicatedStore, State};
 use futures::{Stream, StreamExt};
 use tonic::Status;
@@ -98,7 +98,7 @@ pub fn assignment_messages(
         drop(state);
         sessions.sent(&session, generation);
         let update = AssignmentUpdate::Complete { generation, set: assignments.complete() };
-        yield pb::Payload { body: encode(&update)? };
+        yield pb::Payload { body: encode_assignments(&update)? };
         while let Some(batches) = next_batches(&mut events, &session).await {
             let state = store.state();
             let index = batches.last().map_or(0, |batch| batch.index);
@@ -116,7 +116,7 @@ pub fn assignment_messages(
                 removals: increment.removals,
             };
             sessions.sent(&session, generation);
-            yield pb::Payload { body: encode(&update)? };
+            yield pb::Payload { body: encode_assignments(&update)? };
         }
     }
 }

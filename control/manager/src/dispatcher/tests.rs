@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 
 use control_model::object::ManagerStatus;
 use control_model::{Assignment, AssignmentKey, AssignmentUpdate, ObjectRef, TaskState};
+use control_rpc::{MAX_MESSAGE_BYTES, decode_assignments};
 use control_store::LocalStore;
 use futures::StreamExt;
 use tonic::Code;
@@ -27,7 +28,7 @@ async fn obedient_agent(dispatcher: Arc<Dispatcher>, n: u8) {
     let mut stream = dispatcher.open_assignments(me, &id).expect("assignments");
     let mut set = BTreeMap::new();
     while let Some(payload) = stream.next().await {
-        let update = decode(&payload.expect("no error").body).expect("an update");
+        let update = decode_assignments(&payload.expect("no error").body).expect("an update");
         let generation = take(&mut set, update);
         dispatcher.heartbeat(me, &id, generation).expect("a valid session");
         let statuses = set.values().filter_map(|row| match row {
@@ -186,7 +187,7 @@ async fn a_node_without_news_counts_as_having_applied_what_was_looked_through() 
     let id = next(&mut session).await.expect("open").expect("a message").session_id;
     let mut stream = dispatcher.open_assignments(me, &id).expect("assignments");
     let payload = next(&mut stream).await.expect("open").expect("a complete set");
-    let generation = take(&mut BTreeMap::new(), decode(&payload.body).expect("an update"));
+    let generation = take(&mut BTreeMap::new(), decode_assignments(&payload.body).expect("an update"));
     let mut acks = table.watch_acks();
     dispatcher.heartbeat(me, &id, generation).expect("valid");
     acks.changed().await.expect("the table lives");
@@ -229,4 +230,32 @@ async fn liveness_is_reported_by_managers_of_the_state_alone() {
     let object = control_model::Object::Node(Box::new(wanted));
     store.commit(vec![Change::Update { object, expected: node.meta.version }]).expect("current version");
     assert_eq!(code(2), Ok(()));
+}
+
+#[tokio::test]
+async fn a_set_larger_than_other_messages_is_sent() {
+    let (store, table) = (store(1), Arc::<LivenessTable>::default());
+    let dispatcher = dispatcher(&store, &table);
+    let mut large = service(1);
+    large.spec.task.container.env = vec!["x".repeat(MAX_MESSAGE_BYTES)];
+    let created = Change::Create(control_model::Object::Service(Box::new(large)));
+    store.commit(vec![created]).expect("a new service");
+    let leader = Leader {
+        store: store.clone(),
+        leadership: leading(),
+        table: table.clone(),
+        loops: loops::all(table.clone()),
+    };
+    let leader = tokio::spawn(leader.run());
+    wait_for(&store, "a task is assigned", |state| state.tasks().iter().any(|t| t.node.is_some())).await;
+    leader.abort();
+
+    let me = node_id(1);
+    let mut session = dispatcher.open_session(me, None, description(1)).await.expect("a session");
+    let id = next(&mut session).await.expect("open").expect("a message").session_id;
+    let mut stream = dispatcher.open_assignments(me, &id).expect("assignments");
+    let payload = next(&mut stream).await.expect("open").expect("a complete set");
+    let mut set = BTreeMap::new();
+    take(&mut set, decode_assignments(&payload.body).expect("an update"));
+    assert!(set.values().any(|row| matches!(row, Assignment::Task(_))));
 }
