@@ -72,13 +72,17 @@ map_type! {
         pub client_port: Port,
         /// `FLOW_FIN_*` and [`FLOW_RESET`], of both directions.
         pub closing: u8,
-        pad: u8,
+        /// [`FLOW_ANSWERED`] or 0.
+        pub answered: u8,
         pad_word: u16,
     }
 }
 
-/// The client has sent more than its first packet: a half-open flow is forgotten much sooner.
+/// The client went on after the task had answered: any other flow is forgotten much sooner.
 pub const FLOW_ESTABLISHED: u8 = 1;
+
+/// The task has sent something other than a RST.
+pub const FLOW_ANSWERED: u8 = 1;
 
 /// A FIN of the client was seen.
 pub const FLOW_FIN_CLIENT: u8 = 1;
@@ -164,7 +168,7 @@ impl ReplyFlow {
             service_port: service.1,
             client_port,
             closing: 0,
-            pad: 0,
+            answered: 0,
             pad_word: 0,
         }
     }

@@ -5,7 +5,7 @@
 
 use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
 use aya_ebpf::helpers::bpf_get_prandom_u32;
-use ebpf_abi::flow::{FLOW_ESTABLISHED, FLOW_FIN_CLIENT, FLOW_FIN_TASK, FLOW_RESET};
+use ebpf_abi::flow::{FLOW_ANSWERED, FLOW_ESTABLISHED, FLOW_FIN_CLIENT, FLOW_FIN_TASK, FLOW_RESET};
 use ebpf_abi::limits::SOURCE_PORT_TRIES;
 use ebpf_abi::{DropReason, ForwardFlow, ForwardKey, Ip4, Port, ReplyFlow, ReplyKey};
 use ebpf_packet::Flow;
@@ -35,11 +35,14 @@ pub fn forward(flow: &Flow, backend: Ip4, target: Port) -> Result<Translated, Dr
         row.last_seen = tick;
     }
     let translated = Translated { target_port: row.target_port, client_port: row.client_port };
-    if flow.is_first_syn() || flow.is_fin() || flow.is_reset() {
+    let ends = flow.is_first_syn() || flow.is_fin() || flow.is_reset();
+    if ends || row.state != FLOW_ESTABLISHED {
         let client = (flow.tuple.source, row.client_port);
-        note(flow, &ReplyKey::new((backend, row.target_port), client, flow.tuple.protocol), FLOW_FIN_CLIENT);
-    } else if row.state != FLOW_ESTABLISHED {
-        row.state = FLOW_ESTABLISHED;
+        let reply_key = ReplyKey::new((backend, row.target_port), client, flow.tuple.protocol);
+        if let Some(reply) = REPLIES.get_ptr_mut(reply_key) {
+            // SAFETY: as above.
+            note(flow, row, unsafe { &mut *reply });
+        }
     }
     Ok(translated)
 }
@@ -61,6 +64,9 @@ pub fn reply(flow: &Flow) -> Option<ReplyFlow> {
     if flow.is_fin() || flow.is_reset() {
         row.closing |= closing(flow, FLOW_FIN_TASK);
     }
+    if row.answered != FLOW_ANSWERED && !flow.is_reset() {
+        row.answered = FLOW_ANSWERED;
+    }
     Some(found)
 }
 
@@ -71,13 +77,20 @@ pub fn reply_to_embedded(key: &ReplyKey) -> Option<ReplyFlow> {
     unsafe { REPLIES.get(key) }.copied()
 }
 
-/// Remembers that a connection begins anew or ends.
+/// Remembers that a connection begins anew, ends, or that its client went on after the task's answer. Nothing that a client
+/// sends by itself makes a flow established: its address may be another's.
 #[inline(always)]
-fn note(flow: &Flow, key: &ReplyKey, fin: u8) {
-    if let Some(row) = REPLIES.get_ptr_mut(key) {
-        // SAFETY: as in `forward`.
-        let row = unsafe { &mut *row };
-        row.closing = if flow.is_first_syn() { 0 } else { row.closing | closing(flow, fin) };
+fn note(flow: &Flow, row: &mut ForwardFlow, reply: &mut ReplyFlow) {
+    if flow.is_first_syn() {
+        if reply.is_closed() {
+            row.state = 0;
+            reply.answered = 0;
+        }
+        reply.closing = 0;
+    } else if flow.is_fin() || flow.is_reset() {
+        reply.closing |= closing(flow, FLOW_FIN_CLIENT);
+    } else if reply.answered == FLOW_ANSWERED {
+        row.state = FLOW_ESTABLISHED;
     }
 }
 
@@ -103,11 +116,26 @@ fn open(flow: &Flow, key: &ForwardKey, target: Port) -> Result<Translated, DropR
         reply_key.client_port = random_port();
     }
     let forward = ForwardFlow::new(target, reply_key.client_port, tick);
-    if FLOWS.insert(key, forward, BPF_ANY.into()).is_err() {
-        let _ = REPLIES.remove(reply_key);
-        return Err(DropReason::FlowTableFull);
+    let own = Translated { target_port: target, client_port: reply_key.client_port };
+    match FLOWS.insert(key, forward, BPF_NOEXIST.into()) {
+        Ok(()) => Ok(own),
+        Err(code) if code == -EEXIST => Ok(yield_to_other(key, &reply_key, own)),
+        Err(_) => {
+            let _ = REPLIES.remove(reply_key);
+            Err(DropReason::FlowTableFull)
+        }
     }
-    Ok(Translated { target_port: target, client_port: reply_key.client_port })
+}
+
+/// Another CPU has opened the flow meanwhile: its translation holds, and a reply row that only this one made goes.
+#[inline(always)]
+fn yield_to_other(key: &ForwardKey, own_key: &ReplyKey, own: Translated) -> Translated {
+    // SAFETY: the row is copied at once.
+    let Some(other) = unsafe { FLOWS.get(key) }.copied() else { return own };
+    if other.target_port != own.target_port || other.client_port != own.client_port {
+        let _ = REPLIES.remove(own_key);
+    }
+    Translated { target_port: other.target_port, client_port: other.client_port }
 }
 
 /// Takes a reply key for a flow: false if another flow that lives has it.

@@ -1,7 +1,8 @@
 //! XDP on an uplink: clients' packets go into the tunnel before the kernel makes a socket buffer of them.
 //!
 //! What this can't do it passes on to the tc program beneath: backends of this node, fragments, options, a next hop that
-//! is not known yet or lies behind another interface, packets too long to be sent in one piece.
+//! is not known yet or lies behind another interface, packets too long to be sent in one piece, frames of drivers that left
+//! no room in front.
 
 use core::mem::MaybeUninit;
 
@@ -88,11 +89,11 @@ fn encapsulate(config: &NodeConfig, frame: &Frame<'_>, chosen: &Chosen) -> Outco
     };
     let inner =
         Ethernet { destination: chosen.endpoint.mac, source: ROUTER_MAC, ether_type: ethernet::TYPE_IPV4 };
-    frame.store(0, &inner.to_bytes())?;
-    // SAFETY: makes room in front, or says that there is none.
+    // SAFETY: makes room in front, or says that there is none and leaves the frame as it is.
     if unsafe { bpf_xdp_adjust_head(frame.0.ctx, -(OVERHEAD as i32)) } != 0 {
-        return Err(DropReason::Rewrite);
+        return Ok(Verdict::Pass);
     }
+    frame.store(OVERHEAD, &inner.to_bytes())?;
     frame.store(0, &outer.to_bytes(total_len + ethernet::LEN as u16))?;
     Ok(send_back(config, frame.0))
 }

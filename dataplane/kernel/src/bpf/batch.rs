@@ -1,5 +1,6 @@
 //! Many elements in one system call: a large ring has 65,537 places, a busy node a hundred thousand flows.
 
+use std::convert::Infallible;
 use std::io;
 use std::os::fd::BorrowedFd;
 
@@ -63,6 +64,19 @@ const LARGEST_BATCH: usize = 1 << 20;
 /// All elements of a hash map, in no order. What is written meanwhile may be missing or twice.
 pub fn dump<K: Pod, V: Pod>(map: BorrowedFd<'_>) -> io::Result<Vec<(K, V)>> {
     let mut rows = Vec::new();
+    let all: Result<(), Infallible> = visit(map, |batch| {
+        rows.extend(batch);
+        Ok(())
+    })?;
+    let Ok(()) = all;
+    Ok(rows)
+}
+
+/// As [`dump`], batch by batch; ends early with the first error of `work`.
+pub fn visit<K: Pod, V: Pod, E>(
+    map: BorrowedFd<'_>,
+    mut work: impl FnMut(Vec<(K, V)>) -> Result<(), E>,
+) -> io::Result<Result<(), E>> {
     let mut size = BATCH;
     let (mut position, mut next) = (None, 0_u32);
     loop {
@@ -99,9 +113,9 @@ pub fn dump<K: Pod, V: Pod>(map: BorrowedFd<'_>) -> io::Result<Vec<(K, V)>> {
             keys.set_len(count);
             values.set_len(count);
         }
-        rows.extend(keys.into_iter().zip(values));
-        if at_end {
-            return Ok(rows);
+        let result = work(keys.into_iter().zip(values).collect());
+        if at_end || result.is_err() {
+            return Ok(result);
         }
         position = Some(next);
     }

@@ -1,18 +1,32 @@
 //! Collecting dead flows. The programs only ever add; a flow goes when its task is gone, when both sides have closed it,
 //! or when it was silent for longer than its kind may be.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use ebpf_abi::flow::FLOW_ESTABLISHED;
-use ebpf_abi::{Endpoint, EndpointKey, ForwardFlow, ForwardKey, ReplyFlow, ReplyKey, protocol};
+use ebpf_abi::limits::MAX_FLOWS;
+use ebpf_abi::{Endpoint, ForwardFlow, ForwardKey, Ip4, ReplyFlow, ReplyKey, protocol};
 
 use super::table::TableError;
 use super::tables::Tables;
 
-/// Closed flows stay for late segments: Linux keeps a closed socket as long (`TCP_TIMEWAIT_LEN`).
-const CLOSED_SECS: u32 = 60;
-/// A connection whose client never spoke again after its first segment: Linux gives up a SYN-ACK after 63 s.
-const HALF_OPEN_SECS: u32 = 64;
+/// For how long flows may be silent, seconds.
+struct Limits {
+    /// Connections that are over.
+    closed: u32,
+    /// Connections whose client did not go on after the task's answer.
+    half_open: u32,
+    /// Datagrams likewise: one question, or one and its answer.
+    single_datagram: u32,
+}
+
+/// Closed flows stay for late segments, which come within a few round trips; a half-open one for as long as Linux repeats a
+/// SYN-ACK (63 s); single datagrams for as long as Linux's connection tracking keeps what is no stream.
+const USUAL: Limits = Limits { closed: 10, half_open: 64, single_datagram: 30 };
+/// When there is hardly any room: what a slow but live client needs.
+const CROWDED: Limits = Limits { closed: 2, half_open: 8, single_datagram: 5 };
+/// More flows than seven eighths of the table are a crowd.
+const CROWD: usize = MAX_FLOWS as usize / 8 * 7;
 /// An open connection may be silent for as long as Linux's connection tracking lets it be: five days.
 const ESTABLISHED_SECS: u32 = 5 * 24 * 3600;
 /// Datagrams have no end: as long as Linux's connection tracking keeps a two-way stream.
@@ -29,64 +43,97 @@ pub struct FlowSweep {
 pub type SweepError = TableError;
 
 impl Tables {
-    /// Removes dead flows. To be called every few seconds; costs one pass over the flow tables.
+    /// Removes dead flows. To be called every few seconds; costs one pass over the flow tables, and another with shorter
+    /// limits if they are nearly full.
     pub fn sweep_flows(&mut self) -> Result<FlowSweep, SweepError> {
         let now = self.tick.get()?;
-        let ingress_vni = self.config.get()?.ingress_vni;
-        let endpoints = self.endpoints.rows()?;
-        let forwards = self.flows.rows()?;
-        let mut sweep = FlowSweep::default();
-        let mut kept_forwards = BTreeSet::new();
-        for (key, reply) in self.replies.rows()? {
-            let forward_key = key.forward_key(&reply);
-            let forward = forwards.get(&forward_key);
-            let endpoint = endpoints.get(&EndpointKey { vni: ingress_vni, address: key.endpoint });
-            let lives = endpoint.is_some_and(Endpoint::is_local) && !is_expired(&key, &reply, forward, now);
-            if lives {
-                sweep.n_kept += 1;
-                kept_forwards.insert(forward_key);
-            } else {
-                sweep.n_removed += 1;
-                // The forward row first: a packet in between makes both anew, rather than one without the other.
-                self.flows.remove(&forward_key)?;
-                self.replies.remove(&key)?;
-            }
+        let local = self.local_endpoints()?;
+        let mut sweep = self.remove_dead(&local, now, &USUAL)?;
+        if sweep.n_kept > CROWD {
+            let crowded = self.remove_dead(&local, now, &CROWDED)?;
+            sweep = FlowSweep { n_removed: sweep.n_removed + crowded.n_removed, ..crowded };
         }
-        self.remove_halves(&forwards, &kept_forwards, now)?;
+        self.remove_halves(now)?;
         Ok(sweep)
     }
 
-    /// Forward rows whose reply row another flow has taken over.
-    fn remove_halves(
+    /// Addresses in the ingress network.
+    fn local_endpoints(&self) -> Result<BTreeSet<Ip4>, SweepError> {
+        let vni = self.config.get()?.ingress_vni;
+        let rows = self.endpoints.rows()?;
+        let here = rows.into_iter().filter(|(key, row)| key.vni == vni && Endpoint::is_local(row));
+        Ok(here.map(|(key, _)| key.address).collect())
+    }
+
+    fn remove_dead(
         &mut self,
-        forwards: &BTreeMap<ForwardKey, ForwardFlow>,
-        kept: &BTreeSet<ForwardKey>,
+        local: &BTreeSet<Ip4>,
         now: u32,
-    ) -> Result<(), SweepError> {
-        for (key, forward) in forwards {
-            // A row of this very second may have got its reply row after those were read.
-            let is_new = age(now, forward.last_seen) <= 1;
-            if !kept.contains(key) && !is_new {
-                self.flows.remove(key)?;
+        limits: &Limits,
+    ) -> Result<FlowSweep, SweepError> {
+        let (flows, mut dead, mut n_kept) = (&self.flows, Vec::new(), 0);
+        self.replies.visit(|key: ReplyKey, reply: ReplyFlow| {
+            let forward_key = key.forward_key(&reply);
+            let is_fresh = age(now, reply.last_seen) <= limits.shortest();
+            let lives = local.contains(&key.endpoint)
+                && (is_fresh || !is_expired(&key, &reply, flows.get(&forward_key)?.as_ref(), now, limits));
+            if lives {
+                n_kept += 1;
+            } else {
+                dead.push((key, forward_key));
             }
+            Ok(())
+        })?;
+        for (key, forward_key) in &dead {
+            // The forward row first: a packet in between makes both anew, rather than one without the other.
+            self.flows.remove(forward_key)?;
+            self.replies.remove(key)?;
         }
-        Ok(())
+        Ok(FlowSweep { n_kept, n_removed: dead.len() })
+    }
+
+    /// Forward rows whose reply row another flow has taken over.
+    fn remove_halves(&mut self, now: u32) -> Result<(), SweepError> {
+        let (replies, mut halves) = (&self.replies, Vec::new());
+        self.flows.visit(|key: ForwardKey, forward: ForwardFlow| {
+            // A row of this very second may be about to get its reply row.
+            if age(now, forward.last_seen) > 1 {
+                let client = (key.client, forward.client_port);
+                let reply_key = ReplyKey::new((key.endpoint, forward.target_port), client, key.protocol);
+                if replies.get(&reply_key)?.is_none_or(|reply| reply_key.forward_key(&reply) != key) {
+                    halves.push(key);
+                }
+            }
+            Ok(())
+        })?;
+        halves.iter().try_for_each(|key| self.flows.remove(key))
+    }
+}
+
+impl Limits {
+    fn shortest(&self) -> u32 {
+        self.closed.min(self.half_open).min(self.single_datagram)
     }
 }
 
 /// Silent for longer than a flow of its kind may be.
-fn is_expired(key: &ReplyKey, reply: &ReplyFlow, forward: Option<&ForwardFlow>, now: u32) -> bool {
+fn is_expired(
+    key: &ReplyKey,
+    reply: &ReplyFlow,
+    forward: Option<&ForwardFlow>,
+    now: u32,
+    limits: &Limits,
+) -> bool {
     let idle_secs = forward.map_or(age(now, reply.last_seen), |forward| {
         age(now, forward.last_seen).min(age(now, reply.last_seen))
     });
-    let limit_secs = if key.protocol == protocol::UDP {
-        DATAGRAM_SECS
-    } else if reply.is_closed() {
-        CLOSED_SECS
-    } else if forward.is_some_and(|forward| forward.state & FLOW_ESTABLISHED != 0) {
-        ESTABLISHED_SECS
-    } else {
-        HALF_OPEN_SECS
+    let is_established = forward.is_some_and(|forward| forward.state & FLOW_ESTABLISHED != 0);
+    let limit_secs = match (key.protocol == protocol::UDP, is_established) {
+        (true, true) => DATAGRAM_SECS,
+        (true, false) => limits.single_datagram,
+        (false, _) if reply.is_closed() => limits.closed,
+        (false, true) => ESTABLISHED_SECS,
+        (false, false) => limits.half_open,
     };
     idle_secs > limit_secs
 }
@@ -114,30 +161,35 @@ mod tests {
         (key, reply, forward)
     }
 
-    fn lives_secs(protocol: u8, closing: u8, state: u8) -> u32 {
+    fn lives_secs(protocol: u8, closing: u8, state: u8, limits: &Limits) -> u32 {
         let (key, reply, forward) = flow(protocol, closing, state);
-        let is_dead = |idle: u32| is_expired(&key, &reply, Some(&forward), 1000 + idle);
-        [CLOSED_SECS, HALF_OPEN_SECS, DATAGRAM_SECS, ESTABLISHED_SECS]
-            .into_iter()
-            .find(|secs| !is_dead(*secs) && is_dead(secs + 1))
-            .expect("one of the limits")
+        let is_dead = |idle: u32| is_expired(&key, &reply, Some(&forward), 1000 + idle, limits);
+        (0..=ESTABLISHED_SECS).find(|secs| is_dead(secs + 1)).expect("all flows end")
     }
 
     #[test]
     fn each_kind_has_its_limit() {
-        assert_eq!(lives_secs(protocol::TCP, 0, 0), HALF_OPEN_SECS);
-        assert_eq!(lives_secs(protocol::TCP, 0, FLOW_ESTABLISHED), ESTABLISHED_SECS);
-        assert_eq!(lives_secs(protocol::TCP, FLOW_FIN_CLIENT, FLOW_ESTABLISHED), ESTABLISHED_SECS);
-        assert_eq!(lives_secs(protocol::TCP, FLOW_FIN_CLIENT | FLOW_FIN_TASK, FLOW_ESTABLISHED), CLOSED_SECS);
-        assert_eq!(lives_secs(protocol::TCP, FLOW_RESET, FLOW_ESTABLISHED), CLOSED_SECS);
-        assert_eq!(lives_secs(protocol::UDP, 0, FLOW_ESTABLISHED), DATAGRAM_SECS);
+        const BOTH_FINS: u8 = FLOW_FIN_CLIENT | FLOW_FIN_TASK;
+        for (protocol, closing, state, usual, crowded) in [
+            (protocol::TCP, 0, 0, 64, 8),
+            (protocol::TCP, 0, FLOW_ESTABLISHED, ESTABLISHED_SECS, ESTABLISHED_SECS),
+            (protocol::TCP, FLOW_FIN_CLIENT, FLOW_ESTABLISHED, ESTABLISHED_SECS, ESTABLISHED_SECS),
+            (protocol::TCP, BOTH_FINS, FLOW_ESTABLISHED, 10, 2),
+            (protocol::TCP, FLOW_RESET, FLOW_ESTABLISHED, 10, 2),
+            (protocol::TCP, FLOW_RESET, 0, 10, 2),
+            (protocol::UDP, 0, FLOW_ESTABLISHED, 180, 180),
+            (protocol::UDP, 0, 0, 30, 5),
+        ] {
+            let lives = [&USUAL, &CROWDED].map(|limits| lives_secs(protocol, closing, state, limits));
+            assert_eq!(lives, [usual, crowded], "protocol {protocol}, closing {closing}, state {state}");
+        }
     }
 
     #[test]
     fn either_direction_keeps_a_flow() {
         let (key, reply, mut forward) = flow(protocol::UDP, 0, 0);
         forward.last_seen = 2000;
-        assert!(!is_expired(&key, &reply, Some(&forward), 2000));
-        assert!(is_expired(&key, &reply, None, 2000));
+        assert!(!is_expired(&key, &reply, Some(&forward), 2000, &USUAL));
+        assert!(is_expired(&key, &reply, None, 2000, &USUAL));
     }
 }

@@ -87,6 +87,12 @@ impl<K: Pod + Ord, V: Pod> Table<K, V> {
         }
     }
 
+    /// Shows every row, in no order; what is written meanwhile may be missing or twice.
+    pub fn visit(&self, mut work: impl FnMut(K, V) -> Result<(), TableError>) -> Result<(), TableError> {
+        batch::visit(self.fd.as_fd(), |rows| rows.into_iter().try_for_each(|(key, value)| work(key, value)))
+            .map_err(|source| TableError::Dump { name: self.name, source })?
+    }
+
     /// All rows, in order of their keys.
     pub fn rows(&self) -> Result<BTreeMap<K, V>, TableError> {
         let rows =

@@ -20,7 +20,7 @@ use crate::bpf::{self, Bpf};
 use crate::net::{Machine, Net, NetOptions};
 use crate::seam::{Kernel, KernelError};
 
-/// Between two sweeps of the flow tables: flows live for a minute at least, so a few seconds more are nothing.
+/// Between two sweeps of the flow tables: closed flows stay for ten seconds, and up to this much longer.
 const SWEEP_PERIOD: Duration = Duration::from_secs(5);
 
 /// Where a node's data plane lives.

@@ -1,5 +1,6 @@
 //! What tasks send into their networks.
 
+use ebpf_abi::flow::FLOW_ESTABLISHED;
 use ebpf_abi::limits::ROUTER_MAC;
 use ebpf_abi::table::ATTACHMENT_WAY_OUT;
 use ebpf_abi::{
@@ -188,5 +189,43 @@ fn closed_flows_give_their_ports_back() {
         let frame = client_to(NODES[0]).tcp((40_000, 8080), Segment::Syn, b"");
         let expected = to_task.tcp((40_000, 80), Segment::Syn, b"");
         bench.check("again, by another address", &frame, &Expect::ForwardAs(expected));
+    });
+}
+
+/// Whatever a client sends by itself leaves its flow half-open: with a borrowed address it could fill the table for days.
+#[test]
+fn flows_are_established_by_answers_alone() {
+    bench(1, |bpf, lab| {
+        let (ifindex, task, _) = task_end(lab, 0);
+        let uplink = lab.nodes[1].ifindex("up0");
+        let (client, to_task) = (client_to(NODES[1]), between((ROUTER_MAC, CLIENT), task));
+        let mut bench = Bench::received(bpf, ProgramId::MeshUplink, uplink);
+        for (port, segment) in
+            [(1, Segment::Syn), (1, Segment::Ack), (2, Segment::Ack), (2, Segment::Ack), (3, Segment::Syn)]
+        {
+            let expected = Expect::ForwardAs(to_task.tcp((port, 80), segment, b""));
+            bench.check("a client", &client.tcp((port, 8080), segment, b""), &expected);
+        }
+        for port in [1, 3] {
+            (bench.program, bench.ifindex, bench.ingress_ifindex) = (ProgramId::MeshTask, ifindex, ifindex);
+            let answer = between(task, (ROUTER_MAC, CLIENT)).tcp((80, port), Segment::SynAck, b"");
+            let restored = between((task.0, NODES[1]), (ROUTER_MAC, CLIENT));
+            let expected = Expect::ForwardAs(restored.tcp((8080, port), Segment::SynAck, b""));
+            bench.check("the task", &answer, &expected);
+        }
+        let established = |bench: &Bench<'_>| -> Vec<u16> {
+            let rows = bench.bpf.tables.flows.rows().unwrap();
+            let rows = rows.into_iter().filter(|(_, row)| row.state == FLOW_ESTABLISHED);
+            rows.map(|(key, _)| u16::from_be_bytes(key.client_port.0)).collect()
+        };
+        assert!(established(&bench).is_empty(), "{:?}", established(&bench));
+        (bench.program, bench.ifindex, bench.ingress_ifindex) = (ProgramId::MeshUplink, uplink, uplink);
+        let expected = Expect::ForwardAs(to_task.tcp((1, 80), Segment::Ack, b""));
+        bench.check("goes on", &client.tcp((1, 8080), Segment::Ack, b""), &expected);
+        assert_eq!(established(&bench), [1]);
+        bench.bpf.tables.tick.set(&66).unwrap();
+        let sweep = bench.bpf.tables.sweep_flows().unwrap();
+        assert_eq!((sweep.n_kept, sweep.n_removed), (1, 2));
+        assert_eq!(established(&bench), [1]);
     });
 }

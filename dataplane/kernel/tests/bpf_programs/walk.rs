@@ -185,7 +185,7 @@ fn flows_follow_endpoints_and_are_swept() {
     let swept = lab.with_bpf(1, |bpf| {
         let kept = bpf.tables.sweep_flows().unwrap();
         assert!(kept.n_kept > 0 && kept.n_removed == 0, "{kept:?}");
-        bpf.tables.tick.set(&100).unwrap();
+        bpf.tables.tick.set(&12).unwrap();
         bpf.tables.sweep_flows().unwrap()
     });
     assert!(swept.n_kept == 0 && swept.n_removed > 0, "closed flows stay: {swept:?}");
