@@ -77,7 +77,13 @@ fn fate(service: &Service, task: &Task, node: Option<&Node>) -> Fate {
             _ => Fate::Stop,
         };
     }
-    if ended || (task.node.is_some() && must_leave(node)) { Fate::Replace } else { Fate::Keep }
+    let leaves = task.node.is_some() && (must_leave(node) || is_stranded(task, node));
+    if ended || leaves { Fate::Replace } else { Fate::Keep }
+}
+
+/// Nobody will start it: its node's agent is silent. What runs there already is kept by the node's data path.
+fn is_stranded(task: &Task, node: Option<&Node>) -> bool {
+    task.status.state < TaskState::Running && !listens(node)
 }
 
 /// Whether the node satisfies the service's constraints.
