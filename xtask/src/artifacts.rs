@@ -25,7 +25,7 @@ pub enum Profile {
 
 /// Builds the daemon, the inspection tool and the demo's image.
 pub fn programs(profile: Profile) -> Result<Programs> {
-    let mut args = vec!["build", "--quiet", "-p", "meshd", "-p", "meshctl"];
+    let mut args = vec!["build", "-p", "meshd", "-p", "meshctl"];
     if profile == Profile::Release {
         args.push("--release");
     }
@@ -38,7 +38,7 @@ pub fn programs(profile: Profile) -> Result<Programs> {
 pub fn bench_quick() -> Result<()> {
     setup::run(setup::Scope::Everything)?;
     let programs = programs(Profile::Release)?;
-    cargo(&["build", "--quiet", "--release", "-p", "bench-load"])?;
+    cargo(&["build", "--release", "-p", "bench-load"])?;
     let mut bench = std::process::Command::new(target_dir().join("release/bench-load"));
     show(bench.arg("quick").current_dir(root()).envs(environment(&programs)))
 }

@@ -15,7 +15,7 @@ use crate::{lab as lab_command, setup};
 const LAB: &str = "demo";
 const PORT: u16 = 8080;
 /// Requests per node when the spread is shown.
-const N_REQUESTS_PER_NODE: usize = 40;
+const N_REQUESTS_PER_NODE: usize = 200;
 /// Requests a second while something is changed or dies.
 const RATE_PER_S: u32 = 100;
 const SETTLE_LIMIT: Duration = Duration::from_mins(1);
@@ -23,7 +23,7 @@ const SETTLE_LIMIT: Duration = Duration::from_mins(1);
 /// Runs the demo; `keep` leaves the cluster up.
 pub fn run(keep: bool) -> Result<()> {
     setup::run(setup::Scope::Demo)?;
-    println!("Building meshd, meshctl and the demo's image …");
+    println!("Building meshd, meshctl and the demo's image (minutes at the first time) …");
     let programs = programs(Profile::Dev)?;
     let started = Instant::now();
     if Lab::exists(LAB)? {
@@ -164,7 +164,14 @@ impl Demo {
     fn scale_and_update(&self) -> Result<()> {
         heading("Ten tasks, then another image, while requests keep coming");
         let traffic = self.traffic()?;
-        self.docker(&["service", "scale", "whoami=10"])?;
+        self.docker(&["service", "scale", "--detach", "whoami=10"])?;
+        let (_, took) =
+            wait_until(
+                "ten tasks",
+                SETTLE_LIMIT,
+                || Ok((self.running("whoami")?.len() == 10).then_some(())),
+            )?;
+        println!("    10 of 10 tasks run {:.1} s later", took.as_secs_f64());
         self.docker(&[
             "service",
             "update",
