@@ -165,7 +165,7 @@ impl Demo {
         heading("Ten tasks, then another image, while requests keep coming");
         let traffic = self.traffic()?;
         self.docker(&["service", "scale", "--detach", "whoami=10"])?;
-        let (_, took) =
+        let ((), took) =
             wait_until(
                 "ten tasks",
                 SETTLE_LIMIT,
