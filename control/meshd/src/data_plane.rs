@@ -2,7 +2,6 @@
 
 use std::ffi::OsString;
 use std::sync::Arc;
-use std::time::Duration;
 
 use dataplane_dns::ServerLaunch;
 use dataplane_driver::{Driver, DriverOptions, StartError, TeardownError};
@@ -12,11 +11,6 @@ use dataplane_model::kernel_state::LinkName;
 use tokio::sync::watch;
 
 use crate::config::{Config, IngressHook, TcAttach};
-
-/// Whoever shows the data plane's state lets go of it within this.
-const LET_GO: Duration = Duration::from_millis(50);
-/// … and this often is looked.
-const ATTEMPTS: u32 = 100;
 
 /// The driver, and whether the kernel holds what it wants.
 #[derive(Clone)]
@@ -37,8 +31,6 @@ pub enum DataPlaneError {
     Start(#[from] StartError),
     #[error("the data plane is not gone whole")]
     Teardown(#[from] TeardownError),
-    #[error("the data plane is still in use")]
-    InUse,
 }
 
 impl NodeDataPlane {
@@ -56,17 +48,9 @@ impl NodeDataPlane {
         Ok(Self { driver, is_up })
     }
 
-    /// Removes everything of it from the kernel.
+    /// Removes everything of it from the kernel. The driver does nothing after it, whoever still holds it.
     pub async fn tear_down(self) -> Result<(), DataPlaneError> {
-        let mut driver = self.driver;
-        for _ in 0..ATTEMPTS {
-            match Arc::try_unwrap(driver) {
-                Ok(driver) => return Ok(driver.tear_down().await?),
-                Err(shared) => driver = shared,
-            }
-            tokio::time::sleep(LET_GO).await;
-        }
-        Err(DataPlaneError::InUse)
+        Ok(self.driver.tear_down().await?)
     }
 }
 

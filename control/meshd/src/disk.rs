@@ -1,6 +1,7 @@
 //! What a node of a swarm keeps on disk, under `<state-dir>/swarm`: who it is, and how to find the others.
 //!
-//! `node.json` is written last when a swarm is entered and is what makes a node part of one.
+//! `node.json` is written last when a swarm is entered, removed first when it is left, and is what makes a node part of
+//! one. Without it the rest is of no use: a crash left it, and it is removed before a swarm is entered.
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, Write as _};
@@ -127,7 +128,8 @@ impl SwarmDir {
         remove(&self.raft_key())
     }
 
-    /// Removes everything; `node.json` first, so that half of a removal is not half a membership.
+    /// Removes everything; `node.json` first, so that half of a removal is no membership. What a crash leaves of the rest
+    /// is for the next call to remove, before anything new is written.
     pub fn remove_all(&self) -> Result<(), DiskError> {
         remove(&self.0.join("node.json"))?;
         remove(&self.0)

@@ -25,7 +25,7 @@ pub fn run(config: &Config) -> Result<()> {
     };
     // Without what a data plane needs there is none.
     drop(checks::check(config));
-    note("containers", runtime.block_on(remove_containers(config)));
+    note("containers", runtime.block_on(async { remove_containers(&Host::open(config.clone())?).await }));
     note("data plane", runtime.block_on(remove_data_plane(config)));
     note("cgroups", remove_cgroups(&config.cgroup_parent));
     note("pins", remove_dir(&config.bpffs_dir));
@@ -35,8 +35,9 @@ pub fn run(config: &Config) -> Result<()> {
     if left.is_empty() { Ok(()) } else { bail!("left behind:\n{}", left.join("\n")) }
 }
 
-async fn remove_containers(config: &Config) -> Result<()> {
-    let executor = Host::open(config.clone())?.executor;
+/// Removes all containers of the node, running or not.
+pub async fn remove_containers(host: &Host) -> Result<()> {
+    let executor = &host.executor;
     for found in executor.list_ours().await? {
         executor.terminate(found.task).await?;
         executor.remove(found.task).await?;

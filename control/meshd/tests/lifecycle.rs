@@ -319,3 +319,45 @@ fn a_worker_joins_becomes_manager_and_worker_again_and_leaves() {
     let left = worker.call("POST", "/swarm/leave", &Value::Null);
     assert_eq!(left.0, 200, "{left:?}");
 }
+
+#[test]
+fn what_is_cut_half_way_can_be_gone_on_with() {
+    let net = Net::new("cut", 1);
+    let mut node = net.node(0);
+    node.start();
+
+    let mut client = UnixStream::connect(node.socket()).expect("the daemon listens");
+    let body = r#"{"ListenAddr":"0.0.0.0:2377","AdvertiseAddr":"eth0","Spec":{}}"#;
+    let head = format!("POST /v1.41/swarm/init HTTP/1.1\r\nHost: d\r\nContent-Length: {}\r\n", body.len());
+    write!(client, "{head}Content-Type: application/json\r\n\r\n{body}").expect("sent");
+    eventually("init has begun", || node.swarm()["LocalNodeState"] != "inactive");
+    drop(client);
+    eventually("init ends without its client", || node.swarm()["LocalNodeState"] == "active");
+    let before = node.swarm();
+
+    // As a crash leaves it on the way in or out of a swarm.
+    node.kill();
+    let swarm_dir = net.dir.path().join("state/0/swarm");
+    std::fs::remove_file(swarm_dir.join("node.json")).expect("a member's file");
+    assert!(swarm_dir.join("raft").exists(), "the old swarm's raft data is there");
+    node.start();
+    assert_eq!(node.swarm()["LocalNodeState"], "inactive");
+    let (status, answer) = node.init();
+    assert_eq!(status, 200, "{answer}");
+    assert_ne!(node.swarm()["Cluster"]["ID"], before["Cluster"]["ID"]);
+
+    // A mount can't be removed: the leave fails.
+    let busy = swarm_dir.join("busy");
+    std::fs::create_dir(&busy).expect("made");
+    let path = busy.to_str().expect("UTF-8");
+    run("mount", &["-t", "tmpfs", "tmpfs", path]);
+    let failed = node.call("POST", "/swarm/leave?force=1", &Value::Null);
+    let state = node.swarm()["LocalNodeState"].clone();
+    run("umount", &[path]);
+    assert_ne!(failed.0, 200, "{failed:?}");
+    assert_eq!(state, "error", "{failed:?}");
+    let left = node.call("POST", "/swarm/leave?force=1", &Value::Null);
+    assert_eq!(left.0, 200, "{left:?}");
+    assert_eq!(node.swarm()["LocalNodeState"], "inactive");
+    assert!(!net.bpffs(0).join("v1").exists(), "the data plane is gone");
+}

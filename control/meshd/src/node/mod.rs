@@ -9,7 +9,8 @@ mod manager;
 mod swarm;
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use control_api::Engine;
@@ -27,6 +28,7 @@ use crate::data_plane::NodeDataPlane;
 use crate::disk::{KnownManager, NodeFile, SwarmDir};
 use crate::engine::OciEngine;
 use crate::host::Host;
+use crate::teardown;
 use genesis::Genesis;
 use manager::RunningManager;
 use swarm::{Parts, Swarm, new_raft_id};
@@ -34,8 +36,14 @@ use swarm::{Parts, Swarm, new_raft_id};
 /// Default of `docker swarm init|join --listen-addr`.
 const CLI_LISTEN_ADDR: &str = "0.0.0.0:2377";
 
+/// An init, join or leave that is under way when the daemon stops may take this long to end; then it is cut, as by a
+/// crash: what is on the disk tells how to go on.
+const CHANGE_GRACE: Duration = Duration::from_secs(5);
+
 /// A node and its standing towards a swarm.
 pub struct MeshNode {
+    /// Itself, for what goes on when its caller is gone.
+    me: Weak<Self>,
     host: Arc<Host>,
     dir: SwarmDir,
     engine: Arc<dyn Engine>,
@@ -52,7 +60,8 @@ enum Standing {
     /// On its way in.
     Pending,
     In(Arc<Swarm>),
-    /// Part of a swarm by what is on the disk, but that can't be used.
+    /// Part of a swarm by what is on the disk, but that can't be used, or not left whole. Containers and data plane may
+    /// be there.
     Broken(String),
 }
 
@@ -64,24 +73,25 @@ impl MeshNode {
             oci: host.executor.clone(),
             insecure_registries: host.config.insecure_registries.iter().cloned().collect(),
         });
-        let node = Self {
+        let node = Arc::new_cyclic(|me| Self {
+            me: me.clone(),
             dir,
             engine,
             standing: Mutex::new(Standing::Out),
             changing: tokio::sync::Mutex::default(),
             host,
-        };
+        });
         let resumed = node.resume().unwrap_or_else(|error| {
             tracing::error!(%error, "can't go on in the swarm");
             Standing::Broken(error.to_string())
         });
         node.stand(resumed);
-        Arc::new(node)
+        node
     }
 
     /// Stops the daemon's part; tasks and data plane go on.
     pub async fn shut_down(&self) {
-        let _changing = self.changing.lock().await;
+        let _changing = tokio::time::timeout(CHANGE_GRACE, self.changing.lock()).await;
         if let Some(swarm) = self.swarm() {
             swarm.shut_down().await;
         }
@@ -211,15 +221,77 @@ impl MeshNode {
         self.start(joined.pem, file)
     }
 
-    async fn do_leave(&self, force: bool) -> Result<(), SwarmError> {
-        if let Some(swarm) = self.swarm() {
-            swarm.prepare_to_leave(force).await?;
-            // The node's own hold on the data plane must be gone when it is taken down.
-            self.stand(Standing::Pending);
+    /// Enters a swarm by `attempt`; true if all of it was ready in time. A failure leaves the node where it was.
+    async fn go_in(
+        &self,
+        attempt: impl Future<Output = Result<Arc<Swarm>, SwarmError>> + Send + 'static,
+    ) -> Result<(NodeId, bool), SwarmError> {
+        let _changing = self.changing.lock().await;
+        if !matches!(self.standing(), Standing::Out) {
+            return Err(SwarmError::AlreadyInSwarm);
+        }
+        // A crash on the way in or out may have left an older swarm's Raft data, which must not be opened again.
+        self.dir.remove_all().map_err(failed)?;
+        self.stand(Standing::Pending);
+        match to_its_end(attempt).await {
+            Ok(swarm) => {
+                let in_time = swarm.wait_until_ready(JOIN_TIMEOUT).await;
+                let id = swarm.node_id();
+                self.stand(Standing::In(swarm));
+                Ok((id, in_time))
+            }
+            Err(error) => {
+                let removed = self.dir.remove_all();
+                self.stand(Standing::Out);
+                removed.map_err(failed)?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Leaves the swarm. A failure on the way leaves a broken membership, which can be left again.
+    async fn go_out(self: Arc<Self>, force: bool) -> Result<(), SwarmError> {
+        let _changing = self.changing.lock().await;
+        let was = self.standing();
+        match &was {
+            Standing::Out => return Err(SwarmError::NotInSwarm),
+            Standing::In(swarm) => swarm.prepare_to_leave(force).await?,
+            Standing::Pending | Standing::Broken(_) => {}
+        }
+        self.stand(Standing::Pending);
+        let left = to_its_end(self.clone().take_down(was)).await;
+        self.stand(match &left {
+            Ok(()) => Standing::Out,
+            Err(error) => Standing::Broken(format!("this node has not left the swarm whole: {error}")),
+        });
+        left
+    }
+
+    /// Removes containers and data plane, then what is on the disk.
+    async fn take_down(self: Arc<Self>, was: Standing) -> Result<(), SwarmError> {
+        if let Standing::In(swarm) = was {
             swarm.leave().await?;
+        } else {
+            // Nothing here runs that would know of them: all that is found is removed.
+            if let Err(error) = teardown::remove_containers(&self.host).await {
+                tracing::warn!(error = format!("{error:#}"), "not all containers were removed");
+            }
+            let data_plane = NodeDataPlane::start(&self.host.config).map_err(failed)?;
+            data_plane.tear_down().await.map_err(failed)?;
         }
         self.dir.remove_all().map_err(failed)
     }
+
+    fn me(&self) -> Arc<Self> {
+        self.me.upgrade().expect("who calls holds the node")
+    }
+}
+
+/// Runs `work` to its end even if the caller goes away, as a client of the API may. A panic is an error.
+async fn to_its_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T, SwarmError>> + Send + 'static,
+) -> Result<T, SwarmError> {
+    tokio::spawn(work).await.map_err(failed)?
 }
 
 fn failed(error: impl std::error::Error) -> SwarmError {
@@ -247,59 +319,24 @@ impl control_api::Node for MeshNode {
     }
 
     async fn init(&self, request: InitRequest) -> Result<NodeId, SwarmError> {
-        let _changing = self.changing.lock().await;
         if request.force_new_cluster {
             return Err(SwarmError::Failed("--force-new-cluster is not supported".into()));
         }
-        if !matches!(self.standing(), Standing::Out) {
-            return Err(SwarmError::AlreadyInSwarm);
-        }
-        self.stand(Standing::Pending);
-        match self.do_init(&request).await {
-            Ok(swarm) => {
-                let id = swarm.node_id();
-                swarm.wait_until_ready(JOIN_TIMEOUT).await;
-                self.stand(Standing::In(swarm));
-                Ok(id)
-            }
-            Err(error) => {
-                let removed = self.dir.remove_all();
-                self.stand(Standing::Out);
-                removed.map_err(failed)?;
-                Err(error)
-            }
-        }
+        let (node, me) = (self.me(), self.me());
+        let attempt = async move { me.do_init(&request).await };
+        let (id, _in_time) = to_its_end(async move { node.go_in(attempt).await }).await?;
+        Ok(id)
     }
 
     async fn join(&self, request: JoinRequest) -> Result<(), SwarmError> {
-        let _changing = self.changing.lock().await;
-        if !matches!(self.standing(), Standing::Out) {
-            return Err(SwarmError::AlreadyInSwarm);
-        }
-        self.stand(Standing::Pending);
-        match self.do_join(&request).await {
-            Ok(swarm) => {
-                let in_time = swarm.wait_until_ready(JOIN_TIMEOUT).await;
-                self.stand(Standing::In(swarm));
-                if in_time { Ok(()) } else { Err(SwarmError::JoinTimeout) }
-            }
-            Err(error) => {
-                let removed = self.dir.remove_all();
-                self.stand(Standing::Out);
-                removed.map_err(failed)?;
-                Err(error)
-            }
-        }
+        let (node, me) = (self.me(), self.me());
+        let attempt = async move { me.do_join(&request).await };
+        let (_id, in_time) = to_its_end(async move { node.go_in(attempt).await }).await?;
+        if in_time { Ok(()) } else { Err(SwarmError::JoinTimeout) }
     }
 
     async fn leave(&self, force: bool) -> Result<(), SwarmError> {
-        let _changing = self.changing.lock().await;
-        if matches!(self.standing(), Standing::Out) {
-            return Err(SwarmError::NotInSwarm);
-        }
-        self.do_leave(force).await?;
-        self.stand(Standing::Out);
-        Ok(())
+        to_its_end(self.me().go_out(force)).await
     }
 
     fn store(&self) -> Option<Arc<dyn ReplicatedStore>> {
