@@ -268,8 +268,11 @@ impl Entry {
         if let (Ok(exit), Some(container)) = (&result, &mut self.container) {
             container.exit_code = exit.code;
         }
+        // A daemon that was restarted does not know whether it has signalled the process: the wish decides.
+        let unwanted = self.task.as_ref().is_some_and(|task| task.desired_state >= TaskState::Shutdown);
         match (self.phase, result) {
             (Phase::Ended, _) => {}
+            (_, Ok(_)) if unwanted => self.end(status(TaskState::Shutdown, "shutdown", now), actions),
             (Phase::Stopping, _) => self.end(status(TaskState::Shutdown, "shutdown", now), actions),
             (_, Ok(exit)) if exit.code == 0 => {
                 self.end(status(TaskState::Complete, "finished", now), actions);
