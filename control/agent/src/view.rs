@@ -8,7 +8,7 @@ use control_model::assignment::{EndpointView, ServiceView};
 use control_model::object::NetworkAttachment;
 use control_model::spec::{PortConfig, Protocol, PublishMode};
 use control_model::template::TemplateContext;
-use control_model::{Generation, Network, NetworkId, NodeId, Task, TaskId};
+use control_model::{Generation, Network, NetworkId, NodeId, ServiceId, Task, TaskId};
 use dataplane_model as dp;
 use ipnetwork::IpNetwork;
 
@@ -41,7 +41,14 @@ pub fn build(
 ) -> dp::NodeView {
     let running =
         tasks.iter().filter(|(_, phase)| *phase == Phase::Running).map(|(task, _)| task.id).collect();
-    let builder = Builder { context, set, networks: networks(set, leftover_networks), tasks, running };
+    let builder = Builder {
+        context,
+        set,
+        networks: networks(set, leftover_networks),
+        tasks,
+        running,
+        endpoints: by_service(set),
+    };
     let Generation { epoch, index } = set.generation();
     dp::NodeView {
         revision,
@@ -69,6 +76,8 @@ struct Builder<'a> {
     tasks: &'a [(&'a Task, Phase)],
     /// Own tasks whose process runs and is not to stop.
     running: BTreeSet<TaskId>,
+    /// Grouped once: looking through all of them for every service would be quadratic.
+    endpoints: BTreeMap<ServiceId, Vec<&'a EndpointView>>,
 }
 
 impl Builder<'_> {
@@ -159,7 +168,7 @@ impl Builder<'_> {
     }
 
     fn backends(&self, service: &ServiceView) -> BTreeMap<(dp::NetworkKey, Ipv4Addr), dp::Backend> {
-        let endpoints = self.set.endpoints.values().filter(|endpoint| endpoint.service == service.id);
+        let endpoints = self.endpoints.get(&service.id).into_iter().flatten();
         let rows = endpoints.flat_map(|endpoint| {
             endpoint.attachments.iter().filter_map(move |attachment| {
                 let row = dp::Backend {
@@ -186,6 +195,14 @@ impl Builder<'_> {
         };
         others.map(|peer| (peer.vtep, row(peer))).collect()
     }
+}
+
+fn by_service(set: &AssignmentSet) -> BTreeMap<ServiceId, Vec<&EndpointView>> {
+    let mut groups: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for endpoint in set.endpoints.values() {
+        groups.entry(endpoint.service).or_default().push(endpoint);
+    }
+    groups
 }
 
 fn key(id: NetworkId) -> dp::NetworkKey {

@@ -2,18 +2,20 @@
 //! plane's view up to date. One tokio task; everything that takes time runs beside it.
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
-use control_model::executor::Executor;
+use control_model::executor::{Executor, ExecutorError};
 use control_model::{AssignmentUpdate, Network, NetworkId, TaskId, Timestamp};
 use dataplane_model::{DataPlane, NodeView, Report, SandboxStatus};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::machine::{Action, Input, Machine};
+use crate::machine::{Action, Input, Machine, Phase};
 use crate::session::{Delivery, SharedOutbox};
 use crate::set::{AssignmentSet, SetError};
 use crate::view::{NodeContext, build, networks_in_use};
@@ -44,6 +46,8 @@ struct Running {
     leftover_networks: BTreeMap<NetworkId, Network>,
     calls: JoinSet<Input>,
     revision: u64,
+    /// The tasks that the last view was made of; `None` once the set has changed since.
+    shown: Option<Vec<(TaskId, Phase)>>,
 }
 
 impl Worker {
@@ -62,6 +66,7 @@ impl Worker {
             leftover_networks: BTreeMap::new(),
             calls: JoinSet::new(),
             revision,
+            shown: None,
         };
         if stop.run_until_cancelled(running.adopt()).await.is_none() {
             return;
@@ -76,10 +81,10 @@ impl Worker {
                     let _ = answer.send(running.assign(update));
                 }
                 Some(result) = running.calls.join_next() => {
-                    running.input(result.expect("the executor does not panic"));
+                    running.input(result.expect("a call catches its panics"));
                     // Many tasks end or start at once: one view for all of them.
                     while let Some(result) = running.calls.try_join_next() {
-                        running.input(result.expect("the executor does not panic"));
+                        running.input(result.expect("a call catches its panics"));
                     }
                 }
                 Ok(()) = reports.changed() => {
@@ -112,6 +117,7 @@ impl Running {
         let (before, is_complete) =
             (self.set.networks.clone(), matches!(update, AssignmentUpdate::Complete { .. }));
         let touched = touched_tasks(&update);
+        self.shown = None;
         self.set.apply(update)?;
         self.leftover_networks.extend(before);
         let input = if is_complete {
@@ -140,7 +146,7 @@ impl Running {
                 Action::Forget(id) => self.outbox.lock().forget(id),
                 call => {
                     let executor = Arc::clone(&self.executor);
-                    self.calls.spawn(run_call(executor, call));
+                    self.calls.spawn(guarded_call(executor, call));
                 }
             }
         }
@@ -153,9 +159,15 @@ impl Running {
             return;
         }
         let tasks: Vec<_> = self.machine.tasks().collect();
+        // Apart from the set nothing but the tasks' phases is in the view: most reports and results change neither.
+        let phases: Vec<_> = tasks.iter().map(|(task, phase)| (task.id, *phase)).collect();
+        if self.shown.as_ref() == Some(&phases) {
+            return;
+        }
         let in_use = networks_in_use(&tasks);
         self.leftover_networks.retain(|id, _| in_use.contains(id) && !self.set.networks.contains_key(id));
         let view = build(&self.context, &self.set, &self.leftover_networks, &tasks, self.revision);
+        self.shown = Some(phases);
         if self.views.borrow().as_deref() == Some(&view) {
             return;
         }
@@ -163,6 +175,30 @@ impl Running {
         let view = NodeView { revision: self.revision, ..view };
         self.views.send_replace(Some(Arc::new(view.clone())));
         self.dataplane.set_view(view);
+    }
+}
+
+/// [`run_call`]; a panic in the executor fails the one task, not the worker.
+async fn guarded_call(executor: Arc<dyn Executor>, action: Action) -> Input {
+    let mut failure = Some(panicked(&action));
+    let mut call = Box::pin(run_call(executor, action));
+    std::future::poll_fn(move |context| {
+        catch_unwind(AssertUnwindSafe(|| call.as_mut().poll(context)))
+            .unwrap_or_else(|_| Poll::Ready(failure.take().expect("a call ends once")))
+    })
+    .await
+}
+
+/// The result of an action whose call has panicked. The panic's own words are in the log.
+fn panicked(action: &Action) -> Input {
+    let error = ExecutorError::Failed("the executor panicked".to_owned());
+    match action {
+        Action::Prepare(task) => Input::Prepared(task.id, Err(error)),
+        Action::Start(task, _) => Input::Started(task.id, Err(error)),
+        Action::Wait(id) => Input::Exited(*id, Err(error)),
+        Action::Shutdown(task) => Input::Stopped(task.id, Err(error)),
+        Action::Remove(id) => Input::Removed(*id, Err(error)),
+        Action::Report(..) | Action::Forget(_) => unreachable!("these are no calls of the executor"),
     }
 }
 
@@ -220,4 +256,52 @@ async fn sleep_until_due(after: Duration) {
 fn now() -> Timestamp {
     let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     Timestamp(i64::try_from(since_epoch.as_nanos()).unwrap_or(i64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+    use control_model::Task;
+    use control_model::executor::{Exit, Found, SandboxPaths};
+    use control_model::object::ContainerStatus;
+
+    use super::*;
+
+    struct Panics;
+
+    #[async_trait]
+    impl Executor for Panics {
+        async fn prepare(&self, _: &Task) -> Result<(), ExecutorError> {
+            panic!("prepare")
+        }
+        async fn start(&self, _: &Task, _: &SandboxPaths) -> Result<ContainerStatus, ExecutorError> {
+            panic!("start")
+        }
+        async fn wait(&self, _: TaskId) -> Result<Exit, ExecutorError> {
+            panic!("wait")
+        }
+        async fn shutdown(&self, _: &Task) -> Result<(), ExecutorError> {
+            panic!("shutdown")
+        }
+        async fn terminate(&self, _: TaskId) -> Result<(), ExecutorError> {
+            panic!("terminate")
+        }
+        async fn remove(&self, _: TaskId) -> Result<(), ExecutorError> {
+            panic!("remove")
+        }
+        async fn list_ours(&self) -> Result<Vec<Found>, ExecutorError> {
+            panic!("list")
+        }
+    }
+
+    #[tokio::test]
+    async fn a_panic_of_the_executor_is_the_calls_failure() {
+        let id = TaskId::from_bits(7);
+        let mut calls = JoinSet::new();
+        calls.spawn(guarded_call(Arc::new(Panics), Action::Wait(id)));
+        let waited = calls.join_next().await.expect("one call").expect("no panic comes through");
+        assert!(matches!(waited, Input::Exited(of, Err(ExecutorError::Failed(_))) if of == id));
+        let removed = guarded_call(Arc::new(Panics), Action::Remove(id)).await;
+        assert!(matches!(removed, Input::Removed(of, Err(_)) if of == id));
+    }
 }

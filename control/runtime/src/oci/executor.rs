@@ -39,7 +39,7 @@ impl Executor for Oci {
         let image = self.local_or_pulled(&task.spec.container.image).await.map_err(rejected)?;
         let (oci, task) = (self.clone(), task.clone());
         let made = tokio::task::spawn_blocking(move || oci.make(&task, &image)).await;
-        made.expect("preparing does not panic").map_err(rejected)
+        made.map_err(|error| ExecutorError::Failed(format!("preparing: {error}")))?.map_err(rejected)
     }
 
     async fn start(&self, task: &Task, sandbox: &SandboxPaths) -> Result<ContainerStatus, ExecutorError> {
@@ -100,7 +100,7 @@ impl Executor for Oci {
         self.delete_runtime_state(&container.paths).await;
         let paths = container.paths.clone();
         let removed = tokio::task::spawn_blocking(move || remove_files(&paths)).await;
-        removed.expect("removing does not panic").map_err(failed)?;
+        removed.map_err(|error| ExecutorError::Failed(format!("removing: {error}")))?.map_err(failed)?;
         self.containers().remove(&task);
         Ok(())
     }
