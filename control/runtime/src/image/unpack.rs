@@ -29,8 +29,9 @@ pub(super) async fn unpacked(
     if !target.is_dir() {
         let partial = target.with_extension(unique_suffix());
         let result = unpack(content, image, &partial).await;
-        let result =
-            result.and_then(|()| std::fs::rename(&partial, &target).map_err(ImageError::io(&target)));
+        let result = result
+            .and_then(|()| sync(&partial))
+            .and_then(|()| std::fs::rename(&partial, &target).map_err(ImageError::io(&target)));
         if result.is_err() {
             let _ = remove_tree(&partial);
         }
@@ -43,6 +44,12 @@ pub(super) async fn unpacked(
 fn lock(path: &Path) -> Result<Flock<std::fs::File>, ImageError> {
     let file = std::fs::File::create(path).map_err(ImageError::io(path))?;
     Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| ImageError::io(path)(errno.into()))
+}
+
+/// Writes the directory's file system out: a rename may reach the disk before the files' content does.
+fn sync(dir: &Path) -> Result<(), ImageError> {
+    let opened = std::fs::File::open(dir).map_err(ImageError::io(dir))?;
+    nix::unistd::syncfs(&opened).map_err(|errno| ImageError::io(dir)(errno.into()))
 }
 
 async fn unpack(content: &Content, image: &ImageRecord, target: &Path) -> Result<(), ImageError> {

@@ -18,6 +18,10 @@ const LOG_SIZE_MAX_BYTES: &str = "16777216";
 /// A runtime that has not made a container after this long never will.
 const CREATE_TIMEOUT: Duration = Duration::from_mins(2);
 
+/// The longest that any other call of the runtime may take: it does a few system calls, and no loaded disk takes this
+/// long. One that hangs would keep its task from ever being stopped or removed.
+const RUNTIME_CALL_TIMEOUT: Duration = Duration::from_mins(2);
+
 /// Why there is no container. `Display` is what Docker's `docker service ps` shows.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LaunchError {
@@ -25,6 +29,8 @@ pub(super) enum LaunchError {
     Conmon(#[from] io::Error),
     #[error("OCI runtime create failed: {0}")]
     Runtime(String),
+    #[error("OCI runtime: {verb:?} has not ended after {} s", .limit.as_secs_f32())]
+    RuntimeHangs { verb: String, limit: Duration },
 }
 
 /// What to start and how.
@@ -119,9 +125,23 @@ pub(super) async fn run_runtime(
     runtime_root: &Path,
     arguments: &[&str],
 ) -> Result<String, LaunchError> {
+    run_limited(runtime, runtime_root, arguments, RUNTIME_CALL_TIMEOUT).await
+}
+
+async fn run_limited(
+    runtime: &Path,
+    runtime_root: &Path,
+    arguments: &[&str],
+    limit: Duration,
+) -> Result<String, LaunchError> {
     let mut command = Command::new(runtime);
     command.arg("--root").arg(runtime_root).args(arguments).stdin(Stdio::null()).kill_on_drop(true);
-    let output = command.output().await?;
+    let output = tokio::time::timeout(limit, command.output()).await;
+    let hangs = |_| LaunchError::RuntimeHangs {
+        verb: arguments.first().copied().unwrap_or_default().to_owned(),
+        limit,
+    };
+    let output = output.map_err(hangs)??;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
@@ -152,7 +172,20 @@ fn runtime_message(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
+
+    #[tokio::test]
+    async fn a_runtime_that_hangs_is_given_up() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let runtime = dir.path().join("runtime");
+        std::fs::write(&runtime, "#!/bin/sh\nexec sleep 600\n").expect("written");
+        std::fs::set_permissions(&runtime, std::fs::Permissions::from_mode(0o755)).expect("executable");
+        let limit = Duration::from_millis(100);
+        let error = run_limited(&runtime, dir.path(), &["start", "x"], limit).await.expect_err("it hangs");
+        assert_eq!(error.to_string(), "OCI runtime: \"start\" has not ended after 0.1 s");
+    }
 
     #[test]
     fn the_runtimes_words_lose_their_decoration() {

@@ -5,12 +5,14 @@ use std::path::{Path, PathBuf};
 
 use control_model::spec::{Mount as MountSpec, MountKind};
 use control_model::template::TemplateContext;
+use nix::fcntl::{Flock, FlockArg};
 use oci_spec::image::Config;
 use oci_spec::runtime::{Mount, MountBuilder};
 
 use super::error::PrepareError;
 use super::paths::{Layout, TaskPaths};
 use super::rootfs::copy_out;
+use crate::files::remove_tree;
 
 const NO_SUID_DEV_EXEC: [&str; 3] = ["nosuid", "noexec", "nodev"];
 
@@ -59,7 +61,9 @@ pub(super) fn user_mounts(
                 volume(paths, &anonymous(), &spec.target, spec.read_only)?
             }
             MountKind::Volume => {
-                volume(paths, &named_volume(layout, &source)?, &spec.target, spec.read_only)?
+                let content = named_volume(layout, &source)?;
+                fill_named(&paths.rootfs(), &content, &spec.target).map_err(PrepareError::io(&content))?;
+                bound(&content, PathBuf::from(&spec.target), spec.read_only)
             }
         });
     }
@@ -112,6 +116,27 @@ fn volume(paths: &TaskPaths, content: &Path, target: &str, read_only: bool) -> R
     Ok(bound(content, PathBuf::from(target), read_only))
 }
 
+/// Fills a volume that tasks share: one at a time, and whole or not at all after a crash.
+fn fill_named(rootfs: &Path, content: &Path, target: &str) -> io::Result<()> {
+    let dir = content.parent().expect("a volume's content is inside its directory");
+    std::fs::create_dir_all(dir)?;
+    let lock = std::fs::File::create(dir.join("lock"))?;
+    let _lock = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, errno)| io::Error::from(errno))?;
+    if content.is_dir() {
+        // Another task may have the empty directory mounted: it can be filled, but not replaced.
+        if std::fs::read_dir(content)?.next().is_none() {
+            copy_out(rootfs, target, content)?;
+        }
+        return Ok(());
+    }
+    let partial = dir.join("_partial");
+    remove_tree(&partial)?;
+    std::fs::create_dir(&partial)?;
+    copy_out(rootfs, target, &partial)?;
+    nix::unistd::syncfs(&std::fs::File::open(&partial)?)?;
+    std::fs::rename(&partial, content)
+}
+
 fn named_volume(layout: &Layout, name: &str) -> Result<PathBuf, PrepareError> {
     let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
     let first_good = name.chars().next().is_some_and(|c| c.is_ascii_alphanumeric());
@@ -142,4 +167,25 @@ fn mounted(kind: &str, source: &str, target: &str, options: &[&str]) -> Mount {
         .options(options.iter().map(|&option| option.to_owned()).collect::<Vec<_>>())
         .build()
         .expect("the destination is given")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_that_was_cut_off_is_begun_anew() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let (rootfs, content) = (dir.path().join("root"), dir.path().join("volume/_data"));
+        std::fs::create_dir_all(rootfs.join("data")).expect("made");
+        std::fs::write(rootfs.join("data/a"), "whole").expect("written");
+        std::fs::create_dir_all(dir.path().join("volume/_partial")).expect("made");
+        std::fs::write(dir.path().join("volume/_partial/torn"), "").expect("written");
+        fill_named(&rootfs, &content, "/data").expect("filled");
+        assert_eq!(std::fs::read_to_string(content.join("a")).expect("copied"), "whole");
+        assert!(!content.join("torn").exists() && !dir.path().join("volume/_partial").exists());
+        std::fs::write(content.join("a"), "own").expect("written");
+        fill_named(&rootfs, &content, "/data").expect("nothing to do");
+        assert_eq!(std::fs::read_to_string(content.join("a")).expect("kept"), "own");
+    }
 }

@@ -217,8 +217,9 @@ pub(super) fn capabilities(names: &BTreeSet<&str>) -> LinuxCapabilities {
         .expect("all sets are given")
 }
 
-/// The system call filter: what Docker blocks is blocked. Unlike Docker's own list it names what is forbidden, so a
-/// system call newer than this table is allowed.
+/// The system call filter. A deny list of what Docker's default profile is known for refusing, where Docker has an allow
+/// list: a system call in neither table, or newer than them, is allowed here. `personality` is refused whole, while
+/// Docker allows a few harmless values.
 pub(super) fn seccomp(capabilities: &BTreeSet<&str>) -> LinuxSeccomp {
     let guarded = GUARDED_SYSCALLS.iter().filter(|(capability, _)| {
         // Of old SYS_ADMIN stood for what BPF and PERFMON split off from it.
