@@ -41,8 +41,9 @@ fn run(cli: &Cli) -> Result<()> {
     }
 }
 
-/// openraft tells every step of an election at `info`: it is heard from `warn` on, unless the filter names it.
-const QUIET: &str = "openraft=warn";
+/// openraft tells every step of an election at `info`: and warns ten times a second of a
+/// peer that is away: it is heard from `error` on, unless the filter names it.
+const QUIET: &str = "openraft=error";
 
 fn start_log(config: &Config) -> Result<()> {
     let mut filter = EnvFilter::try_new(&config.log_level).context("--log-level")?;
