@@ -41,8 +41,8 @@ fn run(cli: &Cli) -> Result<()> {
     }
 }
 
-/// openraft tells every step of an election at `info`: and warns ten times a second of a
-/// peer that is away: it is heard from `error` on, unless the filter names it.
+/// openraft tells every step of an election at `info`, and warns ten times a second of a peer that is away: it is heard
+/// from `error` on, unless the filter names it.
 const QUIET: &str = "openraft=error";
 
 fn start_log(config: &Config) -> Result<()> {
