@@ -25,7 +25,13 @@ pub enum Profile {
 
 /// Builds the daemon, the inspection tool and the demo's image.
 pub fn programs(profile: Profile) -> Result<Programs> {
-    let mut args = vec!["build", "-p", "meshd", "-p", "meshctl"];
+    programs_and(profile, &[])
+}
+
+/// And further packages, in one go: cargo would build what they share once for each.
+fn programs_and(profile: Profile, packages: &[&str]) -> Result<Programs> {
+    let mut args = vec!["build"];
+    args.extend(["meshd", "meshctl"].iter().chain(packages).flat_map(|package| ["-p", package]));
     if profile == Profile::Release {
         args.push("--release");
     }
@@ -37,8 +43,7 @@ pub fn programs(profile: Profile) -> Result<Programs> {
 /// `cargo xtask bench quick`.
 pub fn bench_quick() -> Result<()> {
     setup::run(setup::Scope::Everything)?;
-    let programs = programs(Profile::Release)?;
-    cargo(&["build", "--release", "-p", "bench-load"])?;
+    let programs = programs_and(Profile::Release, &["bench-load"])?;
     let mut bench = std::process::Command::new(target_dir().join("release/bench-load"));
     show(bench.arg("quick").current_dir(root()).envs(environment(&programs)))
 }
