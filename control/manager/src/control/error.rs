@@ -128,6 +128,8 @@ pub enum ControlError {
     IsManager(NodeId),
     #[error("node {0} is not down and can't be removed")]
     NotDown(NodeId),
+    #[error("node {0} is still laying down its role as a manager; try again in a moment")]
+    BeingDemoted(NodeId),
     #[error("{0} is not supported yet")]
     Unsupported(&'static str),
 }
@@ -155,7 +157,8 @@ impl ControlError {
             | Self::LastManager
             | Self::Quorum
             | Self::IsManager(_)
-            | Self::NotDown(_) => RpcCode::FailedPrecondition,
+            | Self::NotDown(_)
+            | Self::BeingDemoted(_) => RpcCode::FailedPrecondition,
             Self::ModeChange | Self::Rename | Self::Unsupported(_) => RpcCode::Unimplemented,
         })
     }

@@ -33,7 +33,7 @@ impl Control {
     /// Makes a network. One that is being removed and still holds the name or the subnet is waited for.
     pub async fn create_network(&self, spec: NetworkSpec) -> Result<NetworkId, ControlError> {
         validate_network(&spec)?;
-        self.wait_for_removal(|state| {
+        self.wait_while(|state| {
             state
                 .networks()
                 .iter()
@@ -73,7 +73,7 @@ impl Control {
     }
 
     /// Waits while `blocked`, for a bounded time; what blocks still after it, the caller's own checks refuse.
-    pub(super) async fn wait_for_removal(&self, blocked: impl Fn(&State) -> bool) {
+    pub(super) async fn wait_while(&self, blocked: impl Fn(&State) -> bool) {
         let wait = async {
             let (mut state, mut events) = self.store.subscribe();
             while blocked(&state) && events.next().await.is_some() {

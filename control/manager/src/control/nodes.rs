@@ -44,7 +44,8 @@ impl Control {
     }
 
     /// Gives the node `input` another spec, if its spec still has `version`. `unreachable` are the managers that do
-    /// not answer: a demotion that would lose the quorum is refused.
+    /// not answer: a demotion that would lose the quorum is refused. A promotion waits until the node has laid down
+    /// the manager that it was before: it must come back as a new member of Raft.
     pub async fn update_node(
         &self,
         input: &str,
@@ -52,10 +53,15 @@ impl Control {
         spec: NodeSpec,
         unreachable: &BTreeSet<NodeId>,
     ) -> Result<(), ControlError> {
+        let promotes_too_early = |node: &Node| spec.role == Role::Manager && is_being_demoted(node);
+        self.wait_while(|state| find_node(state, input).is_ok_and(|node| promotes_too_early(node))).await;
         self.write(|state| {
             let old = find_node(state, input)?;
             if old.meta.spec_version != version {
                 return Err(ControlError::OutOfSequence);
+            }
+            if promotes_too_early(old) {
+                return Err(ControlError::BeingDemoted(old.id));
             }
             if old.spec.role == Role::Manager && spec.role == Role::Worker {
                 check_demotion(state, old.id, unreachable)?;
@@ -100,6 +106,11 @@ impl Control {
 pub(super) fn find_node<'a>(state: &'a State, input: &str) -> Result<&'a Arc<Node>, ControlError> {
     let nodes: Vec<_> = state.nodes().iter().collect();
     find(Kind::Node, input, nodes.into_iter(), |n| n.id, |n| n.description.hostname.clone())
+}
+
+/// It is to be a worker, and still has the certificate of a manager.
+fn is_being_demoted(node: &Node) -> bool {
+    node.spec.role == Role::Worker && node.certificate_role == Role::Manager
 }
 
 /// Without `leaving`, more than half of the other managers must answer (swarmkit `raft.CanRemoveMember`).

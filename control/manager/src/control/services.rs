@@ -77,7 +77,7 @@ impl Control {
     /// Makes a service. One that is being removed and still holds the name is waited for.
     pub async fn create_service(&self, spec: ServiceSpec) -> Result<ServiceId, ControlError> {
         validate_service(&spec)?;
-        self.wait_for_removal(|state| {
+        self.wait_while(|state| {
             state.service_by_name(&spec.name).is_some_and(|holder| holder.pending_delete)
         })
         .await;

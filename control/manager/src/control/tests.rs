@@ -5,7 +5,7 @@ use control_model::spec::{
     ContainerSpec, EndpointSpec, NetworkSpec, NodeSpec, Role, ServiceMode, ServiceSpec, TaskSpec,
     UpdateConfig,
 };
-use control_model::{Change, NodeId, Object, ObjectRef, Task, TaskId, TaskState};
+use control_model::{Change, Node, NodeId, Object, ObjectRef, Task, TaskId, TaskState};
 use control_store::LocalStore;
 
 use super::*;
@@ -183,6 +183,33 @@ async fn a_create_waits_for_the_name_to_be_free() {
     store.commit(vec![Change::Delete(ObjectRef::Service(old))]).expect("gone");
     let new = create.await.expect("no panic").expect("the name is free");
     assert_eq!(control.service("web").await.expect("found").id, new);
+}
+
+#[tokio::test]
+async fn a_promotion_waits_for_the_demotion_before_it() {
+    let (store, control) = control(2);
+    let id = node_id(1);
+    let with_certificate = |role| {
+        let old = (**store.state().nodes().get(&id).expect("a node")).clone();
+        let expected = old.meta.version;
+        let object = Object::Node(Box::new(Node { certificate_role: role, ..old }));
+        store.commit(vec![Change::Update { object, expected }]).expect("its certificate");
+    };
+    control
+        .update_node("node1", version_of(&store, id), role(Role::Worker), &BTreeSet::new())
+        .await
+        .expect("a worker");
+    with_certificate(Role::Manager);
+    let version = version_of(&store, id);
+    let waiting = control.clone();
+    let promotion = tokio::spawn(async move {
+        waiting.update_node("node1", version, role(Role::Manager), &BTreeSet::new()).await
+    });
+    tokio::task::yield_now().await;
+    assert!(!promotion.is_finished());
+    with_certificate(Role::Worker);
+    promotion.await.expect("no panic").expect("promoted");
+    assert_eq!(store.state().nodes().get(&id).expect("a node").spec.role, Role::Manager);
 }
 
 #[tokio::test]
