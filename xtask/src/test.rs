@@ -1,7 +1,9 @@
 //! `cargo xtask test`: what every change must pass, in tiers.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result, bail};
-use bench_lab::leftovers;
+use bench_lab::{leftovers, wait_until};
 
 use crate::artifacts::{Profile, environment, programs};
 use crate::sh::{cargo, cargo_command, show};
@@ -15,6 +17,8 @@ pub struct Options {
     pub only: Option<String>,
 }
 
+/// Longest time for processes that were told to end.
+const ENDING_LIMIT: Duration = Duration::from_secs(15);
 /// Everything but the BPF programs, which are compiled for another target.
 const HOST_CRATES: [&str; 3] = ["--workspace", "--exclude", "ebpf-progs"];
 
@@ -38,11 +42,16 @@ pub fn run(options: &Options) -> Result<()> {
         steps.step("guest: Debian 12's kernel", guest_tests)?;
     }
     steps.step("nothing left behind", || {
-        let left: Vec<String> = leftovers::snapshot()?.difference(&before).cloned().collect();
-        if !left.is_empty() {
-            bail!("the tests left behind:\n  {}", left.join("\n  "));
+        // What was told to end may take a moment to.
+        let mut left = Vec::new();
+        let gone = wait_until("the last processes to end", ENDING_LIMIT, || {
+            left = leftovers::snapshot()?.difference(&before).cloned().collect();
+            Ok(left.is_empty().then_some(()))
+        });
+        match gone {
+            Ok(_) => Ok(()),
+            Err(_) => bail!("the tests left behind:\n  {}", left.join("\n  ")),
         }
-        Ok(())
     })?;
     steps.finish();
     Ok(())

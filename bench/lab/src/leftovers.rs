@@ -43,9 +43,16 @@ fn processes() -> Result<Vec<String>> {
     for pid in names_in("/proc")?.filter(|n| n.bytes().all(|b| b.is_ascii_digit())) {
         if let Ok(name) = fs::read_to_string(format!("/proc/{pid}/comm"))
             && PROGRAMS.contains(&name.trim())
+            && !has_ended(&pid)
         {
             found.push(format!("process {pid} {}", name.trim()));
         }
     }
     Ok(found)
+}
+
+/// It is a zombie: it has ended, and waits for whoever is its parent now to take note.
+fn has_ended(pid: &str) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(')').is_none_or(|(_, fields)| fields.trim_start().starts_with('Z'))
 }

@@ -29,6 +29,7 @@ const SCENARIOS: &[Scenario] = &[
     ("twenty replicas converge", forming::twenty_replicas_converge),
     ("drain empties a node, active brings nothing back", forming::drain_and_active),
     ("a global service follows nodes that join", forming::global_follows_joining_nodes),
+    ("roles change back and forth", forming::roles_change_back_and_forth),
     ("workers pull from a registry", forming::workers_pull_from_a_registry),
     ("a rolling update under load", mesh::rolling_update_under_load),
     ("a worker's agent dies", failures::agent_dies),
