@@ -45,6 +45,21 @@ fn a_task_reaches_the_outside_and_answers_come_back() {
 }
 
 #[test]
+fn a_sandbox_carries_packets_once_it_is_made() {
+    for _ in 0..10 {
+        let node = Node::enter();
+        let task = id("t1");
+        node.run(converge(&mut node.net(), &wanted(&task)));
+
+        // All at once, which doesn't make the kernel notice a carrier, as a question about one would.
+        let (here, inside) = (ok("ip -br link"), node.sandbox(&task, "ip -br link"));
+        let carrying = |links: &str| links.lines().filter(|link| link.contains(" UP ")).count();
+        assert_eq!(carrying(&here), 4, "the uplink, the bridge, two host ends: {here}");
+        assert_eq!(carrying(&inside), 2, "two legs: {inside}");
+    }
+}
+
+#[test]
 fn replies_leave_by_the_leg_that_they_came_on() {
     let node = Node::enter();
     let task = id("t1");

@@ -22,6 +22,8 @@ pub enum NetError {
     },
     #[error("interface {name} is gone")]
     NoLink { name: LinkName },
+    #[error("interface {name} was set up, but carries nothing yet")]
+    NoCarrier { name: LinkName },
     #[error("interface {name} exists and is not meshd's: remove it, or leave the software that made it")]
     ForeignLink { name: LinkName },
     #[error("nft refused the packet filter: {output}")]

@@ -9,7 +9,7 @@ use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::AddressAttribute;
 use netlink_packet_route::link::{
     InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo,
-    LinkMessage,
+    LinkMessage, State,
 };
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol};
 use netlink_packet_route::rule::{RuleAttribute, RuleMessage};
@@ -35,6 +35,8 @@ pub(super) struct Link {
     pub mtu_bytes: u32,
     pub mac: Vec<u8>,
     pub is_up: bool,
+    /// The kernel has noticed the carrier (RFC 2863 `ifOperStatus` up). Before, it is up, but drops what it should send.
+    pub is_operational: bool,
     pub has_arp: bool,
     pub controller: Option<u32>,
     /// The other end's index, in its own namespace.
@@ -238,6 +240,7 @@ impl From<&LinkMessage> for Link {
                 LinkAttribute::Controller(index) => link.controller = Some(*index),
                 LinkAttribute::Link(index) => link.peer = Some(*index),
                 LinkAttribute::IfAlias(alias) => link.alias = Some(alias.clone()),
+                LinkAttribute::OperState(state) => link.is_operational = *state == State::Up,
                 LinkAttribute::LinkInfo(infos) => infos.iter().for_each(|info| link.note(info)),
                 _ => {}
             }

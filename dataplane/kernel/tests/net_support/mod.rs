@@ -43,6 +43,9 @@ impl Node {
         node.outside("ip addr add 198.18.0.100/24 dev eth0");
         node.outside("ip link set eth0 up");
         node.outside("ip link set lo up");
+        while !ok("ip -br link show dev up0").contains(" UP ") {
+            std::thread::yield_now();
+        }
         node
     }
 

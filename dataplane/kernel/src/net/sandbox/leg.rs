@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::time::Duration;
 
 use dataplane_model::kernel_state::{Leg, LinkName};
 use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth};
@@ -18,6 +19,10 @@ use crate::net::routes::PROTOCOL;
 /// Priority of the source rules: before the main table's (32766), after the local one's (0).
 const RULE_PRIORITY: u32 = 1000;
 
+/// How long the kernel may take to notice a carrier, and how often we ask. From Linux 6.9 on, asking makes it notice.
+const CARRIER_WITHIN: Duration = Duration::from_secs(5);
+const CARRIER_POLL: Duration = Duration::from_millis(2);
+
 /// Makes the leg, or makes it what it should be.
 pub(super) async fn put(
     node: &Netlink,
@@ -30,7 +35,26 @@ pub(super) async fn put(
         make_pair(node, namespace, leg).await?;
     }
     set_outside(node, leg).await?;
-    set_inside(inside, leg).await
+    set_inside(inside, leg).await?;
+    carries(inside, &leg.name).await?;
+    carries(node, &leg.host).await?;
+    match &leg.bridge {
+        Some(bridge) => carries(node, bridge).await,
+        None => Ok(()),
+    }
+}
+
+/// Waits until the interface sends. The kernel notices a carrier some time after the pair is up, and drops packets
+/// until then: a task that began before would wait a second for its first ARP request to be sent again.
+async fn carries(netlink: &Netlink, name: &LinkName) -> Result<(), NetError> {
+    let noticed = async {
+        while !existing(netlink, name).await?.is_operational {
+            tokio::time::sleep(CARRIER_POLL).await;
+        }
+        Ok(())
+    };
+    let in_time = tokio::time::timeout(CARRIER_WITHIN, noticed).await;
+    in_time.unwrap_or_else(|_| Err(NetError::NoCarrier { name: name.clone() }))
 }
 
 /// Both ends are there and belong together.
