@@ -35,8 +35,8 @@ pub(super) struct Link {
     pub mtu_bytes: u32,
     pub mac: Vec<u8>,
     pub is_up: bool,
-    /// The kernel has noticed the carrier (RFC 2863 `ifOperStatus` up). Before, it is up, but drops what it should send.
-    pub is_operational: bool,
+    /// RFC 2863 `ifOperStatus`: up once the kernel has noticed the carrier; before, it drops what it should send.
+    pub state: Option<State>,
     pub has_arp: bool,
     pub controller: Option<u32>,
     /// The other end's index, in its own namespace.
@@ -240,7 +240,7 @@ impl From<&LinkMessage> for Link {
                 LinkAttribute::Controller(index) => link.controller = Some(*index),
                 LinkAttribute::Link(index) => link.peer = Some(*index),
                 LinkAttribute::IfAlias(alias) => link.alias = Some(alias.clone()),
-                LinkAttribute::OperState(state) => link.is_operational = *state == State::Up,
+                LinkAttribute::OperState(state) => link.state = Some(*state),
                 LinkAttribute::LinkInfo(infos) => infos.iter().for_each(|info| link.note(info)),
                 _ => {}
             }

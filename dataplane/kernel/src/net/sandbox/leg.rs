@@ -5,7 +5,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::time::Duration;
 
 use dataplane_model::kernel_state::{Leg, LinkName};
-use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth};
+use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, State};
 use netlink_packet_route::route::{RouteMessage, RouteScope};
 use rtnetlink::packet_route::route::RouteHeader;
 use rtnetlink::{LinkBridgePort, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
@@ -48,7 +48,7 @@ pub(super) async fn put(
 /// until then: a task that began before would wait a second for its first ARP request to be sent again.
 async fn carries(netlink: &Netlink, name: &LinkName) -> Result<(), NetError> {
     let noticed = async {
-        while !existing(netlink, name).await?.is_operational {
+        while existing(netlink, name).await?.state != Some(State::Up) {
             tokio::time::sleep(CARRIER_POLL).await;
         }
         Ok(())
