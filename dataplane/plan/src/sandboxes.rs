@@ -28,7 +28,8 @@ pub(crate) fn bridge_address(facts: &NodeFacts) -> Ipv4Network {
     Ipv4Network::new(first, subnet.prefix()).expect("the prefix of a valid network")
 }
 
-/// Fills the tables of sandboxes, attachments, endpoints and cookies, and the packet filter.
+/// Fills the tables of sandboxes, attachments, endpoints and cookies, and the packet filter. Which endpoints serve is
+/// known with the rings.
 pub(crate) fn plan(view: &NodeView, facts: &NodeFacts, underlay_mtu_bytes: u32, plan: &mut Plan) {
     let mut gateway = GatewayAddresses::new(facts);
     let mut filter = PacketFilter {
@@ -150,7 +151,8 @@ fn plan_one(
             if ingress == Some(network.vni) { AttachmentRole::Ingress } else { AttachmentRole::Overlay };
         state.attachments.insert(leg.host.clone(), attachment(leg, network, leg.address, role));
         let key = EndpointKey { vni: network.vni, address: leg.address.ip() };
-        state.endpoints.insert(key, Endpoint { mac: leg.mac, place: Place::Local(leg.host.clone()) });
+        let place = Place::Local(leg.host.clone());
+        state.endpoints.insert(key, Endpoint { mac: leg.mac, place, serves: false });
         if let (AttachmentRole::Ingress, Some(way_out)) = (role, &way_out) {
             let row = attachment(way_out, network, leg.address, AttachmentRole::WayOut);
             state.attachments.insert(way_out.host.clone(), row);
@@ -171,7 +173,8 @@ fn plan_remote_endpoints(view: &NodeView, plan: &mut Plan) {
     for ((network, address), remote) in &view.remote_endpoints {
         let Some(network) = view.networks.get(network) else { continue };
         let key = EndpointKey { vni: network.vni, address: *address };
-        let endpoint = Endpoint { mac: Mac::of_endpoint(*address), place: Place::Remote(remote.vtep) };
+        let (mac, place) = (Mac::of_endpoint(*address), Place::Remote(remote.vtep));
+        let endpoint = Endpoint { mac, place, serves: false };
         plan.state.endpoints.entry(key).or_insert(endpoint);
     }
 }

@@ -11,7 +11,7 @@ use crate::facts::NodeFacts;
 use crate::maglev::RingMemo;
 use crate::plan::{Plan, ingress_vni, own_addresses};
 
-/// Fills the tables of rings, VIPs, frontends and ports.
+/// Fills the tables of rings, VIPs, frontends and ports, and marks the endpoints that serve.
 pub(crate) fn plan(view: &NodeView, facts: &NodeFacts, memo: &mut RingMemo, plan: &mut Plan) {
     for (key, service) in &view.services {
         for (network, vip) in &service.vips {
@@ -41,6 +41,11 @@ fn plan_ring(
     let reachable =
         |address: &Ipv4Addr| plan.state.endpoints.contains_key(&EndpointKey { vni, address: *address });
     let backends = chosen_backends(service, network, reachable);
+    for address in &backends {
+        if let Some(endpoint) = plan.state.endpoints.get_mut(&EndpointKey { vni, address: *address }) {
+            endpoint.serves = true;
+        }
+    }
     plan.state.rings.insert(ring_key, memo.ring(&backends));
     ring_key
 }

@@ -66,12 +66,16 @@ map_type! {
         pub vtep: Ip4,
         /// Host end of its veth pair if it is this node's own, else 0.
         pub ifindex: u32,
-        /// Reserved, zero.
+        /// `ENDPOINT_*`.
         pub flags: u32,
         pub mac: MacAddr,
         pad: [u8; 2],
     }
 }
+
+/// A ring of the endpoint's network holds it: it may get new flows. Without this it keeps the connections that it has, and
+/// datagrams, whose flows have no end that could be waited for, go elsewhere at once.
+pub const ENDPOINT_SERVES: u32 = 1;
 
 map_type! {
     /// A published port of one of this node's own endpoints in the ingress network.
@@ -146,14 +150,26 @@ impl Frontend {
 }
 
 impl Endpoint {
-    /// An endpoint of this node.
+    /// An endpoint of this node, which serves nothing yet.
     pub const fn local(mac: MacAddr, ifindex: u32) -> Self {
         Self { vtep: Ip4::UNSPECIFIED, ifindex, flags: 0, mac, pad: [0; 2] }
     }
 
-    /// An endpoint of the node with this tunnel end.
+    /// An endpoint of the node with this tunnel end, which serves nothing yet.
     pub const fn remote(mac: MacAddr, vtep: Ip4) -> Self {
         Self { vtep, ifindex: 0, flags: 0, mac, pad: [0; 2] }
+    }
+
+    /// The same endpoint, which may get new flows or may not.
+    #[must_use]
+    pub const fn serving(mut self, serves: bool) -> Self {
+        self.flags = if serves { ENDPOINT_SERVES } else { 0 };
+        self
+    }
+
+    #[inline]
+    pub const fn serves(&self) -> bool {
+        self.flags & ENDPOINT_SERVES != 0
     }
 
     #[inline]

@@ -1,6 +1,6 @@
 //! From a frame to the flow that it belongs to.
 
-use ebpf_abi::{FlowTuple, Port, protocol};
+use ebpf_abi::{Endpoint, FlowTuple, Port, protocol};
 
 use crate::bytes::Bytes;
 use crate::ipv4::{self, Ipv4};
@@ -88,6 +88,13 @@ impl Flow {
     #[inline]
     pub const fn is_first_syn(&self) -> bool {
         self.flags & (TCP_SYN | TCP_ACK) == TCP_SYN
+    }
+
+    /// The packet may go on to the backend that its flow went to before. A connection stays with the backend that knows it
+    /// as long as that exists; a connection that begins, and every datagram, want one that serves.
+    #[inline]
+    pub const fn may_stay_with(&self, backend: &Endpoint) -> bool {
+        !self.is_first_syn() && (!self.is_udp() || backend.serves())
     }
 
     #[inline]

@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a frame that can't be built is a failed test")]
 
-use ebpf_abi::{Ip4, MacAddr, Port, protocol};
+use ebpf_abi::{Endpoint, Ip4, MacAddr, Port, protocol};
 use ebpf_packet::vxlan::Outer;
 use ebpf_packet::{Ethernet, Flow, Ipv4, NoFlow, arp, checksum, flow, hash, icmp, ipv4, vxlan};
 use etherparse::PacketBuilder;
@@ -175,4 +175,20 @@ fn the_flow_in_an_icmp_error_is_the_one_complained_of() {
     let flow = icmp::embedded_flow(&bytes.as_slice(), &ip).unwrap();
     assert_eq!(flow, Flow::parse(&about.as_slice()).unwrap().tuple);
     assert_eq!(icmp::echo_reply(&bytes.as_slice(), &ip), None);
+}
+
+#[test]
+fn connections_stay_with_a_backend_that_serves_no_more_and_datagrams_do_not() {
+    let packet = |tcp| frame(tcp, ([198, 18, 0, 100], 40_000), ([198, 18, 0, 11], 8080), b"");
+    let flow = |bytes: Vec<u8>| Flow::parse(&bytes.as_slice()).unwrap();
+    let (datagram, syn) = (flow(packet(false)), flow(packet(true)));
+    let mut segment = packet(true);
+    segment[14 + 20 + 13] = 0x10;
+    let segment = flow(segment);
+    let backend = Endpoint::remote(MacAddr::of_endpoint(Ip4([10, 0, 0, 5])), Ip4([198, 18, 0, 12]));
+
+    let may_stay = |serves| [syn, segment, datagram].map(|of| of.may_stay_with(&backend.serving(serves)));
+
+    assert_eq!(may_stay(true), [false, true, true]);
+    assert_eq!(may_stay(false), [false, true, false]);
 }

@@ -35,13 +35,13 @@ pub fn choose(config: &NodeConfig, packet: &impl Bytes) -> Option<Chosen> {
     Some(Chosen { flow, flow_hash, backend, endpoint })
 }
 
-/// A new connection asks the ring; what goes on follows the cache as long as its backend exists.
+/// A new connection asks the ring; what goes on follows the cache as far as [`Flow::may_stay_with`] allows.
 #[inline(always)]
 fn backend(config: &NodeConfig, flow: &Flow, ring: &RingKey, flow_hash: u32) -> Option<(Ip4, Endpoint)> {
     let cached = cached(flow);
-    if !flow.is_first_syn()
-        && !cached.is_unspecified()
+    if !cached.is_unspecified()
         && let Some(endpoint) = maps::endpoint(config.ingress_vni, cached)
+        && flow.may_stay_with(&endpoint)
     {
         return Some((cached, endpoint));
     }

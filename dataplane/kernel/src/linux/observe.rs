@@ -115,10 +115,12 @@ fn places(tables: &Tables, links: &Links, state: &mut KernelState) -> Result<(),
         state.owners.insert(address.into(), rows::vtep_back(vtep).map_or(Owner::ThisNode, Owner::Node));
     }
     for (key, row) in tables.endpoints.rows()? {
-        let Some(key) = rows::endpoint_key_back(key) else { continue };
+        let Some((key, serves)) = rows::endpoint_key_back(key).zip(rows::serves_back(row.flags)) else {
+            continue;
+        };
         let place =
             rows::vtep_back(row.vtep).map_or_else(|| Place::Local(links.name(row.ifindex)), Place::Remote);
-        state.endpoints.insert(key, Endpoint { mac: rows::mac_back(row.mac), place });
+        state.endpoints.insert(key, Endpoint { mac: rows::mac_back(row.mac), place, serves });
     }
     for (index, row) in tables.attachments.rows()? {
         if let Some(row) = rows::attachment_back(&row) {

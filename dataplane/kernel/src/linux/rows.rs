@@ -6,7 +6,7 @@ use dataplane_model::kernel_state::{
     AttachmentRole, AttachmentRow, EndpointKey, Frontend, FrontendKey, PortKey, Program, RingKey, VipKey,
 };
 use dataplane_model::{Mac, Vni};
-use ebpf_abi::table::{ATTACHMENT_INGRESS, ATTACHMENT_WAY_OUT};
+use ebpf_abi::table::{ATTACHMENT_INGRESS, ATTACHMENT_WAY_OUT, ENDPOINT_SERVES};
 use ebpf_abi::{Ip4, MacAddr, Port, ProgramId};
 use ipnetwork::Ipv4Network;
 
@@ -41,6 +41,11 @@ pub(super) fn endpoint_key(key: EndpointKey) -> ebpf_abi::EndpointKey {
 
 pub(super) fn endpoint_key_back(key: ebpf_abi::EndpointKey) -> Option<EndpointKey> {
     Some(EndpointKey { vni: Vni::new(key.vni)?, address: key.address.into() })
+}
+
+/// `None` for flags that this version does not write.
+pub(super) fn serves_back(flags: u32) -> Option<bool> {
+    (flags & !ENDPOINT_SERVES == 0).then_some(flags & ENDPOINT_SERVES != 0)
 }
 
 pub(super) fn port_key(key: PortKey) -> ebpf_abi::TargetPortKey {
@@ -161,6 +166,7 @@ mod tests {
         foreign.flags = 0x80;
         assert_eq!(attachment_back(&foreign), None);
 
+        assert_eq!([0, ENDPOINT_SERVES, 2, 3].map(serves_back), [Some(false), Some(true), None, None]);
         let key = FrontendKey { address: Ipv4Addr::new(198, 18, 0, 11), protocol: 6, port: 8080 };
         assert_eq!(frontend_key_back(frontend_key(key)), key);
         let ring = RingKey { service: 7, vni: Vni::new(4096).unwrap() };

@@ -176,10 +176,11 @@ fn owner(owner: Owner) -> Ip4 {
 
 fn endpoint(row: &Endpoint) -> Result<ebpf_abi::Endpoint, KernelError> {
     let mac = rows::mac(row.mac);
-    Ok(match &row.place {
+    let endpoint = match &row.place {
         Place::Local(link) => ebpf_abi::Endpoint::local(mac, existing(link)?),
         Place::Remote(vtep) => ebpf_abi::Endpoint::remote(mac, (*vtep).into()),
-    })
+    };
+    Ok(endpoint.serving(row.serves))
 }
 
 fn existing(link: &LinkName) -> Result<u32, KernelError> {

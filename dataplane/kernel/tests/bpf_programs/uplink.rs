@@ -3,11 +3,12 @@
 use dataplane_kernel::bpf::{Bpf, TestPacket};
 use ebpf_abi::limits::{PROBE_VNI, ROUTER_MAC};
 use ebpf_abi::{
-    DropReason, Ip4, MacAddr, NodeConfig, Port, ProgramId, ReplyFlow, ReplyKey, TargetPortKey, protocol,
+    DropReason, EndpointKey, Ip4, MacAddr, NodeConfig, Port, ProgramId, ReplyFlow, ReplyKey, TargetPortKey,
+    protocol,
 };
 
 use crate::harness::{Bench, CLIENT_MAC, Expect, NODE_MAC, bench, client_to, tunnelled};
-use crate::support::lab::{CLIENT, EMPTY_RING, INGRESS_VNI, Lab, NODES, TASKS, tc_mode};
+use crate::support::lab::{CLIENT, EMPTY_RING, INGRESS_VNI, Lab, NODES, RING, TASKS, tc_mode};
 use crate::support::packets::{Segment, arp, between, fragment, vxlan, with_options, with_total_len};
 
 #[test]
@@ -27,6 +28,41 @@ fn uplink_sends_clients_to_remote_backends() {
         }
         let cached = bench.bpf.tables.flow_cache.rows().unwrap();
         assert_eq!(cached.len(), 2, "one SYN and one datagram begin flows: {cached:?}");
+    });
+}
+
+/// Task 0 is drained: it leaves the ring, and its endpoint stays for the connections that it has.
+#[test]
+fn a_backend_that_serves_no_more_keeps_its_connections_alone() {
+    bench(0, |bpf, lab| {
+        let uplink = lab.nodes[0].ifindex("up0");
+        let mut bench = Bench::received(bpf, ProgramId::MeshUplink, uplink);
+        let client = client_to(NODES[0]);
+        let (syn, ack) =
+            [Segment::Syn, Segment::Ack].map(|segment| client.tcp((40_000, 8080), segment, b"")).into();
+        let datagram = client.udp((40_000, 5353), b"datagram");
+        let to_first = |frame: &[u8]| Expect::ForwardAs(tunnelled(frame.to_vec(), TASKS[0]));
+        for frame in [&syn, &datagram] {
+            bench.check("before", frame, &to_first(frame));
+        }
+
+        // The endpoint's row is written before the ring.
+        let key = EndpointKey { vni: INGRESS_VNI, address: TASKS[0] };
+        let drained = bench.bpf.tables.endpoints.get(&key).unwrap().unwrap().serving(false);
+        bench.bpf.tables.endpoints.insert(&key, &drained).unwrap();
+        bench.check("a datagram while the ring is old", &datagram, &to_first(&datagram));
+        bench.bpf.tables.rings.swap(&RING, &[TASKS[1]]).unwrap();
+
+        bench.check("a segment of the connection", &ack, &to_first(&ack));
+        let to_task = between((ROUTER_MAC, CLIENT), (MacAddr::of_endpoint(TASKS[1]), TASKS[1]));
+        let moved = to_task.udp((40_000, 53), b"datagram");
+        bench.check("a datagram of the flow", &datagram, &Expect::ForwardAs(moved.clone()));
+        let begun = to_task.tcp((40_000, 80), Segment::Syn, b"");
+        bench.check("a connection that begins anew", &syn, &Expect::ForwardAs(begun));
+
+        bench.bpf.tables.endpoints.insert(&key, &drained.serving(true)).unwrap();
+        bench.bpf.tables.rings.swap(&RING, &[TASKS[0]]).unwrap();
+        bench.check("a datagram stays where it went", &datagram, &Expect::ForwardAs(moved));
     });
 }
 

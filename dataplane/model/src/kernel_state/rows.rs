@@ -174,6 +174,8 @@ pub struct EndpointKey {
 pub struct Endpoint {
     pub mac: Mac,
     pub place: Place,
+    /// A ring of its network holds it: it may get new flows.
+    pub serves: bool,
 }
 
 /// Where an endpoint is.

@@ -89,7 +89,8 @@ fn rows_bound_to_a_link_are_forgotten_with_its_sandbox() {
     };
     held.sandboxes.insert(id.clone(), net);
     held.attachments.insert(host.clone(), row);
-    held.endpoints.insert(key, Endpoint { mac, place: Place::Local(host.clone()) });
+    let endpoint = Endpoint { mac, place: Place::Local(host.clone()), serves: true };
+    held.endpoints.insert(key, endpoint.clone());
     held.hooks.insert(hook.clone(), HookMode::Tcx);
     let wanted = held.clone();
 
@@ -98,7 +99,7 @@ fn rows_bound_to_a_link_are_forgotten_with_its_sandbox() {
     assert_eq!(
         held.ops_to(&wanted),
         [
-            Op::Endpoint(Change::Put(key, Endpoint { mac, place: Place::Local(host.clone()) })),
+            Op::Endpoint(Change::Put(key, endpoint)),
             Op::Attachment(Change::Put(host, row)),
             Op::Hook(Change::Put(hook, HookMode::Tcx)),
         ]

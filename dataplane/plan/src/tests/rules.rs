@@ -48,6 +48,32 @@ fn the_last_backends_stay_though_none_is_ready() {
     assert_eq!(ingress_ring(&planned(&view, &facts()).state), both);
 }
 
+/// The last octets of the endpoints of the routing mesh that may get new flows.
+fn serving(state: &KernelState) -> BTreeSet<u8> {
+    let of_mesh = state.endpoints.iter().filter(|(key, _)| key.vni.get() == 4096);
+    of_mesh.filter(|(_, endpoint)| endpoint.serves).map(|(key, _)| key.address.octets()[3]).collect()
+}
+
+#[test]
+fn endpoints_serve_while_a_ring_holds_them() {
+    let mut view = view();
+    let both = planned(&view, &facts()).state;
+    set_ready(&mut view, 6, false);
+    let drained = planned(&view, &facts()).state;
+    set_ready(&mut view, 5, false);
+    let none_ready = planned(&view, &facts()).state;
+    view.services.get_mut(&WEB).unwrap().ingress_ports.clear();
+    let unpublished = planned(&view, &facts()).state;
+
+    assert_eq!(serving(&both), BTreeSet::from([5, 6]));
+    assert_eq!(serving(&drained), BTreeSet::from([5]));
+    assert_eq!(serving(&none_ready), BTreeSet::from([5, 6]));
+    assert_eq!(serving(&unpublished), BTreeSet::new());
+    // The row goes before the ring, and stays: connections go on.
+    let steps: Vec<String> = crate::steps(&both, &drained).iter().map(ToString::to_string).collect();
+    assert_eq!(steps[0], "+ endpoints 4096/10.0.0.6 02:42:0a:00:00:06 node 198.18.0.12");
+}
+
 #[test]
 fn a_backend_without_endpoint_is_not_in_the_ring() {
     let mut view = view();

@@ -259,7 +259,7 @@ fn fill_endpoints(tables: &mut Tables, facts: &Facts) {
             } else {
                 Endpoint::remote(mac, NODES[NODE_OF_TASK[task]])
             };
-            tables.endpoints.insert(&EndpointKey { vni, address }, &endpoint).unwrap();
+            tables.endpoints.insert(&EndpointKey { vni, address }, &endpoint.serving(true)).unwrap();
         }
         let address = addresses[facts.task];
         let [a, b, c, _] = address.0;

@@ -146,9 +146,10 @@ impl fmt::Display for EndpointKey {
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.place {
-            Place::Local(link) => write!(f, "{} dev {link}", self.mac),
-            Place::Remote(vtep) => write!(f, "{} node {vtep}", self.mac),
+            Place::Local(link) => write!(f, "{} dev {link}", self.mac)?,
+            Place::Remote(vtep) => write!(f, "{} node {vtep}", self.mac)?,
         }
+        f.write_str(if self.serves { " serves" } else { "" })
     }
 }
 
