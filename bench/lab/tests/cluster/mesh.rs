@@ -131,6 +131,7 @@ pub fn way_out_is_masqueraded(bench: &mut Bench) -> Outcome {
     let listener = bench.lab.inside("client", || std::net::TcpListener::bind(listen))??;
     let server = std::thread::spawn(move || -> anyhow::Result<IpAddr> {
         let (mut stream, peer) = listener.accept()?;
+        read_request(&stream)?;
         std::io::Write::write_all(
             &mut stream,
             b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nConnection: close\r\n\r\nhi\n",
@@ -141,6 +142,16 @@ pub fn way_out_is_masqueraded(bench: &mut Bench) -> Outcome {
     let seen = server.join().map_err(|_| anyhow::anyhow!("the server panicked"))??;
     let node = bench.lab.node(&task.node)?.address;
     ensure!(seen == IpAddr::V4(node), "a server outside saw {seen}, not the node's {node}");
+    Ok(())
+}
+
+/// To its end: a connection that is closed with bytes unread is reset, and its answer lost.
+fn read_request(stream: &std::net::TcpStream) -> std::io::Result<()> {
+    for line in std::io::BufRead::lines(std::io::BufReader::new(stream)) {
+        if line?.is_empty() {
+            break;
+        }
+    }
     Ok(())
 }
 
