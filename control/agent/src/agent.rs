@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use control_model::Network;
 use control_model::executor::{Executor, ExecutorError};
 use control_rpc::Channels;
 use dataplane_model::{DataPlane, NodeView};
@@ -39,6 +40,7 @@ pub struct Agent;
 pub struct AgentHandle {
     state: watch::Receiver<SessionState>,
     views: watch::Receiver<Option<Arc<NodeView>>>,
+    networks: watch::Receiver<Arc<Vec<Network>>>,
     executor: Arc<dyn Executor>,
     dataplane: Arc<dyn DataPlane>,
     stop: CancellationToken,
@@ -57,6 +59,7 @@ impl Agent {
         let (deliveries, received) = mpsc::channel(DELIVERIES);
         let (state_sender, state) = watch::channel(SessionState::default());
         let (view_sender, views) = watch::channel(None);
+        let (network_sender, networks) = watch::channel(Arc::default());
         let stop = CancellationToken::new();
         let client = SessionClient {
             channels: options.channels,
@@ -75,10 +78,11 @@ impl Agent {
             outbox,
             deliveries: received,
             views: view_sender,
+            networks: network_sender,
         };
         let session = tokio::spawn(client.run(stop.clone()));
         let worker = tokio::spawn(worker.run(stop.clone()));
-        AgentHandle { state, views, executor, dataplane, stop, session, worker }
+        AgentHandle { state, views, networks, executor, dataplane, stop, session, worker }
     }
 }
 
@@ -91,6 +95,11 @@ impl AgentHandle {
     /// The newest view that the data plane was given; `None` before the first complete assignment set.
     pub fn views(&self) -> watch::Receiver<Option<Arc<NodeView>>> {
         self.views.clone()
+    }
+
+    /// The overlay networks that a manager last assigned to this node, by id: the routing mesh's, and those of its tasks.
+    pub fn networks(&self) -> watch::Receiver<Arc<Vec<Network>>> {
+        self.networks.clone()
     }
 
     /// Ends the session and the work. Containers and data path go on.

@@ -31,6 +31,7 @@ pub(crate) struct Worker {
     pub outbox: Arc<SharedOutbox>,
     pub deliveries: mpsc::Receiver<Delivery>,
     pub views: watch::Sender<Option<Arc<NodeView>>>,
+    pub networks: watch::Sender<Arc<Vec<Network>>>,
 }
 
 /// The worker at work.
@@ -40,6 +41,7 @@ struct Running {
     context: NodeContext,
     outbox: Arc<SharedOutbox>,
     views: watch::Sender<Option<Arc<NodeView>>>,
+    networks: watch::Sender<Arc<Vec<Network>>>,
     machine: Machine,
     set: AssignmentSet,
     /// Networks that left the set while a sandbox of this node is still in them.
@@ -61,6 +63,7 @@ impl Worker {
             context: self.context,
             outbox: self.outbox,
             views: self.views,
+            networks: self.networks,
             machine: Machine::new(),
             set: AssignmentSet::default(),
             leftover_networks: BTreeMap::new(),
@@ -119,6 +122,9 @@ impl Running {
         let touched = touched_tasks(&update);
         self.shown = None;
         self.set.apply(update)?;
+        if self.set.networks != before {
+            self.networks.send_replace(Arc::new(self.set.networks.values().cloned().collect()));
+        }
         self.leftover_networks.extend(before);
         let input = if is_complete {
             Input::Set(self.set.tasks.clone())

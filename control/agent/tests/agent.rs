@@ -8,9 +8,10 @@ use common::{AGENT, Ca, FakeDataPlane, FakeExecutor, Manager, container, options
 use control_agent::Agent;
 use control_model::executor::Found;
 use control_model::object::{Meta, Slot, TaskStatus};
-use control_model::spec::{EndpointMode, Role, TaskSpec};
+use control_model::spec::{EndpointMode, NetworkSpec, Role, TaskSpec};
 use control_model::{
-    Assignment, AssignmentKey, AssignmentUpdate, Generation, ServiceId, Task, TaskId, TaskState,
+    Assignment, AssignmentKey, AssignmentUpdate, Generation, Network, NetworkId, ServiceId, Task, TaskId,
+    TaskState,
 };
 
 const T1: TaskId = TaskId::from_bits(1);
@@ -35,6 +36,16 @@ fn task(id: TaskId, change: impl FnOnce(&mut Task)) -> Assignment {
     };
     change(&mut task);
     Assignment::Task(Box::new(task))
+}
+
+fn network(bits: u128) -> Assignment {
+    Assignment::Network(Box::new(Network {
+        id: NetworkId::from_bits(bits),
+        meta: control_model::object::Meta::default(),
+        spec: NetworkSpec::default(),
+        state: None,
+        pending_delete: false,
+    }))
 }
 
 fn generation(index: u64) -> Generation {
@@ -185,4 +196,23 @@ async fn leaving_removes_everything() {
     agent.leave().await.expect("left");
     assert!(executor.calls().borrow().ends_with(&["terminate 1".to_owned(), "remove 1".to_owned()]));
     assert!(dataplane.views().borrow().as_ref().expect("a view").sandboxes.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn assigned_networks_are_shown_as_they_come_and_go() {
+    let ca = Ca::new();
+    let mut manager = Manager::start(&ca, complete(5, vec![network(1), network(2)])).await;
+    let agent = Agent::start(
+        options(&ca, vec![manager.addr]),
+        Arc::new(FakeExecutor::default()),
+        FakeDataPlane::new(),
+    );
+    let mut networks = agent.networks();
+    let ids = |networks: &[Network]| networks.iter().map(|network| network.id.bits()).collect::<Vec<_>>();
+    until(&mut networks, |now| ids(now) == [1, 2]).await;
+    until(&mut manager.heard, |heard| heard.applied == 5).await;
+    let gone = AssignmentKey::Network(NetworkId::from_bits(1));
+    manager.send(&change(5, 6, vec![network(3)], vec![gone])).await;
+    until(&mut networks, |now| ids(now) == [2, 3]).await;
+    agent.stop().await;
 }

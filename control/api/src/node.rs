@@ -44,9 +44,7 @@ pub trait Node: Send + Sync + 'static {
     fn raft(&self) -> RaftFacts;
 
     /// The networks that this node's agent was told of: what a worker can show of them. Managers show their store's.
-    fn assigned_networks(&self) -> Vec<Network> {
-        Vec::new()
-    }
+    fn assigned_networks(&self) -> Arc<Vec<Network>>;
 
     /// Images and containers of this node.
     fn engine(&self) -> Arc<dyn Engine>;

@@ -5,6 +5,8 @@ mod common;
 use common::Daemon;
 use common::cli::programs;
 use common::engine::DIGEST;
+use control_model::NetworkId;
+use control_store::ReplicatedStore as _;
 
 const CREATE: &str = "service create -d --no-resolve-image";
 
@@ -263,4 +265,32 @@ async fn a_name_is_free_again_when_its_service_is_gone() {
         daemon.prints("service ls --format '{{.Image}} {{.Ports}}'").await,
         "whoami:v2 *:8080->80/tcp"
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_shows_the_networks_of_its_tasks() {
+    let worker = Daemon::worker().await;
+    assert_eq!(worker.prints("network ls --format {{.Name}}").await, "docker_gwbridge");
+    let mut ingress = worker.store.state().ingress_network().expect("the world has one").as_ref().clone();
+    ingress.id = NetworkId::from_bits(76);
+    let mut app = ingress.clone();
+    app.id = NetworkId::from_bits(77);
+    app.spec.name = "app".into();
+    app.spec.ingress = false;
+    let app_id = app.id.to_string();
+    *worker.node.networks.lock().expect("not poisoned") = vec![ingress, app].into();
+    assert_eq!(
+        worker
+            .prints("network ls --filter driver=overlay --format '{{.ID}} {{.Name}} {{.Driver}} {{.Scope}}'")
+            .await,
+        "<id> app overlay swarm\n<id> ingress overlay swarm"
+    );
+    for term in ["app", app_id.as_str()] {
+        let shown =
+            worker.docker(&format!("network inspect --format '{{{{.Id}}}} {{{{.Ingress}}}}' {term}")).await;
+        assert_eq!(shown.stdout.trim(), format!("{app_id} false"));
+    }
+    // Both ids begin with zeros: which one is meant is not clear.
+    assert!(worker.refuses("network inspect 0").await.contains("network 0 not found"));
+    assert!(worker.refuses("network inspect other").await.contains("network other not found"));
 }

@@ -1,6 +1,7 @@
 //! What the real CLI prints, with ids and times masked.
 
-use anyhow::ensure;
+use anyhow::{bail, ensure};
+use bench_lab::Role;
 
 use crate::support::{Bench, Outcome};
 
@@ -84,5 +85,33 @@ fn check(bench: &Bench, cli: &str) -> Outcome {
         "{{.Ingress}} {{(index .IPAM.Config 0).Subnet}}",
     ])?;
     ensure!(ingress.trim() == "true 10.0.0.0/24", "ingress: {ingress}");
+    check_worker(bench, cli, &docker(&NETWORKS)?)
+}
+
+/// The cluster's networks, one per line.
+const NETWORKS: [&str; 6] = [
+    "network",
+    "ls",
+    "--no-trunc",
+    "--filter=driver=overlay",
+    "--format",
+    "{{.ID}} {{.Name}} {{.Driver}} {{.Scope}}",
+];
+
+/// A worker shows the routing mesh's network and those of its tasks, as managers do; the others it does not know.
+fn check_worker(bench: &Bench, cli: &str, on_manager: &str) -> Outcome {
+    let row = |name: &str| on_manager.lines().find(|line| line.split(' ').nth(1) == Some(name));
+    let (Some(ingress), Some(app)) = (row("ingress"), row("app")) else { bail!("network ls: {on_manager}") };
+    let with_tasks: Vec<String> = bench.running("whoami")?.into_iter().map(|task| task.node).collect();
+    for worker in bench.lab.nodes().iter().filter(|node| node.role == Role::Worker) {
+        let socket = format!("unix://{}", bench.lab.socket(&worker.name)?.display());
+        let all: Vec<&str> = ["-H", &socket].into_iter().chain(NETWORKS).collect();
+        let listed = bench_lab::run(cli, &all)?;
+        let mut expected = if with_tasks.contains(&worker.name) { vec![app, ingress] } else { vec![ingress] };
+        let mut shown: Vec<&str> = listed.lines().collect();
+        expected.sort_unstable();
+        shown.sort_unstable();
+        ensure!(shown == expected, "network ls on {}: {shown:?}, not {expected:?}", worker.name);
+    }
     Ok(())
 }

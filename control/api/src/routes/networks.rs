@@ -93,8 +93,7 @@ pub async fn inspect(State(api): State<Api>, Path(term): Path<String>, query: Qu
     }
     let Ok(control) = api.control() else {
         let assigned = api.node.assigned_networks();
-        let found = assigned.iter().find(|n| n.spec.name == term || n.id.to_string().starts_with(&term));
-        return ok(&network(found.ok_or_else(|| not_found(&term))?));
+        return ok(&network(find_assigned(&assigned, &term).ok_or_else(|| not_found(&term))?));
     };
     let found = control.network(&term).await?;
     let (state, local) = (control.state(), api.node.local().node);
@@ -106,6 +105,13 @@ pub async fn inspect(State(api): State<Api>, Path(term): Path<String>, query: Qu
         shown.services = services(&state, &found);
     }
     ok(&shown)
+}
+
+/// By name; else by the beginning of the id, where that says which.
+fn find_assigned<'a>(assigned: &'a [Network], term: &str) -> Option<&'a Network> {
+    let mut by_id = assigned.iter().filter(|n| !term.is_empty() && n.id.to_string().starts_with(term));
+    let by_name = assigned.iter().find(|n| n.spec.name == term);
+    by_name.or_else(|| by_id.next().filter(|_| by_id.next().is_none()))
 }
 
 fn not_found(term: &str) -> ApiError {

@@ -8,7 +8,7 @@ use control_api::node::{
     HostFacts, InitRequest, InspectError, JoinRequest, LocalState, Membership, Node, RaftFacts,
     RemoteManager, SwarmError,
 };
-use control_model::NodeId;
+use control_model::{Network, NodeId};
 use control_store::{LocalStore, ReplicatedStore};
 use dataplane_model::inspect::{DropsReport, EndpointRow, LoadBalancerRow, NodeStatus, ProgramCounters};
 
@@ -21,6 +21,8 @@ pub struct FakeNode {
     /// What `/swarm/init` and `/swarm/join` brought.
     pub inits: Mutex<Vec<InitRequest>>,
     pub joins: Mutex<Vec<JoinRequest>>,
+    /// What a worker's agent was told of.
+    pub networks: Mutex<Arc<Vec<Network>>>,
     store: Mutex<Option<Arc<LocalStore>>>,
     raft: RaftFacts,
 }
@@ -61,6 +63,7 @@ impl FakeNode {
             state: Mutex::new(state),
             inits: Mutex::default(),
             joins: Mutex::default(),
+            networks: Mutex::default(),
             store: Mutex::new(store),
         }
     }
@@ -120,6 +123,10 @@ impl Node for FakeNode {
 
     fn raft(&self) -> RaftFacts {
         self.raft.clone()
+    }
+
+    fn assigned_networks(&self) -> Arc<Vec<Network>> {
+        self.networks.lock().expect("not poisoned").clone()
     }
 
     fn engine(&self) -> Arc<dyn Engine> {

@@ -17,7 +17,7 @@ use control_api::Engine;
 use control_api::node::{
     HostFacts, InitRequest, InspectError, JOIN_TIMEOUT, JoinRequest, LocalState, RaftFacts, SwarmError,
 };
-use control_model::NodeId;
+use control_model::{Network, NodeId};
 use control_model::object::ManagerStatus;
 use control_rpc::{Channels, Identity, IdentityPem};
 use control_store::ReplicatedStore;
@@ -346,6 +346,10 @@ impl control_api::Node for MeshNode {
 
     fn raft(&self) -> RaftFacts {
         self.swarm().and_then(|swarm| swarm.consensus()).map(|c| facts::raft(&c)).unwrap_or_default()
+    }
+
+    fn assigned_networks(&self) -> Arc<Vec<Network>> {
+        self.swarm().map(|swarm| swarm.networks.borrow().clone()).unwrap_or_default()
     }
 
     fn engine(&self) -> Arc<dyn Engine> {

@@ -10,7 +10,7 @@ use control_api::node::SwarmError;
 use control_consensus::Consensus;
 use control_model::object::NodeState;
 use control_model::spec::Role;
-use control_model::{NodeId, PeerIdentity};
+use control_model::{Network, NodeId, PeerIdentity};
 use control_rpc::{Channels, IdentityPem};
 use control_store::ReplicatedStore as _;
 use dataplane_model::NodeView;
@@ -43,6 +43,8 @@ pub struct Swarm {
     agent: Mutex<Option<AgentHandle>>,
     pub session: watch::Receiver<SessionState>,
     pub views: watch::Receiver<Option<Arc<NodeView>>>,
+    /// The overlay networks that this node has part in.
+    pub networks: watch::Receiver<Arc<Vec<Network>>>,
     /// Why this node is not what it should be; empty when all is well.
     pub trouble: watch::Sender<String>,
     pub stop: CancellationToken,
@@ -71,6 +73,7 @@ impl Swarm {
         let swarm = Arc::new(Self {
             session: agent.state(),
             views: agent.views(),
+            networks: agent.networks(),
             agent: Mutex::new(Some(agent)),
             manager: Mutex::new(manager.map(Arc::new)),
             pem: Mutex::new(pem),
