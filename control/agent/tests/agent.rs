@@ -7,8 +7,8 @@ use std::sync::Arc;
 use common::{AGENT, Ca, FakeDataPlane, FakeExecutor, Manager, container, options, until};
 use control_agent::Agent;
 use control_model::executor::Found;
-use control_model::object::{Meta, Slot, TaskStatus};
-use control_model::spec::{EndpointMode, NetworkSpec, Role, TaskSpec};
+use control_model::object::{Slot, TaskStatus};
+use control_model::spec::{NetworkSpec, Role};
 use control_model::{
     Assignment, AssignmentKey, AssignmentUpdate, Generation, Network, NetworkId, ServiceId, Task, TaskId,
     TaskState,
@@ -19,20 +19,11 @@ const T2: TaskId = TaskId::from_bits(2);
 
 fn task(id: TaskId, change: impl FnOnce(&mut Task)) -> Assignment {
     let mut task = Task {
-        id,
-        meta: Meta::default(),
-        service: ServiceId::from_bits(1),
         service_name: "s".into(),
-        slot: Slot::Replica(1),
         node: Some(AGENT),
-        spec: TaskSpec::default(),
         spec_version: 1,
-        endpoint_mode: EndpointMode::Vip,
-        ports: vec![],
-        attachments: vec![],
         status: TaskStatus { state: TaskState::Assigned, ..TaskStatus::default() },
-        desired_state: TaskState::Running,
-        drained: false,
+        ..Task::new(id, ServiceId::from_bits(1), Slot::Replica(1))
     };
     change(&mut task);
     Assignment::Task(Box::new(task))

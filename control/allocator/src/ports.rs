@@ -138,13 +138,7 @@ mod tests {
     const API: ServiceId = ServiceId::from_bits(2);
 
     fn port(target: u16, published: u16) -> PortConfig {
-        PortConfig {
-            name: String::new(),
-            protocol: Protocol::Tcp,
-            target,
-            published,
-            mode: PublishMode::Ingress,
-        }
+        PortConfig::new(Protocol::Tcp, target, published, PublishMode::Ingress)
     }
 
     fn published(ports: &[PortConfig]) -> Vec<u16> {

@@ -1,13 +1,13 @@
 //! Scenarios as text, and random creation and deletion against what must always be true.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use control_model::change::{Change, Entry, Object, ObjectRef, RequestId};
-use control_model::object::{CaState, Cluster, Meta, Network, Service, Slot, Task, TaskStatus};
+use control_model::object::{Cluster, Network, Service, Slot, Task, TaskStatus};
 use control_model::spec::{
-    ClusterSpec, EndpointMode, EndpointSpec, IpamConfig, NetworkAttachmentSpec, NetworkSpec, PortConfig,
-    Protocol, PublishMode, ServiceMode, ServiceSpec, TaskSpec, UpdateConfig,
+    EndpointMode, EndpointSpec, IpamConfig, NetworkAttachmentSpec, NetworkSpec, PortConfig, Protocol,
+    PublishMode, ServiceSpec, TaskSpec,
 };
 use control_model::{ClusterId, NetworkId, ServiceId, TaskId, TaskState, Timestamp};
 use control_store::{Event, State};
@@ -30,19 +30,9 @@ impl World {
         let machine = Allocator::new(&state, Timestamp(0));
         let mut world = Self { state, machine, n_writes: 0, n_ids: 0 };
         let cluster = Cluster {
-            id: ClusterId::from_bits(1),
-            meta: Meta::default(),
-            spec: ClusterSpec::default(),
-            ca: CaState {
-                root_cert: String::new(),
-                root_key: String::new(),
-                worker_token: String::new(),
-                manager_token: String::new(),
-            },
             default_address_pool: vec![pool.parse().unwrap()],
             subnet_size,
-            data_path_port: 4789,
-            epoch: 0,
+            ..Cluster::new(ClusterId::from_bits(1))
         };
         world.write(vec![Change::Create(Object::Cluster(Box::new(cluster)))]);
         world
@@ -82,18 +72,15 @@ impl World {
 
     fn add_network(&mut self, name: &str, subnet: Option<&str>) {
         let ipam = subnet.map(|s| IpamConfig { subnet: s.parse().unwrap(), range: None, gateway: None });
-        let network = Network {
-            id: NetworkId::from_bits(self.id()),
-            meta: Meta::default(),
-            spec: NetworkSpec {
+        let network = Network::new(
+            NetworkId::from_bits(self.id()),
+            NetworkSpec {
                 name: name.into(),
                 ingress: name == "ingress",
                 ipam: ipam.into_iter().collect(),
                 ..NetworkSpec::default()
             },
-            state: None,
-            pending_delete: false,
-        };
+        );
         self.write(vec![Change::Create(Object::Network(Box::new(network)))]);
     }
 
@@ -110,30 +97,11 @@ impl World {
                 _ => endpoint.mode = EndpointMode::Dnsrr,
             }
         }
-        ServiceSpec {
-            name: name.into(),
-            labels: BTreeMap::new(),
-            task,
-            mode: ServiceMode::Replicated { replicas: 1 },
-            update: UpdateConfig::default(),
-            rollback: UpdateConfig::default(),
-            has_update: false,
-            has_rollback: false,
-            endpoint,
-        }
+        ServiceSpec { name: name.into(), task, endpoint, ..ServiceSpec::default() }
     }
 
     fn add_service(&mut self, name: &str, words: &[&str]) {
-        let service = Service {
-            id: ServiceId::from_bits(self.id()),
-            meta: Meta::default(),
-            spec: self.spec(name, words),
-            previous_spec: None,
-            previous_spec_version: 0,
-            endpoint: None,
-            update_status: None,
-            pending_delete: false,
-        };
+        let service = Service::new(ServiceId::from_bits(self.id()), self.spec(name, words));
         self.write(vec![Change::Create(Object::Service(Box::new(service)))]);
     }
 
@@ -148,20 +116,16 @@ impl World {
         let service = self.state.service_by_name(service).expect("a service").clone();
         let id = TaskId::from_bits(self.id());
         let task = Task {
-            id,
-            meta: Meta::default(),
-            service: service.id,
             service_name: service.spec.name.clone(),
-            slot: Slot::Replica(1 + self.state.tasks_of_service(service.id).count() as u64),
-            node: None,
             spec: service.spec.task.clone(),
             spec_version: service.meta.spec_version,
             endpoint_mode: service.spec.endpoint.mode,
             ports: service.spec.endpoint.ports.clone(),
-            attachments: Vec::new(),
-            status: TaskStatus::default(),
-            desired_state: TaskState::Running,
-            drained: false,
+            ..Task::new(
+                id,
+                service.id,
+                Slot::Replica(1 + self.state.tasks_of_service(service.id).count() as u64),
+            )
         };
         self.write(vec![Change::Create(Object::Task(Box::new(task)))]);
         id
@@ -246,13 +210,7 @@ fn port_of(text: &str) -> PortConfig {
         None => (PublishMode::Ingress, text),
     };
     let (published, target) = text.split_once(':').expect("published:target");
-    PortConfig {
-        name: String::new(),
-        protocol: Protocol::Tcp,
-        target: target.parse().unwrap(),
-        published: published.parse().unwrap(),
-        mode,
-    }
+    PortConfig::new(Protocol::Tcp, target.parse().unwrap(), published.parse().unwrap(), mode)
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //! through `control_manager::control`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -190,12 +190,3 @@ pub struct InspectError(pub String);
 
 /// The longest that [`Node::join`] may take before [`SwarmError::JoinTimeout`]: Docker's 20 s.
 pub const JOIN_TIMEOUT: Duration = Duration::from_secs(20);
-
-/// Default UDP port of the tunnels.
-pub const DEFAULT_DATA_PATH_PORT: u16 = 4789;
-
-/// Default prefix length of subnets that the allocator takes from the pool.
-pub const DEFAULT_SUBNET_SIZE: u8 = 24;
-
-/// Default pool for networks without a subnet of their own: `10.0.0.0/8`.
-pub const DEFAULT_ADDRESS_POOL: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 0, 0, 0), 8);

@@ -47,7 +47,7 @@ pub(crate) const MEMBERSHIP_TIMEOUT: Duration = Duration::from_mins(1);
 pub(crate) const TRANSFER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How often a manager checks that leader and quorum still answer.
-pub(crate) const LEADER_CHECK_INTERVAL: Duration = Duration::from_millis(250);
+pub(crate) const LEADER_CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// A leader that no quorum has answered for so long tells its loops that it leads no more; a follower that has
 /// not heard its leader for so long, and elected no other, has none. Longer than an election.
@@ -56,8 +56,9 @@ pub(crate) const LEADER_LOST_AFTER: Duration = Duration::from_secs(2);
 /// A member that answered a heartbeat within this time counts as reachable.
 pub(crate) const REACHABLE_WITHIN: Duration = Duration::from_millis(1500);
 
-/// Leader to followers. Ten a second cost nothing and leave room for several lost ones before an election.
-const HEARTBEAT_MS: u64 = 100;
+/// Leader to followers. Three may be lost before an election. openraft looks at its clock five times per heartbeat, on
+/// every manager: this is most of what an idle manager does.
+const HEARTBEAT_MS: u64 = 250;
 
 /// openraft's lease is the upper bound; an election begins after lease + random(lower..upper) without a heartbeat:
 /// 0.9–1.2 s. A stall of the machine shorter than that elects nobody; pre-vote keeps a longer one from disturbing

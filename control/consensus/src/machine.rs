@@ -4,8 +4,7 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
-use control_store::{ApplyError, EventBatch, EventReceiver, State};
-use futures::channel::mpsc::{UnboundedSender, unbounded};
+use control_store::{ApplyError, EventBatch, EventReceiver, State, Watchers};
 use futures::{Stream, TryStreamExt};
 use openraft::alias::{LogIdOf, SnapshotMetaOf, SnapshotOf, StoredMembershipOf};
 use openraft::entry::RaftEntry;
@@ -21,7 +20,7 @@ use crate::types::{Proposal, Reply, TypeConfig};
 pub(crate) struct View {
     state: ArcSwap<State>,
     /// Held while the state changes and while a watcher is added, so that a watcher misses nothing.
-    watchers: Mutex<Vec<UnboundedSender<Arc<EventBatch>>>>,
+    watchers: Mutex<Watchers>,
     applied: watch::Sender<u64>,
 }
 
@@ -36,11 +35,10 @@ impl View {
         self.state.load_full()
     }
 
-    /// The state, and every batch after it.
+    /// The state, and every batch after it, as long as the watcher keeps up.
     pub(crate) fn subscribe(&self) -> (Arc<State>, EventReceiver) {
-        let (sender, receiver) = unbounded();
         let mut watchers = self.watchers.lock().unwrap_or_else(PoisonError::into_inner);
-        watchers.push(sender);
+        let receiver = watchers.add();
         (self.state.load_full(), receiver)
     }
 
@@ -53,8 +51,8 @@ impl View {
         let mut watchers = self.watchers.lock().unwrap_or_else(PoisonError::into_inner);
         let index = state.index();
         self.state.store(Arc::new(state));
-        if let Some(batch) = batch.map(Arc::new) {
-            watchers.retain(|watcher| watcher.unbounded_send(batch.clone()).is_ok());
+        if let Some(batch) = batch {
+            watchers.publish(batch);
         }
         drop(watchers);
         self.applied.send_replace(index);

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use control_ca::{IssueError, RootCa, role_of_token};
-use control_model::object::{Cluster, Meta, NodeDescription, NodeStatus};
-use control_model::spec::{Availability, NodeSpec, Role};
+use control_model::object::Cluster;
+use control_model::spec::Availability;
 use control_model::{Change, Node, NodeId, Object, PeerIdentity};
 use control_rpc::pb;
 use control_rpc::pb::ca_server::Ca;
@@ -54,7 +54,8 @@ impl CaServer {
         let identity =
             PeerIdentity { node_id: NodeId::from_bits(rand::random()), role, cluster_id: cluster.id };
         let issued = issue(&cluster, csr_pem, identity)?;
-        let node = new_node(identity.node_id, role, availability);
+        let mut node = Node::new(identity.node_id, role);
+        node.spec.availability = availability;
         self.store.propose(vec![Change::Create(Object::Node(Box::new(node)))]).await.map_err(unwritten)?;
         Ok(issued)
     }
@@ -125,19 +126,6 @@ fn refused(error: &IssueError) -> Status {
             Status::invalid_argument(error.to_string())
         }
         IssueError::LifeTooShort | IssueError::Sign(_) => Status::internal(error.to_string()),
-    }
-}
-
-/// A node that was never heard.
-pub fn new_node(id: NodeId, role: Role, availability: Availability) -> Node {
-    Node {
-        id,
-        meta: Meta::default(),
-        spec: NodeSpec { role, availability, ..NodeSpec::default() },
-        description: NodeDescription::default(),
-        status: NodeStatus::default(),
-        manager: None,
-        certificate_role: role,
     }
 }
 

@@ -26,6 +26,15 @@ const RETRY: Duration = Duration::from_millis(200);
 /// After so many refusals in a row a loop is made anew once more: nothing else may ever happen that wakes it.
 const UNSETTLED_RETRY: Duration = Duration::from_secs(1);
 
+/// Why the loops begin anew.
+#[derive(Debug, thiserror::Error)]
+enum Interrupted {
+    #[error(transparent)]
+    Write(#[from] ProposeError),
+    #[error("events came faster than they were answered")]
+    Lagged,
+}
+
 /// One of the leader's loops.
 pub trait LeaderLoop: Send {
     /// Takes what has changed. `state` is at least as new as `events`.
@@ -79,8 +88,8 @@ impl Leader {
         .await;
     }
 
-    /// Runs until a write finds no leader.
-    async fn lead(&self) -> ProposeError {
+    /// Runs until a write finds no leader, or events were missed.
+    async fn lead(&self) -> Interrupted {
         let (state, mut events) = self.store.subscribe();
         let mut acks = self.table.watch_acks();
         acks.mark_changed();
@@ -88,7 +97,7 @@ impl Leader {
         drop(state);
         for running in &mut loops {
             if let Err(error) = running.step(&*self.store, |m, state| m.tick(state, clock::now())).await {
-                return error;
+                return error.into();
             }
         }
         loop {
@@ -103,11 +112,11 @@ impl Leader {
         loops: &mut [Running<'_>],
         events: &mut EventReceiver,
         acks: &mut watch::Receiver<u64>,
-    ) -> Result<(), ProposeError> {
+    ) -> Result<(), Interrupted> {
         let deadline = loops.iter().filter_map(Running::next_deadline).min();
         tokio::select! {
             batch = events.next() => {
-                let batch = batch.ok_or(ProposeError::NotManager)?;
+                let batch = batch.ok_or(Interrupted::Lagged)?;
                 let mut happened = batch.events.clone();
                 while let Ok(batch) = events.try_recv() {
                     happened.extend_from_slice(&batch.events);

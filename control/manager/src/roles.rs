@@ -65,7 +65,7 @@ async fn lead(consensus: &Consensus) {
             do_step(consensus, step).await;
         }
         tokio::select! {
-            ended = wait_for_nodes(&mut events) => if ended { std::future::pending::<()>().await },
+            lagged = wait_for_nodes(&mut events) => if lagged { events = consensus.subscribe().1 },
             () = tokio::time::sleep(PERIOD) => {}
         }
     }
@@ -87,7 +87,7 @@ async fn do_step(consensus: &Consensus, step: Step) {
     }
 }
 
-/// Returns when a node has changed; true when there will be no more events.
+/// Returns when a node has changed; true when events were missed.
 async fn wait_for_nodes(events: &mut EventReceiver) -> bool {
     while let Some(batch) = events.next().await {
         if batch.events.iter().any(|event| matches!(event.kind, EventKind::Node(..))) {
@@ -99,14 +99,13 @@ async fn wait_for_nodes(events: &mut EventReceiver) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use control_model::{Entry, NodeId, Object, RequestId, Timestamp};
+    use control_model::{Entry, Node, NodeId, Object, RequestId, Timestamp};
 
     use super::*;
-    use crate::ca_server::new_node;
 
     fn state(nodes: &[(u128, Role, Option<u64>)]) -> State {
         let changes = nodes.iter().map(|(id, role, raft_id)| {
-            let mut node = new_node(NodeId::from_bits(*id), *role, control_model::spec::Availability::Active);
+            let mut node = Node::new(NodeId::from_bits(*id), *role);
             node.manager = raft_id.map(status);
             Change::Create(Object::Node(Box::new(node)))
         });

@@ -5,19 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use control_consensus::Leadership;
-use control_model::object::{
-    CaState, Cluster, Meta, Network, NodeDescription, NodeState, NodeStatus, Service,
-};
+use control_model::object::{CaState, Cluster, Network, NodeDescription, NodeState, NodeStatus, Service};
 use control_model::spec::{
-    Availability, ClusterSpec, EndpointMode, EndpointSpec, NetworkAttachmentSpec, NetworkSpec, PortConfig,
-    Protocol, PublishMode, Role, ServiceMode, ServiceSpec, TaskSpec, UpdateConfig,
+    EndpointMode, EndpointSpec, PortConfig, Protocol, PublishMode, Role, ServiceMode, ServiceSpec,
 };
 use control_model::{Change, ClusterId, NetworkId, Node, NodeId, Object, ServiceId};
 use control_store::{LocalStore, State};
 use futures::StreamExt;
 use tokio::sync::watch;
 
-use crate::ca_server::new_node;
 use crate::clock;
 
 /// Longest time that anything in these tests may take.
@@ -30,7 +26,10 @@ pub fn node_id(n: u8) -> NodeId {
 /// A store with a cluster, its ingress network, and nodes 1…n that are ready.
 pub fn store(n_nodes: u8) -> Arc<LocalStore> {
     let store = Arc::new(LocalStore::new(clock::now));
-    let mut objects = vec![Object::Cluster(Box::new(cluster())), Object::Network(Box::new(ingress()))];
+    let mut objects = vec![
+        Object::Cluster(Box::new(cluster())),
+        Object::Network(Box::new(Network::ingress(NetworkId::from_bits(1)))),
+    ];
     objects.extend((1..=n_nodes).map(|n| Object::Node(Box::new(ready_node(n)))));
     store.commit(objects.into_iter().map(Change::Create).collect()).expect("distinct objects");
     store
@@ -38,29 +37,8 @@ pub fn store(n_nodes: u8) -> Arc<LocalStore> {
 
 fn cluster() -> Cluster {
     Cluster {
-        id: ClusterId::from_bits(1),
-        meta: Meta::default(),
-        spec: ClusterSpec::default(),
-        ca: CaState {
-            root_cert: "root".into(),
-            root_key: String::new(),
-            worker_token: String::new(),
-            manager_token: String::new(),
-        },
-        default_address_pool: vec!["10.0.0.0/8".parse().expect("a network")],
-        subnet_size: 24,
-        data_path_port: 4789,
-        epoch: 0,
-    }
-}
-
-fn ingress() -> Network {
-    Network {
-        id: NetworkId::from_bits(1),
-        meta: Meta::default(),
-        spec: NetworkSpec { name: "ingress".into(), ingress: true, ..NetworkSpec::default() },
-        state: None,
-        pending_delete: false,
+        ca: CaState { root_cert: "root".into(), ..CaState::default() },
+        ..Cluster::new(ClusterId::from_bits(1))
     }
 }
 
@@ -76,39 +54,21 @@ pub fn description(n: u8) -> NodeDescription {
 
 fn ready_node(n: u8) -> Node {
     let status = NodeStatus { state: NodeState::Ready, data_path_alive: true, ..NodeStatus::default() };
-    let node = new_node(node_id(n), Role::Worker, Availability::Active);
-    Node { status, description: description(n), ..node }
+    Node { status, description: description(n), ..Node::new(node_id(n), Role::Worker) }
 }
 
 /// A service published on port 8080 in the ingress network.
 pub fn service(replicas: u64) -> Service {
-    let port = PortConfig {
-        name: String::new(),
-        protocol: Protocol::Tcp,
-        target: 80,
-        published: 8080,
-        mode: PublishMode::Ingress,
-    };
-    Service {
-        id: ServiceId::from_bits(1),
-        meta: Meta::default(),
-        spec: ServiceSpec {
+    let port = PortConfig::new(Protocol::Tcp, 80, 8080, PublishMode::Ingress);
+    Service::new(
+        ServiceId::from_bits(1),
+        ServiceSpec {
             name: "web".into(),
-            labels: control_model::spec::Labels::new(),
-            task: TaskSpec { networks: Vec::<NetworkAttachmentSpec>::new(), ..TaskSpec::default() },
             mode: ServiceMode::Replicated { replicas },
-            update: UpdateConfig::default(),
-            rollback: UpdateConfig::default(),
-            has_update: false,
-            has_rollback: false,
             endpoint: EndpointSpec { mode: EndpointMode::Vip, ports: vec![port] },
+            ..ServiceSpec::default()
         },
-        previous_spec: None,
-        previous_spec_version: 0,
-        endpoint: None,
-        update_status: None,
-        pending_delete: false,
-    }
+    )
 }
 
 /// A leadership that this manager always has.

@@ -143,7 +143,7 @@ pub fn spread_value<'a>(descriptor: &str, node: &'a Node) -> Option<&'a str> {
 mod tests {
     use super::*;
     use crate::id::NodeId;
-    use crate::object::{Meta, NodeDescription, NodeStatus};
+    use crate::object::{NodeDescription, NodeStatus};
     use crate::spec::{NodeSpec, Platform};
 
     fn parse(expression: &str) -> Result<Constraint, String> {
@@ -188,8 +188,6 @@ mod tests {
 
     fn node() -> Node {
         Node {
-            id: NodeId::from_bits(36),
-            meta: Meta::default(),
             spec: NodeSpec { labels: [("Disk".into(), "ssd".into())].into(), ..NodeSpec::default() },
             description: NodeDescription {
                 hostname: "Web-1".into(),
@@ -198,8 +196,7 @@ mod tests {
                 ..NodeDescription::default()
             },
             status: NodeStatus { addr: Some([198, 18, 0, 11].into()), ..NodeStatus::default() },
-            manager: None,
-            certificate_role: Role::Manager,
+            ..Node::new(NodeId::from_bits(36), Role::Manager)
         }
     }
 

@@ -2,13 +2,13 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use ipnetwork::IpNetwork;
+use ipnetwork::{IpNetwork, Ipv4Network};
 use serde::{Deserialize, Serialize};
 
 use crate::id::{ClusterId, NetworkId, NodeId, ServiceId, TaskId};
 use crate::spec::{
     ClusterSpec, EndpointMode, IpamConfig, Labels, NetworkSpec, NodeSpec, Platform, PortConfig, Resources,
-    ServiceSpec, TaskSpec,
+    Role, ServiceSpec, TaskSpec,
 };
 use crate::task_state::TaskState;
 use crate::time::Timestamp;
@@ -37,7 +37,22 @@ pub struct Node {
     /// Present while the node is a voter or learner of Raft.
     pub manager: Option<ManagerStatus>,
     /// Role in the certificate that the node was last given.
-    pub certificate_role: crate::spec::Role,
+    pub certificate_role: Role,
+}
+
+impl Node {
+    /// An active node that has said nothing yet.
+    pub fn new(id: NodeId, role: Role) -> Self {
+        Self {
+            id,
+            meta: Meta::default(),
+            spec: NodeSpec { role, ..NodeSpec::default() },
+            description: NodeDescription::default(),
+            status: NodeStatus::default(),
+            manager: None,
+            certificate_role: role,
+        }
+    }
 }
 
 /// A node's own words.
@@ -96,6 +111,22 @@ pub struct Service {
     pub update_status: Option<UpdateStatus>,
     /// Set by `service rm`: tasks are being removed, then the service goes.
     pub pending_delete: bool,
+}
+
+impl Service {
+    /// A service for which nothing has been done yet.
+    pub fn new(id: ServiceId, spec: ServiceSpec) -> Self {
+        Self {
+            id,
+            meta: Meta::default(),
+            spec,
+            previous_spec: None,
+            previous_spec_version: 0,
+            endpoint: None,
+            update_status: None,
+            pending_delete: false,
+        }
+    }
 }
 
 /// What the allocator gave a service.
@@ -162,6 +193,29 @@ pub struct Task {
 }
 
 impl Task {
+    /// A new task that shall run, on the slot's node where the slot names one.
+    pub fn new(id: TaskId, service: ServiceId, slot: Slot) -> Self {
+        Self {
+            id,
+            meta: Meta::default(),
+            service,
+            service_name: String::new(),
+            slot,
+            node: match slot {
+                Slot::Node(node) => Some(node),
+                Slot::Replica(_) => None,
+            },
+            spec: TaskSpec::default(),
+            spec_version: 0,
+            endpoint_mode: EndpointMode::default(),
+            ports: Vec::new(),
+            attachments: Vec::new(),
+            status: TaskStatus::default(),
+            desired_state: TaskState::Running,
+            drained: false,
+        }
+    }
+
     /// `<service>.<slot>.<task id>`: the container's name, and a name of the task in DNS.
     pub fn name(&self) -> String {
         match self.slot {
@@ -213,6 +267,18 @@ pub struct Network {
     pub pending_delete: bool,
 }
 
+impl Network {
+    /// A network that has no subnet yet.
+    pub fn new(id: NetworkId, spec: NetworkSpec) -> Self {
+        Self { id, meta: Meta::default(), spec, state: None, pending_delete: false }
+    }
+
+    /// The routing mesh's network, under Docker's name.
+    pub fn ingress(id: NetworkId) -> Self {
+        Self::new(id, NetworkSpec { name: "ingress".into(), ingress: true, ..NetworkSpec::default() })
+    }
+}
+
 /// What the allocator gave a network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetworkState {
@@ -238,8 +304,30 @@ pub struct Cluster {
     pub epoch: u64,
 }
 
+impl Cluster {
+    /// Docker's UDP port of the tunnels.
+    pub const DATA_PATH_PORT: u16 = 4789;
+    /// Docker's prefix length of the subnets from the pool.
+    pub const SUBNET_SIZE: u8 = 24;
+
+    /// A cluster with Docker's settings and no authority yet.
+    pub fn new(id: ClusterId) -> Self {
+        let pool = Ipv4Network::new(Ipv4Addr::new(10, 0, 0, 0), 8).expect("Docker's pool is a network");
+        Self {
+            id,
+            meta: Meta::default(),
+            spec: ClusterSpec::default(),
+            ca: CaState::default(),
+            default_address_pool: vec![IpNetwork::V4(pool)],
+            subnet_size: Self::SUBNET_SIZE,
+            data_path_port: Self::DATA_PATH_PORT,
+            epoch: 0,
+        }
+    }
+}
+
 /// The cluster's certificate authority and join secrets.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CaState {
     /// PEM.
     pub root_cert: String,

@@ -14,7 +14,7 @@ use crate::id::NetworkId;
 pub type Labels = BTreeMap<String, String>;
 
 /// A service as the user wants it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceSpec {
     pub name: String,
     pub labels: Labels,
@@ -33,6 +33,13 @@ pub struct ServiceSpec {
 pub enum ServiceMode {
     Replicated { replicas: u64 },
     Global,
+}
+
+impl Default for ServiceMode {
+    /// Docker's.
+    fn default() -> Self {
+        Self::Replicated { replicas: 1 }
+    }
 }
 
 /// What each task of a service is.
@@ -274,6 +281,13 @@ pub struct PortConfig {
     pub target: u16,
     pub published: u16,
     pub mode: PublishMode,
+}
+
+impl PortConfig {
+    /// A port without a name.
+    pub fn new(protocol: Protocol, target: u16, published: u16, mode: PublishMode) -> Self {
+        Self { name: String::new(), protocol, target, published, mode }
+    }
 }
 
 /// A network as the user wants it.

@@ -64,26 +64,12 @@ impl TemplateContext<'_> {
 mod tests {
     use super::*;
     use crate::id::{NodeId, ServiceId, TaskId};
-    use crate::object::{Meta, TaskStatus};
-    use crate::spec::{EndpointMode, TaskSpec};
-    use crate::task_state::TaskState;
 
     fn task() -> Task {
         Task {
-            id: TaskId::from_bits(1),
-            meta: Meta::default(),
-            service: ServiceId::from_bits(2),
             service_name: "web".into(),
-            slot: Slot::Replica(3),
             node: Some(NodeId::from_bits(4)),
-            spec: TaskSpec::default(),
-            spec_version: 0,
-            endpoint_mode: EndpointMode::Vip,
-            ports: vec![],
-            attachments: vec![],
-            status: TaskStatus::default(),
-            desired_state: TaskState::Running,
-            drained: false,
+            ..Task::new(TaskId::from_bits(1), ServiceId::from_bits(2), Slot::Replica(3))
         }
     }
 

@@ -6,17 +6,11 @@ use crate::spec::{ContainerSpec, PortConfig, Protocol};
 fn service() -> ServiceSpec {
     ServiceSpec {
         name: "web".into(),
-        labels: crate::spec::Labels::default(),
         task: TaskSpec {
             container: ContainerSpec { image: "nginx".into(), ..Default::default() },
             ..Default::default()
         },
-        mode: ServiceMode::Replicated { replicas: 1 },
-        update: UpdateConfig::default(),
-        rollback: UpdateConfig::default(),
-        has_update: false,
-        has_rollback: false,
-        endpoint: EndpointSpec::default(),
+        ..ServiceSpec::default()
     }
 }
 
@@ -27,7 +21,7 @@ fn refusal(edit: impl FnOnce(&mut ServiceSpec)) -> String {
 }
 
 fn port(published: u16, mode: PublishMode) -> PortConfig {
-    PortConfig { name: String::new(), protocol: Protocol::Tcp, target: 80, published, mode }
+    PortConfig::new(Protocol::Tcp, 80, published, mode)
 }
 
 #[test]

@@ -41,72 +41,48 @@ fn same_ports(wanted: &[PortConfig], has: &[PortConfig]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use control_model::object::{Meta, NodeDescription, NodeStatus, Slot, TaskStatus};
+    use control_model::object::{Meta, Slot};
     use control_model::spec::{
         EndpointMode, EndpointSpec, NodeSpec, Protocol, PublishMode, Role, ServiceMode, ServiceSpec,
-        UpdateConfig,
     };
-    use control_model::{NodeId, ServiceId, TaskId, TaskState};
+    use control_model::{NodeId, ServiceId, TaskId};
 
     use super::*;
 
     fn service() -> Service {
         Service {
-            id: ServiceId::from_bits(1),
             meta: Meta { spec_version: 7, ..Meta::default() },
-            spec: ServiceSpec {
-                name: "s".into(),
-                labels: [].into(),
-                task: TaskSpec::default(),
-                mode: ServiceMode::Global,
-                update: UpdateConfig::default(),
-                rollback: UpdateConfig::default(),
-                has_update: false,
-                has_rollback: false,
-                endpoint: EndpointSpec { mode: EndpointMode::Vip, ports: vec![port(0, 80)] },
-            },
-            previous_spec: None,
-            previous_spec_version: 0,
-            endpoint: None,
-            update_status: None,
-            pending_delete: false,
+            ..Service::new(
+                ServiceId::from_bits(1),
+                ServiceSpec {
+                    name: "s".into(),
+                    mode: ServiceMode::Global,
+                    endpoint: EndpointSpec { mode: EndpointMode::Vip, ports: vec![port(0, 80)] },
+                    ..ServiceSpec::default()
+                },
+            )
         }
     }
 
     fn port(published: u16, target: u16) -> PortConfig {
         let (protocol, mode) = (Protocol::Tcp, PublishMode::Ingress);
-        PortConfig { name: String::new(), protocol, target, published, mode }
+        PortConfig::new(protocol, target, published, mode)
     }
 
     /// Made from an older version of `service`, with a port given by the allocator.
     fn task() -> Task {
         Task {
-            id: TaskId::from_bits(1),
-            meta: Meta::default(),
-            service: ServiceId::from_bits(1),
             service_name: "s".into(),
-            slot: Slot::Replica(1),
-            node: None,
-            spec: TaskSpec::default(),
             spec_version: 6,
-            endpoint_mode: EndpointMode::Vip,
             ports: vec![port(30000, 80)],
-            attachments: Vec::new(),
-            status: TaskStatus::default(),
-            desired_state: TaskState::Running,
-            drained: false,
+            ..Task::new(TaskId::from_bits(1), ServiceId::from_bits(1), Slot::Replica(1))
         }
     }
 
     fn node(label: &str) -> Node {
         Node {
-            id: NodeId::from_bits(1),
-            meta: Meta::default(),
             spec: NodeSpec { labels: [("zone".into(), label.into())].into(), ..NodeSpec::default() },
-            description: NodeDescription::default(),
-            status: NodeStatus::default(),
-            manager: None,
-            certificate_role: Role::Worker,
+            ..Node::new(NodeId::from_bits(1), Role::Worker)
         }
     }
 

@@ -61,23 +61,14 @@ impl Step<'_> {
     pub(crate) fn create(&mut self, service: &Service, slot: Slot, desired_state: TaskState) -> TaskId {
         let id = TaskId::from_bits((self.ids)());
         let task = Task {
-            id,
-            meta: control_model::Meta::default(),
-            service: service.id,
             service_name: service.spec.name.clone(),
-            slot,
-            node: match slot {
-                Slot::Node(node) => Some(node),
-                Slot::Replica(_) => None,
-            },
             spec: service.spec.task.clone(),
             spec_version: service.meta.spec_version,
             endpoint_mode: service.spec.endpoint.mode,
             ports: service.spec.endpoint.ports.clone(),
-            attachments: Vec::new(),
             status: TaskStatus { at: self.now, message: "created".into(), ..TaskStatus::default() },
             desired_state,
-            drained: false,
+            ..Task::new(id, service.id, slot)
         };
         self.changes.push(Change::Create(Object::Task(Box::new(task))));
         id

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use cluster::{Cluster, new_service, zero_node};
 use control_model::change::{Change, Object, ObjectRef};
-use control_model::object::{Network, Node, NodeState, NodeStatus, Service, UpdateState};
+use control_model::object::{Network, Node, NodeState, Service, UpdateState};
 use control_model::spec::{
     Availability, FailureAction, NetworkAttachmentSpec, NetworkSpec, PortConfig, Protocol, PublishMode,
     ServiceMode, ServiceSpec, UpdateOrder,
@@ -106,13 +106,10 @@ impl World {
     }
 
     fn add_network(&mut self) {
-        let network = Network {
-            id: NetworkId::from_bits(self.cluster.ids.next()),
-            meta: control_model::Meta::default(),
-            spec: NetworkSpec { name: self.next_name("net"), ..NetworkSpec::default() },
-            state: None,
-            pending_delete: false,
-        };
+        let network = Network::new(
+            NetworkId::from_bits(self.cluster.ids.next()),
+            NetworkSpec { name: self.next_name("net"), ..NetworkSpec::default() },
+        );
         self.cluster.commit(vec![Change::Create(Object::Network(Box::new(network)))]);
     }
 
@@ -145,13 +142,7 @@ impl World {
             spec.task.networks = vec![NetworkAttachmentSpec { target, aliases: Vec::new() }];
         }
         if self.random.below(3) == 0 {
-            let port = PortConfig {
-                name: String::new(),
-                protocol: Protocol::Tcp,
-                target: 80,
-                published: 0,
-                mode: PublishMode::Ingress,
-            };
+            let port = PortConfig::new(Protocol::Tcp, 80, 0, PublishMode::Ingress);
             spec.endpoint.ports = vec![port; self.random.below(3)];
         }
         spec.update.parallelism = self.random.below(3) as u64;
@@ -201,17 +192,7 @@ impl World {
         let node = self.any_node();
         let lives = [(NodeState::Down, false), (NodeState::Down, true), (NodeState::Ready, true)];
         let (state, data_path_alive) = self.random.pick(&lives).expect("lives");
-        self.set_life(node.id, state, data_path_alive);
-    }
-
-    fn set_life(&mut self, id: NodeId, state: NodeState, data_path_alive: bool) {
-        if state == NodeState::Ready {
-            self.cluster.agents.dead.remove(&id);
-        } else {
-            self.cluster.agents.dead.insert(id);
-        }
-        let status = NodeStatus { state, data_path_alive, ..NodeStatus::default() };
-        self.cluster.commit(vec![Change::NodeStatus { id, status }]);
+        self.cluster.set_life(node.id, state, data_path_alive);
     }
 
     fn set_availability(&mut self) {
@@ -259,7 +240,7 @@ impl World {
                 node.spec.availability = Availability::Active;
                 self.write_node(node.clone());
             }
-            self.set_life(node.id, NodeState::Ready, true);
+            self.cluster.set_life(node.id, NodeState::Ready, true);
         }
         let state = self.cluster.state();
         for old in state.services().iter().filter(|service| !service.pending_delete) {

@@ -5,10 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use control_model::change::{Change, Entry, Object, ObjectRef, RequestId};
-use control_model::object::{Meta, Node, NodeDescription, NodeState, NodeStatus, Slot, Task, TaskStatus};
-use control_model::spec::{
-    Availability, EndpointMode, NodeSpec, PortConfig, Protocol, PublishMode, Resources, Role, TaskSpec,
-};
+use control_model::object::{Node, NodeDescription, NodeState, NodeStatus, Slot, Task, TaskStatus};
+use control_model::spec::{Availability, PortConfig, Protocol, PublishMode, Resources, Role};
 use control_model::{NodeId, ServiceId, TaskId, TaskState, Timestamp};
 use control_store::{Event, State};
 
@@ -101,46 +99,30 @@ impl World {
 
 fn node(id: NodeId) -> Node {
     Node {
-        id,
-        meta: Meta::default(),
-        spec: NodeSpec::default(),
         description: NodeDescription {
             resources: Resources { nano_cpus: 4, memory_bytes: 16 },
             ..NodeDescription::default()
         },
         status: NodeStatus { state: NodeState::Ready, ..NodeStatus::default() },
-        manager: None,
-        certificate_role: Role::Worker,
+        ..Node::new(id, Role::Worker)
     }
 }
 
 fn task(id: u128, service: u128) -> Task {
     Task {
-        id: TaskId::from_bits(id),
-        meta: Meta::default(),
-        service: ServiceId::from_bits(service),
         service_name: "s".into(),
-        slot: Slot::Replica(u64::try_from(id).expect("few")),
-        node: None,
-        spec: TaskSpec::default(),
         spec_version: 1,
-        endpoint_mode: EndpointMode::Vip,
-        ports: Vec::new(),
-        attachments: Vec::new(),
         status: TaskStatus { state: TaskState::Pending, ..TaskStatus::default() },
-        desired_state: TaskState::Running,
-        drained: false,
+        ..Task::new(
+            TaskId::from_bits(id),
+            ServiceId::from_bits(service),
+            Slot::Replica(u64::try_from(id).expect("few")),
+        )
     }
 }
 
 fn host_port(published: u16) -> PortConfig {
-    PortConfig {
-        name: String::new(),
-        protocol: Protocol::Tcp,
-        target: 80,
-        published,
-        mode: PublishMode::Host,
-    }
+    PortConfig::new(Protocol::Tcp, 80, published, PublishMode::Host)
 }
 
 #[test]

@@ -4,8 +4,7 @@
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-use control_model::object::{Meta, Slot};
-use control_model::spec::{EndpointMode, TaskSpec};
+use control_model::object::Slot;
 use control_model::{NodeId, ServiceId};
 
 use super::*;
@@ -196,19 +195,10 @@ fn container(task: TaskId) -> ContainerStatus {
 
 fn new_task(id: TaskId) -> Task {
     Task {
-        id,
-        meta: Meta::default(),
-        service: ServiceId::from_bits(1),
         service_name: "s".into(),
-        slot: Slot::Replica(1),
         node: Some(NodeId::from_bits(1)),
-        spec: TaskSpec::default(),
         spec_version: 1,
-        endpoint_mode: EndpointMode::Vip,
-        ports: vec![],
-        attachments: vec![],
         status: status(TaskState::Assigned, "scheduler assigned task to node", Timestamp(0)),
-        desired_state: TaskState::Running,
-        drained: false,
+        ..Task::new(id, ServiceId::from_bits(1), Slot::Replica(1))
     }
 }

@@ -3,9 +3,9 @@
 use std::fmt::Write;
 
 use control_model::assignment::Peer;
-use control_model::object::{Endpoint, Meta, NetworkState, Slot, TaskStatus};
-use control_model::spec::{EndpointMode, IpamConfig, NetworkSpec, TaskSpec};
-use control_model::{Assignment, AssignmentUpdate, ServiceId, TaskState};
+use control_model::object::{Endpoint, NetworkState, Slot};
+use control_model::spec::{EndpointMode, IpamConfig, NetworkSpec};
+use control_model::{Assignment, AssignmentUpdate, ServiceId};
 
 use super::*;
 
@@ -27,11 +27,8 @@ fn network(id: NetworkId, name: &str, subnet: &str, change: impl FnOnce(&mut Net
     change(&mut spec);
     let vni = 4000 + u32::try_from(id.bits()).expect("small");
     Network {
-        id,
-        meta: Meta::default(),
-        spec,
         state: Some(NetworkState { vni, ipam: vec![IpamConfig { subnet, range: None, gateway }] }),
-        pending_delete: false,
+        ..Network::new(id, spec)
     }
 }
 
@@ -46,20 +43,12 @@ fn attachments(rows: &[(NetworkId, &str)]) -> Vec<NetworkAttachment> {
 
 fn task(number: u64, attached: &[(NetworkId, &str)]) -> Task {
     Task {
-        id: TaskId::from_bits(number.into()),
-        meta: Meta::default(),
-        service: WEB,
         service_name: "web".into(),
-        slot: Slot::Replica(number),
         node: Some(ME),
-        spec: TaskSpec::default(),
         spec_version: 1,
-        endpoint_mode: EndpointMode::Vip,
         ports: ports(),
         attachments: attachments(attached),
-        status: TaskStatus::default(),
-        desired_state: TaskState::Running,
-        drained: false,
+        ..Task::new(TaskId::from_bits(number.into()), WEB, Slot::Replica(number))
     }
 }
 

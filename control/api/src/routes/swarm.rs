@@ -12,7 +12,7 @@ use crate::convert::node::availability;
 use crate::convert::refuse_unknown;
 use crate::dto::swarm as api_swarm;
 use crate::error::ApiError;
-use crate::node::{DEFAULT_SUBNET_SIZE, InitRequest, JoinRequest, Membership, SwarmError};
+use crate::node::{InitRequest, JoinRequest, Membership, SwarmError};
 use crate::query::Query;
 use crate::reply::{Reply, done, ok};
 use crate::tls::tls_info;
@@ -73,7 +73,7 @@ fn data_path_port(given: u32) -> Result<u16, ApiError> {
 
 /// Pools, and the prefix length of the subnets to take from them (moby `validateDefaultAddrPool`).
 fn address_pool(given: &[String], size: u32) -> Result<(Vec<IpNetwork>, u8), ApiError> {
-    let size = if size == 0 { u32::from(DEFAULT_SUBNET_SIZE) } else { size };
+    let size = if size == 0 { u32::from(control_model::Cluster::SUBNET_SIZE) } else { size };
     let size = u8::try_from(size)
         .ok()
         .filter(|size| u32::from(*size) <= MAX_SUBNET_SIZE)

@@ -10,8 +10,8 @@ use control_manager::{clock, loops};
 use control_model::object::{
     CaState, Cluster, ManagerStatus, Network, Node, NodeDescription, NodeState, NodeStatus,
 };
-use control_model::spec::{Availability, ClusterSpec, NetworkSpec, NodeSpec, Platform, Resources, Role};
-use control_model::{Change, ClusterId, Meta, NetworkId, NodeId, Object};
+use control_model::spec::{Platform, Resources, Role};
+use control_model::{Change, ClusterId, NetworkId, NodeId, Object};
 use control_store::LocalStore;
 
 pub const MANAGER: NodeId = NodeId::from_bits(0x1111_1111_1111_1111_1111_1111_1111_1111);
@@ -27,7 +27,9 @@ pub fn store() -> Arc<LocalStore> {
     let store = Arc::new(LocalStore::new(clock::now));
     let objects = [
         Object::Cluster(Box::new(cluster())),
-        Object::Network(Box::new(ingress())),
+        Object::Network(Box::new(Network::ingress(NetworkId::from_bits(
+            0x5555_5555_5555_5555_5555_5555_5555_5555,
+        )))),
         Object::Node(Box::new(node(MANAGER, "m1", 11, Role::Manager))),
         Object::Node(Box::new(node(WORKER_1, "w1", 12, Role::Worker))),
         Object::Node(Box::new(node(WORKER_2, "w2", 13, Role::Worker))),
@@ -38,29 +40,13 @@ pub fn store() -> Arc<LocalStore> {
 
 fn cluster() -> Cluster {
     Cluster {
-        id: CLUSTER,
-        meta: Meta::default(),
-        spec: ClusterSpec::default(),
         ca: CaState {
             root_cert: ROOT.into(),
-            root_key: String::new(),
             worker_token: format!("SWMTKN-1-{}-{}", "a".repeat(50), "w".repeat(25)),
             manager_token: format!("SWMTKN-1-{}-{}", "a".repeat(50), "m".repeat(25)),
+            ..CaState::default()
         },
-        default_address_pool: vec!["10.0.0.0/8".parse().expect("a network")],
-        subnet_size: 24,
-        data_path_port: 4789,
-        epoch: 0,
-    }
-}
-
-fn ingress() -> Network {
-    Network {
-        id: NetworkId::from_bits(0x5555_5555_5555_5555_5555_5555_5555_5555),
-        meta: Meta::default(),
-        spec: NetworkSpec { name: "ingress".into(), ingress: true, ..NetworkSpec::default() },
-        state: None,
-        pending_delete: false,
+        ..Cluster::new(CLUSTER)
     }
 }
 
@@ -68,9 +54,6 @@ fn node(id: NodeId, hostname: &str, host: u8, role: Role) -> Node {
     let addr = Ipv4Addr::new(198, 18, 0, host);
     let manager = ManagerStatus { raft_id: host.into(), addr: (addr, 2377).into() };
     Node {
-        id,
-        meta: Meta::default(),
-        spec: NodeSpec { role, availability: Availability::Active, ..NodeSpec::default() },
         description: NodeDescription {
             hostname: hostname.into(),
             platform: Platform { os: "linux".into(), architecture: "x86_64".into() },
@@ -87,7 +70,7 @@ fn node(id: NodeId, hostname: &str, host: u8, role: Role) -> Node {
             ..NodeStatus::default()
         },
         manager: (role == Role::Manager).then_some(manager),
-        certificate_role: role,
+        ..Node::new(id, role)
     }
 }
 

@@ -7,8 +7,8 @@ use std::time::{Duration, SystemTime};
 
 use control_ca::{JoinToken, NodeKey, RootCa};
 use control_model::change::{Change, Object};
-use control_model::object::{CaState, Cluster, Meta, Node, NodeDescription, NodeStatus};
-use control_model::spec::{ClusterSpec, NodeSpec, Role};
+use control_model::object::{CaState, Cluster, Node};
+use control_model::spec::Role;
 use control_model::{ClusterId, NodeId, PeerIdentity, Timestamp};
 use control_rpc::{Channels, Identity, IdentityPem};
 use control_store::ReplicatedStore as _;
@@ -56,15 +56,7 @@ pub(super) fn peer(id: u64, role: Role) -> PeerIdentity {
 }
 
 pub(super) fn node(id: u64, role: Role) -> Node {
-    Node {
-        id: NodeId::from_bits(id.into()),
-        meta: Meta::default(),
-        spec: NodeSpec { role, ..NodeSpec::default() },
-        description: NodeDescription::default(),
-        status: NodeStatus::default(),
-        manager: None,
-        certificate_role: role,
-    }
+    Node::new(NodeId::from_bits(id.into()), role)
 }
 
 pub(super) fn create_node(id: u64, role: Role) -> Change {
@@ -87,16 +79,7 @@ fn cluster_object(authority: &Authority) -> Change {
         worker_token: JoinToken::new(authority.root(), 1).to_string(),
         manager_token: JoinToken::new(authority.root(), 2).to_string(),
     };
-    Change::Create(Object::Cluster(Box::new(Cluster {
-        id: CLUSTER,
-        meta: Meta::default(),
-        spec: ClusterSpec::default(),
-        ca,
-        default_address_pool: Vec::new(),
-        subnet_size: 24,
-        data_path_port: 4789,
-        epoch: 1,
-    })))
+    Change::Create(Object::Cluster(Box::new(Cluster { ca, epoch: 1, ..Cluster::new(CLUSTER) })))
 }
 
 /// One manager: consensus and its server.

@@ -6,8 +6,7 @@ use control_model::object::{
     Endpoint, Meta, Network, NetworkState, NodeDescription, NodeState, NodeStatus, TaskStatus,
 };
 use control_model::spec::{
-    EndpointMode, EndpointSpec, NetworkAttachmentSpec, NetworkSpec, NodeSpec, PortConfig, Protocol, Role,
-    ServiceMode, ServiceSpec, TaskSpec, UpdateConfig,
+    NetworkAttachmentSpec, NetworkSpec, PortConfig, Protocol, Role, ServiceMode, ServiceSpec, TaskSpec,
 };
 use control_model::{Change, Entry, Object, ObjectRef, RequestId, Timestamp};
 use proptest::prelude::*;
@@ -139,59 +138,37 @@ fn put(state: &State, object: Object) -> Change {
 }
 
 fn node(id: NodeId) -> Node {
-    Node {
-        id,
-        meta: Meta::default(),
-        spec: NodeSpec::default(),
-        description: NodeDescription::default(),
-        status: NodeStatus::default(),
-        manager: None,
-        certificate_role: Role::Worker,
-    }
+    Node::new(id, Role::Worker)
 }
 
 fn network(id: u8, allocated: bool) -> Network {
     Network {
-        id: network_id(id),
-        meta: Meta::default(),
-        spec: NetworkSpec { name: format!("net{id}"), ingress: id == INGRESS, ..NetworkSpec::default() },
         state: allocated.then(|| NetworkState { vni: 4096 + u32::from(id), ipam: Vec::new() }),
-        pending_delete: false,
+        ..Network::new(
+            network_id(id),
+            NetworkSpec { name: format!("net{id}"), ingress: id == INGRESS, ..NetworkSpec::default() },
+        )
     }
 }
 
 fn service(id: u8, network: u8, published: bool, allocated: bool) -> Service {
     let ports = if published {
-        vec![PortConfig {
-            name: String::new(),
-            protocol: Protocol::Tcp,
-            target: 80,
-            published: 8000 + u16::from(id),
-            mode: PublishMode::Ingress,
-        }]
+        vec![PortConfig::new(Protocol::Tcp, 80, 8000 + u16::from(id), PublishMode::Ingress)]
     } else {
         Vec::new()
     };
     let target = NetworkAttachmentSpec { target: network_id(network), aliases: vec![format!("alias{id}")] };
     Service {
-        id: service_id(id),
-        meta: Meta::default(),
-        spec: ServiceSpec {
-            name: format!("service{id}"),
-            labels: control_model::spec::Labels::new(),
-            task: TaskSpec { networks: vec![target], ..TaskSpec::default() },
-            mode: ServiceMode::Global,
-            update: UpdateConfig::default(),
-            rollback: UpdateConfig::default(),
-            has_update: false,
-            has_rollback: false,
-            endpoint: EndpointSpec::default(),
-        },
-        previous_spec: None,
-        previous_spec_version: 0,
         endpoint: allocated.then(|| Endpoint { ports, ..Endpoint::default() }),
-        update_status: None,
-        pending_delete: false,
+        ..Service::new(
+            service_id(id),
+            ServiceSpec {
+                name: format!("service{id}"),
+                task: TaskSpec { networks: vec![target], ..TaskSpec::default() },
+                mode: ServiceMode::Global,
+                ..ServiceSpec::default()
+            },
+        )
     }
 }
 
@@ -202,20 +179,11 @@ fn task(id: u8, service: u8, node: u8, networks: &[u8]) -> Task {
         aliases: Vec::new(),
     });
     Task {
-        id: task_id(id),
-        meta: Meta::default(),
-        service: service_id(service),
         service_name: format!("service{service}"),
-        slot: Slot::Replica(id.into()),
         node: (node > 0).then(|| node_id(node)),
-        spec: TaskSpec::default(),
-        spec_version: 0,
-        endpoint_mode: EndpointMode::Vip,
-        ports: Vec::new(),
         attachments: attachments.collect(),
         status: TaskStatus { state: TaskState::Assigned, ..TaskStatus::default() },
-        desired_state: TaskState::Running,
-        drained: false,
+        ..Task::new(task_id(id), service_id(service), Slot::Replica(id.into()))
     }
 }
 

@@ -1,6 +1,6 @@
 use control_ca::{Certificate, JoinToken, NodeKey};
 use control_model::object::{CaState, ManagerStatus};
-use control_model::spec::ClusterSpec;
+use control_model::spec::{NodeSpec, Role};
 use control_model::{ClusterId, ObjectRef};
 use control_store::{EventReceiver, LocalStore, State};
 use tonic::Code;
@@ -14,19 +14,13 @@ fn server() -> (Arc<LocalStore>, CaServer, String, String) {
     let token = |secret| JoinToken::new(root.cert_pem(), secret).to_string();
     let (worker_token, manager_token) = (token(1), token(2));
     let cluster = Cluster {
-        id: ClusterId::from_bits(1),
-        meta: Meta::default(),
-        spec: ClusterSpec::default(),
         ca: CaState {
             root_cert: root.cert_pem().to_owned(),
             root_key: root.key_pem(),
             worker_token: worker_token.clone(),
             manager_token: manager_token.clone(),
         },
-        default_address_pool: Vec::new(),
-        subnet_size: 24,
-        data_path_port: 4789,
-        epoch: 0,
+        ..Cluster::new(ClusterId::from_bits(1))
     };
     store.commit(vec![Change::Create(Object::Cluster(Box::new(cluster)))]).expect("an empty store");
     let server = CaServer::new(store.clone());

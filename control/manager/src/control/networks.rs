@@ -6,7 +6,7 @@ use std::time::Duration;
 use control_allocator::check_subnet;
 use control_model::spec::{NetworkSpec, PublishMode};
 use control_model::validate::validate_network;
-use control_model::{Change, Meta, Network, NetworkId, Object, TaskState};
+use control_model::{Change, Network, NetworkId, Object, TaskState};
 use control_store::State;
 use futures::StreamExt;
 use ipnetwork::IpNetwork;
@@ -53,8 +53,7 @@ impl Control {
             for wanted in &spec.ipam {
                 check_subnet(state, wanted.subnet).map_err(ControlError::Subnet)?;
             }
-            let network =
-                Network { id, meta: Meta::default(), spec: spec.clone(), state: None, pending_delete: false };
+            let network = Network::new(id, spec.clone());
             Ok((vec![Change::Create(Object::Network(Box::new(network)))], id))
         })
         .await
@@ -76,8 +75,11 @@ impl Control {
     pub(super) async fn wait_while(&self, blocked: impl Fn(&State) -> bool) {
         let wait = async {
             let (mut state, mut events) = self.store.subscribe();
-            while blocked(&state) && events.next().await.is_some() {
-                state = self.store.state();
+            while blocked(&state) {
+                match events.next().await {
+                    Some(_) => state = self.store.state(),
+                    None => (state, events) = self.store.subscribe(),
+                }
             }
         };
         let _ = tokio::time::timeout(REMOVAL_TIMEOUT, wait).await;

@@ -6,7 +6,7 @@ use control_allocator::check_ports;
 use control_model::object::{UpdateState, UpdateStatus};
 use control_model::spec::{PublishMode, ServiceMode, ServiceSpec};
 use control_model::validate::validate_service;
-use control_model::{Change, Meta, Object, Service, ServiceId, TaskState};
+use control_model::{Change, Object, Service, ServiceId, TaskState};
 use control_store::State;
 
 use super::Control;
@@ -87,16 +87,7 @@ impl Control {
                 return Err(ControlError::NameConflict(Kind::Service, spec.name.clone()));
             }
             check_against_others(state, &spec, None)?;
-            let service = Service {
-                id,
-                meta: Meta::default(),
-                spec: spec.clone(),
-                previous_spec: None,
-                previous_spec_version: 0,
-                endpoint: None,
-                update_status: None,
-                pending_delete: false,
-            };
+            let service = Service::new(id, spec.clone());
             Ok((vec![Change::Create(Object::Service(Box::new(service)))], id))
         })
         .await

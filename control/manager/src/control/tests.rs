@@ -1,10 +1,7 @@
 use std::collections::BTreeSet;
 
 use control_model::object::{NodeStatus, TaskStatus, UpdateState};
-use control_model::spec::{
-    ContainerSpec, EndpointSpec, NetworkSpec, NodeSpec, Role, ServiceMode, ServiceSpec, TaskSpec,
-    UpdateConfig,
-};
+use control_model::spec::{ContainerSpec, NetworkSpec, NodeSpec, Role, ServiceMode, ServiceSpec, TaskSpec};
 use control_model::{Change, Node, NodeId, Object, ObjectRef, Task, TaskId, TaskState};
 use control_store::LocalStore;
 
@@ -19,17 +16,11 @@ fn control(n_nodes: u8) -> (Arc<LocalStore>, Control) {
 fn spec(name: &str) -> ServiceSpec {
     ServiceSpec {
         name: name.into(),
-        labels: control_model::spec::Labels::new(),
         task: TaskSpec {
             container: ContainerSpec { image: "whoami".into(), ..ContainerSpec::default() },
             ..TaskSpec::default()
         },
-        mode: ServiceMode::Replicated { replicas: 1 },
-        update: UpdateConfig::default(),
-        rollback: UpdateConfig::default(),
-        has_update: false,
-        has_rollback: false,
-        endpoint: EndpointSpec::default(),
+        ..ServiceSpec::default()
     }
 }
 
@@ -147,20 +138,11 @@ async fn removing_a_node_orphans_its_tasks() {
     let service = control.create_service(spec("web")).await.expect("a service");
     let task = TaskId::from_bits(9);
     let running = Task {
-        id: task,
-        meta: control_model::Meta::default(),
-        service,
         service_name: "web".into(),
-        slot: control_model::object::Slot::Replica(1),
         node: Some(id),
         spec: spec("web").task,
-        spec_version: 0,
-        endpoint_mode: control_model::spec::EndpointMode::Vip,
-        ports: Vec::new(),
-        attachments: Vec::new(),
         status: TaskStatus { state: TaskState::Running, ..TaskStatus::default() },
-        desired_state: TaskState::Running,
-        drained: false,
+        ..Task::new(task, service, control_model::object::Slot::Replica(1))
     };
     store.commit(vec![Change::Create(Object::Task(Box::new(running)))]).expect("a task");
     assert_eq!(control.remove_node("node1", false).await, Err(ControlError::NotDown(id)));

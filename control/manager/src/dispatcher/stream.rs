@@ -35,22 +35,45 @@ pub fn session_messages(
                 last = Some(message.clone());
                 yield message;
             }
-            if !wait_for_members(&mut events, &guard).await {
-                break;
+            match wait_for_members(&mut events, &guard).await {
+                Waited::Changed(()) => state = store.state(),
+                Waited::Lagged => (state, events) = store.subscribe(),
+                Waited::Closed => break,
             }
-            state = store.state();
         }
     }
 }
 
-/// Returns when a node or the cluster has changed; false when the session has ended.
-async fn wait_for_members(events: &mut EventReceiver, session: &Session) -> bool {
+/// What ended a stream's wait.
+enum Waited<T> {
+    Changed(T),
+    /// Events were missed: everything is to be made of the present state.
+    Lagged,
+    /// The session has ended.
+    Closed,
+}
+
+/// Waits for the next batch.
+async fn next_batch(events: &mut EventReceiver, session: &Session) -> Waited<Arc<EventBatch>> {
+    match session.closed.run_until_cancelled(events.next()).await {
+        Some(Some(batch)) => Waited::Changed(batch),
+        Some(None) => Waited::Lagged,
+        None => Waited::Closed,
+    }
+}
+
+/// Waits for a change of a node or the cluster.
+async fn wait_for_members(events: &mut EventReceiver, session: &Session) -> Waited<()> {
     loop {
-        let Some(Some(batch)) = session.closed.run_until_cancelled(events.next()).await else { return false };
+        let batch = match next_batch(events, session).await {
+            Waited::Changed(batch) => batch,
+            Waited::Lagged => return Waited::Lagged,
+            Waited::Closed => return Waited::Closed,
+        };
         let concerns =
             |e: &control_store::Event| matches!(e.kind, EventKind::Node(..) | EventKind::Cluster(..));
         if batch.events.iter().any(concerns) {
-            return true;
+            return Waited::Changed(());
         }
     }
 }
@@ -83,7 +106,7 @@ pub fn role_word(role: Role) -> &'static str {
     }
 }
 
-/// The complete set, then increments. Ends with the session.
+/// The complete set, then increments; a complete set again when events were missed. Ends with the session.
 pub fn assignment_messages(
     store: Arc<dyn ReplicatedStore>,
     sessions: Arc<Sessions>,
@@ -92,31 +115,40 @@ pub fn assignment_messages(
     try_stream! {
         // Without a leader the replica's state is still better than none.
         let _ = tokio::time::timeout(CATCH_UP, store.linearize()).await;
-        let (state, mut events) = store.subscribe();
-        let mut generation = generation_at(&state, state.index());
-        let mut assignments = NodeAssignments::new(session.node, &state);
-        drop(state);
-        sessions.sent(&session, generation);
-        let update = AssignmentUpdate::Complete { generation, set: assignments.complete() };
-        yield pb::Payload { body: encode_assignments(&update)? };
-        while let Some(batches) = next_batches(&mut events, &session).await {
-            let state = store.state();
-            let index = batches.last().map_or(0, |batch| batch.index);
-            let through = generation_at(&state, index);
-            let increment = assignments.advance(&state, batches.iter().flat_map(|batch| &batch.events));
-            if increment.is_empty() {
-                sessions.looked_through(&session, through);
-                continue;
-            }
-            let base = std::mem::replace(&mut generation, through);
-            let update = AssignmentUpdate::Incremental {
-                base,
-                generation,
-                upserts: increment.upserts,
-                removals: increment.removals,
-            };
+        loop {
+            let (state, mut events) = store.subscribe();
+            let mut generation = generation_at(&state, state.index());
+            let mut assignments = NodeAssignments::new(session.node, &state);
+            drop(state);
             sessions.sent(&session, generation);
+            let update = AssignmentUpdate::Complete { generation, set: assignments.complete() };
             yield pb::Payload { body: encode_assignments(&update)? };
+            let end = loop {
+                let batches = match next_batches(&mut events, &session).await {
+                    Waited::Changed(batches) => batches,
+                    end => break end,
+                };
+                let state = store.state();
+                let index = batches.last().map_or(0, |batch| batch.index);
+                let through = generation_at(&state, index);
+                let increment = assignments.advance(&state, batches.iter().flat_map(|batch| &batch.events));
+                if increment.is_empty() {
+                    sessions.looked_through(&session, through);
+                    continue;
+                }
+                let base = std::mem::replace(&mut generation, through);
+                let update = AssignmentUpdate::Incremental {
+                    base,
+                    generation,
+                    upserts: increment.upserts,
+                    removals: increment.removals,
+                };
+                sessions.sent(&session, generation);
+                yield pb::Payload { body: encode_assignments(&update)? };
+            };
+            if matches!(end, Waited::Closed) {
+                break;
+            }
         }
     }
 }
@@ -125,13 +157,17 @@ fn generation_at(state: &State, index: u64) -> Generation {
     Generation { epoch: state.cluster().map_or(0, |c| c.epoch), index }
 }
 
-/// The next batches, with those that follow closely; `None` when the session has ended.
-async fn next_batches(events: &mut EventReceiver, session: &Session) -> Option<Vec<Arc<EventBatch>>> {
-    let first = session.closed.run_until_cancelled(events.next()).await??;
+/// The next batches, with those that follow closely.
+async fn next_batches(events: &mut EventReceiver, session: &Session) -> Waited<Vec<Arc<EventBatch>>> {
+    let first = match next_batch(events, session).await {
+        Waited::Changed(batch) => batch,
+        Waited::Lagged => return Waited::Lagged,
+        Waited::Closed => return Waited::Closed,
+    };
     let mut batches = vec![first];
     tokio::time::sleep(GATHER).await;
     while let Ok(batch) = events.try_recv() {
         batches.push(batch);
     }
-    Some(batches)
+    Waited::Changed(batches)
 }

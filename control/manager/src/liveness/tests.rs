@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use control_model::object::{CaState, Cluster, Meta, NodeDescription};
-use control_model::spec::{ClusterSpec, NodeSpec, Role};
+use control_model::object::Cluster;
+use control_model::spec::Role;
 use control_model::{ClusterId, Entry, Object, RequestId};
 
 use super::*;
@@ -64,33 +64,11 @@ impl World {
 }
 
 fn cluster() -> Cluster {
-    Cluster {
-        id: ClusterId::from_bits(1),
-        meta: Meta::default(),
-        spec: ClusterSpec::default(),
-        ca: CaState {
-            root_cert: String::new(),
-            root_key: String::new(),
-            worker_token: String::new(),
-            manager_token: String::new(),
-        },
-        default_address_pool: Vec::new(),
-        subnet_size: 24,
-        data_path_port: 4789,
-        epoch: 0,
-    }
+    Cluster::new(ClusterId::from_bits(1))
 }
 
 fn node(id: u128) -> Node {
-    Node {
-        id: NodeId::from_bits(id),
-        meta: Meta::default(),
-        spec: NodeSpec::default(),
-        description: NodeDescription::default(),
-        status: NodeStatus::default(),
-        manager: None,
-        certificate_role: Role::Worker,
-    }
+    Node::new(NodeId::from_bits(id), Role::Worker)
 }
 
 /// `probe` and `tick` every 300 ms in `[from, to)`, and a heartbeat at each full 900 ms if `beats`.

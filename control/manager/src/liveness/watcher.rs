@@ -16,8 +16,6 @@ use super::{Liveness, PROBE_PERIOD};
 use crate::clock;
 use crate::leading::while_leading;
 
-/// The machine looks this often, so that what it decides is at most this late.
-const TICK: Duration = Duration::from_millis(100);
 /// After a write that failed. The next look returns the same change.
 const RETRY: Duration = Duration::from_millis(300);
 
@@ -49,15 +47,17 @@ impl LivenessWatcher {
         let started = clock::monotonic();
         let mut liveness = Liveness::new(started);
         let mut prober = Prober::new().await?;
-        let mut ticks = interval(TICK);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let mut probes = interval(PROBE_PERIOD);
         probes.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 node = prober.answer() => liveness.probe_answered(node, clock::monotonic()),
                 _ = probes.tick() => self.probe(&mut liveness, &mut prober),
-                _ = ticks.tick() => self.tick(&mut liveness, started).await,
+                () = sleep_until(liveness.next_deadline()) => {}
+            }
+            // A probe's answer changes little by itself, and comes to as many as there are nodes.
+            if is_due {
+                self.tick(&mut liveness, started).await;
             }
         }
     }

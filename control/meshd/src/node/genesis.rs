@@ -1,18 +1,12 @@
 //! The first entry of a new cluster: the cluster, its first node, and the routing mesh's network.
 
-use std::net::Ipv4Addr;
-
-use control_api::node::{DEFAULT_ADDRESS_POOL, DEFAULT_DATA_PATH_PORT, DEFAULT_SUBNET_SIZE, InitRequest};
+use control_api::node::InitRequest;
 use control_ca::{IssueError, JoinToken, NodeKey, RequestError, RootCa, RootError};
 use control_manager::clock;
-use control_model::object::{CaState, ManagerStatus, Meta, NodeDescription, NodeStatus};
-use control_model::spec::{NetworkSpec, NodeSpec, Role};
+use control_model::object::{CaState, ManagerStatus, NodeDescription};
+use control_model::spec::Role;
 use control_model::{Change, Cluster, ClusterId, Network, NetworkId, Node, NodeId, Object, PeerIdentity};
 use control_rpc::IdentityPem;
-use ipnetwork::{IpNetwork, Ipv4Network};
-
-/// Docker's name of the routing mesh's network.
-const INGRESS: &str = "ingress";
 
 /// A cluster that is about to begin.
 pub struct Genesis {
@@ -51,25 +45,23 @@ impl Genesis {
         let key = NodeKey::generate()?;
         let certificate = root.issue(&key.csr_pem, identity, now, request.cluster.node_cert_expiry)?;
         let pem = IdentityPem { certificate, key: key.key_pem, roots: root.cert_pem().to_owned() };
+        let mut node =
+            Node { description, manager: Some(manager), ..Node::new(identity.node_id, identity.role) };
+        node.spec.availability = request.availability;
         let objects = [
             Object::Cluster(Box::new(cluster(request, identity.cluster_id, &root))),
-            Object::Node(Box::new(first_node(request, identity.node_id, manager, description))),
-            Object::Network(Box::new(ingress_network())),
+            Object::Node(Box::new(node)),
+            Object::Network(Box::new(Network::ingress(NetworkId::from_bits(rand::random())))),
         ];
-        let data_path_port = or_default(request.data_path_port, DEFAULT_DATA_PATH_PORT);
+        let data_path_port = or_default(request.data_path_port, Cluster::DATA_PATH_PORT);
         Ok(Self { identity, pem, data_path_port, changes: objects.into_iter().map(Change::Create).collect() })
     }
 }
 
 fn cluster(request: &InitRequest, id: ClusterId, root: &RootCa) -> Cluster {
     let token = || JoinToken::new(root.cert_pem(), rand::random()).to_string();
-    let pool = match request.default_address_pool.as_slice() {
-        [] => vec![default_pool()],
-        pool => pool.to_vec(),
-    };
+    let defaults = Cluster::new(id);
     Cluster {
-        id,
-        meta: Meta::default(),
         spec: request.cluster.clone(),
         ca: CaState {
             root_cert: root.cert_pem().to_owned(),
@@ -77,48 +69,16 @@ fn cluster(request: &InitRequest, id: ClusterId, root: &RootCa) -> Cluster {
             worker_token: token(),
             manager_token: token(),
         },
-        default_address_pool: pool,
-        subnet_size: or_default(request.subnet_size, DEFAULT_SUBNET_SIZE),
-        data_path_port: or_default(request.data_path_port, DEFAULT_DATA_PATH_PORT),
-        epoch: 0,
+        default_address_pool: or_default(request.default_address_pool.clone(), defaults.default_address_pool),
+        subnet_size: or_default(request.subnet_size, defaults.subnet_size),
+        data_path_port: or_default(request.data_path_port, defaults.data_path_port),
+        ..defaults
     }
 }
 
-/// Zero stands for "not given".
+/// Zero, or nothing, stands for "not given".
 fn or_default<T: Default + PartialEq>(given: T, default: T) -> T {
     if given == T::default() { default } else { given }
-}
-
-fn default_pool() -> IpNetwork {
-    let (address, prefix): (Ipv4Addr, u8) = DEFAULT_ADDRESS_POOL;
-    IpNetwork::V4(Ipv4Network::new(address, prefix).expect("the default pool is a network"))
-}
-
-fn first_node(
-    request: &InitRequest,
-    id: NodeId,
-    manager: ManagerStatus,
-    description: NodeDescription,
-) -> Node {
-    Node {
-        id,
-        meta: Meta::default(),
-        spec: NodeSpec { role: Role::Manager, availability: request.availability, ..NodeSpec::default() },
-        description,
-        status: NodeStatus::default(),
-        manager: Some(manager),
-        certificate_role: Role::Manager,
-    }
-}
-
-fn ingress_network() -> Network {
-    Network {
-        id: NetworkId::from_bits(rand::random()),
-        meta: Meta::default(),
-        spec: NetworkSpec { name: INGRESS.into(), ingress: true, ..NetworkSpec::default() },
-        state: None,
-        pending_delete: false,
-    }
 }
 
 #[cfg(test)]
@@ -140,7 +100,7 @@ mod tests {
 
         let cluster = state.cluster().expect("a cluster");
         assert_eq!((cluster.subnet_size, cluster.data_path_port), (26, 4789));
-        assert_eq!(cluster.default_address_pool, [default_pool()]);
+        assert_eq!(cluster.default_address_pool, ["10.0.0.0/8".parse().expect("a network")]);
         assert_ne!(cluster.ca.worker_token, cluster.ca.manager_token);
         for token in [&cluster.ca.worker_token, &cluster.ca.manager_token] {
             let token: JoinToken = token.parse().expect("a token");

@@ -1,6 +1,6 @@
 use control_model::change::{Entry, Object, RequestId};
-use control_model::object::{Meta, NetworkAttachment, Node, NodeDescription, NodeStatus, Slot, TaskStatus};
-use control_model::spec::{EndpointMode, NodeSpec, Role, TaskSpec};
+use control_model::object::{NetworkAttachment, Node, NodeStatus, Slot, TaskStatus};
+use control_model::spec::Role;
 use control_model::{NetworkId, ServiceId};
 
 use super::*;
@@ -57,13 +57,8 @@ fn acknowledgements(acks: &[u64]) -> BTreeMap<NodeId, Generation> {
 
 fn node(id: NodeId) -> Node {
     Node {
-        id,
-        meta: Meta::default(),
-        spec: NodeSpec::default(),
-        description: NodeDescription::default(),
         status: NodeStatus { state: NodeState::Ready, data_path_alive: true, ..NodeStatus::default() },
-        manager: None,
-        certificate_role: Role::Worker,
+        ..Node::new(id, Role::Worker)
     }
 }
 
@@ -71,20 +66,12 @@ fn task(state: TaskState) -> Task {
     let network = NetworkId::from_bits(3);
     let address = "10.0.0.3/24".parse().expect("an address");
     Task {
-        id: TASK,
-        meta: Meta::default(),
-        service: ServiceId::from_bits(4),
         service_name: "s".into(),
-        slot: Slot::Replica(1),
         node: Some(NODES[0]),
-        spec: TaskSpec::default(),
         spec_version: 1,
-        endpoint_mode: EndpointMode::Vip,
-        ports: Vec::new(),
         attachments: vec![NetworkAttachment { network, address, aliases: Vec::new() }],
         status: TaskStatus { state, ..TaskStatus::default() },
-        desired_state: TaskState::Running,
-        drained: false,
+        ..Task::new(TASK, ServiceId::from_bits(4), Slot::Replica(1))
     }
 }
 

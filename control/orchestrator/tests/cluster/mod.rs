@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use control_allocator::Allocator;
+use control_model::object::{NodeState, NodeStatus};
 use control_model::{Change, Generation, NodeId, Timestamp};
 use control_orchestrator::{DrainLoop, Orchestrator};
 use control_scheduler::Scheduler;
@@ -93,6 +94,17 @@ impl Cluster {
     /// What a user or an agent writes.
     pub fn commit(&mut self, changes: Vec<Change>) {
         self.store.commit(changes).expect("a valid write");
+    }
+
+    /// What is seen of a node's life; its agent acts only while it is ready.
+    pub fn set_life(&mut self, id: NodeId, state: NodeState, data_path_alive: bool) {
+        if state == NodeState::Ready {
+            self.agents.dead.remove(&id);
+        } else {
+            self.agents.dead.insert(id);
+        }
+        let status = NodeStatus { state, data_path_alive, ..NodeStatus::default() };
+        self.commit(vec![Change::NodeStatus { id, status }]);
     }
 
     /// All machines are made anew from the state, as by another leader.

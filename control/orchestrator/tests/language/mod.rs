@@ -24,7 +24,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use control_model::change::{Change, Object, ObjectRef};
-use control_model::object::{Network, Node, NodeState, NodeStatus, Service, UpdateState, UpdateStatus};
+use control_model::object::{Network, Node, NodeState, Service, UpdateState, UpdateStatus};
 use control_model::spec::{Availability, NetworkSpec, Role};
 use control_model::{NetworkId, NodeId, ServiceId, TaskId, TaskState};
 
@@ -126,9 +126,9 @@ impl Player {
             "drain" => self.set_availability(id, Availability::Drain),
             "pause" => self.set_availability(id, Availability::Pause),
             "active" => self.set_availability(id, Availability::Active),
-            "kill" => self.set_life(id, NodeState::Down, false),
-            "silence" => self.set_life(id, NodeState::Down, true),
-            "revive" => self.set_life(id, NodeState::Ready, true),
+            "kill" => self.cluster.set_life(id, NodeState::Down, false),
+            "silence" => self.cluster.set_life(id, NodeState::Down, true),
+            "revive" => self.cluster.set_life(id, NodeState::Ready, true),
             "mute" => self.cluster.silent.push(id),
             "remove" => {
                 self.cluster.agents.dead.insert(id);
@@ -146,24 +146,11 @@ impl Player {
         self.cluster.commit(vec![Change::Update { object, expected: node.meta.version }]);
     }
 
-    fn set_life(&mut self, id: NodeId, state: NodeState, data_path_alive: bool) {
-        if state == NodeState::Ready {
-            self.cluster.agents.dead.remove(&id);
-        } else {
-            self.cluster.agents.dead.insert(id);
-        }
-        let status = NodeStatus { state, data_path_alive, ..NodeStatus::default() };
-        self.cluster.commit(vec![Change::NodeStatus { id, status }]);
-    }
-
     fn add_network(&mut self, name: &str) {
-        let network = Network {
-            id: NetworkId::from_bits(self.cluster.ids.next()),
-            meta: control_model::Meta::default(),
-            spec: NetworkSpec { name: name.into(), ..NetworkSpec::default() },
-            state: None,
-            pending_delete: false,
-        };
+        let network = Network::new(
+            NetworkId::from_bits(self.cluster.ids.next()),
+            NetworkSpec { name: name.into(), ..NetworkSpec::default() },
+        );
         self.cluster.commit(vec![Change::Create(Object::Network(Box::new(network)))]);
     }
 

@@ -80,13 +80,12 @@ fn edit_config(config: &mut UpdateConfig, key: &str, value: &str) {
 /// `PUBLISHED:TARGET`, or `TARGET` alone.
 fn port(value: &str, key: &str) -> PortConfig {
     let (published, target) = value.split_once(':').unwrap_or(("0", value));
-    PortConfig {
-        name: String::new(),
-        protocol: Protocol::Tcp,
-        target: number(target),
-        published: number(published),
-        mode: if key == "publish-host" { PublishMode::Host } else { PublishMode::Ingress },
-    }
+    PortConfig::new(
+        Protocol::Tcp,
+        number(target),
+        number(published),
+        if key == "publish-host" { PublishMode::Host } else { PublishMode::Ingress },
+    )
 }
 
 fn mode(value: &str) -> EndpointMode {

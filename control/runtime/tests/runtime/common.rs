@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use control_model::executor::{Executor, SandboxPaths};
-use control_model::object::{Meta, Slot, TaskStatus};
-use control_model::spec::{ContainerSpec, EndpointMode, TaskSpec};
-use control_model::{NodeId, ServiceId, Task, TaskId, TaskState};
+use control_model::object::Slot;
+use control_model::spec::{ContainerSpec, TaskSpec};
+use control_model::{NodeId, ServiceId, Task, TaskId};
 use control_runtime::image::{ImageChanges, Reference};
 use control_runtime::{Oci, OciOptions};
 
@@ -208,19 +208,14 @@ pub fn task(image: &str, arguments: &[&str]) -> Task {
         ..ContainerSpec::default()
     };
     Task {
-        id: TaskId::from_bits((u128::from(std::process::id()) << 64) | number),
-        meta: Meta::default(),
-        service: ServiceId::from_bits(7),
         service_name: "web".into(),
-        slot: Slot::Replica(1),
         node: Some(NodeId::from_bits(9)),
         spec: TaskSpec { container, ..TaskSpec::default() },
         spec_version: 1,
-        endpoint_mode: EndpointMode::Vip,
-        ports: vec![],
-        attachments: vec![],
-        status: TaskStatus::default(),
-        desired_state: TaskState::Running,
-        drained: false,
+        ..Task::new(
+            TaskId::from_bits((u128::from(std::process::id()) << 64) | number),
+            ServiceId::from_bits(7),
+            Slot::Replica(1),
+        )
     }
 }
