@@ -6,11 +6,13 @@ mod event;
 mod replicated;
 mod state;
 mod table;
+mod watch;
 
 pub use event::{Event, EventBatch, EventKind};
-pub use replicated::{EventReceiver, LocalStore, ProposeError, ReadError, ReplicatedStore};
+pub use replicated::{LocalStore, ProposeError, ReadError, ReplicatedStore};
 pub use state::{ApplyError, SnapshotError, State};
 pub use table::Table;
+pub use watch::{EventReceiver, MAX_WAITING_BATCHES, Watchers};
 
 #[cfg(test)]
 mod tests;

@@ -9,6 +9,7 @@ use control_model::{Generation, Timestamp};
 
 use crate::event::EventBatch;
 use crate::state::{ApplyError, State};
+use crate::watch::{EventReceiver, Watchers};
 
 /// Why a write did not happen, or may not have.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -51,13 +52,10 @@ pub trait ReplicatedStore: Send + Sync + 'static {
         let state = self.state();
         Generation { epoch: state.cluster().map_or(0, |c| c.epoch), index: state.index() }
     }
-    /// Every batch applied after `state` was taken, in order. The pair is taken atomically.
+    /// Every batch applied after `state` was taken, in order, up to the limit of [`EventReceiver`]. The pair is taken
+    /// atomically.
     fn subscribe(&self) -> (Arc<State>, EventReceiver);
 }
-
-/// Receives event batches in order, none lost. Unbounded: a receiver that is not read keeps its batches.
-pub type EventReceiver = futures::channel::mpsc::UnboundedReceiver<Arc<EventBatch>>;
-type EventSender = futures::channel::mpsc::UnboundedSender<Arc<EventBatch>>;
 
 /// A store of one node without replication or disk, for tests and the simulation.
 pub struct LocalStore {
@@ -68,13 +66,13 @@ pub struct LocalStore {
 struct Inner {
     state: Arc<State>,
     next_request: u128,
-    watchers: Vec<EventSender>,
+    watchers: Watchers,
 }
 
 impl LocalStore {
     /// An empty store that stamps writes with `clock`.
     pub fn new(clock: impl Fn() -> Timestamp + Send + Sync + 'static) -> Self {
-        let inner = Inner { state: Arc::default(), next_request: 1, watchers: Vec::new() };
+        let inner = Inner { state: Arc::default(), next_request: 1, watchers: Watchers::default() };
         Self { inner: Mutex::new(inner), clock: Box::new(clock) }
     }
 
@@ -87,8 +85,7 @@ impl LocalStore {
         let mut state = (*inner.state).clone();
         let events = state.apply(index, &Entry { request, at: (self.clock)(), changes })?;
         inner.state = Arc::new(state);
-        let batch = Arc::new(EventBatch { index, events });
-        inner.watchers.retain(|watcher| watcher.unbounded_send(batch.clone()).is_ok());
+        inner.watchers.publish(EventBatch { index, events });
         Ok(index)
     }
 }
@@ -109,8 +106,7 @@ impl ReplicatedStore for LocalStore {
 
     fn subscribe(&self) -> (Arc<State>, EventReceiver) {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        let (sender, receiver) = futures::channel::mpsc::unbounded();
-        inner.watchers.push(sender);
+        let receiver = inner.watchers.add();
         (inner.state.clone(), receiver)
     }
 }

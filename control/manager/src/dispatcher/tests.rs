@@ -259,3 +259,42 @@ async fn a_set_larger_than_other_messages_is_sent() {
     take(&mut set, decode_assignments(&payload.body).expect("an update"));
     assert!(set.values().any(|row| matches!(row, Assignment::Task(_))));
 }
+
+#[tokio::test]
+async fn an_agent_that_lags_gets_the_complete_set_again() {
+    let (store, table) = (store(2), Arc::default());
+    let dispatcher = dispatcher(&store, &table);
+    let me = node_id(1);
+    let mut session = dispatcher.open_session(me, None, description(1)).await.expect("a session");
+    let id = next(&mut session).await.expect("open").expect("a first message").session_id;
+    let mut stream = dispatcher.open_assignments(me, &id).expect("assignments");
+    let mut updates = async || {
+        let payload = next(&mut stream).await.expect("open").expect("no error");
+        decode_assignments(&payload.body).expect("an update")
+    };
+    let mut set = BTreeMap::new();
+    take(&mut set, updates().await);
+    let rename = |n: usize| {
+        let description = NodeDescription { hostname: format!("host{n}"), ..description(2) };
+        store.commit(vec![Change::NodeDescription { id: node_id(2), description }]).expect("a known node")
+    };
+    // Nothing is read in between: more than what may wait.
+    let last = (0..control_store::MAX_WAITING_BATCHES + 10).map(rename).max().expect("some");
+    let generation = loop {
+        let update = updates().await;
+        let is_complete = matches!(update, AssignmentUpdate::Complete { .. });
+        let generation = take(&mut set, update);
+        if is_complete {
+            break generation;
+        }
+        assert!(generation.index < last, "the end of a queue with a gap is not the present");
+    };
+    assert_eq!(generation.index, last);
+    // And on from there.
+    let renamed = rename(0);
+    let update = updates().await;
+    assert!(matches!(update, AssignmentUpdate::Incremental { base, .. } if base == generation));
+    assert_eq!(take(&mut set, update).index, renamed);
+    let peer = &set[&AssignmentKey::Peer(node_id(2))];
+    assert!(matches!(peer, Assignment::Peer(peer) if peer.hostname == "host0"));
+}

@@ -87,6 +87,25 @@ async fn a_loop_that_does_not_settle_is_tried_again_without_an_event() {
 }
 
 #[tokio::test]
+async fn loops_that_missed_events_are_made_anew() {
+    let (store, lives) = (store(1), Arc::default());
+    let leader = Leader {
+        store: store.clone(),
+        leadership: crate::testing::leading(),
+        table: Arc::default(),
+        loops: vec![factory_after(0, &lives)],
+    };
+    let leader = tokio::spawn(leader.run());
+    wait_for(&store, "the first machine has written", |state| name_of(state, node_id(1)) == "0").await;
+    // Nobody else runs in between: more than what may wait.
+    for _ in 0..=control_store::MAX_WAITING_BATCHES {
+        store.commit(Vec::new()).expect("an entry without a change");
+    }
+    wait_for(&store, "a second machine has written", |state| name_of(state, node_id(1)) == "1").await;
+    leader.abort();
+}
+
+#[tokio::test]
 async fn each_term_begins_with_new_loops_and_the_end_of_consensus_ends_all() {
     let (store, lives) = (store(1), Arc::new(AtomicU32::new(1)));
     let (sender, leadership) = watch::channel(Leadership::default());

@@ -165,3 +165,21 @@ fn a_removed_node_is_forgotten() {
     world.run("900 beat 2\n900 tick");
     assert_eq!(world.liveness.nodes.len(), 1);
 }
+
+#[test]
+fn a_silence_beside_a_dead_data_path_ends_between_two_probes() {
+    let mut world = World::new(1);
+    world.run(COMES_UP);
+    // The agent's last word is of 900 ms; its data path is found dead with the sixth probe.
+    world.run(&silence(300, 1500, true));
+    assert_eq!(world.liveness.next_deadline(), None, "its data path counts as alive");
+    assert_eq!(world.run(&silence(1500, 2100, false)), "1800 node 1 Ready path dead \n");
+    let deadline = world.liveness.next_deadline().expect("silent and dead");
+    let just_before = Timestamp(0).after(Duration::from_millis(3400));
+    assert!(deadline > just_before && deadline < just_before.after(Duration::from_millis(1)));
+    assert_eq!(world.run(&silence(2100, 3400, false)), "");
+    assert_eq!(world.run("3400 tick"), "");
+    let down = "3401 node 1 Down path dead heartbeat failure and no answer from the data path\n";
+    assert_eq!(world.run("3401 tick"), down);
+    assert_eq!(world.liveness.next_deadline(), None, "what is decided has no deadline");
+}

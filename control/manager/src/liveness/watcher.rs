@@ -50,12 +50,18 @@ impl LivenessWatcher {
         let mut probes = interval(PROBE_PERIOD);
         probes.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            tokio::select! {
-                node = prober.answer() => liveness.probe_answered(node, clock::monotonic()),
-                _ = probes.tick() => self.probe(&mut liveness, &mut prober),
-                () = sleep_until(liveness.next_deadline()) => {}
-            }
-            // A probe's answer changes little by itself, and comes to as many as there are nodes.
+            // Answers come one per node: what they change is seen after the next probes.
+            let is_due = tokio::select! {
+                node = prober.answer() => {
+                    liveness.probe_answered(node, clock::monotonic());
+                    false
+                }
+                _ = probes.tick() => {
+                    self.probe(&mut liveness, &mut prober);
+                    true
+                }
+                () = sleep_until(liveness.next_deadline()) => true,
+            };
             if is_due {
                 self.tick(&mut liveness, started).await;
             }
@@ -93,5 +99,13 @@ impl LivenessWatcher {
             tracing::warn!(%error, "liveness not written");
             tokio::time::sleep(RETRY).await;
         }
+    }
+}
+
+/// Returns at `deadline` by the clock that never jumps; never without one.
+async fn sleep_until(deadline: Option<Timestamp>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep(deadline.since(clock::monotonic())).await,
+        None => std::future::pending().await,
     }
 }
