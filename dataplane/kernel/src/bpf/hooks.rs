@@ -18,6 +18,7 @@ use aya::programs::{
 use dataplane_model::kernel_state::HookMode;
 use ebpf_abi::ProgramId;
 
+use super::filter::{self, FilterPlace};
 use super::object::{LoadError, Programs};
 use super::pins::{HookPin, PinDir, PinError};
 use super::sys;
@@ -208,14 +209,23 @@ impl Hooks {
     }
 }
 
-/// The pinned hook still hangs: its link's interface is there. A filter's mark is believed while the interface exists.
+/// The pinned hook still hangs: its link holds on to its interface or cgroup, its filter runs the program that marks it
+/// as ours. A link may have been detached and a filter removed or replaced by others.
 pub(crate) fn is_alive(pins: &PinDir, pin: &HookPin) -> bool {
+    let Ok(pinned) = sys::open_pin(&pins.hook(pin)) else { return false };
     match (pin.mode, pin.ifindex) {
-        (HookMode::Clsact, Some(ifindex)) => interface_name(ifindex).is_ok(),
-        (_, Some(ifindex)) => sys::open_pin(&pins.hook(pin))
-            .and_then(|link| sys::link_info(link.as_fd()))
-            .is_ok_and(|info| info.ifindex == ifindex),
-        (_, None) => true,
+        (HookMode::Clsact, Some(ifindex)) => {
+            let place = FilterPlace {
+                ifindex,
+                is_egress: pin.program == ProgramId::MeshVxlanOut,
+                priority: FILTER_PRIORITY,
+                handle: FILTER_HANDLE.into(),
+            };
+            let runs = filter::program_id(&place).ok().flatten();
+            runs.is_some() && runs == sys::program_id(pinned.as_fd()).ok()
+        }
+        (_, Some(ifindex)) => sys::link_info(pinned.as_fd()).is_ok_and(|info| info.ifindex() == ifindex),
+        (_, None) => sys::link_info(pinned.as_fd()).is_ok_and(|info| info.cgroup_id() != 0),
     }
 }
 

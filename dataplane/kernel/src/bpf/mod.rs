@@ -7,6 +7,7 @@
 
 mod batch;
 mod counters;
+mod filter;
 mod flows;
 mod hooks;
 mod object;

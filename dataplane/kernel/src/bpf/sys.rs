@@ -72,17 +72,37 @@ struct InfoAttr {
     info: u64,
 }
 
-/// The start of `bpf_link_info`, with the member that XDP and TCX links share.
+/// The start of `bpf_link_info`.
 #[repr(C)]
 #[derive(Debug, Default, Clone, Copy)]
 pub struct LinkInfo {
     kind: u32,
     id: u32,
-    pub program_id: u32,
+    program_id: u32,
     pad: u32,
-    /// 0 if the interface is gone.
-    pub ifindex: u32,
-    attach_type: u32,
+    /// What the link hangs on: the union's first eight bytes.
+    target: [u32; 2],
+}
+
+impl LinkInfo {
+    /// Of an XDP or TCX link: 0 if it is detached, or the interface is gone.
+    pub fn ifindex(&self) -> u32 {
+        self.target[0]
+    }
+
+    /// Of a cgroup link: 0 if it is detached, or the cgroup is gone.
+    pub fn cgroup_id(&self) -> u64 {
+        let [first, second] = self.target.map(u32::to_ne_bytes);
+        u64::from_ne_bytes([first, second].concat().try_into().expect("twice four bytes"))
+    }
+}
+
+/// The start of `bpf_prog_info`.
+#[repr(C)]
+#[derive(Debug, Default, Clone, Copy)]
+struct ProgramInfo {
+    kind: u32,
+    id: u32,
 }
 
 /// One bpf(2) call.
@@ -141,15 +161,30 @@ pub fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
     unsafe { bpf(BPF_LINK_DETACH, &mut attr) }.map(drop)
 }
 
-/// What an XDP or TCX link hangs on.
+/// What a link hangs on.
 pub fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     let mut info = LinkInfo::default();
-    let size = u32::try_from(size_of::<LinkInfo>()).expect("24 bytes");
-    let mut attr =
-        InfoAttr { bpf_fd: number(link), info_len: size, info: std::ptr::from_mut(&mut info).addr() as u64 };
-    // SAFETY: the kernel writes at most the size given.
-    unsafe { bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr) }?;
+    // SAFETY: plain integers, of which any bytes are some.
+    unsafe { info_of(link, &mut info) }?;
     Ok(info)
+}
+
+/// The id of a program.
+pub fn program_id(program: BorrowedFd<'_>) -> io::Result<u32> {
+    let mut info = ProgramInfo::default();
+    // SAFETY: as in `link_info`.
+    unsafe { info_of(program, &mut info) }?;
+    Ok(info.id)
+}
+
+/// # Safety
+/// `T` must be the start of what the kernel tells about this kind of descriptor, and any bytes a `T`.
+unsafe fn info_of<T>(fd: BorrowedFd<'_>, info: &mut T) -> io::Result<()> {
+    let size = u32::try_from(size_of::<T>()).expect("a few words");
+    let mut attr =
+        InfoAttr { bpf_fd: number(fd), info_len: size, info: std::ptr::from_mut(info).addr() as u64 };
+    // SAFETY: the kernel writes at most the size given.
+    unsafe { bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr) }.map(drop)
 }
 
 /// A descriptor as the kernel's attributes have it.
