@@ -1,9 +1,11 @@
 //! One node's assignment set, computed from the state: whole at first, then by the objects that an event names.
 //!
 //! Pure. A row is a function of `(state, the node's networks, key)`, so an increment evaluates the keys that the
-//! events touch and nothing else; only when the node's networks change is the whole set made anew and compared.
+//! events touch and nothing else: a task is evaluated for the nodes that share a network with it, a service when its
+//! reach changes. Only when the node's networks change is the whole set made anew and compared.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use control_model::assignment::{EndpointView, Peer, ServiceView};
 use control_model::object::{NetworkAttachment, Slot};
@@ -57,10 +59,7 @@ impl NodeAssignments {
 
     /// Goes on to `state`, which is the one before plus (at least) `events`.
     pub fn advance<'a>(&mut self, state: &State, events: impl IntoIterator<Item = &'a Event>) -> Increment {
-        let mut dirty = Dirty::default();
-        for event in events {
-            dirty.note(self.scope.node, state, event);
-        }
+        let dirty = self.dirty(state, events);
         if dirty.networks {
             let scope = Scope::new(self.scope.node, state);
             if scope != self.scope {
@@ -73,6 +72,15 @@ impl NodeAssignments {
             self.set(key, self.scope.row(state, key), &mut increment);
         }
         increment
+    }
+
+    /// What has to be evaluated after `events`.
+    fn dirty<'a>(&self, state: &State, events: impl IntoIterator<Item = &'a Event>) -> Dirty {
+        let mut dirty = Dirty::default();
+        for event in events {
+            dirty.note(self, state, event);
+        }
+        dirty
     }
 
     /// Makes the set equal to `rows`.
@@ -105,7 +113,7 @@ impl NodeAssignments {
 }
 
 /// Which keys the events may have changed.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Dirty {
     keys: BTreeSet<AssignmentKey>,
     /// The node's networks may have changed.
@@ -113,41 +121,74 @@ struct Dirty {
 }
 
 impl Dirty {
-    fn note(&mut self, node: NodeId, state: &State, event: &Event) {
+    fn note(&mut self, own: &NodeAssignments, state: &State, event: &Event) {
         match &event.kind {
             EventKind::Cluster(..) => {}
-            EventKind::Node(before, after) => self.note_node(state, before.as_deref(), after.as_deref()),
-            EventKind::Service(before, after) => {
-                let id = before.iter().chain(after).map(|s| s.id).next();
-                self.keys.extend(id.map(AssignmentKey::Service));
+            EventKind::Node(before, after) => {
+                self.note_node(&own.scope, state, before.as_deref(), after.as_deref());
             }
+            EventKind::Service(before, after) => self.note_service(own, before.as_deref(), after.as_deref()),
             EventKind::Task(before, after) => {
-                for task in before.iter().chain(after) {
-                    self.keys.insert(AssignmentKey::Endpoint(task.id));
-                    self.keys.insert(AssignmentKey::Service(task.service));
-                    if task.node == Some(node) {
-                        self.keys.insert(AssignmentKey::Task(task.id));
-                        self.networks = true;
-                    }
-                }
+                self.note_task(&own.scope, before.as_deref(), after.as_deref());
             }
             EventKind::Network(before, after) => {
-                let id = before.iter().chain(after).map(|n| n.id).next();
-                self.keys.extend(id.map(AssignmentKey::Network));
-                self.networks = true;
+                for network in before.iter().chain(after) {
+                    self.networks |= network.spec.ingress;
+                    if own.scope.networks.contains(&network.id) {
+                        self.keys.insert(AssignmentKey::Network(network.id));
+                    }
+                }
             }
         }
     }
 
-    /// A node's data path decides whether its tasks are ready backends.
-    fn note_node(&mut self, state: &State, before: Option<&Node>, after: Option<&Node>) {
-        let Some(id) = before.or(after).map(|n| n.id) else { return };
-        self.keys.insert(AssignmentKey::Peer(id));
-        let alive = |n: Option<&Node>| n.is_some_and(|n| n.status.data_path_alive);
-        if alive(before) != alive(after) {
-            self.keys.extend(state.tasks_of_node(id).map(|t| AssignmentKey::Endpoint(t.id)));
+    fn note_task(&mut self, scope: &Scope, before: Option<&Task>, after: Option<&Task>) {
+        let Some(task) = after.or(before) else { return };
+        let both = || before.into_iter().chain(after);
+        if both().any(|t| t.attachments.iter().any(|a| scope.networks.contains(&a.network))) {
+            self.keys.insert(AssignmentKey::Endpoint(task.id));
+        }
+        let shares = |t: Option<&Task>| t.is_some_and(|t| scope.task_shares_network(t));
+        if shares(before) != shares(after) {
+            self.keys.insert(AssignmentKey::Service(task.service));
+        }
+        if both().any(|t| t.node == Some(scope.node)) {
+            self.keys.insert(AssignmentKey::Task(task.id));
+            self.networks |= joined_networks(scope.node, before) != joined_networks(scope.node, after);
         }
     }
+
+    /// A service whose networks are not this node's, and were not before, is of no concern to it: tasks that share one
+    /// all the same have brought the row before, unless there was no endpoint yet to make it of.
+    fn note_service(&mut self, own: &NodeAssignments, before: Option<&Service>, after: Option<&Service>) {
+        let Some(id) = after.or(before).map(|s| s.id) else { return };
+        let key = AssignmentKey::Service(id);
+        let had_endpoint = before.is_some_and(|s| s.endpoint.is_some());
+        let reaches = |s: &Service| s.endpoint.is_some() && (!had_endpoint || own.scope.is_reached_by(s));
+        if own.rows.contains_key(&key) || after.is_some_and(reaches) {
+            self.keys.insert(key);
+        }
+    }
+
+    /// A node's data path decides whether its tasks are ready backends.
+    fn note_node(&mut self, scope: &Scope, state: &State, before: Option<&Node>, after: Option<&Node>) {
+        let Some(id) = before.or(after).map(|n| n.id) else { return };
+        let peer = |n: Option<&Node>| n.and_then(peer_of);
+        if peer(before) != peer(after) {
+            self.keys.insert(AssignmentKey::Peer(id));
+        }
+        let alive = |n: Option<&Node>| n.is_some_and(|n| n.status.data_path_alive);
+        if alive(before) != alive(after) {
+            let near = |t: &&Arc<Task>| t.attachments.iter().any(|a| scope.networks.contains(&a.network));
+            self.keys.extend(state.tasks_of_node(id).filter(near).map(|t| AssignmentKey::Endpoint(t.id)));
+        }
+    }
+}
+
+/// The networks that `task` brings to `node`.
+fn joined_networks(node: NodeId, task: Option<&Task>) -> BTreeSet<NetworkId> {
+    let own = task.filter(|t| t.node == Some(node) && is_assigned(t));
+    own.into_iter().flat_map(|t| t.attachments.iter().map(|a| a.network)).collect()
 }
 
 /// A report of a task's status need not go back to the agent that made it.
@@ -202,8 +243,8 @@ impl Scope {
     fn service_row(&self, state: &State, id: ServiceId) -> Option<Assignment> {
         let service = state.services().get(&id)?;
         let endpoint = service.endpoint.clone()?;
-        let published = endpoint.ports.iter().any(|p| p.mode == PublishMode::Ingress);
-        if !published && !self.shares_network(state, service) {
+        let mut tasks = state.tasks_of_service(id);
+        if !self.is_reached_by(service) && !tasks.any(|t| self.task_shares_network(t)) {
             return None;
         }
         let aliases = service.spec.task.networks.iter().filter(|n| self.networks.contains(&n.target));
@@ -215,13 +256,22 @@ impl Scope {
         }))
     }
 
-    /// The service, or a task from before its last update, is in a network of this node's tasks.
-    fn shares_network(&self, state: &State, service: &Service) -> bool {
-        let joined = |n: &NetworkId| self.networks.contains(n) && Some(*n) != self.ingress;
+    /// The service is published on every node, or in a network of this node's tasks.
+    fn is_reached_by(&self, service: &Service) -> bool {
         let wanted = service.spec.task.networks.iter().map(|n| &n.target);
         let given = service.endpoint.iter().flat_map(|e| e.vips.iter().map(|(network, _)| network));
-        let mut tasks = state.tasks_of_service(service.id).filter(|t| is_assigned(t));
-        wanted.chain(given).any(joined) || tasks.any(|t| t.attachments.iter().any(|a| joined(&a.network)))
+        let mut ports = service.endpoint.iter().flat_map(|e| &e.ports);
+        ports.any(|p| p.mode == PublishMode::Ingress) || wanted.chain(given).any(|n| self.is_joined(n))
+    }
+
+    /// A task, maybe from before its service's last update, is in a network of this node's tasks.
+    fn task_shares_network(&self, task: &Task) -> bool {
+        is_assigned(task) && task.attachments.iter().any(|a| self.is_joined(&a.network))
+    }
+
+    /// Of this node's tasks, and not the routing mesh's.
+    fn is_joined(&self, network: &NetworkId) -> bool {
+        self.networks.contains(network) && Some(*network) != self.ingress
     }
 
     fn endpoint_row(&self, state: &State, id: TaskId) -> Option<Assignment> {
@@ -259,14 +309,17 @@ pub fn task_name(task: &Task) -> String {
 }
 
 fn peer_row(state: &State, id: NodeId) -> Option<Assignment> {
-    let node = state.nodes().get(&id)?;
-    let vtep = node.description.data_path_addr?;
-    Some(Assignment::Peer(Peer {
-        id,
+    peer_of(state.nodes().get(&id)?).map(Assignment::Peer)
+}
+
+/// What other nodes must know of `node`; nothing until it has said where its tunnels end.
+fn peer_of(node: &Node) -> Option<Peer> {
+    Some(Peer {
+        id: node.id,
         hostname: node.description.hostname.clone(),
-        vtep,
+        vtep: node.description.data_path_addr?,
         addresses: node.description.addresses.clone(),
-    }))
+    })
 }
 
 #[cfg(test)]

@@ -278,3 +278,54 @@ fn a_node_is_told_of_foreign_networks_only_while_a_task_of_its_own_is_in_them() 
     );
     assert_eq!(keys(Step::Status { task: 2, state: TaskState::Failed }), "");
 }
+
+/// Rows that each node has to evaluate after an event, over all nodes of a cluster where node n has the only task in
+/// network n, one of service n.
+fn evaluations(step: &Step) -> Vec<usize> {
+    let mut state = State::default();
+    let mut prepare = vec![Step::Network { id: INGRESS, allocated: true }];
+    for id in FIRST..=LAST {
+        prepare.push(Step::Node { id, vtep: true, alive: true });
+        prepare.push(Step::Network { id, allocated: true });
+        prepare.push(Step::Service { id, network: id, published: false, allocated: true });
+        prepare.push(Step::Task { id, service: id, node: id, networks: vec![id] });
+    }
+    for step in &prepare {
+        let changes = changes(&state, step);
+        apply(&mut state, changes);
+    }
+    let sets: Vec<_> = (FIRST..=LAST).map(|id| NodeAssignments::new(node_id(id), &state)).collect();
+    let changes = changes(&state, step);
+    let events = apply(&mut state, changes);
+    let dirty = sets.iter().map(|set| set.dirty(&state, &events));
+    dirty.map(|dirty| if dirty.networks { usize::MAX } else { dirty.keys.len() }).collect()
+}
+
+/// The nodes, networks, services and tasks of [`evaluations`]; the first network is the routing mesh's.
+const FIRST: u8 = 2;
+const LAST: u8 = 101;
+
+#[test]
+fn an_event_is_evaluated_only_for_the_nodes_that_it_concerns() {
+    let at = |node: u8, n: usize| {
+        let mut all = vec![0; usize::from(LAST - FIRST) + 1];
+        all[usize::from(node - FIRST)] = n;
+        all
+    };
+    // A report: the task and its endpoint, where it runs.
+    assert_eq!(evaluations(&Step::Status { task: 50, state: TaskState::Running }), at(50, 2));
+    assert_eq!(evaluations(&Step::Desired { task: 50, state: TaskState::Shutdown }), at(50, 2));
+    // Its end takes the network away from its node: everything is looked at there, and nothing elsewhere.
+    assert_eq!(evaluations(&Step::Status { task: 50, state: TaskState::Failed }), at(50, usize::MAX));
+    // A data path dies: the endpoints of its tasks, where they are known.
+    assert_eq!(evaluations(&Step::Node { id: 50, vtep: true, alive: false }), at(50, 1));
+    // A service and a network, in the network's nodes.
+    let changed = Step::Service { id: 50, network: 50, published: false, allocated: true };
+    assert_eq!(evaluations(&changed), at(50, 1));
+    assert_eq!(evaluations(&Step::Network { id: 50, allocated: false }), at(50, 1));
+    // Of these everyone must know.
+    let everywhere = vec![1; usize::from(LAST - FIRST) + 1];
+    let published = Step::Service { id: 50, network: 50, published: true, allocated: true };
+    assert_eq!(evaluations(&published), everywhere);
+    assert_eq!(evaluations(&Step::Node { id: 50, vtep: false, alive: true }), everywhere);
+}
