@@ -1,9 +1,10 @@
 //! The leader's loops, in the order in which they answer the same events: what one writes, the next may need.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use control_allocator::Allocator;
-use control_model::{Change, Timestamp};
+use control_model::{Change, Generation, NodeId, Timestamp};
 use control_orchestrator::{DrainLoop, Orchestrator};
 use control_scheduler::Scheduler;
 use control_store::{Event, State};
@@ -22,9 +23,7 @@ pub fn all(table: Arc<LivenessTable>) -> Vec<Factory> {
         Factory { name: "scheduler", make: Box::new(|state, now| Box::new(Scheduler::new(state, now))) },
         Factory {
             name: "drain",
-            make: Box::new(move |state, now| {
-                Box::new(Drain { machine: DrainLoop::new(state, now), table: table.clone() })
-            }),
+            make: Box::new(move |state, now| Box::new(Drain::new(DrainLoop::new(state, now), table.clone()))),
         },
     ]
 }
@@ -51,11 +50,26 @@ leader_loop!(Orchestrator, Allocator, Scheduler);
 struct Drain {
     machine: DrainLoop,
     table: Arc<LivenessTable>,
+    /// As far as the table was read.
+    seen: u64,
+    applied: BTreeMap<NodeId, Generation>,
+}
+
+impl Drain {
+    fn new(machine: DrainLoop, table: Arc<LivenessTable>) -> Self {
+        Self { machine, table, seen: 0, applied: BTreeMap::new() }
+    }
+
+    /// Takes in what was acknowledged since the last time. Nodes that are gone stay here; nobody asks for them.
+    fn read_table(&mut self) {
+        self.applied.extend(self.table.applied_since(&mut self.seen));
+    }
 }
 
 impl LeaderLoop for Drain {
     fn handle(&mut self, state: &State, events: &[Event], now: Timestamp) -> Vec<Change> {
-        self.machine.handle(state, events, &self.table.applied(), now)
+        self.read_table();
+        self.machine.handle(state, events, &self.applied, now)
     }
 
     fn next_deadline(&self) -> Option<Timestamp> {
@@ -63,7 +77,8 @@ impl LeaderLoop for Drain {
     }
 
     fn tick(&mut self, state: &State, now: Timestamp) -> Vec<Change> {
-        self.machine.tick(state, &self.table.applied(), now)
+        self.read_table();
+        self.machine.tick(state, &self.applied, now)
     }
 
     fn acknowledged(&mut self, state: &State, now: Timestamp) -> Vec<Change> {

@@ -191,7 +191,7 @@ async fn a_node_without_news_counts_as_having_applied_what_was_looked_through() 
     let mut acks = table.watch_acks();
     dispatcher.heartbeat(me, &id, generation).expect("valid");
     acks.changed().await.expect("the table lives");
-    assert_eq!(table.applied()[&me], generation);
+    assert_eq!(table.snapshot()[&me].applied, generation);
 
     // A write that does not concern this node.
     let cluster = store.state().cluster().expect("made").clone();
@@ -203,7 +203,7 @@ async fn a_node_without_news_counts_as_having_applied_what_was_looked_through() 
     // The stream looks at it only while it is polled, as it is by the connection.
     let looking = tokio::spawn(async move { stream.next().await });
     tokio::time::timeout(LIMIT, acks.changed()).await.expect("in time").expect("the table lives");
-    assert_eq!(table.applied()[&me], Generation { index, ..generation });
+    assert_eq!(table.snapshot()[&me].applied, Generation { index, ..generation });
     looking.abort();
 }
 

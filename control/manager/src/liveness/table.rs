@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use control_model::{Generation, NodeId, Timestamp};
 use tokio::sync::watch;
@@ -20,22 +20,46 @@ pub struct Heard {
 /// Agents by node.
 #[derive(Debug)]
 pub struct LivenessTable {
-    heard: Mutex<BTreeMap<NodeId, Heard>>,
+    agents: Mutex<Agents>,
     /// Counts the changes of any `applied`.
     acks: watch::Sender<u64>,
 }
 
+#[derive(Debug, Default)]
+struct Agents {
+    heard: BTreeMap<NodeId, Heard>,
+    /// Each node by the number of its last acknowledgement: what is new is at the end.
+    acked: BTreeMap<u64, NodeId>,
+    number_of: BTreeMap<NodeId, u64>,
+}
+
+impl Agents {
+    fn number(&mut self, node: NodeId, number: u64) {
+        self.acked.insert(number, node);
+        if let Some(before) = self.number_of.insert(node, number) {
+            self.acked.remove(&before);
+        }
+    }
+
+    fn forget(&mut self, node: NodeId) {
+        self.heard.remove(&node);
+        if let Some(number) = self.number_of.remove(&node) {
+            self.acked.remove(&number);
+        }
+    }
+}
+
 impl Default for LivenessTable {
     fn default() -> Self {
-        Self { heard: Mutex::default(), acks: watch::Sender::new(0) }
+        Self { agents: Mutex::default(), acks: watch::Sender::new(0) }
     }
 }
 
 impl LivenessTable {
     /// The node's agent was heard at `at`. An older word than the last one changes nothing.
     pub fn heard(&self, node: NodeId, addr: Option<IpAddr>, at: Timestamp) {
-        let mut table = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = table.entry(node).or_insert(Heard { at, addr, applied: Generation::default() });
+        let mut agents = self.lock();
+        let known = agents.heard.entry(node).or_insert(Heard { at, addr, applied: Generation::default() });
         if at >= known.at {
             known.at = at;
             known.addr = addr.or(known.addr);
@@ -44,30 +68,88 @@ impl LivenessTable {
 
     /// The data plane of a node that was heard before holds everything up to `applied`.
     pub fn acknowledged(&self, node: NodeId, applied: Generation) {
-        let mut table = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(known) = table.get_mut(&node).filter(|known| applied > known.applied) else { return };
+        let mut agents = self.lock();
+        let Some(known) = agents.heard.get_mut(&node).filter(|known| applied > known.applied) else { return };
         known.applied = applied;
-        drop(table);
-        self.acks.send_modify(|count| *count = count.wrapping_add(1));
+        // Numbered under the lock: who sees the count sees what it counts.
+        self.acks.send_modify(|count| {
+            *count += 1;
+            agents.number(node, *count);
+        });
     }
 
     /// Everything known now.
     pub fn snapshot(&self) -> BTreeMap<NodeId, Heard> {
-        self.heard.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.lock().heard.clone()
     }
 
-    /// What each node's data plane has applied.
-    pub fn applied(&self) -> BTreeMap<NodeId, Generation> {
-        self.snapshot().into_iter().map(|(id, heard)| (id, heard.applied)).collect()
+    /// What each node's data plane has applied, of those that acknowledged something after the first `seen`
+    /// acknowledgements; `seen` moves on.
+    pub fn applied_since(&self, seen: &mut u64) -> Vec<(NodeId, Generation)> {
+        let agents = self.lock();
+        let new = agents.acked.range(*seen + 1..);
+        let applied = new.clone().filter_map(|(_, node)| Some((*node, agents.heard.get(node)?.applied)));
+        let applied = applied.collect();
+        *seen = agents.acked.last_key_value().map_or(*seen, |(number, _)| (*seen).max(*number));
+        applied
     }
 
     /// Forgets those for whom `keep` is false.
     pub fn retain(&self, keep: impl Fn(&NodeId) -> bool) {
-        self.heard.lock().unwrap_or_else(PoisonError::into_inner).retain(|id, _| keep(id));
+        let mut agents = self.lock();
+        let gone: Vec<_> = agents.heard.keys().filter(|id| !keep(id)).copied().collect();
+        for node in gone {
+            agents.forget(node);
+        }
     }
 
     /// Changes whenever an agent has acknowledged a newer generation.
     pub fn watch_acks(&self) -> watch::Receiver<u64> {
         self.acks.subscribe()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Agents> {
+        self.agents.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(id: u128) -> NodeId {
+        NodeId::from_bits(id)
+    }
+
+    fn at(index: u64) -> Generation {
+        Generation { epoch: 1, index }
+    }
+
+    #[test]
+    fn each_reader_is_given_the_new_acknowledgements_alone() {
+        let table = LivenessTable::default();
+        for id in 1..=100 {
+            table.heard(node(id), None, Timestamp(0));
+            table.acknowledged(node(id), at(5));
+        }
+        let (mut seen, mut late) = (0, 0);
+        assert_eq!(table.applied_since(&mut seen).len(), 100);
+        assert_eq!(table.applied_since(&mut seen), []);
+        table.acknowledged(node(7), at(6));
+        table.acknowledged(node(7), at(8));
+        table.acknowledged(node(8), at(5));
+        table.acknowledged(node(101), at(9));
+        assert_eq!(
+            table.applied_since(&mut seen),
+            [(node(7), at(8))],
+            "nothing new of 8; 101 was never heard"
+        );
+        assert_eq!(table.applied_since(&mut late).len(), 100, "each node once");
+        // Who is forgotten and comes back begins anew.
+        table.retain(|id| *id != node(7));
+        table.heard(node(7), None, Timestamp(1));
+        assert_eq!(table.applied_since(&mut seen), []);
+        table.acknowledged(node(7), at(3));
+        assert_eq!(table.applied_since(&mut seen), [(node(7), at(3))]);
     }
 }
