@@ -104,6 +104,7 @@ impl Builder<'_> {
             egress: !internal_only,
             host_ports: host_ports.filter_map(published).collect(),
             dns_servers: task.spec.container.dns.nameservers.clone(),
+            dns_options: task.spec.container.dns.options.clone(),
             attachments,
         }
     }
@@ -162,6 +163,7 @@ impl Builder<'_> {
             vips: vips.map(|(network, address)| (key(*network), *address)).collect(),
             aliases: aliases.map(|(network, names)| (key(*network), names.clone())).collect(),
             ingress_ports: ingress.filter_map(published).collect(),
+            ports: service.endpoint.ports.iter().map(declared).collect(),
             backends: self.backends(service),
         };
         (dp::ServiceKey(service.id.bits()), row)
@@ -234,16 +236,23 @@ fn translate(network: &Network) -> Option<dp::Network> {
     })
 }
 
-/// `None` for a port that has no number yet.
-fn published(port: &PortConfig) -> Option<dp::PublishedPort> {
-    // IANA protocol numbers.
-    let protocol = match port.protocol {
+fn declared(port: &PortConfig) -> dp::ServicePort {
+    dp::ServicePort { name: port.name.clone(), protocol: number(port.protocol), target: port.target }
+}
+
+/// IANA protocol numbers.
+fn number(protocol: Protocol) -> dp::ProtocolNumber {
+    match protocol {
         Protocol::Tcp => 6,
         Protocol::Udp => 17,
         Protocol::Sctp => 132,
-    };
+    }
+}
+
+/// `None` for a port that has no number yet.
+fn published(port: &PortConfig) -> Option<dp::PublishedPort> {
     (port.published != 0).then_some(dp::PublishedPort {
-        protocol,
+        protocol: number(port.protocol),
         published: port.published,
         target: port.target,
     })

@@ -77,6 +77,7 @@ fn sandbox(task_name: &str, attachments: &[(NetworkKey, u8, u8)], egress: bool) 
         egress,
         host_ports: Vec::new(),
         dns_servers: Vec::new(),
+        dns_options: Vec::new(),
     }
 }
 
@@ -90,6 +91,7 @@ fn services() -> BTreeMap<ServiceKey, Service> {
         vips: vip.map(|host| (APP, ip(1, host))).into_iter().collect(),
         aliases: BTreeMap::from([(APP, vec![alias.to_owned()])]),
         ingress_ports: Vec::new(),
+        ports: Vec::new(),
         backends: backends(rows),
     };
     BTreeMap::from([

@@ -59,6 +59,7 @@ fn view(revision: u64, n_here: u8) -> NodeView {
         egress: true,
         host_ports: vec![],
         dns_servers: vec![],
+        dns_options: vec![],
     };
     let here = 10..10 + n_here;
     let other = Ipv4Addr::new(198, 18, 0, 12);
@@ -70,6 +71,7 @@ fn view(revision: u64, n_here: u8) -> NodeView {
         vips: BTreeMap::new(),
         aliases: BTreeMap::new(),
         ingress_ports: vec![PublishedPort { protocol: 6, published: 8080, target: 80 }],
+        ports: vec![],
         backends,
     };
     let remote = RemoteEndpoint { vtep: other, task_name: "web.200".into(), aliases: vec![] };

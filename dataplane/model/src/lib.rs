@@ -11,6 +11,6 @@ mod view_text;
 pub use kernel_state::{KernelState, Op};
 pub use report::{DataPlane, Report, SandboxStatus};
 pub use view::{
-    Attachment, Backend, Generation, Mac, Network, NetworkKey, NodeView, Peer, PublishedPort, RemoteEndpoint,
-    Sandbox, SandboxId, Service, ServiceKey, Vni,
+    Attachment, Backend, Generation, Mac, Network, NetworkKey, NodeView, Peer, ProtocolNumber, PublishedPort,
+    RemoteEndpoint, Sandbox, SandboxId, Service, ServiceKey, ServicePort, Vni,
 };

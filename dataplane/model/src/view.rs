@@ -118,6 +118,9 @@ pub struct Sandbox {
     pub host_ports: Vec<PublishedPort>,
     /// Written to the container's `resolv.conf` by the runtime; here for what DNS must forward to.
     pub dns_servers: Vec<IpAddr>,
+    /// Options of `resolv.conf(5)` that the user asked for; here because an `ndots` of one or more keeps names of one
+    /// label from being forwarded.
+    pub dns_options: Vec<String>,
 }
 
 /// A task's place in a network.
@@ -140,6 +143,15 @@ pub struct PublishedPort {
     pub target: u16,
 }
 
+/// A port that a service declares.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ServicePort {
+    /// The user's name for it; may be empty.
+    pub name: String,
+    pub protocol: ProtocolNumber,
+    pub target: u16,
+}
+
 /// An endpoint on another node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RemoteEndpoint {
@@ -156,10 +168,12 @@ pub struct Service {
     pub name: String,
     /// By network; absent for `dnsrr`.
     pub vips: BTreeMap<NetworkKey, Ipv4Addr>,
-    /// Further names of the service, by network.
+    /// Further names of the service, by network: a row for each network that it is in, also where it has none.
     pub aliases: BTreeMap<NetworkKey, Vec<String>>,
     /// Ports published through the routing mesh.
     pub ingress_ports: Vec<PublishedPort>,
+    /// All ports that the service declares, however they are published: what SRV records tell.
+    pub ports: Vec<ServicePort>,
     /// Every endpoint of the service's tasks, this node's included, by (network, address).
     pub backends: BTreeMap<(NetworkKey, Ipv4Addr), Backend>,
 }

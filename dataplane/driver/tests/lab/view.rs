@@ -88,6 +88,7 @@ fn sandbox(task: u8) -> Sandbox {
         egress: true,
         host_ports: vec![],
         dns_servers: vec![],
+        dns_options: vec![],
     }
 }
 
@@ -99,6 +100,7 @@ fn web() -> Service {
         vips: BTreeMap::from([(APP, VIP)]),
         aliases: BTreeMap::new(),
         ingress_ports: vec![port(6, 8080, 80), port(17, 8080, 80), port(6, 8081, 81)],
+        ports: vec![],
         backends: BTreeMap::from([
             ((INGRESS, ingress(5)), backend(NODE_A)),
             ((INGRESS, ingress(6)), backend(NODE_B)),

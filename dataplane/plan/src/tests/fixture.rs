@@ -59,6 +59,7 @@ pub fn sandbox(host: u8) -> (SandboxId, Sandbox) {
         egress: true,
         host_ports: vec![],
         dns_servers: vec![],
+        dns_options: vec![],
     };
     (SandboxId(format!("t{host}")), sandbox)
 }
@@ -71,6 +72,7 @@ pub fn view() -> NodeView {
         vips: BTreeMap::from([(APP, Ipv4Addr::new(10, 0, 1, 2))]),
         aliases: BTreeMap::new(),
         ingress_ports: vec![HTTP],
+        ports: vec![],
         backends: BTreeMap::from([
             ((INGRESS, Ipv4Addr::new(10, 0, 0, 5)), backend(NODE_I)),
             ((INGRESS, Ipv4Addr::new(10, 0, 0, 6)), backend(NODE_B)),
