@@ -5,9 +5,9 @@ use std::sync::mpsc as std_mpsc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::{io, thread};
 
-use dataplane_kernel::inspect::{self, InspectError};
+use dataplane_kernel::inspect::hook_name;
 use dataplane_kernel::{Kernel, KernelError, LinuxKernel, LinuxOptions};
-use dataplane_model::inspect::{DropsReport, EndpointRow, HookRow, LoadBalancerRow, NodeStatus};
+use dataplane_model::inspect::HookRow;
 use dataplane_model::kernel_state::HookTarget;
 use dataplane_model::{DataPlane, KernelState, NodeView, Report};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -24,7 +24,6 @@ pub struct Driver {
     reports: watch::Receiver<Report>,
     requests: mpsc::Sender<Request>,
     shown: Arc<Mutex<Shown>>,
-    bpffs_dir: PathBuf,
     thread: Option<thread::JoinHandle<()>>,
 }
 
@@ -72,7 +71,6 @@ impl Driver {
         let channels = Channels { views: wanted, reports, requests: asked, shown: Arc::clone(&shown) };
         let (opened, outcome) = std_mpsc::channel();
         let options = options.clone();
-        let bpffs_dir = options.bpffs_dir.clone();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = thread::Builder::new().name("dataplane".to_owned()).spawn(move || {
             runtime.block_on(async move {
@@ -86,7 +84,7 @@ impl Driver {
         })?;
         let ended = || StartError::Kernel(KernelError("its thread ended".to_owned()));
         outcome.recv().map_err(|_| ended())??;
-        Ok(Self { views, reports: published, requests, shown, bpffs_dir, thread: Some(thread) })
+        Ok(Self { views, reports: published, requests, shown, thread: Some(thread) })
     }
 
     /// Removes everything of ours from the node, and the DNS process: for a node that leaves the cluster. The driver does
@@ -108,44 +106,6 @@ impl Driver {
         self.with_shown(|shown| shown.held.clone())
     }
 
-    /// What `meshctl status` shows of the data plane; who the node is in its cluster is for the caller to fill in.
-    pub fn status(&self) -> NodeStatus {
-        let report = self.reports.borrow().clone();
-        let vtep = self.views.borrow().as_ref().map(|view| view.vtep);
-        NodeStatus {
-            hostname: String::new(),
-            node_id: String::new(),
-            cluster_id: String::new(),
-            role: "none".to_owned(),
-            vtep,
-            wanted: report.wanted,
-            applied: report.applied,
-            hooks: self.hooks(),
-            errors: report.errors,
-            from_pins: false,
-        }
-    }
-
-    /// Frontends and virtual addresses with their rings, read from the kernel's maps, with their services' names.
-    pub fn load_balancers(&self) -> Result<Vec<LoadBalancerRow>, InspectError> {
-        let mut rows = inspect::load_balancers(&self.bpffs_dir)?;
-        let names = self.with_shown(Shown::names_by_frontend);
-        for row in &mut rows {
-            row.service = names.get(&(row.vni, row.frontend.clone())).cloned().unwrap_or_default();
-        }
-        Ok(rows)
-    }
-
-    /// Endpoints of all networks, read from the kernel's maps.
-    pub fn endpoints(&self) -> Result<Vec<EndpointRow>, InspectError> {
-        inspect::endpoints(&self.bpffs_dir)
-    }
-
-    /// What each program did with the packets that it saw.
-    pub fn drops(&self) -> Result<DropsReport, InspectError> {
-        inspect::drops(&self.bpffs_dir)
-    }
-
     /// Which program hangs where, and why there.
     pub fn hooks(&self) -> Vec<HookRow> {
         self.with_shown(|shown| {
@@ -154,7 +114,7 @@ impl Driver {
                     HookTarget::Interface(link) => link.to_string(),
                     HookTarget::CgroupRoot => "cgroup root".to_owned(),
                 },
-                hook: hook_name(hook.program, mode),
+                hook: hook_name(hook.program.name(), mode),
                 program: hook.program.name().to_owned(),
                 reason: shown
                     .plan
@@ -212,18 +172,5 @@ fn worker<K: Kernel>(options: &DriverOptions, kernel: K, channels: Channels) -> 
         channels,
         netns_dir,
         progress: Progress::default(),
-    }
-}
-
-fn hook_name(
-    program: dataplane_model::kernel_state::Program,
-    mode: dataplane_model::kernel_state::HookMode,
-) -> String {
-    use dataplane_model::kernel_state::{HookMode, Program};
-    let direction = if program == Program::VxlanOut { "egress" } else { "ingress" };
-    match mode {
-        HookMode::Tcx | HookMode::Clsact => format!("{mode} {direction}"),
-        HookMode::XdpNative | HookMode::XdpGeneric => mode.to_string(),
-        HookMode::Cgroup => format!("cgroup {}", program.name().trim_start_matches("mesh_")),
     }
 }

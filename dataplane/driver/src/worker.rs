@@ -1,13 +1,11 @@
 //! The thread that owns the kernel: waits for a reason, makes a pass, reports.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use dataplane_kernel::{Kernel, KernelError};
-use dataplane_model::kernel_state::RingKey;
-use dataplane_model::{KernelState, NodeView, Op, Report, SandboxId, ServiceKey};
+use dataplane_model::{KernelState, NodeView, Op, Report, SandboxId};
 use dataplane_plan::Plan;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
@@ -44,21 +42,6 @@ pub(crate) struct Channels {
 pub(crate) struct Shown {
     pub plan: Plan,
     pub held: KernelState,
-    /// By the low 64 bits of their ids.
-    pub service_names: BTreeMap<u64, String>,
-}
-
-impl Shown {
-    /// Service names by VNI and frontend, as `meshctl lb ls` writes frontends.
-    pub(crate) fn names_by_frontend(&self) -> BTreeMap<(u32, String), String> {
-        let state = &self.plan.state;
-        let ingress = state.frontends.iter().map(|(key, frontend)| (key.to_string(), frontend.ring));
-        let vips = state.vips.iter().map(|(key, ring)| (key.address.to_string(), *ring));
-        let named = |(frontend, ring): (String, RingKey)| {
-            Some(((ring.vni.get(), frontend), self.service_names.get(&ring.service)?.clone()))
-        };
-        ingress.chain(vips).filter_map(named).collect()
-    }
 }
 
 pub(crate) struct Worker<K> {
@@ -155,11 +138,8 @@ impl<K: Kernel> Worker<K> {
             }
         }
         if let Ok(pass) = &result {
-            let shown = Shown {
-                plan: pass.plan.clone(),
-                held: self.converger.held().cloned().unwrap_or_default(),
-                service_names: service_names(&view),
-            };
+            let shown =
+                Shown { plan: pass.plan.clone(), held: self.converger.held().cloned().unwrap_or_default() };
             *self.channels.shown.lock().unwrap_or_else(PoisonError::into_inner) = shown;
         }
         self.publish();
@@ -236,11 +216,6 @@ impl Timers {
             blocked_until: None,
         }
     }
-}
-
-fn service_names(view: &NodeView) -> BTreeMap<u64, String> {
-    let low = |key: &ServiceKey| u64::try_from(key.0 & u128::from(u64::MAX)).expect("masked to 64 bits");
-    view.services.iter().map(|(key, service)| (low(key), service.name.clone())).collect()
 }
 
 fn log(view: &NodeView, pass: &Pass) {

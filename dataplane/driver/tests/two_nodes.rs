@@ -6,12 +6,15 @@ mod lab;
 use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
 use std::net::{TcpStream, UdpSocket};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 
+use dataplane_kernel::inspect::{self, InspectError};
+use dataplane_model::inspect::HookRow;
 use dataplane_plan::{IngressHook, TcAttach};
-use lab::{CLIENT, Lab, NODE_A, NODE_B, ask_tcp, ask_udp, serve_tcp, serve_udp, view};
+use lab::{CLIENT, Lab, NODE_A, NODE_B, Node, ask_tcp, ask_udp, serve_tcp, serve_udp, view};
 
 /// More than one segment, more than one window.
 const LARGE: usize = 1 << 20;
@@ -21,6 +24,12 @@ fn lab_with_servers() -> Lab {
     lab.converge(1);
     serve(&lab);
     lab
+}
+
+/// What the pins tell, as `meshctl` reads them.
+fn read_pins<T: Send + 'static>(node: &Node, read: fn(&Path) -> Result<T, InspectError>) -> T {
+    let pins = node.options.bpffs_dir.clone();
+    node.ns.run(move || read(&pins).unwrap())
 }
 
 fn serve(lab: &Lab) {
@@ -149,7 +158,7 @@ fn a_restart_changes_nothing_and_traffic_goes_on() {
     let n_answered = Arc::new(AtomicU32::new(0));
     let client = {
         let (stop, n_answered) = (Arc::clone(&stop), Arc::clone(&n_answered));
-        let namespace = lab::Ns::open(std::path::Path::new(&lab.client.path()));
+        let namespace = lab::Ns::open(Path::new(&lab.client.path()));
         thread::spawn(move || {
             let mut failures = Vec::new();
             while !stop.load(Ordering::Relaxed) {
@@ -211,7 +220,7 @@ fn a_task_that_leaves_leaves_nothing() {
         let answer = ask_tcp(&lab.client, (NODE_A, 8080), 10).unwrap();
         assert!(answer.starts_with("six "), "{answer}");
     }
-    let endpoints = lab.a.driver().endpoints().unwrap();
+    let endpoints = read_pins(&lab.a, inspect::endpoints);
     assert!(endpoints.iter().all(|row| row.interface.is_none()), "{endpoints:?}");
 }
 
@@ -233,17 +242,20 @@ fn a_node_that_leaves_leaves_nothing() {
 #[test]
 fn what_the_kernel_shows_is_what_was_wanted() {
     let lab = lab_with_servers();
-    let driver = lab.a.driver();
     for _ in 0..20 {
         ask_tcp(&lab.client, (NODE_A, 8080), 10).unwrap();
     }
 
-    let rows = driver.load_balancers().unwrap();
+    let rows = read_pins(&lab.a, inspect::load_balancers);
     let published = rows.iter().find(|row| row.frontend == "198.18.0.11:8080/tcp").unwrap();
-    assert_eq!((published.service.as_str(), published.backends.len()), ("web", 2));
-    let hooks = driver.hooks();
+    assert_eq!((published.kind.as_str(), published.backends.len()), ("ingress", 2));
+    let hooks = lab.a.driver().hooks();
     assert!(hooks.iter().any(|row| row.interface == "up0" && !row.reason.is_empty()), "{hooks:?}");
-    let drops = driver.drops().unwrap();
+    let named = |rows: &[HookRow]| -> BTreeSet<[String; 3]> {
+        rows.iter().cloned().map(|row| [row.interface, row.hook, row.program]).collect()
+    };
+    assert_eq!(named(&hooks), named(&read_pins(&lab.a, inspect::hooks)), "with and without the driver");
+    let drops = read_pins(&lab.a, inspect::drops);
     for program in &drops.programs {
         assert_eq!(program.unaccounted(), 0, "{program:?}");
     }
@@ -285,7 +297,7 @@ fn xdp_carries_the_same_traffic_and_tc_stays_beneath() {
     let on_uplink: BTreeSet<&str> =
         hooks.iter().filter(|row| row.interface == "up0").map(|row| row.program.as_str()).collect();
     assert_eq!(on_uplink, BTreeSet::from(["mesh_uplink", "mesh_xdp"]));
-    let drops = lab.a.driver().drops().unwrap();
+    let drops = read_pins(&lab.a, inspect::drops);
     assert!(
         drops.programs.iter().any(|program| program.program == "mesh_xdp" && program.forwarded > 0),
         "{drops:?}"

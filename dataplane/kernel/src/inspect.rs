@@ -7,8 +7,8 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 
 use dataplane_model::inspect::{DropsReport, EndpointRow, HookRow, LoadBalancerBackend, LoadBalancerRow};
-use dataplane_model::kernel_state::HookMode;
-use ebpf_abi::{EndpointKey, Ip4, ProgramId, RingKey, protocol};
+use dataplane_model::kernel_state::{HookMode, protocol_name};
+use ebpf_abi::{EndpointKey, Ip4, ProgramId, RingKey};
 
 use crate::bpf::{HookPin, PinDir, PinError, TableError, Tables, interface_name, is_alive, read_drops};
 
@@ -63,11 +63,10 @@ pub fn hooks(pin_dir: &Path) -> Result<Vec<HookRow>, InspectError> {
     Ok(pins.hooks()?.iter().filter(|pin| is_alive(&pins, pin)).map(hook_row).collect())
 }
 
-/// A hook as `meshctl` shows it.
-pub fn hook_row(pin: &HookPin) -> HookRow {
+fn hook_row(pin: &HookPin) -> HookRow {
     HookRow {
         interface: pin.ifindex.map_or_else(|| "cgroup root".to_owned(), name_of),
-        hook: hook_name(pin),
+        hook: hook_name(pin.program.label(), pin.mode),
         program: pin.program.label().to_owned(),
         reason: reason(pin.mode).to_owned(),
     }
@@ -128,16 +127,13 @@ fn name_of(ifindex: u32) -> String {
     interface_name(ifindex).unwrap_or_else(|_| format!("#{ifindex}"))
 }
 
-fn hook_name(pin: &HookPin) -> String {
-    let direction = if pin.program == ProgramId::MeshVxlanOut { "egress" } else { "ingress" };
-    match pin.mode {
-        HookMode::Tcx => format!("tcx {direction}"),
-        HookMode::Clsact => format!("clsact {direction}"),
-        HookMode::XdpNative => "xdp native".to_owned(),
-        HookMode::XdpGeneric => "xdp generic".to_owned(),
-        HookMode::Cgroup => {
-            format!("cgroup {}", pin.program.label().trim_start_matches("mesh_"))
-        }
+/// A hook's name as `meshctl` shows it.
+pub fn hook_name(program: &str, mode: HookMode) -> String {
+    let direction = if program == ProgramId::MeshVxlanOut.label() { "egress" } else { "ingress" };
+    match mode {
+        HookMode::Tcx | HookMode::Clsact => format!("{mode} {direction}"),
+        HookMode::XdpNative | HookMode::XdpGeneric => mode.to_string(),
+        HookMode::Cgroup => format!("{mode} {}", program.trim_start_matches("mesh_")),
     }
 }
 
@@ -148,13 +144,5 @@ const fn reason(mode: HookMode) -> &'static str {
         HookMode::XdpNative => "the driver runs XDP",
         HookMode::XdpGeneric => "XDP was asked for, and the driver has none",
         HookMode::Cgroup => "translates at the socket",
-    }
-}
-
-fn protocol_name(number: u8) -> String {
-    match number {
-        protocol::TCP => "tcp".to_owned(),
-        protocol::UDP => "udp".to_owned(),
-        other => other.to_string(),
     }
 }

@@ -6,6 +6,7 @@ use control_api::node::InspectError;
 use control_model::spec::Role;
 use dataplane_kernel::inspect;
 use dataplane_model::inspect::{DropsReport, EndpointRow, LoadBalancerRow, NodeStatus};
+use dataplane_model::kernel_state::protocol_name;
 use dataplane_model::{DataPlane as _, NodeView, PublishedPort};
 
 use super::swarm::Swarm;
@@ -77,15 +78,6 @@ fn service_of(view: &NodeView, row: &LoadBalancerRow) -> Option<String> {
         view.services.values().find(|service| service.ingress_ports.iter().any(is_it))
     };
     found.map(|service| service.name.clone())
-}
-
-fn protocol_name(number: u8) -> &'static str {
-    match number {
-        6 => "tcp",
-        17 => "udp",
-        132 => "sctp",
-        _ => "?",
-    }
 }
 
 /// `meshctl endpoints`.
