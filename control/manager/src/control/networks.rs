@@ -76,9 +76,10 @@ impl Control {
         let wait = async {
             let (mut state, mut events) = self.store.subscribe();
             while blocked(&state) {
-                match events.next().await {
-                    Some(_) => state = self.store.state(),
-                    None => (state, events) = self.store.subscribe(),
+                if events.next().await.is_some() {
+                    state = self.store.state();
+                } else {
+                    (state, events) = self.store.subscribe();
                 }
             }
         };
