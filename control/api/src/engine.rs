@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
+use control_model::spec::PortConfig;
 use control_model::{TaskId, Timestamp};
 use tokio::io::AsyncRead;
 use tokio::sync::mpsc;
@@ -127,6 +128,10 @@ pub struct Container {
     pub image_id: String,
     pub command: Vec<String>,
     pub hostname: String,
+    /// Published on this node alone.
+    pub host_ports: Vec<PortConfig>,
+    /// `80/tcp`: what the image says that it listens on.
+    pub exposed_ports: Vec<String>,
     pub labels: BTreeMap<String, String>,
     pub created: Timestamp,
     pub started: Option<Timestamp>,

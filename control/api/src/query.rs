@@ -63,6 +63,18 @@ impl Query {
         })
     }
 
+    /// How many of a list are wanted; all if it is absent or not above zero, as in Docker.
+    pub fn limit(&self) -> Result<Option<usize>, ApiError> {
+        let text = self.get("limit");
+        if text.is_empty() {
+            return Ok(None);
+        }
+        let number: i64 = text
+            .parse()
+            .map_err(|_| ApiError::invalid(format!("strconv.Atoi: parsing {text:?}: invalid syntax")))?;
+        Ok(usize::try_from(number).ok().filter(|number| *number > 0))
+    }
+
     /// The `filters` parameter, of which only `accepted` may be used.
     pub fn filters(&self, accepted: &[&str]) -> Result<Filters, ApiError> {
         let filters = Filters::parse(self.get("filters"))?;
@@ -101,6 +113,16 @@ impl Filters {
     /// All values of `key`.
     pub fn get(&self, key: &str) -> &[String] {
         self.0.get(key).map_or(&[], Vec::as_slice)
+    }
+
+    /// A yes or no; absent is neither.
+    pub fn flag(&self, key: &str) -> Result<Option<bool>, ApiError> {
+        match self.get(key) {
+            [] => Ok(None),
+            [word] if matches!(word.as_str(), "1" | "true") => Ok(Some(true)),
+            [word] if matches!(word.as_str(), "0" | "false") => Ok(Some(false)),
+            words => Err(ApiError::invalid(format!("invalid filter '{key}=[{}]'", words.join(" ")))),
+        }
     }
 
     /// Values of `key` as `name` or `name=value`.

@@ -26,6 +26,9 @@ impl fmt::Display for ApiVersion {
 
 /// Takes the version off the path and leaves it as an extension of the request.
 pub async fn negotiate(mut request: Request, next: Next) -> Response {
+    if !is_text(request.uri().path()) {
+        return ApiError::invalid("invalid path: it is not UTF-8").into_response();
+    }
     let mut version = MAX_API_VERSION;
     if let Some((asked, rest)) = split(request.uri().path()) {
         match check(asked) {
@@ -40,6 +43,19 @@ pub async fn negotiate(mut request: Request, next: Next) -> Response {
     }
     request.extensions_mut().insert(version);
     next.run(request).await
+}
+
+/// Whether the path is UTF-8 once its `%XX` are decoded: ids and names are.
+fn is_text(path: &str) -> bool {
+    let mut decoded = Vec::with_capacity(path.len());
+    let mut rest = path.as_bytes();
+    while let Some((&first, tail)) = rest.split_first() {
+        let byte = (first == b'%').then(|| tail.get(..2)).flatten();
+        let byte = byte.and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok());
+        decoded.push(byte.unwrap_or(first));
+        rest = if byte.is_some() { &tail[2..] } else { tail };
+    }
+    std::str::from_utf8(&decoded).is_ok()
 }
 
 /// The version's text (`1.44`) and the path behind it, if the path begins with one: `v[0-9.]+/…`.
@@ -78,6 +94,20 @@ mod tests {
         assert_eq!(split("/volumes"), None);
         assert_eq!(split("/v1.44"), None);
         assert_eq!(split("/nodes"), None);
+    }
+
+    #[test]
+    fn tells_text_from_other_bytes() {
+        for (path, expected) in [
+            ("/nodes/ü", true),
+            ("/a%C3%BC", true),
+            ("/a%ff", false),
+            ("/a%", true),
+            ("/%zz%2", true),
+            ("/%+1", true),
+        ] {
+            assert_eq!(is_text(path), expected, "{path}");
+        }
     }
 
     #[test]

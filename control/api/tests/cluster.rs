@@ -217,6 +217,8 @@ async fn pings_say_where_the_node_stands() {
         (Daemon::worker().await, "active/worker"),
         (Daemon::alone().await, "inactive"),
     ] {
+        let shown = daemon.docker("version").await.stdout;
+        assert!(shown.ends_with("Experimental:     false\n"), "{shown}");
         let format = "version --format {{.Server.Version}}";
         assert_eq!(daemon.prints(format).await, "0.1.0");
         assert_eq!(daemon.header("HEAD", "/_ping", "Swarm").await, expected);

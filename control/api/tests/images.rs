@@ -5,6 +5,7 @@ mod common;
 use common::Daemon;
 use common::engine::DIGEST;
 use control_api::engine::Container;
+use control_model::spec::{PortConfig, Protocol, PublishMode};
 use control_model::{TaskId, Timestamp};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -92,8 +93,10 @@ async fn containers_of_tasks_are_shown() {
         task: TaskId::from_bits(1),
         image: "whoami:v1".into(),
         image_id: DIGEST.into(),
-        command: vec!["/whoami".into(), "-v".into()],
-        hostname: "000000000abc".into(),
+        command: vec!["/whoami".into(), "-m".into(), "a b".into()],
+        hostname: "web-1".into(),
+        host_ports: vec![PortConfig::new(Protocol::Tcp, 80, 8080, PublishMode::Host)],
+        exposed_ports: vec!["80/tcp".into(), "53/udp".into()],
         labels: [("com.docker.swarm.service.name".to_owned(), "web".to_owned())].into(),
         created: ago(130),
         started: Some(ago(125)),
@@ -114,21 +117,38 @@ async fn containers_of_tasks_are_shown() {
         ..running.clone()
     };
     *daemon.engine.containers.lock().expect("no panic") = vec![running, ended];
-    let format = "--format '{{.ID}} {{.Image}} {{.Command}} {{.Status}} {{.Names}}'";
+    let format = "--format '{{.ID}} {{.Image}} {{.Command}} {{.Status}} {{.Ports}} {{.Names}}' --no-trunc";
     assert_eq!(
         daemon.docker(&format!("ps {format}")).await.stdout,
-        "000000000000 whoami:v1 \"/whoami -v\" Up 2 minutes web.1.x\n"
+        format!(
+            "{:064x} whoami:v1 \"/whoami -m 'a b'\" Up 2 minutes 53/udp, 0.0.0.0:8080->80/tcp web.1.x\n",
+            0xabc
+        )
     );
     assert_eq!(
         daemon.docker(&format!("ps -a --filter status=exited {format}")).await.stdout,
-        "eeeeeeeeeeee whoami:v1 \"/whoami -v\" Exited (137) 2 hours ago web.2.y\n"
+        format!("{} whoami:v1 \"/whoami -m 'a b'\" Exited (137) 2 hours ago  web.2.y\n", "e".repeat(64))
     );
     let shown = daemon
         .prints(
-            "inspect --format '{{.State.Status}} {{.State.Pid}} {{.Path}} {{json .Args}} {{.Name}}' web.1.x",
+            "inspect --format '{{.State.Status}} {{.State.Pid}} {{.Path}} {{json .Args}} {{.Name}} {{.Config.Hostname}}' web.1.x",
         )
         .await;
-    assert_eq!(shown, r#"running 77 /whoami ["-v"] /web.1.x"#);
+    assert_eq!(shown, r#"running 77 /whoami ["-m","a b"] /web.1.x web-1"#);
+    assert_eq!(daemon.prints("port web.1.x").await, "80/tcp -> 0.0.0.0:8080");
+    assert_eq!(daemon.prints("ps -l --format {{.Names}}").await, "web.1.x");
+    assert_eq!(daemon.prints("ps -n 2 --format {{.Names}}").await, "web.1.x\nweb.2.y");
+    let sizes = (501, "the size of containers is not supported by this daemon".to_owned());
+    assert_eq!(daemon.error("GET", "/containers/json?size=1", "").await, sizes);
+    assert_eq!(daemon.error("GET", "/containers/web.1.x/json?size=1", "").await, sizes);
+    assert_eq!(
+        daemon.error("GET", "/containers/json?filters=%7B%22status%22:[%22up%22]%7D", "").await,
+        (400, "invalid filter 'status=up'".into())
+    );
+    assert_eq!(
+        daemon.error("GET", "/containers/json?limit=x", "").await,
+        (400, "strconv.Atoi: parsing \"x\": invalid syntax".into())
+    );
     assert_eq!(
         daemon.error("GET", "/containers/none/json", "").await,
         (404, "No such container: none".into())

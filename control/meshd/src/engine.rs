@@ -12,9 +12,6 @@ use control_runtime::image::{ImageChanges, ImageDetails, ImageError, PullError, 
 use control_runtime::{ContainerInfo, Oci};
 use tokio::sync::mpsc;
 
-/// Digits of a container id that make its host name.
-const SHORT_ID_LEN: usize = 12;
-
 /// The embedded runtime as the API's engine.
 pub struct OciEngine {
     pub oci: Oci,
@@ -160,8 +157,9 @@ fn to_container(info: ContainerInfo) -> Container {
     Container {
         task: record.task,
         name: record.name,
-        // Docker's default, and the runtime's.
-        hostname: record.container_id.get(..SHORT_ID_LEN).unwrap_or_default().to_owned(),
+        hostname: record.hostname,
+        host_ports: record.host_ports,
+        exposed_ports: record.exposed_ports,
         id: record.container_id,
         image: record.image,
         image_id: record.image_id,

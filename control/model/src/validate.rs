@@ -8,10 +8,13 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 
 use crate::constraint;
+use crate::id::{NodeId, ServiceId, TaskId};
+use crate::object::{Slot, Task};
 use crate::spec::{
-    ClusterSpec, EndpointMode, EndpointSpec, IpamConfig, Mount, MountKind, NetworkSpec, PublishMode,
-    Resources, ServiceMode, ServiceSpec, TaskSpec, UpdateConfig,
+    ClusterSpec, ContainerSpec, EndpointMode, EndpointSpec, IpamConfig, Mount, MountKind, NetworkSpec,
+    PublishMode, Resources, ServiceMode, ServiceSpec, TaskSpec, UpdateConfig,
 };
+use crate::template::{TemplateContext, TemplateError};
 use crate::validate_image::parse_image_reference;
 
 /// Longest name of a service or network: a DNS label (RFC 1035 section 2.3.4).
@@ -20,6 +23,8 @@ pub const MAX_NAME_LEN: usize = 63;
 const MIN_NANO_CPUS: i64 = 1_000_000;
 /// Smallest memory amount, bytes.
 const MIN_MEMORY_BYTES: i64 = 4 << 20;
+/// Longest IPv4 prefix of a subnet: a gateway and one task need addresses, besides the first and the last.
+const MAX_SUBNET_PREFIX: u8 = 30;
 /// Most replicas: Docker's CLI and proto carry the number as a signed 64-bit integer.
 const MAX_REPLICAS: u64 = i64::MAX as u64;
 
@@ -53,6 +58,8 @@ pub enum SpecError {
     Mount { kind: &'static str, problem: String },
     #[error("invalid environment variable: {0}")]
     Environment(String),
+    #[error(transparent)]
+    Template(#[from] TemplateError),
     #[error("Number of replicas must be non-negative")]
     NegativeReplicas,
     #[error("EndpointSpec: port published with ingress mode can't be used with dnsrr mode")]
@@ -138,7 +145,21 @@ fn validate_task(spec: &TaskSpec) -> Result<(), SpecError> {
     if let Some(bad) = container.env.iter().find(|e| e.is_empty() || e.starts_with('=')) {
         return Err(SpecError::Environment(bad.clone()));
     }
-    validate_mounts(&container.mounts)
+    validate_mounts(&container.mounts)?;
+    validate_placeholders(container)
+}
+
+/// Tries the placeholders on a task that stands for any: what no node could expand is refused before a node is asked.
+fn validate_placeholders(container: &ContainerSpec) -> Result<(), SpecError> {
+    let any = Slot::Node(NodeId::from_bits(0));
+    let task = Task::new(TaskId::from_bits(0), ServiceId::from_bits(0), any);
+    let context = TemplateContext { task: &task, node_hostname: "" };
+    let sources = container.mounts.iter().map(|mount| &mount.source);
+    let texts = [&container.hostname].into_iter().chain(&container.env).chain(sources);
+    for text in texts {
+        context.expand(text)?;
+    }
+    Ok(())
 }
 
 fn validate_resources(amounts: &Resources) -> Result<(), SpecError> {
@@ -211,7 +232,9 @@ fn validate_endpoint(spec: &EndpointSpec) -> Result<(), SpecError> {
 }
 
 fn validate_ipam(config: &IpamConfig) -> Result<(), SpecError> {
-    if config.subnet.prefix() == 0 {
+    let (first, prefix) = (config.subnet.network(), config.subnet.prefix());
+    let is_narrow = config.subnet.is_ipv4() && prefix > MAX_SUBNET_PREFIX;
+    if prefix == 0 || is_narrow || first.is_multicast() || first.is_loopback() {
         return Err(SpecError::Ipam(format!("invalid subnet {}", config.subnet)));
     }
     if let Some(range) = config.range

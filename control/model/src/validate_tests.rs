@@ -68,6 +68,22 @@ fn refuses_what_is_no_image() {
 }
 
 #[test]
+fn refuses_placeholders_that_no_node_could_expand() {
+    let known = "{{.Service.Name}}-{{.Node.Hostname}}-{{.Task.Slot}}";
+    let mut good = service();
+    good.task.container.hostname = known.into();
+    assert_eq!(validate_service(&good), Ok(()));
+    assert_eq!(
+        refusal(|s| s.task.container.hostname = "{{.Node.Nope}}".into()).split(" is not").next(),
+        Some("template: {{.Node.Nope}}")
+    );
+    assert_eq!(
+        refusal(|s| s.task.container.env = vec!["A={{.Task.ID".into()]),
+        "template: unclosed action in \"A={{.Task.ID\""
+    );
+}
+
+#[test]
 fn refuses_ports_that_contradict() {
     assert_eq!(
         refusal(|s| s.endpoint.ports = vec![port(8080, PublishMode::Ingress), port(8080, PublishMode::Host)]),
@@ -111,6 +127,8 @@ fn refuses_mounts_without_a_place() {
             vec![mount("v", "/d", MountKind::Volume), mount("w", "/d", MountKind::Volume)];
     });
     assert_eq!(text, "ContainerSpec: duplicate mount point: /d");
+    let text = refusal(|s| s.task.container.mounts = vec![mount("{{x}}", "/d", MountKind::Volume)]);
+    assert!(text.starts_with("template: {{x}} is not a known placeholder"), "{text}");
 }
 
 #[test]

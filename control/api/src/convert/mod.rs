@@ -7,7 +7,7 @@ pub mod service;
 pub mod spec_in;
 pub mod spec_out;
 pub mod task;
-mod words;
+pub mod words;
 
 #[cfg(test)]
 mod tests;

@@ -19,13 +19,34 @@ pub struct Summary {
     pub command: String,
     /// Seconds since the epoch.
     pub created: i64,
-    pub ports: Vec<()>,
+    pub ports: Vec<Port>,
     pub labels: BTreeMap<String, String>,
     pub state: &'static str,
     pub status: String,
     pub host_config: HostConfig,
     pub network_settings: NetworkSettings,
     pub mounts: Vec<()>,
+}
+
+/// A port in `docker ps`: published, or only exposed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Port {
+    #[serde(rename = "IP", skip_serializing_if = "Option::is_none")]
+    pub ip: Option<&'static str>,
+    #[serde(rename = "PrivatePort")]
+    pub private: u16,
+    #[serde(rename = "PublicPort", skip_serializing_if = "Option::is_none")]
+    pub public: Option<u16>,
+    #[serde(rename = "Type")]
+    pub protocol: String,
+}
+
+/// A published port in `docker inspect` and `docker port`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct PortBinding {
+    pub host_ip: &'static str,
+    pub host_port: String,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -37,6 +58,9 @@ pub struct HostConfig {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct NetworkSettings {
+    /// `80/tcp` and where it is published, if it is. A list has it elsewhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ports: Option<BTreeMap<String, Option<Vec<PortBinding>>>>,
     pub networks: BTreeMap<String, NetworkEndpoint>,
 }
 

@@ -6,10 +6,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::extract::{Path, State};
 use control_manager::control::labels_match;
+use control_model::spec::PortConfig;
 use control_model::{TaskId, Timestamp};
 use dataplane_model::Mac;
 
 use crate::context::Api;
+use crate::convert::words::Words;
 use crate::dto::common::rfc3339;
 use crate::dto::container as api_container;
 use crate::dto::image::GraphDriver;
@@ -19,16 +21,31 @@ use crate::query::{Filters, Query};
 use crate::reply::{Reply, ok};
 
 const NANOS: i64 = 1_000_000_000;
+/// States that may be asked for, Docker's.
+const STATES: [&str; 7] = ["created", "running", "paused", "restarting", "removing", "exited", "dead"];
+/// Published ports answer on all IPv4 addresses of the node.
+const ANY_ADDRESS: &str = "0.0.0.0";
 
 pub async fn list(State(api): State<Api>, query: Query) -> Reply {
     let filters = query.filters(&["id", "name", "label", "status"])?;
-    // A status asked for shows ended containers too, as in Docker.
-    let all = query.flag("all") || !filters.get("status").is_empty();
+    if let Some(unknown) = filters.get("status").iter().find(|status| !STATES.contains(&status.as_str())) {
+        return Err(ApiError::invalid(format!("invalid filter 'status={unknown}'")));
+    }
+    refuse_sizes(&query)?;
+    let limit = query.limit()?;
+    // A status or a number asked for shows ended containers too, as in Docker.
+    let all = query.flag("all") || limit.is_some() || !filters.get("status").is_empty();
     let mut containers = api.node.engine().containers().await?;
     containers.retain(|container| (all || container.running) && matches(&filters, container));
     containers.sort_by(|a, b| b.created.cmp(&a.created).then_with(|| a.id.cmp(&b.id)));
+    containers.truncate(limit.unwrap_or(usize::MAX));
     let now = now();
     ok(&containers.into_iter().map(|container| summary(&api, container, now)).collect::<Vec<_>>())
+}
+
+/// `docker ps --size`, `docker inspect --size`.
+fn refuse_sizes(query: &Query) -> Result<(), ApiError> {
+    if query.flag("size") { Err(ApiError::unsupported("the size of containers")) } else { Ok(()) }
 }
 
 fn matches(filters: &Filters, container: &Container) -> bool {
@@ -52,9 +69,9 @@ fn state_word(container: &Container) -> &'static str {
 fn summary(api: &Api, container: Container, now: Timestamp) -> api_container::Summary {
     api_container::Summary {
         names: vec![format!("/{}", container.name)],
-        command: container.command.join(" "),
+        command: command_line(&container.command),
         created: container.created.0 / NANOS,
-        ports: Vec::new(),
+        ports: ports(&container),
         state: state_word(&container),
         status: status(&container, now),
         host_config: api_container::HostConfig { network_mode: "default".into() },
@@ -65,6 +82,53 @@ fn summary(api: &Api, container: Container, now: Timestamp) -> api_container::Su
         image_id: container.image_id,
         labels: container.labels,
     }
+}
+
+/// The program, and its arguments with quotes around those with spaces (moby `container/view.go`).
+fn command_line(command: &[String]) -> String {
+    let quoted = |(at, word): (usize, &String)| {
+        if at > 0 && word.contains(' ') { format!("'{word}'") } else { word.clone() }
+    };
+    command.iter().enumerate().map(quoted).collect::<Vec<_>>().join(" ")
+}
+
+/// `80/tcp`.
+fn port_key(port: &PortConfig) -> String {
+    format!("{}/{}", port.target, port.protocol.word())
+}
+
+/// Ports of a container that runs: published ones, then those that are only exposed.
+fn ports(container: &Container) -> Vec<api_container::Port> {
+    if !container.running {
+        return Vec::new();
+    }
+    let published = container.host_ports.iter().map(|port| api_container::Port {
+        ip: Some(ANY_ADDRESS),
+        private: port.target,
+        public: Some(port.published),
+        protocol: port.protocol.word().to_owned(),
+    });
+    let is_published = |key: &&String| container.host_ports.iter().any(|port| port_key(port) == **key);
+    let exposed = container.exposed_ports.iter().filter(|key| !is_published(key)).filter_map(|key| {
+        let (number, protocol) = key.split_once('/').unwrap_or((key, "tcp"));
+        let private = number.parse().ok()?;
+        Some(api_container::Port { ip: None, private, public: None, protocol: protocol.to_owned() })
+    });
+    published.chain(exposed).collect()
+}
+
+/// The same by port.
+fn port_bindings(container: &Container) -> BTreeMap<String, Option<Vec<api_container::PortBinding>>> {
+    let mut bindings = BTreeMap::new();
+    for port in ports(container) {
+        let key = format!("{}/{}", port.private, port.protocol);
+        let bound: &mut Option<Vec<_>> = bindings.entry(key).or_default();
+        if let (Some(host_ip), Some(public)) = (port.ip, port.public) {
+            let binding = api_container::PortBinding { host_ip, host_port: public.to_string() };
+            bound.get_or_insert_default().push(binding);
+        }
+    }
+    bindings
 }
 
 /// Moby `daemon/container/state.go`.
@@ -127,10 +191,11 @@ fn networks(api: &Api, task: TaskId) -> api_container::NetworkSettings {
         };
         Some((network.spec.name.clone(), endpoint))
     });
-    api_container::NetworkSettings { networks: endpoints.collect::<BTreeMap<_, _>>() }
+    api_container::NetworkSettings { ports: None, networks: endpoints.collect::<BTreeMap<_, _>>() }
 }
 
-pub async fn inspect(State(api): State<Api>, Path(term): Path<String>) -> Reply {
+pub async fn inspect(State(api): State<Api>, Path(term): Path<String>, query: Query) -> Reply {
+    refuse_sizes(&query)?;
     let containers = api.node.engine().containers().await?;
     let container = find(&containers, &term)?;
     ok(&inspected(&api, container.clone()))
@@ -152,6 +217,10 @@ fn find<'a>(containers: &'a [Container], term: &str) -> Result<&'a Container, Ap
 
 fn inspected(api: &Api, container: Container) -> api_container::Inspect {
     let mut command = container.command.iter().cloned();
+    let network_settings = api_container::NetworkSettings {
+        ports: Some(port_bindings(&container)),
+        ..networks(api, container.task)
+    };
     api_container::Inspect {
         created: rfc3339(Some(container.created)),
         path: command.next().unwrap_or_default(),
@@ -182,7 +251,7 @@ fn inspected(api: &Api, container: Container) -> api_container::Inspect {
             cmd: container.command,
             labels: container.labels,
         },
-        network_settings: networks(api, container.task),
+        network_settings,
         image: container.image_id,
         id: container.id,
     }

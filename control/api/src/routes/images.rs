@@ -28,8 +28,11 @@ const DEFAULT_TAG: &str = "latest";
 
 pub async fn list(State(api): State<Api>, query: Query) -> Reply {
     let filters = query.filters(&["reference", "dangling", "label"])?;
-    let mut images: Vec<_> =
-        api.node.engine().images().await?.into_iter().filter(|image| matches(&filters, image)).collect();
+    let dangling = filters.flag("dangling")?;
+    let mut images = api.node.engine().images().await?;
+    images.retain(|image| {
+        dangling.is_none_or(|wanted| wanted == image.tags.is_empty()) && matches(&filters, image)
+    });
     images.sort_by(|a, b| b.created.cmp(&a.created).then_with(|| a.id.cmp(&b.id)));
     ok(&images.into_iter().map(summary).collect::<Vec<_>>())
 }
@@ -38,13 +41,7 @@ fn matches(filters: &Filters, image: &Image) -> bool {
     let references = filters.get("reference");
     let named = references.is_empty()
         || image.tags.iter().chain(&image.digests).any(|name| references.iter().any(|p| names(p, name)));
-    let dangling = filters
-        .get("dangling")
-        .iter()
-        .all(|wanted| matches!(wanted.as_str(), "true" | "1") == image.tags.is_empty());
-    named
-        && dangling
-        && control_manager::control::labels_match(&image.config.labels, &filters.labels("label"))
+    named && control_manager::control::labels_match(&image.config.labels, &filters.labels("label"))
 }
 
 /// Whether `pattern` names `name:tag`, whole or without its tag; `*` and `?` stay within a path element.

@@ -26,7 +26,7 @@ const GATEWAY_BRIDGE: &str = "docker_gwbridge";
 const PREDEFINED: [&str; 3] = ["bridge", "host", "none"];
 
 pub async fn list(State(api): State<Api>, query: Query) -> Reply {
-    let filters = query.filters(&["driver", "type", "name", "id", "label", "scope", "dangling"])?;
+    let filters = query.filters(&["driver", "type", "name", "id", "label", "scope"])?;
     for kind in filters.get("type") {
         if !matches!(kind.as_str(), "builtin" | "custom") {
             return Err(ApiError::invalid(format!("invalid filter: 'type'='{kind}'")));

@@ -65,6 +65,7 @@ pub async fn version(State(api): State<Api>) -> Reply {
     let arch = go_architecture(&machine.architecture).to_owned();
     let details = BTreeMap::from([
         ("ApiVersion".to_owned(), MAX_API_VERSION.to_string()),
+        ("Experimental".to_owned(), "false".to_owned()),
         ("Arch".to_owned(), arch.clone()),
         ("MinAPIVersion".to_owned(), MIN_API_VERSION.to_string()),
         ("Os".to_owned(), "linux".to_owned()),

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use control_model::Task;
 use control_model::Timestamp;
-use control_model::spec::{DEFAULT_STOP_GRACE_PERIOD, Labels};
+use control_model::spec::{DEFAULT_STOP_GRACE_PERIOD, Labels, PortConfig, PublishMode};
 use control_model::template::TemplateContext;
 
 use super::cgroup::CgroupLayout;
@@ -51,6 +51,7 @@ impl Preparation<'_> {
         let image_signal = self.image.config.stop_signal().clone().unwrap_or_default();
         let signal = [container.stop_signal.as_str(), image_signal.as_str(), DEFAULT_STOP_SIGNAL];
         let signal = signal.into_iter().find(|name| !name.is_empty()).unwrap_or(DEFAULT_STOP_SIGNAL);
+        let is_open = |port: &&PortConfig| port.mode == PublishMode::Host && port.published != 0;
         Ok(ContainerRecord {
             task: self.task.id,
             container_id: self.paths.container_id.clone(),
@@ -58,6 +59,9 @@ impl Preparation<'_> {
             image: container.image.clone(),
             image_id: self.image.record.id.clone(),
             command: arguments(container, &self.image.config).ok_or(PrepareError::NoCommand)?,
+            hostname: self.hostname()?,
+            host_ports: self.task.ports.iter().filter(is_open).cloned().collect(),
+            exposed_ports: self.image.config.exposed_ports().clone().unwrap_or_default(),
             labels: self.labels(),
             created_at: self.now,
             cgroup: format!("{}/{}", self.cgroup_parent, self.paths.container_id),
@@ -94,9 +98,9 @@ impl Preparation<'_> {
         let at = self.paths.record();
         record.write(&at).map_err(PrepareError::io(at))?;
         mount_overlay(self.paths, &self.image.rootfs).map_err(PrepareError::io(self.paths.rootfs()))?;
-        let (hostname, environment) = self.identity()?;
-        self.write_etc(&hostname)?;
-        let config = self.spec(record, hostname, environment)?;
+        let environment = self.environment(&record.hostname)?;
+        self.write_etc(&record.hostname)?;
+        let config = self.spec(record, environment)?;
         let at = self.paths.bundle().join("config.json");
         let bytes = serde_json::to_vec(&config).expect("it has text keys only");
         write_atomically(&at, &bytes).map_err(PrepareError::io(at))
@@ -106,17 +110,20 @@ impl Preparation<'_> {
         TemplateContext { task: self.task, node_hostname: self.node_hostname }
     }
 
-    /// Host name and environment, placeholders replaced.
-    fn identity(&self) -> Result<(String, Vec<String>), PrepareError> {
+    /// Placeholders replaced; Docker's default is the short id.
+    fn hostname(&self) -> Result<String, PrepareError> {
+        match self.task.spec.container.hostname.as_str() {
+            "" => Ok(self.paths.container_id[..SHORT_ID_LEN].to_owned()),
+            wanted => Ok(self.context().expand(wanted)?),
+        }
+    }
+
+    /// Placeholders replaced.
+    fn environment(&self, hostname: &str) -> Result<Vec<String>, PrepareError> {
         let container = &self.task.spec.container;
-        let hostname = match container.hostname.as_str() {
-            "" => self.paths.container_id[..SHORT_ID_LEN].to_owned(),
-            wanted => self.context().expand(wanted)?,
-        };
         let own = container.env.iter().map(|entry| self.context().expand(entry));
         let own = own.collect::<Result<Vec<_>, _>>()?;
-        let environment = environment(&self.image.config, &own, &hostname, container.tty);
-        Ok((hostname, environment))
+        Ok(environment(&self.image.config, &own, hostname, container.tty))
     }
 
     fn write_etc(&self, hostname: &str) -> Result<(), PrepareError> {
@@ -136,7 +143,6 @@ impl Preparation<'_> {
     fn spec(
         &self,
         record: &ContainerRecord,
-        hostname: String,
         environment: Vec<String>,
     ) -> Result<oci_spec::runtime::Spec, PrepareError> {
         let container = &self.task.spec.container;
@@ -156,7 +162,7 @@ impl Preparation<'_> {
             arguments,
             environment,
             working_dir: self.working_dir(),
-            hostname,
+            hostname: record.hostname.clone(),
             user: self.user(&rootfs)?,
             mounts,
             resources: resources(&self.task.spec, self.cgroups.accounts_swap())?,

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use control_model::executor::Exit;
+use control_model::spec::PortConfig;
 use control_model::{TaskId, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -35,6 +36,15 @@ pub struct ContainerRecord {
     /// Digest of the image's config.
     pub image_id: String,
     pub command: Vec<String>,
+    /// Placeholders replaced. Empty in the record of a daemon that did not keep it.
+    #[serde(default)]
+    pub hostname: String,
+    /// Published on this node alone.
+    #[serde(default)]
+    pub host_ports: Vec<PortConfig>,
+    /// `80/tcp`: what the image says that it listens on.
+    #[serde(default)]
+    pub exposed_ports: Vec<String>,
     /// The spec's, and Docker's swarm labels.
     pub labels: BTreeMap<String, String>,
     pub created_at: Timestamp,

@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use crate::common::{PATIENCE, TestNode, cgroup_dirs, task};
 use control_model::executor::{Executor, ExecutorError, Exit};
-use control_model::spec::{Mount, MountKind};
+use control_model::spec::{Mount, MountKind, PortConfig, Protocol, PublishMode};
 
 const RUNC: &str = "/usr/sbin/runc";
 const ENTRYPOINT: &str = r#"ENTRYPOINT ["/toolbox"]"#;
 
 async fn node() -> TestNode {
     let node = TestNode::new(RUNC, &[]);
-    node.import("toolbox:1", &[ENTRYPOINT, "ENV FROM=image"]).await;
+    node.import("toolbox:1", &[ENTRYPOINT, "ENV FROM=image", "EXPOSE 80"]).await;
     node
 }
 
@@ -40,6 +40,9 @@ async fn a_container_sees_what_docker_would_show_it() {
     let mut seen = task("toolbox:1", &commands);
     seen.spec.container.env = vec!["NODE={{.Node.Hostname}}".into(), "SLOT={{.Task.Slot}}".into()];
     seen.spec.container.hostname = "{{.Service.Name}}-{{.Task.Slot}}".into();
+    let port = |published, mode| PortConfig::new(Protocol::Tcp, 80, published, mode);
+    seen.ports =
+        vec![port(8080, PublishMode::Ingress), port(8081, PublishMode::Host), port(0, PublishMode::Host)];
     let (code, lines) = node.output(&seen).await;
     assert_eq!(code, 0);
     for line in
@@ -47,6 +50,10 @@ async fn a_container_sees_what_docker_would_show_it() {
     {
         assert!(lines.iter().any(|one| one == line), "{line} in {lines:#?}");
     }
+    let record = node.oci.container_of_task(seen.id).expect("known").record;
+    assert_eq!(record.hostname, "web-1");
+    assert_eq!(record.host_ports, [port(8081, PublishMode::Host)], "those that this node alone answers on");
+    assert_eq!(record.exposed_ports, ["80/tcp"]);
     // The sandbox is the given one: it has nothing but its loopback.
     assert!(!lines.iter().any(|line| line.starts_with("eth")), "{lines:#?}");
     node.oci.remove(seen.id).await.expect("removed");
