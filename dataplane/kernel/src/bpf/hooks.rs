@@ -83,6 +83,7 @@ impl Hooks {
         if matches!(mode, HookMode::XdpNative | HookMode::XdpGeneric) {
             // An interface has one XDP program; what it would take meanwhile goes to the tc program beneath.
             self.detach_other_modes(&pin)?;
+            self.detach_xdp_of_other_versions(ifindex)?;
         }
         match mode {
             HookMode::Tcx => self.attach_link(&pin, |programs| attach_tcx(programs, &pin, ifindex))?,
@@ -103,7 +104,7 @@ impl Hooks {
     /// Takes a program off, before this returns; one that does not hang there is success.
     pub fn detach(&mut self, pin: &HookPin) -> Result<(), HookError> {
         match (pin.mode, pin.ifindex) {
-            (HookMode::Clsact, Some(ifindex)) => detach_filter(pin, ifindex)?,
+            (HookMode::Clsact, Some(ifindex)) => detach_filter(pin, ifindex),
             _ => {
                 if let Ok(link) = sys::open_pin(&self.pins.hook(pin)) {
                     // Fails if what it hung on is gone, and with it the program.
@@ -145,6 +146,21 @@ impl Hooks {
             let other = HookPin { mode, ..*kept };
             if mode != kept.mode && self.pins.hook(&other).exists() {
                 self.detach(&other)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// An upgrade must not wait for a place that only its own completion would free.
+    fn detach_xdp_of_other_versions(&self, ifindex: u32) -> Result<(), HookError> {
+        for other in self.pins.others()? {
+            for mode in [HookMode::XdpNative, HookMode::XdpGeneric] {
+                let pin = HookPin { program: ProgramId::MeshXdp, ifindex: Some(ifindex), mode };
+                if let Ok(link) = sys::open_pin(&other.hook(&pin)) {
+                    // Fails if the interface is gone.
+                    let _ = sys::detach_link(link.as_fd());
+                    other.remove(&pin)?;
+                }
             }
         }
         Ok(())
@@ -244,12 +260,14 @@ fn filter_of(interface: &str, program: ProgramId) -> Result<SchedClassifierLink,
         .map_err(tc::TcError::IoError)
 }
 
-fn detach_filter(pin: &HookPin, ifindex: u32) -> Result<(), HookError> {
-    let Ok(name) = interface_name(ifindex) else { return Ok(()) };
-    let filter = filter_of(&name, pin.program).map_err(|source| attach_error(pin, source.into()))?;
-    // Absent is success; another failure shows when the interface is used next.
-    let _ = filter.detach();
-    Ok(())
+/// Absent is success, as is an interface that is gone or goes meanwhile; another failure shows when the interface is used
+/// next.
+fn detach_filter(pin: &HookPin, ifindex: u32) {
+    if let Ok(name) = interface_name(ifindex)
+        && let Ok(filter) = filter_of(&name, pin.program)
+    {
+        let _ = filter.detach();
+    }
 }
 
 fn classifier<'a>(programs: &'a mut Programs, pin: &HookPin) -> Result<&'a mut SchedClassifier, HookError> {

@@ -58,6 +58,21 @@ impl PinDir {
         if is_bpf_fs(&pins.maps()) { Ok(pins) } else { Err(PinError::NotBpfFs { path: pin_dir.to_owned() }) }
     }
 
+    /// The pins of other ABI versions beside these.
+    pub fn others(&self) -> Result<Vec<Self>, PinError> {
+        let Some(above) = self.0.parent() else { return Ok(Vec::new()) };
+        let entries = match fs::read_dir(above) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(source) => return Err(PinError::Io { path: above.to_owned(), source }),
+        };
+        let is_version = |path: &PathBuf| {
+            let name = path.file_name().and_then(|name| name.to_str());
+            name.and_then(|name| name.strip_prefix('v')).is_some_and(is_number) && *path != self.0
+        };
+        Ok(entries.flatten().map(|entry| entry.path()).filter(is_version).map(Self).collect())
+    }
+
     pub fn maps(&self) -> PathBuf {
         self.0.join(MAPS_DIR)
     }
@@ -147,6 +162,10 @@ const fn mode_name(mode: HookMode) -> &'static str {
         HookMode::XdpGeneric => "generic",
         HookMode::Cgroup => CGROUP,
     }
+}
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 fn is_bpf_fs(path: &Path) -> bool {

@@ -9,14 +9,13 @@ mod write;
 use std::fs;
 use std::io;
 use std::net::Ipv4Addr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use dataplane_model::kernel_state::LinkName;
 use dataplane_model::{KernelState, Op};
-use ebpf_abi::ABI_VERSION;
 
-use crate::bpf::{self, Bpf};
+use crate::bpf::{self, Bpf, PinDir};
 use crate::net::{Machine, Net, NetOptions};
 use crate::seam::{Kernel, KernelError};
 
@@ -127,7 +126,10 @@ impl Kernel for LinuxKernel {
     /// Pins of other versions of the maps: until now their programs carried the traffic.
     fn settle(&mut self) -> Result<(), KernelError> {
         if !self.is_settled {
-            remove_other_versions(&self.options.bpffs_dir).map_err(|error| KernelError::of(&error))?;
+            let others = PinDir::new(&self.options.bpffs_dir).others();
+            for other in others.map_err(|error| KernelError::of(&error))? {
+                other.remove_all().map_err(|error| KernelError::of(&error))?;
+            }
             self.is_settled = true;
         }
         Ok(())
@@ -145,21 +147,4 @@ impl Kernel for LinuxKernel {
         }
         Ok(())
     }
-}
-
-fn remove_other_versions(bpffs_dir: &Path) -> io::Result<()> {
-    let own = format!("v{ABI_VERSION}");
-    for entry in fs::read_dir(bpffs_dir)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        let is_version = name.to_str().is_some_and(|name| name.strip_prefix('v').is_some_and(is_number));
-        if is_version && name != *own {
-            fs::remove_dir_all(entry.path())?;
-        }
-    }
-    Ok(())
-}
-
-fn is_number(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }

@@ -10,6 +10,7 @@ use dataplane_kernel::bpf::{PinDir, has_tcx};
 use dataplane_kernel::{Kernel as _, LinuxKernel, LinuxOptions};
 use dataplane_model::Op;
 use dataplane_model::kernel_state::{Change, Hook, HookMode, HookTarget, LinkName, Program};
+use ebpf_abi::ABI_VERSION;
 
 use crate::support::namespace::Namespace;
 
@@ -194,4 +195,24 @@ fn socket_programs_are_put_back() {
         node.check(&hook, HookMode::Cgroup, detach);
         node.check(&hook, HookMode::Cgroup, remove);
     }
+}
+
+/// The older version's pins stay until a view is applied, which takes the hook that its XDP program has.
+#[test]
+fn an_upgrade_takes_xdp_over() {
+    let node = Node::new("upgrade");
+    let hook = on_uplink(Program::Xdp);
+    node.with_kernel(async |kernel| put(kernel, &hook, HookMode::XdpNative).await);
+    let own = node.bpffs_dir.join(format!("v{ABI_VERSION}"));
+    let older = node.bpffs_dir.join("v0");
+    fs::rename(&own, &older).unwrap();
+
+    node.with_kernel(async |kernel| {
+        kernel.observe().await.unwrap();
+        kernel.apply(&Op::Hook(Change::Put(hook.clone(), HookMode::XdpNative))).await.unwrap();
+        assert!(older.exists(), "its maps and tc programs carry the traffic");
+        kernel.settle().unwrap();
+        assert!(!older.exists());
+        assert_eq!(seen(kernel).await, [(hook.clone(), HookMode::XdpNative)]);
+    });
 }

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::os::fd::AsRawFd as _;
+use std::path::Path;
 use std::process::Command;
 use std::thread;
 
@@ -16,6 +17,10 @@ impl Namespace {
             File::open("/proc/thread-self/ns/net").unwrap()
         });
         let namespace = Self(file.join().unwrap());
+        // Router solicitations would be counted among a test's packets.
+        if Path::new("/proc/sys/net/ipv6").exists() {
+            namespace.sysctl("ipv6/conf/default/disable_ipv6", "1");
+        }
         namespace.ip("link set lo up");
         namespace
     }
