@@ -16,8 +16,9 @@ use dataplane_driver::{Driver, DriverOptions};
 use dataplane_model::{DataPlane as _, NodeView, Report, SandboxId, SandboxStatus};
 pub use namespace::{Ns, shell};
 
-/// Long enough for a busy machine, short enough for a test that fails.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+/// Long enough for a busy machine, and for an emulated one that loads the programs in half a minute; short enough for a
+/// test that fails.
+pub const PATIENCE: Duration = Duration::from_secs(90);
 
 pub const CLIENT: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 100);
 pub const NODE_A: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 11);
