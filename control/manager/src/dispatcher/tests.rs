@@ -60,18 +60,18 @@ fn take(set: &mut BTreeMap<AssignmentKey, Assignment>, update: AssignmentUpdate)
     generation
 }
 
+/// The leader's loops over `store`.
+fn lead(store: &Arc<LocalStore>, table: &Arc<LivenessTable>) -> tokio::task::JoinHandle<()> {
+    let (leadership, loops) = (leading(), loops::all(table.clone()));
+    tokio::spawn(Leader { store: store.clone(), leadership, table: table.clone(), loops }.run())
+}
+
 #[tokio::test]
 async fn tasks_run_on_obedient_agents_and_leave_drained() {
     let store = store(2);
     let table = Arc::<LivenessTable>::default();
     let dispatcher = dispatcher(&store, &table);
-    let leader = Leader {
-        store: store.clone(),
-        leadership: leading(),
-        table: table.clone(),
-        loops: loops::all(table.clone()),
-    };
-    let leader = tokio::spawn(leader.run());
+    let leader = lead(&store, &table);
     let agents: Vec<_> = (1..=2).map(|n| tokio::spawn(obedient_agent(dispatcher.clone(), n))).collect();
 
     let created = Change::Create(control_model::Object::Service(Box::new(service(4))));
@@ -148,13 +148,7 @@ async fn an_agent_reports_its_own_tasks_and_its_own_states_alone() {
     let dispatcher = dispatcher(&store, &table);
     let created = Change::Create(control_model::Object::Service(Box::new(service(1))));
     store.commit(vec![created]).expect("a new service");
-    let leader = Leader {
-        store: store.clone(),
-        leadership: leading(),
-        table: table.clone(),
-        loops: loops::all(table.clone()),
-    };
-    let leader = tokio::spawn(leader.run());
+    let leader = lead(&store, &table);
     let assigned = |state: &control_store::State| state.tasks().iter().any(|t| t.node.is_some());
     let state = wait_for(&store, "a task is assigned", assigned).await;
     leader.abort();
@@ -240,13 +234,7 @@ async fn a_set_larger_than_other_messages_is_sent() {
     large.spec.task.container.env = vec!["x".repeat(MAX_MESSAGE_BYTES)];
     let created = Change::Create(control_model::Object::Service(Box::new(large)));
     store.commit(vec![created]).expect("a new service");
-    let leader = Leader {
-        store: store.clone(),
-        leadership: leading(),
-        table: table.clone(),
-        loops: loops::all(table.clone()),
-    };
-    let leader = tokio::spawn(leader.run());
+    let leader = lead(&store, &table);
     wait_for(&store, "a task is assigned", |state| state.tasks().iter().any(|t| t.node.is_some())).await;
     leader.abort();
 
