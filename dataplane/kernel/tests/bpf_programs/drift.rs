@@ -70,7 +70,7 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        PinDir::new(&self.bpffs_dir).remove_all().unwrap();
+        let _ = fs::remove_dir_all(&self.bpffs_dir);
     }
 }
 
