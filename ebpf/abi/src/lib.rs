@@ -30,7 +30,7 @@ pub use table::{
 pub use wire::{Ip4, MacAddr, Port};
 
 /// Version of this contract; part of the pins' path.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 /// Transport protocol numbers (IANA) that the programs know.
 pub mod protocol {

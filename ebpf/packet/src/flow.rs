@@ -97,6 +97,12 @@ impl Flow {
         !self.is_first_syn() && (!self.is_udp() || backend.serves())
     }
 
+    /// The packet belongs to a connection that began before it: some backend may know that connection.
+    #[inline]
+    pub const fn goes_on(&self) -> bool {
+        !self.is_udp() && !self.is_first_syn()
+    }
+
     #[inline]
     pub const fn is_fin(&self) -> bool {
         self.flags & TCP_FIN != 0

@@ -1,6 +1,7 @@
 //! Where packets go once it is known for whom they are.
 
 use ebpf_abi::limits::ROUTER_MAC;
+use ebpf_abi::ring::chooser_mac;
 use ebpf_abi::{DropReason, Endpoint, Ip4, NodeConfig};
 
 use crate::maps;
@@ -12,6 +13,14 @@ use crate::verdict::{Outcome, Verdict};
 pub fn tunnel_to_endpoint(config: &NodeConfig, packet: &Skb, vni: u32, endpoint: &Endpoint) -> Outcome {
     packet.set_macs(endpoint.mac, ROUTER_MAC)?;
     packet.set_tunnel(endpoint.vtep, vni)?;
+    Ok(skb::send(config.vxlan_ifindex))
+}
+
+/// To the backend of another node that an earlier ring chose.
+#[inline(always)]
+pub fn tunnel_to_earlier(config: &NodeConfig, packet: &Skb, endpoint: &Endpoint, age: u8) -> Outcome {
+    packet.set_macs(endpoint.mac, chooser_mac(age))?;
+    packet.set_tunnel(endpoint.vtep, config.ingress_vni)?;
     Ok(skb::send(config.vxlan_ifindex))
 }
 

@@ -23,11 +23,10 @@ pub struct Translated {
     pub client_port: Port,
 }
 
-/// The translation of a client's packet to `backend`, made up if this is the flow's first.
+/// The translation of a client's packet to `backend`; `None` if the flow isn't known there.
 #[inline(always)]
-pub fn forward(flow: &Flow, backend: Ip4, target: Port) -> Result<Translated, DropReason> {
-    let key = ForwardKey::new(&flow.tuple, backend);
-    let Some(row) = FLOWS.get_ptr_mut(key) else { return open(flow, &key, target) };
+pub fn known(flow: &Flow, backend: Ip4) -> Option<Translated> {
+    let row = FLOWS.get_ptr_mut(ForwardKey::new(&flow.tuple, backend))?;
     // SAFETY: the row stays in its place while this program runs; two CPUs that write it write the same.
     let row = unsafe { &mut *row };
     let tick = maps::tick();
@@ -44,7 +43,7 @@ pub fn forward(flow: &Flow, backend: Ip4, target: Port) -> Result<Translated, Dr
             note(flow, row, unsafe { &mut *reply });
         }
     }
-    Ok(translated)
+    Some(translated)
 }
 
 /// The flow that a task's packet answers to; its `closing` is as it was before this packet.
@@ -54,7 +53,7 @@ pub fn reply(flow: &Flow) -> Option<ReplyFlow> {
     let source = (tuple.source, tuple.source_port);
     let key = ReplyKey::new(source, (tuple.destination, tuple.destination_port), tuple.protocol);
     let row = REPLIES.get_ptr_mut(key)?;
-    // SAFETY: as in `forward`.
+    // SAFETY: as in `known`.
     let row = unsafe { &mut *row };
     let found = *row;
     let tick = maps::tick();
@@ -99,11 +98,12 @@ fn closing(flow: &Flow, fin: u8) -> u8 {
     (if flow.is_fin() { fin } else { 0 }) | (if flow.is_reset() { FLOW_RESET } else { 0 })
 }
 
-/// The first packet of a flow: finds a source port that is free at the task, and writes both rows.
+/// The first packet of a flow to `backend`: finds a source port that is free at the task, and writes both rows.
 #[inline(always)]
-fn open(flow: &Flow, key: &ForwardKey, target: Port) -> Result<Translated, DropReason> {
+pub fn open(flow: &Flow, backend: Ip4, target: Port) -> Result<Translated, DropReason> {
     let tick = maps::tick();
     let tuple = &flow.tuple;
+    let key = ForwardKey::new(tuple, backend);
     let row = ReplyFlow::new((tuple.destination, tuple.destination_port), tuple.source_port, tick);
     let mut reply_key =
         ReplyKey::new((key.endpoint, target), (tuple.source, tuple.source_port), tuple.protocol);
@@ -119,7 +119,7 @@ fn open(flow: &Flow, key: &ForwardKey, target: Port) -> Result<Translated, DropR
     let own = Translated { target_port: target, client_port: reply_key.client_port };
     match FLOWS.insert(key, forward, BPF_NOEXIST.into()) {
         Ok(()) => Ok(own),
-        Err(code) if code == -EEXIST => Ok(yield_to_other(key, &reply_key, own)),
+        Err(code) if code == -EEXIST => Ok(yield_to_other(&key, &reply_key, own)),
         Err(_) => {
             let _ = REPLIES.remove(reply_key);
             Err(DropReason::FlowTableFull)

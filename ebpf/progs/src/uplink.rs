@@ -1,6 +1,6 @@
 //! tc ingress of an uplink: published ports, and the liveness probe's echo.
 
-use ebpf_abi::limits::{PROBE_VNI, ROUTER_MAC};
+use ebpf_abi::limits::PROBE_VNI;
 use ebpf_abi::{DropReason, NodeConfig, protocol};
 use ebpf_packet::Bytes as _;
 use ebpf_packet::{Ethernet, Ipv4, ethernet, ipv4, vxlan};
@@ -20,8 +20,7 @@ pub fn run(packet: &Skb) -> Outcome {
         && let Some(chosen) = ingress::choose(config, packet)
     {
         return if chosen.endpoint.is_local() {
-            packet.set_macs(chosen.endpoint.mac, ROUTER_MAC)?;
-            ingress::deliver(packet, &chosen.flow, chosen.backend, &chosen.endpoint)
+            ingress::deliver(config, packet, &chosen.flow, (chosen.backend, &chosen.endpoint), 0)
         } else {
             route::tunnel_to_endpoint(config, packet, config.ingress_vni, &chosen.endpoint)
         };

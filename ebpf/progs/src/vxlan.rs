@@ -1,6 +1,7 @@
 //! The VXLAN device: what comes out of tunnels, and what the node's own processes send into the ingress network.
 
 use ebpf_abi::limits::ROUTER_MAC;
+use ebpf_abi::ring::chooser_age;
 use ebpf_abi::{DropReason, Endpoint, Ip4, NodeConfig};
 use ebpf_packet::{Ethernet, Flow, Ipv4, NoFlow, ethernet};
 
@@ -43,7 +44,8 @@ pub fn run(packet: &Skb) -> Outcome {
         NoFlow::Protocol => DropReason::UnpublishedPort,
         NoFlow::Malformed | NoFlow::Options => DropReason::Malformed,
     })?;
-    ingress::deliver(packet, &flow, address, &endpoint)
+    let age = chooser_age(ethernet.source).ok_or(DropReason::InnerSource)?;
+    ingress::deliver(config, packet, &flow, (address, &endpoint), age)
 }
 
 /// To the node itself: an answer to a client outside, or to a process here.

@@ -82,7 +82,8 @@ impl Liveness {
     /// When [`Liveness::tick`] is to be called although no probe is due: what else it decides may wait for that.
     pub fn next_deadline(&self) -> Option<Timestamp> {
         let silenced = self.nodes.values().filter(|life| life.misses >= PROBE_MISSES);
-        let ends = silenced.map(|l| l.silent_since.after(SILENCE_BESIDE_DEAD_DATA_PATH + Duration::from_nanos(1)));
+        let ends =
+            silenced.map(|l| l.silent_since.after(SILENCE_BESIDE_DEAD_DATA_PATH + Duration::from_nanos(1)));
         ends.filter(|end| *end > self.last_tick).min()
     }
 

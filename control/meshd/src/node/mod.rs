@@ -17,8 +17,8 @@ use control_api::Engine;
 use control_api::node::{
     HostFacts, InitRequest, InspectError, JOIN_TIMEOUT, JoinRequest, LocalState, RaftFacts, SwarmError,
 };
-use control_model::{Network, NodeId};
 use control_model::object::ManagerStatus;
+use control_model::{Network, NodeId};
 use control_rpc::{Channels, Identity, IdentityPem};
 use control_store::ReplicatedStore;
 use dataplane_model::inspect::{DropsReport, EndpointRow, LoadBalancerRow, NodeStatus};

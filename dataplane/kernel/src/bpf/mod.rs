@@ -28,7 +28,7 @@ pub(crate) use hooks::{interface_name, is_alive};
 pub use object::{LoadError, Programs, attach_pass};
 pub use pins::{HookPin, PinDir, PinError};
 pub use preflight::{Missing, cgroup2_root, check, has_tcx};
-pub use rings::Rings;
+pub use rings::{Replaced, Rings};
 pub use table::{Single, Table, TableError};
 pub use tables::Tables;
 pub use test_run::{TestOutcome, TestPacket};

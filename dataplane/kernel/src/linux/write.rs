@@ -7,7 +7,7 @@ use dataplane_model::{Op, SandboxId};
 use ebpf_abi::{Ip4, NodeConfig, Peer, Port, SandboxNetworks, TargetPort};
 
 use super::{LinuxKernel, links, rows};
-use crate::bpf::{self, HookPin};
+use crate::bpf::{self, HookPin, Replaced, Tables};
 use crate::net::namespace::Namespace;
 use crate::seam::KernelError;
 
@@ -53,10 +53,7 @@ impl LinuxKernel {
                 tables.endpoints.remove(&rows::endpoint_key(*key)).map_err(|error| KernelError::of(&error))
             }
             Op::Port(change) => row!(tables.target_ports, change, rows::port_key, target),
-            Op::Ring(Change::Put(key, ring)) => tables
-                .rings
-                .swap(&rows::ring_key(*key), &places(ring))
-                .map_err(|error| KernelError::of(&error)),
+            Op::Ring(Change::Put(key, ring)) => put_rings(tables, &[(rows::ring_key(*key), places(ring))]),
             Op::Ring(Change::Delete(key)) => {
                 tables.rings.remove(&rows::ring_key(*key)).map_err(|error| KernelError::of(&error))
             }
@@ -85,10 +82,12 @@ impl LinuxKernel {
                 other => return Err(KernelError(format!("{other} is on another table"))),
             }
         }
-        let rings = &mut self.bpf()?.tables.rings;
-        let put = if puts.is_empty() { Ok(()) } else { rings.swap_all(&puts) };
-        let deleted = put.and_then(|()| if deletes.is_empty() { Ok(()) } else { rings.remove_all(&deletes) });
-        deleted.map_err(|error| KernelError::of(&error))
+        let tables = &mut self.bpf()?.tables;
+        put_rings(tables, &puts)?;
+        if deletes.is_empty() {
+            return Ok(());
+        }
+        tables.rings.remove_all(&deletes).map_err(|error| KernelError::of(&error))
     }
 
     fn set_config(&mut self, config: &NodeConfig) -> Result<(), KernelError> {
@@ -165,6 +164,14 @@ impl LinuxKernel {
         }
         Ok(())
     }
+}
+
+/// Only packets of the routing mesh look into earlier rings: sockets keep the backend that they were translated to.
+fn put_rings(tables: &mut Tables, rings: &[(ebpf_abi::RingKey, Vec<Ip4>)]) -> Result<(), KernelError> {
+    let ingress_vni = tables.config.get().map_err(|error| KernelError::of(&error))?.ingress_vni;
+    let replaced =
+        |key: &ebpf_abi::RingKey| if key.vni == ingress_vni { Replaced::Stay } else { Replaced::Go };
+    tables.rings.swap_all(rings, replaced).map_err(|error| KernelError::of(&error))
 }
 
 fn owner(owner: Owner) -> Ip4 {

@@ -58,6 +58,18 @@ impl Bench<'_> {
         }
     }
 
+    /// Forwards the frame; what becomes of its bytes is another test's.
+    #[track_caller]
+    pub fn check_forwarded(&mut self, name: &str, frame: &[u8]) {
+        let packet = TestPacket::received(frame, self.ifindex);
+        let outcome = self.bpf.hooks.programs().test_run(self.program, &packet).unwrap();
+        assert!(
+            self.forward_codes().contains(&outcome.code),
+            "{name}: verdict {}",
+            outcome.code.cast_signed()
+        );
+    }
+
     fn is_xdp(&self) -> bool {
         self.program == ProgramId::MeshXdp
     }

@@ -2,6 +2,7 @@
 
 use dataplane_kernel::bpf::{Bpf, TestPacket};
 use ebpf_abi::limits::{PROBE_VNI, ROUTER_MAC};
+use ebpf_abi::ring::{EARLIER_RINGS, chooser_mac};
 use ebpf_abi::{
     DropReason, EndpointKey, Ip4, MacAddr, NodeConfig, Port, ProgramId, ReplyFlow, ReplyKey, TargetPortKey,
     protocol,
@@ -28,6 +29,37 @@ fn uplink_sends_clients_to_remote_backends() {
         }
         let cached = bench.bpf.tables.flow_cache.rows().unwrap();
         assert_eq!(cached.len(), 2, "one SYN and one datagram begin flows: {cached:?}");
+    });
+}
+
+/// Task 1 is on the node itself, and all that the ring has now: a connection that it doesn't know began with another.
+#[test]
+fn connections_that_the_backend_does_not_know_go_to_earlier_rings_backends() {
+    bench(0, |bpf, lab| {
+        let mut bench = Bench::received(bpf, ProgramId::MeshUplink, lab.nodes[0].ifindex("up0"));
+        let client = client_to(NODES[0]);
+        let [syn, ack, fin] = [Segment::Syn, Segment::Ack, Segment::Fin]
+            .map(|segment| client.tcp((40_000, 8080), segment, b""));
+        let earlier = |frame: &[u8], age| {
+            let mut bytes = tunnelled(frame.to_vec(), TASKS[0]);
+            bytes[6..12].copy_from_slice(&chooser_mac(age).0);
+            Expect::ForwardAs(bytes)
+        };
+        bench.bpf.tables.rings.swap(&RING, &[TASKS[1]]).unwrap();
+
+        bench.check("a connection from before", &ack, &earlier(&ack, 1));
+        bench.check("its end", &fin, &earlier(&fin, 1));
+        for change in 1..EARLIER_RINGS {
+            bench.bpf.tables.rings.swap(&RING, &[TASKS[1]]).unwrap();
+            bench.check("after more changes", &ack, &earlier(&ack, change + 1));
+        }
+        bench.check_forwarded("a connection that begins", &syn);
+        bench.check_forwarded("goes on where it began", &ack);
+
+        let other = client.tcp((40_001, 8080), Segment::Ack, b"");
+        bench.bpf.tables.rings.swap(&RING, &[TASKS[1]]).unwrap();
+        bench.check_forwarded("a connection from before all earlier rings is reset by the task", &other);
+        assert_eq!(bench.bpf.tables.flows.rows().unwrap().len(), 2);
     });
 }
 

@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::Path;
 
-use crate::support::lab::{CLIENT, INGRESS_VNI, Lab, NODES, OVERLAY_VNI, TASKS, TASKS_OVERLAY, VIP, tc_mode};
+use crate::support::lab::{
+    CLIENT, INGRESS_VNI, Lab, NODES, OVERLAY_VNI, RING, TASKS, TASKS_OVERLAY, VIP, tc_mode,
+};
 use crate::support::traffic::{connect_from, exchange, ping, serve_tcp, serve_udp, tcp, udp, udp_connected};
 use dataplane_kernel::bpf::{Bpf, has_tcx};
 use dataplane_kernel::inspect::{self, InspectError};
@@ -44,6 +46,34 @@ fn clients_are_served(lab: &Lab) {
         }
         udp_connected(&lab.client, node, 5353).unwrap();
     }
+}
+
+/// A connection finds the backend that it began with, on another node than the one its packets go to now, although the node
+/// that they enter by has forgotten it and the ring is another.
+fn connections_outlive_cache_and_ring(lab: &Lab) {
+    let bulk = vec![7; BULK];
+    for (ingress, (before, after)) in NODES.into_iter().zip([(0, 1), (1, 0)]) {
+        swap_ring(lab, TASKS[before]);
+        let source = 41_000 + u16::try_from(before).unwrap();
+        let stream = connect_from(&lab.client, source, ingress, 8080);
+        swap_ring(lab, TASKS[after]);
+        for node in 0..2 {
+            lab.with_bpf(node, |bpf| {
+                let cache = &mut bpf.tables.flow_cache;
+                cache.rows().unwrap().keys().for_each(|flow| cache.remove(flow).unwrap());
+            });
+        }
+
+        let seen = exchange(stream, &bulk).unwrap_or_else(|error| panic!("through {ingress}: {error}"));
+
+        assert_eq!((seen.ip(), seen.port()), (ip(CLIENT), source));
+    }
+    swap_ring(lab, TASKS[0]);
+}
+
+/// On both nodes.
+fn swap_ring(lab: &Lab, backend: Ip4) {
+    (0..2).for_each(|node| lab.with_bpf(node, |bpf| bpf.tables.rings.swap(&RING, &[backend]).unwrap()));
 }
 
 /// Processes of the nodes reach published ports on own addresses and localhost.
@@ -108,6 +138,7 @@ fn walk(lab: &Lab) {
     clients_are_served(lab);
     nodes_are_served(lab);
     tasks_are_served(lab);
+    connections_outlive_cache_and_ring(lab);
     colliding_flows_are_told_apart(lab);
     errors_reach_clients(lab);
     let drops = lab.check_counters();
