@@ -92,7 +92,7 @@ impl Builder<'_> {
 
     fn sandbox(&self, task: &Task) -> dp::Sandbox {
         let attachments: Vec<dp::Attachment> =
-            task.attachments.iter().filter_map(|attachment| self.attachment(attachment)).collect();
+            task.attachments.iter().filter_map(|attachment| self.attachment(task.id, attachment)).collect();
         let ingress = self.ingress();
         let mut own = attachments.iter().filter(|attachment| Some(attachment.network) != ingress).peekable();
         let internal_only =
@@ -112,16 +112,16 @@ impl Builder<'_> {
     fn hostname(&self, task: &Task) -> String {
         let wanted = &task.spec.container.hostname;
         if wanted.is_empty() {
-            return task.id.container_id()[..SHORT_ID_LEN].to_owned();
+            return short_id(task.id);
         }
         let context = TemplateContext { task, node_hostname: &self.context.hostname };
         // A placeholder that can't be expanded makes the executor refuse the task; until then any name will do.
         context.expand(wanted).unwrap_or_else(|_| wanted.clone())
     }
 
-    fn attachment(&self, attachment: &NetworkAttachment) -> Option<dp::Attachment> {
+    fn attachment(&self, task: TaskId, attachment: &NetworkAttachment) -> Option<dp::Attachment> {
         let (network, address) = self.place(attachment)?;
-        Some(dp::Attachment { network, address, aliases: attachment.aliases.clone() })
+        Some(dp::Attachment { network, address, aliases: names(task, attachment) })
     }
 
     /// Network and address of an attachment to a network that the view has.
@@ -138,7 +138,7 @@ impl Builder<'_> {
                 let row = dp::RemoteEndpoint {
                     vtep: self.vtep_of(endpoint.node)?,
                     task_name: endpoint.name.clone(),
-                    aliases: attachment.aliases.clone(),
+                    aliases: names(endpoint.task, attachment),
                 };
                 Some((self.place(attachment)?, row))
             })
@@ -156,7 +156,7 @@ impl Builder<'_> {
     fn service(&self, service: &ServiceView) -> (dp::ServiceKey, dp::Service) {
         let known = |network: &NetworkId| self.networks.contains_key(&key(*network));
         let vips = service.endpoint.vips.iter().filter(|(network, _)| known(network));
-        let aliases = service.aliases.iter().filter(|(network, names)| known(network) && !names.is_empty());
+        let aliases = service.aliases.iter().filter(|(network, _)| known(network));
         let ingress = service.endpoint.ports.iter().filter(|port| port.mode == PublishMode::Ingress);
         let row = dp::Service {
             name: service.name.clone(),
@@ -197,6 +197,15 @@ impl Builder<'_> {
         };
         others.map(|peer| (peer.vtep, row(peer))).collect()
     }
+}
+
+/// What a task answers to in a network besides its name: its aliases, and its container's id as `docker ps` shows it.
+fn names(task: TaskId, attachment: &NetworkAttachment) -> Vec<String> {
+    attachment.aliases.iter().cloned().chain([short_id(task)]).collect()
+}
+
+fn short_id(task: TaskId) -> String {
+    task.container_id()[..SHORT_ID_LEN].to_owned()
 }
 
 fn by_service(set: &AssignmentSet) -> BTreeMap<ServiceId, Vec<&EndpointView>> {

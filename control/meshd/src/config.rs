@@ -4,6 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use dataplane_dns::TtlPolicy;
+use dataplane_dns::zones::MAX_TTL_S;
 use serde::Deserialize;
 
 /// Read when no `--config` is given, if it is there.
@@ -101,6 +103,10 @@ pub struct Flags {
     #[arg(long, global = true, value_enum)]
     pub tc_attach: Option<TcAttach>,
 
+    /// How long a container may keep what the service DNS says of the node's own names, in seconds, 0 to 600 [default: 5]
+    #[arg(long, global = true, value_name = "SECONDS")]
+    pub dns_ttl: Option<u32>,
+
     /// Registry, HOST[:PORT], that may be spoken to by plain HTTP; may be given several times
     #[arg(long, global = true, value_name = "REGISTRY")]
     pub insecure_registry: Vec<String>,
@@ -176,6 +182,7 @@ pub struct Config {
     pub uplinks: Vec<String>,
     pub ingress_hook: IngressHook,
     pub tc_attach: TcAttach,
+    pub dns_ttl: TtlPolicy,
     pub insecure_registries: Vec<String>,
     pub runtime: Option<Runtime>,
     pub labels: Vec<(String, String)>,
@@ -195,6 +202,8 @@ pub enum ConfigError {
     Host(String),
     #[error("--label {0}: expected KEY=VALUE")]
     Label(String),
+    #[error("--dns-ttl {0}: at most {MAX_TTL_S} seconds")]
+    DnsTtl(u32),
     #[error("the host name can't be read; give --hostname")]
     Hostname(#[source] nix::Error),
     #[error("--hostname must not be empty")]
@@ -236,6 +245,7 @@ impl Config {
             uplinks: list(flags.uplink, file.uplink),
             ingress_hook: flags.ingress_hook.or(file.ingress_hook).unwrap_or_default(),
             tc_attach: flags.tc_attach.or(file.tc_attach).unwrap_or_default(),
+            dns_ttl: ttl_policy(flags.dns_ttl.or(file.dns_ttl))?,
             insecure_registries: list(flags.insecure_registry, file.insecure_registry),
             runtime: flags.runtime.or(file.runtime),
             labels: parse_labels(list(flags.label, file.label))?,
@@ -260,6 +270,14 @@ fn socket_path(host: Option<String>, run_dir: &Path) -> Result<PathBuf, ConfigEr
     match host.strip_prefix("unix://").map(PathBuf::from) {
         Some(path) if path.is_absolute() => Ok(path),
         _ => Err(ConfigError::Host(host)),
+    }
+}
+
+fn ttl_policy(seconds: Option<u32>) -> Result<TtlPolicy, ConfigError> {
+    match seconds {
+        None => Ok(TtlPolicy::default()),
+        Some(seconds) if seconds > MAX_TTL_S => Err(ConfigError::DnsTtl(seconds)),
+        Some(seconds) => Ok(TtlPolicy::new(seconds)),
     }
 }
 
@@ -292,11 +310,13 @@ mod tests {
         assert_eq!(config.bpffs_dir, Path::new("/sys/fs/bpf/meshd"));
         assert_eq!(config.cgroup_parent, Path::new("/meshd"));
         assert_eq!((config.ingress_hook, config.tc_attach), (IngressHook::Auto, TcAttach::Auto));
+        assert_eq!(config.dns_ttl, TtlPolicy::new(5));
     }
 
     #[test]
     fn a_flag_wins_over_the_file() {
-        let file = "run-dir = '/run/a'\nhostname = 'file'\nuplink = ['eth0']\ningress-hook = 'tc'\nlabel = ['a=b=c']";
+        let file = "run-dir = '/run/a'\nhostname = 'file'\nuplink = ['eth0']\ningress-hook = 'tc'\nlabel = ['a=b=c']\n\
+                    dns-ttl = 60";
         let file: Flags = toml::from_str(file).expect("valid file");
         let config =
             Config::merge(flags(&["--hostname", "flag", "--ingress-hook", "xdp"]), file).expect("valid");
@@ -304,6 +324,7 @@ mod tests {
         assert_eq!(config.ingress_hook, IngressHook::Xdp);
         assert_eq!(config.socket, Path::new("/run/a/docker.sock"));
         assert_eq!(config.uplinks, ["eth0"]);
+        assert_eq!(config.dns_ttl, TtlPolicy::new(60));
         assert_eq!(config.labels, [("a".to_owned(), "b=c".to_owned())]);
     }
 
@@ -315,6 +336,7 @@ mod tests {
         assert!(
             error(&["-H", "tcp://0.0.0.0:2375"]).starts_with("--host tcp://0.0.0.0:2375: only a unix socket")
         );
+        assert_eq!(error(&["--dns-ttl", "601"]), "--dns-ttl 601: at most 600 seconds");
         assert_eq!(error(&["--label", "x"]), "--label x: expected KEY=VALUE");
         assert!(toml::from_str::<Flags>("statedir = '/x'").is_err(), "unknown keys are refused");
     }

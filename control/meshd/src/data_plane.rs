@@ -70,6 +70,7 @@ fn options(config: &Config) -> Result<DriverOptions, DataPlaneError> {
         TcAttach::Tcx => dataplane_plan::TcAttach::Tcx,
         TcAttach::Clsact => dataplane_plan::TcAttach::Clsact,
     };
+    options.dns_ttl = config.dns_ttl;
     options.dns = Some(ServerLaunch {
         program: std::env::current_exe().map_err(DataPlaneError::Program)?,
         args: vec![OsString::from("dns"), "--run-dir".into(), config.run_dir.clone().into()],

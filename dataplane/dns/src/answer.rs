@@ -2,46 +2,49 @@
 //! argument.
 //!
 //! A name that exists is never denied: where it has no record of the asked type the answer is empty (NODATA, RFC 2308
-//! section 2.2). musl takes a denial of AAAA as a denial of the name.
+//! section 2.2). musl takes a denial of AAAA as a denial of the name. Both kinds of "no" carry an SOA record that says how
+//! long they may be kept.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use hickory_proto::op::ResponseCode;
-use hickory_proto::rr::{DNSClass, Name, RecordType};
+use hickory_proto::rr::{DNSClass, RecordType};
 
 use dataplane_model::SandboxId;
 
 use crate::question::{NotAQuery, Question};
-use crate::response::{Response, Transport, write_refusal};
-use crate::zones::{Forwarding, NetworkZone, Zones};
+use crate::response::{Owner, Response, Section, Transport, write_refusal};
+use crate::zones::{Forwarding, NetworkZone, TtlPolicy, Zones};
+
+mod resolve;
+
+use self::resolve::{Resolved, Service, resolve};
 
 /// The highest version of EDNS that is spoken (RFC 6891 section 6.1.3).
 const EDNS_VERSION: u8 = 0;
-
-/// Longest name in its written form, bytes.
-const MAX_TEXT_LEN: usize = 255;
 
 /// One sandbox's part of the [`Zones`]; the networks' tables are shared.
 #[derive(Debug, Clone)]
 pub struct SandboxView {
     pub networks: Vec<Arc<NetworkZone>>,
     pub forwarding: Forwarding,
-    /// Seconds.
-    pub ttl_s: u32,
+    pub keeps_short_names: bool,
+    pub ttl: TtlPolicy,
 }
 
 /// The view of each sandbox.
-pub fn sandbox_views(zones: &Zones) -> BTreeMap<SandboxId, SandboxView> {
+pub fn sandbox_views(zones: Zones) -> BTreeMap<SandboxId, SandboxView> {
     let networks: BTreeMap<_, _> =
-        zones.networks.iter().map(|(key, zone)| (*key, Arc::new(zone.clone()))).collect();
-    let view = |zone: &crate::zones::SandboxZone| SandboxView {
+        zones.networks.into_iter().map(|(key, zone)| (key, Arc::new(zone))).collect();
+    let view = |zone: crate::zones::SandboxZone| SandboxView {
         networks: zone.networks.iter().filter_map(|key| networks.get(key).cloned()).collect(),
-        forwarding: zone.forwarding.clone(),
-        ttl_s: zones.ttl_s,
+        forwarding: zone.forwarding,
+        keeps_short_names: zone.keeps_short_names,
+        ttl: zones.ttl,
     };
-    zones.sandboxes.iter().map(|(id, zone)| (id.clone(), view(zone))).collect()
+    zones.sandboxes.into_iter().map(|(id, zone)| (id, view(zone))).collect()
 }
 
 /// What is to be done with a query.
@@ -72,145 +75,139 @@ pub fn answer(
         }
     };
     if question.edns.is_some_and(|edns| edns.version > EDNS_VERSION) {
-        return reply_empty(&question, ResponseCode::BADVERS, transport, out);
+        return reply_code(&question, ResponseCode::BADVERS, transport, out);
     }
     if question.class != DNSClass::IN {
-        return reply_empty(&question, ResponseCode::Refused, transport, out);
+        return reply_code(&question, ResponseCode::Refused, transport, out);
     }
+    let mut reply = Reply { question: &question, transport, rotation, ttl: view.ttl, out };
     match resolve(&question, view) {
-        Resolved::Addresses(addresses) => {
-            write_addresses(&question, addresses, (transport, rotation, view.ttl_s), out);
-            Outcome::Reply
-        }
-        Resolved::Pointer(name, network) => {
-            let mut response = Response::begin(out, &question, ResponseCode::NoError, transport);
-            if matches!(question.record_type, RecordType::PTR | RecordType::ANY) {
-                response.push_pointer(&[name, network], view.ttl_s);
-            }
-            response.finish();
-            Outcome::Reply
-        }
-        Resolved::Denied => reply_empty(&question, ResponseCode::NXDomain, transport, out),
-        Resolved::NotHere if view.forwarding == Forwarding::Forbidden => {
-            // Not REFUSED: musl would wait for another server until its time is up.
-            reply_empty(&question, ResponseCode::NXDomain, transport, out)
-        }
-        Resolved::NotHere => Outcome::Forward(question),
+        Resolved::Addresses(addresses) => reply.addresses(addresses),
+        Resolved::Service(service) => reply.service(&service),
+        Resolved::Pointer(name, network) => reply.pointer([name, network]),
+        Resolved::Exists => reply.nothing(),
+        Resolved::Denied => reply.denial(),
+        // Not REFUSED: musl would wait for another server until its time is up.
+        Resolved::NotHere if !may_leave(&question, view) => reply.denial(),
+        Resolved::NotHere => return Outcome::Forward(question),
     }
+    Outcome::Reply
 }
 
 /// The reply to a question that could not be forwarded: "try again", never "there is none".
 pub fn write_failure(question: &Question, transport: Transport, out: &mut Vec<u8>) {
-    reply_empty(question, ResponseCode::ServFail, transport, out);
+    reply_code(question, ResponseCode::ServFail, transport, out);
 }
 
-fn reply_empty(question: &Question, code: ResponseCode, transport: Transport, out: &mut Vec<u8>) -> Outcome {
+fn reply_code(question: &Question, code: ResponseCode, transport: Transport, out: &mut Vec<u8>) -> Outcome {
     Response::begin(out, question, code, transport).finish();
     Outcome::Reply
 }
 
-fn write_addresses(
-    question: &Question,
-    addresses: &[Ipv4Addr],
-    how: (Transport, u32, u32),
-    out: &mut Vec<u8>,
-) {
-    let (transport, rotation, ttl_s) = how;
-    let mut response = Response::begin(out, question, ResponseCode::NoError, transport);
-    if matches!(question.record_type, RecordType::A | RecordType::ANY) && !addresses.is_empty() {
-        let first = usize::try_from(rotation).unwrap_or(0) % addresses.len();
-        let rotated = addresses[first..].iter().chain(&addresses[..first]);
-        for address in rotated {
-            if !response.push_address(*address, ttl_s) {
+fn may_leave(question: &Question, view: &SandboxView) -> bool {
+    let asks_address = matches!(question.record_type, RecordType::A | RecordType::AAAA);
+    let is_short = question.name.iter().count() == 1;
+    view.forwarding != Forwarding::Forbidden && !(view.keeps_short_names && asks_address && is_short)
+}
+
+/// A reply with all that it is made of.
+struct Reply<'a> {
+    question: &'a Question,
+    transport: Transport,
+    rotation: u32,
+    ttl: TtlPolicy,
+    out: &'a mut Vec<u8>,
+}
+
+impl Reply<'_> {
+    fn begin(&mut self, code: ResponseCode) -> Response<'_> {
+        Response::begin(self.out, self.question, code, self.transport)
+    }
+
+    /// Those of the asked family, beginning with another one each time.
+    fn addresses(&mut self, addresses: &[IpAddr]) {
+        let asked = family(self.question.record_type, addresses);
+        if asked.is_empty() {
+            return self.nothing();
+        }
+        let (rotation, ttl_s) = (self.rotation, self.ttl.found_s);
+        let mut response = self.begin(ResponseCode::NoError);
+        for address in rotated(asked, rotation) {
+            if !response.push_address(Section::Answer, Owner::QUESTION, *address, ttl_s) {
                 break;
             }
         }
+        response.finish();
     }
-    response.finish();
-}
 
-/// What the sandbox's networks say about a name.
-enum Resolved<'a> {
-    Addresses(&'a [Ipv4Addr]),
-    /// Name, and its network's.
-    Pointer(&'a str, &'a str),
-    /// It could only be ours, and there is none.
-    Denied,
-    NotHere,
-}
-
-fn resolve<'a>(question: &Question, view: &'a SandboxView) -> Resolved<'a> {
-    let mut buffer = [0; MAX_TEXT_LEN];
-    let Some(text) = lower_text(&question.name, &mut buffer) else { return Resolved::NotHere };
-    if let Some(reverse) = text.strip_suffix(".in-addr.arpa") {
-        return reverse_address(reverse).map_or(Resolved::NotHere, |address| resolve_reverse(address, view));
-    }
-    resolve_name(text, view).map_or(Resolved::NotHere, Resolved::Addresses)
-}
-
-/// The first network that has the name with an address, else one that has the name, else `name.network`.
-fn resolve_name<'a>(text: &str, view: &'a SandboxView) -> Option<&'a [Ipv4Addr]> {
-    let plain = view.networks.iter().filter_map(|zone| zone.names.get(text));
-    let found = first_with_address(plain);
-    found.or_else(|| first_with_address(view.networks.iter().filter_map(|zone| qualified(text, zone))))
-}
-
-fn qualified<'a>(text: &str, zone: &'a NetworkZone) -> Option<&'a Vec<Ipv4Addr>> {
-    let name = text.strip_suffix(zone.name.as_str())?.strip_suffix('.')?;
-    zone.names.get(name)
-}
-
-fn first_with_address<'a>(found: impl Iterator<Item = &'a Vec<Ipv4Addr>>) -> Option<&'a [Ipv4Addr]> {
-    let mut exists = None;
-    for addresses in found {
-        if !addresses.is_empty() {
-            return Some(addresses);
+    /// One SRV record for each name behind the service, and their addresses as far as there is room.
+    fn service(&mut self, service: &Service<'_>) {
+        let asked = matches!(self.question.record_type, RecordType::SRV | RecordType::ANY);
+        let targets = service.targets();
+        if !asked || targets.is_empty() {
+            return self.nothing();
         }
-        exists = Some(addresses.as_slice());
-    }
-    exists
-}
-
-fn resolve_reverse(address: Ipv4Addr, view: &SandboxView) -> Resolved<'_> {
-    for zone in &view.networks {
-        if let Some(name) = zone.reverse.get(&address) {
-            return Resolved::Pointer(name, &zone.name);
+        let (rotation, ttl_s) = (self.rotation, self.ttl.found_s);
+        let mut response = self.begin(ResponseCode::NoError);
+        let mut owners = Vec::with_capacity(targets.len());
+        for target in rotated(targets, rotation) {
+            let Some(name) = service.name_of(target) else { continue };
+            let Some(owner) = response.push_service(service.port, [name, service.network()], ttl_s) else {
+                continue;
+            };
+            owners.push((name, owner));
         }
-    }
-    if view.networks.iter().any(|zone| zone.subnet.contains(address)) {
-        return Resolved::Denied;
-    }
-    Resolved::NotHere
-}
-
-/// The address whose octets stand here backwards (RFC 1035 section 3.5).
-fn reverse_address(text: &str) -> Option<Ipv4Addr> {
-    let mut octets = [0; 4];
-    let mut parts = text.split('.');
-    for octet in octets.iter_mut().rev() {
-        *octet = parts.next()?.parse().ok()?;
-    }
-    parts.next().is_none().then(|| Ipv4Addr::from(octets))
-}
-
-/// `name` in lower case with dots between its labels, without the last one. `None` if a label has a byte that no name
-/// of ours has, or the name is the root.
-fn lower_text<'a>(name: &Name, buffer: &'a mut [u8; MAX_TEXT_LEN]) -> Option<&'a str> {
-    let mut len = 0;
-    for label in name {
-        let separator = usize::from(len > 0);
-        let end = len + separator + label.len();
-        if end > MAX_TEXT_LEN || label.iter().any(|byte| !byte.is_ascii_graphic() || *byte == b'.') {
-            return None;
+        for (name, owner) in owners {
+            for address in service.addresses_of(name) {
+                response.push_address(Section::Additional, owner, *address, ttl_s);
+            }
         }
-        buffer[len..len + separator].fill(b'.');
-        buffer[len + separator..end].copy_from_slice(label);
-        len = end;
+        response.finish();
     }
-    let text = &mut buffer[..len];
-    text.make_ascii_lowercase();
-    let text: &'a [u8] = text;
-    std::str::from_utf8(text).ok().filter(|text| !text.is_empty())
+
+    fn pointer(&mut self, name: [&str; 2]) {
+        if !matches!(self.question.record_type, RecordType::PTR | RecordType::ANY) {
+            return self.nothing();
+        }
+        let ttl_s = self.ttl.found_s;
+        let mut response = self.begin(ResponseCode::NoError);
+        response.push_pointer(name, ttl_s);
+        response.finish();
+    }
+
+    /// The name is there, the record is not. Each name of ours is a zone of its own.
+    fn nothing(&mut self) {
+        self.negative(ResponseCode::NoError, Some(Owner::QUESTION));
+    }
+
+    /// There is no such name: that is for the zone above to say.
+    fn denial(&mut self) {
+        let parent = Owner::parent(self.question);
+        self.negative(ResponseCode::NXDomain, parent);
+    }
+
+    fn negative(&mut self, code: ResponseCode, owner: Option<Owner>) {
+        let ttl_s = self.ttl.denied_s;
+        let mut response = self.begin(code);
+        response.push_authority(owner, ttl_s);
+        response.finish();
+    }
+}
+
+/// The part of `addresses`, IPv4 first, that answers a question of this type.
+fn family(record_type: RecordType, addresses: &[IpAddr]) -> &[IpAddr] {
+    let (v4, v6) = addresses.split_at(addresses.partition_point(IpAddr::is_ipv4));
+    match record_type {
+        RecordType::A => v4,
+        RecordType::AAAA => v6,
+        RecordType::ANY => addresses,
+        _ => &[],
+    }
+}
+
+fn rotated(addresses: &[IpAddr], rotation: u32) -> impl Iterator<Item = &IpAddr> {
+    let first = usize::try_from(rotation).unwrap_or(0) % addresses.len().max(1);
+    addresses[first..].iter().chain(&addresses[..first])
 }
 
 #[cfg(test)]

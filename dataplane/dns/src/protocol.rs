@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use crate::zones::Zones;
 
 /// Raised with every change of the messages. A meshd that finds another number replaces the process.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
 
 /// Longest frame, bytes: a hundred thousand names are some ten megabytes.
 const MAX_FRAME_LEN: u32 = 64 << 20;

@@ -16,6 +16,10 @@ pub struct QueryHeader {
     pub id: u16,
     pub op_code: OpCode,
     pub recursion_desired: bool,
+    /// The client says that it understands the AD bit (RFC 6840 section 5.7).
+    pub authentic_data: bool,
+    /// The client wants answers that fail validation too (RFC 4035 section 3.2.2).
+    pub checking_disabled: bool,
 }
 
 /// A well-formed query.
@@ -58,6 +62,8 @@ impl Question {
             id: header.metadata.id,
             op_code: header.metadata.op_code,
             recursion_desired: header.metadata.recursion_desired,
+            authentic_data: header.metadata.authentic_data,
+            checking_disabled: header.metadata.checking_disabled,
         };
         let refuse = |code| NotAQuery::Refuse(query_header, code);
         if header.metadata.op_code != OpCode::Query {

@@ -1,9 +1,9 @@
 //! Writes answers into a buffer that is used again for the next one. Pure.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use hickory_proto::op::ResponseCode;
-use hickory_proto::rr::RecordType;
+use hickory_proto::rr::{Name, RecordType};
 
 use crate::question::{HEADER_LEN, QueryHeader, Question};
 
@@ -18,20 +18,35 @@ pub const MAX_UDP_LEN: u16 = 4096;
 const MAX_TCP_LEN: usize = 65_535;
 
 /// Length of an OPT record without options, bytes (RFC 6891 section 6.1.2).
-const OPT_LEN: usize = 11;
+pub const OPT_LEN: usize = 11;
 
-/// Points at the question's name, the first after the header (RFC 1035 section 4.1.4).
-const QUESTION_NAME_POINTER: [u8; 2] = [0xc0, 0x0c];
+/// A record's type, class, time and data length, bytes (RFC 1035 section 4.1.3).
+const FIXED_LEN: usize = 10;
 
-const FLAG_RESPONSE: u8 = 0x80;
-const FLAG_AUTHORITATIVE: u8 = 0x04;
-const FLAG_TRUNCATED: u8 = 0x02;
-const FLAG_RECURSION_DESIRED: u8 = 0x01;
-const FLAG_RECURSION_AVAILABLE: u8 = 0x80;
+/// The first two bits of a pointer to a name (RFC 1035 section 4.1.4).
+const POINTER: u16 = 0xc000;
+
+pub const FLAG_RESPONSE: u8 = 0x80;
+pub const FLAG_AUTHORITATIVE: u8 = 0x04;
+pub const FLAG_TRUNCATED: u8 = 0x02;
+pub const FLAG_RECURSION_DESIRED: u8 = 0x01;
+pub const FLAG_RECURSION_AVAILABLE: u8 = 0x80;
+pub const FLAG_AUTHENTIC_DATA: u8 = 0x20;
+pub const FLAG_CHECKING_DISABLED: u8 = 0x10;
 
 /// Longest label and name, bytes (RFC 1035 section 2.3.4).
 const MAX_LABEL_LEN: usize = 63;
 const MAX_NAME_LEN: usize = 255;
+
+/// `nobody.invalid.`: whom to write to about a zone that is served locally (RFC 6303 section 3).
+const NOBODY: &[u8] = b"\x06nobody\x07invalid\0";
+
+/// Serial, refresh, retry and expire of such a zone (RFC 6303 section 3).
+const SOA_TIMES: [u32; 4] = [1, 3600, 1200, 604_800];
+
+/// Priority and weight of all SRV records: the tasks of a service are alike (RFC 2782).
+const SRV_PRIORITY: u16 = 0;
+const SRV_WEIGHT: u16 = 1;
 
 /// How a query came, and so how long its answer may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,19 +70,46 @@ pub fn write_refusal(out: &mut Vec<u8>, header: QueryHeader, code: ResponseCode)
     write_header(out, header, code, 0);
 }
 
-/// An answer that is being written: header and question first, then records while there is room, then [`Self::finish`].
+/// Who owns a record, as a place in the message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Owner(u16);
+
+impl Owner {
+    /// The name that was asked for, the first after the header.
+    #[expect(clippy::cast_possible_truncation, reason = "a header has 12 bytes")]
+    pub const QUESTION: Self = Self(POINTER | HEADER_LEN as u16);
+
+    /// The name above the one that was asked for; the root for a name of one label or none.
+    pub fn parent(question: &Question) -> Option<Self> {
+        let mut labels = question.name.iter();
+        let first = u16::try_from(labels.next()?.len()).expect("a label has at most 63 bytes");
+        labels.next()?;
+        Some(Self(Self::QUESTION.0 + 1 + first))
+    }
+}
+
+/// The part of a message that records go to (RFC 1035 section 4.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Section {
+    Answer,
+    Authority,
+    Additional,
+}
+
+/// An answer that is being written: header and question first, then records, section by section, while there is room,
+/// then [`Self::finish`].
 #[derive(Debug)]
 pub struct Response<'a> {
     out: &'a mut Vec<u8>,
-    /// Bytes that header, question and answers may have; the OPT record comes on top.
+    /// Bytes that header, question and records may have; the OPT record comes on top.
     room: usize,
-    n_answers: u16,
-    edns: bool,
+    counts: [u16; 3],
+    edns: Option<bool>,
     code: ResponseCode,
 }
 
 impl<'a> Response<'a> {
-    /// Replaces `out` by the header and the question.
+    /// Replaces `out` by the header and the question, spelled as it was asked.
     pub fn begin(
         out: &'a mut Vec<u8>,
         question: &Question,
@@ -76,65 +118,140 @@ impl<'a> Response<'a> {
     ) -> Self {
         out.clear();
         write_header(out, question.header, code, 1);
-        for label in &question.name {
-            write_label(out, label);
-        }
-        out.push(0);
+        write_name(out, &question.name);
         out.extend_from_slice(&u16::from(question.record_type).to_be_bytes());
         out.extend_from_slice(&u16::from(question.class).to_be_bytes());
-        let edns = question.edns.is_some();
-        let room = max_response_len(question, transport) - if edns { OPT_LEN } else { 0 };
-        Self { out, room, n_answers: 0, edns, code }
+        let edns = question.edns.map(|edns| edns.dnssec_ok);
+        let room = max_response_len(question, transport) - if edns.is_some() { OPT_LEN } else { 0 };
+        Self { out, room, counts: [0; 3], edns, code }
     }
 
-    /// Adds an A record. False if it didn't fit: then the answer is marked as truncated.
-    pub fn push_address(&mut self, address: Ipv4Addr, ttl_s: u32) -> bool {
-        self.push_record(RecordType::A, ttl_s, &address.octets())
+    /// Adds an A or AAAA record. False if it didn't fit.
+    pub fn push_address(&mut self, section: Section, owner: Owner, address: IpAddr, ttl_s: u32) -> bool {
+        match address {
+            IpAddr::V4(address) => self.push(section, owner, (RecordType::A, ttl_s), &address.octets()),
+            IpAddr::V6(address) => self.push(section, owner, (RecordType::AAAA, ttl_s), &address.octets()),
+        }
     }
 
     /// Adds a PTR record. A name that DNS can't carry is left out.
-    pub fn push_pointer(&mut self, labels: &[&str], ttl_s: u32) {
-        let Some(wire_name) = encode_name(labels) else { return };
-        self.push_record(RecordType::PTR, ttl_s, &wire_name);
+    pub fn push_pointer(&mut self, labels: [&str; 2], ttl_s: u32) {
+        let Some(name) = encode_name(&labels) else { return };
+        self.push(Section::Answer, Owner::QUESTION, (RecordType::PTR, ttl_s), &name);
+    }
+
+    /// Adds an SRV record and returns where its target's name stands; `None` if it didn't fit or DNS can't carry the
+    /// name. The target is never compressed (RFC 2782).
+    pub fn push_service(&mut self, port: u16, target: [&str; 2], ttl_s: u32) -> Option<Owner> {
+        const HEAD_LEN: usize = 6;
+        let name = encode_name(&target)?;
+        let mut data = Vec::with_capacity(HEAD_LEN + name.len());
+        for number in [SRV_PRIORITY, SRV_WEIGHT, port] {
+            data.extend_from_slice(&number.to_be_bytes());
+        }
+        data.extend_from_slice(&name);
+        let pushed = self.push(Section::Answer, Owner::QUESTION, (RecordType::SRV, ttl_s), &data);
+        let at = u16::try_from(self.out.len() - name.len()).ok().filter(|at| *at < POINTER)?;
+        pushed.then_some(Owner(POINTER | at))
+    }
+
+    /// Adds the SOA record that says how long the absence may be kept (RFC 2308 section 3). `owner` is `None` for the
+    /// root.
+    pub fn push_authority(&mut self, owner: Option<Owner>, ttl_s: u32) {
+        let mut data = Vec::with_capacity(2 + NOBODY.len() + 5 * size_of::<u32>());
+        match owner {
+            Some(Owner(pointer)) => data.extend_from_slice(&pointer.to_be_bytes()),
+            None => data.push(0),
+        }
+        data.extend_from_slice(NOBODY);
+        for number in SOA_TIMES.into_iter().chain([ttl_s]) {
+            data.extend_from_slice(&number.to_be_bytes());
+        }
+        self.push_owned(Section::Authority, owner, (RecordType::SOA, ttl_s), &data);
     }
 
     /// Adds the OPT record where the client sent one (RFC 6891 section 6.1.1), and the counts.
     pub fn finish(self) {
-        if self.edns {
-            let high_code = u8::try_from(u16::from(self.code) >> 4).unwrap_or(u8::MAX);
-            self.out.push(0);
-            self.out.extend_from_slice(&u16::from(RecordType::OPT).to_be_bytes());
-            self.out.extend_from_slice(&MAX_UDP_LEN.to_be_bytes());
-            self.out.extend_from_slice(&[high_code, 0, 0, 0, 0, 0]);
+        let [answers, authorities, additionals] = self.counts;
+        if let Some(dnssec_ok) = self.edns {
+            write_opt(self.out, u16::from(self.code), dnssec_ok, None);
         }
-        self.out[6..8].copy_from_slice(&self.n_answers.to_be_bytes());
-        self.out[10..12].copy_from_slice(&u16::from(self.edns).to_be_bytes());
+        let additionals = additionals + u16::from(self.edns.is_some());
+        for (at, count) in [(6, answers), (8, authorities), (10, additionals)] {
+            self.out[at..at + 2].copy_from_slice(&count.to_be_bytes());
+        }
     }
 
-    fn push_record(&mut self, record_type: RecordType, ttl_s: u32, data: &[u8]) -> bool {
-        const FIXED_LEN: usize = 12;
-        let data_len = u16::try_from(data.len()).expect("record data is an address or a name");
-        if self.out.len() + FIXED_LEN + data.len() > self.room {
-            self.out[2] |= FLAG_TRUNCATED;
+    fn push(&mut self, section: Section, owner: Owner, kind: (RecordType, u32), data: &[u8]) -> bool {
+        self.push_owned(section, Some(owner), kind, data)
+    }
+
+    /// What doesn't fit marks the answer as truncated, unless it is only there for convenience (RFC 2181 section 9).
+    fn push_owned(
+        &mut self,
+        section: Section,
+        owner: Option<Owner>,
+        (record_type, ttl_s): (RecordType, u32),
+        data: &[u8],
+    ) -> bool {
+        let data_len =
+            u16::try_from(data.len()).expect("record data is an address, or a name and some numbers");
+        if self.out.len() + size_of::<u16>() + FIXED_LEN + data.len() > self.room {
+            if section == Section::Answer {
+                self.out[2] |= FLAG_TRUNCATED;
+            }
             return false;
         }
-        self.out.extend_from_slice(&QUESTION_NAME_POINTER);
+        match owner {
+            Some(Owner(pointer)) => self.out.extend_from_slice(&pointer.to_be_bytes()),
+            None => self.out.push(0),
+        }
         self.out.extend_from_slice(&u16::from(record_type).to_be_bytes());
         self.out.extend_from_slice(&[0, 1]);
         self.out.extend_from_slice(&ttl_s.to_be_bytes());
         self.out.extend_from_slice(&data_len.to_be_bytes());
         self.out.extend_from_slice(data);
-        self.n_answers += 1;
+        self.counts[section as usize] += 1;
         true
     }
 }
 
+/// Adds an OPT record; `error` is the info code of an extended error (RFC 8914).
+pub fn write_opt(out: &mut Vec<u8>, code: u16, dnssec_ok: bool, error: Option<u16>) {
+    /// Option code of an extended error.
+    const EXTENDED_ERROR: u16 = 15;
+    let high_code = u8::try_from(code >> 4).unwrap_or(u8::MAX);
+    out.push(0);
+    out.extend_from_slice(&u16::from(RecordType::OPT).to_be_bytes());
+    out.extend_from_slice(&MAX_UDP_LEN.to_be_bytes());
+    out.extend_from_slice(&[high_code, 0, if dnssec_ok { 0x80 } else { 0 }, 0]);
+    match error {
+        None => out.extend_from_slice(&[0, 0]),
+        Some(error) => {
+            for number in [6, EXTENDED_ERROR, 2, error] {
+                out.extend_from_slice(&number.to_be_bytes());
+            }
+        }
+    }
+}
+
+/// Adds a name as it is spelled.
+pub fn write_name(out: &mut Vec<u8>, name: &Name) {
+    for label in name {
+        write_label(out, label);
+    }
+    out.push(0);
+}
+
+/// Only what is known here is said with authority: not a refusal or a failure.
 fn write_header(out: &mut Vec<u8>, header: QueryHeader, code: ResponseCode, n_questions: u16) {
     let desired = if header.recursion_desired { FLAG_RECURSION_DESIRED } else { 0 };
-    let authoritative = if n_questions == 1 { FLAG_AUTHORITATIVE } else { 0 };
+    let knows = matches!(code, ResponseCode::NoError | ResponseCode::NXDomain);
+    let authoritative = if knows { FLAG_AUTHORITATIVE } else { 0 };
+    let checking = if header.checking_disabled { FLAG_CHECKING_DISABLED } else { 0 };
     out.extend_from_slice(&header.id.to_be_bytes());
     out.push(FLAG_RESPONSE | (u8::from(header.op_code) << 3) | authoritative | desired);
-    out.push(FLAG_RECURSION_AVAILABLE | code.low());
+    out.push(FLAG_RECURSION_AVAILABLE | checking | code.low());
     out.extend_from_slice(&n_questions.to_be_bytes());
     out.extend_from_slice(&[0; 6]);
     debug_assert_eq!(out.len(), HEADER_LEN, "a reply begins with its header");

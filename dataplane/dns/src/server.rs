@@ -5,6 +5,8 @@ mod feed;
 mod forward;
 mod netns;
 mod sandbox;
+mod tcp;
+mod udp;
 mod workers;
 
 use std::future::Future;
@@ -12,12 +14,14 @@ use std::path::PathBuf;
 use std::{fs, io};
 
 use nix::fcntl::{Flock, FlockArg};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
 use self::feed::Feed;
 use self::forward::Forwarder;
+use self::netns::Opener;
 use self::workers::Workers;
 
 /// What the process is started with.
@@ -54,6 +58,7 @@ pub enum ServerError {
 pub fn run_server(options: &ServerOptions) -> Result<(), ServerError> {
     // Fails for a process that leads a group already: then it was started by a shell, and stays with that.
     let _ = nix::unistd::setsid();
+    raise_file_limit();
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ServerError::Runtime)?;
     runtime.block_on(async {
@@ -69,12 +74,23 @@ pub fn run_server(options: &ServerOptions) -> Result<(), ServerError> {
     })
 }
 
+/// Three sockets per sandbox and three per look-up are more than the usual soft limit of 1024. With the old limit fewer
+/// sandboxes can be served, and those that can't say so.
+fn raise_file_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "can't raise the limit of open files");
+    }
+}
+
 /// Serves until `stop` is done or meshd asks for the end.
 pub async fn serve(options: &ServerOptions, stop: impl Future<Output = ()>) -> Result<(), ServerError> {
     let lock = lock(options)?;
     let listener = listen(options)?;
     let workers = Workers::start().map_err(ServerError::Runtime)?;
-    let feed = Feed::new(Forwarder::new(options.resolv_conf.clone()), workers);
+    let opener = Opener::start().map_err(ServerError::Runtime)?;
+    let feed = Feed::new(Forwarder::new(options.resolv_conf.clone()), workers, opener);
     tracing::info!(socket = %options.socket.display(), "serving names");
     let mut connections = JoinSet::new();
     tokio::select! {

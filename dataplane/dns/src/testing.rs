@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 
 use dataplane_model::{
     Attachment, Backend, Generation, Network, NetworkKey, NodeView, RemoteEndpoint, Sandbox, SandboxId,
-    Service, ServiceKey, Vni,
+    Service, ServiceKey, ServicePort, Vni,
 };
 
 pub const INGRESS: NetworkKey = NetworkKey(1);
@@ -81,6 +81,12 @@ fn sandbox(task_name: &str, attachments: &[(NetworkKey, u8, u8)], egress: bool) 
     }
 }
 
+/// HTTP by a name and by its number, and DNS over UDP without a name.
+fn web_ports() -> Vec<ServicePort> {
+    let port = |name: &str, protocol, target| ServicePort { name: name.to_owned(), protocol, target };
+    vec![port("HTTP", 6, 80), port("", 17, 53)]
+}
+
 fn services() -> BTreeMap<ServiceKey, Service> {
     let backends = |rows: &[(&str, u8, bool)]| {
         let backend = |name: &str, ready| Backend { task_name: name.to_owned(), vtep: THERE, ready };
@@ -91,7 +97,7 @@ fn services() -> BTreeMap<ServiceKey, Service> {
         vips: vip.map(|host| (APP, ip(1, host))).into_iter().collect(),
         aliases: BTreeMap::from([(APP, vec![alias.to_owned()])]),
         ingress_ports: Vec::new(),
-        ports: Vec::new(),
+        ports: if name == "web" { web_ports() } else { Vec::new() },
         backends: backends(rows),
     };
     BTreeMap::from([

@@ -3,31 +3,22 @@
 //!
 //! Called as `process serve <socket> <resolv.conf>` this program is the process under test.
 
+#[expect(dead_code, reason = "the forwarding tests use the rest")]
 mod support;
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use dataplane_dns::{DnsClient, Forwarding, ServerOptions, Zones, run_server};
+use dataplane_dns::{Forwarding, Zones};
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::RecordType;
-use support::{Sandbox, Scene, TestResolver, query_tcp, query_udp, wait_for, zones};
-
-/// Nothing here takes longer than milliseconds; this is for a busy machine.
-const PATIENCE: Duration = Duration::from_secs(20);
+use support::{PATIENCE, Sandbox, Scene, TcpClient, query_tcp, query_udp, served, wait_for, zones};
 
 const WEB: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 2);
 
 fn main() {
-    let args: Vec<String> = std::env::args().collect();
-    if let [_, command, socket, resolv_conf] = &args[..]
-        && command == "serve"
-    {
-        let options = ServerOptions { socket: socket.into(), resolv_conf: resolv_conf.into() };
-        let ended = run_server(&options);
-        std::process::exit(ended.map_or_else(|error| support::complain(&error), |()| 0));
-    }
+    support::serve_if_told();
     support::enter_own_netns();
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     runtime.block_on(async {
@@ -35,20 +26,12 @@ fn main() {
         a_sandbox_that_left_is_let_go().await;
         a_sandbox_that_comes_late_is_served().await;
         a_second_process_is_refused().await;
-        forwards_to_the_fastest_resolver().await;
+        a_connection_takes_several_queries_and_is_not_kept_for_ever().await;
+        connections_have_a_limit().await;
         outlives_its_client_and_obeys_the_next().await;
         is_replaced_when_killed().await;
     });
-    println!("process: 7 tests passed");
-}
-
-async fn served(client: &DnsClient, revision: u64) {
-    let mut status = client.status();
-    let done = status.wait_for(|now| now.connected && now.revision == revision && now.failed.is_empty());
-    tokio::time::timeout(PATIENCE, done)
-        .await
-        .expect("the zones are served in time")
-        .expect("the client lives");
+    println!("process: 8 tests passed");
 }
 
 async fn answers_by_udp_and_tcp() {
@@ -123,31 +106,6 @@ async fn a_second_process_is_refused() {
     client.stop_server().await.expect("the process ends");
 }
 
-async fn forwards_to_the_fastest_resolver() {
-    let scene = Scene::new("forward");
-    let silent = TestResolver::start("127.0.53.1", None);
-    let good = TestResolver::start("127.0.53.2", Some(Ipv4Addr::new(192, 0, 2, 80)));
-    scene.write("resolv.conf", "nameserver 127.0.53.1\nnameserver 127.0.53.2\n");
-    let sandbox = Sandbox::new();
-    let client = scene.client();
-    client.set_zones(zones(1, &[(&sandbox, &[("web", WEB)], Forwarding::Node)]));
-    served(&client, 1).await;
-
-    for _ in 0..3 {
-        let reply = query_udp(&sandbox, "example.com.", RecordType::A).expect("an answer");
-        assert_eq!(reply.answers[0].data.to_string(), "192.0.2.80");
-    }
-    wait_for(PATIENCE, || silent.n_queries() >= 1);
-    assert_eq!(good.n_queries(), 1, "asked once, then kept");
-
-    scene.write("resolv.conf", "nameserver 127.0.53.99\n");
-    wait_for(PATIENCE, || {
-        let reply = query_udp(&sandbox, "other.example.", RecordType::A).expect("an answer");
-        reply.metadata.response_code == ResponseCode::ServFail
-    });
-    client.stop_server().await.expect("the process ends");
-}
-
 async fn outlives_its_client_and_obeys_the_next() {
     let scene = Scene::new("outlives");
     let sandbox = Sandbox::new();
@@ -181,5 +139,56 @@ async fn is_replaced_when_killed() {
     let back = status.wait_for(|now| now.connected && now.served.len() == 1);
     tokio::time::timeout(PATIENCE, back).await.expect("in time").expect("the client lives");
     wait_for(PATIENCE, || query_udp(&sandbox, "web.", RecordType::A).is_some());
+    client.stop_server().await.expect("the process ends");
+}
+
+async fn a_connection_takes_several_queries_and_is_not_kept_for_ever() {
+    let scene = Scene::new("connection");
+    let sandbox = Sandbox::new();
+    let client = scene.client();
+    client.set_zones(zones(1, &[(&sandbox, &[("web", WEB)], Forwarding::Forbidden)]));
+    served(&client, 1).await;
+
+    let mut connection = TcpClient::connect(&sandbox);
+    let ids = [connection.send("web.", RecordType::A), connection.send("db.", RecordType::A)];
+    let codes = ids.map(|id| {
+        let reply = connection.receive().expect("an answer");
+        assert_eq!(reply.metadata.id, id);
+        reply.metadata.response_code
+    });
+    assert_eq!(codes, [ResponseCode::NoError, ResponseCode::NXDomain]);
+
+    let id = connection.send("web.", RecordType::A);
+    connection.finish();
+    assert_eq!(connection.receive().expect("asked before the end").metadata.id, id);
+    assert!(connection.receive().is_none(), "then the server ends too");
+
+    let mut silent = TcpClient::connect(&sandbox);
+    silent.send_bytes(&[0, 40, 1]);
+    let started = Instant::now();
+    assert!(silent.receive().is_none(), "closed by the server");
+    let after = started.elapsed();
+    assert!(after > Duration::from_secs(9) && after < PATIENCE, "{after:?}");
+    client.stop_server().await.expect("the process ends");
+}
+
+async fn connections_have_a_limit() {
+    let scene = Scene::new("limit");
+    let sandbox = Sandbox::new();
+    let client = scene.client();
+    client.set_zones(zones(1, &[(&sandbox, &[("web", WEB)], Forwarding::Forbidden)]));
+    served(&client, 1).await;
+
+    let mut open: Vec<TcpClient> = (0..64).map(|_| TcpClient::connect(&sandbox)).collect();
+    for connection in &mut open {
+        connection.send("web.", RecordType::A);
+        assert!(connection.receive().is_some());
+    }
+    let mut late = TcpClient::connect(&sandbox);
+    late.send("web.", RecordType::A);
+    assert!(late.is_silent(), "it waits for a place");
+    assert!(query_udp(&sandbox, "web.", RecordType::A).is_some(), "datagrams need none");
+    drop(open.pop());
+    assert!(late.receive().is_some(), "there is a place now");
     client.stop_server().await.expect("the process ends");
 }

@@ -168,7 +168,7 @@ fn worker<K: Kernel>(options: &DriverOptions, kernel: K, channels: Channels) -> 
     let netns_dir: PathBuf = options.netns_dir();
     Worker {
         converger: Converger::new(kernel, choices),
-        names: Names::start(options.dns.clone(), options.dns_socket(), netns_dir.clone()),
+        names: Names::start(options),
         channels,
         netns_dir,
         progress: Progress::default(),

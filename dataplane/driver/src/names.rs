@@ -3,10 +3,12 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use dataplane_dns::{DnsClient, DnsStatus, ServerLaunch, zones_from_view};
+use dataplane_dns::{DnsClient, DnsStatus, TtlPolicy, zones_from_view};
 use dataplane_model::{KernelState, NodeView, SandboxId};
 use tokio::sync::watch;
 use tokio::time::timeout;
+
+use crate::options::DriverOptions;
 
 /// The DNS process gets this long to close the sockets of sandboxes that leave. An open socket keeps an empty namespace
 /// alive and nothing else: the links are removed one by one.
@@ -15,22 +17,22 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// The names of the node's sandboxes, or none at all.
 pub(crate) enum Names {
     Off,
-    Served { client: DnsClient, status: watch::Receiver<DnsStatus>, netns_dir: PathBuf },
+    Served { client: DnsClient, status: watch::Receiver<DnsStatus>, netns_dir: PathBuf, ttl: TtlPolicy },
 }
 
 impl Names {
     /// Starts or finds the DNS process. Needs a tokio runtime.
-    pub(crate) fn start(launch: Option<ServerLaunch>, socket: PathBuf, netns_dir: PathBuf) -> Self {
-        let Some(launch) = launch else { return Self::Off };
-        let client = DnsClient::start(socket, Some(launch));
+    pub(crate) fn start(options: &DriverOptions) -> Self {
+        let Some(launch) = &options.dns else { return Self::Off };
+        let client = DnsClient::start(options.dns_socket(), Some(launch.clone()));
         let status = client.status();
-        Self::Served { client, status, netns_dir }
+        Self::Served { client, status, netns_dir: options.netns_dir(), ttl: options.dns_ttl }
     }
 
     /// Serves the names of `view` in those of its sandboxes that `held` has.
     pub(crate) fn serve(&self, view: &NodeView, held: &KernelState) {
-        if let Self::Served { client, netns_dir, .. } = self {
-            let mut zones = zones_from_view(view, netns_dir);
+        if let Self::Served { client, netns_dir, ttl, .. } = self {
+            let mut zones = zones_from_view(view, netns_dir, *ttl);
             zones.sandboxes.retain(|id, _| held.sandboxes.contains_key(id));
             client.set_zones(zones);
         }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use dataplane_dns::ServerLaunch;
+use dataplane_dns::{ServerLaunch, TtlPolicy};
 use dataplane_model::kernel_state::LinkName;
 use dataplane_plan::{IngressHook, TcAttach};
 use ipnetwork::Ipv4Network;
@@ -25,6 +25,8 @@ pub struct DriverOptions {
     /// How the DNS process is started where none answers at `<run_dir>/dns.sock`. Without it sandboxes get no names and
     /// are ready without them: for tests.
     pub dns: Option<ServerLaunch>,
+    /// How long clients may keep what it says of the node's own names.
+    pub dns_ttl: TtlPolicy,
 }
 
 impl DriverOptions {
@@ -42,6 +44,7 @@ impl DriverOptions {
             tc_attach: TcAttach::Auto,
             gateway_subnet: Self::GATEWAY_SUBNET.parse().expect("a valid subnet"),
             dns: None,
+            dns_ttl: TtlPolicy::default(),
         }
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use bench_lab::wait_until;
-use dataplane_dns::{DnsClient, Forwarding, NetworkZone, SandboxZone, ServerLaunch, Zones};
+use dataplane_dns::{DnsClient, Forwarding, NetworkZone, SandboxZone, ServerLaunch, TtlPolicy, Zones};
 use dataplane_model::{NetworkKey, SandboxId};
 use tempfile::TempDir;
 
@@ -85,14 +85,20 @@ fn zones(netns: PathBuf) -> Zones {
     let key = NetworkKey(1);
     let zone = NetworkZone {
         name: "app".to_owned(),
-        subnet: "10.0.1.0/24".parse().expect("a subnet"),
-        names: [(NAME.to_owned(), vec![ADDRESS])].into(),
-        reverse: [(ADDRESS, NAME.to_owned())].into(),
+        subnets: vec!["10.0.1.0/24".parse().expect("a subnet")],
+        names: [(NAME.to_owned(), vec![ADDRESS.into()])].into(),
+        reverse: [(ADDRESS.into(), NAME.to_owned())].into(),
+        ..NetworkZone::default()
     };
-    let sandbox = SandboxZone { netns, networks: vec![key], forwarding: Forwarding::Forbidden };
+    let sandbox = SandboxZone {
+        netns,
+        networks: vec![key],
+        forwarding: Forwarding::Forbidden,
+        keeps_short_names: false,
+    };
     Zones {
         revision: 1,
-        ttl_s: dataplane_dns::zones::DEFAULT_TTL_S,
+        ttl: TtlPolicy::default(),
         networks: [(key, zone)].into(),
         sandboxes: [(SandboxId("bench".to_owned()), sandbox)].into(),
     }

@@ -175,15 +175,16 @@ network ingress 10.0.0.0/24 vni=4100 gw=10.0.0.1 mtu=None ingress
 network app 10.0.1.0/24 vni=4101 gw=10.0.1.1 mtu=Some(1400)
 network back 10.0.2.0/24 vni=4102 gw=10.0.2.1 mtu=None internal
 sandbox web.1.0000000000000000000000001 host=000000000000 egress=true [9090>90/6]
-  at 10.0.0.4 in 100 as [\"alias-100\"]
-  at 10.0.1.4 in 101 as [\"alias-101\"]
+  at 10.0.0.4 in 100 as [\"alias-100\", \"000000000000\"]
+  at 10.0.1.4 in 101 as [\"alias-101\", \"000000000000\"]
 sandbox web.3.0000000000000000000000003 host=000000000000 egress=false [9090>90/6]
-  at 10.0.2.9 in 102 as [\"alias-102\"]
-remote 10.0.0.5 in 100 at 198.18.0.12 web.2 [\"alias-100\"]
-remote 10.0.1.5 in 101 at 198.18.0.12 web.2 [\"alias-101\"]
+  at 10.0.2.9 in 102 as [\"alias-102\", \"000000000000\"]
+remote 10.0.0.5 in 100 at 198.18.0.12 web.2 [\"alias-100\", \"000000000000\"]
+remote 10.0.1.5 in 101 at 198.18.0.12 web.2 [\"alias-101\", \"000000000000\"]
 service web [8080>80/6]
   vip 10.0.1.2 in 101
   also [\"www\"] in 101
+  also [] in 102
   backend 10.0.0.4 in 100 at 198.18.0.11 web.1 ready
   backend 10.0.0.5 in 100 at 198.18.0.12 web.2 ready
   backend 10.0.1.4 in 101 at 198.18.0.11 web.1 ready
@@ -192,6 +193,21 @@ peer 198.18.0.12 n2 [198.18.0.12]
 ";
     assert_eq!(shown(&view_of(&tasks)), expected);
     assert_eq!(view_of(&tasks), view_of(&tasks), "the same inputs give the same view");
+}
+
+#[test]
+fn dns_gets_what_the_specs_say() {
+    let mut own = task(1, &LOCAL);
+    let dns = &mut own.spec.container.dns;
+    dns.nameservers = vec![IpAddr::from([192, 0, 2, 53])];
+    dns.options = vec!["ndots:2".into()];
+    let view = view_of(&[(&own, Phase::Running)]);
+    let sandbox = view.sandboxes.values().next().expect("one sandbox");
+    assert_eq!(sandbox.dns_servers, [IpAddr::from([192, 0, 2, 53])]);
+    assert_eq!(sandbox.dns_options, ["ndots:2"]);
+    let service = view.services.values().next().expect("one service");
+    let ports: Vec<_> = service.ports.iter().map(|port| (port.protocol, port.target)).collect();
+    assert_eq!(ports, [(6, 80), (17, 53), (6, 90)], "however they are published");
 }
 
 #[test]

@@ -1,19 +1,21 @@
 use std::fmt::Write as _;
+use std::net::Ipv4Addr;
 use std::path::Path;
 
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query};
+use hickory_proto::rr::Name;
 use proptest::prelude::*;
 
 use super::*;
 use crate::testing::node_view;
-use crate::zones::zones_from_view;
+use crate::zones::{PortRecord, zones_from_view};
 
 /// Where the conversations are; written again with `UPDATE_GOLDEN=1`.
 const CONVERSATIONS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/answer/conversations.txt");
 
 fn view_of(sandbox: &str) -> SandboxView {
-    let zones = zones_from_view(&node_view(), Path::new("/n"));
-    sandbox_views(&zones)[&SandboxId(sandbox.to_owned())].clone()
+    let zones = zones_from_view(&node_view(), Path::new("/n"), TtlPolicy::default());
+    sandbox_views(zones)[&SandboxId(sandbox.to_owned())].clone()
 }
 
 fn query(name: &str, record_type: RecordType) -> Message {
@@ -26,8 +28,25 @@ fn query(name: &str, record_type: RecordType) -> Message {
 /// A view whose `many` has this number of addresses.
 fn view_of_many(n_addresses: u16) -> SandboxView {
     let mut view = view_of("client");
-    let addresses = (0..n_addresses).map(|i| Ipv4Addr::from(0x0a00_0000 + u32::from(i))).collect();
+    let addresses = (0..n_addresses).map(|i| Ipv4Addr::from(0x0a00_0000 + u32::from(i)).into()).collect();
     Arc::make_mut(&mut view.networks[0]).names.insert("many".to_owned(), addresses);
+    view
+}
+
+/// A view in which `dual` has two tasks, each with an address of either family, and a port.
+fn dual_stack_view() -> SandboxView {
+    let mut view = view_of("client");
+    let zone = Arc::make_mut(&mut view.networks[0]);
+    zone.subnets.push("fd00:1::/64".parse().unwrap());
+    let addresses: Vec<IpAddr> =
+        ["10.0.1.20", "10.0.1.21", "fd00:1::20", "fd00:1::21"].map(|a| a.parse().unwrap()).into();
+    for (address, task) in addresses.iter().zip(["dual.1.x", "dual.2.y", "dual.1.x", "dual.2.y"]) {
+        zone.reverse.insert(*address, task.to_owned());
+        zone.names.entry(task.to_owned()).or_default().push(*address);
+    }
+    zone.names.insert("dual".to_owned(), addresses);
+    let port = PortRecord { label: "dns".to_owned(), protocol: "udp".to_owned(), port: 5353 };
+    zone.ports.insert("dual".to_owned(), vec![port]);
     view
 }
 
@@ -59,8 +78,12 @@ fn describe(reply: &[u8]) -> String {
         write!(text, " edns={}", edns.max_payload()).unwrap();
     }
     text.push('\n');
-    for record in &message.answers {
-        writeln!(text, "  {} {} {} {}", record.name, record.ttl, record.record_type(), record.data).unwrap();
+    let sections = [(" ", &message.answers), ("-", &message.authorities), ("+", &message.additionals)];
+    for (mark, record) in
+        sections.into_iter().flat_map(|(mark, records)| records.iter().map(move |r| (mark, r)))
+    {
+        writeln!(text, "{mark} {} {} {} {}", record.name, record.ttl, record.record_type(), record.data)
+            .unwrap();
     }
     text
 }
@@ -156,7 +179,106 @@ fn what_is_no_question_is_refused_or_ignored() {
     assert_eq!(with(11, 1), "Form Error id=7 rd ra\n", "a record that is not there");
     assert_eq!(ask(&good[..good.len() - 1], &view, Transport::Udp, 0), "Form Error id=7 rd ra\n", "cut off");
     let chaos = with(good.len() - 1, 3);
-    assert_eq!(chaos, "Query Refused id=7 aa rd ra\n");
+    assert_eq!(chaos, "Query Refused id=7 rd ra\n", "said without authority");
+}
+
+#[test]
+fn no_opt_is_sent_to_who_sent_none_and_the_dnssec_bit_comes_back() {
+    let mut out = Vec::new();
+    let view = view_of("client");
+    for name in ["web.", "nothing.back.", "2.1.0.10.in-addr.arpa."] {
+        let message = query(name, RecordType::A);
+        answer(&message.to_vec().unwrap(), &view, Transport::Udp, 0, &mut out);
+        assert_eq!(Message::from_vec(&out).unwrap().edns, None, "{name}");
+    }
+    let mut message = query("web.", RecordType::A);
+    let mut edns = Edns::new();
+    edns.set_dnssec_ok(true);
+    message.set_edns(edns);
+    answer(&message.to_vec().unwrap(), &view, Transport::Udp, 0, &mut out);
+    assert!(Message::from_vec(&out).unwrap().edns.unwrap().flags().dnssec_ok);
+}
+
+#[test]
+fn a_size_below_the_smallest_counts_as_the_smallest() {
+    let view = view_of_many(300);
+    let mut message = query("many.", RecordType::A);
+    let mut edns = Edns::new();
+    edns.set_max_payload(10);
+    message.set_edns(edns);
+    let mut out = Vec::new();
+    answer(&message.to_vec().unwrap(), &view, Transport::Udp, 0, &mut out);
+    assert!(out.len() > 512 - 16 && out.len() <= 512, "{}", out.len());
+}
+
+#[test]
+fn each_family_has_its_own_answers() {
+    let view = dual_stack_view();
+    let ask = |record_type, name: &str, rotation| {
+        ask(&query(name, record_type).to_vec().unwrap(), &view, Transport::Udp, rotation)
+    };
+    let head = "No Error id=7 aa rd ra\n";
+    assert_eq!(
+        ask(RecordType::A, "dual.", 1),
+        format!("{head}  dual. 5 A 10.0.1.21\n  dual. 5 A 10.0.1.20\n")
+    );
+    assert_eq!(
+        ask(RecordType::AAAA, "dual.", 0),
+        format!("{head}  dual. 5 AAAA fd00:1::20\n  dual. 5 AAAA fd00:1::21\n")
+    );
+    let reverse = "1.2.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.1.0.0.0.0.0.D.F.ip6.arpa.";
+    let pointer = ask(RecordType::PTR, reverse, 0);
+    assert!(pointer.ends_with(" 5 PTR dual.2.y.app.\n"), "{pointer}");
+    let nobody = reverse.replacen('1', "9", 1);
+    assert!(ask(RecordType::PTR, &nobody, 0).starts_with("Non-Existent Domain id=7 aa"));
+    let others = reverse.replace("D.F", "E.F");
+    assert!(ask(RecordType::PTR, &others, 0).starts_with("forward"));
+    assert!(ask(RecordType::PTR, &reverse[2..], 0).starts_with("forward"), "31 digits are no address");
+}
+
+#[test]
+fn a_port_of_a_service_names_its_tasks_and_brings_their_addresses() {
+    let view = dual_stack_view();
+    let reply = ask(&query("_dns._udp.dual.", RecordType::SRV).to_vec().unwrap(), &view, Transport::Udp, 1);
+    let expected = "No Error id=7 aa rd ra
+  _dns._udp.dual. 5 SRV 0 1 5353 dual.2.y.app.
+  _dns._udp.dual. 5 SRV 0 1 5353 dual.1.x.app.
++ dual.2.y.app. 5 A 10.0.1.21
++ dual.2.y.app. 5 AAAA fd00:1::21
++ dual.1.x.app. 5 A 10.0.1.20
++ dual.1.x.app. 5 AAAA fd00:1::20
+";
+    assert_eq!(reply, expected);
+}
+
+#[test]
+fn addresses_that_have_no_room_beside_ports_are_left_out_unmarked() {
+    let mut view = dual_stack_view();
+    let zone = Arc::make_mut(&mut view.networks[0]);
+    let many: Vec<IpAddr> = (0..11).map(|i| Ipv4Addr::new(10, 0, 1, 100 + i).into()).collect();
+    for (i, address) in many.iter().enumerate() {
+        zone.reverse.insert(*address, format!("dual.{i}.x"));
+        zone.names.insert(format!("dual.{i}.x"), vec![*address]);
+    }
+    zone.names.insert("dual".to_owned(), many);
+    let reply = ask(&query("_dns._udp.dual.", RecordType::SRV).to_vec().unwrap(), &view, Transport::Udp, 0);
+    assert!(reply.starts_with("No Error id=7 aa rd ra\n"), "not truncated: {reply}");
+    let (records, extra) = (reply.matches(" SRV ").count(), reply.matches("\n+ ").count());
+    assert_eq!(records, 11);
+    assert!(extra < 11 && extra > 0, "{extra}");
+}
+
+#[test]
+fn a_short_name_stays_inside_where_the_user_asked_for_dots() {
+    let mut view = view_of("client");
+    view.keeps_short_names = true;
+    let ask =
+        |name: &str, record_type| ask(&query(name, record_type).to_vec().unwrap(), &view, Transport::Udp, 0);
+    assert!(ask("unknown.", RecordType::A).starts_with("Non-Existent Domain"));
+    assert!(ask("unknown.", RecordType::AAAA).starts_with("Non-Existent Domain"));
+    assert!(ask("unknown.example.", RecordType::A).starts_with("forward"));
+    assert!(ask("unknown.", RecordType::MX).starts_with("forward"));
+    assert!(ask("web.", RecordType::A).contains("10.0.1.2"));
 }
 
 #[test]

@@ -14,7 +14,7 @@ use crate::protocol::{Ack, Command, FrameError, PROTOCOL_VERSION, read_frame, wr
 use crate::zones::Zones;
 
 use super::forward::Forwarder;
-use super::netns::{identify, open_all};
+use super::netns::{Opener, identify};
 use super::sandbox::ServedSandbox;
 use super::workers::Workers;
 
@@ -27,14 +27,16 @@ pub struct Feed {
 struct State {
     forwarder: Arc<Forwarder>,
     workers: Workers,
+    opener: Opener,
     sandboxes: BTreeMap<SandboxId, ServedSandbox>,
     ack: Ack,
 }
 
 impl Feed {
-    pub fn new(forwarder: Forwarder, workers: Workers) -> Self {
+    pub fn new(forwarder: Forwarder, workers: Workers, opener: Opener) -> Self {
         let ack = Ack { protocol: PROTOCOL_VERSION, ..Ack::default() };
-        let state = State { forwarder: Arc::new(forwarder), workers, sandboxes: BTreeMap::new(), ack };
+        let forwarder = Arc::new(forwarder);
+        let state = State { forwarder, workers, opener, sandboxes: BTreeMap::new(), ack };
         Self { state: Arc::new(Mutex::new(state)), shutdown: Arc::new(Notify::new()) }
     }
 
@@ -87,27 +89,27 @@ async fn converse(mut stream: UnixStream, state: Arc<Mutex<State>>, shutdown: Ar
 impl State {
     /// Serves `zones` and nothing else.
     async fn apply(&mut self, zones: Zones) -> Ack {
-        let mut views = sandbox_views(&zones);
-        self.close_the_gone(&zones).await;
+        let revision = zones.revision;
+        let paths: BTreeMap<SandboxId, PathBuf> =
+            zones.sandboxes.iter().map(|(id, zone)| (id.clone(), zone.netns.clone())).collect();
+        let mut views = sandbox_views(zones);
+        self.close_the_gone(&paths).await;
         for (id, sandbox) in &self.sandboxes {
             if let Some(view) = views.remove(id) {
                 sandbox.set_view(view);
             }
         }
-        let failed = self.open_the_new(&zones, views).await;
+        let failed = self.open_the_new(&paths, views).await;
         let served = self.sandboxes.keys().cloned().collect();
-        self.ack = Ack { protocol: PROTOCOL_VERSION, revision: zones.revision, served, failed };
+        self.ack = Ack { protocol: PROTOCOL_VERSION, revision, served, failed };
         self.ack.clone()
     }
 
     /// Closes the sockets of sandboxes that left, and of those whose path names another namespace now: an open socket
     /// keeps its namespace.
-    async fn close_the_gone(&mut self, zones: &Zones) {
+    async fn close_the_gone(&mut self, paths: &BTreeMap<SandboxId, PathBuf>) {
         let is_same = |id: &SandboxId, sandbox: &ServedSandbox| {
-            zones
-                .sandboxes
-                .get(id)
-                .is_some_and(|zone| identify(&zone.netns).is_ok_and(|now| now == sandbox.netns()))
+            paths.get(id).is_some_and(|path| identify(path).is_ok_and(|now| now == sandbox.netns()))
         };
         let gone: Vec<SandboxId> = self
             .sandboxes
@@ -125,14 +127,14 @@ impl State {
     /// Opens sockets for `views`; returns those that failed, and why.
     async fn open_the_new(
         &mut self,
-        zones: &Zones,
+        paths: &BTreeMap<SandboxId, PathBuf>,
         views: BTreeMap<SandboxId, SandboxView>,
     ) -> BTreeMap<SandboxId, String> {
         if views.is_empty() {
             return BTreeMap::new();
         }
-        let path_of = |id| zones.sandboxes.get(id).map_or_else(PathBuf::new, |zone| zone.netns.clone());
-        let opened = open_all(views.keys().map(path_of).collect()).await;
+        let opened =
+            self.opener.open_all(views.keys().map(|id| paths.get(id).cloned().unwrap_or_default())).await;
         let mut failed = BTreeMap::new();
         for ((id, view), sockets) in views.into_iter().zip(opened) {
             let (worker, forwarder) = (self.workers.next(), self.forwarder.clone());

@@ -1,12 +1,15 @@
-//! Sockets inside another network namespace: opened by a thread that goes there and ends.
+//! Sockets inside other network namespaces: opened by a thread that goes there, one after the other.
 
 use std::fs::File;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, UdpSocket};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, mpsc};
 
 use nix::sched::{CloneFlags, setns};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use tokio::sync::oneshot;
 
 /// Where containers are told to ask.
@@ -19,47 +22,103 @@ pub struct NetnsIdentity {
     inode: u64,
 }
 
-/// One sandbox's sockets.
+/// The namespace that `path` names now.
+pub fn identify(path: &Path) -> io::Result<NetnsIdentity> {
+    std::fs::metadata(path).map(|metadata| identity(&metadata))
+}
+
+fn identity(metadata: &std::fs::Metadata) -> NetnsIdentity {
+    NetnsIdentity { device: metadata.dev(), inode: metadata.ino() }
+}
+
+/// One sandbox's sockets, and the way to more.
 #[derive(Debug)]
 pub struct Sockets {
     pub netns: NetnsIdentity,
     pub udp: UdpSocket,
     pub tcp: TcpListener,
+    pub more: SandboxSockets,
 }
 
-/// The namespace that `path` names now.
-pub fn identify(path: &Path) -> io::Result<NetnsIdentity> {
-    let metadata = std::fs::metadata(path)?;
-    Ok(NetnsIdentity { device: metadata.dev(), inode: metadata.ino() })
+/// What a socket is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SocketKind {
+    Udp,
+    Tcp,
 }
 
-/// Opens [`DNS_ADDRESS`] in each of `paths`; the results come in the same order.
-pub async fn open_all(paths: Vec<PathBuf>) -> Vec<io::Result<Sockets>> {
-    let n_paths = paths.len();
-    let (sender, receiver) = oneshot::channel();
-    let spawned = std::thread::Builder::new().name("dns-netns".to_owned()).spawn(move || {
-        // The receiver is gone only when the server ends.
-        let _ = sender.send(paths.iter().map(|path| open(path)).collect());
-    });
-    let failed = |error: io::Error| {
-        (0..n_paths).map(|_| Err(io::Error::new(error.kind(), error.to_string()))).collect()
-    };
-    match spawned {
-        Ok(_) => {
-            receiver.await.unwrap_or_else(|_| failed(io::Error::other("the thread that opens sockets died")))
-        }
-        Err(error) => failed(error),
+/// Opens sockets in one sandbox.
+#[derive(Debug)]
+pub struct SandboxSockets {
+    netns: Arc<File>,
+    opener: Opener,
+}
+
+impl SandboxSockets {
+    /// A socket that blocks nobody and is bound to nothing.
+    pub async fn open(&self, kind: SocketKind, ipv6: bool) -> io::Result<OwnedFd> {
+        let netns = self.netns.clone();
+        self.opener
+            .run(move || {
+                setns(&*netns, CloneFlags::CLONE_NEWNET)?;
+                let family = if ipv6 { AddressFamily::Inet6 } else { AddressFamily::Inet };
+                let socket_type = match kind {
+                    SocketKind::Udp => SockType::Datagram,
+                    SocketKind::Tcp => SockType::Stream,
+                };
+                let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+                Ok(socket(family, socket_type, flags, None)?)
+            })
+            .await?
     }
 }
 
-/// Moves this thread into the namespace, for good.
-fn open(path: &Path) -> io::Result<Sockets> {
+/// The thread that goes from namespace to namespace. It ends with the last of its handles.
+#[derive(Debug, Clone)]
+pub struct Opener {
+    work: mpsc::Sender<Work>,
+}
+
+type Work = Box<dyn FnOnce() + Send>;
+
+impl Opener {
+    pub fn start() -> io::Result<Self> {
+        let (work, queue) = mpsc::channel::<Work>();
+        let run = move || queue.into_iter().for_each(|work| work());
+        std::thread::Builder::new().name("dns-netns".to_owned()).spawn(run)?;
+        Ok(Self { work })
+    }
+
+    /// Opens [`DNS_ADDRESS`] in each of `paths`; the results come in the same order.
+    pub async fn open_all(&self, paths: impl Iterator<Item = PathBuf>) -> Vec<io::Result<Sockets>> {
+        let mut opened = Vec::new();
+        for path in paths {
+            let opener = self.clone();
+            opened.push(self.run(move || open(&path, opener)).await.flatten());
+        }
+        opened
+    }
+
+    async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+        let (sender, receiver) = oneshot::channel();
+        let work = Box::new(move || {
+            // Whoever asked may be gone by now.
+            let _ = sender.send(work());
+        });
+        let died = || io::Error::other("the thread that opens sockets died");
+        self.work.send(work).map_err(|_| died())?;
+        receiver.await.map_err(|_| died())
+    }
+}
+
+/// Moves this thread into the namespace.
+fn open(path: &Path, opener: Opener) -> io::Result<Sockets> {
     let netns = File::open(path)?;
-    let metadata = netns.metadata()?;
     setns(&netns, CloneFlags::CLONE_NEWNET)?;
     let udp = UdpSocket::bind(DNS_ADDRESS)?;
     let tcp = TcpListener::bind(DNS_ADDRESS)?;
     udp.set_nonblocking(true)?;
     tcp.set_nonblocking(true)?;
-    Ok(Sockets { netns: NetnsIdentity { device: metadata.dev(), inode: metadata.ino() }, udp, tcp })
+    let netns_id = identity(&netns.metadata()?);
+    Ok(Sockets { netns: netns_id, udp, tcp, more: SandboxSockets { netns: Arc::new(netns), opener } })
 }

@@ -1,36 +1,23 @@
-//! One sandbox's sockets, and the tasks that answer on them.
+//! One sandbox that is served: its names, and the tasks that answer on its sockets.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
-use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::net::{TcpListener, UdpSocket};
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
 
-use crate::answer::{Outcome, SandboxView, answer};
+use crate::answer::{Outcome, SandboxView, answer, write_failure};
+use crate::question::Question;
 use crate::response::Transport;
+use crate::zones::Forwarding;
 
-use super::batch::{BATCH_LEN, Queries, Replies};
-use super::forward::Forwarder;
-use super::netns::{NetnsIdentity, Sockets};
-
-/// TCP connections of one sandbox at a time; the next one waits in the kernel's queue.
-const MAX_CONNECTIONS: usize = 64;
-
-/// How long a TCP connection may be silent (RFC 7766 section 6.2.3 asks for seconds).
-const TCP_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Forwarded UDP queries of one sandbox at a time; one more is told to try again.
-const MAX_FORWARDED: usize = 512;
-
-/// After an error of a socket that is none of the query's fault.
-const ERROR_PAUSE: Duration = Duration::from_millis(10);
+use super::forward::{ForwardClient, Forwarder, Upstreams};
+use super::netns::{NetnsIdentity, SandboxSockets, Sockets};
+use super::{tcp, udp};
 
 /// A sandbox that is answered. Its view is swapped whole; readers never lock.
 pub struct ServedSandbox {
@@ -40,10 +27,18 @@ pub struct ServedSandbox {
 }
 
 /// What the tasks of one sandbox share.
-struct Names {
-    view: ArcSwap<SandboxView>,
+pub struct Names {
+    served: ArcSwap<Served>,
     rotation: AtomicU32,
     forwarder: Arc<Forwarder>,
+    client: ForwardClient,
+    sockets: Arc<SandboxSockets>,
+}
+
+struct Served {
+    view: SandboxView,
+    /// The sandbox's own resolvers, if it has any.
+    own: Option<Arc<Upstreams>>,
 }
 
 impl ServedSandbox {
@@ -55,13 +50,19 @@ impl ServedSandbox {
         forwarder: Arc<Forwarder>,
     ) -> io::Result<Self> {
         let _context = worker.enter();
-        let udp = UdpSocket::from_std(sockets.udp)?;
-        let tcp = TcpListener::from_std(sockets.tcp)?;
-        let names = Names { view: ArcSwap::from_pointee(view), rotation: AtomicU32::new(0), forwarder };
-        let names = Arc::new(names);
+        let udp_socket = UdpSocket::from_std(sockets.udp)?;
+        let tcp_listener = TcpListener::from_std(sockets.tcp)?;
+        let sandbox_sockets = Arc::new(sockets.more);
+        let names = Arc::new(Names {
+            served: ArcSwap::from_pointee(Served::new(view, None, &sandbox_sockets)),
+            rotation: AtomicU32::new(0),
+            forwarder,
+            client: ForwardClient::default(),
+            sockets: sandbox_sockets,
+        });
         let mut tasks = JoinSet::new();
-        tasks.spawn_on(serve_udp(Arc::new(udp), names.clone()), worker);
-        tasks.spawn_on(serve_tcp(tcp, names.clone()), worker);
+        tasks.spawn_on(udp::serve(Arc::new(udp_socket), names.clone()), worker);
+        tasks.spawn_on(tcp::serve(tcp_listener, names.clone()), worker);
         Ok(Self { netns: sockets.netns, names, tasks })
     }
 
@@ -70,133 +71,49 @@ impl ServedSandbox {
     }
 
     pub fn set_view(&self, view: SandboxView) {
-        self.names.view.store(Arc::new(view));
+        let before = self.names.served.load_full();
+        self.names.served.store(Arc::new(Served::new(view, Some(&before), &self.names.sockets)));
     }
 
     /// Returns when the sockets are closed.
     pub async fn close(mut self) {
         self.tasks.shutdown().await;
+        self.names.client.close().await;
+    }
+}
+
+impl Served {
+    /// The same resolvers as `before` keep what is known of them.
+    fn new(view: SandboxView, before: Option<&Self>, sockets: &Arc<SandboxSockets>) -> Self {
+        let known = before.filter(|before| before.view.forwarding == view.forwarding);
+        let own = match (known, own_servers(&view)) {
+            (Some(known), _) => known.own.clone(),
+            (None, Some(servers)) => Some(Arc::new(Upstreams::of_sandbox(servers, sockets.clone()))),
+            (None, None) => None,
+        };
+        Self { view, own }
+    }
+}
+
+fn own_servers(view: &SandboxView) -> Option<&[IpAddr]> {
+    match &view.forwarding {
+        Forwarding::Servers(servers) => Some(servers),
+        Forwarding::Forbidden | Forwarding::Node => None,
     }
 }
 
 impl Names {
-    fn answer(&self, query: &[u8], transport: Transport, out: &mut Vec<u8>) -> Outcome {
+    pub fn answer(&self, query: &[u8], transport: Transport, out: &mut Vec<u8>) -> Outcome {
         let rotation = self.rotation.fetch_add(1, Ordering::Relaxed);
-        answer(query, &self.view.load(), transport, rotation, out)
+        answer(query, &self.served.load().view, transport, rotation, out)
     }
-}
 
-async fn serve_udp(socket: Arc<UdpSocket>, names: Arc<Names>) {
-    let mut queries = Queries::new();
-    let mut replies = Replies::default();
-    let mut forwarded = JoinSet::new();
-    loop {
-        if let Err(error) = receive(&socket, &mut queries).await {
-            tracing::debug!(%error, "a sandbox's socket failed for a moment");
-            sleep(ERROR_PAUSE).await;
-        }
-        answer_datagrams(&socket, &names, &queries, &mut replies, &mut forwarded);
-        replies.send(&socket);
-        while forwarded.try_join_next().is_some() {}
+    /// Replaces `out` by what the sandbox's resolvers say, or by a failure; at once if too many wait already.
+    pub async fn forward(&self, question: &Question, transport: Transport, out: &mut Vec<u8>) {
+        let Some(_place) = self.client.limits.wait() else {
+            return write_failure(question, transport, out);
+        };
+        let own = self.served.load().own.clone();
+        self.forwarder.forward(question, (&self.client, own.as_ref()), transport, out).await;
     }
-}
-
-/// Takes what waits, at least one datagram. Fewer than a batch is all there was: the socket is not asked a second time.
-async fn receive(socket: &UdpSocket, queries: &mut Queries) -> io::Result<()> {
-    loop {
-        socket.readable().await?;
-        let received = socket.try_io(Interest::READABLE, || match queries.receive(socket)? {
-            BATCH_LEN => Ok(()),
-            _ => Err(io::ErrorKind::WouldBlock.into()),
-        });
-        match received {
-            Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
-            _ if queries.is_empty() => {}
-            _ => return Ok(()),
-        }
-    }
-}
-
-/// Leaves each answer in `replies`, or to a task of `forwarded`.
-fn answer_datagrams(
-    socket: &Arc<UdpSocket>,
-    names: &Arc<Names>,
-    queries: &Queries,
-    replies: &mut Replies,
-    forwarded: &mut JoinSet<()>,
-) {
-    for (query, client) in queries.iter() {
-        let reply = replies.next_buffer();
-        match names.answer(query, Transport::Udp, reply) {
-            Outcome::Reply => replies.commit(client),
-            Outcome::Silence => (),
-            Outcome::Forward(question) if forwarded.len() >= MAX_FORWARDED => {
-                crate::answer::write_failure(&question, Transport::Udp, reply);
-                replies.commit(client);
-            }
-            Outcome::Forward(question) => {
-                let (socket, names, query) = (socket.clone(), names.clone(), query.to_vec());
-                forwarded.spawn(async move {
-                    let view = names.view.load_full();
-                    let reply =
-                        names.forwarder.forward(&question, &query, &view.forwarding, Transport::Udp).await;
-                    // A reply that the socket does not take is lost, as UDP is.
-                    let _ = socket.send_to(&reply, SocketAddr::V4(client)).await;
-                });
-            }
-        }
-    }
-}
-
-async fn serve_tcp(listener: TcpListener, names: Arc<Names>) {
-    let mut connections = JoinSet::new();
-    loop {
-        if connections.len() >= MAX_CONNECTIONS {
-            connections.join_next().await;
-        }
-        tokio::select! {
-            Some(_) = connections.join_next() => (),
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => {
-                    connections.spawn(serve_connection(stream, names.clone()));
-                }
-                Err(_) => sleep(ERROR_PAUSE).await,
-            },
-        }
-    }
-}
-
-/// Answers one query after the other until the client ends, fails or falls silent.
-async fn serve_connection(mut stream: TcpStream, names: Arc<Names>) {
-    let mut query = Vec::new();
-    let mut reply = Vec::new();
-    while let Ok(Ok(())) = timeout(TCP_IDLE_TIMEOUT, read_query(&mut stream, &mut query)).await {
-        match names.answer(&query, Transport::Tcp, &mut reply) {
-            Outcome::Reply => (),
-            Outcome::Silence => return,
-            Outcome::Forward(question) => {
-                let view = names.view.load_full();
-                reply = names.forwarder.forward(&question, &query, &view.forwarding, Transport::Tcp).await;
-            }
-        }
-        if !matches!(timeout(TCP_IDLE_TIMEOUT, write_reply(&mut stream, &reply)).await, Ok(Ok(()))) {
-            return;
-        }
-    }
-}
-
-async fn read_query(stream: &mut TcpStream, query: &mut Vec<u8>) -> io::Result<()> {
-    let len = stream.read_u16().await?;
-    query.resize(usize::from(len), 0);
-    stream.read_exact(query).await?;
-    Ok(())
-}
-
-/// One write for length and message, so that they travel in one segment.
-async fn write_reply(stream: &mut TcpStream, reply: &[u8]) -> io::Result<()> {
-    let len = u16::try_from(reply.len()).map_err(io::Error::other)?;
-    let mut framed = Vec::with_capacity(reply.len() + 2);
-    framed.extend_from_slice(&len.to_be_bytes());
-    framed.extend_from_slice(reply);
-    stream.write_all(&framed).await
 }

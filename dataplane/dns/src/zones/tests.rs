@@ -1,6 +1,8 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
+use dataplane_model::SandboxId;
+
 use super::*;
 use crate::testing::node_view;
 
@@ -8,10 +10,17 @@ use crate::testing::node_view;
 fn text(zones: &Zones) -> String {
     let mut out = String::new();
     for zone in zones.networks.values() {
-        writeln!(out, "network {} {}", zone.name, zone.subnet).unwrap();
+        writeln!(out, "network {} {}", zone.name, zone.subnets[0]).unwrap();
         for (name, addresses) in &zone.names {
             let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
             writeln!(out, "  {name} = {}", addresses.join(" ")).unwrap();
+        }
+        for (name, ports) in &zone.ports {
+            let ports: Vec<String> = ports
+                .iter()
+                .map(|port| format!("_{}._{} {}", port.label, port.protocol, port.port))
+                .collect();
+            writeln!(out, "  ports of {name}: {}", ports.join(", ")).unwrap();
         }
         for (address, name) in &zone.reverse {
             writeln!(out, "  {address} is {name}").unwrap();
@@ -28,16 +37,39 @@ fn text(zones: &Zones) -> String {
 
 #[test]
 fn a_view_gives_these_names() {
-    let zones = zones_from_view(&node_view(), Path::new("/run/meshd/netns"));
+    let zones = zones_from_view(&node_view(), Path::new("/run/meshd/netns"), TtlPolicy::new(3));
     assert_eq!(text(&zones), include_str!("golden.txt"));
-    assert_eq!((zones.revision, zones.ttl_s), (7, DEFAULT_TTL_S));
+    assert_eq!((zones.revision, zones.ttl), (7, TtlPolicy { found_s: 3, denied_s: 2 }));
+}
+
+#[test]
+fn times_are_short_and_within_bounds() {
+    assert_eq!(TtlPolicy::default(), TtlPolicy { found_s: 5, denied_s: 2 });
+    assert_eq!(TtlPolicy::new(0), TtlPolicy { found_s: 0, denied_s: 0 });
+    assert_eq!(TtlPolicy::new(1_000_000), TtlPolicy { found_s: MAX_TTL_S, denied_s: 2 });
+}
+
+#[test]
+fn a_service_without_tasks_and_addresses_exists_in_its_networks() {
+    let mut view = node_view();
+    let idle = view.services.values_mut().find(|service| service.name == "rr").unwrap();
+    idle.backends.clear();
+    idle.aliases.values_mut().for_each(Vec::clear);
+    let zones = of(&view);
+    let names = &zones.networks[&crate::testing::APP].names;
+    assert_eq!((names["rr"].len(), names["tasks.rr"].len()), (0, 0));
+    assert!(!zones.networks[&crate::testing::BACK].names.contains_key("rr"));
+}
+
+fn of(view: &dataplane_model::NodeView) -> Zones {
+    zones_from_view(view, Path::new("/n"), TtlPolicy::default())
 }
 
 #[test]
 fn a_service_wins_over_an_endpoint_of_the_same_name() {
     let mut view = node_view();
     view.sandboxes.values_mut().for_each(|sandbox| sandbox.hostname = "WEB".to_owned());
-    let zones = zones_from_view(&view, Path::new("/n"));
+    let zones = of(&view);
     assert_eq!(zones.networks[&crate::testing::APP].names["web"], vec![crate::testing::ip(1, 2)]);
     assert_eq!(zones.networks[&crate::testing::BACK].names["web"].len(), 2);
 }
@@ -47,7 +79,31 @@ fn own_servers_are_asked_only_where_there_is_a_way_out() {
     let mut view = node_view();
     let server: IpAddr = "192.0.2.53".parse().unwrap();
     view.sandboxes.values_mut().for_each(|sandbox| sandbox.dns_servers = vec![server]);
-    let zones = zones_from_view(&view, Path::new("/n"));
+    let zones = of(&view);
     let forwarding: Vec<_> = zones.sandboxes.values().map(|zone| zone.forwarding.clone()).collect();
     assert_eq!(forwarding, [Forwarding::Servers(vec![server]), Forwarding::Forbidden]);
+}
+
+#[test]
+fn the_service_dns_itself_is_no_resolver() {
+    let mut view = node_view();
+    let servers = ["127.0.0.11".parse().unwrap(), "192.0.2.53".parse().unwrap()];
+    view.sandboxes.values_mut().for_each(|sandbox| sandbox.dns_servers = servers.to_vec());
+    let client = of(&view).sandboxes[&SandboxId("client".to_owned())].clone();
+    assert_eq!(client.forwarding, Forwarding::Servers(vec![servers[1]]));
+}
+
+#[test]
+fn ndots_keeps_short_names_inside() {
+    let keeps = |options: &[&str]| {
+        let mut view = node_view();
+        let options: Vec<String> = options.iter().map(|option| (*option).to_owned()).collect();
+        view.sandboxes.values_mut().for_each(|sandbox| sandbox.dns_options.clone_from(&options));
+        of(&view).sandboxes.values().all(|zone| zone.keeps_short_names)
+    };
+    assert!(!keeps(&[]));
+    assert!(!keeps(&["ndots:0", "timeout:3"]));
+    assert!(!keeps(&["ndots:many"]));
+    assert!(keeps(&["rotate", "ndots:2"]));
+    assert!(!keeps(&["ndots:2", "ndots:0"]), "the last one counts");
 }

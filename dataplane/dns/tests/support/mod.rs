@@ -1,21 +1,23 @@
-//! Namespaces, a resolver and a DNS client for the tests of the process.
+//! Namespaces, resolvers and DNS clients for the tests of the process.
+
+pub mod resolver;
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use dataplane_dns::{DnsClient, Forwarding, NetworkZone, SandboxZone, ServerLaunch, Zones};
+use dataplane_dns::{
+    DnsClient, Forwarding, NetworkZone, SandboxZone, ServerLaunch, ServerOptions, TtlPolicy, Zones,
+    run_server,
+};
 use dataplane_model::{NetworkKey, SandboxId};
 use hickory_proto::op::{Message, MessageType, OpCode, Query};
-use hickory_proto::rr::rdata::A;
-use hickory_proto::rr::{Name, RData, Record, RecordType};
+use hickory_proto::rr::{Name, RecordType};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -28,9 +30,33 @@ pub fn enter_own_netns() {
     raise_loopback("/proc/self/ns/net");
 }
 
-pub fn complain(error: &dyn std::error::Error) -> i32 {
+/// Nothing here takes longer than milliseconds, but what waits for a time-out; this is for a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// `<program> serve <socket> <resolv.conf>` is the DNS process; does not return then.
+pub fn serve_if_told() {
+    let args: Vec<String> = std::env::args().collect();
+    if let [_, command, socket, resolv_conf] = &args[..]
+        && command == "serve"
+    {
+        let options = ServerOptions { socket: socket.into(), resolv_conf: resolv_conf.into() };
+        std::process::exit(run_server(&options).map_or_else(|error| complain(&error), |()| 0));
+    }
+}
+
+fn complain(error: &dyn std::error::Error) -> i32 {
     eprintln!("{error}");
     1
+}
+
+/// Returns when zones of this revision are served everywhere.
+pub async fn served(client: &DnsClient, revision: u64) {
+    let mut status = client.status();
+    let done = status.wait_for(|now| now.connected && now.revision == revision && now.failed.is_empty());
+    tokio::time::timeout(PATIENCE, done)
+        .await
+        .expect("the zones are served in time")
+        .expect("the client lives");
 }
 
 fn raise_loopback(netns: &str) {
@@ -124,7 +150,13 @@ impl Sandbox {
         self.run(|| UdpSocket::bind(DNS).is_ok() && TcpListener::bind(DNS).is_ok())
     }
 
-    fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+    /// Sockets that are open in here, whoever has them.
+    pub fn n_udp_sockets(&self) -> usize {
+        let table = self.run(|| std::fs::read_to_string("/proc/thread-self/net/udp").expect("proc is there"));
+        table.lines().count() - 1
+    }
+
+    pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         std::thread::scope(|scope| {
             let inside = scope.spawn(|| {
                 setns(&self.netns, CloneFlags::CLONE_NEWNET).expect("root");
@@ -135,7 +167,7 @@ impl Sandbox {
     }
 }
 
-fn query(name: &str, record_type: RecordType) -> Vec<u8> {
+pub fn query(name: &str, record_type: RecordType) -> Vec<u8> {
     let mut message = Message::new(rand::random(), MessageType::Query, OpCode::Query);
     message.metadata.recursion_desired = true;
     message.add_query(Query::query(Name::from_ascii(name).expect("a name"), record_type));
@@ -144,30 +176,71 @@ fn query(name: &str, record_type: RecordType) -> Vec<u8> {
 
 /// `None` if no answer comes in time.
 pub fn query_udp(sandbox: &Sandbox, name: &str, record_type: RecordType) -> Option<Message> {
-    let query = query(name, record_type);
+    ask_udp(sandbox, &query(name, record_type))
+}
+
+/// The same for any query.
+pub fn ask_udp(sandbox: &Sandbox, query: &[u8]) -> Option<Message> {
     sandbox.run(move || {
         let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
         socket.set_read_timeout(Some(Duration::from_secs(5))).expect("a time");
         socket.connect(DNS).expect("loopback");
         let mut reply = [0; 4096];
-        socket.send(&query).ok()?;
+        socket.send(query).ok()?;
         let len = socket.recv(&mut reply).ok()?;
         Message::from_vec(&reply[..len]).ok().filter(|reply| reply.metadata.id.to_be_bytes() == query[..2])
     })
 }
 
 pub fn query_tcp(sandbox: &Sandbox, name: &str, record_type: RecordType) -> Option<Message> {
-    let query = query(name, record_type);
-    sandbox.run(move || {
-        let mut stream = TcpStream::connect(DNS).ok()?;
+    let mut client = TcpClient::connect(sandbox);
+    client.send(name, record_type);
+    client.receive()
+}
+
+/// One connection from inside a sandbox.
+pub struct TcpClient(TcpStream);
+
+impl TcpClient {
+    pub fn connect(sandbox: &Sandbox) -> Self {
+        let stream = sandbox.run(|| TcpStream::connect(DNS).expect("the server listens"));
+        stream.set_read_timeout(Some(PATIENCE)).expect("a time");
+        Self(stream)
+    }
+
+    /// Returns the query's id.
+    pub fn send(&mut self, name: &str, record_type: RecordType) -> u16 {
+        let query = query(name, record_type);
         let len = u16::try_from(query.len()).expect("a short query");
-        stream.write_all(&[&len.to_be_bytes()[..], &query].concat()).ok()?;
+        self.send_bytes(&[&len.to_be_bytes()[..], &query].concat());
+        u16::from_be_bytes([query[0], query[1]])
+    }
+
+    pub fn send_bytes(&mut self, bytes: &[u8]) {
+        self.0.write_all(bytes).expect("the connection is open");
+    }
+
+    /// Says that no more queries come.
+    pub fn finish(&mut self) {
+        self.0.shutdown(std::net::Shutdown::Write).expect("the connection is open");
+    }
+
+    /// The next reply; `None` at the end of the connection.
+    pub fn receive(&mut self) -> Option<Message> {
         let mut len = [0; 2];
-        stream.read_exact(&mut len).ok()?;
+        self.0.read_exact(&mut len).ok()?;
         let mut reply = vec![0; usize::from(u16::from_be_bytes(len))];
-        stream.read_exact(&mut reply).ok()?;
+        self.0.read_exact(&mut reply).ok()?;
         Message::from_vec(&reply).ok()
-    })
+    }
+
+    /// Nothing comes for a moment.
+    pub fn is_silent(&self) -> bool {
+        self.0.set_read_timeout(Some(Duration::from_millis(300))).expect("a time");
+        let silent = self.0.peek(&mut [0]).is_err();
+        self.0.set_read_timeout(Some(PATIENCE)).expect("a time");
+        silent
+    }
 }
 
 /// A sandbox, the names in its network, and where other names go.
@@ -175,51 +248,20 @@ pub type Row<'a> = (&'a Sandbox, &'a [(&'a str, Ipv4Addr)], Forwarding);
 
 /// Zones in which each sandbox has a network with names of its own.
 pub fn zones(revision: u64, sandboxes: &[Row<'_>]) -> Zones {
-    let mut zones = Zones { revision, ttl_s: 5, ..Zones::default() };
+    let mut zones = Zones { revision, ttl: TtlPolicy::default(), ..Zones::default() };
     for (index, (sandbox, names, forwarding)) in sandboxes.iter().enumerate() {
         let key = NetworkKey(u128::MAX - index as u128);
         let names: BTreeMap<_, _> =
-            names.iter().map(|(name, address)| ((*name).to_owned(), vec![*address])).collect();
-        let subnet = "10.0.1.0/24".parse().expect("a subnet");
-        let zone = NetworkZone { name: format!("net{index}"), subnet, names, reverse: BTreeMap::new() };
+            names.iter().map(|(name, address)| ((*name).to_owned(), vec![(*address).into()])).collect();
+        let zone = NetworkZone { name: format!("net{index}"), names, ..NetworkZone::default() };
         zones.networks.insert(key, zone);
-        let zone = SandboxZone { netns: sandbox.path(), networks: vec![key], forwarding: forwarding.clone() };
+        let zone = SandboxZone {
+            netns: sandbox.path(),
+            networks: vec![key],
+            forwarding: forwarding.clone(),
+            keeps_short_names: false,
+        };
         zones.sandboxes.insert(SandboxId(format!("sandbox{index}")), zone);
     }
     zones
-}
-
-/// A resolver that says the same to everyone, or nothing.
-pub struct TestResolver {
-    n_queries: Arc<AtomicU32>,
-}
-
-impl TestResolver {
-    pub fn start(address: &str, answer: Option<Ipv4Addr>) -> Self {
-        let socket = UdpSocket::bind((address, 53)).expect("a free address");
-        let n_queries = Arc::new(AtomicU32::new(0));
-        let count = n_queries.clone();
-        std::thread::spawn(move || {
-            let mut buffer = [0; 4096];
-            while let Ok((len, client)) = socket.recv_from(&mut buffer) {
-                count.fetch_add(1, Ordering::SeqCst);
-                if let Some(address) = answer {
-                    reply(&socket, &buffer[..len], client, address);
-                }
-            }
-        });
-        Self { n_queries }
-    }
-
-    pub fn n_queries(&self) -> u32 {
-        self.n_queries.load(Ordering::SeqCst)
-    }
-}
-
-fn reply(socket: &UdpSocket, query: &[u8], client: SocketAddr, address: Ipv4Addr) {
-    let mut message = Message::from_vec(query).expect("a query");
-    message.metadata.message_type = MessageType::Response;
-    let name = message.queries[0].name().clone();
-    message.add_answer(Record::from_rdata(name, 60, RData::A(A(address))));
-    socket.send_to(&message.to_vec().expect("a message"), client).expect("loopback");
 }

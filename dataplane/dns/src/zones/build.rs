@@ -1,0 +1,215 @@
+//! Zones of a view.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
+
+use dataplane_model::{NetworkKey, NodeView, ProtocolNumber, Sandbox, SandboxId, Service, ServicePort};
+use ipnetwork::IpNetwork;
+
+use super::{Forwarding, NetworkZone, PortRecord, SandboxZone, TtlPolicy, Zones};
+
+/// Where the service DNS itself answers in a sandbox: a resolver of this address would be asked for what it asks.
+const SERVICE_DNS: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 11));
+
+/// The names that `view` gives to its sandboxes, whose namespaces are `<netns_dir>/<sandbox id>`. The ingress network
+/// has no names.
+pub fn zones_from_view(view: &NodeView, netns_dir: &Path, ttl: TtlPolicy) -> Zones {
+    let sandboxes: BTreeMap<SandboxId, SandboxZone> = view
+        .sandboxes
+        .iter()
+        .map(|(id, sandbox)| (id.clone(), sandbox_zone(view, id, sandbox, netns_dir)))
+        .collect();
+    let used: BTreeSet<NetworkKey> = sandboxes.values().flat_map(|s| s.networks.iter().copied()).collect();
+    let mut builder = Builder::new(view, used);
+    builder.add_services(view);
+    builder.add_endpoints(view);
+    Zones { revision: view.revision, ttl, networks: builder.finish(), sandboxes }
+}
+
+fn sandbox_zone(view: &NodeView, id: &SandboxId, sandbox: &Sandbox, netns_dir: &Path) -> SandboxZone {
+    let networks = sandbox
+        .attachments
+        .iter()
+        .map(|attachment| attachment.network)
+        .filter(|key| Some(*key) != view.ingress && view.networks.contains_key(key))
+        .collect();
+    let forwarding = match (sandbox.egress, sandbox.dns_servers.is_empty()) {
+        (false, _) => Forwarding::Forbidden,
+        (true, true) => Forwarding::Node,
+        (true, false) => {
+            Forwarding::Servers(sandbox.dns_servers.iter().copied().filter(|s| *s != SERVICE_DNS).collect())
+        }
+    };
+    let keeps_short_names = ndots(&sandbox.dns_options).is_some_and(|ndots| ndots > 0);
+    SandboxZone { netns: netns_dir.join(&id.0), networks, forwarding, keeps_short_names }
+}
+
+/// The last `ndots` of the options, as the libc of the container reads them.
+fn ndots(options: &[String]) -> Option<u32> {
+    options.iter().filter_map(|option| option.strip_prefix("ndots:")?.parse().ok()).next_back()
+}
+
+/// Tables of all used networks at once: the view is gone through once, however many networks there are.
+struct Builder {
+    tables: BTreeMap<NetworkKey, Tables>,
+}
+
+/// One network's names while they are collected.
+struct Tables {
+    name: String,
+    subnet: IpNetwork,
+    services: NameTable,
+    endpoints: NameTable,
+    ports: BTreeMap<String, BTreeSet<PortRecord>>,
+}
+
+/// Names and addresses.
+#[derive(Default)]
+struct NameTable {
+    names: BTreeMap<String, BTreeSet<IpAddr>>,
+    reverse: BTreeMap<IpAddr, String>,
+}
+
+impl NameTable {
+    /// `name` exists, with `addresses` among its own.
+    fn add(&mut self, name: &str, addresses: impl IntoIterator<Item = IpAddr>) {
+        if !name.is_empty() {
+            self.names.entry(name.to_ascii_lowercase()).or_default().extend(addresses);
+        }
+    }
+
+    fn add_reverse(&mut self, address: IpAddr, name: &str) {
+        self.reverse.entry(address).or_insert_with(|| name.to_ascii_lowercase());
+    }
+}
+
+impl Builder {
+    fn new(view: &NodeView, used: BTreeSet<NetworkKey>) -> Self {
+        let table = |key: NetworkKey| {
+            let network = view.networks.get(&key)?;
+            let tables = Tables {
+                name: network.name.to_ascii_lowercase(),
+                subnet: network.subnet.into(),
+                services: NameTable::default(),
+                endpoints: NameTable::default(),
+                ports: BTreeMap::new(),
+            };
+            Some((key, tables))
+        };
+        Self { tables: used.into_iter().filter_map(table).collect() }
+    }
+
+    fn add_services(&mut self, view: &NodeView) {
+        for service in view.services.values() {
+            let backends = service.backends.keys().map(|(network, _)| network);
+            let networks: BTreeSet<NetworkKey> =
+                service.vips.keys().chain(service.aliases.keys()).chain(backends).copied().collect();
+            for key in networks {
+                if let Some(tables) = self.tables.get_mut(&key) {
+                    tables.add_service(service, key);
+                }
+            }
+        }
+    }
+
+    fn add_endpoints(&mut self, view: &NodeView) {
+        for sandbox in view.sandboxes.values() {
+            for attachment in &sandbox.attachments {
+                let Some(tables) = self.tables.get_mut(&attachment.network) else { continue };
+                let names = [&sandbox.task_name, &sandbox.hostname].into_iter().chain(&attachment.aliases);
+                tables.add_endpoint(attachment.address.into(), names, &sandbox.task_name);
+            }
+        }
+        for ((network, address), endpoint) in &view.remote_endpoints {
+            let Some(tables) = self.tables.get_mut(network) else { continue };
+            let names = std::iter::once(&endpoint.task_name).chain(&endpoint.aliases);
+            tables.add_endpoint((*address).into(), names, &endpoint.task_name);
+        }
+    }
+
+    fn finish(self) -> BTreeMap<NetworkKey, NetworkZone> {
+        self.tables.into_iter().map(|(key, tables)| (key, tables.finish())).collect()
+    }
+}
+
+impl Tables {
+    /// The service's name and aliases, plain and under `tasks.`, and the names of its tasks.
+    fn add_service(&mut self, service: &Service, key: NetworkKey) {
+        let vip = service.vips.get(&key).copied().map(IpAddr::from);
+        let here = (key, Ipv4Addr::UNSPECIFIED)..=(key, Ipv4Addr::BROADCAST);
+        let mut ready: Vec<IpAddr> = Vec::new();
+        for ((_, address), backend) in service.backends.range(here) {
+            let address = IpAddr::from(*address);
+            self.add_endpoint(address, std::iter::once(&backend.task_name), &backend.task_name);
+            if backend.ready {
+                ready.push(address);
+            }
+        }
+        let plain = vip.map_or_else(|| ready.clone(), |vip| vec![vip]);
+        for name in std::iter::once(&service.name).chain(service.aliases.get(&key).into_iter().flatten()) {
+            self.services.add(name, plain.iter().copied());
+            let tasks = format!("tasks.{name}");
+            self.services.add(&tasks, ready.iter().copied());
+            self.add_ports(name, service);
+            self.add_ports(&tasks, service);
+        }
+        if let Some(vip) = vip {
+            self.services.add_reverse(vip, &service.name);
+        }
+    }
+
+    fn add_ports(&mut self, name: &str, service: &Service) {
+        if !service.ports.is_empty() {
+            let ports = self.ports.entry(name.to_ascii_lowercase()).or_default();
+            ports.extend(service.ports.iter().flat_map(port_records));
+        }
+    }
+
+    fn add_endpoint<'a>(
+        &mut self,
+        address: IpAddr,
+        names: impl Iterator<Item = &'a String>,
+        task_name: &str,
+    ) {
+        for name in names {
+            self.endpoints.add(name, [address]);
+        }
+        self.endpoints.add_reverse(address, task_name);
+    }
+
+    /// A service's name wins over an endpoint's of the same spelling: what says `web` means the service.
+    fn finish(self) -> NetworkZone {
+        let mut names = self.endpoints.names;
+        names.extend(self.services.names);
+        let mut reverse = self.endpoints.reverse;
+        reverse.extend(self.services.reverse);
+        NetworkZone {
+            name: self.name,
+            subnets: vec![self.subnet],
+            names: names
+                .into_iter()
+                .map(|(name, addresses)| (name, addresses.into_iter().collect()))
+                .collect(),
+            reverse,
+            ports: self.ports.into_iter().map(|(name, ports)| (name, ports.into_iter().collect())).collect(),
+        }
+    }
+}
+
+/// By number always, by name where there is one.
+fn port_records(port: &ServicePort) -> Vec<PortRecord> {
+    let Some(protocol) = protocol_label(port.protocol) else { return Vec::new() };
+    let labels = [port.target.to_string(), port.name.to_ascii_lowercase()];
+    let record = |label| PortRecord { label, protocol: protocol.to_owned(), port: port.target };
+    labels.into_iter().filter(|label| !label.is_empty()).map(record).collect()
+}
+
+fn protocol_label(protocol: ProtocolNumber) -> Option<&'static str> {
+    match protocol {
+        6 => Some("tcp"),
+        17 => Some("udp"),
+        132 => Some("sctp"),
+        _ => None,
+    }
+}
