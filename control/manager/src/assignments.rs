@@ -10,6 +10,7 @@ use std::sync::Arc;
 use control_model::assignment::{EndpointView, Peer, ServiceView};
 use control_model::object::{NetworkAttachment, Slot};
 use control_model::spec::PublishMode;
+use control_model::template::TemplateContext;
 use control_model::{
     Assignment, AssignmentKey, NetworkId, Node, NodeId, Service, ServiceId, Task, TaskId, TaskState,
 };
@@ -277,10 +278,13 @@ impl Scope {
     fn endpoint_row(&self, state: &State, id: TaskId) -> Option<Assignment> {
         let task = state.tasks().get(&id).filter(|t| is_assigned(t))?;
         let node = task.node?;
-        let attachments: Vec<NetworkAttachment> =
+        let mut attachments: Vec<NetworkAttachment> =
             task.attachments.iter().filter(|a| self.networks.contains(&a.network)).cloned().collect();
         if attachments.is_empty() {
             return None;
+        }
+        if let Some(hostname) = own_hostname(state, task) {
+            attachments.iter_mut().for_each(|attachment| attachment.aliases.push(hostname.clone()));
         }
         let alive = state.nodes().get(&node).is_some_and(|n| n.status.data_path_alive);
         let runs = task.status.state == TaskState::Running && task.desired_state == TaskState::Running;
@@ -293,6 +297,16 @@ impl Scope {
             ready: runs && alive,
         }))
     }
+}
+
+/// The host name that the user gave the task, which is a name of it in DNS. Without one it is the container's short id,
+/// which agents know.
+fn own_hostname(state: &State, task: &Task) -> Option<String> {
+    let wanted = Some(&task.spec.container.hostname).filter(|wanted| !wanted.is_empty())?;
+    let node = state.nodes().get(&task.node?)?;
+    let context = TemplateContext { task, node_hostname: &node.description.hostname };
+    // A placeholder that can't be expanded makes the task fail on its node.
+    context.expand(wanted).ok()
 }
 
 /// The agent has it from ASSIGNED until it has ended; a task that left the set is removed with its container.

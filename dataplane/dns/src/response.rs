@@ -158,16 +158,22 @@ impl<'a> Response<'a> {
     /// Adds the SOA record that says how long the absence may be kept (RFC 2308 section 3). `owner` is `None` for the
     /// root.
     pub fn push_authority(&mut self, owner: Option<Owner>, ttl_s: u32) {
-        let mut data = Vec::with_capacity(2 + NOBODY.len() + 5 * size_of::<u32>());
-        match owner {
-            Some(Owner(pointer)) => data.extend_from_slice(&pointer.to_be_bytes()),
-            None => data.push(0),
+        const NUMBERS_LEN: usize = (SOA_TIMES.len() + 1) * size_of::<u32>();
+        let mut data = [0; 2 + NOBODY.len() + NUMBERS_LEN];
+        let server_len = match owner {
+            Some(Owner(pointer)) => {
+                data[..2].copy_from_slice(&pointer.to_be_bytes());
+                2
+            }
+            None => 1,
+        };
+        let (names, numbers) = data[server_len..].split_at_mut(NOBODY.len());
+        names.copy_from_slice(NOBODY);
+        for (place, number) in numbers.chunks_exact_mut(4).zip(SOA_TIMES.into_iter().chain([ttl_s])) {
+            place.copy_from_slice(&number.to_be_bytes());
         }
-        data.extend_from_slice(NOBODY);
-        for number in SOA_TIMES.into_iter().chain([ttl_s]) {
-            data.extend_from_slice(&number.to_be_bytes());
-        }
-        self.push_owned(Section::Authority, owner, (RecordType::SOA, ttl_s), &data);
+        let len = server_len + NOBODY.len() + NUMBERS_LEN;
+        self.push_owned(Section::Authority, owner, (RecordType::SOA, ttl_s), &data[..len]);
     }
 
     /// Adds the OPT record where the client sent one (RFC 6891 section 6.1.1), and the counts.

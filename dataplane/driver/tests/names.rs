@@ -12,10 +12,13 @@ use std::io;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::time::Duration;
 
-use dataplane_dns::{DnsClient, ServerLaunch, ServerOptions, run_server};
+use dataplane_dns::{DnsClient, ServerLaunch, ServerOptions, TtlPolicy, run_server};
 use dataplane_driver::DriverOptions;
 use dataplane_model::SandboxId;
 use lab::{Lab, NODE_A, NODE_B, Ns, view};
+
+/// How long clients may keep answers here, seconds: not the default.
+const TTL_S: u32 = 9;
 
 fn main() {
     let args: Vec<String> = std::env::args().collect();
@@ -33,6 +36,7 @@ fn main() {
 fn with_names(options: &mut DriverOptions) {
     let program = std::env::current_exe().unwrap();
     let args = vec!["serve".into(), options.dns_socket().into()];
+    options.dns_ttl = TtlPolicy::new(TTL_S);
     options.dns = Some(ServerLaunch { program, args, log: Some(options.run_dir.join("dns.log")) });
 }
 
@@ -115,8 +119,11 @@ fn resolve(sandbox: &Ns, name: &str) -> io::Result<Vec<Ipv4Addr>> {
     })?;
     // Records of a compressed name (2), type, class, TTL, length (10) and an address (4).
     let records = answer[n_question..].chunks_exact(16).take(usize::from(answer[7]));
-    let mut addresses: Vec<Ipv4Addr> =
-        records.map(|record| Ipv4Addr::new(record[12], record[13], record[14], record[15])).collect();
+    let address = |record: &[u8]| {
+        assert_eq!(record[6..10], TTL_S.to_be_bytes(), "the node's own setting");
+        Ipv4Addr::new(record[12], record[13], record[14], record[15])
+    };
+    let mut addresses: Vec<Ipv4Addr> = records.map(address).collect();
     addresses.sort();
     Ok(addresses)
 }

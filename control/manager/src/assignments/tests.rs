@@ -329,3 +329,32 @@ fn an_event_is_evaluated_only_for_the_nodes_that_it_concerns() {
     assert_eq!(evaluations(&published), everywhere);
     assert_eq!(evaluations(&Step::Node { id: 50, vtep: false, alive: true }), everywhere);
 }
+
+#[test]
+fn other_nodes_learn_the_host_name_that_the_user_gave() {
+    let mut state = State::default();
+    for step in [
+        Step::Node { id: 2, vtep: true, alive: true },
+        Step::Network { id: INGRESS, allocated: true },
+        Step::Task { id: 1, service: 1, node: 2, networks: vec![INGRESS] },
+    ] {
+        let changes = changes(&state, &step);
+        apply(&mut state, changes);
+    }
+    let aliases = |state: &State| {
+        let set = NodeAssignments::new(node_id(ME), state).complete();
+        set.into_iter().find_map(|row| match row {
+            Assignment::Endpoint(endpoint) => Some(endpoint.attachments[0].aliases.clone()),
+            _ => None,
+        })
+    };
+    assert_eq!(aliases(&state), Some(vec![]), "agents make the default one themselves");
+    let mut task = (**state.tasks().get(&task_id(1)).expect("it is there")).clone();
+    for (hostname, expected) in [("db-{{.Task.Slot}}", vec!["db-1".to_owned()]), ("{{.Nothing}}", vec![])] {
+        task.spec.container.hostname = hostname.to_owned();
+        let changes = put_task(&state, task.clone());
+        apply(&mut state, changes);
+        task = (**state.tasks().get(&task_id(1)).expect("it is there")).clone();
+        assert_eq!(aliases(&state), Some(expected), "{hostname}");
+    }
+}

@@ -31,16 +31,13 @@ pub(super) fn hosts(task: &Task, hostname: &str) -> String {
     text
 }
 
-/// `/etc/resolv.conf`: always our DNS, which forwards to the user's or the host's servers. The host's search list
-/// applies where the user gave none.
+/// `/etc/resolv.conf`: always our DNS, which forwards to the user's or the host's servers. The host's search list and
+/// options apply where the user gave none, as Docker does it.
 pub(super) fn resolv_conf(dns: &DnsConfig, host_resolv_conf: &str) -> String {
-    let host_search = host_resolv_conf.lines().filter_map(|line| line.strip_prefix("search")).next_back();
-    let search = if dns.search.is_empty() {
-        host_search.unwrap_or_default().split_whitespace().map(str::to_owned).collect()
-    } else {
-        dns.search.clone()
-    };
-    let mut options = dns.options.clone();
+    let host = HostResolvConf::parse(host_resolv_conf);
+    let search = if dns.search.is_empty() { host.search } else { dns.search.clone() };
+    let mut options = if dns.options.is_empty() { host.options } else { dns.options.clone() };
+    // Names of one label are asked for as they are, before any search domain: they are services.
     if !options.iter().any(|option| option.starts_with("ndots:")) {
         options.push("ndots:0".to_owned());
     }
@@ -51,6 +48,32 @@ pub(super) fn resolv_conf(dns: &DnsConfig, host_resolv_conf: &str) -> String {
     }
     writeln!(text, "options {}", options.join(" ")).expect("writing to a string succeeds");
     text
+}
+
+/// What a container takes over of its host's `resolv.conf(5)`.
+#[derive(Default)]
+struct HostResolvConf {
+    search: Vec<String>,
+    options: Vec<String>,
+}
+
+impl HostResolvConf {
+    /// The last of `search` and `domain` counts; options add up.
+    fn parse(text: &str) -> Self {
+        let mut this = Self::default();
+        for line in text.lines() {
+            let mut words = line.split_whitespace();
+            let keyword = words.next();
+            let values = words.map(str::to_owned);
+            match keyword {
+                Some("search") => this.search = values.collect(),
+                Some("domain") => this.search = values.take(1).collect(),
+                Some("options") => this.options.extend(values),
+                _ => (),
+            }
+        }
+        this
+    }
 }
 
 /// Whether every line of the spec's extra hosts is `IP name…`.
@@ -75,6 +98,29 @@ mod tests {
         let own =
             DnsConfig { search: vec![".".into()], options: vec!["ndots:2".into()], ..DnsConfig::default() };
         assert_eq!(resolv_conf(&own, "search x\n"), "nameserver 127.0.0.11\noptions ndots:2\n");
+    }
+
+    #[test]
+    fn resolv_conf_has_what_the_user_asked_for() {
+        let own = DnsConfig {
+            nameservers: vec![IpAddr::from([192, 0, 2, 53])],
+            search: vec!["a.example".into(), "b.example".into()],
+            options: vec!["timeout:1".into(), "use-vc".into()],
+        };
+        assert_eq!(
+            resolv_conf(&own, "search x\noptions edns0\n"),
+            "nameserver 127.0.0.11\nsearch a.example b.example\noptions timeout:1 use-vc ndots:0\n",
+            "our DNS asks the user's servers"
+        );
+    }
+
+    #[test]
+    fn the_hosts_search_list_and_options_are_taken_over() {
+        let host = "# search z\nsearchlist y\nsearch x\ndomain w.example v\noptions edns0 trust-ad\noptions ndots:2\n";
+        assert_eq!(
+            resolv_conf(&DnsConfig::default(), host),
+            "nameserver 127.0.0.11\nsearch w.example\noptions edns0 trust-ad ndots:2\n"
+        );
     }
 
     #[test]

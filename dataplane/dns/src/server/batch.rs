@@ -41,6 +41,10 @@ impl Queries {
         Ok(self.received.len())
     }
 
+    pub fn len(&self) -> usize {
+        self.received.len()
+    }
+
     pub fn is_empty(&self) -> bool {
         self.received.is_empty()
     }
