@@ -284,7 +284,9 @@ impl Scope {
             return None;
         }
         if let Some(hostname) = own_hostname(state, task) {
-            attachments.iter_mut().for_each(|attachment| attachment.aliases.push(hostname.clone()));
+            for attachment in &mut attachments {
+                attachment.aliases.push(hostname.clone());
+            }
         }
         let alive = state.nodes().get(&node).is_some_and(|n| n.status.data_path_alive);
         let runs = task.status.state == TaskState::Running && task.desired_state == TaskState::Running;

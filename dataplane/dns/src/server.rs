@@ -4,6 +4,7 @@ mod batch;
 mod feed;
 mod forward;
 mod netns;
+mod redirect;
 mod sandbox;
 mod tcp;
 mod udp;

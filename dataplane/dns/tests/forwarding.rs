@@ -164,7 +164,6 @@ async fn a_tasks_own_resolvers_are_asked_from_its_sandbox() {
     wait_for(PATIENCE, || !silent.seen().is_empty());
     client.set_zones(zones(4, &[]));
     served(&client, 4).await;
-    assert!(own.port_is_free());
     assert_eq!(own.n_udp_sockets(), 2, "of the two resolvers: a look-up ends with its sandbox");
     client.stop_server().await.expect("the process ends");
 }

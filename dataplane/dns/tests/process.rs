@@ -6,7 +6,7 @@
 #[expect(dead_code, reason = "the forwarding tests use the rest")]
 mod support;
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -30,8 +30,9 @@ fn main() {
         connections_have_a_limit().await;
         outlives_its_client_and_obeys_the_next().await;
         is_replaced_when_killed().await;
+        a_container_may_have_port_53_of_its_own().await;
     });
-    println!("process: 8 tests passed");
+    println!("process: 9 tests passed");
 }
 
 async fn answers_by_udp_and_tcp() {
@@ -65,10 +66,10 @@ async fn a_sandbox_that_left_is_let_go() {
     let client = scene.client();
     client.set_zones(zones(1, &[(&sandbox, &[("web", WEB)], Forwarding::Forbidden)]));
     served(&client, 1).await;
-    assert!(!sandbox.port_is_free());
+    assert_eq!(sandbox.n_udp_sockets(), 1);
     client.set_zones(Zones { revision: 2, ..Zones::default() });
     served(&client, 2).await;
-    assert!(sandbox.port_is_free(), "a socket that stays open keeps the namespace");
+    assert_eq!(sandbox.n_udp_sockets(), 0, "a socket that stays open keeps the namespace");
     client.stop_server().await.expect("the process ends");
 }
 
@@ -122,7 +123,7 @@ async fn outlives_its_client_and_obeys_the_next() {
     assert_eq!(scene.server_pid(), process, "the same process");
     assert_eq!(query_udp(&sandbox, "db.", RecordType::A).expect("an answer").answers.len(), 1);
     next.stop_server().await.expect("the process ends");
-    assert!(sandbox.port_is_free());
+    assert_eq!(sandbox.n_udp_sockets(), 0);
 }
 
 async fn is_replaced_when_killed() {
@@ -190,5 +191,34 @@ async fn connections_have_a_limit() {
     assert!(query_udp(&sandbox, "web.", RecordType::A).is_some(), "datagrams need none");
     drop(open.pop());
     assert!(late.receive().is_some(), "there is a place now");
+    client.stop_server().await.expect("the process ends");
+}
+
+async fn a_container_may_have_port_53_of_its_own() {
+    let scene = Scene::new("port");
+    let sandbox = Sandbox::new();
+    let client = scene.client();
+    client.set_zones(zones(1, &[(&sandbox, &[("web", WEB)], Forwarding::Forbidden)]));
+    served(&client, 1).await;
+
+    let any = (Ipv4Addr::UNSPECIFIED, 53);
+    let own = sandbox.run(|| UdpSocket::bind(any).expect("a free port"));
+    let own_tcp = sandbox.run(|| TcpListener::bind(any).expect("a free port"));
+    assert!(query_udp(&sandbox, "web.", RecordType::A).is_some(), "names are still ours");
+    assert!(query_tcp(&sandbox, "web.", RecordType::A).is_some());
+    sandbox.run(|| {
+        let asker = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        asker.send_to(b"to its own server", ("127.0.0.1", 53)).expect("loopback");
+        TcpStream::connect(("127.0.0.1", 53)).expect("it listens");
+    });
+    own.set_read_timeout(Some(PATIENCE)).expect("a time");
+    assert_eq!(own.recv_from(&mut [0; 64]).expect("what was sent").0, 17);
+    own_tcp.accept().expect("what connected");
+
+    let first = scene.server_pid();
+    scene.kill_server();
+    let path: PathBuf = scene.path("dns.sock.lock");
+    wait_for(PATIENCE, || std::fs::read_to_string(&path).is_ok_and(|pid| !pid.is_empty() && pid != first));
+    wait_for(PATIENCE, || query_udp(&sandbox, "web.", RecordType::A).is_some());
     client.stop_server().await.expect("the process ends");
 }

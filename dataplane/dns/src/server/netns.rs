@@ -12,6 +12,8 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use tokio::sync::oneshot;
 
+use super::redirect;
+
 /// Where containers are told to ask.
 pub const DNS_ADDRESS: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, 11), 53);
 
@@ -89,7 +91,7 @@ impl Opener {
         Ok(Self { work })
     }
 
-    /// Opens [`DNS_ADDRESS`] in each of `paths`; the results come in the same order.
+    /// Opens what answers at [`DNS_ADDRESS`] in each of `paths`; the results come in the same order.
     pub async fn open_all(&self, paths: impl Iterator<Item = PathBuf>) -> Vec<io::Result<Sockets>> {
         let mut opened = Vec::new();
         for path in paths {
@@ -115,8 +117,7 @@ impl Opener {
 fn open(path: &Path, opener: Opener) -> io::Result<Sockets> {
     let netns = File::open(path)?;
     setns(&netns, CloneFlags::CLONE_NEWNET)?;
-    let udp = UdpSocket::bind(DNS_ADDRESS)?;
-    let tcp = TcpListener::bind(DNS_ADDRESS)?;
+    let (udp, tcp) = redirect::listen()?;
     udp.set_nonblocking(true)?;
     tcp.set_nonblocking(true)?;
     let netns_id = identity(&netns.metadata()?);

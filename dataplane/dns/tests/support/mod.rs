@@ -5,7 +5,7 @@ pub mod resolver;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::process::Command;
@@ -144,10 +144,6 @@ impl Sandbox {
     /// For other processes too, as long as this one lives.
     pub fn path(&self) -> PathBuf {
         PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), self.netns.as_raw_fd()))
-    }
-
-    pub fn port_is_free(&self) -> bool {
-        self.run(|| UdpSocket::bind(DNS).is_ok() && TcpListener::bind(DNS).is_ok())
     }
 
     /// Sockets that are open in here, whoever has them.
