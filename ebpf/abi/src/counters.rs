@@ -79,6 +79,7 @@ numbered! {
         Group = 18, "group", "multicast and broadcast are not carried";
         VipProtocol = 19, "vip-protocol", "sent to a virtual address past the socket hooks; only ping is answered there";
         HostSource = 20, "host-source", "sent into the ingress network with a source address that is not this node's";
+        UnknownFlow = 21, "unknown-flow", "an ICMP error about a connection that no backend knows";
     }
 }
 

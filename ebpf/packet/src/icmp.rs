@@ -20,8 +20,9 @@ const PARAMETER_PROBLEM: u8 = 12;
 
 /// Where the piece of the packet at fault starts.
 pub const EMBEDDED_OFFSET: usize = OFFSET + LEN;
-/// Where its IPv4 header's checksum and destination are.
+/// Where its IPv4 header's checksum and addresses are.
 pub const EMBEDDED_CHECKSUM_OFFSET: usize = EMBEDDED_OFFSET + 10;
+pub const EMBEDDED_SOURCE_OFFSET: usize = EMBEDDED_OFFSET + 12;
 pub const EMBEDDED_DESTINATION_OFFSET: usize = EMBEDDED_OFFSET + 16;
 /// Where its transport header starts.
 pub const EMBEDDED_TRANSPORT_OFFSET: usize = EMBEDDED_OFFSET + ipv4::MIN_LEN;
@@ -60,4 +61,16 @@ pub fn embedded_flow(packet: &impl Bytes, ip: &Ipv4) -> Option<FlowTuple> {
     let source = ebpf_abi::Ip4([header[12], header[13], header[14], header[15]]);
     let destination = ebpf_abi::Ip4([header[16], header[17], header[18], header[19]]);
     Some(FlowTuple::new((source, Port([a, b])), (destination, Port([c, d])), header[9]))
+}
+
+/// The client's flow that an error is about whose packet at fault was an answer to the client. Such an error comes to the
+/// address that the answer came from.
+#[inline]
+pub fn answered_flow(packet: &impl Bytes, ip: &Ipv4) -> Option<FlowTuple> {
+    let answer = embedded_flow(packet, ip)?;
+    if answer.source != ip.destination {
+        return None;
+    }
+    let client = (answer.destination, answer.destination_port);
+    Some(FlowTuple::new(client, (answer.source, answer.source_port), answer.protocol))
 }

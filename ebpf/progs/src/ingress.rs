@@ -2,7 +2,7 @@
 
 use ebpf_abi::limits::ROUTER_MAC;
 use ebpf_abi::ring::EARLIER_RINGS;
-use ebpf_abi::{DropReason, Endpoint, FrontendKey, Ip4, NodeConfig, RingKey, TargetPortKey};
+use ebpf_abi::{DropReason, Endpoint, FlowTuple, FrontendKey, Ip4, NodeConfig, RingKey, TargetPortKey};
 use ebpf_packet::hash::flow_hash;
 use ebpf_packet::{Bytes, Flow};
 
@@ -30,38 +30,50 @@ pub fn choose(config: &NodeConfig, packet: &impl Bytes) -> Option<Chosen> {
     if tuple.destination.is_loopback() {
         return None;
     }
-    let key = FrontendKey::new(tuple.destination, tuple.destination_port, tuple.protocol);
-    // SAFETY: user space alone writes this table; the row is copied at once.
-    let ring = unsafe { FRONTENDS.get(key) }?.ring;
+    let ring = ring(tuple)?;
     let flow_hash = flow_hash(tuple);
     let (backend, endpoint) = backend(config, &flow, &ring, flow_hash)?;
     Some(Chosen { flow, flow_hash, backend, endpoint })
 }
 
+/// The ring of the frontend that a client's packet is for; `None` if that is none.
+#[inline(always)]
+pub fn ring(tuple: &FlowTuple) -> Option<RingKey> {
+    let key = FrontendKey::new(tuple.destination, tuple.destination_port, tuple.protocol);
+    // SAFETY: user space alone writes this table; the row is copied at once.
+    Some(unsafe { FRONTENDS.get(key) }?.ring)
+}
+
 /// A new connection asks the ring; what goes on follows the cache as far as [`Flow::may_stay_with`] allows.
 #[inline(always)]
 fn backend(config: &NodeConfig, flow: &Flow, ring: &RingKey, flow_hash: u32) -> Option<(Ip4, Endpoint)> {
-    let cached = cached(flow);
-    if !cached.is_unspecified()
-        && let Some(endpoint) = maps::endpoint(config.ingress_vni, cached)
-        && flow.may_stay_with(&endpoint)
+    let cached = known_backend(config, &flow.tuple);
+    if let Some(cached) = cached
+        && flow.may_stay_with(&cached.1)
     {
-        return Some((cached, endpoint));
+        return Some(cached);
     }
-    let backend = maps::pick(ring, flow_hash)?;
-    let endpoint = maps::endpoint(config.ingress_vni, backend)?;
-    if (flow.is_first_syn() || flow.is_udp()) && cached != backend {
+    let chosen = pick(config, ring, flow_hash)?;
+    if (flow.is_first_syn() || flow.is_udp()) && cached.is_none_or(|cached| cached.0 != chosen.0) {
         // A full cache makes room by itself; a lost row costs nothing while the ring stays.
-        let _ = FLOW_CACHE.insert(flow.tuple, backend, 0);
+        let _ = FLOW_CACHE.insert(flow.tuple, chosen.0, 0);
     }
-    Some((backend, endpoint))
+    Some(chosen)
 }
 
-/// The backend that the flow went to before; unspecified if it is not known.
+/// The backend that the flow went to before, if it still exists.
 #[inline(always)]
-fn cached(flow: &Flow) -> Ip4 {
+pub fn known_backend(config: &NodeConfig, tuple: &FlowTuple) -> Option<(Ip4, Endpoint)> {
     // SAFETY: the row is copied at once.
-    unsafe { FLOW_CACHE.get(flow.tuple) }.map_or(Ip4::UNSPECIFIED, |backend| *backend)
+    let backend = *unsafe { FLOW_CACHE.get(tuple) }?;
+    Some((backend, maps::endpoint(config.ingress_vni, backend)?))
+}
+
+/// The backend that a ring of the routing mesh has at a flow's place.
+#[inline(always)]
+pub fn pick(config: &NodeConfig, ring: &RingKey, flow_hash: u32) -> Option<(Ip4, Endpoint)> {
+    let backend = maps::pick(ring, flow_hash)?;
+    Some((backend, maps::endpoint(config.ingress_vni, backend)?))
 }
 
 /// Hands a client's packet to a backend of this node, unless it goes on with a connection that another backend knows.
@@ -81,37 +93,43 @@ pub fn deliver(
         return hand_over(packet, flow, (backend, endpoint), &translated);
     }
     if flow.goes_on()
-        && let Some(outcome) = second_chance(config, packet, flow, backend, age)
+        && let Some(Earlier { backend, endpoint, age }) = earlier(config, &flow.tuple, backend, age)
     {
-        return outcome;
+        if !endpoint.is_local() {
+            return route::tunnel_to_earlier(config, packet, &endpoint, age);
+        }
+        if let Some(translated) = track::known(flow, backend) {
+            return hand_over(packet, flow, (backend, &endpoint), &translated);
+        }
     }
     // A segment of a connection that nobody knows gets its reset from the task.
     let translated = track::open(flow, backend, target)?;
     hand_over(packet, flow, (backend, endpoint), &translated)
 }
 
-/// A connection that `asked` doesn't know may have begun when the ring was another: asks the backends that earlier rings
-/// chose, here or on their nodes, each older than the one before, so that the search ends. `None` if there is none to ask.
+/// A backend that an earlier ring chose.
+pub struct Earlier {
+    pub backend: Ip4,
+    pub endpoint: Endpoint,
+    pub age: u8,
+}
+
+/// A flow that `asked` doesn't know may have begun when the ring was another: finds the next backend to ask. That is one of
+/// this node that knows the flow, or one of another node, which its node will ask. Each is from an older ring than the one
+/// before, so that the search ends.
 #[inline(always)]
-fn second_chance(config: &NodeConfig, packet: &Skb, flow: &Flow, asked: Ip4, age: u8) -> Option<Outcome> {
-    // The node of the client's choice has its own address in this key; what each node has is localhost.
-    let key = FrontendKey::new(Ip4::LOCALHOST, flow.tuple.destination_port, flow.tuple.protocol);
+pub fn earlier(config: &NodeConfig, tuple: &FlowTuple, asked: Ip4, age: u8) -> Option<Earlier> {
+    // The address of the node that the client chose is not in this node's keys; localhost is in each node's.
+    let key = FrontendKey::new(Ip4::LOCALHOST, tuple.destination_port, tuple.protocol);
     // SAFETY: user space alone writes this table; the row is copied at once.
     let ring = unsafe { FRONTENDS.get(key) }?.ring;
-    let flow_hash = flow_hash(&flow.tuple);
-    let mut asked = asked;
+    let flow_hash = flow_hash(tuple);
     for age in (1..=EARLIER_RINGS).filter(|earlier| *earlier > age) {
-        let Some(backend) = maps::pick(&ring.earlier(age), flow_hash).filter(|backend| *backend != asked)
-        else {
-            continue;
-        };
-        asked = backend;
-        let Some(endpoint) = maps::endpoint(config.ingress_vni, backend) else { continue };
-        if !endpoint.is_local() {
-            return Some(route::tunnel_to_earlier(config, packet, &endpoint, age));
-        }
-        if let Some(translated) = track::known(flow, backend) {
-            return Some(hand_over(packet, flow, (backend, &endpoint), &translated));
+        if let Some((backend, endpoint)) = pick(config, &ring.earlier(age), flow_hash)
+            && backend != asked
+            && (!endpoint.is_local() || track::translation(tuple, backend).is_some())
+        {
+            return Some(Earlier { backend, endpoint, age });
         }
     }
     None

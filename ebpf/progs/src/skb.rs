@@ -124,6 +124,13 @@ impl Skb {
         self.store(icmp::EMBEDDED_DESTINATION_OFFSET, &to.0)
     }
 
+    /// Changes the source inside the packet that an ICMP error carries, and that header's checksum.
+    #[inline(always)]
+    pub fn replace_embedded_source(&self, from: Ip4, to: Ip4) -> Result<(), DropReason> {
+        self.replace_l3(icmp::EMBEDDED_CHECKSUM_OFFSET, from, to)?;
+        self.store(icmp::EMBEDDED_SOURCE_OFFSET, &to.0)
+    }
+
     /// Changes a port inside the packet that an ICMP error carries, and the error's checksum.
     #[inline(always)]
     pub fn replace_embedded_port(&self, offset: usize, from: Port, to: Port) -> Result<(), DropReason> {

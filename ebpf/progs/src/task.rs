@@ -3,13 +3,13 @@
 use ebpf_abi::limits::ROUTER_MAC;
 use ebpf_abi::protocol::UDP;
 use ebpf_abi::table::{ATTACHMENT_INGRESS, ATTACHMENT_WAY_OUT};
-use ebpf_abi::{Attachment, DropReason, Ip4, MacAddr, NodeConfig, ReplyFlow, ReplyKey, VipKey};
+use ebpf_abi::{Attachment, DropReason, Ip4, MacAddr, NodeConfig, ReplyFlow, VipKey};
 use ebpf_packet::{Ethernet, Flow, Ipv4, arp, ethernet, icmp, ipv4};
 
 use crate::maps::{self, VIPS};
 use crate::skb::{self, Skb};
 use crate::verdict::{Outcome, Verdict};
-use crate::{route, track};
+use crate::{errors, route, track};
 
 #[inline(always)]
 pub fn run(packet: &Skb) -> Outcome {
@@ -128,12 +128,7 @@ fn answer_client(config: &NodeConfig, packet: &Skb, ip: &Ipv4) -> Option<Outcome
         let reply = track::reply(&flow)?;
         return Some(restore(config, packet, &flow, &reply));
     }
-    let embedded = icmp::embedded_flow(packet, ip)?;
-    let client = (embedded.source, embedded.source_port);
-    let task = (embedded.destination, embedded.destination_port);
-    let reply = track::reply_to_embedded(&ReplyKey::new(task, client, embedded.protocol))?;
-    let error = IcmpError { ip, client_port: client.1, task };
-    Some(restore_error(config, packet, &error, &reply))
+    errors::from_task(config, packet, ip)
 }
 
 #[inline(always)]
@@ -141,25 +136,4 @@ fn restore(config: &NodeConfig, packet: &Skb, flow: &Flow, reply: &ReplyFlow) ->
     packet.set_source(flow, reply.service, reply.service_port)?;
     packet.set_destination(flow, flow.tuple.destination, reply.client_port)?;
     route::leave_from(config, packet, reply.service, flow.tuple.destination)
-}
-
-/// An ICMP error of a task about a client's packet.
-struct IcmpError<'a> {
-    ip: &'a Ipv4,
-    client_port: ebpf_abi::Port,
-    task: (Ip4, ebpf_abi::Port),
-}
-
-/// Restores the embedded packet to what the client sent, and the error's own source.
-#[inline(always)]
-fn restore_error(config: &NodeConfig, packet: &Skb, error: &IcmpError<'_>, reply: &ReplyFlow) -> Outcome {
-    let (address, port) = error.task;
-    // The embedded address and the embedded header's checksum change by opposite amounts: the ICMP checksum, which covers
-    // both, changes by the ports alone.
-    packet.replace_embedded_destination(address, reply.service)?;
-    packet.replace_embedded_port(icmp::EMBEDDED_TRANSPORT_OFFSET, error.client_port, reply.client_port)?;
-    packet.replace_embedded_port(icmp::EMBEDDED_TRANSPORT_OFFSET + 2, port, reply.service_port)?;
-    packet.replace_address_checksum(error.ip.source, reply.service)?;
-    packet.write(ipv4::SOURCE_OFFSET, &reply.service.0)?;
-    route::leave_from(config, packet, reply.service, error.ip.destination)
 }

@@ -7,7 +7,7 @@ use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
 use aya_ebpf::helpers::bpf_get_prandom_u32;
 use ebpf_abi::flow::{FLOW_ANSWERED, FLOW_ESTABLISHED, FLOW_FIN_CLIENT, FLOW_FIN_TASK, FLOW_RESET};
 use ebpf_abi::limits::SOURCE_PORT_TRIES;
-use ebpf_abi::{DropReason, ForwardFlow, ForwardKey, Ip4, Port, ReplyFlow, ReplyKey};
+use ebpf_abi::{DropReason, FlowTuple, ForwardFlow, ForwardKey, Ip4, Port, ReplyFlow, ReplyKey};
 use ebpf_packet::Flow;
 
 use crate::maps::{self, FLOWS, REPLIES};
@@ -44,6 +44,14 @@ pub fn known(flow: &Flow, backend: Ip4) -> Option<Translated> {
         }
     }
     Some(translated)
+}
+
+/// As [`known`], for who only asks: no packet of the flow's own came.
+#[inline(always)]
+pub fn translation(tuple: &FlowTuple, backend: Ip4) -> Option<Translated> {
+    // SAFETY: the row is copied at once.
+    let row = unsafe { FLOWS.get(ForwardKey::new(tuple, backend)) }?;
+    Some(Translated { target_port: row.target_port, client_port: row.client_port })
 }
 
 /// The flow that a task's packet answers to; its `closing` is as it was before this packet.

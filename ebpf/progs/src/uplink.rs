@@ -7,7 +7,7 @@ use ebpf_packet::{Ethernet, Ipv4, ethernet, ipv4, vxlan};
 
 use crate::skb::{self, Skb};
 use crate::verdict::{Outcome, Verdict};
-use crate::{ingress, maps, route};
+use crate::{errors, ingress, maps, route};
 
 #[inline(always)]
 pub fn run(packet: &Skb) -> Outcome {
@@ -25,30 +25,29 @@ pub fn run(packet: &Skb) -> Outcome {
             route::tunnel_to_endpoint(config, packet, config.ingress_vni, &chosen.endpoint)
         };
     }
-    match probe(config, packet) {
-        Some(ip) => echo(packet, &ethernet, &ip),
-        None => Ok(Verdict::Pass),
+    let Ok(ip) = Ipv4::parse(packet) else { return Ok(Verdict::Pass) };
+    if config.ingress_vni != 0
+        && let Some(outcome) = errors::from_outside(config, packet, &ip)
+    {
+        return outcome;
     }
+    if is_probe(config, packet, &ip) { echo(packet, &ethernet, &ip) } else { Ok(Verdict::Pass) }
 }
 
-/// The header of a liveness probe of another node. One sent from the tunnel port is none: its echo would be a probe too, and
-/// two nodes would send it to and fro for ever.
+/// A liveness probe of another node. One sent from the tunnel port is none: its echo would be a probe too, and two nodes
+/// would send it to and fro for ever.
 #[inline(always)]
-fn probe(config: &NodeConfig, packet: &Skb) -> Option<Ipv4> {
-    let ip = Ipv4::parse(packet).ok()?;
+fn is_probe(config: &NodeConfig, packet: &Skb, ip: &Ipv4) -> bool {
     let may_be = ip.protocol == protocol::UDP && ip.destination == config.vtep && !ip.is_fragment;
     if !may_be || ip.header_len != ipv4::MIN_LEN {
-        return None;
+        return false;
     }
-    let [source_high, source_low, high, low] = packet.load::<4>(UDP_OFFSET).ok()?;
+    let Ok([source_high, source_low, high, low]) = packet.load::<4>(UDP_OFFSET) else { return false };
     let tunnels = config.vxlan_port.0;
     if [high, low] != tunnels || [source_high, source_low] == tunnels {
-        return None;
+        return false;
     }
-    if vxlan::vni(packet, UDP_OFFSET) != Ok(Some(PROBE_VNI)) {
-        return None;
-    }
-    maps::is_peer(ip.source).then_some(ip)
+    vxlan::vni(packet, UDP_OFFSET) == Ok(Some(PROBE_VNI)) && maps::is_peer(ip.source)
 }
 
 const UDP_OFFSET: usize = ipv4::OFFSET + ipv4::MIN_LEN;

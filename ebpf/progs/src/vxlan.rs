@@ -3,11 +3,11 @@
 use ebpf_abi::limits::ROUTER_MAC;
 use ebpf_abi::ring::chooser_age;
 use ebpf_abi::{DropReason, Endpoint, Ip4, NodeConfig};
-use ebpf_packet::{Ethernet, Flow, Ipv4, NoFlow, ethernet};
+use ebpf_packet::{Ethernet, Flow, Ipv4, NoFlow, ethernet, icmp};
 
 use crate::skb::{self, Skb, Tunnel};
 use crate::verdict::{Outcome, Verdict};
-use crate::{ingress, maps, route};
+use crate::{errors, ingress, maps, route};
 
 /// tc ingress.
 #[inline(always)]
@@ -39,12 +39,15 @@ pub fn run(packet: &Skb) -> Outcome {
     if tunnel.vni != config.ingress_vni {
         return Err(DropReason::UnknownEndpoint);
     }
+    let age = chooser_age(ethernet.source).ok_or(DropReason::InnerSource)?;
+    if let Some(tuple) = icmp::answered_flow(packet, &ip) {
+        return errors::deliver(config, packet, (&ip, &tuple), (address, &endpoint), age);
+    }
     let flow = Flow::of(packet, &ip).map_err(|error| match error {
         NoFlow::Fragment => DropReason::Fragment,
         NoFlow::Protocol => DropReason::UnpublishedPort,
         NoFlow::Malformed | NoFlow::Options => DropReason::Malformed,
     })?;
-    let age = chooser_age(ethernet.source).ok_or(DropReason::InnerSource)?;
     ingress::deliver(config, packet, &flow, (address, &endpoint), age)
 }
 

@@ -1,13 +1,15 @@
 //! The whole packet walk between two nodes, with real sockets at both ends.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, UdpSocket};
 use std::path::Path;
 
 use crate::support::lab::{
     CLIENT, INGRESS_VNI, Lab, NODES, OVERLAY_VNI, RING, TASKS, TASKS_OVERLAY, VIP, tc_mode,
 };
-use crate::support::traffic::{connect_from, exchange, ping, serve_tcp, serve_udp, tcp, udp, udp_connected};
+use crate::support::traffic::{
+    PATIENCE, connect_from, exchange, ping, serve_tcp, serve_udp, tcp, udp, udp_connected,
+};
 use dataplane_kernel::bpf::{Bpf, has_tcx};
 use dataplane_kernel::inspect::{self, InspectError};
 use dataplane_model::kernel_state::HookMode;
@@ -119,6 +121,22 @@ fn colliding_flows_are_told_apart(lab: &Lab) {
     assert_ne!(second.port(), 40_077);
 }
 
+/// A client that is gone refuses the task's answer, and the task hears of it.
+fn errors_reach_tasks(lab: &Lab) {
+    for node in NODES {
+        let server = lab.tasks[0].run(|| UdpSocket::bind("0.0.0.0:99").unwrap());
+        server.set_read_timeout(Some(PATIENCE)).unwrap();
+        let client = lab.client.run(|| UdpSocket::bind("0.0.0.0:0").unwrap());
+        client.send_to(b"question", (std::net::Ipv4Addr::from(node), 9999)).unwrap();
+        let (_, from) = server.recv_from(&mut [0; 8]).unwrap();
+        drop(client);
+        server.connect(from).unwrap();
+        server.send(b"answer").unwrap();
+        let error = server.recv(&mut [0; 8]).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused, "through {node}");
+    }
+}
+
 fn errors_reach_clients(lab: &Lab) {
     for node in NODES {
         let error = udp_connected(&lab.client, node, 9999).unwrap_err();
@@ -140,6 +158,7 @@ fn walk(lab: &Lab) {
     tasks_are_served(lab);
     connections_outlive_cache_and_ring(lab);
     colliding_flows_are_told_apart(lab);
+    errors_reach_tasks(lab);
     errors_reach_clients(lab);
     let drops = lab.check_counters();
     println!("{drops:?}");
