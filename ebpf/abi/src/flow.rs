@@ -16,6 +16,25 @@ map_type! {
 }
 
 map_type! {
+    /// A packet that comes in fragments, as it arrives (RFC 791 section 2.3).
+    pub struct FragmentKey: 12 bytes {
+        pub source: Ip4,
+        pub destination: Ip4,
+        pub id: [u8; 2],
+        pub protocol: u8,
+        pad: u8,
+    }
+}
+
+map_type! {
+    /// The ports of its first fragment.
+    pub struct FragmentPorts: 4 bytes {
+        pub source: Port,
+        pub destination: Port,
+    }
+}
+
+map_type! {
     /// A client's flow to a backend of this node, as it arrives.
     pub struct ForwardKey: 20 bytes {
         pub client: Ip4,
@@ -103,6 +122,13 @@ impl FlowTuple {
             pad: 0,
             pad_word: 0,
         }
+    }
+}
+
+impl FragmentKey {
+    #[inline]
+    pub const fn new(source: Ip4, destination: Ip4, id: [u8; 2], protocol: u8) -> Self {
+        Self { source, destination, id, protocol, pad: 0 }
     }
 }
 

@@ -20,7 +20,7 @@ pub mod table;
 pub mod wire;
 
 pub use counters::{CounterRow, DropReason, ProgramId};
-pub use flow::{FlowTuple, ForwardFlow, ForwardKey, ReplyFlow, ReplyKey};
+pub use flow::{FlowTuple, ForwardFlow, ForwardKey, FragmentKey, FragmentPorts, ReplyFlow, ReplyKey};
 pub use ring::RingKey;
 pub use socket::{OriginalDestination, SandboxNetworks, SocketNatKey};
 pub use table::{

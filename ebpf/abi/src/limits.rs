@@ -34,6 +34,8 @@ pub const MAX_SANDBOXES: u32 = 8_192;
 pub const MAX_SANDBOX_NETWORKS: usize = 16;
 /// Flows remembered by an ingress node. A cache: the oldest make room.
 pub const MAX_CACHED_FLOWS: u32 = 131_072;
+/// Packets whose fragments are on their way. A cache: the oldest make room, and their last fragments are lost.
+pub const MAX_FRAGMENTED_PACKETS: u32 = 16_384;
 /// Flows of this node's backends. State: a full table refuses new flows under
 /// [`crate::DropReason::FlowTableFull`]. Closed flows stay for 10 to 15 s: this is room for 70,000 new connections a second.
 pub const MAX_FLOWS: u32 = 1_048_576;

@@ -35,6 +35,8 @@ pub mod map {
     pub const SANDBOXES: &str = "sandboxes";
     /// LRU: [`crate::FlowTuple`] → backend [`crate::Ip4`].
     pub const FLOW_CACHE: &str = "flow_cache";
+    /// LRU: [`crate::FragmentKey`] → [`crate::FragmentPorts`].
+    pub const FRAGMENTS: &str = "fragments";
     /// [`crate::ForwardKey`] → [`crate::ForwardFlow`].
     pub const FLOWS: &str = "flows";
     /// [`crate::ReplyKey`] → [`crate::ReplyFlow`].
@@ -45,7 +47,7 @@ pub mod map {
     pub const COUNTERS: &str = "counters";
 
     /// All of them: what is pinned.
-    pub const ALL: [&str; 16] = [
+    pub const ALL: [&str; 17] = [
         CONFIG,
         TICK,
         FRONTENDS,
@@ -58,6 +60,7 @@ pub mod map {
         VIPS,
         SANDBOXES,
         FLOW_CACHE,
+        FRAGMENTS,
         FLOWS,
         REPLIES,
         SOCKET_NAT,

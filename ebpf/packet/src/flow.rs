@@ -1,9 +1,9 @@
 //! From a frame to the flow that it belongs to.
 
-use ebpf_abi::{Endpoint, FlowTuple, Port, protocol};
+use ebpf_abi::{Endpoint, FlowTuple, FragmentPorts, Port, protocol};
 
 use crate::bytes::Bytes;
-use crate::ipv4::{self, Ipv4};
+use crate::ipv4::{self, Ipv4, Part};
 
 const TCP_FIN: u8 = 0x01;
 const TCP_SYN: u8 = 0x02;
@@ -20,8 +20,9 @@ pub const UDP_CHECKSUM_OFFSET: usize = 6;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Flow {
     pub tuple: FlowTuple,
-    /// Where the transport header starts in the frame.
+    /// Where the transport header starts in the frame, if it has one.
     pub transport_offset: usize,
+    pub part: Part,
     /// Length of the IPv4 packet, bytes.
     pub total_len: u16,
     /// TCP flags; 0 for UDP.
@@ -33,6 +34,7 @@ pub struct Flow {
 pub enum NoFlow {
     /// Truncated, or not what its headers say.
     Malformed,
+    /// A fragment without ports, or any where [`Bytes::VARIABLE_OFFSETS`] is false.
     Fragment,
     /// Neither TCP nor UDP.
     Protocol,
@@ -51,7 +53,7 @@ impl Flow {
     /// The flow of a frame whose IPv4 header is `ip`.
     #[inline]
     pub fn of<B: Bytes>(packet: &B, ip: &Ipv4) -> Result<Self, NoFlow> {
-        if ip.is_fragment {
+        if ip.part == Part::LaterFragment || (ip.part == Part::FirstFragment && !B::VARIABLE_OFFSETS) {
             return Err(NoFlow::Fragment);
         }
         if ip.header_len == ipv4::MIN_LEN {
@@ -76,7 +78,21 @@ impl Flow {
         let source = (ip.source, Port([ports[0], ports[1]]));
         let destination = (ip.destination, Port([ports[2], ports[3]]));
         let tuple = FlowTuple::new(source, destination, ip.protocol);
-        Ok(Self { tuple, transport_offset, total_len: ip.total_len, flags })
+        Ok(Self { tuple, transport_offset, part: ip.part, total_len: ip.total_len, flags })
+    }
+
+    /// The flow of a fragment whose header is `ip`, and whose packet began with `ports`.
+    #[inline]
+    pub const fn of_later(ip: &Ipv4, ports: FragmentPorts) -> Self {
+        let (source, destination) = ((ip.source, ports.source), (ip.destination, ports.destination));
+        let tuple = FlowTuple::new(source, destination, ip.protocol);
+        Self { tuple, transport_offset: ipv4::OFFSET, part: ip.part, total_len: ip.total_len, flags: 0 }
+    }
+
+    /// Ports and checksum are in the frame.
+    #[inline]
+    pub fn has_transport(&self) -> bool {
+        self.part != Part::LaterFragment
     }
 
     #[inline]

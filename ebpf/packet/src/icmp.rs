@@ -4,7 +4,7 @@ use ebpf_abi::{FlowTuple, Port, protocol};
 
 use crate::bytes::Bytes;
 use crate::checksum;
-use crate::ipv4::{self, Ipv4};
+use crate::ipv4::{self, Ipv4, Part};
 
 /// Where the header starts in a frame without IPv4 options.
 pub const OFFSET: usize = ipv4::OFFSET + ipv4::MIN_LEN;
@@ -30,7 +30,7 @@ pub const EMBEDDED_TRANSPORT_OFFSET: usize = EMBEDDED_OFFSET + ipv4::MIN_LEN;
 /// The first four bytes of the answer to an echo request; `None` if the packet is none.
 #[inline]
 pub fn echo_reply(packet: &impl Bytes, ip: &Ipv4) -> Option<[u8; 4]> {
-    if ip.protocol != protocol::ICMP || ip.header_len != ipv4::MIN_LEN || ip.is_fragment {
+    if ip.protocol != protocol::ICMP || ip.header_len != ipv4::MIN_LEN || ip.part != Part::Whole {
         return None;
     }
     let [kind, code, high, low] = packet.load::<4>(OFFSET).ok()?;
@@ -45,7 +45,7 @@ pub fn echo_reply(packet: &impl Bytes, ip: &Ipv4) -> Option<[u8; 4]> {
 /// about TCP or UDP without options.
 #[inline]
 pub fn embedded_flow(packet: &impl Bytes, ip: &Ipv4) -> Option<FlowTuple> {
-    if ip.protocol != protocol::ICMP || ip.header_len != ipv4::MIN_LEN || ip.is_fragment {
+    if ip.protocol != protocol::ICMP || ip.header_len != ipv4::MIN_LEN || ip.part != Part::Whole {
         return None;
     }
     let [kind] = packet.load::<1>(OFFSET).ok()?;

@@ -14,8 +14,17 @@ pub const CHECKSUM_OFFSET: usize = OFFSET + 10;
 pub const SOURCE_OFFSET: usize = OFFSET + 12;
 pub const DESTINATION_OFFSET: usize = OFFSET + 16;
 
-/// More fragments, or a fragment offset (RFC 791 section 3.1, flags and fragment offset).
-const FRAGMENT_MASK: u16 = 0x3fff;
+/// RFC 791 section 3.1, flags and fragment offset.
+const MORE_FRAGMENTS: u16 = 0x2000;
+const FRAGMENT_OFFSET: u16 = 0x1fff;
+
+/// Which part of a packet this is: only a whole one and a first fragment have ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    Whole,
+    FirstFragment,
+    LaterFragment,
+}
 
 /// What the data plane asks of an IPv4 header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,8 +32,9 @@ pub struct Ipv4 {
     pub source: Ip4,
     pub destination: Ip4,
     pub protocol: u8,
-    /// Part of a larger packet: only the first part has ports.
-    pub is_fragment: bool,
+    pub part: Part,
+    /// What the fragments of a packet have in common.
+    pub id: [u8; 2],
     /// Length of the header, options included, bytes.
     pub header_len: usize,
     /// Length of the packet, bytes.
@@ -49,9 +59,21 @@ impl Ipv4 {
             source: Ip4([header[12], header[13], header[14], header[15]]),
             destination: Ip4([header[16], header[17], header[18], header[19]]),
             protocol: header[9],
-            is_fragment: u16::from_be_bytes([header[6], header[7]]) & FRAGMENT_MASK != 0,
+            part: part(u16::from_be_bytes([header[6], header[7]])),
+            id: [header[4], header[5]],
             header_len,
             total_len,
         })
+    }
+}
+
+#[inline]
+const fn part(flags_and_offset: u16) -> Part {
+    if flags_and_offset & FRAGMENT_OFFSET != 0 {
+        Part::LaterFragment
+    } else if flags_and_offset & MORE_FRAGMENTS != 0 {
+        Part::FirstFragment
+    } else {
+        Part::Whole
     }
 }

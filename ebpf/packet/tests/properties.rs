@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a frame that can't be built is a failed test")]
 
-use ebpf_abi::{Endpoint, Ip4, MacAddr, Port, protocol};
+use ebpf_abi::{Endpoint, FragmentPorts, Ip4, MacAddr, Port, protocol};
 use ebpf_packet::vxlan::Outer;
 use ebpf_packet::{Ethernet, Flow, Ipv4, NoFlow, arp, checksum, flow, hash, icmp, ipv4, vxlan};
 use etherparse::PacketBuilder;
@@ -150,10 +150,16 @@ proptest! {
 #[test]
 fn fragments_and_other_protocols_have_no_flow() {
     let mut bytes = frame(false, ([1; 4], 1), ([2; 4], 2), b"x");
-    for flags in [0x2000_u16, 0x0001, 0x2001] {
+    for flags in [0x0001_u16, 0x2001] {
         bytes[20..22].copy_from_slice(&flags.to_be_bytes());
         assert_eq!(Flow::parse(&bytes.as_slice()), Err(NoFlow::Fragment));
     }
+    bytes[20..22].copy_from_slice(&0x2000_u16.to_be_bytes());
+    let first = Flow::parse(&bytes.as_slice()).expect("a first fragment has ports");
+    let ip = Ipv4::parse(&bytes.as_slice()).unwrap();
+    let ports = FragmentPorts { source: first.tuple.source_port, destination: first.tuple.destination_port };
+    let later = Flow::of_later(&ip, ports);
+    assert_eq!(later.tuple, first.tuple);
     bytes[20..22].copy_from_slice(&[0x40, 0]);
     assert!(Flow::parse(&bytes.as_slice()).is_ok(), "DF alone is no fragment");
     bytes[23] = 47;

@@ -3,8 +3,8 @@
 use ebpf_abi::limits::ROUTER_MAC;
 use ebpf_abi::ring::EARLIER_RINGS;
 use ebpf_abi::{DropReason, Endpoint, FlowTuple, FrontendKey, Ip4, NodeConfig, RingKey, TargetPortKey};
+use ebpf_packet::Flow;
 use ebpf_packet::hash::flow_hash;
-use ebpf_packet::{Bytes, Flow};
 
 use crate::maps::{self, FLOW_CACHE, FRONTENDS, TARGET_PORTS};
 use crate::route;
@@ -21,11 +21,10 @@ pub struct Chosen {
     pub endpoint: Endpoint,
 }
 
-/// The backend for an IPv4 frame from outside; `None` if it is for no frontend, or nobody serves it: then the host's stack
+/// The backend for a packet from outside; `None` if it is for no frontend, or nobody serves it: then the host's stack
 /// answers as for any closed port.
 #[inline(always)]
-pub fn choose(config: &NodeConfig, packet: &impl Bytes) -> Option<Chosen> {
-    let flow = Flow::parse(packet).ok()?;
+pub fn choose(config: &NodeConfig, flow: Flow) -> Option<Chosen> {
     let tuple = &flow.tuple;
     if tuple.destination.is_loopback() {
         return None;

@@ -4,14 +4,14 @@ use aya_ebpf::bindings::{BPF_F_INNER_MAP, BPF_F_NO_PREALLOC};
 use aya_ebpf::btf_maps::{Array, HashMap, HashOfMaps, LruHashMap, PerCpuArray};
 use aya_ebpf::macros::btf_map;
 use ebpf_abi::limits::{
-    MAX_ADDRESS_OWNERS, MAX_ATTACHMENTS, MAX_CACHED_FLOWS, MAX_ENDPOINTS, MAX_FLOWS, MAX_FRONTENDS,
-    MAX_PEERS, MAX_PROGRAMS, MAX_RING_PLACES, MAX_RINGS, MAX_SANDBOXES, MAX_SOCKET_NATS, MAX_TARGET_PORTS,
-    MAX_VIPS,
+    MAX_ADDRESS_OWNERS, MAX_ATTACHMENTS, MAX_CACHED_FLOWS, MAX_ENDPOINTS, MAX_FLOWS, MAX_FRAGMENTED_PACKETS,
+    MAX_FRONTENDS, MAX_PEERS, MAX_PROGRAMS, MAX_RING_PLACES, MAX_RINGS, MAX_SANDBOXES, MAX_SOCKET_NATS,
+    MAX_TARGET_PORTS, MAX_VIPS,
 };
 use ebpf_abi::{
-    Attachment, CounterRow, Endpoint, EndpointKey, FlowTuple, ForwardFlow, ForwardKey, Frontend, FrontendKey,
-    Ip4, NodeConfig, OriginalDestination, Peer, ReplyFlow, ReplyKey, RingKey, SandboxNetworks, SocketNatKey,
-    TargetPort, TargetPortKey, VipKey, ring,
+    Attachment, CounterRow, Endpoint, EndpointKey, FlowTuple, ForwardFlow, ForwardKey, FragmentKey,
+    FragmentPorts, Frontend, FrontendKey, Ip4, NodeConfig, OriginalDestination, Peer, ReplyFlow, ReplyKey,
+    RingKey, SandboxNetworks, SocketNatKey, TargetPort, TargetPortKey, VipKey, ring,
 };
 use ebpf_packet::hash::place;
 
@@ -57,6 +57,10 @@ pub static SANDBOXES: HashMap<u64, SandboxNetworks, { MAX_SANDBOXES as usize }, 
 
 #[btf_map(name = "flow_cache")]
 pub static FLOW_CACHE: LruHashMap<FlowTuple, Ip4, { MAX_CACHED_FLOWS as usize }> = LruHashMap::new();
+
+#[btf_map(name = "fragments")]
+pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentPorts, { MAX_FRAGMENTED_PACKETS as usize }> =
+    LruHashMap::new();
 
 #[btf_map(name = "flows")]
 pub static FLOWS: HashMap<ForwardKey, ForwardFlow, { MAX_FLOWS as usize }, SPARSE> = HashMap::new();

@@ -96,14 +96,16 @@ impl Skb {
             return Ok(());
         }
         self.replace_address_checksum(from, to)?;
-        let flags = u64::from(BPF_F_PSEUDO_HDR) | mangled_0(flow) | 4;
-        self.replace_l4(flow.checksum_offset(), from.to_be_u32().into(), to.to_be_u32().into(), flags)?;
+        if flow.has_transport() {
+            let flags = u64::from(BPF_F_PSEUDO_HDR) | mangled_0(flow) | 4;
+            self.replace_l4(flow.checksum_offset(), from.to_be_u32().into(), to.to_be_u32().into(), flags)?;
+        }
         self.store(offset, &to.0)
     }
 
     #[inline(always)]
     fn replace_port(&self, flow: &Flow, offset: usize, from: Port, to: Port) -> Result<(), DropReason> {
-        if from == to {
+        if from == to || !flow.has_transport() {
             return Ok(());
         }
         let flags = mangled_0(flow) | 2;

@@ -9,7 +9,7 @@ use ebpf_packet::{Ethernet, Flow, Ipv4, arp, ethernet, icmp, ipv4};
 use crate::maps::{self, VIPS};
 use crate::skb::{self, Skb};
 use crate::verdict::{Outcome, Verdict};
-use crate::{errors, route, track};
+use crate::{errors, fragments, route, track};
 
 #[inline(always)]
 pub fn run(packet: &Skb) -> Outcome {
@@ -37,13 +37,14 @@ fn answer_by_way_out(packet: &Skb, attachment: &Attachment) -> Option<Outcome> {
     }
     let config = maps::config()?;
     let ip = Ipv4::parse(packet).ok()?;
-    let flow = Flow::of(packet, &ip).ok()?;
+    let flow = fragments::flow(packet, &ip).ok()?;
     if flow.tuple.protocol != UDP {
         return None;
     }
     let mut bound = flow;
     bound.tuple.source = attachment.address;
     let reply = track::reply(&bound)?;
+    fragments::remember(&ip, &flow);
     Some(restore(config, packet, &flow, &reply))
 }
 
@@ -124,8 +125,9 @@ fn to_router(packet: &Skb, attachment: &Attachment, ethernet: &Ethernet, ip: &Ip
 /// An answer to a client of a published port leaves with the address and port that the client connected to.
 #[inline(always)]
 fn answer_client(config: &NodeConfig, packet: &Skb, ip: &Ipv4) -> Option<Outcome> {
-    if let Ok(flow) = Flow::of(packet, ip) {
+    if let Ok(flow) = fragments::flow(packet, ip) {
         let reply = track::reply(&flow)?;
+        fragments::remember(ip, &flow);
         return Some(restore(config, packet, &flow, &reply));
     }
     errors::from_task(config, packet, ip)

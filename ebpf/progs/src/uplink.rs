@@ -7,7 +7,7 @@ use ebpf_packet::{Ethernet, Ipv4, ethernet, ipv4, vxlan};
 
 use crate::skb::{self, Skb};
 use crate::verdict::{Outcome, Verdict};
-use crate::{errors, ingress, maps, route};
+use crate::{errors, fragments, ingress, maps, route};
 
 #[inline(always)]
 pub fn run(packet: &Skb) -> Outcome {
@@ -16,16 +16,18 @@ pub fn run(packet: &Skb) -> Outcome {
     if ethernet.ether_type != ethernet::TYPE_IPV4 {
         return Ok(Verdict::Pass);
     }
+    let Ok(ip) = Ipv4::parse(packet) else { return Ok(Verdict::Pass) };
     if config.ingress_vni != 0
-        && let Some(chosen) = ingress::choose(config, packet)
+        && let Ok(flow) = fragments::flow(packet, &ip)
+        && let Some(chosen) = ingress::choose(config, flow)
     {
+        fragments::remember(&ip, &chosen.flow);
         return if chosen.endpoint.is_local() {
             ingress::deliver(config, packet, &chosen.flow, (chosen.backend, &chosen.endpoint), 0)
         } else {
             route::tunnel_to_endpoint(config, packet, config.ingress_vni, &chosen.endpoint)
         };
     }
-    let Ok(ip) = Ipv4::parse(packet) else { return Ok(Verdict::Pass) };
     if config.ingress_vni != 0
         && let Some(outcome) = errors::from_outside(config, packet, &ip)
     {
@@ -38,7 +40,8 @@ pub fn run(packet: &Skb) -> Outcome {
 /// would send it to and fro for ever.
 #[inline(always)]
 fn is_probe(config: &NodeConfig, packet: &Skb, ip: &Ipv4) -> bool {
-    let may_be = ip.protocol == protocol::UDP && ip.destination == config.vtep && !ip.is_fragment;
+    let may_be =
+        ip.protocol == protocol::UDP && ip.destination == config.vtep && ip.part == ipv4::Part::Whole;
     if !may_be || ip.header_len != ipv4::MIN_LEN {
         return false;
     }

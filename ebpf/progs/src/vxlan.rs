@@ -3,11 +3,11 @@
 use ebpf_abi::limits::ROUTER_MAC;
 use ebpf_abi::ring::chooser_age;
 use ebpf_abi::{DropReason, Endpoint, Ip4, NodeConfig};
-use ebpf_packet::{Ethernet, Flow, Ipv4, NoFlow, ethernet, icmp};
+use ebpf_packet::{Ethernet, Ipv4, NoFlow, ethernet, icmp};
 
 use crate::skb::{self, Skb, Tunnel};
 use crate::verdict::{Outcome, Verdict};
-use crate::{errors, ingress, maps, route};
+use crate::{errors, fragments, ingress, maps, route};
 
 /// tc ingress.
 #[inline(always)]
@@ -43,11 +43,12 @@ pub fn run(packet: &Skb) -> Outcome {
     if let Some(tuple) = icmp::answered_flow(packet, &ip) {
         return errors::deliver(config, packet, (&ip, &tuple), (address, &endpoint), age);
     }
-    let flow = Flow::of(packet, &ip).map_err(|error| match error {
+    let flow = fragments::flow(packet, &ip).map_err(|error| match error {
         NoFlow::Fragment => DropReason::Fragment,
         NoFlow::Protocol => DropReason::UnpublishedPort,
         NoFlow::Malformed | NoFlow::Options => DropReason::Malformed,
     })?;
+    fragments::remember(&ip, &flow);
     ingress::deliver(config, packet, &flow, (address, &endpoint), age)
 }
 

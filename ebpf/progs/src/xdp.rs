@@ -15,7 +15,7 @@ use ebpf_abi::table::CONFIG_XDP_REDIRECT;
 use ebpf_abi::{DropReason, Endpoint, MacAddr, NodeConfig};
 use ebpf_packet::bytes::{Bytes, Truncated};
 use ebpf_packet::vxlan::{self, MTU_OVERHEAD, OVERHEAD, Outer};
-use ebpf_packet::{Ethernet, ethernet};
+use ebpf_packet::{Ethernet, Flow, ethernet};
 
 use crate::ingress::{self, Chosen};
 use crate::maps;
@@ -63,7 +63,8 @@ pub fn run(context: &XdpContext) -> Outcome {
     if !matches!(frame.load::<2>(12), Ok(ethernet::TYPE_IPV4)) {
         return Ok(Verdict::Pass);
     }
-    match ingress::choose(config, &frame) {
+    let chosen = Flow::parse(&frame).ok().and_then(|flow| ingress::choose(config, flow));
+    match chosen {
         Some(chosen) if !chosen.endpoint.is_local() => encapsulate(config, &frame, &chosen),
         _ => Ok(Verdict::Pass),
     }

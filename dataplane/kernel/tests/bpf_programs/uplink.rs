@@ -63,6 +63,24 @@ fn connections_that_the_backend_does_not_know_go_to_earlier_rings_backends() {
     });
 }
 
+#[test]
+fn fragments_follow_their_first() {
+    bench(0, |bpf, lab| {
+        let mut bench = Bench::received(bpf, ProgramId::MeshUplink, lab.nodes[0].ifindex("up0"));
+        let client = client_to(NODES[0]);
+        let first = fragment(client.udp((40_000, 5353), &[0; 64]), 0, true);
+        // What looks like a header in a later fragment is not one.
+        let later = |offset, more| fragment(client.udp((1, 2), &[7; 64]), offset, more);
+        bench.check("before the first", &later(9, true), &Expect::Pass);
+        for frame in [first, later(9, true), later(18, false)] {
+            bench.check("to task 0", &frame, &Expect::ForwardAs(tunnelled(frame.clone(), TASKS[0])));
+        }
+        let mut other = later(9, false);
+        other[18..20].copy_from_slice(&[0x12, 0x34]);
+        bench.check("of another packet", &fragment(other, 9, false), &Expect::Pass);
+    });
+}
+
 /// Task 0 is drained: it leaves the ring, and its endpoint stays for the connections that it has.
 #[test]
 fn a_backend_that_serves_no_more_keeps_its_connections_alone() {
@@ -110,8 +128,7 @@ fn uplink_leaves_the_rest_to_the_host() {
             ("another node's address", client_to(NODES[1]).tcp((40_000, 8080), Segment::Syn, b"")),
             ("localhost from the wire", client_to(Ip4::LOCALHOST).tcp((40_000, 8080), Segment::Syn, b"")),
             ("no backend", client.tcp((40_000, 8082), Segment::Syn, b"")),
-            ("a first fragment", fragment(client.udp((40_000, 5353), &[0; 64]), 0, true)),
-            ("a later fragment", fragment(client.udp((40_000, 5353), &[0; 64]), 8, false)),
+            ("a fragment whose first did not come", fragment(client.udp((40_000, 5353), &[0; 64]), 8, false)),
             ("ping", client.echo_request()),
             ("ARP", arp(1, (CLIENT_MAC, CLIENT), (MacAddr::default(), NODES[0]), MacAddr::BROADCAST)),
             ("a cut TCP header", syn[..40].to_vec()),

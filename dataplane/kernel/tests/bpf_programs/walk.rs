@@ -41,7 +41,7 @@ fn clients_are_served(lab: &Lab) {
                 tcp(&lab.client, node, 8080, payload).unwrap_or_else(|error| panic!("{node}: {error}"));
             assert_eq!(seen.ip(), ip(CLIENT));
         }
-        for size in [1, 1400, 1472] {
+        for size in [1, 1400, 1472, 4000, 60_000] {
             let (seen, from) =
                 udp(&lab.client, node, 5353, size).unwrap_or_else(|error| panic!("{node} {size}: {error}"));
             assert_eq!((seen.ip(), from.ip(), from.port()), (ip(CLIENT), ip(node), 5353));

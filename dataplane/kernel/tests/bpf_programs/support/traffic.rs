@@ -1,5 +1,5 @@
 //! Servers and clients. A TCP server reads to the end, then answers with its peer's address and as many bytes; a UDP
-//! server answers each datagram with its sender's address.
+//! server answers each datagram with its sender's address, padded to the same size.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
@@ -10,6 +10,9 @@ use ebpf_abi::Ip4;
 use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrIn};
 
 use super::namespace::Namespace;
+
+/// What fits into an IPv4 packet.
+const LARGEST_DATAGRAM: usize = 65_507;
 
 /// What a client waits before it calls a packet lost. An emulated machine that shares its processors is slow.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -35,9 +38,10 @@ fn answer(mut stream: TcpStream) {
 pub fn serve_udp(namespace: &Namespace, port: u16) {
     let socket = namespace.run(|| UdpSocket::bind(("0.0.0.0", port)).unwrap());
     thread::spawn(move || {
-        let mut datagram = [0; 2048];
-        while let Ok((_, from)) = socket.recv_from(&mut datagram) {
-            let _ = socket.send_to(from.to_string().as_bytes(), from);
+        let mut datagram = vec![0; LARGEST_DATAGRAM];
+        while let Ok((size, from)) = socket.recv_from(&mut datagram) {
+            let answer = format!("{from}{:width$}", "", width = size.saturating_sub(from.to_string().len()));
+            let _ = socket.send_to(answer.as_bytes(), from);
         }
     });
 }
@@ -99,9 +103,9 @@ pub fn udp_connected(from: &Namespace, to: Ip4, port: u16) -> std::io::Result<(S
 }
 
 fn receive(socket: &UdpSocket) -> std::io::Result<(SocketAddr, SocketAddr)> {
-    let mut datagram = [0; 2048];
+    let mut datagram = vec![0; LARGEST_DATAGRAM];
     let (size, from) = socket.recv_from(&mut datagram)?;
-    Ok((std::str::from_utf8(&datagram[..size]).unwrap().parse().unwrap(), from))
+    Ok((std::str::from_utf8(&datagram[..size]).unwrap().trim_end().parse().unwrap(), from))
 }
 
 /// Does `to` answer an echo request?

@@ -1,0 +1,36 @@
+//! Fragments follow their first one, which has the ports. One that comes before its first one is not waited for: its packet
+//! is lost, as it would be had the network lost it.
+
+use ebpf_abi::{FragmentKey, FragmentPorts};
+use ebpf_packet::ipv4::Part;
+use ebpf_packet::{Flow, Ipv4, NoFlow};
+
+use crate::maps::FRAGMENTS;
+use crate::skb::Skb;
+
+/// The flow of a packet or fragment.
+#[inline(always)]
+pub fn flow(packet: &Skb, ip: &Ipv4) -> Result<Flow, NoFlow> {
+    if ip.part != Part::LaterFragment {
+        return Flow::of(packet, ip);
+    }
+    // SAFETY: the row is copied at once.
+    let ports = *unsafe { FRAGMENTS.get(key(ip)) }.ok_or(NoFlow::Fragment)?;
+    Ok(Flow::of_later(ip, ports))
+}
+
+/// Remembers a first fragment, once it is known that its flow is one of ours.
+#[inline(always)]
+pub fn remember(ip: &Ipv4, flow: &Flow) {
+    if ip.part == Part::FirstFragment {
+        let ports =
+            FragmentPorts { source: flow.tuple.source_port, destination: flow.tuple.destination_port };
+        // A full table makes room by itself.
+        let _ = FRAGMENTS.insert(key(ip), ports, 0);
+    }
+}
+
+#[inline(always)]
+const fn key(ip: &Ipv4) -> FragmentKey {
+    FragmentKey::new(ip.source, ip.destination, ip.id, ip.protocol)
+}
