@@ -30,7 +30,8 @@ fn main() {
     }
     names_are_served_and_outlive_the_driver();
     sandboxes_that_leave_are_let_go();
-    println!("names: 2 tests passed");
+    a_service_may_be_the_resolver_of_another();
+    println!("names: 3 tests passed");
 }
 
 fn with_names(options: &mut DriverOptions) {
@@ -76,6 +77,47 @@ fn sandboxes_that_leave_are_let_go() {
 
     assert!(!namespace.exists());
     assert_eq!(served(&lab), BTreeSet::new());
+}
+
+/// `--dns` with an address of the overlay, and with a virtual one: asked from the sandbox, on to the other node.
+fn a_service_may_be_the_resolver_of_another() {
+    const OUTSIDE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 80);
+    let lab = Lab::new(with_names);
+    lab.converge(1);
+    let (five, six) = (lab.a.sandbox(5), lab.b.sandbox(6));
+    // Beside the service DNS of their own sandboxes.
+    for sandbox in [&five, &six] {
+        let socket = sandbox.run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 53)).unwrap());
+        std::thread::spawn(move || answer_all(&socket, OUTSIDE));
+    }
+    for (revision, resolver) in [(2, view::app(6)), (3, view::VIP)] {
+        let mut wanted = view::of_node(revision, NODE_A);
+        let own = wanted.sandboxes.get_mut(&SandboxId("task5".into())).unwrap();
+        own.dns_servers = vec![resolver.into()];
+        lab.a.converge(wanted);
+        lab::wait_until(
+            "the resolver is asked",
+            || resolve(&five, &format!("asked-{revision}.example")).is_ok_and(|found| found == [OUTSIDE]),
+            || format!("{resolver} does not answer"),
+        );
+        assert_eq!(resolve(&five, "web").unwrap(), [view::VIP]);
+    }
+}
+
+/// A resolver that knows one address for all names.
+fn answer_all(socket: &UdpSocket, address: Ipv4Addr) {
+    let mut query = [0; 512];
+    while let Ok((_, client)) = socket.recv_from(&mut query) {
+        let n_name = query[12..].iter().position(|byte| *byte == 0).unwrap() + 1;
+        let mut answer = query[..12 + n_name + 4].to_vec();
+        answer[2] |= 0x80;
+        answer[6..12].copy_from_slice(&[0, 1, 0, 0, 0, 0]);
+        answer.extend([0xc0, 12, 0, 1, 0, 1]);
+        answer.extend(TTL_S.to_be_bytes());
+        answer.extend([0, 4]);
+        answer.extend(address.octets());
+        socket.send_to(&answer, client).unwrap();
+    }
 }
 
 /// What the DNS process of node `a` says that it serves.
