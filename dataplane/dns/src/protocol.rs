@@ -84,3 +84,33 @@ pub async fn write_frame<T: Serialize>(
     to.flush().await?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn read(bytes: &[u8]) -> Result<Option<Command>, FrameError> {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async { read_frame(&mut &bytes[..]).await })
+    }
+
+    #[test]
+    fn a_frame_too_long_is_refused_before_it_is_read() {
+        assert!(matches!(read(&[0xff; 4]), Err(FrameError::TooLong(_))));
+        assert!(matches!(read(&[0, 0, 0, 9, 1]), Err(FrameError::Io(_))), "cut off");
+        assert!(matches!(read(&[]), Ok(None)));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// Whatever is at the other end: nothing panics.
+        #[test]
+        fn any_frame_is_survived(body in prop::collection::vec(any::<u8>(), 0..200)) {
+            let len = u32::try_from(body.len()).unwrap().to_be_bytes();
+            let _ = read(&[&len[..], &body].concat());
+        }
+    }
+}

@@ -23,6 +23,7 @@ fn main() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     runtime.block_on(async {
         answers_by_udp_and_tcp().await;
+        each_of_many_sandboxes_gets_its_own_names().await;
         a_sandbox_that_left_is_let_go().await;
         a_sandbox_that_comes_late_is_served().await;
         a_second_process_is_refused().await;
@@ -32,7 +33,7 @@ fn main() {
         is_replaced_when_killed().await;
         a_container_may_have_port_53_of_its_own().await;
     });
-    println!("process: 9 tests passed");
+    println!("process: 10 tests passed");
 }
 
 async fn answers_by_udp_and_tcp() {
@@ -57,6 +58,23 @@ async fn answers_by_udp_and_tcp() {
     served(&client, 2).await;
     let reply = query_udp(&app, "web.", RecordType::A).expect("an answer");
     assert_eq!(reply.metadata.response_code, ResponseCode::NXDomain, "the zones are swapped whole");
+    client.stop_server().await.expect("the process ends");
+}
+
+async fn each_of_many_sandboxes_gets_its_own_names() {
+    let scene = Scene::new("many");
+    let sandboxes: Vec<Sandbox> = (0..20).map(|_| Sandbox::new()).collect();
+    let names: Vec<String> = (0..20).map(|i| format!("only{i}")).collect();
+    let tables: Vec<[(&str, Ipv4Addr); 1]> = names.iter().map(|name| [(name.as_str(), WEB)]).collect();
+    let rows =
+        sandboxes.iter().zip(&tables).map(|(sandbox, table)| (sandbox, &table[..], Forwarding::Forbidden));
+    let client = scene.client();
+    client.set_zones(zones(1, &rows.collect::<Vec<_>>()));
+    served(&client, 1).await;
+    for (sandbox, name) in sandboxes.iter().zip(&names) {
+        let reply = query_udp(sandbox, &format!("{name}."), RecordType::A).expect("an answer");
+        assert_eq!(reply.answers.len(), 1, "{name}");
+    }
     client.stop_server().await.expect("the process ends");
 }
 

@@ -133,8 +133,8 @@ impl State {
         if views.is_empty() {
             return BTreeMap::new();
         }
-        let opened =
-            self.opener.open_all(views.keys().map(|id| paths.get(id).cloned().unwrap_or_default())).await;
+        let wanted = views.keys().map(|id| paths.get(id).cloned().unwrap_or_default()).collect();
+        let opened = self.opener.open_all(wanted).await;
         let mut failed = BTreeMap::new();
         for ((id, view), sockets) in views.into_iter().zip(opened) {
             let (worker, forwarder) = (self.workers.next(), self.forwarder.clone());

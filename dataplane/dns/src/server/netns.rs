@@ -17,6 +17,9 @@ use super::redirect;
 /// Where containers are told to ask.
 pub const DNS_ADDRESS: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, 11), 53);
 
+/// Threads that open the sockets of many sandboxes at once.
+const MAX_HELPERS: usize = 8;
+
 /// Which namespace a path names: device and inode. A number is not given twice while a socket keeps its namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NetnsIdentity {
@@ -91,26 +94,45 @@ impl Opener {
         Ok(Self { work })
     }
 
-    /// Opens what answers at [`DNS_ADDRESS`] in each of `paths`; the results come in the same order.
-    pub async fn open_all(&self, paths: impl Iterator<Item = PathBuf>) -> Vec<io::Result<Sockets>> {
-        let mut opened = Vec::new();
-        for path in paths {
-            let opener = self.clone();
-            opened.push(self.run(move || open(&path, opener)).await.flatten());
+    /// Opens what answers at [`DNS_ADDRESS`] in each of `paths`; the results come in the same order. A process that is
+    /// started among many sandboxes has some helpers: most of the time goes by waiting for the kernel.
+    pub async fn open_all(&self, paths: Vec<PathBuf>) -> Vec<io::Result<Sockets>> {
+        let helpers: Vec<Self> =
+            (1..MAX_HELPERS.min(paths.len())).filter_map(|_| Self::start().ok()).collect();
+        let all: Vec<&Self> = helpers.iter().chain([self]).collect();
+        let opening: Vec<_> = paths
+            .into_iter()
+            .zip(all.iter().cycle())
+            .map(|(path, helper)| {
+                let opener = self.clone();
+                helper.begin(move || open(&path, opener))
+            })
+            .collect();
+        let mut opened = Vec::with_capacity(opening.len());
+        for socket in opening {
+            opened.push(finish(socket).await.flatten());
         }
         opened
     }
 
     async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+        finish(self.begin(work)).await
+    }
+
+    /// Gives the thread something to do; what it comes to is sent back.
+    fn begin<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> oneshot::Receiver<T> {
         let (sender, receiver) = oneshot::channel();
-        let work = Box::new(move || {
+        // If the thread is gone the receiver hears of it.
+        let _ = self.work.send(Box::new(move || {
             // Whoever asked may be gone by now.
             let _ = sender.send(work());
-        });
-        let died = || io::Error::other("the thread that opens sockets died");
-        self.work.send(work).map_err(|_| died())?;
-        receiver.await.map_err(|_| died())
+        }));
+        receiver
     }
+}
+
+async fn finish<T>(receiver: oneshot::Receiver<T>) -> io::Result<T> {
+    receiver.await.map_err(|_| io::Error::other("the thread that opens sockets died"))
 }
 
 /// Moves this thread into the namespace.

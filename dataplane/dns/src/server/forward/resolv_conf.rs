@@ -102,6 +102,8 @@ fn resolver(text: &str) -> Option<SocketAddr> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -112,6 +114,16 @@ mod tests {
         let expected: Vec<SocketAddr> =
             vec!["192.0.2.1:53".parse().unwrap(), "[2001:db8::1]:53".parse().unwrap(), scoped.into()];
         assert_eq!(parse(text), expected);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// Whatever is in the file: nothing panics, and a resolver has the port of DNS.
+        #[test]
+        fn any_text_is_survived(text in "(nameserver[ \t]?)?\\PC{0,40}(\n(nameserver )?[0-9a-f:.%]{0,30}){0,4}") {
+            prop_assert!(parse(&text).iter().all(|resolver| resolver.port() == DNS_PORT));
+        }
     }
 
     /// The time of a check that is due.
