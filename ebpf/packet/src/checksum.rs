@@ -9,15 +9,23 @@ const fn fold(sum: u32) -> u16 {
     sum as u16
 }
 
-/// The checksum of an IPv4 header without options whose checksum field is zero.
+/// The checksum of a header of an even number of bytes, few enough for their sum, whose checksum field is zero.
 #[inline]
-pub fn header_checksum(header: &[u8; 20]) -> [u8; 2] {
+pub fn header_checksum<const N: usize>(header: &[u8; N]) -> [u8; 2] {
+    const { assert!(N.is_multiple_of(2) && N <= 128) };
     let mut sum = 0_u32;
     let mut index = 0;
-    while index < 20 {
+    while index < N {
         sum += u32::from(u16::from_be_bytes([header[index], header[index + 1]]));
         index += 2;
     }
+    (!fold(sum)).to_be_bytes()
+}
+
+/// The checksum of bytes of which the first part, of even length, has the one and the rest the other checksum.
+#[inline]
+pub const fn join(first: [u8; 2], rest: [u8; 2]) -> [u8; 2] {
+    let sum = !u16::from_be_bytes(first) as u32 + !u16::from_be_bytes(rest) as u32;
     (!fold(sum)).to_be_bytes()
 }
 

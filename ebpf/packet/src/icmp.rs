@@ -27,6 +27,22 @@ pub const EMBEDDED_DESTINATION_OFFSET: usize = EMBEDDED_OFFSET + 16;
 /// Where its transport header starts.
 pub const EMBEDDED_TRANSPORT_OFFSET: usize = EMBEDDED_OFFSET + ipv4::MIN_LEN;
 
+/// Code of "destination unreachable": fragmentation needed and DF set.
+const FRAGMENTATION_NEEDED: u8 = 4;
+/// Of the packet at fault an error carries the header, here one without options, and 64 bits (RFC 792).
+pub const CARRIED_LEN: usize = ipv4::MIN_LEN + 8;
+
+/// The header of an error that tells the sender of a packet, which begins with `carried`, that none longer than `mtu` bytes
+/// gets to where it was sent (RFC 1191 section 4).
+#[inline]
+pub fn fragmentation_needed(carried: &[u8; CARRIED_LEN], mtu: u16) -> [u8; LEN] {
+    let mut header = [DESTINATION_UNREACHABLE, FRAGMENTATION_NEEDED, 0, 0, 0, 0, 0, 0];
+    header[6..8].copy_from_slice(&mtu.to_be_bytes());
+    let checksum = checksum::join(checksum::header_checksum(&header), checksum::header_checksum(carried));
+    header[2..4].copy_from_slice(&checksum);
+    header
+}
+
 /// The first four bytes of the answer to an echo request; `None` if the packet is none.
 #[inline]
 pub fn echo_reply(packet: &impl Bytes, ip: &Ipv4) -> Option<[u8; 4]> {

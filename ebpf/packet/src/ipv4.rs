@@ -3,6 +3,7 @@
 use ebpf_abi::Ip4;
 
 use crate::bytes::Bytes;
+use crate::checksum;
 use crate::ethernet;
 
 /// Length of a header without options, bytes.
@@ -17,6 +18,8 @@ pub const DESTINATION_OFFSET: usize = OFFSET + 16;
 /// RFC 791 section 3.1, flags and fragment offset.
 const MORE_FRAGMENTS: u16 = 0x2000;
 const FRAGMENT_OFFSET: u16 = 0x1fff;
+/// In the first byte of the two.
+const DONT_FRAGMENT: u8 = 0x40;
 
 /// Which part of a packet this is: only a whole one and a first fragment have ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +36,8 @@ pub struct Ipv4 {
     pub destination: Ip4,
     pub protocol: u8,
     pub part: Part,
+    /// It must not be fragmented on its way.
+    pub dont_fragment: bool,
     /// What the fragments of a packet have in common.
     pub id: [u8; 2],
     /// Length of the header, options included, bytes.
@@ -60,6 +65,7 @@ impl Ipv4 {
             destination: Ip4([header[16], header[17], header[18], header[19]]),
             protocol: header[9],
             part: part(u16::from_be_bytes([header[6], header[7]])),
+            dont_fragment: header[6] & DONT_FRAGMENT != 0,
             id: [header[4], header[5]],
             header_len,
             total_len,
@@ -76,4 +82,20 @@ const fn part(flags_and_offset: u16) -> Part {
     } else {
         Part::Whole
     }
+}
+
+/// A header without options, DF clear, for a payload of `payload_len` bytes.
+#[inline]
+pub fn header(addresses: (Ip4, Ip4), protocol: u8, ttl: u8, payload_len: u16) -> [u8; MIN_LEN] {
+    let mut ip = [0; MIN_LEN];
+    ip[0] = 0x45;
+    ip[2..4].copy_from_slice(&(payload_len + 20).to_be_bytes());
+    ip[8] = ttl;
+    ip[9] = protocol;
+    ip[12..16].copy_from_slice(&addresses.0.0);
+    ip[16..20].copy_from_slice(&addresses.1.0);
+    let [high, low] = checksum::header_checksum(&ip);
+    ip[10] = high;
+    ip[11] = low;
+    ip
 }

@@ -3,8 +3,8 @@
 use ebpf_abi::{Ip4, MacAddr, Port, protocol};
 
 use crate::bytes::{Bytes, Truncated};
-use crate::checksum;
 use crate::ethernet::{self, Ethernet};
+use crate::ipv4;
 
 /// Length of a VXLAN header, bytes.
 pub const LEN: usize = 8;
@@ -45,7 +45,7 @@ impl Outer {
     #[inline]
     pub fn to_bytes(self, inner_len: u16) -> [u8; OVERHEAD] {
         let udp_len = inner_len + 16;
-        let ip = self.ip_header(udp_len + 20);
+        let ip = ipv4::header((self.source, self.destination), protocol::UDP, TTL, udp_len);
         let mut bytes = [0; OVERHEAD];
         let ethernet = Ethernet {
             destination: self.destination_mac,
@@ -60,21 +60,6 @@ impl Outer {
         bytes[42] = FLAG_VNI;
         bytes[46..50].copy_from_slice(&(self.vni << 8).to_be_bytes());
         bytes
-    }
-
-    #[inline]
-    fn ip_header(&self, total_len: u16) -> [u8; 20] {
-        let mut ip = [0; 20];
-        ip[0] = 0x45;
-        ip[2..4].copy_from_slice(&total_len.to_be_bytes());
-        ip[8] = TTL;
-        ip[9] = protocol::UDP;
-        ip[12..16].copy_from_slice(&self.source.0);
-        ip[16..20].copy_from_slice(&self.destination.0);
-        let [high, low] = checksum::header_checksum(&ip);
-        ip[10] = high;
-        ip[11] = low;
-        ip
     }
 }
 

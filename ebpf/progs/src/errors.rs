@@ -2,9 +2,10 @@
 //! ports that it knows. A "fragmentation needed" that got lost would stall its connection (RFC 2923 section 2.1).
 
 use ebpf_abi::limits::ROUTER_MAC;
-use ebpf_abi::{DropReason, Endpoint, FlowTuple, Ip4, NodeConfig, Port, ReplyFlow, ReplyKey};
+use ebpf_abi::{DropReason, Endpoint, FlowTuple, Ip4, NodeConfig, Port, ReplyFlow, ReplyKey, protocol};
 use ebpf_packet::hash::flow_hash;
-use ebpf_packet::{Ipv4, icmp, ipv4};
+use ebpf_packet::vxlan::MTU_OVERHEAD;
+use ebpf_packet::{Bytes as _, Ethernet, Ipv4, icmp, ipv4};
 
 use crate::ingress::{self, Earlier};
 use crate::skb::{self, Skb};
@@ -12,8 +13,25 @@ use crate::track::{self, Translated};
 use crate::verdict::Outcome;
 use crate::{maps, route};
 
+/// Of errors that are made here.
+const TTL: u8 = 64;
 const EMBEDDED_SOURCE_PORT: usize = icmp::EMBEDDED_TRANSPORT_OFFSET;
 const EMBEDDED_DESTINATION_PORT: usize = icmp::EMBEDDED_TRANSPORT_OFFSET + 2;
+
+/// Sends a client's packet back as an error: it is too long for the tunnel.
+#[inline(always)]
+pub fn refuse_length(config: &NodeConfig, packet: &Skb, ethernet: &Ethernet, ip: &Ipv4) -> Outcome {
+    const PAYLOAD_LEN: usize = icmp::LEN + icmp::CARRIED_LEN;
+    let carried = packet.load::<{ icmp::CARRIED_LEN }>(ipv4::OFFSET).map_err(|_| DropReason::Malformed)?;
+    let mtu = config.uplink_mtu.saturating_sub(MTU_OVERHEAD) as u16;
+    packet.set_len(icmp::OFFSET + PAYLOAD_LEN)?;
+    packet.set_macs(ethernet.source, ethernet.destination)?;
+    let addresses = (ip.destination, ip.source);
+    packet.write(ipv4::OFFSET, &ipv4::header(addresses, protocol::ICMP, TTL, PAYLOAD_LEN as u16))?;
+    packet.write(icmp::OFFSET, &icmp::fragmentation_needed(&carried, mtu))?;
+    packet.write(icmp::EMBEDDED_OFFSET, &carried)?;
+    Ok(skb::send(packet.ifindex()))
+}
 
 /// An error from outside about a backend's answer: to that backend. `None` if it is about nothing published.
 #[inline(always)]

@@ -8,8 +8,8 @@ use aya_ebpf::bindings::{
 };
 use aya_ebpf::helpers::{
     bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer,
-    bpf_skb_change_type, bpf_skb_get_tunnel_key, bpf_skb_load_bytes, bpf_skb_set_tunnel_key,
-    bpf_skb_store_bytes,
+    bpf_skb_change_tail, bpf_skb_change_type, bpf_skb_get_tunnel_key, bpf_skb_load_bytes,
+    bpf_skb_set_tunnel_key, bpf_skb_store_bytes,
 };
 use aya_ebpf::programs::TcContext;
 use ebpf_abi::{DropReason, Ip4, MacAddr, Port};
@@ -166,6 +166,21 @@ impl Skb {
     pub fn set_destination(&self, flow: &Flow, address: Ip4, port: Port) -> Result<(), DropReason> {
         self.replace_address(flow, ipv4::DESTINATION_OFFSET, flow.tuple.destination, address)?;
         self.replace_port(flow, flow::DESTINATION_PORT_OFFSET, flow.tuple.destination_port, port)
+    }
+
+    /// Makes the frame `len` bytes long.
+    #[inline(always)]
+    pub fn set_len(&self, len: usize) -> Result<(), DropReason> {
+        // SAFETY: a plain helper call.
+        let result = unsafe { bpf_skb_change_tail(self.raw, len as u32, 0) };
+        if result == 0 { Ok(()) } else { Err(DropReason::Rewrite) }
+    }
+
+    /// Several packets of one flow, which the kernel has put together and will take apart again.
+    #[inline(always)]
+    pub fn is_aggregate(&self) -> bool {
+        // SAFETY: the context outlives the program.
+        unsafe { (*self.raw).gso_size != 0 }
     }
 
     /// The tunnel that the packet came through; `None` if it came through none.

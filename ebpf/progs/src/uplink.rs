@@ -3,6 +3,7 @@
 use ebpf_abi::limits::PROBE_VNI;
 use ebpf_abi::{DropReason, NodeConfig, protocol};
 use ebpf_packet::Bytes as _;
+use ebpf_packet::vxlan::MTU_OVERHEAD;
 use ebpf_packet::{Ethernet, Ipv4, ethernet, ipv4, vxlan};
 
 use crate::skb::{self, Skb};
@@ -24,6 +25,8 @@ pub fn run(packet: &Skb) -> Outcome {
         fragments::remember(&ip, &chosen.flow);
         return if chosen.endpoint.is_local() {
             ingress::deliver(config, packet, &chosen.flow, (chosen.backend, &chosen.endpoint), 0)
+        } else if is_too_long(config, packet, &ip) {
+            errors::refuse_length(config, packet, &ethernet, &ip)
         } else {
             route::tunnel_to_endpoint(config, packet, config.ingress_vni, &chosen.endpoint)
         };
@@ -34,6 +37,14 @@ pub fn run(packet: &Skb) -> Outcome {
         return outcome;
     }
     if is_probe(config, packet, &ip) { echo(packet, &ethernet, &ip) } else { Ok(Verdict::Pass) }
+}
+
+/// The packet doesn't fit into the tunnel and may not be fragmented. Parts of an aggregate are as long as the task allowed
+/// by its MSS, which knows of the tunnel.
+#[inline(always)]
+fn is_too_long(config: &NodeConfig, packet: &Skb, ip: &Ipv4) -> bool {
+    let is_long = u32::from(ip.total_len) + MTU_OVERHEAD > config.uplink_mtu;
+    is_long && ip.dont_fragment && ip.header_len == ipv4::MIN_LEN && !packet.is_aggregate()
 }
 
 /// A liveness probe of another node. One sent from the tunnel port is none: its echo would be a probe too, and two nodes

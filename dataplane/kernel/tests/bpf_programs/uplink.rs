@@ -81,6 +81,23 @@ fn fragments_follow_their_first() {
     });
 }
 
+#[test]
+fn packets_too_long_for_the_tunnel_are_refused_or_fragmented() {
+    bench(0, |bpf, lab| {
+        let mut bench = Bench::received(bpf, ProgramId::MeshUplink, lab.nodes[0].ifindex("up0"));
+        let client = client_to(NODES[0]);
+        let fits = client.udp((40_000, 5353), &[7; 1422]);
+        let too_long = client.udp((40_000, 5353), &[7; 1423]);
+        bench.check("as long as can be", &fits, &Expect::ForwardAs(tunnelled(fits.clone(), TASKS[0])));
+        let error = between((NODE_MAC, NODES[0]), (CLIENT_MAC, CLIENT))
+            .fragmentation_needed(&too_long[14..14 + 28], 1450);
+        bench.check("a byte longer", &too_long, &Expect::ForwardAs(fragment(error, 0, false)));
+        let may_be_fragmented = fragment(too_long, 0, false);
+        let forwarded = Expect::ForwardAs(tunnelled(may_be_fragmented.clone(), TASKS[0]));
+        bench.check("without DF", &may_be_fragmented, &forwarded);
+    });
+}
+
 /// Task 0 is drained: it leaves the ring, and its endpoint stays for the connections that it has.
 #[test]
 fn a_backend_that_serves_no_more_keeps_its_connections_alone() {

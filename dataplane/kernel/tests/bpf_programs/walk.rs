@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, UdpSocket};
 use std::path::Path;
+use std::time::Instant;
 
 use crate::support::lab::{
     CLIENT, INGRESS_VNI, Lab, NODES, OVERLAY_VNI, RING, TASKS, TASKS_OVERLAY, VIP, tc_mode,
 };
 use crate::support::traffic::{
-    PATIENCE, connect_from, exchange, ping, serve_tcp, serve_udp, tcp, udp, udp_connected,
+    PATIENCE, connect_from, exchange, ping, serve_tcp, serve_udp, tcp, udp, udp_connected, udp_path_mtu,
 };
 use dataplane_kernel::bpf::{Bpf, has_tcx};
 use dataplane_kernel::inspect::{self, InspectError};
@@ -41,13 +42,22 @@ fn clients_are_served(lab: &Lab) {
                 tcp(&lab.client, node, 8080, payload).unwrap_or_else(|error| panic!("{node}: {error}"));
             assert_eq!(seen.ip(), ip(CLIENT));
         }
-        for size in [1, 1400, 1472, 4000, 60_000] {
+        for size in [1, 1400, 1422, 4000, 60_000] {
             let (seen, from) =
                 udp(&lab.client, node, 5353, size).unwrap_or_else(|error| panic!("{node} {size}: {error}"));
             assert_eq!((seen.ip(), from.ip(), from.port()), (ip(CLIENT), ip(node), 5353));
         }
         udp_connected(&lab.client, node, 5353).unwrap();
     }
+}
+
+/// A datagram that is too long for the tunnel is lost, and its sender learns what fits.
+fn clients_learn_the_path_mtu(lab: &Lab) {
+    let patience = Instant::now() + PATIENCE;
+    while udp_path_mtu(&lab.client, NODES[0], 5353, 1472) != 1450 {
+        assert!(Instant::now() < patience, "no error came");
+    }
+    udp(&lab.client, NODES[0], 5353, 1472).unwrap();
 }
 
 /// A connection finds the backend that it began with, on another node than the one its packets go to now, although the node
@@ -156,6 +166,7 @@ fn walk(lab: &Lab) {
     clients_are_served(lab);
     nodes_are_served(lab);
     tasks_are_served(lab);
+    clients_learn_the_path_mtu(lab);
     connections_outlive_cache_and_ring(lab);
     colliding_flows_are_told_apart(lab);
     errors_reach_tasks(lab);

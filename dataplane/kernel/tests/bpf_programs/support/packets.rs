@@ -64,6 +64,17 @@ impl Between {
     }
 
     /// "Port unreachable" about the packet whose frame is `about`.
+    /// As [`Self::port_unreachable`]: the packet is too long, and must not be fragmented.
+    pub fn fragmentation_needed(&self, about: &[u8], mtu: u16) -> Vec<u8> {
+        let kind = icmpv4::DestUnreachableHeader::FragmentationNeeded { next_hop_mtu: mtu };
+        let mut frame = Vec::new();
+        self.ip()
+            .icmpv4(etherparse::Icmpv4Type::DestinationUnreachable(kind))
+            .write(&mut frame, about)
+            .unwrap();
+        frame
+    }
+
     pub fn port_unreachable(&self, about: &[u8]) -> Vec<u8> {
         let mut frame = Vec::new();
         let kind = icmpv4::DestUnreachableHeader::Port;

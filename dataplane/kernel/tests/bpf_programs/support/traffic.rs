@@ -102,6 +102,28 @@ pub fn udp_connected(from: &Namespace, to: Ip4, port: u16) -> std::io::Result<(S
     })
 }
 
+/// Sends a datagram of `size` bytes, and returns how long a packet may be by what the kernel knows then.
+pub fn udp_path_mtu(from: &Namespace, to: Ip4, port: u16, size: usize) -> i32 {
+    from.run(|| {
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        socket.connect(address(to, port)).unwrap();
+        socket.send(&vec![7; size]).unwrap();
+        let (mut mtu, mut len) = (0_i32, 4);
+        // SAFETY: the kernel writes four bytes at most, for which there is room.
+        let result = unsafe {
+            libc::getsockopt(
+                std::os::fd::AsRawFd::as_raw_fd(&socket),
+                libc::IPPROTO_IP,
+                libc::IP_MTU,
+                (&raw mut mtu).cast(),
+                &raw mut len,
+            )
+        };
+        assert_eq!(result, 0);
+        mtu
+    })
+}
+
 fn receive(socket: &UdpSocket) -> std::io::Result<(SocketAddr, SocketAddr)> {
     let mut datagram = vec![0; LARGEST_DATAGRAM];
     let (size, from) = socket.recv_from(&mut datagram)?;
