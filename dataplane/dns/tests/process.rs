@@ -24,6 +24,7 @@ fn main() {
     runtime.block_on(async {
         answers_by_udp_and_tcp().await;
         each_of_many_sandboxes_gets_its_own_names().await;
+        a_libc_understands_the_answers().await;
         a_sandbox_that_left_is_let_go().await;
         a_sandbox_that_comes_late_is_served().await;
         a_second_process_is_refused().await;
@@ -33,7 +34,7 @@ fn main() {
         is_replaced_when_killed().await;
         a_container_may_have_port_53_of_its_own().await;
     });
-    println!("process: 10 tests passed");
+    println!("process: 11 tests passed");
 }
 
 async fn answers_by_udp_and_tcp() {
@@ -74,6 +75,24 @@ async fn each_of_many_sandboxes_gets_its_own_names() {
     for (sandbox, name) in sandboxes.iter().zip(&names) {
         let reply = query_udp(sandbox, &format!("{name}."), RecordType::A).expect("an answer");
         assert_eq!(reply.answers.len(), 1, "{name}");
+    }
+    client.stop_server().await.expect("the process ends");
+}
+
+async fn a_libc_understands_the_answers() {
+    let scene = Scene::new("libc");
+    let sandbox = Sandbox::new();
+    let client = scene.client();
+    client.set_zones(zones(1, &[(&sandbox, &[("web", WEB), ("db.a.example", WEB)], Forwarding::Forbidden)]));
+    served(&client, 1).await;
+    for options in ["ndots:0", "edns0 ndots:0", "use-vc ndots:2", "single-request-reopen"] {
+        let file = format!("nameserver 127.0.0.11\nsearch b.example a.example\noptions {options}\n");
+        scene.write("container.conf", &file);
+        let file = scene.path("container.conf");
+        let found = |name| sandbox.getent(&file, name).map(|text| text.contains(&WEB.to_string()));
+        assert_eq!(found("web"), Some(true), "{options}");
+        assert_eq!(found("db"), Some(true), "by the search list, with {options}");
+        assert_eq!(found("nobody"), None, "{options}");
     }
     client.stop_server().await.expect("the process ends");
 }

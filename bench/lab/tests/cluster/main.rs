@@ -3,6 +3,7 @@
 //! `cargo xtask test --only cluster`; `MESH_SCENARIO=update` picks those whose name contains the word.
 
 mod bad_input;
+mod dns;
 mod failures;
 mod forming;
 mod mesh;
@@ -23,6 +24,7 @@ const SCENARIOS: &[Scenario] = &[
     ("nodes and localhost reach the mesh", mesh::nodes_reach_the_mesh),
     ("udp goes the same way", mesh::udp_goes_the_same_way),
     ("names and virtual addresses", mesh::names_and_virtual_addresses),
+    ("a service's own resolver", dns::own_resolver),
     ("the way out is masqueraded", mesh::way_out_is_masqueraded),
     ("docker prints Docker's words", words::inspect_and_lists),
     ("bad input gets Docker's errors and changes nothing", bad_input::refused),

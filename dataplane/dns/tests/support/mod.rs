@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -144,6 +144,19 @@ impl Sandbox {
     /// For other processes too, as long as this one lives.
     pub fn path(&self) -> PathBuf {
         PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), self.netns.as_raw_fd()))
+    }
+
+    /// What the C library's resolver finds in here with this `resolv.conf`; `None` if there is no such host.
+    pub fn getent(&self, resolv_conf: &Path, name: &str) -> Option<String> {
+        let script =
+            format!("mount --bind {} /etc/resolv.conf && getent ahosts {name}", resolv_conf.display());
+        let mut command = Command::new("nsenter");
+        command
+            .arg(format!("--net={}", self.path().display()))
+            .args(["unshare", "--mount", "sh", "-c", &script]);
+        let output = command.output().expect("nsenter, unshare and getent are there");
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
     /// Sockets that are open in here, whoever has them.
