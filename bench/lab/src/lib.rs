@@ -5,6 +5,7 @@
 //! holds in the lab holds on real machines.
 
 mod daemon;
+mod downloads;
 mod lab;
 pub mod leftovers;
 mod net;
@@ -12,7 +13,8 @@ pub mod process;
 mod state;
 mod traffic;
 
+pub use downloads::{Downloads, DownloadsReport};
 pub use lab::{Lab, NodeStatus};
 pub use process::{Captured, run, try_run, wait_until};
 pub use state::{LabOptions, NodeRecord, Role};
-pub use traffic::{Answer, Traffic, TrafficReport, request};
+pub use traffic::{Answer, Connections, Traffic, TrafficReport, request};

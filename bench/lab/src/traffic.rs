@@ -1,7 +1,7 @@
 //! Small HTTP traffic inside the lab: single requests, and a steady stream whose every failure is counted.
 
 use std::collections::BTreeMap;
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -47,10 +47,59 @@ pub fn request(to: SocketAddr) -> Result<Answer> {
     let mut text = String::new();
     stream.read_to_string(&mut text).context("receive")?;
     let (head, body) = text.split_once("\r\n\r\n").context("no answer")?;
+    parse(head, body)
+}
+
+fn parse(head: &str, body: &str) -> Result<Answer> {
     ensure!(head.starts_with("HTTP/1.1 200"), "answered {}", head.lines().next().unwrap_or_default());
     let fields =
         body.lines().filter_map(|l| l.split_once(": ")).map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
     Ok(Answer { fields })
+}
+
+/// How requests use connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Connections {
+    /// One for each request.
+    Short,
+    /// One for many, until the server says that it closes.
+    KeptAlive,
+}
+
+/// A connection that is used until the server says that it closes. A request that fails on it is not sent again.
+#[derive(Default)]
+struct KeptConnection(Option<BufReader<TcpStream>>);
+
+impl KeptConnection {
+    fn request(&mut self, to: SocketAddr) -> Result<Answer> {
+        let is_new = self.0.is_none();
+        let mut reader = match self.0.take() {
+            Some(reader) => reader,
+            None => BufReader::new(TcpStream::connect_timeout(&to, REQUEST_LIMIT).context("connect")?),
+        };
+        let context = if is_new { "on a new connection" } else { "on a used connection" };
+        let (head, body) = exchange(&mut reader).context(context)?;
+        if !head.contains("Connection: close") {
+            self.0 = Some(reader);
+        }
+        parse(&head, &body)
+    }
+}
+
+fn exchange(reader: &mut BufReader<TcpStream>) -> Result<(String, String)> {
+    reader.get_ref().set_read_timeout(Some(REQUEST_LIMIT))?;
+    reader.get_mut().write_all(b"GET / HTTP/1.1\r\nHost: lab\r\n\r\n").context("send")?;
+    let (mut head, mut body_len) = (String::new(), 0);
+    while !head.ends_with("\r\n\r\n") {
+        let begin = head.len();
+        ensure!(reader.read_line(&mut head).context("receive")? > 0, "receive: closed after {begin} bytes");
+        if let Some(len) = head[begin..].strip_prefix("Content-Length: ") {
+            body_len = len.trim().parse()?;
+        }
+    }
+    let mut body = vec![0; body_len];
+    reader.read_exact(&mut body).context("receive the body")?;
+    Ok((head, String::from_utf8(body)?))
 }
 
 /// What became of a steady stream.
@@ -78,6 +127,16 @@ pub struct Traffic {
 impl Traffic {
     /// `rate_per_s` requests a second, to `targets` in turn, each on a new connection.
     pub fn start(lab: &Lab, targets: &[SocketAddr], rate_per_s: u32) -> Result<Self> {
+        Self::start_with(lab, targets, rate_per_s, Connections::Short)
+    }
+
+    /// The same with connections used as `connections` says; a kept one goes to the next target when it is replaced.
+    pub fn start_with(
+        lab: &Lab,
+        targets: &[SocketAddr],
+        rate_per_s: u32,
+        connections: Connections,
+    ) -> Result<Self> {
         ensure!(!targets.is_empty(), "traffic needs a target");
         let stop = Arc::new(AtomicBool::new(false));
         let report = Arc::new(Mutex::new(TrafficReport::default()));
@@ -93,16 +152,18 @@ impl Traffic {
                         note(&report, start.elapsed(), start.elapsed(), Err(error));
                         return;
                     }
-                    send(
-                        &targets,
-                        n as usize,
-                        start + pace * n / N_SENDERS,
-                        pace,
-                        &stop,
-                        |at, took, result| {
-                            note(&report, at.duration_since(start), took, result);
-                        },
-                    );
+                    let mut kept = KeptConnection::default();
+                    let ask = |turn: usize| {
+                        let to = targets[turn % targets.len()];
+                        let sent_at = Instant::now();
+                        let result = match connections {
+                            Connections::Short => request(to),
+                            Connections::KeptAlive => kept.request(to),
+                        };
+                        let result = result.with_context(|| format!("to {to}"));
+                        note(&report, sent_at.duration_since(start), sent_at.elapsed(), result);
+                    };
+                    send(n as usize, start + pace * n / N_SENDERS, pace, &stop, ask);
                 })
             })
             .collect();
@@ -124,24 +185,14 @@ impl Traffic {
     }
 }
 
-#[expect(clippy::too_many_arguments, reason = "a loop's own settings, used once")]
-fn send(
-    targets: &[SocketAddr],
-    first: usize,
-    start: Instant,
-    pace: Duration,
-    stop: &AtomicBool,
-    mut note: impl FnMut(Instant, Duration, Result<Answer>),
-) {
+fn send(first: usize, start: Instant, pace: Duration, stop: &AtomicBool, mut ask: impl FnMut(usize)) {
     let mut next = start;
     for turn in first.. {
         thread::sleep(next.saturating_duration_since(Instant::now()));
         if stop.load(Ordering::Relaxed) || start.elapsed() > STREAM_LIMIT {
             return;
         }
-        let sent_at = Instant::now();
-        let result = request(targets[turn % targets.len()]);
-        note(sent_at, sent_at.elapsed(), result);
+        ask(turn);
         next += pace;
     }
 }

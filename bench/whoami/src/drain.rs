@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 /// A connection that is idle for this long after SIGTERM is closed. Clients that reuse connections come back sooner
 /// and are told to close.
 pub const LINGER: Duration = Duration::from_secs(2);
-/// All is over after this, answered or not: below Docker's default grace of 10 s.
-const DRAIN_MAX: Duration = Duration::from_secs(8);
+/// All is over after this, answered or not, if nothing else is asked for: below Docker's default grace of 10 s.
+pub const DRAIN_DEFAULT: Duration = Duration::from_secs(8);
 /// How often the end of the last connection is looked for.
 const POLL: Duration = Duration::from_millis(5);
 
@@ -66,10 +66,10 @@ pub fn exit_on_signal() -> io::Result<()> {
     Ok(())
 }
 
-/// Returns when no connection is open, or it has taken too long.
-pub fn wait_for_connections() {
+/// Returns when no connection is open, or it has taken `longest`.
+pub fn wait_for_connections(longest: Duration) {
     let start = Instant::now();
-    while OPEN.load(Ordering::Acquire) > 0 && start.elapsed() < DRAIN_MAX {
+    while OPEN.load(Ordering::Acquire) > 0 && start.elapsed() < longest {
         std::thread::sleep(POLL);
     }
 }

@@ -63,6 +63,12 @@ pub fn response(status: &str, body: &str, keep_alive: bool, with_body: bool) -> 
     bytes
 }
 
+/// The head of a long answer of bytes, after which the connection is closed. `task` says who sends it.
+pub fn stream_head(len: u64, task: &str) -> Vec<u8> {
+    let head = "HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\nConnection: close";
+    format!("{head}\r\nX-Task: {task}\r\nContent-Length: {len}\r\n\r\n").into_bytes()
+}
+
 /// `http://host[:port][/path]` in parts.
 pub fn parse_url(url: &str) -> Option<(&str, u16, String)> {
     let rest = url.strip_prefix("http://")?;

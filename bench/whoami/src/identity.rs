@@ -6,6 +6,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 /// The lines of every answer that don't depend on the request.
 #[derive(Debug, Clone)]
 pub struct Identity {
+    /// The task's name, empty outside of one.
+    pub task: String,
     lines: String,
 }
 
@@ -28,7 +30,7 @@ impl Identity {
         for address in local_addresses(&fib) {
             writeln!(lines, "ip: {address}").expect("writing to a string succeeds");
         }
-        Self { lines }
+        Self { task: variable("TASK"), lines }
     }
 
     /// The answer to a peer.
@@ -72,7 +74,7 @@ mod tests {
 
     #[test]
     fn an_answer_names_both_ends() {
-        let identity = Identity { lines: "hostname: h\n".into() };
+        let identity = Identity { task: String::new(), lines: "hostname: h\n".into() };
         let (local, remote) = (SocketAddr::from(([10, 0, 0, 1], 80)), SocketAddr::from(([10, 0, 0, 2], 999)));
         assert_eq!(
             identity.answer(local, remote, "GET", "/x"),

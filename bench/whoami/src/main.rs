@@ -7,6 +7,7 @@ mod drain;
 mod http;
 mod identity;
 mod server;
+mod stream;
 mod udp;
 
 use std::process::ExitCode;
@@ -14,7 +15,9 @@ use std::process::ExitCode;
 const USAGE: &str = "\
 whoami: says who it is and who asked
 
-  whoami [serve] [--port 80] [--version TEXT]   HTTP server; SIGTERM ends it when open requests are answered
+  whoami [serve] [--port 80] [--version TEXT] [--drain SECONDS]
+                                                HTTP server; SIGTERM ends it when open requests are answered, or
+                                                after 8 seconds; /stream?seconds=S&rate=BYTES_PER_S answers slowly
   whoami get URL [-n N] [--only NAME] [--timeout MS] [--resolve NAME=ADDRESS]
                                                 N requests, each on a new connection
   whoami healthcheck [URL]                      0 if the server answers well

@@ -5,9 +5,12 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::drain::{LINGER, OpenConnection, is_stopping, stop_on_signal, wait_for_connections};
-use crate::http::{HEAD_LEN_MAX, RequestHead, head_len, parse_request, response};
+use crate::drain::{
+    DRAIN_DEFAULT, LINGER, OpenConnection, is_stopping, stop_on_signal, wait_for_connections,
+};
+use crate::http::{HEAD_LEN_MAX, RequestHead, head_len, parse_request, response, stream_head};
 use crate::identity::Identity;
+use crate::stream::{self, CHUNK_PERIOD, StreamRequest};
 use crate::{CommandResult, option, positional};
 
 const DEFAULT_PORT: u16 = 80;
@@ -21,19 +24,21 @@ const WAKE: Duration = Duration::from_millis(100);
 /// A body is read and thrown away; more than this closes the connection.
 const BODY_LEN_MAX: usize = 64 << 20;
 
-/// `serve [--port N] [--version TEXT]`.
+/// `serve [--port N] [--version TEXT] [--drain SECONDS]`.
 pub fn serve(options: &[&str]) -> CommandResult {
-    if let Some(word) = positional(options, &["--port", "--version"])?.first() {
+    if let Some(word) = positional(options, &["--port", "--version", "--drain"])?.first() {
         return Err(format!("unknown command {word}; see whoami --help"));
     }
     let port = option(options, "--port").map_or(Ok(DEFAULT_PORT), str::parse);
     let port = port.map_err(|_| "--port needs a port number".to_owned())?;
     let from_environment = std::env::var("VERSION").unwrap_or_default();
     let version = option(options, "--version").unwrap_or(&from_environment);
-    run(port, version).map_err(|error| format!("serve on port {port}: {error}"))
+    let drain = option(options, "--drain").map(|text| text.parse().map(Duration::from_secs));
+    let drain = drain.unwrap_or(Ok(DRAIN_DEFAULT)).map_err(|_| "--drain needs seconds".to_owned())?;
+    run(port, version, drain).map_err(|error| format!("serve on port {port}: {error}"))
 }
 
-fn run(port: u16, version: &str) -> io::Result<()> {
+fn run(port: u16, version: &str, drain: Duration) -> io::Result<()> {
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))?;
     stop_on_signal(&listener)?;
     let identity = Arc::new(Identity::of_this_process(version));
@@ -47,7 +52,7 @@ fn run(port: u16, version: &str) -> io::Result<()> {
         }
     }
     drop(listener);
-    wait_for_connections();
+    wait_for_connections(drain);
     Ok(())
 }
 
@@ -78,12 +83,30 @@ impl Connection {
                 return self.stream.write_all(&response("400 Bad Request", "bad request\n", false, true));
             };
             self.skip_body(&request)?;
+            match stream::parse(&request.target) {
+                Some(Ok(asked)) => return self.send_stream(asked, identity),
+                Some(Err(why)) => {
+                    return self.stream.write_all(&response("400 Bad Request", &why, false, true));
+                }
+                None => {}
+            }
             let keep_alive = request.keep_alive && !is_stopping();
             let body = identity.answer(local, remote, &request.method, &request.target);
             self.stream.write_all(&response("200 OK", &body, keep_alive, request.method != "HEAD"))?;
             if !keep_alive {
                 break;
             }
+        }
+        Ok(())
+    }
+
+    /// The long answer, at its pace and to its end, also when the server is to end.
+    fn send_stream(&mut self, asked: StreamRequest, identity: &Identity) -> io::Result<()> {
+        self.stream.write_all(&stream_head(asked.len(), &identity.task))?;
+        let start = Instant::now();
+        for number in 0..asked.n_chunks {
+            std::thread::sleep((CHUNK_PERIOD * number).saturating_sub(start.elapsed()));
+            self.stream.write_all(&asked.chunk(number))?;
         }
         Ok(())
     }

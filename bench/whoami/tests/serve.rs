@@ -106,6 +106,25 @@ fn a_signal_lets_open_requests_finish() {
 }
 
 #[test]
+fn a_stream_is_finished_after_the_signal() {
+    let mut server = Server::start();
+    let mut stream = server.connect();
+    write!(stream, "GET /stream?seconds=1&rate=1000 HTTP/1.1\r\n\r\n").expect("sent");
+    let mut first = [0; 8];
+    stream.read_exact(&mut first).expect("it has begun");
+    server.terminate();
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest).expect("its end");
+    let body = rest.windows(4).position(|window| window == b"\r\n\r\n").expect("a head") + 4;
+    assert_eq!(rest.len() - body, 1000);
+    assert!(server.child.wait().expect("it ends").success());
+    let server = Server::start();
+    let mut stream = server.connect();
+    write!(stream, "GET /stream?seconds=0 HTTP/1.1\r\n\r\n").expect("sent");
+    assert!(answer(&mut stream).starts_with("HTTP/1.1 400 "));
+}
+
+#[test]
 fn the_client_gets_and_checks() {
     let server = Server::start();
     let run = |arguments: &[&str]| {

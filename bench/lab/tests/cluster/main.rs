@@ -6,6 +6,7 @@ mod bad_input;
 mod dns;
 mod failures;
 mod forming;
+mod long_lived;
 mod mesh;
 mod support;
 mod words;
@@ -34,6 +35,8 @@ const SCENARIOS: &[Scenario] = &[
     ("roles change back and forth", forming::roles_change_back_and_forth),
     ("workers pull from a registry", forming::workers_pull_from_a_registry),
     ("a rolling update under load", mesh::rolling_update_under_load),
+    ("rolling updates fail no request", long_lived::updates_fail_nothing),
+    ("long downloads live on", long_lived::downloads_live_on),
     ("a worker's agent dies", failures::agent_dies),
     ("a node goes dark", failures::node_goes_dark),
     ("the leader dies", failures::leader_dies),

@@ -1,0 +1,168 @@
+//! Connections that live long live on, whatever happens around them.
+
+use std::net::SocketAddr;
+
+use anyhow::{Context as _, ensure};
+use bench_lab::{Connections, Downloads, DownloadsReport, Role, Traffic, TrafficReport, wait_until};
+use dataplane_kernel::bpf::{PinDir, Tables};
+
+use crate::support::{Bench, Outcome, SETTLE, counts};
+
+const N_DOWNLOADS: usize = 60;
+/// Where the services of these scenarios are published.
+const DOWNLOADS_PORT: u16 = 8081;
+const UPDATES_PORT: u16 = 8082;
+/// Longer than these downloads live: a task that leaves finishes what it has.
+const GRACE_S: &str = "120";
+const N_UPDATES: usize = 5;
+const N_UPDATES_LONG: usize = 100;
+const N_UPDATED_REPLICAS: usize = 10;
+/// Of each kind of connection.
+const UPDATE_RATE_PER_S: u32 = 100;
+
+/// Downloads through every node, held while daemons die, the service is scaled, and the nodes forget what they cached.
+pub fn downloads_live_on(bench: &mut Bench) -> Outcome {
+    create_downloads(bench, 6, &[])?;
+    let targets = targets(bench, DOWNLOADS_PORT);
+    let downloads = begin(bench, &targets, N_DOWNLOADS)?;
+    let step = |what: &str| println!("  {} broken after: {what}", downloads.n_broken());
+
+    let leader = bench.leader()?;
+    let worker = bench.lab.nodes().iter().find(|n| n.role == Role::Worker).context("no worker")?.name.clone();
+    let running = bench.running("held")?;
+    let backend = running.iter().find(|t| t.node != leader && t.node != worker).context("no backend")?;
+    for node in [&worker, &backend.node, &leader] {
+        bench.lab.kill(node)?;
+        bench.lab.start(node)?;
+    }
+    wait_until("the managers to have a leader", SETTLE, || {
+        let ready = bench.docker(&["node", "ls", "--format", "{{.Status}}"])?;
+        Ok(ready.lines().all(|status| status == "Ready").then_some(bench.leader()?))
+    })?;
+    step("a worker's, a backend's and the leader's daemon were killed and started");
+
+    let n_forgotten = forget_flows(bench)?;
+    ensure!(n_forgotten >= N_DOWNLOADS, "only {n_forgotten} flows were cached");
+    step(&format!("{n_forgotten} cached flows were removed"));
+
+    bench.docker(&["service", "scale", "--detach", "held=8"])?;
+    bench.wait_running("held", 8, |_| true)?;
+    step("scaled from 6 to 8");
+    forget_flows(bench)?;
+    step("cached flows were removed again, now that rings have changed");
+
+    bench.docker(&["service", "scale", "--detach", "held=4"])?;
+    bench.wait_running("held", 4, |_| true)?;
+    wait_until("new connections to go to the tasks that stay", SETTLE, || {
+        let answers = bench.ask("client", &targets, 40)?;
+        Ok((counts(&answers, "task").len() == 4).then_some(()))
+    })?;
+    step("scaled from 8 to 4");
+    finish(bench, downloads)
+}
+
+fn create_downloads(bench: &Bench, replicas: usize, further: &[&str]) -> Outcome {
+    let (replicas, publish) = (replicas.to_string(), format!("{DOWNLOADS_PORT}:80"));
+    let grace = format!("{GRACE_S}s");
+    let mut args = vec!["service", "create", "--quiet", "--no-resolve-image", "--name", "held"];
+    args.extend(["--network", "app", "--replicas", &replicas, "--publish", &publish]);
+    args.extend(["--env", "TASK={{.Task.Name}}", "--stop-grace-period", &grace]);
+    args.extend(further);
+    args.extend(["whoami:1", "serve", "--drain", GRACE_S]);
+    bench.docker(&args).map(drop)
+}
+
+fn targets(bench: &Bench, port: u16) -> Vec<SocketAddr> {
+    bench.lab.nodes().iter().map(|n| SocketAddr::new(n.address.into(), port)).collect()
+}
+
+/// `n` downloads that have begun, all of them.
+fn begin(bench: &Bench, targets: &[SocketAddr], n: usize) -> anyhow::Result<Downloads> {
+    let downloads = Downloads::start(&bench.lab, targets, n)?;
+    wait_until("all downloads to begin", SETTLE, || Ok((downloads.n_begun() == n as u64).then_some(())))
+        .with_context(|| format!("{} have begun", downloads.n_begun()))?;
+    Ok(downloads)
+}
+
+/// All must be alive still. Removes the service.
+fn finish(bench: &Bench, downloads: Downloads) -> Outcome {
+    let DownloadsReport { n_started, n_broken, failures, longest_stall, n_bytes, tasks } =
+        downloads.stop()?;
+    println!(
+        "  {n_started} downloads from {} tasks, {n_broken} broken, longest stall {:.1} s, {n_bytes} bytes verified",
+        tasks.len(),
+        longest_stall.as_secs_f64()
+    );
+    bench.docker(&["service", "rm", "held"])?;
+    ensure!(n_broken == 0, "{failures:#?}");
+    Ok(())
+}
+
+/// Empties every node's flow cache; returns how many flows were in it.
+fn forget_flows(bench: &Bench) -> anyhow::Result<usize> {
+    let mut n_forgotten = 0;
+    for node in bench.lab.nodes() {
+        let mut tables = Tables::open(&PinDir::new(&bench.lab.bpffs_dir(&node.name)?))?;
+        let flows = tables.flow_cache.rows()?;
+        n_forgotten += flows.len();
+        for flow in flows.keys() {
+            tables.flow_cache.remove(flow)?;
+        }
+    }
+    Ok(n_forgotten)
+}
+
+/// Updates one after the other, with short and with kept connections; `MESH_TEST_LONG` makes them many.
+pub fn updates_fail_nothing(bench: &mut Bench) -> Outcome {
+    let long = std::env::var_os("MESH_TEST_LONG").is_some();
+    let n_updates = if long { N_UPDATES_LONG } else { N_UPDATES };
+    let publish = format!("{UPDATES_PORT}:80");
+    let batches = ["--publish", &publish, "--update-parallelism", "5", "--update-monitor", "1s"];
+    bench.create_whoami("rolling", N_UPDATED_REPLICAS, &batches)?;
+    let targets = targets(bench, UPDATES_PORT);
+    let mut total = TrafficReport::default();
+    for number in 0..n_updates {
+        let version = if number % 2 == 0 { "2" } else { "1" };
+        for report in update_under_load(bench, &targets, version)? {
+            if report.n_failed > 0 {
+                println!("  update {number}: {} failed: {:?}", report.n_failed, report.failures);
+            }
+            total.n_sent += report.n_sent;
+            total.n_failed += report.n_failed;
+            total.slowest = total.slowest.max(report.slowest);
+        }
+    }
+    println!(
+        "  {n_updates} updates of {N_UPDATED_REPLICAS} replicas, {} requests, {} failed, slowest {:.0} ms",
+        total.n_sent,
+        total.n_failed,
+        total.slowest.as_secs_f64() * 1000.0
+    );
+    bench.docker(&["service", "rm", "rolling"])?;
+    ensure!(total.n_failed == 0, "{} requests failed", total.n_failed);
+    Ok(())
+}
+
+/// One update; what became of the requests on short and on kept connections.
+fn update_under_load(
+    bench: &Bench,
+    targets: &[SocketAddr],
+    version: &str,
+) -> anyhow::Result<[TrafficReport; 2]> {
+    let start = |connections| Traffic::start_with(&bench.lab, targets, UPDATE_RATE_PER_S, connections);
+    let (short, kept) = (start(Connections::Short)?, start(Connections::KeptAlive)?);
+    for traffic in [&short, &kept] {
+        wait_until("traffic to flow", SETTLE, || Ok((traffic.so_far().n_sent > 50).then_some(())))?;
+    }
+    let image = format!("whoami:{version}");
+    bench.docker(&["service", "update", "--detach", "--no-resolve-image", "--image", &image, "rolling"])?;
+    wait_until("the update to be complete", SETTLE, || {
+        let format = "{{.UpdateStatus.State}} {{.Spec.TaskTemplate.ContainerSpec.Image}}";
+        let state = bench.docker(&["service", "inspect", "--format", format, "rolling"])?;
+        Ok((state == format!("completed {image}")).then_some(()))
+    })?;
+    let reports = [short.stop()?, kept.stop()?];
+    let answers = bench.ask("client", targets, 30)?;
+    ensure!(counts(&answers, "version") == [(version, 30)].into(), "{:?}", counts(&answers, "version"));
+    Ok(reports)
+}
