@@ -6,11 +6,15 @@ use std::net::Ipv4Addr;
 use std::time::Instant;
 
 use dataplane_kernel::{Kernel, KernelError, Machine};
+use dataplane_model::kernel_state::{EndpointKey, SocketReset};
 use dataplane_model::{KernelState, NodeView, Op, SandboxId};
 use dataplane_plan::{IngressHook, NodeFacts, Plan, PlanError, RingMemo, TcAttach, plan, steps};
 use ipnetwork::Ipv4Network;
 
 use crate::backoff::Backoff;
+
+/// A reset that failed so often is given up, within two seconds: its sockets time out by themselves.
+const RESET_ATTEMPTS: u32 = 5;
 
 /// What the operator chose.
 #[derive(Debug, Clone, Copy)]
@@ -31,6 +35,8 @@ pub(crate) struct Converger<K> {
     is_stale: bool,
     machine: Option<Machine>,
     backoff: Backoff,
+    /// Resets that failed. No row remembers them.
+    unfinished: Vec<SocketReset>,
 }
 
 /// A plan and the steps that are left of it.
@@ -63,7 +69,8 @@ pub(crate) enum PassError {
 impl<K: Kernel> Converger<K> {
     pub(crate) fn new(kernel: K, choices: Choices) -> Self {
         let (memo, backoff) = (RingMemo::default(), Backoff::default());
-        Self { kernel, choices, memo, held: None, is_stale: true, machine: None, backoff }
+        let unfinished = Vec::new();
+        Self { kernel, choices, memo, held: None, is_stale: true, machine: None, backoff, unfinished }
     }
 
     /// Plans for `view`; writes nothing.
@@ -78,7 +85,8 @@ impl<K: Kernel> Converger<K> {
         let facts = facts(self.choices, &machine, held);
         self.machine = Some(machine);
         let plan = plan(view, &facts, &mut self.memo)?;
-        let steps = steps(held, &plan.state);
+        let mut steps = steps(held, &plan.state);
+        steps.extend(unfinished(std::mem::take(&mut self.unfinished), &plan.state));
         Ok(Pass { plan, steps, failed: Vec::new(), n_done: 0 })
     }
 
@@ -99,8 +107,19 @@ impl<K: Kernel> Converger<K> {
     /// Removes what is gone.
     pub(crate) async fn delete(&mut self, pass: &mut Pass, now: Instant) {
         self.take_steps(pass, now, Op::is_delete).await;
+        pass.failed.retain(|failed| {
+            let is_given_up = !failed.op.is_row() && failed.n_failures >= RESET_ATTEMPTS;
+            if is_given_up {
+                tracing::warn!(step = %failed.op, reason = failed.reason, "sockets could not be reset");
+            }
+            !is_given_up
+        });
+        self.unfinished.extend(pass.failed.iter().filter_map(|failed| match &failed.op {
+            Op::Reset(reset) => Some(reset.clone()),
+            _ => None,
+        }));
         self.backoff.keep(pass.failed.iter().map(|failed| &failed.op));
-        if !pass.failed.is_empty() {
+        if !pass.is_applied() {
             // A step that failed may have done half of its work.
             self.is_stale = true;
         }
@@ -158,12 +177,30 @@ impl<K: Kernel> Converger<K> {
     }
 }
 
+impl Pass {
+    /// The kernel holds all rows that were planned.
+    pub(crate) fn is_applied(&self) -> bool {
+        self.failed.iter().all(|failed| !failed.op.is_row())
+    }
+}
+
+/// The resets that are to be tried again: not for an address that exists again.
+fn unfinished(resets: Vec<SocketReset>, wanted: &KernelState) -> impl Iterator<Item = Op> + '_ {
+    resets.into_iter().filter_map(|reset| {
+        let vni = reset.vni;
+        let is_back =
+            |address: &Ipv4Addr| wanted.endpoints.contains_key(&EndpointKey { vni, address: *address });
+        reset.without(is_back).map(Op::Reset)
+    })
+}
+
 fn facts(choices: Choices, machine: &Machine, held: &KernelState) -> NodeFacts {
     let Choices { ingress_hook, tc_attach, gateway_subnet } = choices;
     NodeFacts {
         uplinks: machine.uplinks.clone(),
         host_forwards: machine.host_forwards,
         has_tcx: machine.has_tcx,
+        has_socket_reset: machine.has_socket_reset,
         ingress_hook,
         tc_attach,
         gateway_subnet,

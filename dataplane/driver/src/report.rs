@@ -27,7 +27,7 @@ pub(crate) struct Progress {
 
 impl Progress {
     pub(crate) fn note_pass(&mut self, view: &NodeView, pass: &Pass) {
-        if pass.failed.is_empty() {
+        if pass.is_applied() {
             self.applied_revision = view.revision;
             self.applied = view.generation;
         }
@@ -82,7 +82,8 @@ impl Progress {
             let reason = format!("{}: {}", failed.op, failed.reason);
             return (failed.n_failures >= FAILURES_TO_REPORT).then_some(SandboxStatus::Failed { reason });
         }
-        let is_node_whole = self.failed.iter().all(|failed| failed.op.subject().is_some());
+        let is_node_whole =
+            self.failed.iter().all(|failed| failed.op.subject().is_some() || !failed.op.is_row());
         let has_names = dns.is_none_or(|dns| dns.served.contains(id));
         let netns = netns_path(netns_dir, id);
         (net.is_some() && is_node_whole && has_names).then_some(SandboxStatus::Ready { netns })

@@ -160,7 +160,7 @@ impl<K: Kernel> Worker<K> {
             }
         }
         self.converger.delete(&mut pass, now).await;
-        if pass.failed.is_empty() {
+        if pass.is_applied() {
             self.converger.kernel().settle()?;
         }
         Ok(pass)

@@ -30,6 +30,7 @@ fn machine() -> Machine {
         uplinks: BTreeMap::from([(LinkName::new("up0").unwrap(), uplink)]),
         host_forwards: false,
         has_tcx: true,
+        has_socket_reset: true,
     }
 }
 
@@ -235,7 +236,7 @@ async fn an_address_that_moves_here_gets_frontends() {
 
 #[tokio::test]
 async fn no_uplink_is_said_and_not_fatal() {
-    let kernel = FakeKernel::new(Machine { uplinks: BTreeMap::new(), host_forwards: false, has_tcx: true });
+    let kernel = FakeKernel::new(Machine { uplinks: BTreeMap::new(), ..machine() });
     let driver = start(&kernel);
     driver.set_view(view(1, 1));
 
@@ -257,4 +258,99 @@ async fn a_node_that_leaves_keeps_nothing() {
     driver.tear_down().await.unwrap();
 
     assert_eq!(kernel.state(), dataplane_model::KernelState::default());
+}
+
+/// The steps about sockets since the last call.
+fn resets(kernel: &FakeKernel) -> Vec<String> {
+    kernel.take_log().into_iter().filter(|step| step.contains("x sockets")).collect()
+}
+
+/// [`view`] without the task on the other node.
+fn without_other(revision: u64, n_here: u8) -> NodeView {
+    let mut view = view(revision, n_here);
+    view.remote_endpoints.clear();
+    view.services.values_mut().for_each(|service| service.backends.retain(|(_, at), _| *at != address(200)));
+    view
+}
+
+#[tokio::test]
+async fn sockets_are_reset_for_endpoints_that_go_and_for_no_others() {
+    let kernel = FakeKernel::new(machine());
+    let driver = start(&kernel);
+    driver.set_view(view(1, 2));
+    until(&driver, "applied", |report| report.applied_revision == 1).await;
+    let mut draining = view(2, 2);
+    draining.services.values_mut().flat_map(|service| service.backends.values_mut()).for_each(|backend| {
+        backend.ready = backend.vtep == OWN;
+    });
+    driver.set_view(draining);
+    until(&driver, "draining", |report| report.applied_revision == 2).await;
+    assert_eq!(resets(&kernel), Vec::<String>::new());
+
+    driver.set_view(without_other(3, 2));
+    until(&driver, "gone", |report| report.applied_revision == 3).await;
+
+    let log = kernel.take_log();
+    let position =
+        |text: &str| log.iter().position(|step| step == text).unwrap_or_else(|| panic!("{log:#?}"));
+    let gone = position("- endpoints 4096/10.0.0.200");
+    assert_eq!(position("x sockets 4096 to 10.0.0.200 in task10 task11 node"), gone + 1, "{log:#?}");
+    driver.set_view(without_other(4, 1));
+    until(&driver, "a task here is gone too", |report| report.applied_revision == 4).await;
+    assert_eq!(resets(&kernel), ["x sockets 4096 to 10.0.0.11 in task10 node"]);
+}
+
+#[tokio::test]
+async fn a_reset_that_fails_is_tried_again_and_holds_up_nothing() {
+    let kernel = FakeKernel::new(machine());
+    let driver = start(&kernel);
+    driver.set_view(view(1, 1));
+    until(&driver, "applied", |report| report.applied_revision == 1).await;
+    kernel.fail_steps_with("x sockets");
+    kernel.take_log();
+
+    driver.set_view(without_other(2, 1));
+    let report = until(&driver, "applied", |report| report.applied_revision == 2).await;
+    assert!(is_ready(&report, 10) && report.errors.len() == 1, "{:?}", report.errors);
+    kernel.heal();
+    until(&driver, "healed", |report| report.errors.is_empty()).await;
+
+    let log = resets(&kernel);
+    let (last, failed) = log.split_last().unwrap();
+    assert_eq!(last, "x sockets 4096 to 10.0.0.200 in task10 node");
+    assert!(!failed.is_empty() && failed.iter().all(|step| *step == format!("! {last}")), "{log:#?}");
+}
+
+#[tokio::test]
+async fn a_reset_is_given_up_in_the_end_and_never_tried_on_an_address_that_is_back() {
+    for is_back in [false, true] {
+        let kernel = FakeKernel::new(machine());
+        let driver = start(&kernel);
+        driver.set_view(view(1, 1));
+        until(&driver, "applied", |report| report.applied_revision == 1).await;
+        kernel.fail_steps_with("x sockets");
+        driver.set_view(without_other(2, 1));
+        until(&driver, "failed", |report| report.applied_revision == 2 && !report.errors.is_empty()).await;
+        if is_back {
+            kernel.take_log();
+            driver.set_view(view(3, 1));
+        }
+
+        until(&driver, "given up", |report| report.errors.is_empty()).await;
+
+        let n_tried = resets(&kernel).len();
+        assert_eq!(n_tried, if is_back { 0 } else { 5 });
+    }
+}
+
+#[tokio::test]
+async fn a_kernel_that_can_not_reset_sockets_is_named() {
+    let kernel = FakeKernel::new(Machine { has_socket_reset: false, ..machine() });
+    let driver = start(&kernel);
+    driver.set_view(view(1, 1));
+
+    let report = until(&driver, "applied", |report| report.applied_revision == 1).await;
+
+    assert!(is_ready(&report, 10));
+    assert!(report.errors.iter().any(|error| error.contains("CONFIG_INET_DIAG_DESTROY")), "{report:?}");
 }

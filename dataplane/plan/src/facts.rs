@@ -16,6 +16,8 @@ pub struct NodeFacts {
     pub host_forwards: bool,
     /// The kernel has TCX links (6.6 and newer).
     pub has_tcx: bool,
+    /// The kernel can end sockets of others (`CONFIG_INET_DIAG_DESTROY`).
+    pub has_socket_reset: bool,
     pub ingress_hook: IngressHook,
     pub tc_attach: TcAttach,
     /// Subnet of the gateway bridge, if it is free; its first address is the bridge's own.

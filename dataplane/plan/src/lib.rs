@@ -7,6 +7,7 @@ pub mod facts;
 mod hooks;
 pub mod maglev;
 mod plan;
+mod resets;
 mod sandboxes;
 mod services;
 #[cfg(test)]

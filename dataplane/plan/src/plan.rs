@@ -17,6 +17,10 @@ pub(crate) const VXLAN_OVERHEAD_BYTES: u32 = 50;
 /// Subnets tried for the gateway bridge. From 172.18.0.0/16 on they end with 172.31.0.0/16, the last private one (RFC 1918).
 const MAX_GATEWAY_SUBNETS: u32 = 14;
 
+/// Said of a kernel that can't reset sockets.
+const NO_SOCKET_RESET: &str = "sockets to tasks that are gone stay silent until they time out: this kernel lacks \
+                               CONFIG_INET_DIAG_DESTROY, or its modules tcp_diag and udp_diag";
+
 /// What the kernel should hold, and what of the view it can't.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
@@ -46,6 +50,9 @@ pub fn plan(view: &NodeView, facts: &NodeFacts, memo: &mut RingMemo) -> Result<P
     plan_peers(view, facts, &mut plan.state);
     services::plan(view, facts, memo, &mut plan);
     hooks::plan(facts, &mut plan);
+    if !facts.has_socket_reset {
+        plan.problems.push(NO_SOCKET_RESET.to_owned());
+    }
     memo.finish_plan();
     Ok(plan)
 }

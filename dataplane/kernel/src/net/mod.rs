@@ -10,12 +10,14 @@ pub mod namespace;
 mod netlink;
 mod routes;
 mod sandbox;
+mod sock_diag;
+mod sockets;
 mod sysctl;
 mod uplinks;
 
 use std::path::{Path, PathBuf};
 
-use dataplane_model::kernel_state::{Change, LinkName};
+use dataplane_model::kernel_state::{Change, LinkName, SocketReset};
 use dataplane_model::{KernelState, Op, SandboxId};
 
 pub use error::NetError;
@@ -38,18 +40,21 @@ pub struct Net {
     filter: filter::FilterTable,
     /// As last chosen by [`Net::machine`].
     uplinks: Vec<LinkName>,
+    has_socket_reset: bool,
 }
 
 impl Net {
     /// In the namespace of the calling thread, which must have a tokio runtime entered.
     pub fn new(options: NetOptions) -> Result<Self, NetError> {
         let node = Netlink::here().map_err(|source| NetError::io("open a netlink socket", source))?;
-        Ok(Self { options, node, filter: filter::FilterTable::default(), uplinks: Vec::new() })
+        let (filter, has_socket_reset) = (filter::FilterTable::default(), sockets::can_reset());
+        Ok(Self { options, node, filter, uplinks: Vec::new(), has_socket_reset })
     }
 
     /// What the plan must know of this machine. `vtep` chooses the uplink where none was named.
     pub async fn machine(&mut self, vtep: std::net::Ipv4Addr) -> Result<Machine, NetError> {
-        let machine = uplinks::machine(&self.node, &self.options.uplinks, vtep).await?;
+        let has_reset = self.has_socket_reset;
+        let machine = uplinks::machine(&self.node, &self.options.uplinks, vtep, has_reset).await?;
         self.uplinks = machine.uplinks.keys().cloned().collect();
         Ok(machine)
     }
@@ -79,9 +84,30 @@ impl Net {
                 sandbox::put(&self.node, &self.netns_path(id), net).await?;
             }
             Op::Sandbox(Change::Delete(id)) => sandbox::delete(&self.netns_path(id)).await?,
+            Op::Reset(reset) => self.reset_sockets(reset)?,
             _ => return Ok(false),
         }
         Ok(true)
+    }
+
+    /// Goes through all namespaces, whichever fails: their sockets have nothing to do with each other. A sandbox that is
+    /// gone has no sockets.
+    fn reset_sockets(&self, reset: &SocketReset) -> Result<(), NetError> {
+        if !self.has_socket_reset {
+            return Ok(());
+        }
+        let inside = |id: &SandboxId| match namespace::Namespace::open(&self.netns_path(id))? {
+            Some(namespace) => namespace.run(|| sockets::reset(&reset.addresses)),
+            None => Ok(0),
+        };
+        let in_node = reset.in_node.then(|| sockets::reset(&reset.addresses));
+        let outcomes: Vec<Result<usize, NetError>> =
+            reset.sandboxes.iter().map(inside).chain(in_node).collect();
+        let n_reset: usize = outcomes.into_iter().sum::<Result<usize, NetError>>()?;
+        if n_reset > 0 {
+            tracing::debug!(n_reset, %reset, "sockets to tasks that are gone were reset");
+        }
+        Ok(())
     }
 
     /// The file that the sandbox's namespace is mounted on.

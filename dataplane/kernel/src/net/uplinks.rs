@@ -43,10 +43,17 @@ pub struct Machine {
     pub uplinks: BTreeMap<LinkName, Uplink>,
     pub host_forwards: bool,
     pub has_tcx: bool,
+    /// The kernel can end sockets of others.
+    pub has_socket_reset: bool,
 }
 
 /// The interfaces named, or those that hold `vtep`.
-pub(super) async fn machine(node: &Netlink, named: &[LinkName], vtep: Ipv4Addr) -> Result<Machine, NetError> {
+pub(super) async fn machine(
+    node: &Netlink,
+    named: &[LinkName],
+    vtep: Ipv4Addr,
+    has_socket_reset: bool,
+) -> Result<Machine, NetError> {
     let links = node.links().await?;
     let addresses = node.addresses().await?;
     let mut uplinks = BTreeMap::new();
@@ -58,7 +65,8 @@ pub(super) async fn machine(node: &Netlink, named: &[LinkName], vtep: Ipv4Addr) 
             uplinks.insert(name, uplink(link, own));
         }
     }
-    Ok(Machine { uplinks, host_forwards: forwarding::host_forwards()?, has_tcx: has_tcx() })
+    let host_forwards = forwarding::host_forwards()?;
+    Ok(Machine { uplinks, host_forwards, has_tcx: has_tcx(), has_socket_reset })
 }
 
 fn uplink(link: &Link, addresses: Vec<Ipv4Addr>) -> Uplink {

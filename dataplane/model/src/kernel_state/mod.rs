@@ -4,6 +4,7 @@
 //! Rows name interfaces and sandboxes, never interface indexes or namespace cookies: those are facts of one boot, found
 //! when a row is applied or observed.
 
+mod reset;
 mod rows;
 mod table;
 #[cfg(test)]
@@ -15,6 +16,7 @@ use std::net::Ipv4Addr;
 
 use ipnetwork::Ipv4Network;
 
+pub use reset::SocketReset;
 pub use rows::{
     AttachmentRole, AttachmentRow, Device, Endpoint, EndpointKey, Frontend, FrontendKey, Hook, HookMode,
     HookTarget, Leg, LinkName, NodeRoute, Owner, PacketFilter, Place, PortKey, Present, Program, Ring,
@@ -39,6 +41,8 @@ macro_rules! tables {
         #[derive(Debug, Clone, PartialEq, Eq)]
         pub enum Op {
             $( $(#[$doc])* $op(Change<$key, $value>), )*
+            /// Sockets whose peers are gone.
+            Reset(SocketReset),
         }
 
         impl KernelState {
@@ -56,6 +60,7 @@ macro_rules! tables {
             pub fn record(&mut self, op: &Op) {
                 match op {
                     $( Op::$op(change) => change.record(&mut self.$field), )*
+                    Op::Reset(_) => {}
                 }
             }
         }
@@ -65,6 +70,7 @@ macro_rules! tables {
             pub fn is_delete(&self) -> bool {
                 match self {
                     $( Self::$op(change) => matches!(change, Change::Delete(_)), )*
+                    Self::Reset(_) => true,
                 }
             }
         }
@@ -80,6 +86,7 @@ macro_rules! tables {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 match self {
                     $( Self::$op(change) => change.write(f, stringify!($field)), )*
+                    Self::Reset(reset) => write!(f, "x sockets {reset}"),
                 }
             }
         }
@@ -122,6 +129,11 @@ tables! {
 }
 
 impl Op {
+    /// Writes or removes a row: while it is not done, the kernel does not hold what is wanted.
+    pub fn is_row(&self) -> bool {
+        !matches!(self, Self::Reset(_))
+    }
+
     /// The sandbox, or the host end of a sandbox's link, that the step is about.
     pub fn subject(&self) -> Option<Subject<'_>> {
         match self {

@@ -31,6 +31,7 @@ pub fn facts() -> NodeFacts {
         uplinks: BTreeMap::from([(LinkName::new("up0").unwrap(), uplink)]),
         host_forwards: false,
         has_tcx: true,
+        has_socket_reset: true,
         ingress_hook: IngressHook::Auto,
         tc_attach: TcAttach::Auto,
         gateway_subnet: "172.18.0.0/16".parse().unwrap(),

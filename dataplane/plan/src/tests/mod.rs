@@ -1,4 +1,5 @@
 mod fixture;
 mod golden;
 mod maglev;
+mod resets;
 mod rules;
