@@ -27,6 +27,9 @@ use managers::Managers;
 
 /// How often the agent says that it lives.
 const HEARTBEAT_PERIOD: Duration = Duration::from_secs(1);
+/// How often the agent looks whether its node is still what it said: an address may have moved here, and answers to its
+/// clients go where it was until the managers know.
+const LOOK_PERIOD: Duration = Duration::from_millis(500);
 /// A manager that takes longer for an answer than this is as good as gone: a leader's election is below it.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -76,7 +79,7 @@ impl SharedOutbox {
     }
 }
 
-/// Gives the node's present description; asked at the start of every session.
+/// Gives the node's present description; asked at the start of every session, and often during one.
 pub type DescriptionProvider = Arc<dyn Fn() -> NodeDescription + Send + Sync>;
 
 /// Everything a session needs.
@@ -105,6 +108,8 @@ enum SessionError {
     Set(#[from] SetError),
     #[error("the agent is stopping")]
     Stopping,
+    #[error("the node is not what the session was opened with: its addresses changed")]
+    Described,
 }
 
 impl From<Status> for SessionError {
@@ -119,6 +124,8 @@ type Client = DispatcherClient<Channel>;
 struct Opened {
     client: Client,
     id: String,
+    /// What the node said of itself.
+    description: NodeDescription,
     messages: Streaming<pb::SessionMessage>,
     assignments: Streaming<pb::Payload>,
 }
@@ -138,6 +145,10 @@ impl SessionClient {
                     backoff.reset();
                 }
                 let Some(Err(error)) = ended else { return };
+                if matches!(error, SessionError::Described) {
+                    tracing::info!("this node's description changed");
+                    continue;
+                }
                 tracing::info!(manager = %addr, %error, "no session");
                 self.channels.drop_channel(addr);
                 managers.failed(addr);
@@ -172,12 +183,14 @@ impl SessionClient {
         addr: SocketAddr,
         managers: &mut Managers,
     ) -> Result<std::convert::Infallible, SessionError> {
-        let Opened { client, id, mut messages, mut assignments } = self.open(addr, managers).await?;
+        let opened = self.open(addr, managers).await?;
+        let Opened { client, id, description, mut messages, mut assignments } = opened;
         managers.succeeded(addr);
         self.outbox.lock().resend_all();
         let heartbeats = heartbeats(client.clone(), id.clone(), self.reports.clone());
         let statuses = send_statuses(client, id, &self.outbox);
         let deliveries = deliver(&mut assignments, &self.deliveries);
+        let described = described_anew(&self.describe, &description);
         let members = async {
             loop {
                 let message = messages.message().await?.ok_or(SessionError::Closed)?;
@@ -189,6 +202,7 @@ impl SessionClient {
             ended = statuses => ended,
             ended = deliveries => ended,
             ended = members => ended,
+            ended = described => ended,
         }
     }
 
@@ -196,7 +210,8 @@ impl SessionClient {
         let mut client = DispatcherClient::new(self.channels.get(addr))
             .max_decoding_message_size(MAX_ASSIGNMENTS_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
-        let request = pb::SessionRequest { description: encode(&(self.describe)())? };
+        let description = (self.describe)();
+        let request = pb::SessionRequest { description: encode(&description)? };
         let opening = async {
             let mut messages = client.session(request).await?.into_inner();
             let first = messages.message().await?.ok_or(SessionError::Closed)?;
@@ -206,7 +221,7 @@ impl SessionClient {
         };
         let (first, messages, assignments) = in_time(opening).await?;
         self.note_members(addr, &first, managers);
-        Ok(Opened { client, id: first.session_id, messages, assignments })
+        Ok(Opened { client, id: first.session_id, description, messages, assignments })
     }
 
     fn note_members(&self, addr: SocketAddr, message: &pb::SessionMessage, managers: &mut Managers) {
@@ -258,6 +273,17 @@ async fn heartbeats(
         };
         let _ = tokio::time::timeout(HEARTBEAT_PERIOD, newer).await;
     }
+}
+
+/// Ends when the node is not what it said any more: the next session says it anew.
+async fn described_anew(
+    describe: &DescriptionProvider,
+    said: &NodeDescription,
+) -> Result<std::convert::Infallible, SessionError> {
+    while describe() == *said {
+        tokio::time::sleep(LOOK_PERIOD).await;
+    }
+    Err(SessionError::Described)
 }
 
 /// Sends statuses as they come; what was not acknowledged stays in the outbox for the next session.

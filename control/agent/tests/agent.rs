@@ -5,9 +5,9 @@ mod common;
 use std::sync::Arc;
 
 use common::{AGENT, Ca, FakeDataPlane, FakeExecutor, Manager, container, options, until};
-use control_agent::Agent;
+use control_agent::{Agent, AgentOptions};
 use control_model::executor::Found;
-use control_model::object::{Slot, TaskStatus};
+use control_model::object::{NodeDescription, Slot, TaskStatus};
 use control_model::spec::{NetworkSpec, Role};
 use control_model::{
     Assignment, AssignmentKey, AssignmentUpdate, Generation, Network, NetworkId, ServiceId, Task, TaskId,
@@ -152,6 +152,25 @@ async fn statuses_survive_refusals_and_go_to_the_next_manager() {
     managers[1].close_session();
     until(&mut managers[1].heard, |heard| heard.history.len() > n_before).await;
     assert_eq!(executor.calls().borrow().iter().filter(|call| *call == "start 1").count(), 1);
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_that_comes_is_told_at_once() {
+    let ca = Ca::new();
+    let mut manager = Manager::start(&ca, complete(5, vec![])).await;
+    let addresses = Arc::new(std::sync::Mutex::new(vec![std::net::IpAddr::from([198, 18, 0, 1])]));
+    let shown = addresses.clone();
+    let describe = move || NodeDescription {
+        addresses: shown.lock().expect("not poisoned").clone(),
+        ..NodeDescription::default()
+    };
+    let options = AgentOptions { describe: Arc::new(describe), ..options(&ca, vec![manager.addr]) };
+    let agent = Agent::start(options, Arc::new(FakeExecutor::default()), FakeDataPlane::new());
+    until(&mut manager.heard, |heard| heard.sessions == 1).await;
+    let both = [[198, 18, 0, 1], [198, 18, 0, 200]].map(std::net::IpAddr::from).to_vec();
+    addresses.lock().expect("not poisoned").clone_from(&both);
+    until(&mut manager.heard, |heard| heard.sessions == 2 && heard.addresses == both).await;
     agent.stop().await;
 }
 

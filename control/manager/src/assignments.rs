@@ -328,14 +328,13 @@ fn peer_row(state: &State, id: NodeId) -> Option<Assignment> {
     peer_of(state.nodes().get(&id)?).map(Assignment::Peer)
 }
 
-/// What other nodes must know of `node`; nothing until it has said where its tunnels end.
+/// What other nodes must know of `node`; nothing until it has said where its tunnels end. Of a node whose data path is
+/// dead the tunnel's end alone: its other addresses may have moved to a node that lives.
 fn peer_of(node: &Node) -> Option<Peer> {
-    Some(Peer {
-        id: node.id,
-        hostname: node.description.hostname.clone(),
-        vtep: node.description.data_path_addr?,
-        addresses: node.description.addresses.clone(),
-    })
+    let vtep = node.description.data_path_addr?;
+    let mut addresses = node.description.addresses.clone();
+    addresses.retain(|address| node.status.data_path_alive || *address == vtep);
+    Some(Peer { id: node.id, hostname: node.description.hostname.clone(), vtep, addresses })
 }
 
 #[cfg(test)]

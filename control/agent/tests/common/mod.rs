@@ -1,7 +1,7 @@
 //! A dispatcher, an executor and a data plane that do what a test says, and remember what was asked of them.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
@@ -66,6 +66,7 @@ type Updates = mpsc::Sender<Result<pb::Payload, Status>>;
 pub struct Heard {
     pub sessions: usize,
     pub hostname: String,
+    pub addresses: Vec<IpAddr>,
     pub applied: u64,
     pub heartbeats: usize,
     pub statuses: BTreeMap<TaskId, TaskStatus>,
@@ -173,6 +174,7 @@ impl pb::dispatcher_server::Dispatcher for Dispatcher {
         self.heard.send_modify(|heard| {
             heard.sessions += 1;
             heard.hostname = description.hostname;
+            heard.addresses = description.addresses;
         });
         let message = pb::SessionMessage {
             session_id: format!("session-{}", self.heard.borrow().sessions),

@@ -57,6 +57,18 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+#[test]
+fn a_dead_nodes_further_addresses_are_free() {
+    let [vtep, further] = [[198, 18, 0, 1], [198, 18, 0, 200]].map(Ipv4Addr::from);
+    let mut node = node(node_id(1));
+    node.description.data_path_addr = Some(vtep);
+    node.description.addresses = vec![vtep.into(), further.into()];
+    node.status.data_path_alive = true;
+    assert_eq!(peer_of(&node).expect("a peer").addresses, [IpAddr::V4(vtep), IpAddr::V4(further)]);
+    node.status.data_path_alive = false;
+    assert_eq!(peer_of(&node).expect("a peer").addresses, [IpAddr::V4(vtep)]);
+}
+
 fn node_id(id: u8) -> NodeId {
     NodeId::from_bits(id.into())
 }
