@@ -12,7 +12,9 @@ use async_trait::async_trait;
 use control_model::spec::Availability;
 use control_model::{ClusterId, Network, NodeId};
 use control_store::ReplicatedStore;
-use dataplane_model::inspect::{DropsReport, EndpointRow, LoadBalancerRow, NodeStatus};
+use dataplane_model::inspect::{
+    DropsReport, EndpointRow, FdbReport, FlowsReport, LoadBalancerRow, NodeStatus, RingReport,
+};
 use ipnetwork::IpNetwork;
 
 use crate::engine::Engine;
@@ -53,6 +55,12 @@ pub trait Node: Send + Sync + 'static {
     async fn mesh_status(&self) -> Result<NodeStatus, InspectError>;
     /// `meshctl lb ls`.
     async fn mesh_load_balancers(&self) -> Result<Vec<LoadBalancerRow>, InspectError>;
+    /// `meshctl lb ring`: of the service, frontend or virtual address with this name; empty if there is none.
+    async fn mesh_rings(&self, of: &str) -> Result<Vec<RingReport>, InspectError>;
+    /// `meshctl lb flows`, at most `limit` of either kind.
+    async fn mesh_flows(&self, limit: usize) -> Result<FlowsReport, InspectError>;
+    /// `meshctl fdb`.
+    async fn mesh_fdb(&self) -> Result<FdbReport, InspectError>;
     /// `meshctl endpoints`.
     async fn mesh_endpoints(&self) -> Result<Vec<EndpointRow>, InspectError>;
     /// `meshctl drops`.

@@ -337,6 +337,13 @@ async fn bytes_that_are_no_request_are_refused() {
         (501, "POST /containers/create is not supported by this daemon".into())
     );
     assert_eq!(daemon.request("GET", "/mesh/drops", b"").await.0, 200);
+    assert_eq!(daemon.request("GET", "/mesh/lb/ring?of=10.0.0.2:80/tcp", b"").await.0, 200);
+    assert_eq!(daemon.error("GET", "/mesh/lb/ring", "").await.0, 400);
+    assert_eq!(daemon.request("GET", "/mesh/lb/flows?limit=10000", b"").await.0, 200);
+    for limit in ["10001", "-1", "x", ""] {
+        assert_eq!(daemon.error("GET", &format!("/mesh/lb/flows?limit={limit}"), "").await.0, 400);
+    }
+    assert_eq!(daemon.request("GET", "/mesh/fdb", b"").await.0, 200);
     assert_eq!(daemon.error("GET", "/mesh/status", "").await, (500, "the data plane has not started".into()));
     assert!(bytes(&daemon.store.state()) == before, "a refused request changed the state");
 }

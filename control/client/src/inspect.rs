@@ -1,6 +1,8 @@
 //! What `meshctl` asks of a node's daemon.
 
-use dataplane_model::inspect::{DropsReport, EndpointRow, LoadBalancerRow, NodeStatus};
+use dataplane_model::inspect::{
+    DropsReport, EndpointRow, FdbReport, FlowsReport, LoadBalancerRow, NodeStatus, RingReport,
+};
 use http::Method;
 use serde::de::DeserializeOwned;
 
@@ -15,6 +17,22 @@ impl Client {
     /// Frontends and virtual addresses, with their rings.
     pub async fn load_balancers(&self) -> Result<Vec<LoadBalancerRow>, ClientError> {
         self.inspect("/mesh/lb").await
+    }
+
+    /// The rings of a service, or of what a frontend or virtual address leads to. `of` goes into the path as it is: it must
+    /// have no characters but letters, digits and `-._:/`.
+    pub async fn rings(&self, of: &str) -> Result<Vec<RingReport>, ClientError> {
+        self.inspect(&format!("/mesh/lb/ring?of={of}")).await
+    }
+
+    /// Flows that the node remembers or keeps, at most `limit` of either.
+    pub async fn flows(&self, limit: usize) -> Result<FlowsReport, ClientError> {
+        self.inspect(&format!("/mesh/lb/flows?limit={limit}")).await
+    }
+
+    /// Peers, owners of addresses, endpoints.
+    pub async fn fdb(&self) -> Result<FdbReport, ClientError> {
+        self.inspect("/mesh/fdb").await
     }
 
     /// Endpoints that the kernel forwards to.

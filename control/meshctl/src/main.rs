@@ -4,12 +4,14 @@
 mod pins;
 mod source;
 mod text;
+mod watch;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
+use dataplane_model::inspect::MAX_FLOWS_SHOWN;
 use serde::Serialize;
 
 use crate::source::Source;
@@ -41,16 +43,36 @@ enum Command {
     /// Load balancers: published ports and virtual addresses
     #[command(subcommand)]
     Lb(LbCommand),
+    /// Which program hangs at each interface, how, and why so
+    Hooks,
     /// Endpoints that the kernel forwards to
     Endpoints,
+    /// Where the node sends what it has for others: peers, owners of addresses, endpoints
+    Fdb,
     /// What each program did with its packets; fails if one is not accounted for
-    Drops,
+    Drops {
+        /// Once a second, what was dropped in it and why, until SIGINT
+        #[arg(long)]
+        watch: bool,
+    },
 }
 
 #[derive(Debug, Subcommand)]
 enum LbCommand {
     /// List frontends, their rings and backends
     Ls,
+    /// A service's rings: who has which share, now and before its last changes
+    Ring {
+        /// Service, frontend (198.18.0.11:8080/tcp, or without the protocol) or virtual address
+        #[arg(value_name = "SERVICE|FRONTEND", value_parser = parse_name)]
+        of: String,
+    },
+    /// Flows that this node remembers because they enter by it, and those that it keeps for its backends
+    Flows {
+        /// Show at most so many of either kind
+        #[arg(long, default_value_t = 100, value_parser = parse_limit)]
+        limit: usize,
+    },
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -72,8 +94,19 @@ async fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         Command::Lb(LbCommand::Ls) => {
             print(arguments, &source.load_balancers().await?, |rows| text::load_balancers(rows))?;
         }
+        Command::Lb(LbCommand::Ring { of }) => {
+            let rings = source.rings(of).await?;
+            anyhow::ensure!(!rings.is_empty(), "no service, frontend or virtual address here is called {of}");
+            print(arguments, &rings, |rings| text::rings(rings))?;
+        }
+        Command::Lb(LbCommand::Flows { limit }) => {
+            print(arguments, &source.flows(*limit).await?, text::flows)?;
+        }
+        Command::Hooks => print(arguments, &source.status().await?.hooks, |rows| text::hooks(rows))?,
+        Command::Fdb => print(arguments, &source.fdb().await?, text::fdb)?,
         Command::Endpoints => print(arguments, &source.endpoints().await?, |rows| text::endpoints(rows))?,
-        Command::Drops => {
+        Command::Drops { watch: true } => watch::drops(&source, arguments.json).await?,
+        Command::Drops { watch: false } => {
             let report = source.drops().await?;
             print(arguments, &report, text::drops)?;
             if report.programs.iter().any(|program| program.unaccounted() != 0) {
@@ -92,9 +125,15 @@ fn print<T: Serialize>(
     to_text: impl Fn(&T) -> String,
 ) -> anyhow::Result<()> {
     let out = if arguments.json { serde_json::to_string_pretty(value)? + "\n" } else { to_text(value) };
+    write(&out)?;
+    Ok(())
+}
+
+/// False if nobody reads any more.
+fn write(out: &str) -> anyhow::Result<bool> {
     match std::io::Write::write_all(&mut std::io::stdout(), out.as_bytes()) {
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        written => written.context("can't write"),
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
+        written => written.map(|()| true).context("can't write"),
     }
 }
 
@@ -107,6 +146,20 @@ fn parse_host(text: &str) -> Result<PathBuf, String> {
     Err("meshd listens at a unix socket: give unix:///path or /path".to_owned())
 }
 
+/// What may be the name of a service, a frontend or an address; it goes into a path.
+fn parse_name(text: &str) -> Result<String, String> {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-._:/".contains(c);
+    if !text.is_empty() && text.chars().all(is_plain) {
+        return Ok(text.to_owned());
+    }
+    Err("names have letters, digits and -._:/ only".to_owned())
+}
+
+fn parse_limit(text: &str) -> Result<usize, String> {
+    let limit = text.parse().ok().filter(|limit| (1..=MAX_FLOWS_SHOWN).contains(limit));
+    limit.ok_or_else(|| format!("must be a number from 1 to {MAX_FLOWS_SHOWN}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -115,6 +168,14 @@ mod tests {
     fn the_arguments_are_sound() {
         use clap::CommandFactory as _;
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn names_and_limits_are_checked() {
+        assert_eq!(parse_name("198.18.0.11:8080/tcp"), Ok("198.18.0.11:8080/tcp".to_owned()));
+        assert!(parse_name("a&limit=1").is_err() && parse_name("").is_err());
+        assert_eq!(parse_limit("10000"), Ok(10_000));
+        assert!(parse_limit("0").is_err() && parse_limit("10001").is_err());
     }
 
     #[test]

@@ -4,7 +4,9 @@ use std::path::Path;
 
 use dataplane_kernel::inspect;
 use dataplane_model::Generation;
-use dataplane_model::inspect::{DropsReport, EndpointRow, LoadBalancerRow, NodeStatus};
+use dataplane_model::inspect::{
+    DropsReport, EndpointRow, FdbReport, FlowsReport, LoadBalancerRow, NodeStatus, RingReport,
+};
 
 /// What the kernel knows of its node: hooks. What only meshd knows is left empty.
 pub fn status(pin_dir: &Path) -> anyhow::Result<NodeStatus> {
@@ -24,6 +26,19 @@ pub fn status(pin_dir: &Path) -> anyhow::Result<NodeStatus> {
 
 pub fn load_balancers(pin_dir: &Path) -> anyhow::Result<Vec<LoadBalancerRow>> {
     Ok(inspect::load_balancers(pin_dir)?)
+}
+
+/// By frontend or virtual address alone: the kernel knows no service's name.
+pub fn rings(pin_dir: &Path, of: &str) -> anyhow::Result<Vec<RingReport>> {
+    Ok(inspect::rings(pin_dir, of, |_| None)?)
+}
+
+pub fn flows(pin_dir: &Path, limit: usize) -> anyhow::Result<FlowsReport> {
+    Ok(inspect::flows(pin_dir, limit)?)
+}
+
+pub fn fdb(pin_dir: &Path) -> anyhow::Result<FdbReport> {
+    Ok(inspect::fdb(pin_dir)?)
 }
 
 pub fn endpoints(pin_dir: &Path) -> anyhow::Result<Vec<EndpointRow>> {

@@ -1,11 +1,14 @@
 //! Where the answers come from: the node's meshd, or the pins when it is dead and the caller is root.
 
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
 use control_client::{Client, ClientError};
-use dataplane_model::inspect::{DropsReport, EndpointRow, LoadBalancerRow, NodeStatus};
+use dataplane_model::inspect::{
+    DropsReport, EndpointRow, FdbReport, FlowsReport, LoadBalancerRow, NodeStatus, RingReport,
+};
 
 use crate::pins;
 
@@ -16,11 +19,17 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 pub struct Source {
     client: Client,
     pin_dir: PathBuf,
+    /// It was said that meshd does not answer: once is enough for who watches.
+    has_told: Cell<bool>,
 }
 
 impl Source {
     pub fn new(socket: &Path, pin_dir: &Path) -> Self {
-        Self { client: Client::new(socket).with_timeout(TIMEOUT), pin_dir: pin_dir.to_owned() }
+        Self {
+            client: Client::new(socket).with_timeout(TIMEOUT),
+            pin_dir: pin_dir.to_owned(),
+            has_told: Cell::new(false),
+        }
     }
 
     pub async fn status(&self) -> anyhow::Result<NodeStatus> {
@@ -29,6 +38,18 @@ impl Source {
 
     pub async fn load_balancers(&self) -> anyhow::Result<Vec<LoadBalancerRow>> {
         self.or_pins(self.client.load_balancers().await, pins::load_balancers)
+    }
+
+    pub async fn rings(&self, of: &str) -> anyhow::Result<Vec<RingReport>> {
+        self.or_pins(self.client.rings(of).await, |pins| pins::rings(pins, of))
+    }
+
+    pub async fn flows(&self, limit: usize) -> anyhow::Result<FlowsReport> {
+        self.or_pins(self.client.flows(limit).await, |pins| pins::flows(pins, limit))
+    }
+
+    pub async fn fdb(&self) -> anyhow::Result<FdbReport> {
+        self.or_pins(self.client.fdb().await, pins::fdb)
     }
 
     pub async fn endpoints(&self) -> anyhow::Result<Vec<EndpointRow>> {
@@ -58,7 +79,9 @@ impl Source {
             return Err(error)
                 .with_context(|| format!("nothing is pinned at {pin_dir} either (--bpffs-dir)"));
         }
-        eprintln!("meshctl: {error}; reading from the pins at {pin_dir}");
+        if !self.has_told.replace(true) {
+            eprintln!("meshctl: {error}; reading from the pins at {pin_dir}");
+        }
         read(&self.pin_dir).with_context(|| format!("can't read the pins at {pin_dir}"))
     }
 }

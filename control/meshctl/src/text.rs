@@ -4,7 +4,13 @@ use std::fmt::Write as _;
 
 use comfy_table::{Cell, CellAlignment, Table, presets};
 use dataplane_model::Generation;
-use dataplane_model::inspect::{DropsReport, EndpointRow, LoadBalancerRow, NodeStatus, ProgramCounters};
+use dataplane_model::inspect::{
+    DropsReport, EndpointRow, HookRow, LoadBalancerRow, NodeStatus, ProgramCounters,
+};
+
+mod tables;
+
+pub use tables::{fdb, flows, rings};
 
 /// Spaces between columns, as docker has it.
 const COLUMN_GAP: u16 = 3;
@@ -13,7 +19,6 @@ const COLUMN_GAP: u16 = 3;
 const NOTHING: &str = "-";
 
 pub fn status(status: &NodeStatus) -> String {
-    let or_nothing = |text: &str| if text.is_empty() { NOTHING.to_owned() } else { text.to_owned() };
     let vtep = status.vtep.map_or_else(|| NOTHING.to_owned(), |vtep| vtep.to_string());
     let state = if status.wanted == status.applied { "converged" } else { "converging" };
     let generations = if status.from_pins {
@@ -39,12 +44,20 @@ pub fn status(status: &NodeStatus) -> String {
     for error in &status.errors {
         writeln!(out, "{:<21}{error}", "Error:").expect("a string takes all");
     }
-    let hooks = status.hooks.iter().map(|row| {
+    out + "\n" + &hooks(&status.hooks)
+}
+
+pub fn hooks(rows: &[HookRow]) -> String {
+    let cells = rows.iter().map(|row| {
         [&row.interface, &row.hook, &row.program, &row.reason]
             .map(|text| Cell::new(or_nothing(text)))
             .to_vec()
     });
-    out + "\n" + &table(&["INTERFACE", "HOOK", "PROGRAM", "REASON"], hooks)
+    table(&["INTERFACE", "HOOK", "PROGRAM", "REASON"], cells)
+}
+
+fn or_nothing(text: &str) -> String {
+    if text.is_empty() { NOTHING } else { text }.to_owned()
 }
 
 /// A line per backend; the frontend is on the first of its lines.

@@ -1,9 +1,9 @@
 //! The program against a daemon that says one thing, and against none.
 
-use std::io::{Read, Write};
+use std::io::{BufRead as _, BufReader, Read, Write};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 /// Runs `meshctl` against `socket`, with no pins.
 fn meshctl(directory: &Path, arguments: &[&str]) -> Output {
@@ -56,6 +56,48 @@ fn a_packet_that_is_missing_fails_drops() {
     let unsound = with_answer("/mesh/drops", "200 OK", &report(7), &["drops"]);
     assert_eq!(unsound.status.code(), Some(1));
     assert!(text(&unsound.stderr).contains("not accounted for"));
+}
+
+#[test]
+fn drops_are_watched_until_sigint() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let listener = UnixListener::bind(directory.path().join("docker.sock")).expect("a socket");
+    // Ten packets more are dropped at each look; ends with the test.
+    std::thread::spawn(move || {
+        for (n_looks, stream) in listener.incoming().enumerate() {
+            let mut stream = stream.expect("a connection");
+            let _read = stream.read(&mut [0; 4096]).expect("a request");
+            let n = 10 * (n_looks + 1);
+            let drops = format!(r#"[["no-backend",{n}]]"#);
+            let body = format!(
+                r#"{{"programs":[{{"program":"p","received":{n},"forwarded":0,"passed":0,"drops":{drops}}}]}}"#
+            );
+            let _written = write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+        }
+    });
+    let mut child = Command::new(env!("CARGO_BIN_EXE_meshctl"))
+        .env("DOCKER_HOST", format!("unix://{}", directory.path().join("docker.sock").display()))
+        .args(["drops", "--watch"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+    let mut next = || lines.next().expect("a line").expect("text");
+    assert!(next().starts_with("PROGRAM "));
+    for _ in 0..2 {
+        let words = next().split_whitespace().take(4).collect::<Vec<_>>().join(" ");
+        assert_eq!(words, "p no-backend 10 the");
+    }
+    let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("it runs");
+    assert!(killed.success());
+    assert!(child.wait().expect("it ends").success());
+}
+
+#[test]
+fn a_name_that_leads_to_no_ring_fails() {
+    let output = with_answer("/mesh/lb/ring?of=web", "200 OK", "[]", &["lb", "ring", "web"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("is called web"), "{}", text(&output.stderr));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! What `meshctl` shows of one node's kernel, read from its maps.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 
 use serde::{Deserialize, Serialize};
 
@@ -67,6 +67,107 @@ pub struct EndpointRow {
     pub vtep: Option<Ipv4Addr>,
     /// Host side of its veth pair, for this node's own.
     pub interface: Option<String>,
+}
+
+/// `meshctl lb ring`: the ring of one service in one network, and what it was before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RingReport {
+    /// Name of the service, where the daemon that knows it answers.
+    pub service: String,
+    pub vni: u32,
+    /// Frontends and virtual addresses that the ring serves, as [`LoadBalancerRow::frontend`] has them.
+    pub frontends: Vec<String>,
+    /// The ring in use first, then the earlier ones that are kept, youngest first.
+    pub rings: Vec<RingRow>,
+}
+
+/// A ring.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RingRow {
+    /// How many times the ring has changed since; 0 is the one in use.
+    pub age: u8,
+    /// Number of places.
+    pub size: u32,
+    pub backends: Vec<LoadBalancerBackend>,
+}
+
+/// Is `text` the name of this frontend (`198.18.0.11:8080/tcp`, also without the protocol) or virtual address?
+pub fn is_frontend_named(frontend: &str, text: &str) -> bool {
+    frontend == text || frontend.split_once('/').is_some_and(|(socket, _)| socket == text)
+}
+
+/// The most rows of either kind that `meshctl lb flows` shows: an answer of a few megabytes.
+pub const MAX_FLOWS_SHOWN: usize = 10_000;
+
+/// `meshctl lb flows`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowsReport {
+    /// What this node remembers of the flows that enter by it; at most the limit asked for.
+    pub cached: Vec<CachedFlow>,
+    /// How many more there are.
+    pub n_cached_left_off: u64,
+    /// Flows of this node's own backends; at most the limit asked for.
+    pub kept: Vec<KeptFlow>,
+    pub n_kept_left_off: u64,
+}
+
+/// A row of the flow cache.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CachedFlow {
+    pub protocol: String,
+    pub client: SocketAddrV4,
+    /// The address and published port that the client connected to.
+    pub service: SocketAddrV4,
+    pub backend: Ipv4Addr,
+}
+
+/// A flow to a backend of this node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptFlow {
+    pub protocol: String,
+    pub client: SocketAddrV4,
+    /// The address and published port that the client connected to.
+    pub service: SocketAddrV4,
+    /// The task's address and port.
+    pub backend: SocketAddrV4,
+    /// The source port that the task sees: the client's own, unless another flow has it.
+    pub client_port_seen: u16,
+    /// `new`, `answered` (the client has not gone on yet), `established`, `closing` (one side has ended), `closed`.
+    pub state: String,
+    /// Seconds since the last packet of either direction.
+    pub idle_secs: u32,
+}
+
+/// `meshctl fdb`: where the node sends what it has for others.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FdbReport {
+    /// Tunnel ends of the other nodes.
+    pub peers: Vec<Ipv4Addr>,
+    pub owners: Vec<OwnerRow>,
+    pub endpoints: Vec<FdbEndpoint>,
+}
+
+/// Which node has an address that clients connect to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnerRow {
+    pub address: Ipv4Addr,
+    /// Tunnel end of its owner; `None` for this node.
+    pub vtep: Option<Ipv4Addr>,
+}
+
+/// An endpoint, with all that its row says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FdbEndpoint {
+    pub vni: u32,
+    pub address: Ipv4Addr,
+    pub mac: String,
+    /// Tunnel end of its node; `None` for this node's own.
+    pub vtep: Option<Ipv4Addr>,
+    /// Host side of its veth pair, for this node's own.
+    pub ifindex: Option<u32>,
+    pub interface: Option<String>,
+    /// It may get new flows.
+    pub serves: bool,
 }
 
 /// `meshctl drops`: what each program did with the packets that it saw.

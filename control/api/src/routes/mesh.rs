@@ -1,8 +1,11 @@
 //! What `meshctl` reads: not Docker's, hence under a path of its own.
 
 use axum::extract::State;
+use dataplane_model::inspect::MAX_FLOWS_SHOWN;
 
 use crate::context::Api;
+use crate::error::ApiError;
+use crate::query::Query;
 use crate::reply::{Reply, ok};
 
 pub async fn status(State(api): State<Api>) -> Reply {
@@ -11,6 +14,25 @@ pub async fn status(State(api): State<Api>) -> Reply {
 
 pub async fn load_balancers(State(api): State<Api>) -> Reply {
     ok(&api.node.mesh_load_balancers().await?)
+}
+
+pub async fn rings(State(api): State<Api>, query: Query) -> Reply {
+    let of = query.get("of");
+    if of.is_empty() {
+        return Err(ApiError::invalid("of must name a service, a frontend or a virtual address"));
+    }
+    ok(&api.node.mesh_rings(of).await?)
+}
+
+pub async fn flows(State(api): State<Api>, query: Query) -> Reply {
+    let limit = query.get("limit").parse().ok().filter(|limit| *limit <= MAX_FLOWS_SHOWN);
+    let limit =
+        limit.ok_or_else(|| ApiError::invalid(format!("limit must be a number up to {MAX_FLOWS_SHOWN}")))?;
+    ok(&api.node.mesh_flows(limit).await?)
+}
+
+pub async fn fdb(State(api): State<Api>) -> Reply {
+    ok(&api.node.mesh_fdb().await?)
 }
 
 pub async fn endpoints(State(api): State<Api>) -> Reply {

@@ -46,6 +46,9 @@ fn system_routes() -> Router<Api> {
         .route("/info", get(system::info))
         .route("/mesh/status", get(mesh::status))
         .route("/mesh/lb", get(mesh::load_balancers))
+        .route("/mesh/lb/ring", get(mesh::rings))
+        .route("/mesh/lb/flows", get(mesh::flows))
+        .route("/mesh/fdb", get(mesh::fdb))
         .route("/mesh/endpoints", get(mesh::endpoints))
         .route("/mesh/drops", get(mesh::drops))
 }

@@ -10,7 +10,10 @@ use control_api::node::{
 };
 use control_model::{Network, NodeId};
 use control_store::{LocalStore, ReplicatedStore};
-use dataplane_model::inspect::{DropsReport, EndpointRow, LoadBalancerRow, NodeStatus, ProgramCounters};
+use dataplane_model::inspect::{
+    DropsReport, EndpointRow, FdbReport, FlowsReport, LoadBalancerRow, NodeStatus, ProgramCounters,
+    RingReport,
+};
 
 use super::engine::FakeEngine;
 use super::world;
@@ -139,6 +142,19 @@ impl Node for FakeNode {
 
     async fn mesh_load_balancers(&self) -> Result<Vec<LoadBalancerRow>, InspectError> {
         Ok(Vec::new())
+    }
+
+    async fn mesh_rings(&self, of: &str) -> Result<Vec<RingReport>, InspectError> {
+        let frontends = vec![of.to_owned()];
+        Ok(vec![RingReport { service: String::new(), vni: 4096, frontends, rings: Vec::new() }])
+    }
+
+    async fn mesh_flows(&self, limit: usize) -> Result<FlowsReport, InspectError> {
+        Ok(FlowsReport { n_kept_left_off: limit as u64, ..FlowsReport::default() })
+    }
+
+    async fn mesh_fdb(&self) -> Result<FdbReport, InspectError> {
+        Ok(FdbReport::default())
     }
 
     async fn mesh_endpoints(&self) -> Result<Vec<EndpointRow>, InspectError> {

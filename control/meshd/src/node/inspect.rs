@@ -1,11 +1,13 @@
 //! What `meshctl` shows of this node.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use control_api::node::InspectError;
 use control_model::spec::Role;
-use dataplane_kernel::inspect;
-use dataplane_model::inspect::{DropsReport, EndpointRow, LoadBalancerRow, NodeStatus};
+use dataplane_kernel::inspect::{self, Entrance};
+use dataplane_model::inspect::{
+    DropsReport, EndpointRow, FdbReport, FlowsReport, LoadBalancerRow, NodeStatus, RingReport,
+};
 use dataplane_model::kernel_state::protocol_name;
 use dataplane_model::{DataPlane as _, NodeView, PublishedPort};
 
@@ -60,24 +62,46 @@ pub async fn load_balancers(
     let view = swarm.and_then(|swarm| swarm.views.borrow().clone());
     if let Some(view) = view {
         for row in &mut rows {
-            row.service = service_of(&view, row).unwrap_or_default();
+            row.service = service_of(&view, &row.kind, &row.frontend, row.vni).unwrap_or_default();
         }
     }
     Ok(rows)
 }
 
 /// The name of the service behind a frontend or a virtual address.
-fn service_of(view: &NodeView, row: &LoadBalancerRow) -> Option<String> {
-    let found = if row.kind == "vip" {
-        let address = row.frontend.parse().ok()?;
-        let (network, _) = view.networks.iter().find(|(_, network)| network.vni.get() == row.vni)?;
+fn service_of(view: &NodeView, kind: &str, frontend: &str, vni: u32) -> Option<String> {
+    let found = if kind == "vip" {
+        let address = frontend.parse().ok()?;
+        let (network, _) = view.networks.iter().find(|(_, network)| network.vni.get() == vni)?;
         view.services.values().find(|service| service.vips.get(network) == Some(&address))
     } else {
-        let (_, port) = row.frontend.rsplit_once(':')?;
+        let (_, port) = frontend.rsplit_once(':')?;
         let is_it = |p: &PublishedPort| format!("{}/{}", p.published, protocol_name(p.protocol)) == port;
         view.services.values().find(|service| service.ingress_ports.iter().any(is_it))
     };
     found.map(|service| service.name.clone())
+}
+
+/// `meshctl lb ring`.
+pub async fn rings(host: &Host, swarm: Option<&Swarm>, of: &str) -> Result<Vec<RingReport>, InspectError> {
+    let view = swarm.and_then(|swarm| swarm.views.borrow().clone());
+    let of = of.to_owned();
+    read(host, move |pins| {
+        inspect::rings(pins, &of, |Entrance { frontend, kind, vni }| {
+            service_of(view.as_deref()?, kind, frontend, *vni)
+        })
+    })
+    .await
+}
+
+/// `meshctl lb flows`.
+pub async fn flows(host: &Host, limit: usize) -> Result<FlowsReport, InspectError> {
+    read(host, move |pins| inspect::flows(pins, limit)).await
+}
+
+/// `meshctl fdb`.
+pub async fn fdb(host: &Host) -> Result<FdbReport, InspectError> {
+    read(host, inspect::fdb).await
 }
 
 /// `meshctl endpoints`.
@@ -93,7 +117,7 @@ pub async fn drops(host: &Host) -> Result<DropsReport, InspectError> {
 /// Reads the pins, away from the threads that serve.
 async fn read<T: Send + 'static>(
     host: &Host,
-    read: fn(&std::path::Path) -> Result<T, inspect::InspectError>,
+    read: impl FnOnce(&Path) -> Result<T, inspect::InspectError> + Send + 'static,
 ) -> Result<T, InspectError> {
     let pins: PathBuf = host.config.bpffs_dir.clone();
     tokio::task::spawn_blocking(move || read(&pins))

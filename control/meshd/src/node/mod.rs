@@ -21,7 +21,9 @@ use control_model::object::ManagerStatus;
 use control_model::{Network, NodeId};
 use control_rpc::{Channels, Identity, IdentityPem};
 use control_store::ReplicatedStore;
-use dataplane_model::inspect::{DropsReport, EndpointRow, LoadBalancerRow, NodeStatus};
+use dataplane_model::inspect::{
+    DropsReport, EndpointRow, FdbReport, FlowsReport, LoadBalancerRow, NodeStatus, RingReport,
+};
 
 use crate::addresses::{Addresses, SystemAddresses, resolve_remote};
 use crate::data_plane::NodeDataPlane;
@@ -362,6 +364,18 @@ impl control_api::Node for MeshNode {
 
     async fn mesh_load_balancers(&self) -> Result<Vec<LoadBalancerRow>, InspectError> {
         inspect::load_balancers(&self.host, self.swarm().as_deref()).await
+    }
+
+    async fn mesh_rings(&self, of: &str) -> Result<Vec<RingReport>, InspectError> {
+        inspect::rings(&self.host, self.swarm().as_deref(), of).await
+    }
+
+    async fn mesh_flows(&self, limit: usize) -> Result<FlowsReport, InspectError> {
+        inspect::flows(&self.host, limit).await
+    }
+
+    async fn mesh_fdb(&self) -> Result<FdbReport, InspectError> {
+        inspect::fdb(&self.host).await
     }
 
     async fn mesh_endpoints(&self) -> Result<Vec<EndpointRow>, InspectError> {

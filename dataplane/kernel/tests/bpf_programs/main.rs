@@ -3,6 +3,7 @@
 
 mod drift;
 mod harness;
+mod inspect;
 mod support;
 mod task;
 mod tunnel;
