@@ -1,6 +1,6 @@
 //! Connections that live long live on, whatever happens around them.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use anyhow::{Context as _, ensure};
 use bench_lab::{Connections, Downloads, DownloadsReport, Role, Traffic, TrafficReport, wait_until};
@@ -9,6 +9,9 @@ use dataplane_kernel::bpf::{PinDir, Tables};
 use crate::support::{Bench, Outcome, SETTLE, counts};
 
 const N_DOWNLOADS: usize = 60;
+const N_MOVED_DOWNLOADS: usize = 50;
+/// Host part of the address that moves: no node's, nor the client's.
+const MOVED_HOST: u8 = 200;
 /// Where the services of these scenarios are published.
 const DOWNLOADS_PORT: u16 = 8081;
 const UPDATES_PORT: u16 = 8082;
@@ -59,6 +62,44 @@ pub fn downloads_live_on(bench: &mut Bench) -> Outcome {
     })?;
     step("scaled from 8 to 4");
     finish(bench, downloads)
+}
+
+/// Downloads through one node's further address. The node is lost, another takes the address, and they go on there.
+pub fn downloads_follow_their_address(bench: &mut Bench) -> Outcome {
+    let mut workers =
+        bench.lab.nodes().iter().filter(|n| n.role == Role::Worker).map(|n| n.name.clone()).rev();
+    let (lost, heir) = (workers.next().context("no worker")?, workers.next().context("one worker only")?);
+    drop(workers);
+    // A lost backend's downloads are lost, whatever becomes of addresses.
+    create_downloads(bench, 6, &["--constraint", &format!("node.hostname!={lost}")])?;
+    let [a, b, c, _] = bench.lab.client_address().octets();
+    let address = Ipv4Addr::new(a, b, c, MOVED_HOST);
+    let target = SocketAddr::new(address.into(), DOWNLOADS_PORT);
+    set_address(bench, &lost, "add", address)?;
+    let (_, took) =
+        wait_until("the further address to answer", SETTLE, || bench.ask("client", &[target], 5).map(Some))?;
+    println!("  {address} answered {:.1} s after {lost} had it", took.as_secs_f64());
+
+    let downloads = begin(bench, &[target], N_MOVED_DOWNLOADS)?;
+    bench.lab.isolate(&lost)?;
+    set_address(bench, &heir, "add", address)?;
+    // What the heir's gratuitous ARP is for.
+    bench.lab.exec("client", "ip", &["neigh", "flush", "to", &address.to_string()])?;
+    let outcome = finish(bench, downloads);
+    set_address(bench, &lost, "del", address)?;
+    set_address(bench, &heir, "del", address)?;
+    bench.lab.heal(&lost)?;
+    wait_until(&format!("{lost} to be Ready"), SETTLE, || {
+        let state = bench.docker(&["node", "inspect", &lost, "--format", "{{.Status.State}}"])?;
+        Ok((state == "ready").then_some(()))
+    })?;
+    outcome
+}
+
+fn set_address(bench: &Bench, node: &str, verb: &str, address: Ipv4Addr) -> Outcome {
+    let done = bench.lab.exec(node, "ip", &["addr", verb, &format!("{address}/32"), "dev", "eth0"])?;
+    ensure!(done.success(), "{}", done.text());
+    Ok(())
 }
 
 fn create_downloads(bench: &Bench, replicas: usize, further: &[&str]) -> Outcome {

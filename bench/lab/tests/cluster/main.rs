@@ -41,6 +41,7 @@ const SCENARIOS: &[Scenario] = &[
     ("a node goes dark", failures::node_goes_dark),
     ("the leader dies", failures::leader_dies),
     ("all daemons die", failures::all_daemons_die),
+    ("downloads follow an address that moves", long_lived::downloads_follow_their_address),
     ("other hooks do the same", mesh::other_hooks_do_the_same),
     ("every packet is accounted for", mesh::every_packet_is_accounted_for),
 ];
