@@ -116,12 +116,15 @@ mod tests {
 
     #[test]
     fn the_state_is_the_furthest_that_was_seen() {
-        let forward = |state| ForwardFlow { state, ..ForwardFlow::new(Port::new(80), Port::new(40_000), 0) };
-        let service = (Ip4([198, 18, 0, 11]), Port::new(8080));
-        let reply = |closing, answered| ReplyFlow {
-            closing,
-            answered,
-            ..ReplyFlow::new(service, Port::new(40_000), 0)
+        let forward = |state| {
+            let mut flow = ForwardFlow::new(Port::new(80), Port::new(40_000), 0);
+            flow.state = state;
+            flow
+        };
+        let reply = |closing, answered| {
+            let mut flow = ReplyFlow::new((Ip4([198, 18, 0, 11]), Port::new(8080)), Port::new(40_000), 0);
+            (flow.closing, flow.answered) = (closing, answered);
+            flow
         };
         let (fresh, established) = (forward(0), forward(FLOW_ESTABLISHED));
         assert_eq!(state(&fresh, None), "new");
