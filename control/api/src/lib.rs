@@ -21,5 +21,5 @@ mod version;
 pub use engine::Engine;
 pub use node::Node;
 pub use routes::router;
-pub use server::{ServeError, serve};
+pub use server::{ServeError, serve, serve_metrics};
 pub use version::{ApiVersion, MAX_API_VERSION, MIN_API_VERSION};

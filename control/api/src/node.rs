@@ -63,6 +63,8 @@ pub trait Node: Send + Sync + 'static {
     async fn mesh_fdb(&self) -> Result<FdbReport, InspectError>;
     /// `meshctl endpoints`.
     async fn mesh_endpoints(&self) -> Result<Vec<EndpointRow>, InspectError>;
+    /// `/metrics`, in Prometheus' text format.
+    async fn metrics(&self) -> Result<String, InspectError>;
     /// `meshctl drops`.
     async fn mesh_drops(&self) -> Result<DropsReport, InspectError>;
 }

@@ -5,7 +5,9 @@ mod common;
 use std::sync::Arc;
 
 use common::Daemon;
+use common::node::FakeNode;
 use control_store::{ReplicatedStore, State};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 const NOT_A_MANAGER: &str = "This node is not a swarm manager. Worker nodes can't be used to view or modify cluster \
                              state. Please run this command on a manager node or promote the current node to a \
@@ -344,6 +346,27 @@ async fn bytes_that_are_no_request_are_refused() {
         assert_eq!(daemon.error("GET", &format!("/mesh/lb/flows?limit={limit}"), "").await.0, 400);
     }
     assert_eq!(daemon.request("GET", "/mesh/fdb", b"").await.0, 200);
+    let (status, metrics) = daemon.request("GET", "/metrics", b"").await;
+    assert_eq!((status, metrics.trim_end()), (200, "meshd_rings 3"));
     assert_eq!(daemon.error("GET", "/mesh/status", "").await, (500, "the data plane has not started".into()));
     assert!(bytes(&daemon.store.state()) == before, "a refused request changed the state");
+}
+
+#[tokio::test]
+async fn over_the_network_there_are_metrics_and_nothing_else() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let node = Arc::new(FakeNode::alone());
+    let server = tokio::spawn(control_api::serve_metrics(listener, node, async move { drop(stopped.await) }));
+    for (path, status, body) in [("/metrics", "200 OK", "\r\n\r\nmeshd_rings 3\n"), ("/info", "404", "")] {
+        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")) && answer.ends_with(body), "{answer}");
+    }
+    stop.send(()).unwrap();
+    server.await.unwrap().unwrap();
 }

@@ -1,6 +1,7 @@
 //! The daemon's settings: flags, then the TOML file, then defaults. Flags win.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -107,6 +108,11 @@ pub struct Flags {
     #[arg(long, global = true, value_name = "SECONDS")]
     pub dns_ttl: Option<u32>,
 
+    /// Also serve /metrics for Prometheus at this address, IP:PORT, by plain HTTP to everyone who reaches it
+    /// [default: on the API's socket only]
+    #[arg(long, global = true, value_name = "ADDR")]
+    pub metrics_addr: Option<String>,
+
     /// Registry, HOST[:PORT], that may be spoken to by plain HTTP; may be given several times
     #[arg(long, global = true, value_name = "REGISTRY")]
     pub insecure_registry: Vec<String>,
@@ -183,6 +189,8 @@ pub struct Config {
     pub ingress_hook: IngressHook,
     pub tc_attach: TcAttach,
     pub dns_ttl: TtlPolicy,
+    /// Where `/metrics` is served besides the API's socket.
+    pub metrics_addr: Option<SocketAddr>,
     pub insecure_registries: Vec<String>,
     pub runtime: Option<Runtime>,
     pub labels: Vec<(String, String)>,
@@ -204,6 +212,8 @@ pub enum ConfigError {
     Label(String),
     #[error("--dns-ttl {0}: at most {MAX_TTL_S} seconds")]
     DnsTtl(u32),
+    #[error("--metrics-addr {0}: expected IP:PORT")]
+    MetricsAddr(String),
     #[error("the host name can't be read; give --hostname")]
     Hostname(#[source] nix::Error),
     #[error("--hostname must not be empty")]
@@ -246,6 +256,7 @@ impl Config {
             ingress_hook: flags.ingress_hook.or(file.ingress_hook).unwrap_or_default(),
             tc_attach: flags.tc_attach.or(file.tc_attach).unwrap_or_default(),
             dns_ttl: ttl_policy(flags.dns_ttl.or(file.dns_ttl))?,
+            metrics_addr: flags.metrics_addr.or(file.metrics_addr).map(parse_metrics_addr).transpose()?,
             insecure_registries: list(flags.insecure_registry, file.insecure_registry),
             runtime: flags.runtime.or(file.runtime),
             labels: parse_labels(list(flags.label, file.label))?,
@@ -281,6 +292,10 @@ fn ttl_policy(seconds: Option<u32>) -> Result<TtlPolicy, ConfigError> {
     }
 }
 
+fn parse_metrics_addr(text: String) -> Result<SocketAddr, ConfigError> {
+    text.parse().map_err(|_| ConfigError::MetricsAddr(text))
+}
+
 fn parse_labels(labels: Vec<String>) -> Result<Vec<(String, String)>, ConfigError> {
     let parse = |label: String| match label.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
@@ -311,6 +326,7 @@ mod tests {
         assert_eq!(config.cgroup_parent, Path::new("/meshd"));
         assert_eq!((config.ingress_hook, config.tc_attach), (IngressHook::Auto, TcAttach::Auto));
         assert_eq!(config.dns_ttl, TtlPolicy::new(5));
+        assert_eq!(config.metrics_addr, None);
     }
 
     #[test]
@@ -337,6 +353,10 @@ mod tests {
             error(&["-H", "tcp://0.0.0.0:2375"]).starts_with("--host tcp://0.0.0.0:2375: only a unix socket")
         );
         assert_eq!(error(&["--dns-ttl", "601"]), "--dns-ttl 601: at most 600 seconds");
+        assert_eq!(
+            error(&["--metrics-addr", "localhost:9100"]),
+            "--metrics-addr localhost:9100: expected IP:PORT"
+        );
         assert_eq!(error(&["--label", "x"]), "--label x: expected KEY=VALUE");
         assert!(toml::from_str::<Flags>("statedir = '/x'").is_err(), "unknown keys are refused");
     }

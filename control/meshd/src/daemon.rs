@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -42,6 +43,7 @@ async fn serve(config: Config) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let socket = config.socket.clone();
+    let metrics = listen_for_metrics(&config).await?;
     let host = Arc::new(Host::open(config)?);
     let node = MeshNode::open(host);
 
@@ -50,6 +52,14 @@ async fn serve(config: Config) -> Result<()> {
     let stopped = stop.clone().cancelled_owned();
     let api_socket = socket.clone();
     let mut api = tokio::spawn(async move { control_api::serve(&api_socket, api_node, stopped).await });
+    let scrapes = metrics.map(|listener| {
+        let served = control_api::serve_metrics(listener, node.clone(), stop.clone().cancelled_owned());
+        tokio::spawn(async move {
+            if let Err(error) = served.await {
+                tracing::error!(%error, "metrics are served no more");
+            }
+        })
+    });
     notify("READY=1");
     tracing::info!(socket = %socket.display(), "serving");
 
@@ -66,6 +76,18 @@ async fn serve(config: Config) -> Result<()> {
         // What the server would have done at its end.
         let _ = std::fs::remove_file(&socket);
     }
+    if let Some(scrapes) = scrapes {
+        // A scrape is read only: nothing is lost by cutting it.
+        scrapes.abort();
+    }
     node.shut_down().await;
     result
+}
+
+async fn listen_for_metrics(config: &Config) -> Result<Option<TcpListener>> {
+    let Some(address) = config.metrics_addr else { return Ok(None) };
+    let listener = TcpListener::bind(address).await;
+    let listener = listener.with_context(|| format!("can't listen for --metrics-addr {address}"))?;
+    tracing::info!(%address, "serving metrics");
+    Ok(Some(listener))
 }

@@ -47,6 +47,11 @@ pub fn drops(pin_dir: &Path) -> Result<DropsReport, InspectError> {
     Ok(read_drops(&open(pin_dir)?.counters)?)
 }
 
+/// The names of all reasons, as [`drops`] gives them.
+pub fn drop_reasons() -> impl Iterator<Item = &'static str> {
+    DropReason::ALL.iter().map(|reason| reason.label())
+}
+
 /// What a drop reason means, by the name that [`drops`] gives it.
 pub fn drop_text(name: &str) -> Option<&'static str> {
     DropReason::ALL.iter().find(|reason| reason.label() == name).map(|reason| reason.text())

@@ -1,12 +1,21 @@
 //! What `meshctl` reads: not Docker's, hence under a path of its own.
 
 use axum::extract::State;
+use axum::response::IntoResponse as _;
 use dataplane_model::inspect::MAX_FLOWS_SHOWN;
+use http::header;
 
 use crate::context::Api;
 use crate::error::ApiError;
 use crate::query::Query;
 use crate::reply::{Reply, ok};
+
+/// Of the text format that Prometheus scrapes.
+const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+pub async fn metrics(State(api): State<Api>) -> Reply {
+    Ok(([(header::CONTENT_TYPE, METRICS_TYPE)], api.node.metrics().await?).into_response())
+}
 
 pub async fn status(State(api): State<Api>) -> Reply {
     ok(&api.node.mesh_status().await?)

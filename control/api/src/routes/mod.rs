@@ -39,11 +39,17 @@ pub fn router(node: Arc<dyn Node>) -> Router {
     Router::new().fallback_service(routes).layer(from_fn(negotiate))
 }
 
+/// `/metrics` alone.
+pub fn metrics_router(node: Arc<dyn Node>) -> Router {
+    Router::new().route("/metrics", get(mesh::metrics)).fallback(page_not_found).with_state(Api { node })
+}
+
 fn system_routes() -> Router<Api> {
     Router::new()
         .route("/_ping", get(system::ping))
         .route("/version", get(system::version))
         .route("/info", get(system::info))
+        .route("/metrics", get(mesh::metrics))
         .route("/mesh/status", get(mesh::status))
         .route("/mesh/lb", get(mesh::load_balancers))
         .route("/mesh/lb/ring", get(mesh::rings))

@@ -161,6 +161,10 @@ impl Node for FakeNode {
         Ok(Vec::new())
     }
 
+    async fn metrics(&self) -> Result<String, InspectError> {
+        Ok("meshd_rings 3\n".into())
+    }
+
     async fn mesh_drops(&self) -> Result<DropsReport, InspectError> {
         let counters = ProgramCounters {
             program: "ingress".into(),

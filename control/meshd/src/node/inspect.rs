@@ -1,9 +1,13 @@
 //! What `meshctl` shows of this node.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use control_api::node::InspectError;
+use control_consensus::Consensus;
+use control_model::TaskState;
 use control_model::spec::Role;
+use control_store::ReplicatedStore as _;
 use dataplane_kernel::inspect::{self, Entrance};
 use dataplane_model::inspect::{
     DropsReport, EndpointRow, FdbReport, FlowsReport, LoadBalancerRow, NodeStatus, RingReport,
@@ -11,6 +15,7 @@ use dataplane_model::inspect::{
 use dataplane_model::kernel_state::protocol_name;
 use dataplane_model::{DataPlane as _, NodeView, PublishedPort};
 
+use super::metrics::{self, Maps, Metrics, Raft};
 use super::swarm::Swarm;
 use crate::host::Host;
 
@@ -112,6 +117,47 @@ pub async fn endpoints(host: &Host) -> Result<Vec<EndpointRow>, InspectError> {
 /// `meshctl drops`.
 pub async fn drops(host: &Host) -> Result<DropsReport, InspectError> {
     read(host, inspect::drops).await
+}
+
+/// `/metrics`. Costs a pass over the flow tables.
+pub async fn metrics(host: &Host, swarm: Option<&Swarm>) -> Result<String, InspectError> {
+    let Some(swarm) = swarm else { return Ok(metrics::render(&Metrics::default())) };
+    let pins = host.config.bpffs_dir.clone();
+    let maps = tokio::task::spawn_blocking(move || maps(&pins))
+        .await
+        .map_err(|error| InspectError(error.to_string()))?;
+    let maps = match maps {
+        // Before the first view there are none.
+        Err(inspect::InspectError::Absent { .. }) => None,
+        maps => Some(maps.map_err(|error| InspectError(error.to_string()))?),
+    };
+    let raft = swarm.consensus().map(|consensus| raft(&consensus));
+    let report = swarm.data_plane().driver.watch().borrow().clone();
+    Ok(metrics::render(&Metrics { maps, raft, report: Some(report) }))
+}
+
+fn maps(pins: &Path) -> Result<Maps, inspect::InspectError> {
+    let endpoints = inspect::endpoints(pins)?;
+    let n_local = endpoints.iter().filter(|row| row.interface.is_some()).count();
+    let (n_cached_flows, n_kept_flows) = inspect::count_flows(pins)?;
+    Ok(Maps {
+        drops: inspect::drops(pins)?,
+        n_local_endpoints: n_local as u64,
+        n_remote_endpoints: (endpoints.len() - n_local) as u64,
+        n_rings: inspect::count_rings(pins)?,
+        n_cached_flows,
+        n_kept_flows,
+    })
+}
+
+fn raft(consensus: &Consensus) -> Raft {
+    let (leadership, state) = (*consensus.leadership().borrow(), consensus.state());
+    let mut tasks: BTreeMap<TaskState, u64> = TaskState::ALL.map(|state| (state, 0)).into();
+    for task in state.tasks().iter() {
+        *tasks.entry(task.status.state).or_default() += 1;
+    }
+    let (term, is_leader) = (leadership.term, leadership.is_me);
+    Raft { term, is_leader, applied_index: state.index(), tasks }
 }
 
 /// Reads the pins, away from the threads that serve.

@@ -6,6 +6,7 @@ mod genesis;
 mod inspect;
 mod keeper;
 mod manager;
+mod metrics;
 mod swarm;
 
 use std::net::SocketAddr;
@@ -380,6 +381,10 @@ impl control_api::Node for MeshNode {
 
     async fn mesh_endpoints(&self) -> Result<Vec<EndpointRow>, InspectError> {
         inspect::endpoints(&self.host).await
+    }
+
+    async fn metrics(&self) -> Result<String, InspectError> {
+        inspect::metrics(&self.host, self.swarm().as_deref()).await
     }
 
     async fn mesh_drops(&self) -> Result<DropsReport, InspectError> {
