@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use control_model::assignment::{EndpointView, Peer, ServiceView};
-use control_model::object::{NetworkAttachment, Slot};
+use control_model::object::{NetworkAttachment, NodeState, Slot};
 use control_model::spec::PublishMode;
 use control_model::template::TemplateContext;
 use control_model::{
@@ -178,8 +178,8 @@ impl Dirty {
         if peer(before) != peer(after) {
             self.keys.insert(AssignmentKey::Peer(id));
         }
-        let alive = |n: Option<&Node>| n.is_some_and(|n| n.status.data_path_alive);
-        if alive(before) != alive(after) {
+        let life = |n: Option<&Node>| n.map(|n| (n.status.data_path_alive, is_lost(n)));
+        if life(before) != life(after) {
             let near = |t: &&Arc<Task>| t.attachments.iter().any(|a| scope.networks.contains(&a.network));
             self.keys.extend(state.tasks_of_node(id).filter(near).map(|t| AssignmentKey::Endpoint(t.id)));
         }
@@ -278,6 +278,10 @@ impl Scope {
     fn endpoint_row(&self, state: &State, id: TaskId) -> Option<Assignment> {
         let task = state.tasks().get(&id).filter(|t| is_assigned(t))?;
         let node = task.node?;
+        let known = state.nodes().get(&node);
+        if node != self.node && known.is_some_and(|known| is_lost(known)) {
+            return None;
+        }
         let mut attachments: Vec<NetworkAttachment> =
             task.attachments.iter().filter(|a| self.networks.contains(&a.network)).cloned().collect();
         if attachments.is_empty() {
@@ -288,7 +292,6 @@ impl Scope {
                 attachment.aliases.push(hostname.clone());
             }
         }
-        let alive = state.nodes().get(&node).is_some_and(|n| n.status.data_path_alive);
         let runs = task.status.state == TaskState::Running && task.desired_state == TaskState::Running;
         Some(Assignment::Endpoint(EndpointView {
             task: id,
@@ -296,7 +299,7 @@ impl Scope {
             name: task_name(task),
             node,
             attachments,
-            ready: runs && alive,
+            ready: runs && known.is_some_and(|known| known.status.data_path_alive),
         }))
     }
 }
@@ -326,6 +329,12 @@ pub fn task_name(task: &Task) -> String {
 
 fn peer_row(state: &State, id: NodeId) -> Option<Assignment> {
     peer_of(state.nodes().get(&id)?).map(Assignment::Peer)
+}
+
+/// Neither its agent nor its data path answers: its tasks have been given up, and connections to them are to be reset rather
+/// than left silent.
+fn is_lost(node: &Node) -> bool {
+    node.status.state == NodeState::Down && !node.status.data_path_alive
 }
 
 /// What other nodes must know of `node`; nothing until it has said where its tunnels end. Of a node whose data path is

@@ -89,8 +89,10 @@ fn task_id(id: u8) -> TaskId {
 fn changes(state: &State, step: &Step) -> Vec<Change> {
     match step {
         Step::Node { id, vtep, alive } => {
-            let status =
-                NodeStatus { state: NodeState::Ready, data_path_alive: *alive, ..NodeStatus::default() };
+            let nodes = state.nodes();
+            // Without a tunnel's end and without life it counts as lost.
+            let state = if *vtep || *alive { NodeState::Ready } else { NodeState::Down };
+            let status = NodeStatus { state, data_path_alive: *alive, ..NodeStatus::default() };
             let data_path_addr = vtep.then(|| Ipv4Addr::new(198, 18, 0, *id));
             let description = NodeDescription {
                 hostname: format!("node{id}"),
@@ -101,7 +103,7 @@ fn changes(state: &State, step: &Step) -> Vec<Change> {
             let id = node_id(*id);
             let mut changes =
                 vec![Change::NodeStatus { id, status }, Change::NodeDescription { id, description }];
-            if state.nodes().get(&id).is_none() {
+            if nodes.get(&id).is_none() {
                 changes.insert(0, Change::Create(Object::Node(Box::new(node(id)))));
             }
             changes
@@ -247,7 +249,7 @@ proptest! {
 }
 
 #[test]
-fn a_backend_is_ready_while_it_runs_is_wanted_and_its_data_path_lives() {
+fn a_backend_is_ready_while_it_runs_is_wanted_and_its_data_path_lives_and_goes_with_its_node() {
     let mut state = State::default();
     let mut ready = Vec::new();
     for step in [
@@ -256,6 +258,8 @@ fn a_backend_is_ready_while_it_runs_is_wanted_and_its_data_path_lives() {
         Step::Task { id: 1, service: 1, node: 2, networks: vec![INGRESS] },
         Step::Status { task: 1, state: TaskState::Running },
         Step::Node { id: 2, vtep: true, alive: false },
+        Step::Node { id: 2, vtep: true, alive: true },
+        Step::Node { id: 2, vtep: false, alive: false },
         Step::Node { id: 2, vtep: true, alive: true },
         Step::Desired { task: 1, state: TaskState::Shutdown },
         Step::Status { task: 1, state: TaskState::Shutdown },
@@ -268,7 +272,8 @@ fn a_backend_is_ready_while_it_runs_is_wanted_and_its_data_path_lives() {
             _ => None,
         }));
     }
-    let expected = [None, None, Some(false), Some(true), Some(false), Some(true), Some(false), None];
+    let expected =
+        [None, None, Some(false), Some(true), Some(false), Some(true), None, Some(true), Some(false), None];
     assert_eq!(ready, expected);
 }
 
