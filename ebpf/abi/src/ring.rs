@@ -35,8 +35,9 @@ impl RingKey {
     }
 }
 
-/// Earlier rings that are kept. A rolling update changes a ring twice per batch: this covers two batches.
-pub const EARLIER_RINGS: u8 = 4;
+/// Earlier rings that are kept: so often may a ring change between a connection's beginning and the loss of its row in the
+/// ingress node's cache. A rolling update changes a ring twice per batch, scaling up to once per task.
+pub const EARLIER_RINGS: u8 = 8;
 
 /// Source MAC inside the tunnel of a packet whose connection is looked for: the ring of this age chose its destination. With
 /// age 0 it is [`ROUTER_MAC`], as of all that the ring in use chooses.
