@@ -120,7 +120,7 @@ impl Daemon<'_> {
         let Some(pid) = self.pid() else { return Ok(()) };
         kill(Pid::from_raw(pid), signal)?;
         wait_until(&format!("meshd of {} to end", self.node.name), STOP_LIMIT, || {
-            Ok(self.pid().is_none().then_some(()))
+            Ok(has_ended(pid).then_some(()))
         })?;
         Ok(())
     }
@@ -158,5 +158,32 @@ impl Daemon<'_> {
 
     fn pid_file(&self) -> PathBuf {
         self.run_dir().join("lab.pid")
+    }
+}
+
+/// Whether every thread of `pid` is past its end, so that its files are closed and its locks free. Its
+/// command line is gone long before that.
+fn has_ended(pid: i32) -> bool {
+    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return true };
+    let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+    matches!(state, Some('Z' | 'X')) && threads <= 1
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn a_process_has_ended_when_its_files_are_closed() {
+        let mut child = Command::new("sleep").arg("60").spawn().expect("sleep starts");
+        let pid = i32::try_from(child.id()).expect("a pid");
+        assert!(!has_ended(pid));
+        child.kill().expect("killed");
+        wait_until("the zombie", STOP_LIMIT, || Ok(has_ended(pid).then_some(()))).expect("it ends unwaited");
+        child.wait().expect("waited for");
+        assert!(has_ended(pid));
     }
 }
