@@ -63,7 +63,7 @@ impl Manager {
         tasks.spawn(leader.run());
         tasks.spawn(roles::run(consensus.clone(), leadership.clone()));
         let watcher = LivenessWatcher {
-            store: store.clone(),
+            consensus: consensus.clone(),
             table: table.clone(),
             leadership: leadership.clone(),
             me,

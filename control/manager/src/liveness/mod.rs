@@ -1,11 +1,12 @@
 //! Two kinds of life: agents heartbeat, data paths answer probes. Here is what follows from them.
 //!
 //! [`Liveness`] is pure: the leader feeds it with heartbeats and probes and writes what [`Liveness::tick`] returns.
-//! [`table`] holds what sessions say, [`prober`] sends the probes, [`watcher`] is the leader's part at work,
-//! [`reporter`] a follower's.
+//! [`table`] holds what sessions say, [`rounds`] says when whom to probe, [`prober`] sends the probes, [`watcher`] is
+//! the leader's part at work, [`reporter`] a follower's.
 
 pub mod prober;
 pub mod reporter;
+pub mod rounds;
 pub mod table;
 pub mod watcher;
 
@@ -25,6 +26,14 @@ pub const PROBE_MISSES: u32 = 5;
 pub const GRACE_PERIODS: u32 = 3;
 /// With the data path dead as well, so much silence of the agent is enough: two heartbeats and a half.
 pub const SILENCE_BESIDE_DEAD_DATA_PATH: Duration = Duration::from_millis(2500);
+/// Probes in a row without an answer that are no accident, though they condemn nobody yet. Who has missed so many when
+/// another one has missed [`PROBE_MISSES`] fell silent within 0.9 s of it: at once.
+const FALLING_SILENT: u32 = 2;
+/// So many must fall silent at once before the leader doubts its own data path. Of one alone it can't know whose fault
+/// it is: in a cluster of two the other one is condemned.
+const MIN_SILENT_FOR_DOUBT: usize = 2;
+/// A doubt that ends sooner is nobody's business: without it nobody would have been condemned yet.
+const DOUBT_SHOWS_AFTER: Duration = Duration::from_millis(900);
 /// A gap between two ticks longer than this means that this process stood still, and nobody else.
 const STALL: Duration = Duration::from_secs(1);
 
@@ -33,6 +42,7 @@ const STALL: Duration = Duration::from_secs(1);
 pub struct Liveness {
     nodes: BTreeMap<NodeId, Life>,
     last_tick: Timestamp,
+    doubt_since: Option<Timestamp>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -42,8 +52,10 @@ struct Life {
     /// The agent has been heard by this leader.
     heard: bool,
     addr: Option<IpAddr>,
-    /// A probe is out and has no answer yet.
-    waiting: bool,
+    /// This leader probes it.
+    probed: bool,
+    /// When the first probe went out that has no answer yet.
+    unanswered_since: Option<Timestamp>,
     misses: u32,
     /// The data path has answered this leader.
     answered: bool,
@@ -52,7 +64,7 @@ struct Life {
 impl Liveness {
     /// A new leader's: it has heard nobody and gives everyone a whole grace.
     pub fn new(now: Timestamp) -> Self {
-        Self { nodes: BTreeMap::new(), last_tick: now }
+        Self { nodes: BTreeMap::new(), last_tick: now, doubt_since: None }
     }
 
     /// The node's agent was heard at `at`.
@@ -63,20 +75,30 @@ impl Liveness {
         life.addr = addr.or(life.addr);
     }
 
-    /// A probe goes out to the node. One that is still out has missed.
-    pub fn probe_sent(&mut self, node: NodeId, now: Timestamp) {
+    /// A probe goes out to the node. One that is still out has missed. True if that was one too many.
+    pub fn probe_sent(&mut self, node: NodeId, now: Timestamp) -> bool {
         let life = self.life(node, now);
-        if std::mem::replace(&mut life.waiting, true) {
-            life.misses = life.misses.saturating_add(1);
+        life.probed = true;
+        if life.unanswered_since.is_none() {
+            life.unanswered_since = Some(now);
+            return false;
         }
+        life.misses = life.misses.saturating_add(1);
+        life.misses == PROBE_MISSES
     }
 
-    /// The node's data path answered.
+    /// The node's data path answered, or is known to work without being asked.
     pub fn probe_answered(&mut self, node: NodeId, now: Timestamp) {
         let life = self.life(node, now);
-        life.waiting = false;
+        life.unanswered_since = None;
         life.misses = 0;
         life.answered = true;
+    }
+
+    /// Since when the leader takes it that its own data path is broken, and not those of the nodes that it does not
+    /// hear.
+    pub fn doubts_itself_since(&self) -> Option<Timestamp> {
+        self.doubt_since.filter(|since| self.last_tick.since(*since) >= DOUBT_SHOWS_AFTER)
     }
 
     /// When [`Liveness::tick`] is to be called although no probe is due: what else it decides may wait for that.
@@ -93,14 +115,36 @@ impl Liveness {
         self.nodes.retain(|id, _| state.nodes().get(id).is_some());
         let Some(cluster) = state.cluster() else { return Vec::new() };
         let grace = cluster.spec.heartbeat_period * GRACE_PERIODS;
+        self.doubt_itself(state, now);
+        let in_doubt = self.doubt_since.is_some();
         let mut changes = Vec::new();
         for node in state.nodes().iter() {
-            let status = self.life(node.id, now).judge(node, grace, now);
+            let status = self.life(node.id, now).judge(node, grace, in_doubt, now);
             if status != node.status {
                 changes.push(Change::NodeStatus { id: node.id, status });
             }
         }
         changes
+    }
+
+    /// When most data paths fall silent at once and their agents go on to be heard, the one that they have in common is
+    /// at fault: the judge's. Those that count as dead already are no witnesses.
+    fn doubt_itself(&mut self, state: &State, now: Timestamp) {
+        let counts_as_alive = |id| state.nodes().get(id).is_some_and(|node| node.status.data_path_alive);
+        let lives = self.nodes.iter_mut().filter(|(id, life)| life.probed && counts_as_alive(*id));
+        let lives: Vec<_> = lives.map(|(_, life)| life).collect();
+        let is_silent = |life: &&mut Life| life.misses >= FALLING_SILENT;
+        let n_silent = lives.iter().filter(|life| is_silent(life)).count();
+        let n_heard = lives.iter().filter(|life| is_silent(life) && life.is_agent_heard(now)).count();
+        let are_most = |n: usize| n >= MIN_SILENT_FOR_DOUBT && 2 * n > lives.len();
+        if are_most(n_heard) {
+            self.doubt_since.get_or_insert(now);
+        } else if self.doubt_since.take().is_some() && !are_most(n_silent) {
+            // It was ended by answers: who has not been asked since then gets the time to answer too.
+            for life in lives {
+                life.misses = 0;
+            }
+        }
     }
 
     fn life(&mut self, node: NodeId, now: Timestamp) -> &mut Life {
@@ -113,14 +157,34 @@ impl Liveness {
         if gap > STALL {
             for life in self.nodes.values_mut() {
                 life.silent_since = life.silent_since.after(gap).min(now);
+                life.unanswered_since = life.unanswered_since.map(|since| since.after(gap).min(now));
             }
         }
     }
 }
 
 impl Life {
-    fn judge(&self, node: &Node, grace: Duration, now: Timestamp) -> NodeStatus {
-        let dead_path = self.misses >= PROBE_MISSES;
+    fn is_agent_heard(&self, now: Timestamp) -> bool {
+        now.since(self.silent_since) <= SILENCE_BESIDE_DEAD_DATA_PATH
+    }
+
+    /// What a leader that does not trust its own data path still believes of a silent one: it lives while the agent is
+    /// heard. Agent and data path that fell silent together are lost as ever. If the agent fell silent before or
+    /// after (its daemon is restarted), both have the whole grace.
+    fn may_live(&self, grace: Duration, now: Timestamp) -> bool {
+        let Some(unanswered_since) = self.unanswered_since else { return true };
+        let fell_together = self.silent_since <= unanswered_since.after(PROBE_PERIOD)
+            && unanswered_since.since(self.silent_since) <= SILENCE_BESIDE_DEAD_DATA_PATH;
+        if fell_together {
+            self.is_agent_heard(now)
+        } else {
+            now.since(self.silent_since.max(unanswered_since)) <= grace
+        }
+    }
+
+    fn judge(&self, node: &Node, grace: Duration, in_doubt: bool, now: Timestamp) -> NodeStatus {
+        let is_spared = in_doubt && node.status.data_path_alive && self.may_live(grace, now);
+        let dead_path = self.misses >= PROBE_MISSES && !is_spared;
         let data_path_alive = !dead_path && (self.answered || node.status.data_path_alive);
         let silence = now.since(self.silent_since);
         let (state, message) = if silence > grace {

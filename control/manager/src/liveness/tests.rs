@@ -6,6 +6,7 @@ use std::time::Duration;
 use control_model::object::Cluster;
 use control_model::spec::Role;
 use control_model::{ClusterId, Entry, Object, RequestId};
+use proptest::prelude::*;
 
 use super::*;
 
@@ -41,7 +42,7 @@ impl World {
             let id = || NodeId::from_bits(words[2].parse().expect("node"));
             match words[1] {
                 "beat" => self.liveness.heartbeat(id(), None, now),
-                "probe" => self.liveness.probe_sent(id(), now),
+                "probe" => drop(self.liveness.probe_sent(id(), now)),
                 "answer" => self.liveness.probe_answered(id(), now),
                 "leader" => self.liveness = Liveness::new(now),
                 "tick" => self.tick(ms, now),
@@ -182,4 +183,163 @@ fn a_silence_beside_a_dead_data_path_ends_between_two_probes() {
     let down = "3401 node 1 Down path dead heartbeat failure and no answer from the data path\n";
     assert_eq!(world.run("3401 tick"), down);
     assert_eq!(world.liveness.next_deadline(), None, "what is decided has no deadline");
+}
+
+/// The nodes `1..=n_probed` in rounds of 300 ms in `[from, to)`: all are probed, some answer, some agents beat.
+fn rounds(from: u64, to: u64, n_probed: u128, answer: &[u128], beat: &[u128]) -> String {
+    let mut script = String::new();
+    for ms in (from..to).step_by(300) {
+        for id in beat.iter().filter(|_| ms.is_multiple_of(900)) {
+            writeln!(script, "{ms} beat {id}").expect("a string takes all");
+        }
+        for id in 1..=n_probed {
+            writeln!(script, "{ms} probe {id}").expect("a string takes all");
+        }
+        for id in answer {
+            writeln!(script, "{ms} answer {id}").expect("a string takes all");
+        }
+        writeln!(script, "{ms} tick").expect("a string takes all");
+    }
+    script
+}
+
+const FOUR: &[u128] = &[1, 2, 3, 4];
+
+/// A leader that probes the nodes `1..=n`, all of which are ready since 0 ms.
+fn all_ready(n: u128) -> World {
+    let (mut world, all) = (World::new(n), (1..=n).collect::<Vec<_>>());
+    assert_eq!(world.run(&rounds(0, 900, n, &all, &all)).lines().count(), usize::try_from(n).expect("few"));
+    world
+}
+
+#[test]
+fn a_judge_that_hears_most_agents_and_no_data_path_condemns_nobody() {
+    let mut world = all_ready(4);
+    assert_eq!(world.run(&rounds(900, 60_000, 4, &[], FOUR)), "");
+    let since = world.liveness.doubts_itself_since().expect("in doubt");
+    assert_eq!(since, Timestamp(0).after(Duration::from_millis(900 + 2 * 300)), "with the second miss");
+    // It recovers, and one of the nodes is dead after all.
+    assert_eq!(world.run(&rounds(60_000, 61_500, 4, &[1, 2, 4], FOUR)), "");
+    assert_eq!(world.liveness.doubts_itself_since(), None);
+    assert_eq!(world.run(&rounds(61_500, 63_000, 4, &[1, 2, 4], FOUR)), "61500 node 3 Ready path dead \n");
+}
+
+#[test]
+fn one_that_is_heard_by_the_judge_does_not_clear_it() {
+    let mut world = all_ready(4);
+    assert_eq!(world.run(&rounds(900, 20_000, 4, &[2], FOUR)), "");
+    assert!(world.liveness.doubts_itself_since().is_some());
+}
+
+#[test]
+fn half_of_the_nodes_and_fewer_are_believed_to_be_dead() {
+    let mut world = all_ready(4);
+    let dead = "2400 node 1 Ready path dead \n2400 node 4 Ready path dead \n";
+    assert_eq!(world.run(&rounds(900, 20_000, 4, &[2, 3], FOUR)), dead);
+    assert_eq!(world.liveness.doubts_itself_since(), None);
+}
+
+#[test]
+fn in_a_cluster_of_three_two_silent_ones_are_spared_and_one_is_not() {
+    assert_eq!(all_ready(2).run(&rounds(900, 20_000, 2, &[], &[1, 2])), "");
+    assert_eq!(all_ready(2).run(&rounds(900, 20_000, 2, &[2], &[1, 2])), "2400 node 1 Ready path dead \n");
+}
+
+#[test]
+fn in_a_cluster_of_two_the_other_one_is_condemned() {
+    assert_eq!(all_ready(1).run(&rounds(900, 20_000, 1, &[], &[1])), "2400 node 1 Ready path dead \n");
+}
+
+#[test]
+fn one_after_the_other_they_are_believed_to_be_dead() {
+    let mut world = all_ready(4);
+    let mut out = String::new();
+    for (nth, answer) in [&[2, 3, 4][..], &[3, 4], &[4], &[]].into_iter().enumerate() {
+        let from = 900 + 3000 * u64::try_from(nth).expect("few");
+        out += &world.run(&rounds(from, from + 3000, 4, answer, FOUR));
+    }
+    let dead = |ms: u64, id| format!("{ms} node {id} Ready path dead \n");
+    assert_eq!(out, [dead(2400, 1), dead(5400, 2), dead(8400, 3), dead(11_400, 4)].concat());
+}
+
+#[test]
+fn a_partition_silences_agents_too_and_takes_what_it_takes() {
+    let lost =
+        |id| format!("2700 node {id} Down path dead heartbeat failure and no answer from the data path\n");
+    let mut world = all_ready(4);
+    // The last heartbeats are of 0 ms: nothing has been heard for more than 2.5 s at 2700 ms.
+    assert_eq!(world.run(&rounds(900, 20_000, 4, &[2], &[2])), [lost(1), lost(3), lost(4)].concat());
+    assert_eq!(world.liveness.doubts_itself_since(), None);
+}
+
+#[test]
+fn a_node_that_is_lost_while_the_judge_doubts_itself_is_lost() {
+    let mut world = all_ready(4);
+    let lost = "2700 node 4 Down path dead heartbeat failure and no answer from the data path\n";
+    assert_eq!(world.run(&rounds(900, 20_000, 4, &[], &[1, 2, 3])), lost, "both of its lives ended at once");
+}
+
+#[test]
+fn while_the_judge_doubts_itself_agents_may_be_restarted_but_not_for_ever() {
+    let mut world = all_ready(4);
+    assert_eq!(world.run(&rounds(900, 9000, 4, &[], FOUR)), "");
+    assert_eq!(world.run(&rounds(9000, 18_000, 4, &[], &[1, 2, 3])), "", "node 4 is away for 9 s");
+    assert_eq!(world.run(&rounds(18_000, 18_900, 4, &[], FOUR)), "");
+    let lost = "33300 node 4 Down path dead heartbeat failure\n";
+    assert_eq!(world.run(&rounds(18_900, 60_000, 4, &[], &[1, 2, 3])), lost);
+}
+
+#[test]
+fn an_agent_that_was_down_before_takes_no_data_path_with_it_when_the_judge_fails() {
+    let mut world = all_ready(4);
+    let down = "15300 node 4 Down path alive heartbeat failure\n";
+    assert_eq!(world.run(&rounds(900, 20_100, 4, FOUR, &[1, 2, 3])), down);
+    assert_eq!(world.run(&rounds(20_100, 30_000, 4, &[], &[1, 2, 3])), "");
+    assert_eq!(world.run(&rounds(30_000, 33_000, 4, FOUR, &[1, 2, 3])), "");
+}
+
+#[test]
+fn a_new_leader_whose_own_data_path_is_broken_condemns_nobody() {
+    let mut world = all_ready(4);
+    assert_eq!(world.run("60000 leader"), "");
+    assert_eq!(world.run(&rounds(60_000, 90_000, 4, &[], FOUR)), "");
+    assert!(world.liveness.doubts_itself_since().is_some());
+}
+
+#[test]
+fn those_that_count_as_dead_already_are_no_witnesses() {
+    let mut world = all_ready(4);
+    let dead = "2400 node 1 Ready path dead \n2400 node 2 Ready path dead \n";
+    assert_eq!(world.run(&rounds(900, 6000, 4, &[3, 4], FOUR)), dead);
+    assert_eq!(world.run(&rounds(6000, 20_000, 4, &[], FOUR)), "", "the last two at once");
+}
+
+proptest! {
+    /// A judge whose own data path goes and comes back at any moment, of a round too, while all others live. It
+    /// judges whenever somebody has missed too many, and at any other moment.
+    #[test]
+    fn outages_of_the_judge_alone_condemn_nobody(
+        n in 2..8u64,
+        outages in prop::collection::vec((1..120u64, 1..120u64), 1..6),
+        ticks in prop::collection::vec(any::<bool>(), 64),
+    ) {
+        let mut world = all_ready(n.into());
+        let works = outages.iter().flat_map(|(works, fails)| [(true, *works), (false, *fails)]);
+        let works = works.flat_map(|(works, times)| (0..times).map(move |_| works));
+        for (step, (works, tick)) in works.zip(ticks.iter().cycle()).enumerate() {
+            let step = u64::try_from(step).expect("few");
+            let ms = 900 + step * 300 / n;
+            let now = Timestamp(0).after(Duration::from_millis(ms));
+            let id = NodeId::from_bits(u128::from(step % n + 1));
+            world.liveness.heartbeat(id, None, now);
+            let has_died = world.liveness.probe_sent(id, now);
+            if has_died || *tick {
+                world.tick(ms, now);
+            }
+            if works {
+                world.liveness.probe_answered(id, now);
+            }
+        }
+        prop_assert_eq!(&world.out, "");
+    }
 }

@@ -1,28 +1,37 @@
 //! The leader's liveness at work: heartbeats and probes in, node statuses out.
 
 use std::net::SocketAddrV4;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use control_consensus::Leadership;
+use control_consensus::{Consensus, Leadership};
 use control_model::{NodeId, Timestamp};
-use control_store::ReplicatedStore;
+use control_store::{ReplicatedStore as _, State};
 use tokio::sync::watch;
-use tokio::time::{MissedTickBehavior, interval};
 
+use super::Liveness;
 use super::prober::Prober;
+use super::rounds::Rounds;
 use super::table::LivenessTable;
-use super::{Liveness, PROBE_PERIOD};
 use crate::clock;
 use crate::leading::while_leading;
 
 /// After a write that failed. The next look returns the same change.
 const RETRY: Duration = Duration::from_millis(300);
+/// A leader that doubts its own data path for so long hands leadership over. What ends sooner (a switch that starts
+/// anew) is not worth an election.
+const HAND_OVER_AFTER: Duration = Duration::from_secs(10);
+/// Leadership goes on no sooner: where no manager's data path works, it must not go round and round.
+const HAND_OVERS_APART: Duration = Duration::from_mins(10);
+
+/// What the log says once.
+const DOUBT: &str = "most nodes' data paths do not answer, though their agents are heard: this node's own is taken to be \
+     broken, and none of theirs to be dead";
 
 /// What the machine is fed from.
 #[derive(Clone)]
 pub struct LivenessWatcher {
-    pub store: Arc<dyn ReplicatedStore>,
+    pub consensus: Arc<Consensus>,
     pub table: Arc<LivenessTable>,
     pub leadership: watch::Receiver<Leadership>,
     /// This node: its own data path can't be probed from itself, its driver says whether it works.
@@ -30,76 +39,139 @@ pub struct LivenessWatcher {
     pub own_data_path: watch::Receiver<bool>,
 }
 
+/// One term's.
+struct Watch<'a> {
+    watcher: &'a LivenessWatcher,
+    /// What was heard before is no sign of life.
+    started: Timestamp,
+    liveness: Liveness,
+    prober: Prober,
+    rounds: Rounds<(NodeId, SocketAddrV4)>,
+    is_in_doubt: bool,
+    /// When this manager last handed leadership over, in any term.
+    handed_over: &'a Mutex<Option<Timestamp>>,
+}
+
 impl LivenessWatcher {
     /// The leader's part, whenever this manager leads. Ends with consensus.
     pub async fn run_leader(self) {
-        let this = &self;
+        let (this, handed_over) = (&self, &Mutex::default());
         while_leading(self.leadership.clone(), |_| async move {
-            if let Err(error) = this.lead().await {
-                tracing::error!(%error, "cannot probe data paths");
-                tokio::time::sleep(RETRY).await;
+            match Watch::new(this, handed_over).await {
+                Ok(watch) => watch.run().await,
+                Err(error) => {
+                    tracing::error!(%error, "cannot probe data paths");
+                    tokio::time::sleep(RETRY).await;
+                }
             }
         })
         .await;
     }
+}
 
-    async fn lead(&self) -> std::io::Result<()> {
-        let started = clock::monotonic();
-        let mut liveness = Liveness::new(started);
-        let mut prober = Prober::new().await?;
-        let mut probes = interval(PROBE_PERIOD);
-        probes.set_missed_tick_behavior(MissedTickBehavior::Delay);
+impl<'a> Watch<'a> {
+    async fn new(
+        watcher: &'a LivenessWatcher,
+        handed_over: &'a Mutex<Option<Timestamp>>,
+    ) -> std::io::Result<Self> {
+        let (started, prober) = (clock::monotonic(), Prober::new().await?);
+        let (liveness, rounds) = (Liveness::new(started), Rounds::new(started));
+        Ok(Self { watcher, started, liveness, prober, rounds, is_in_doubt: false, handed_over })
+    }
+
+    /// Never returns.
+    async fn run(mut self) {
         loop {
-            // Answers come one per node: what they change is seen after the next probes.
+            // What answers change is seen at the end of the round.
             let is_due = tokio::select! {
-                node = prober.answer() => {
-                    liveness.probe_answered(node, clock::monotonic());
+                nodes = self.prober.answers() => {
+                    let now = clock::monotonic();
+                    for node in nodes {
+                        self.liveness.probe_answered(node, now);
+                    }
                     false
                 }
-                _ = probes.tick() => {
-                    self.probe(&mut liveness, &mut prober);
-                    true
-                }
-                () = sleep_until(liveness.next_deadline()) => true,
+                () = sleep_until(Some(self.rounds.next_burst())) => self.probe(),
+                () = sleep_until(self.liveness.next_deadline()) => true,
             };
             if is_due {
-                self.tick(&mut liveness, started).await;
+                self.tick().await;
+                self.act_on_doubt().await;
             }
         }
     }
 
-    fn probe(&self, liveness: &mut Liveness, prober: &mut Prober) {
-        let (state, now) = (self.store.state(), clock::monotonic());
-        prober.retain(|id| state.nodes().get(id).is_some());
-        let Some(port) = state.cluster().map(|c| c.data_path_port) else { return };
-        for node in state.nodes().iter() {
-            let Some(vtep) = node.description.data_path_addr else { continue };
-            if node.id != self.me {
-                liveness.probe_sent(node.id, now);
-                prober.send(node.id, SocketAddrV4::new(vtep, port));
-            } else if *self.own_data_path.borrow() {
-                liveness.probe_answered(node.id, now);
-            }
+    /// Sends the probes that are due; true if there is something to judge.
+    fn probe(&mut self) -> bool {
+        let (state, now) = (self.watcher.consensus.state(), clock::monotonic());
+        if self.rounds.is_complete() {
+            self.prober.retain(|id| state.nodes().get(id).is_some());
             // Until the own driver has looked, the own data path is as the last leader left it: it outlives daemons.
+            if *self.watcher.own_data_path.borrow() {
+                self.liveness.probe_answered(self.watcher.me, now);
+            }
         }
+        let mut has_died = false;
+        for (node, vtep) in self.rounds.burst(now, || targets(&state, self.watcher.me)) {
+            has_died |= self.liveness.probe_sent(node, now);
+            self.prober.send(node, vtep);
+        }
+        has_died || self.rounds.is_complete()
     }
 
-    async fn tick(&self, liveness: &mut Liveness, started: Timestamp) {
-        for (node, heard) in self.table.snapshot() {
-            if heard.at >= started {
+    async fn tick(&mut self) {
+        let Self { watcher, liveness, started, .. } = self;
+        for (node, heard) in watcher.table.snapshot() {
+            if heard.at >= *started {
                 liveness.heartbeat(node, heard.addr, heard.at);
             }
         }
-        let state = self.store.state();
-        self.table.retain(|id| state.nodes().get(id).is_some());
+        let state = watcher.consensus.state();
+        watcher.table.retain(|id| state.nodes().get(id).is_some());
         let changes = liveness.tick(&state, clock::monotonic());
         if !changes.is_empty()
-            && let Err(error) = self.store.propose(changes).await
+            && let Err(error) = watcher.consensus.propose(changes).await
         {
             tracing::warn!(%error, "liveness not written");
             tokio::time::sleep(RETRY).await;
         }
     }
+
+    /// Says once that this leader doubts its own data path, and lets another manager judge if that stays so.
+    async fn act_on_doubt(&mut self) {
+        let since = self.liveness.doubts_itself_since();
+        if std::mem::replace(&mut self.is_in_doubt, since.is_some()) != since.is_some() {
+            if since.is_some() {
+                tracing::warn!("{DOUBT}");
+            } else {
+                tracing::info!("no doubt of this node's own data path any more");
+            }
+        }
+        let now = clock::monotonic();
+        if since.is_some_and(|since| now.since(since) >= HAND_OVER_AFTER) && self.may_hand_over(now) {
+            tracing::warn!("this node's data path stays broken: leadership is handed over");
+            if let Err(error) = self.watcher.consensus.transfer_leadership().await {
+                tracing::warn!(%error, "leadership was not handed over");
+            }
+        }
+    }
+
+    /// Is it time to hand over? Then the next time is [`HAND_OVERS_APART`].
+    fn may_hand_over(&self, now: Timestamp) -> bool {
+        let mut last = self.handed_over.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_due = last.is_none_or(|last| now.since(last) >= HAND_OVERS_APART);
+        if is_due {
+            *last = Some(now);
+        }
+        is_due
+    }
+}
+
+/// Whom to probe, and where.
+fn targets(state: &State, me: NodeId) -> Vec<(NodeId, SocketAddrV4)> {
+    let Some(port) = state.cluster().map(|c| c.data_path_port) else { return Vec::new() };
+    let others = state.nodes().iter().filter(|node| node.id != me);
+    others.filter_map(|n| Some((n.id, SocketAddrV4::new(n.description.data_path_addr?, port)))).collect()
 }
 
 /// Returns at `deadline` by the clock that never jumps; never without one.
