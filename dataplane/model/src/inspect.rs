@@ -84,7 +84,7 @@ pub struct RingReport {
 /// A ring.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RingRow {
-    /// How many times the ring has changed since; 0 is the one in use.
+    /// 0 is the one in use, 1 the one before; a ring that was in use more than once is counted where it was last.
     pub age: u8,
     /// Number of places.
     pub size: u32,

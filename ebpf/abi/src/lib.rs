@@ -21,7 +21,7 @@ pub mod wire;
 
 pub use counters::{CounterRow, DropReason, ProgramId};
 pub use flow::{FlowTuple, ForwardFlow, ForwardKey, FragmentKey, FragmentPorts, ReplyFlow, ReplyKey};
-pub use ring::RingKey;
+pub use ring::{Chooser, RingBlock, RingKey};
 pub use socket::{OriginalDestination, SandboxNetworks, SocketNatKey};
 pub use table::{
     Attachment, Endpoint, EndpointKey, Frontend, FrontendKey, NodeConfig, Peer, TargetPort, TargetPortKey,
@@ -30,7 +30,7 @@ pub use table::{
 pub use wire::{Ip4, MacAddr, Port};
 
 /// Version of this contract; part of the pins' path.
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;
 
 /// Transport protocol numbers (IANA) that the programs know.
 pub mod protocol {

@@ -12,8 +12,8 @@ pub const PROBE_VNI: u32 = 0x00ff_ffff;
 
 /// Published ports × own addresses (and localhost): 4,000 ports on 16 addresses.
 pub const MAX_FRONTENDS: u32 = 65_536;
-/// One per service and network, and its earlier ones.
-pub const MAX_RINGS: u32 = 32_768 * (1 + crate::ring::EARLIER_RINGS as u32);
+/// One per service and network.
+pub const MAX_RINGS: u32 = 32_768;
 /// Places of one ring (see [`crate::ring`]).
 pub const MAX_RING_PLACES: u32 = 65_537;
 /// Endpoints of all networks that this node takes part in.

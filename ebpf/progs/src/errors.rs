@@ -2,12 +2,14 @@
 //! ports that it knows. A "fragmentation needed" that got lost would stall its connection (RFC 2923 section 2.1).
 
 use ebpf_abi::limits::ROUTER_MAC;
-use ebpf_abi::{DropReason, Endpoint, FlowTuple, Ip4, NodeConfig, Port, ReplyFlow, ReplyKey, protocol};
+use ebpf_abi::{
+    Chooser, DropReason, Endpoint, FlowTuple, Ip4, NodeConfig, Port, ReplyFlow, ReplyKey, protocol,
+};
 use ebpf_packet::hash::flow_hash;
 use ebpf_packet::vxlan::MTU_OVERHEAD;
 use ebpf_packet::{Bytes as _, Ethernet, Ipv4, icmp, ipv4};
 
-use crate::ingress::{self, Earlier};
+use crate::ingress::{self, Other};
 use crate::skb::{self, Skb};
 use crate::track::{self, Translated};
 use crate::verdict::Outcome;
@@ -41,28 +43,28 @@ pub fn from_outside(config: &NodeConfig, packet: &Skb, ip: &Ipv4) -> Option<Outc
     let (backend, endpoint) =
         ingress::known_backend(config, &tuple).or_else(|| ingress::pick(config, &ring, flow_hash(&tuple)))?;
     Some(if endpoint.is_local() {
-        deliver(config, packet, (ip, &tuple), (backend, &endpoint), 0)
+        deliver(config, packet, (ip, &tuple), (backend, &endpoint), Chooser::IN_USE)
     } else {
         route::tunnel_to_endpoint(config, packet, config.ingress_vni, &endpoint)
     })
 }
 
-/// Hands an error to a backend of this node, or to one that an earlier ring chose and that knows the flow.
+/// Hands an error to a backend of this node, or to another one that knows the flow.
 #[inline(always)]
 pub fn deliver(
     config: &NodeConfig,
     packet: &Skb,
     (ip, tuple): (&Ipv4, &FlowTuple),
     (backend, endpoint): (Ip4, &Endpoint),
-    age: u8,
+    chooser: Chooser,
 ) -> Outcome {
     if let Some(translated) = track::translation(tuple, backend) {
         return hand_over(packet, (ip, tuple), (backend, endpoint), &translated);
     }
-    let Earlier { backend, endpoint, age } =
-        ingress::earlier(config, tuple, backend, age).ok_or(DropReason::UnknownFlow)?;
+    let Other { backend, endpoint, chooser } =
+        ingress::other(config, tuple, backend, chooser).ok_or(DropReason::UnknownFlow)?;
     if !endpoint.is_local() {
-        return route::tunnel_to_earlier(config, packet, &endpoint, age);
+        return route::tunnel_to_other(config, packet, &endpoint, chooser);
     }
     let translated = track::translation(tuple, backend).ok_or(DropReason::UnknownFlow)?;
     hand_over(packet, (ip, tuple), (backend, &endpoint), &translated)

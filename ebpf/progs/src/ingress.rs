@@ -1,8 +1,10 @@
 //! The routing mesh: which backend serves a client's packet (XDP and tc alike), and handing it to a backend of this node.
 
 use ebpf_abi::limits::ROUTER_MAC;
-use ebpf_abi::ring::EARLIER_RINGS;
-use ebpf_abi::{DropReason, Endpoint, FlowTuple, FrontendKey, Ip4, NodeConfig, RingKey, TargetPortKey};
+use ebpf_abi::ring::{EARLIER_RINGS, MAX_HOPS, RingHeader};
+use ebpf_abi::{
+    Chooser, DropReason, Endpoint, FlowTuple, FrontendKey, Ip4, NodeConfig, RingKey, TargetPortKey,
+};
 use ebpf_packet::Flow;
 use ebpf_packet::hash::flow_hash;
 
@@ -76,14 +78,13 @@ pub fn pick(config: &NodeConfig, ring: &RingKey, flow_hash: u32) -> Option<(Ip4,
 }
 
 /// Hands a client's packet to a backend of this node, unless it goes on with a connection that another backend knows.
-/// `age` is that of the ring that chose the backend.
 #[inline(always)]
 pub fn deliver(
     config: &NodeConfig,
     packet: &Skb,
     flow: &Flow,
     (backend, endpoint): (Ip4, &Endpoint),
-    age: u8,
+    chooser: Chooser,
 ) -> Outcome {
     let key = TargetPortKey::new(backend, flow.tuple.destination_port, flow.tuple.protocol);
     // SAFETY: user space alone writes this table; the row is copied at once.
@@ -92,10 +93,10 @@ pub fn deliver(
         return hand_over(packet, flow, (backend, endpoint), &translated);
     }
     if flow.goes_on()
-        && let Some(Earlier { backend, endpoint, age }) = earlier(config, &flow.tuple, backend, age)
+        && let Some(Other { backend, endpoint, chooser }) = other(config, &flow.tuple, backend, chooser)
     {
         if !endpoint.is_local() {
-            return route::tunnel_to_earlier(config, packet, &endpoint, age);
+            return route::tunnel_to_other(config, packet, &endpoint, chooser);
         }
         if let Some(translated) = track::known(flow, backend) {
             return hand_over(packet, flow, (backend, &endpoint), &translated);
@@ -106,32 +107,59 @@ pub fn deliver(
     hand_over(packet, flow, (backend, endpoint), &translated)
 }
 
-/// A backend that an earlier ring chose.
-pub struct Earlier {
+/// Another backend that may know a flow.
+pub struct Other {
     pub backend: Ip4,
     pub endpoint: Endpoint,
-    pub age: u8,
+    pub chooser: Chooser,
 }
 
-/// A flow that `asked` doesn't know may have begun when the ring was another: finds the next backend to ask. That is one of
-/// this node that knows the flow, or one of another node, which its node will ask. Each is from an older ring than the one
-/// before, so that the search ends.
+/// A flow that `asked` doesn't know may have begun when the ring was another one: finds the next backend to ask. That is one
+/// of this node that knows the flow, or one of another node, which its node will ask.
 #[inline(always)]
-pub fn earlier(config: &NodeConfig, tuple: &FlowTuple, asked: Ip4, age: u8) -> Option<Earlier> {
+pub fn other(config: &NodeConfig, tuple: &FlowTuple, asked: Ip4, chooser: Chooser) -> Option<Other> {
+    if chooser.hops >= MAX_HOPS {
+        return None;
+    }
     // The address of the node that the client chose is not in this node's keys; localhost is in each node's.
     let key = FrontendKey::new(Ip4::LOCALHOST, tuple.destination_port, tuple.protocol);
     // SAFETY: user space alone writes this table; the row is copied at once.
     let ring = unsafe { FRONTENDS.get(key) }?.ring;
+    let rings = maps::rings(&ring)?;
+    let header = RingHeader(rings.get(0)?);
+    let first = first_to_ask(header, chooser);
     let flow_hash = flow_hash(tuple);
-    for age in (1..=EARLIER_RINGS).filter(|earlier| *earlier > age) {
-        if let Some((backend, endpoint)) = pick(config, &ring.earlier(age), flow_hash)
+    for age in 0..=EARLIER_RINGS {
+        if age >= first
+            && let Some(backend) = maps::pick_earlier(rings, header, age, flow_hash)
             && backend != asked
+            && let Some(endpoint) = maps::endpoint(config.ingress_vni, backend)
             && (!endpoint.is_local() || track::translation(tuple, backend).is_some())
         {
-            return Some(Earlier { backend, endpoint, age });
+            let fingerprint = header.fingerprint(age) as u16;
+            let chooser = Chooser { hops: chooser.hops + 1, fingerprint };
+            return Some(Other { backend, endpoint, chooser });
         }
     }
     None
+}
+
+/// The age of the first ring of this node to look into. Nodes swap their rings at different moments, and may take several
+/// changes as one: what was asked before is told by the ring that chose it, and by the number of hops where this node
+/// doesn't have that ring. Two nodes that saw the same rings in another order would send a packet to and fro; half the hops
+/// as the least age leads them on.
+#[inline(always)]
+fn first_to_ask(header: RingHeader<'_>, chooser: Chooser) -> u8 {
+    if chooser.hops == 0 {
+        return 0;
+    }
+    for age in 0..=EARLIER_RINGS {
+        let is_there = header.n_places(age) != 0;
+        if is_there && header.fingerprint(age) == u32::from(chooser.fingerprint) {
+            return (age + 1).max(chooser.hops / 2);
+        }
+    }
+    chooser.hops
 }
 
 /// Node address and published port become the task's.

@@ -5,21 +5,22 @@ use aya_ebpf::btf_maps::{Array, HashMap, HashOfMaps, LruHashMap, PerCpuArray};
 use aya_ebpf::macros::btf_map;
 use ebpf_abi::limits::{
     MAX_ADDRESS_OWNERS, MAX_ATTACHMENTS, MAX_CACHED_FLOWS, MAX_ENDPOINTS, MAX_FLOWS, MAX_FRAGMENTED_PACKETS,
-    MAX_FRONTENDS, MAX_PEERS, MAX_PROGRAMS, MAX_RING_PLACES, MAX_RINGS, MAX_SANDBOXES, MAX_SOCKET_NATS,
-    MAX_TARGET_PORTS, MAX_VIPS,
+    MAX_FRONTENDS, MAX_PEERS, MAX_PROGRAMS, MAX_RINGS, MAX_SANDBOXES, MAX_SOCKET_NATS, MAX_TARGET_PORTS,
+    MAX_VIPS,
 };
+use ebpf_abi::ring::{FIRST_PLACE, RingHeader, WORDS_PER_BLOCK};
 use ebpf_abi::{
     Attachment, CounterRow, Endpoint, EndpointKey, FlowTuple, ForwardFlow, ForwardKey, FragmentKey,
     FragmentPorts, Frontend, FrontendKey, Ip4, NodeConfig, OriginalDestination, Peer, ReplyFlow, ReplyKey,
-    RingKey, SandboxNetworks, SocketNatKey, TargetPort, TargetPortKey, VipKey, ring,
+    RingBlock, RingKey, SandboxNetworks, SocketNatKey, TargetPort, TargetPortKey, VipKey,
 };
 use ebpf_packet::hash::place;
 
 /// Tables whose size is a far bound take memory row by row.
 const SPARSE: usize = BPF_F_NO_PREALLOC as usize;
 
-/// A ring: its own number of places, see [`ebpf_abi::ring`]. Rings of all sizes are swapped in for this one.
-type Ring = Array<u32, { MAX_RING_PLACES as usize + 1 }, { BPF_F_INNER_MAP as usize }>;
+/// A ring and its earlier ones, see [`ebpf_abi::ring`]. Arrays of all sizes are swapped in for this one.
+pub type Rings = Array<RingBlock, 1, { BPF_F_INNER_MAP as usize }>;
 
 #[btf_map(name = "config")]
 static CONFIG: Array<NodeConfig, 1> = Array::new();
@@ -31,7 +32,7 @@ static TICK: Array<u32, 1> = Array::new();
 pub static FRONTENDS: HashMap<FrontendKey, Frontend, { MAX_FRONTENDS as usize }, SPARSE> = HashMap::new();
 
 #[btf_map(name = "rings")]
-static RINGS: HashOfMaps<RingKey, Ring, { MAX_RINGS as usize }, SPARSE> = HashOfMaps::new();
+static RINGS: HashOfMaps<RingKey, Rings, { MAX_RINGS as usize }, SPARSE> = HashOfMaps::new();
 
 #[btf_map(name = "endpoints")]
 static ENDPOINTS: HashMap<EndpointKey, Endpoint, { MAX_ENDPOINTS as usize }, SPARSE> = HashMap::new();
@@ -118,15 +119,33 @@ pub fn attachment(ifindex: u32) -> Option<Attachment> {
     unsafe { ATTACHMENTS.get(ifindex) }.copied()
 }
 
-/// The backend at the flow's place in a ring; `None` if the ring is absent or empty.
+/// The ring of a service, with its earlier ones.
+#[inline(always)]
+pub fn rings(key: &RingKey) -> Option<&'static Rings> {
+    // SAFETY: a ring that is swapped out lives on until this program ends.
+    unsafe { RINGS.get(key) }
+}
+
+/// The backend at the flow's place in the ring in use; `None` if the ring is absent or empty.
 #[inline(always)]
 pub fn pick(ring: &RingKey, flow_hash: u32) -> Option<Ip4> {
-    // SAFETY: a ring that is swapped out lives on until this program ends.
-    let places = unsafe { RINGS.get(ring) }?;
-    let n_places = *places.get(ring::PLACES_INDEX)?;
+    let rings = rings(ring)?;
+    let n_places = RingHeader(rings.get(0)?).n_places(0);
+    if n_places == 0 { None } else { backend_at(rings, FIRST_PLACE + place(flow_hash, n_places)) }
+}
+
+/// The backend at the flow's place in the ring of an age; `None` if that ring is absent or empty.
+#[inline(always)]
+pub fn pick_earlier(rings: &Rings, header: RingHeader<'_>, age: u8, flow_hash: u32) -> Option<Ip4> {
+    let n_places = header.n_places(age);
     if n_places == 0 {
         return None;
     }
-    let backend = *places.get(ring::FIRST_PLACE_INDEX + place(flow_hash, n_places))?;
-    Some(Ip4::from_be_u32(backend))
+    backend_at(rings, header.first_place(age) + place(flow_hash, n_places))
+}
+
+#[inline(always)]
+fn backend_at(rings: &Rings, word: u32) -> Option<Ip4> {
+    let block = rings.get(word / WORDS_PER_BLOCK)?;
+    Some(Ip4::from_be_u32(block.words[(word % WORDS_PER_BLOCK) as usize]))
 }

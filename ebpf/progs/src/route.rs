@@ -1,8 +1,7 @@
 //! Where packets go once it is known for whom they are.
 
 use ebpf_abi::limits::ROUTER_MAC;
-use ebpf_abi::ring::chooser_mac;
-use ebpf_abi::{DropReason, Endpoint, Ip4, NodeConfig};
+use ebpf_abi::{Chooser, DropReason, Endpoint, Ip4, NodeConfig};
 
 use crate::maps;
 use crate::skb::{self, Skb};
@@ -16,10 +15,10 @@ pub fn tunnel_to_endpoint(config: &NodeConfig, packet: &Skb, vni: u32, endpoint:
     Ok(skb::send(config.vxlan_ifindex))
 }
 
-/// To the backend of another node that an earlier ring chose.
+/// To a backend of another node that may know a flow.
 #[inline(always)]
-pub fn tunnel_to_earlier(config: &NodeConfig, packet: &Skb, endpoint: &Endpoint, age: u8) -> Outcome {
-    packet.set_macs(endpoint.mac, chooser_mac(age))?;
+pub fn tunnel_to_other(config: &NodeConfig, packet: &Skb, endpoint: &Endpoint, chooser: Chooser) -> Outcome {
+    packet.set_macs(endpoint.mac, chooser.mac())?;
     packet.set_tunnel(endpoint.vtep, config.ingress_vni)?;
     Ok(skb::send(config.vxlan_ifindex))
 }

@@ -1,7 +1,7 @@
 //! tc ingress of an uplink: published ports, and the liveness probe's echo.
 
 use ebpf_abi::limits::PROBE_VNI;
-use ebpf_abi::{DropReason, NodeConfig, protocol};
+use ebpf_abi::{Chooser, DropReason, NodeConfig, protocol};
 use ebpf_packet::Bytes as _;
 use ebpf_packet::vxlan::MTU_OVERHEAD;
 use ebpf_packet::{Ethernet, Ipv4, ethernet, ipv4, vxlan};
@@ -24,7 +24,13 @@ pub fn run(packet: &Skb) -> Outcome {
     {
         fragments::remember(&ip, &chosen.flow);
         return if chosen.endpoint.is_local() {
-            ingress::deliver(config, packet, &chosen.flow, (chosen.backend, &chosen.endpoint), 0)
+            ingress::deliver(
+                config,
+                packet,
+                &chosen.flow,
+                (chosen.backend, &chosen.endpoint),
+                Chooser::IN_USE,
+            )
         } else if is_too_long(config, packet, &ip) {
             errors::refuse_length(config, packet, &ethernet, &ip)
         } else {

@@ -1,8 +1,7 @@
 //! The VXLAN device: what comes out of tunnels, and what the node's own processes send into the ingress network.
 
 use ebpf_abi::limits::ROUTER_MAC;
-use ebpf_abi::ring::chooser_age;
-use ebpf_abi::{DropReason, Endpoint, Ip4, NodeConfig};
+use ebpf_abi::{Chooser, DropReason, Endpoint, Ip4, NodeConfig};
 use ebpf_packet::{Ethernet, Ipv4, NoFlow, ethernet, icmp};
 
 use crate::skb::{self, Skb, Tunnel};
@@ -39,9 +38,9 @@ pub fn run(packet: &Skb) -> Outcome {
     if tunnel.vni != config.ingress_vni {
         return Err(DropReason::UnknownEndpoint);
     }
-    let age = chooser_age(ethernet.source).ok_or(DropReason::InnerSource)?;
+    let chooser = Chooser::of(ethernet.source).ok_or(DropReason::InnerSource)?;
     if let Some(tuple) = icmp::answered_flow(packet, &ip) {
-        return errors::deliver(config, packet, (&ip, &tuple), (address, &endpoint), age);
+        return errors::deliver(config, packet, (&ip, &tuple), (address, &endpoint), chooser);
     }
     let flow = fragments::flow(packet, &ip).map_err(|error| match error {
         NoFlow::Fragment => DropReason::Fragment,
@@ -49,7 +48,7 @@ pub fn run(packet: &Skb) -> Outcome {
         NoFlow::Malformed | NoFlow::Options => DropReason::Malformed,
     })?;
     fragments::remember(&ip, &flow);
-    ingress::deliver(config, packet, &flow, (address, &endpoint), age)
+    ingress::deliver(config, packet, &flow, (address, &endpoint), chooser)
 }
 
 /// To the node itself: an answer to a client outside, or to a process here.

@@ -32,8 +32,7 @@ fn ring(report: &RingReport) -> String {
 fn ring_lines(ring: &RingRow) -> Vec<Vec<Cell>> {
     let age = match ring.age {
         0 => "in use".to_owned(),
-        1 => "1 change ago".to_owned(),
-        age => format!("{age} changes ago"),
+        age => format!("earlier {age}"),
     };
     let first = [Cell::new(age), number(ring.size)];
     if ring.backends.is_empty() {
@@ -140,11 +139,11 @@ Service:    whoami
 VNI:        4096
 Frontends:  198.18.0.11:8080/tcp, 127.0.0.1:8080/tcp
 
-RING            SIZE   BACKEND    NODE          PLACES   SHARE
-in use           211   10.0.0.5   198.18.0.12       70    33.2 %
-                       10.0.0.6   198.18.0.12      141    66.8 %
-1 change ago     101   10.0.0.9   gone             101   100.0 %
-2 changes ago      0   -          -             -        -
+RING        SIZE   BACKEND    NODE          PLACES   SHARE
+in use       211   10.0.0.5   198.18.0.12       70    33.2 %
+                   10.0.0.6   198.18.0.12      141    66.8 %
+earlier 1    101   10.0.0.9   gone             101   100.0 %
+earlier 2      0   -          -             -        -
 ";
         assert_eq!(rings(&[report]), expected);
     }

@@ -8,8 +8,8 @@ use aya::Pod;
 
 use super::sys::{self, BPF_MAP_DELETE_BATCH, BPF_MAP_LOOKUP_BATCH, BPF_MAP_UPDATE_BATCH, BatchAttr};
 
-/// Writes `values` to the places 0, 1, … of an array of `u32`.
-pub fn write(array: BorrowedFd<'_>, values: &[u32]) -> io::Result<()> {
+/// Writes `values` to the elements 0, 1, … of an array.
+pub fn write<V: Pod>(array: BorrowedFd<'_>, values: &[V]) -> io::Result<()> {
     let count = u32::try_from(values.len()).map_err(io::Error::other)?;
     let keys: Vec<u32> = (0..count).collect();
     let mut attr = BatchAttr {
@@ -19,7 +19,7 @@ pub fn write(array: BorrowedFd<'_>, values: &[u32]) -> io::Result<()> {
         map_fd: sys::number(array),
         ..BatchAttr::default()
     };
-    // SAFETY: the kernel reads `count` keys and values of four bytes, which outlive the call.
+    // SAFETY: the kernel reads `count` keys and values, which outlive the call.
     unsafe { sys::bpf(BPF_MAP_UPDATE_BATCH, &mut attr) }?;
     if attr.count == count { Ok(()) } else { Err(io::Error::other("the kernel took a part of the batch")) }
 }
@@ -121,11 +121,11 @@ pub fn visit<K: Pod, V: Pod, E>(
     }
 }
 
-/// The first `count` places of an array of `u32`.
-pub fn read(array: BorrowedFd<'_>, count: u32) -> io::Result<Vec<u32>> {
+/// The first `count` elements of an array.
+pub fn read<V: Pod>(array: BorrowedFd<'_>, count: u32) -> io::Result<Vec<V>> {
     let size = usize::try_from(count).map_err(io::Error::other)?;
     let mut keys = vec![0_u32; size];
-    let mut values = vec![0_u32; size];
+    let mut values: Vec<V> = Vec::with_capacity(size);
     let mut next = 0_u32;
     let mut attr = BatchAttr {
         out_batch: std::ptr::from_mut(&mut next).addr() as u64,
@@ -135,10 +135,16 @@ pub fn read(array: BorrowedFd<'_>, count: u32) -> io::Result<Vec<u32>> {
         map_fd: sys::number(array),
         ..BatchAttr::default()
     };
-    // SAFETY: the kernel writes at most `count` keys and values of four bytes, and one key as the next batch's start.
+    // SAFETY: the kernel writes at most `count` keys and values, for which there is room, and one key as the next batch's
+    // start.
     match unsafe { sys::bpf(BPF_MAP_LOOKUP_BATCH, &mut attr) } {
         Err(error) if error.raw_os_error() != Some(libc::ENOENT) => return Err(error),
         _ => {}
     }
-    if attr.count == count { Ok(values) } else { Err(io::Error::other("the array is shorter than expected")) }
+    if attr.count != count {
+        return Err(io::Error::other("the array is shorter than expected"));
+    }
+    // SAFETY: the kernel has written as many, and any bytes are a value of a `Pod`.
+    unsafe { values.set_len(size) };
+    Ok(values)
 }

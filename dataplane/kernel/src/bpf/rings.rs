@@ -1,22 +1,21 @@
-//! Rings: inner arrays of different sizes, each swapped whole. What a swap replaces stays as an earlier ring.
+//! Rings: inner arrays of different sizes, each swapped whole, with the rings that were in use before.
 
-use std::collections::BTreeSet;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use aya::maps::{HashOfMaps, MapData, MapError};
 use ebpf_abi::limits::MAX_RING_PLACES;
 use ebpf_abi::names::map;
-use ebpf_abi::ring::EARLIER_RINGS;
-use ebpf_abi::{Ip4, RingKey, ring};
+use ebpf_abi::{Ip4, RingBlock, RingKey};
 
 use super::pins::PinDir;
+use super::ring_blocks::{self, Places};
 use super::table::{TableError, is_absent, open};
 use super::{batch, sys};
 
 const NAME: &str = map::RINGS;
 
-/// Rings written in one call: each has a descriptor until the call is done, and one per earlier ring.
-const BATCH: usize = 64;
+/// Rings written in one call: each has a descriptor until the call is done.
+const BATCH: usize = 256;
 
 /// What [`Rings::swap_all`] does with the rings that it replaces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,7 +44,8 @@ impl Rings {
         self.swap_all(&[(*key, places.to_vec())], |_| Replaced::Stay)
     }
 
-    /// Replaces many rings. The kernel waits once per batch for the programs that run, not once per ring. After an error
+    /// Replaces many rings, each with its earlier ones in one write; a ring that is as it should be is not written. Where
+    /// the kernel can (6.8 and newer), it waits once per batch for the programs that run, not once per ring. After an error
     /// some are replaced.
     pub fn swap_all(
         &mut self,
@@ -53,65 +53,57 @@ impl Rings {
         replaced: impl Fn(&RingKey) -> Replaced,
     ) -> Result<(), TableError> {
         for batch in rings.chunks(BATCH) {
-            let mut writes = Writes::default();
+            let (mut keys, mut inner) = (Vec::new(), Vec::new());
             for (key, places) in batch {
-                if replaced(key) == Replaced::Stay {
-                    self.age(key, &mut writes)?;
+                let before = self.all(key)?;
+                if before.first() == Some(places) {
+                    continue;
                 }
-                writes.keys.push(*key);
-                writes.inner.push(Inner::New(filled(places)?));
+                let before = if replaced(key) == Replaced::Stay { before } else { Vec::new() };
+                keys.push(*key);
+                inner.push(filled(&ring_blocks::successor(places, before))?);
             }
-            let inner: Vec<BorrowedFd<'_>> = writes.inner.iter().map(Inner::as_fd).collect();
-            batch::put_maps(self.fd.as_fd(), &writes.keys, &inner).map_err(TableError::Ring)?;
-        }
-        Ok(())
-    }
-
-    /// Adds the writes by which each ring under `key` becomes the one of the next age; the oldest goes.
-    fn age(&self, key: &RingKey, writes: &mut Writes) -> Result<(), TableError> {
-        let mut rings = Vec::new();
-        for age in 0..EARLIER_RINGS {
-            let Some(inner) = self.inner(&key.earlier(age))? else { break };
-            rings.push((key.earlier(age + 1), inner));
-        }
-        // The oldest first: a packet in between finds one ring twice rather than one not at all.
-        for (key, inner) in rings.into_iter().rev() {
-            writes.keys.push(key);
-            writes.inner.push(Inner::Replaced(inner));
+            if !keys.is_empty() {
+                let inner: Vec<BorrowedFd<'_>> = inner.iter().map(OwnedFd::as_fd).collect();
+                batch::put_maps(self.fd.as_fd(), &keys, &inner).map_err(TableError::Ring)?;
+            }
         }
         Ok(())
     }
 
     /// Removes a ring and its earlier ones; one that is absent is success.
     pub fn remove(&mut self, key: &RingKey) -> Result<(), TableError> {
-        for age in 0..=EARLIER_RINGS {
-            match self.map.remove(&key.earlier(age)) {
-                Err(source) if !is_absent(&source) => return Err(TableError::Write { name: NAME, source }),
-                _ => {}
-            }
+        match self.map.remove(key) {
+            Err(source) if !is_absent(&source) => Err(TableError::Write { name: NAME, source }),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// Removes many rings and their earlier ones. After an error, also that one is absent, some are removed.
     pub fn remove_all(&mut self, keys: &[RingKey]) -> Result<(), TableError> {
-        let meant: BTreeSet<RingKey> = keys.iter().copied().collect();
-        let all = self.all_keys()?;
-        let all: Vec<RingKey> = all.into_iter().filter(|key| meant.contains(&key.earlier(0))).collect();
-        batch::remove(self.fd.as_fd(), &all).map_err(TableError::Ring)
+        batch::remove(self.fd.as_fd(), keys).map_err(TableError::Ring)
     }
 
-    /// The keys of all rings in use, in order.
+    /// The keys of all rings, in order.
     pub fn keys(&self) -> Result<Vec<RingKey>, TableError> {
-        let mut keys = self.all_keys()?;
-        keys.retain(|key| key.age == 0);
+        let keys = self.map.keys().collect::<Result<Vec<RingKey>, MapError>>();
+        let mut keys = keys.map_err(|source| TableError::Read { name: NAME, source })?;
         keys.sort_unstable();
         Ok(keys)
     }
 
-    fn all_keys(&self) -> Result<Vec<RingKey>, TableError> {
-        let keys = self.map.keys().collect::<Result<Vec<RingKey>, MapError>>();
-        keys.map_err(|source| TableError::Read { name: NAME, source })
+    /// The places of the ring in use; `None` if there is no such ring.
+    pub fn places(&self, key: &RingKey) -> Result<Option<Places>, TableError> {
+        let Some(inner) = self.inner(key)? else { return Ok(None) };
+        let header: Vec<RingBlock> = batch::read(inner.fd().as_fd(), 1).map_err(TableError::Ring)?;
+        let n_blocks = header.first().map_or(1, ring_blocks::n_blocks_in_use).min(n_blocks(&inner)?);
+        Ok(ring_blocks::decode(&read(&inner, n_blocks)?, 1).pop())
+    }
+
+    /// The places of the ring in use and of the earlier ones, youngest first; nothing if there is no such ring.
+    pub fn all(&self, key: &RingKey) -> Result<Vec<Places>, TableError> {
+        let Some(inner) = self.inner(key)? else { return Ok(Vec::new()) };
+        Ok(ring_blocks::decode(&read(&inner, n_blocks(&inner)?)?, usize::MAX))
     }
 
     fn inner(&self, key: &RingKey) -> Result<Option<MapData>, TableError> {
@@ -121,45 +113,24 @@ impl Rings {
             Err(source) => Err(TableError::Read { name: NAME, source }),
         }
     }
+}
 
-    /// The places of a ring; `None` if there is no such ring.
-    pub fn places(&self, key: &RingKey) -> Result<Option<Vec<Ip4>>, TableError> {
-        let Some(inner) = self.inner(key)? else { return Ok(None) };
-        let size = inner.info().map_err(|source| TableError::Read { name: NAME, source })?.max_entries();
-        let values = batch::read(inner.fd().as_fd(), size).map_err(TableError::Ring)?;
-        Ok(Some(values.into_iter().skip(1).map(Ip4::from_be_u32).collect()))
+fn n_blocks(inner: &MapData) -> Result<u32, TableError> {
+    Ok(inner.info().map_err(|source| TableError::Read { name: NAME, source })?.max_entries())
+}
+
+fn read(inner: &MapData, n_blocks: u32) -> Result<Vec<RingBlock>, TableError> {
+    batch::read(inner.fd().as_fd(), n_blocks).map_err(TableError::Ring)
+}
+
+/// A new inner array of rings, the one in use first.
+fn filled(rings: &[Places]) -> Result<OwnedFd, TableError> {
+    let largest = rings.iter().map(Vec::len).max().unwrap_or(0);
+    if largest > MAX_RING_PLACES as usize {
+        return Err(TableError::RingTooLarge { n_places: largest });
     }
-}
-
-/// One batch: keys, and what is put under each.
-#[derive(Default)]
-struct Writes {
-    keys: Vec<RingKey>,
-    inner: Vec<Inner>,
-}
-
-enum Inner {
-    New(OwnedFd),
-    Replaced(MapData),
-}
-
-impl Inner {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Self::New(fd) => fd.as_fd(),
-            Self::Replaced(map) => map.fd().as_fd(),
-        }
-    }
-}
-
-/// A new inner array of `places`.
-fn filled(places: &[Ip4]) -> Result<OwnedFd, TableError> {
-    let n_places = u32::try_from(places.len()).ok().filter(|count| *count <= MAX_RING_PLACES);
-    let n_places = n_places.ok_or(TableError::RingTooLarge { n_places: places.len() })?;
-    let inner = sys::create_inner_array(ring::FIRST_PLACE_INDEX + n_places).map_err(TableError::Ring)?;
-    let mut values = Vec::with_capacity(places.len() + 1);
-    values.push(n_places);
-    values.extend(places.iter().map(|address| address.to_be_u32()));
-    batch::write(inner.as_fd(), &values).map_err(TableError::Ring)?;
+    let blocks = ring_blocks::encode(rings);
+    let inner = sys::create_inner_array::<RingBlock>(blocks.len()).map_err(TableError::Ring)?;
+    batch::write(inner.as_fd(), &blocks).map_err(TableError::Ring)?;
     Ok(inner)
 }

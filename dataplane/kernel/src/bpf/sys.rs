@@ -115,13 +115,13 @@ pub unsafe fn bpf<T>(command: libc::c_int, attr: &mut T) -> io::Result<libc::c_l
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
-/// A new array of `size` elements of `u32`, to be put into an outer map.
-pub fn create_inner_array(size: u32) -> io::Result<OwnedFd> {
+/// A new array of `n_elements`, to be put into an outer map.
+pub fn create_inner_array<V: aya::Pod>(n_elements: usize) -> io::Result<OwnedFd> {
     let mut attr = MapCreateAttr {
         map_type: BPF_MAP_TYPE_ARRAY,
         key_size: 4,
-        value_size: 4,
-        max_entries: size,
+        value_size: u32::try_from(size_of::<V>()).map_err(io::Error::other)?,
+        max_entries: u32::try_from(n_elements).map_err(io::Error::other)?,
         map_flags: BPF_F_INNER_MAP,
         inner_map_fd: 0,
         numa_node: 0,

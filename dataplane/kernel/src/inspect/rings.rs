@@ -8,7 +8,6 @@ use dataplane_model::inspect::{
     LoadBalancerBackend, LoadBalancerRow, RingReport, RingRow, is_frontend_named,
 };
 use dataplane_model::kernel_state::protocol_name;
-use ebpf_abi::ring::EARLIER_RINGS;
 use ebpf_abi::{EndpointKey, Ip4, RingKey};
 
 use super::{InspectError, open};
@@ -45,7 +44,7 @@ pub fn rings(
     service: impl Fn(&Entrance) -> Option<String>,
 ) -> Result<Vec<RingReport>, InspectError> {
     let tables = open(pin_dir)?;
-    let mut reader = RingReader::new(&tables)?;
+    let reader = RingReader::new(&tables)?;
     let mut by_ring: BTreeMap<RingKey, Vec<Entrance>> = BTreeMap::new();
     for (entrance, ring) in entrances(&tables)? {
         by_ring.entry(ring).or_default().push(entrance);
@@ -63,7 +62,7 @@ pub fn rings(
     Ok(reports)
 }
 
-/// How many rings are in use, without the earlier ones.
+/// How many rings are in use.
 pub fn count_rings(pin_dir: &Path) -> Result<u64, InspectError> {
     let n_rings = open(pin_dir)?.rings.keys()?.len();
     Ok(u64::try_from(n_rings).unwrap_or(u64::MAX))
@@ -83,13 +82,13 @@ fn entrances(tables: &Tables) -> Result<Vec<(Entrance, RingKey)>, InspectError> 
 }
 
 /// A ring's size, and who has how many of its places.
-type Places = (u32, Vec<LoadBalancerBackend>);
+type Shares = (u32, Vec<LoadBalancerBackend>);
 
-/// Reads every ring once: one service may have many frontends.
+/// Reads every ring in use once: one service may have many frontends.
 struct RingReader<'a> {
     tables: &'a Tables,
     own_vtep: Ip4,
-    read: BTreeMap<RingKey, Option<Places>>,
+    read: BTreeMap<RingKey, Option<Shares>>,
 }
 
 impl<'a> RingReader<'a> {
@@ -97,18 +96,18 @@ impl<'a> RingReader<'a> {
         Ok(Self { tables, own_vtep: tables.config.get()?.vtep, read: BTreeMap::new() })
     }
 
-    /// The ring under `ring` and the earlier ones, as far as they are there.
-    fn with_earlier(&mut self, ring: RingKey) -> Result<Vec<RingRow>, InspectError> {
+    /// The ring in use and the earlier ones.
+    fn with_earlier(&self, ring: RingKey) -> Result<Vec<RingRow>, InspectError> {
         let mut rows = Vec::new();
-        for age in 0..=EARLIER_RINGS {
-            let Some((size, backends)) = self.backends(ring.earlier(age))? else { break };
+        for (age, places) in (0..).zip(self.tables.rings.all(&ring)?) {
+            let (size, backends) = self.count(ring.vni, &places)?;
             rows.push(RingRow { age, size, backends });
         }
         Ok(rows)
     }
 
-    /// `None` if there is no such ring.
-    fn backends(&mut self, ring: RingKey) -> Result<Option<Places>, InspectError> {
+    /// Of the ring in use; `None` if there is no such ring.
+    fn backends(&mut self, ring: RingKey) -> Result<Option<Shares>, InspectError> {
         if let Some(known) = self.read.get(&ring) {
             return Ok(known.clone());
         }
@@ -118,7 +117,7 @@ impl<'a> RingReader<'a> {
         Ok(found)
     }
 
-    fn count(&self, vni: u32, places: &[Ip4]) -> Result<Places, InspectError> {
+    fn count(&self, vni: u32, places: &[Ip4]) -> Result<Shares, InspectError> {
         let mut counts: BTreeMap<Ip4, u32> = BTreeMap::new();
         for place in places {
             *counts.entry(*place).or_default() += 1;

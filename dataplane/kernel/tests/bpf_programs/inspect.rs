@@ -18,7 +18,11 @@ fn rings_flows_and_forwarding_tables_are_told() {
     lab.tasks.iter().for_each(|task| serve_tcp(task, 80));
     lab.start();
     tcp(&lab.client, NODES[0], 8080, b"hello").unwrap();
-    lab.with_bpf(0, |bpf| bpf.tables.rings.swap(&SHARED_RING, &[TASKS[0]]).unwrap());
+    lab.with_bpf(0, |bpf| {
+        let rings = &mut bpf.tables.rings;
+        rings.swap(&SHARED_RING, &[TASKS[0]]).unwrap();
+        rings.swap(&SHARED_RING, &[TASKS[0]]).unwrap();
+    });
     let pins: [_; 2] = [0, 1].map(|node| lab.node_pins(node));
     let (rings, cached, fdb) = lab.nodes[0].run(|| {
         let rings = inspect::rings(&pins[0], "198.18.0.11:8081", |_| Some("web".to_owned())).unwrap();

@@ -5,9 +5,7 @@ use std::net::{IpAddr, UdpSocket};
 use std::path::Path;
 use std::time::Instant;
 
-use crate::support::lab::{
-    CLIENT, INGRESS_VNI, Lab, NODES, OVERLAY_VNI, RING, TASKS, TASKS_OVERLAY, VIP, tc_mode,
-};
+use crate::support::lab::{CLIENT, INGRESS_VNI, Lab, NODES, OVERLAY_VNI, TASKS, TASKS_OVERLAY, VIP, tc_mode};
 use crate::support::traffic::{
     PATIENCE, connect_from, exchange, ping, serve_tcp, serve_udp, tcp, udp, udp_connected, udp_path_mtu,
 };
@@ -65,27 +63,17 @@ fn clients_learn_the_path_mtu(lab: &Lab) {
 fn connections_outlive_cache_and_ring(lab: &Lab) {
     let bulk = vec![7; BULK];
     for (ingress, (before, after)) in NODES.into_iter().zip([(0, 1), (1, 0)]) {
-        swap_ring(lab, TASKS[before]);
+        lab.swap_ring(&[TASKS[before]]);
         let source = 41_000 + u16::try_from(before).unwrap();
         let stream = connect_from(&lab.client, source, ingress, 8080);
-        swap_ring(lab, TASKS[after]);
-        for node in 0..2 {
-            lab.with_bpf(node, |bpf| {
-                let cache = &mut bpf.tables.flow_cache;
-                cache.rows().unwrap().keys().for_each(|flow| cache.remove(flow).unwrap());
-            });
-        }
+        lab.swap_ring(&[TASKS[after]]);
+        lab.empty_caches();
 
         let seen = exchange(stream, &bulk).unwrap_or_else(|error| panic!("through {ingress}: {error}"));
 
         assert_eq!((seen.ip(), seen.port()), (ip(CLIENT), source));
     }
-    swap_ring(lab, TASKS[0]);
-}
-
-/// On both nodes.
-fn swap_ring(lab: &Lab, backend: Ip4) {
-    (0..2).for_each(|node| lab.with_bpf(node, |bpf| bpf.tables.rings.swap(&RING, &[backend]).unwrap()));
+    lab.swap_ring(&[TASKS[0]]);
 }
 
 /// Processes of the nodes reach published ports on own addresses and localhost.

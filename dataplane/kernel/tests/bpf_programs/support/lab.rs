@@ -168,6 +168,29 @@ impl Lab {
         }
     }
 
+    /// Gives [`RING`] these places on both nodes.
+    pub fn swap_ring(&self, places: &[Ip4]) {
+        (0..2).for_each(|node| self.with_bpf(node, |bpf| bpf.tables.rings.swap(&RING, places).unwrap()));
+    }
+
+    /// Gives [`RING`] of one node this history, youngest first.
+    pub fn set_rings(&self, node: usize, rings: &[Vec<Ip4>]) {
+        self.with_bpf(node, |bpf| {
+            bpf.tables.rings.remove(&RING).unwrap();
+            rings.iter().rev().for_each(|places| bpf.tables.rings.swap(&RING, places).unwrap());
+        });
+    }
+
+    /// Lets both nodes forget which backends the flows that enter by them have.
+    pub fn empty_caches(&self) {
+        for node in 0..2 {
+            self.with_bpf(node, |bpf| {
+                let cache = &mut bpf.tables.flow_cache;
+                cache.rows().unwrap().keys().for_each(|flow| cache.remove(flow).unwrap());
+            });
+        }
+    }
+
     /// What one program of a node has counted.
     pub fn counted(&self, node: usize, program: ProgramId) -> ebpf_abi::CounterRow {
         Tables::open(&PinDir::new(&self.node_pins(node))).unwrap().counters.program(program).unwrap()

@@ -5,6 +5,7 @@
 //!                            └──── node 1 (.12): task 0 (10.0.0.5, 10.0.1.5)
 //! ```
 
+pub mod capture;
 pub mod lab;
 pub mod namespace;
 pub mod packets;

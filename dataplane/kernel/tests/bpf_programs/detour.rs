@@ -1,0 +1,129 @@
+//! Connections that are looked for: their backend is not the one that their packets were sent to.
+
+use std::net::UdpSocket;
+use std::time::Instant;
+
+use ebpf_abi::ring::{MAX_HOPS, fingerprint};
+use ebpf_abi::{Chooser, Endpoint, EndpointKey, Ip4, MacAddr, ProgramId};
+
+use crate::support::capture::Capture;
+use crate::support::lab::{CLIENT, INGRESS_VNI, Lab, NODES, TASKS, tc_mode};
+use crate::support::packets::{Segment, between, vxlan};
+use crate::support::traffic::{PATIENCE, connect_from, exchange, serve_tcp};
+
+/// Sends a segment of the client's connection through a tunnel from the node beside `node` to task 0 or 1 there.
+fn forward(lab: &Lab, node: usize, chooser: Chooser, client_port: u16) {
+    let task = TASKS[1 - node];
+    let client = between((chooser.mac(), CLIENT), (MacAddr::of_endpoint(task), NODES[1 - node]));
+    let frame = client.tcp((client_port, 8080), Segment::Ack, b"");
+    lab.nodes[1 - node].run(|| {
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        let to = (std::net::Ipv4Addr::from(NODES[node]), 4789);
+        socket.send_to(&vxlan(INGRESS_VNI, &frame), to).unwrap();
+    });
+}
+
+/// A backend of node 0 for node 1, which no ring but one has.
+fn stranger(number: u8) -> Ip4 {
+    Ip4([10, 0, 0, 100 + number])
+}
+
+fn ring(number: u8) -> Vec<Ip4> {
+    vec![stranger(number)]
+}
+
+fn chosen_by(hops: u8, ring: &[Ip4]) -> Chooser {
+    Chooser { hops, fingerprint: fingerprint(ring) }
+}
+
+/// Waits until a node has opened as many flows.
+#[track_caller]
+fn wait_for_flows(lab: &Lab, node: usize, n_flows: usize) {
+    let started = Instant::now();
+    while lab.with_bpf(node, |bpf| bpf.tables.flows.rows().unwrap().len()) < n_flows {
+        assert!(started.elapsed() < PATIENCE, "node {node} opened no flow");
+    }
+}
+
+/// Node 1 has had nine rings. What asked task 0 before tells which of them are left to ask.
+#[test]
+fn a_search_goes_on_behind_the_ring_that_was_asked_last() {
+    let lab = Lab::new(tc_mode());
+    lab.start();
+    lab.with_bpf(1, |bpf| {
+        for number in 0..=8 {
+            let key = EndpointKey { vni: INGRESS_VNI, address: stranger(number) };
+            let endpoint = Endpoint::remote(MacAddr::of_endpoint(stranger(number)), NODES[0]);
+            bpf.tables.endpoints.insert(&key, &endpoint).unwrap();
+        }
+    });
+    lab.set_rings(1, &(0..=8).map(ring).collect::<Vec<_>>());
+    let capture = Capture::new(&lab.nodes[0]);
+    let unknown = vec![Ip4([9, 9, 9, 9])];
+    for (name, chooser, next) in [
+        ("the sender's ring is not asked again", Chooser::IN_USE, 0),
+        ("both have swapped", chosen_by(1, &ring(0)), 1),
+        ("the sender has swapped once more", chosen_by(2, &ring(0)), 1),
+        ("this node has swapped twice more", chosen_by(1, &ring(2)), 3),
+        ("a ring that was never seen here", chosen_by(2, &unknown), 2),
+        ("the same rings in another order", chosen_by(6, &ring(0)), 3),
+        ("the last", chosen_by(8, &unknown), 8),
+    ] {
+        forward(&lab, 1, chooser, 40_000);
+        let expected = (MacAddr::of_endpoint(stranger(next)), chosen_by(chooser.hops + 1, &ring(next)).mac());
+        assert_eq!(capture.next(NODES[1]), expected, "{name}");
+    }
+    assert!(lab.with_bpf(1, |bpf| bpf.tables.flows.rows().unwrap().is_empty()));
+
+    for (chooser, n_flows) in [(chosen_by(MAX_HOPS, &ring(0)), 1), (chosen_by(1, &ring(8)), 2)] {
+        forward(&lab, 1, chooser, 40_000 + u16::try_from(n_flows).unwrap());
+        wait_for_flows(&lab, 1, n_flows);
+    }
+    lab.check_counters();
+}
+
+/// Each node believes the other's task to be the one of the ring before.
+#[test]
+fn a_search_in_circles_ends() {
+    let lab = Lab::new(tc_mode());
+    lab.start();
+    let [first, second] = TASKS.map(|task| vec![task]);
+    lab.set_rings(0, &[second.clone(), first.clone()]);
+    lab.set_rings(1, &[first.clone(), second]);
+
+    forward(&lab, 1, chosen_by(1, &first), 40_000);
+
+    let started = Instant::now();
+    let has_flow = |node: usize| lab.with_bpf(node, |bpf| !bpf.tables.flows.rows().unwrap().is_empty());
+    while !(has_flow(0) || has_flow(1)) {
+        assert!(started.elapsed() < PATIENCE, "nobody answers the client");
+    }
+    // The first packet is there, and one for each hop; the reset of the task comes to node 1 or leaves it.
+    let received: u64 = (0..2).map(|node| lab.counted(node, ProgramId::MeshVxlan).received).sum();
+    assert!((3..=u64::from(MAX_HOPS) + 2).contains(&received), "{received} packets");
+}
+
+/// A connection began with the one ring, and its packets enter by a node that still has, or again has, the other.
+#[test]
+fn connections_live_on_while_one_node_alone_has_swapped() {
+    let lab = Lab::new(tc_mode());
+    lab.tasks.iter().for_each(|task| serve_tcp(task, 80));
+    lab.start();
+    let [first, second] = TASKS.map(|task| vec![task]);
+    let (old, new) = (vec![first.clone()], vec![second.clone(), first.clone()]);
+    let swapped_back = vec![first.clone(), second.clone()];
+    for (name, ring, rings) in [
+        ("the ingress node has swapped", &first, [&new, &old]),
+        ("the other has swapped", &second, [&old, &new]),
+        ("both have, in another order", &second, [&swapped_back, &new]),
+    ] {
+        for node in 0..2 {
+            lab.set_rings(node, std::slice::from_ref(ring));
+        }
+        let stream = connect_from(&lab.client, 0, NODES[0], 8080);
+        (0..2).for_each(|node| lab.set_rings(node, rings[node]));
+        lab.empty_caches();
+        exchange(stream, b"still here").unwrap_or_else(|error| panic!("{name}: {error}"));
+    }
+    lab.check_counters();
+}
