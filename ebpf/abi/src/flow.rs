@@ -28,9 +28,11 @@ map_type! {
 
 map_type! {
     /// The ports of its first fragment.
-    pub struct FragmentPorts: 4 bytes {
+    pub struct FragmentPorts: 8 bytes {
         pub source: Port,
         pub destination: Port,
+        /// Tick of the first fragment.
+        pub seen: u32,
     }
 }
 
@@ -60,7 +62,8 @@ map_type! {
         pub client_port: Port,
         /// [`FLOW_ESTABLISHED`] or 0.
         pub state: u8,
-        pad: u8,
+        /// [`FLOW_STRAYED`] or 0, as in the reply row.
+        pub strayed: u8,
         pad_word: u16,
     }
 }
@@ -93,7 +96,9 @@ map_type! {
         pub closing: u8,
         /// [`FLOW_ANSWERED`] or 0.
         pub answered: u8,
-        pad_word: u16,
+        /// [`FLOW_STRAYED`] or 0.
+        pub strayed: u8,
+        pad: u8,
     }
 }
 
@@ -102,6 +107,10 @@ pub const FLOW_ESTABLISHED: u8 = 1;
 
 /// The task has sent something other than a RST.
 pub const FLOW_ANSWERED: u8 = 1;
+
+/// The client's last packet came by a detour: the node that it enters by doesn't know its backend. Answers tell that node
+/// whose they are.
+pub const FLOW_STRAYED: u8 = 1;
 
 /// A FIN of the client was seen.
 pub const FLOW_FIN_CLIENT: u8 = 1;
@@ -122,6 +131,17 @@ impl FlowTuple {
             pad: 0,
             pad_word: 0,
         }
+    }
+}
+
+impl FlowTuple {
+    /// Of the packets that answer.
+    #[inline]
+    #[must_use]
+    pub const fn reversed(&self) -> Self {
+        let (source, destination) =
+            ((self.source, self.source_port), (self.destination, self.destination_port));
+        Self::new(destination, source, self.protocol)
     }
 }
 
@@ -152,7 +172,7 @@ impl ForwardKey {
 impl ForwardFlow {
     #[inline]
     pub const fn new(target_port: Port, client_port: Port, last_seen: u32) -> Self {
-        Self { last_seen, target_port, client_port, state: 0, pad: 0, pad_word: 0 }
+        Self { last_seen, target_port, client_port, state: 0, strayed: 0, pad_word: 0 }
     }
 }
 
@@ -195,7 +215,8 @@ impl ReplyFlow {
             client_port,
             closing: 0,
             answered: 0,
-            pad_word: 0,
+            strayed: 0,
+            pad: 0,
         }
     }
 }

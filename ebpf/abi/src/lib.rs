@@ -1,7 +1,8 @@
 //! The contract between the BPF programs and user space: map keys and values, names, limits, drop reasons.
 //!
 //! Everything here is plain data with a layout that is fixed by `repr(C)` and asserted at compile time. A change of any
-//! layout or meaning raises [`ABI_VERSION`]: maps of two versions never share a pin.
+//! layout or meaning raises [`ABI_VERSION`]: maps of two versions never share a pin. The maps of flows have a version of
+//! their own, [`FLOW_LAYOUT`]: connections go on over a change of all the rest.
 //!
 //! IPv4 only. IPv6 will be a new version with new keys.
 #![no_std]
@@ -31,6 +32,13 @@ pub use wire::{Ip4, MacAddr, Port};
 
 /// Version of this contract; part of the pins' path.
 pub const ABI_VERSION: u32 = 5;
+
+/// Version of layout and meaning of the maps in [`names::map::OF_FLOWS`]; part of their pins' path. Changing it ends the
+/// connections that a node's backends have with clients outside.
+pub const FLOW_LAYOUT: u32 = 1;
+
+/// The ABI version whose flows have layout 1, but lie among its other maps.
+pub const ABI_WITH_FLOWS_INSIDE: u32 = 4;
 
 /// Transport protocol numbers (IANA) that the programs know.
 pub mod protocol {

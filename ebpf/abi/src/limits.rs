@@ -36,6 +36,9 @@ pub const MAX_SANDBOX_NETWORKS: usize = 16;
 pub const MAX_CACHED_FLOWS: u32 = 131_072;
 /// Packets whose fragments are on their way. A cache: the oldest make room, and their last fragments are lost.
 pub const MAX_FRAGMENTED_PACKETS: u32 = 16_384;
+/// For how long the fragments of a packet may come, seconds: as long as Linux waits for them (RFC 791 section 3.2 lets the
+/// receiver choose). Then the packet's id may be another packet's (RFC 8900 section 3.5).
+pub const FRAGMENTS_SECS: u32 = 30;
 /// Flows of this node's backends. State: a full table refuses new flows under
 /// [`crate::DropReason::FlowTableFull`]. Closed flows stay for 10 to 15 s: this is room for 70,000 new connections a second.
 pub const MAX_FLOWS: u32 = 1_048_576;

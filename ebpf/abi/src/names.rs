@@ -1,13 +1,16 @@
 //! Names of maps, programs and pins.
 //!
 //! Pins: `<pin dir>/v<ABI_VERSION>/maps/<map>` and `<pin dir>/v<ABI_VERSION>/links/<program>-<where>`, see
-//! [`LINKS_DIR`]. The BPF file system allows no dots.
+//! [`LINKS_DIR`]; the maps of flows in `<pin dir>/flows<FLOW_LAYOUT>`. The BPF file system allows no dots.
 
 /// Directory of the pinned maps inside the versioned directory.
 pub const MAPS_DIR: &str = "maps";
 /// Directory of the pinned links inside the versioned directory: `<program>-<interface index>-<kind>` with kind `tcx`,
 /// `clsact` (there the pin is the program's: a filter has no link), `native` or `generic` (XDP), and `<program>-cgroup`.
 pub const LINKS_DIR: &str = "links";
+
+/// Begins the name of the directory of the maps of flows; [`crate::FLOW_LAYOUT`] ends it.
+pub const FLOWS_DIR: &str = "flows";
 
 /// Names of the maps, in the object and as pins.
 pub mod map {
@@ -45,6 +48,9 @@ pub mod map {
     pub const SOCKET_NAT: &str = "socket_nat";
     /// Per-CPU array, [`crate::ProgramId`] → [`crate::CounterRow`].
     pub const COUNTERS: &str = "counters";
+
+    /// What outlives a change of the ABI, as long as [`crate::FLOW_LAYOUT`] stays: flows, and the clock that they are dated by.
+    pub const OF_FLOWS: [&str; 5] = [TICK, FLOW_CACHE, FLOWS, REPLIES, SOCKET_NAT];
 
     /// All of them: what is pinned.
     pub const ALL: [&str; 17] = [

@@ -157,7 +157,8 @@ fn fragments_and_other_protocols_have_no_flow() {
     bytes[20..22].copy_from_slice(&0x2000_u16.to_be_bytes());
     let first = Flow::parse(&bytes.as_slice()).expect("a first fragment has ports");
     let ip = Ipv4::parse(&bytes.as_slice()).unwrap();
-    let ports = FragmentPorts { source: first.tuple.source_port, destination: first.tuple.destination_port };
+    let (source, destination) = (first.tuple.source_port, first.tuple.destination_port);
+    let ports = FragmentPorts { source, destination, seen: 0 };
     let later = Flow::of_later(&ip, ports);
     assert_eq!(later.tuple, first.tuple);
     bytes[20..22].copy_from_slice(&[0x40, 0]);

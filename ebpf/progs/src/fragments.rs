@@ -1,11 +1,12 @@
 //! Fragments follow their first one, which has the ports. One that comes before its first one is not waited for: its packet
 //! is lost, as it would be had the network lost it.
 
+use ebpf_abi::limits::FRAGMENTS_SECS;
 use ebpf_abi::{FragmentKey, FragmentPorts};
 use ebpf_packet::ipv4::Part;
 use ebpf_packet::{Flow, Ipv4, NoFlow};
 
-use crate::maps::FRAGMENTS;
+use crate::maps::{self, FRAGMENTS};
 use crate::skb::Skb;
 
 /// The flow of a packet or fragment.
@@ -16,6 +17,10 @@ pub fn flow(packet: &Skb, ip: &Ipv4) -> Result<Flow, NoFlow> {
     }
     // SAFETY: the row is copied at once.
     let ports = *unsafe { FRAGMENTS.get(key(ip)) }.ok_or(NoFlow::Fragment)?;
+    // A tick ahead is now: another CPU has seen the next second already.
+    if maps::tick().saturating_sub(ports.seen) > FRAGMENTS_SECS {
+        return Err(NoFlow::Fragment);
+    }
     Ok(Flow::of_later(ip, ports))
 }
 
@@ -23,8 +28,8 @@ pub fn flow(packet: &Skb, ip: &Ipv4) -> Result<Flow, NoFlow> {
 #[inline(always)]
 pub fn remember(ip: &Ipv4, flow: &Flow) {
     if ip.part == Part::FirstFragment {
-        let ports =
-            FragmentPorts { source: flow.tuple.source_port, destination: flow.tuple.destination_port };
+        let (source, destination) = (flow.tuple.source_port, flow.tuple.destination_port);
+        let ports = FragmentPorts { source, destination, seen: maps::tick() };
         // A full table makes room by itself.
         let _ = FRAGMENTS.insert(key(ip), ports, 0);
     }

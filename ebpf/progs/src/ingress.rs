@@ -48,25 +48,36 @@ pub fn ring(tuple: &FlowTuple) -> Option<RingKey> {
 /// A new connection asks the ring; what goes on follows the cache as far as [`Flow::may_stay_with`] allows.
 #[inline(always)]
 fn backend(config: &NodeConfig, flow: &Flow, ring: &RingKey, flow_hash: u32) -> Option<(Ip4, Endpoint)> {
-    let cached = known_backend(config, &flow.tuple);
-    if let Some(cached) = cached
-        && flow.may_stay_with(&cached.1)
+    let cached = cached(&flow.tuple);
+    if !cached.is_unspecified()
+        && let Some(endpoint) = maps::endpoint(config.ingress_vni, cached)
+        && flow.may_stay_with(&endpoint)
     {
-        return Some(cached);
+        return Some((cached, endpoint));
     }
     let chosen = pick(config, ring, flow_hash)?;
-    if (flow.is_first_syn() || flow.is_udp()) && cached.is_none_or(|cached| cached.0 != chosen.0) {
+    if (flow.is_first_syn() || flow.is_udp()) && cached != chosen.0 {
         // A full cache makes room by itself; a lost row costs nothing while the ring stays.
         let _ = FLOW_CACHE.insert(flow.tuple, chosen.0, 0);
     }
     Some(chosen)
 }
 
+/// The backend that the flow went to before; unspecified if that isn't known. No `Option`: the compiler would copy what a
+/// `None` doesn't hold, and the verifier refuses that.
+#[inline(always)]
+fn cached(tuple: &FlowTuple) -> Ip4 {
+    // SAFETY: the row is copied at once.
+    unsafe { FLOW_CACHE.get(tuple) }.copied().unwrap_or(Ip4::UNSPECIFIED)
+}
+
 /// The backend that the flow went to before, if it still exists.
 #[inline(always)]
 pub fn known_backend(config: &NodeConfig, tuple: &FlowTuple) -> Option<(Ip4, Endpoint)> {
-    // SAFETY: the row is copied at once.
-    let backend = *unsafe { FLOW_CACHE.get(tuple) }?;
+    let backend = cached(tuple);
+    if backend.is_unspecified() {
+        return None;
+    }
     Some((backend, maps::endpoint(config.ingress_vni, backend)?))
 }
 
@@ -77,6 +88,25 @@ pub fn pick(config: &NodeConfig, ring: &RingKey, flow_hash: u32) -> Option<(Ip4,
     Some((backend, maps::endpoint(config.ingress_vni, backend)?))
 }
 
+/// How a client's packet came to this node.
+#[derive(Clone, Copy)]
+pub enum Arrival {
+    /// From outside: this node is the one that the client's packets enter by.
+    Outside,
+    /// From that node, or from one that was asked before.
+    Tunnel(Chooser),
+}
+
+impl Arrival {
+    #[inline(always)]
+    const fn chooser(self) -> Chooser {
+        match self {
+            Self::Outside => Chooser::IN_USE,
+            Self::Tunnel(chooser) => chooser,
+        }
+    }
+}
+
 /// Hands a client's packet to a backend of this node, unless it goes on with a connection that another backend knows.
 #[inline(always)]
 pub fn deliver(
@@ -84,27 +114,43 @@ pub fn deliver(
     packet: &Skb,
     flow: &Flow,
     (backend, endpoint): (Ip4, &Endpoint),
-    chooser: Chooser,
+    arrival: Arrival,
 ) -> Outcome {
     let key = TargetPortKey::new(backend, flow.tuple.destination_port, flow.tuple.protocol);
     // SAFETY: user space alone writes this table; the row is copied at once.
     let target = unsafe { TARGET_PORTS.get(key) }.ok_or(DropReason::UnpublishedPort)?.target;
-    if let Some(translated) = track::known(flow, backend) {
+    let asked_by = arrival.chooser();
+    if let Some(translated) = track::known(flow, backend, asked_by.hops > 0) {
         return hand_over(packet, flow, (backend, endpoint), &translated);
     }
     if flow.goes_on()
-        && let Some(Other { backend, endpoint, chooser }) = other(config, &flow.tuple, backend, chooser)
+        && let Some(Other { backend, endpoint, chooser }) = other(config, &flow.tuple, backend, asked_by)
     {
         if !endpoint.is_local() {
             return route::tunnel_to_other(config, packet, &endpoint, chooser);
         }
-        if let Some(translated) = track::known(flow, backend) {
+        let enters_here = matches!(arrival, Arrival::Outside);
+        if let Some(translated) = track::known(flow, backend, !enters_here) {
+            if enters_here {
+                learn(&flow.tuple, backend);
+            }
             return hand_over(packet, flow, (backend, &endpoint), &translated);
         }
     }
     // A segment of a connection that nobody knows gets its reset from the task.
     let translated = track::open(flow, backend, target)?;
     hand_over(packet, flow, (backend, endpoint), &translated)
+}
+
+/// Remembers the backend of a flow that enters here and had to be looked for: its packets go straight from now on, and its
+/// place in rings doesn't matter any more. Only who knows the flow says so, hence the gate is not for these rows.
+#[inline(always)]
+pub fn learn(tuple: &FlowTuple, backend: Ip4) {
+    // SAFETY: compared at once.
+    if unsafe { FLOW_CACHE.get(tuple) } != Some(&backend) {
+        // A full cache makes room by itself.
+        let _ = FLOW_CACHE.insert(tuple, backend, 0);
+    }
 }
 
 /// Another backend that may know a flow.

@@ -1,11 +1,11 @@
 //! Where packets go once it is known for whom they are.
 
 use ebpf_abi::limits::ROUTER_MAC;
-use ebpf_abi::{Chooser, DropReason, Endpoint, Ip4, NodeConfig};
+use ebpf_abi::{Chooser, DropReason, Endpoint, FlowTuple, Ip4, MacAddr, NodeConfig};
 
-use crate::maps;
 use crate::skb::{self, Skb};
 use crate::verdict::{Outcome, Verdict};
+use crate::{ingress, maps};
 
 /// Through the tunnel to an endpoint of another node.
 #[inline(always)]
@@ -30,7 +30,20 @@ pub fn leave_from(config: &NodeConfig, packet: &Skb, source: Ip4, client: Ip4) -
     if owner.is_unspecified() {
         Ok(leave_here(config, client))
     } else {
-        tunnel_to_node(config, packet, owner)
+        tunnel_to_node(config, packet, owner, ROUTER_MAC)
+    }
+}
+
+/// As [`leave_from`], for an answer whose client's packets, which have this tuple, came by a detour: the node that they enter
+/// by learns which backend answers.
+#[inline(always)]
+pub fn leave_and_tell(config: &NodeConfig, packet: &Skb, tuple: &FlowTuple, backend: Ip4) -> Outcome {
+    let owner = maps::address_owner(tuple.destination).ok_or(DropReason::UnknownOwner)?;
+    if owner.is_unspecified() {
+        ingress::learn(tuple, backend);
+        Ok(leave_here(config, tuple.source))
+    } else {
+        tunnel_to_node(config, packet, owner, MacAddr::of_endpoint(backend))
     }
 }
 
@@ -52,13 +65,13 @@ pub fn to_host_process(config: &NodeConfig, packet: &Skb, owner: Ip4) -> Outcome
         // that the strictest reverse path filter agrees.
         Ok(skb::receive_at(config.vxlan_ifindex))
     } else {
-        tunnel_to_node(config, packet, owner)
+        tunnel_to_node(config, packet, owner, ROUTER_MAC)
     }
 }
 
 #[inline(always)]
-fn tunnel_to_node(config: &NodeConfig, packet: &Skb, node: Ip4) -> Outcome {
-    packet.set_macs(ROUTER_MAC, ROUTER_MAC)?;
+fn tunnel_to_node(config: &NodeConfig, packet: &Skb, node: Ip4, sender: MacAddr) -> Outcome {
+    packet.set_macs(ROUTER_MAC, sender)?;
     packet.set_tunnel(node, config.ingress_vni)?;
     Ok(skb::send(config.vxlan_ifindex))
 }

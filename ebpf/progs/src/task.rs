@@ -1,9 +1,10 @@
 //! tc ingress of a task's host-side veth: all that a task sends into one network.
 
+use ebpf_abi::flow::FLOW_STRAYED;
 use ebpf_abi::limits::ROUTER_MAC;
 use ebpf_abi::protocol::UDP;
 use ebpf_abi::table::{ATTACHMENT_INGRESS, ATTACHMENT_WAY_OUT};
-use ebpf_abi::{Attachment, DropReason, Ip4, MacAddr, NodeConfig, ReplyFlow, VipKey};
+use ebpf_abi::{Attachment, DropReason, FlowTuple, Ip4, MacAddr, NodeConfig, ReplyFlow, VipKey};
 use ebpf_packet::{Ethernet, Flow, Ipv4, arp, ethernet, icmp, ipv4};
 
 use crate::maps::{self, VIPS};
@@ -45,7 +46,7 @@ fn answer_by_way_out(packet: &Skb, attachment: &Attachment) -> Option<Outcome> {
     bound.tuple.source = attachment.address;
     let reply = track::reply(&bound)?;
     fragments::remember(&ip, &flow);
-    Some(restore(config, packet, &flow, &reply))
+    Some(restore(config, packet, &flow, attachment.address, &reply))
 }
 
 /// Every node knows every endpoint: no question leaves it.
@@ -128,14 +129,20 @@ fn answer_client(config: &NodeConfig, packet: &Skb, ip: &Ipv4) -> Option<Outcome
     if let Ok(flow) = fragments::flow(packet, ip) {
         let reply = track::reply(&flow)?;
         fragments::remember(ip, &flow);
-        return Some(restore(config, packet, &flow, &reply));
+        return Some(restore(config, packet, &flow, ip.source, &reply));
     }
     errors::from_task(config, packet, ip)
 }
 
 #[inline(always)]
-fn restore(config: &NodeConfig, packet: &Skb, flow: &Flow, reply: &ReplyFlow) -> Outcome {
+fn restore(config: &NodeConfig, packet: &Skb, flow: &Flow, task: Ip4, reply: &ReplyFlow) -> Outcome {
+    let client = flow.tuple.destination;
     packet.set_source(flow, reply.service, reply.service_port)?;
-    packet.set_destination(flow, flow.tuple.destination, reply.client_port)?;
-    route::leave_from(config, packet, reply.service, flow.tuple.destination)
+    packet.set_destination(flow, client, reply.client_port)?;
+    if reply.strayed != FLOW_STRAYED {
+        return route::leave_from(config, packet, reply.service, client);
+    }
+    let service = (reply.service, reply.service_port);
+    let tuple = FlowTuple::new((client, reply.client_port), service, flow.tuple.protocol);
+    route::leave_and_tell(config, packet, &tuple, task)
 }

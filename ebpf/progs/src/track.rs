@@ -5,7 +5,9 @@
 
 use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
 use aya_ebpf::helpers::bpf_get_prandom_u32;
-use ebpf_abi::flow::{FLOW_ANSWERED, FLOW_ESTABLISHED, FLOW_FIN_CLIENT, FLOW_FIN_TASK, FLOW_RESET};
+use ebpf_abi::flow::{
+    FLOW_ANSWERED, FLOW_ESTABLISHED, FLOW_FIN_CLIENT, FLOW_FIN_TASK, FLOW_RESET, FLOW_STRAYED,
+};
 use ebpf_abi::limits::SOURCE_PORT_TRIES;
 use ebpf_abi::{DropReason, FlowTuple, ForwardFlow, ForwardKey, Ip4, Port, ReplyFlow, ReplyKey};
 use ebpf_packet::Flow;
@@ -23,9 +25,10 @@ pub struct Translated {
     pub client_port: Port,
 }
 
-/// The translation of a client's packet to `backend`; `None` if the flow isn't known there.
+/// The translation of a client's packet to `backend`, which came there by a detour or didn't; `None` if the flow isn't known
+/// there.
 #[inline(always)]
-pub fn known(flow: &Flow, backend: Ip4) -> Option<Translated> {
+pub fn known(flow: &Flow, backend: Ip4, has_strayed: bool) -> Option<Translated> {
     let row = FLOWS.get_ptr_mut(ForwardKey::new(&flow.tuple, backend))?;
     // SAFETY: the row stays in its place while this program runs; two CPUs that write it write the same.
     let row = unsafe { &mut *row };
@@ -35,12 +38,18 @@ pub fn known(flow: &Flow, backend: Ip4) -> Option<Translated> {
     }
     let translated = Translated { target_port: row.target_port, client_port: row.client_port };
     let ends = flow.is_first_syn() || flow.is_fin() || flow.is_reset();
-    if ends || row.state != FLOW_ESTABLISHED {
+    let strayed = if has_strayed { FLOW_STRAYED } else { 0 };
+    if ends || row.state != FLOW_ESTABLISHED || row.strayed != strayed {
         let client = (flow.tuple.source, row.client_port);
         let reply_key = ReplyKey::new((backend, row.target_port), client, flow.tuple.protocol);
         if let Some(reply) = REPLIES.get_ptr_mut(reply_key) {
             // SAFETY: as above.
-            note(flow, row, unsafe { &mut *reply });
+            let reply = unsafe { &mut *reply };
+            note(flow, row, reply);
+            if row.strayed != strayed {
+                row.strayed = strayed;
+                reply.strayed = strayed;
+            }
         }
     }
     Some(translated)

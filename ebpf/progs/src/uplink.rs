@@ -1,11 +1,12 @@
 //! tc ingress of an uplink: published ports, and the liveness probe's echo.
 
 use ebpf_abi::limits::PROBE_VNI;
-use ebpf_abi::{Chooser, DropReason, NodeConfig, protocol};
+use ebpf_abi::{DropReason, NodeConfig, protocol};
 use ebpf_packet::Bytes as _;
 use ebpf_packet::vxlan::MTU_OVERHEAD;
 use ebpf_packet::{Ethernet, Ipv4, ethernet, ipv4, vxlan};
 
+use crate::ingress::Arrival;
 use crate::skb::{self, Skb};
 use crate::verdict::{Outcome, Verdict};
 use crate::{errors, fragments, ingress, maps, route};
@@ -29,7 +30,7 @@ pub fn run(packet: &Skb) -> Outcome {
                 packet,
                 &chosen.flow,
                 (chosen.backend, &chosen.endpoint),
-                Chooser::IN_USE,
+                Arrival::Outside,
             )
         } else if is_too_long(config, packet, &ip) {
             errors::refuse_length(config, packet, &ethernet, &ip)

@@ -1,9 +1,10 @@
 //! The VXLAN device: what comes out of tunnels, and what the node's own processes send into the ingress network.
 
 use ebpf_abi::limits::ROUTER_MAC;
-use ebpf_abi::{Chooser, DropReason, Endpoint, Ip4, NodeConfig};
-use ebpf_packet::{Ethernet, Ipv4, NoFlow, ethernet, icmp};
+use ebpf_abi::{Chooser, DropReason, Endpoint, Ip4, MacAddr, NodeConfig};
+use ebpf_packet::{Ethernet, Flow, Ipv4, NoFlow, ethernet, icmp};
 
+use crate::ingress::Arrival;
 use crate::skb::{self, Skb, Tunnel};
 use crate::verdict::{Outcome, Verdict};
 use crate::{errors, fragments, ingress, maps, route};
@@ -25,7 +26,7 @@ pub fn run(packet: &Skb) -> Outcome {
     }
     let ip = Ipv4::parse(packet).map_err(|_| DropReason::Malformed)?;
     if ethernet.destination == ROUTER_MAC && tunnel.vni == config.ingress_vni {
-        return to_node(config, packet, &tunnel, &ip);
+        return to_node(config, packet, &tunnel, &ip, ethernet.source);
     }
     let address = ethernet.destination.endpoint().ok_or(DropReason::UnknownEndpoint)?;
     let endpoint = maps::endpoint(tunnel.vni, address).ok_or(DropReason::UnknownEndpoint)?;
@@ -48,13 +49,16 @@ pub fn run(packet: &Skb) -> Outcome {
         NoFlow::Malformed | NoFlow::Options => DropReason::Malformed,
     })?;
     fragments::remember(&ip, &flow);
-    ingress::deliver(config, packet, &flow, (address, &endpoint), chooser)
+    ingress::deliver(config, packet, &flow, (address, &endpoint), Arrival::Tunnel(chooser))
 }
 
 /// To the node itself: an answer to a client outside, or to a process here.
 #[inline(always)]
-fn to_node(config: &NodeConfig, packet: &Skb, tunnel: &Tunnel, ip: &Ipv4) -> Outcome {
+fn to_node(config: &NodeConfig, packet: &Skb, tunnel: &Tunnel, ip: &Ipv4, sender: MacAddr) -> Outcome {
     if maps::is_own(ip.source) {
+        if let Some(backend) = sender.endpoint() {
+            learn(config, packet, tunnel, ip, backend);
+        }
         return Ok(route::leave_here(config, ip.destination));
     }
     if !maps::is_own(ip.destination) {
@@ -62,6 +66,17 @@ fn to_node(config: &NodeConfig, packet: &Skb, tunnel: &Tunnel, ip: &Ipv4) -> Out
     }
     check_source(config, tunnel, ip.source)?;
     packet.pass_to_host()
+}
+
+/// An answer that tells its backend: the client's packets, which enter here, went astray. A node speaks for its own backends.
+#[inline(always)]
+fn learn(config: &NodeConfig, packet: &Skb, tunnel: &Tunnel, ip: &Ipv4, backend: Ip4) {
+    let endpoint = maps::endpoint(config.ingress_vni, backend);
+    if endpoint.is_some_and(|endpoint| endpoint.vtep == tunnel.remote)
+        && let Ok(answer) = Flow::of(packet, ip)
+    {
+        ingress::learn(&answer.tuple.reversed(), backend);
+    }
 }
 
 /// From endpoint to endpoint, or from a process of another node to an endpoint of the ingress network.

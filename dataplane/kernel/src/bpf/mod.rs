@@ -18,6 +18,7 @@ mod rings;
 mod sys;
 mod table;
 mod tables;
+mod takeover;
 mod test_run;
 
 use std::path::Path;
@@ -57,12 +58,13 @@ pub enum OpenError {
 }
 
 impl Bpf {
-    /// Loads the programs, and opens the maps under `pin_dir` or makes them there. `pin_dir` must lie in a BPF file
+    /// Loads the programs, and opens the maps under `pin_dir` or makes them there; flows of an older version stay. `pin_dir` must lie in a BPF file
     /// system, or where one can be mounted (`/sys/fs/bpf`). Hooks that are pinned there run this build's programs when
     /// this returns. The network namespace of the calling thread is the one whose interfaces are meant, here and later.
     pub fn open(pin_dir: &Path) -> Result<Self, OpenError> {
         check()?;
         let pins = PinDir::create(pin_dir)?;
+        takeover::take_over(&pins)?;
         let programs = Programs::load(&pins)?;
         let tables = Tables::open(&pins)?;
         let mut hooks = Hooks::new(pins, programs);

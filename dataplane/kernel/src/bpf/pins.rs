@@ -1,11 +1,12 @@
-//! Where maps and hooks are pinned: `<pin dir>/v<ABI>/maps/…` and `<pin dir>/v<ABI>/links/…`.
+//! Where maps and hooks are pinned: `<pin dir>/v<ABI>/maps/…`, `<pin dir>/v<ABI>/links/…`, and the maps of flows in
+//! `<pin dir>/flows<layout>/…`.
 
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use dataplane_model::kernel_state::HookMode;
-use ebpf_abi::names::{LINKS_DIR, MAPS_DIR};
-use ebpf_abi::{ABI_VERSION, ProgramId};
+use ebpf_abi::names::{FLOWS_DIR, LINKS_DIR, MAPS_DIR, map};
+use ebpf_abi::{ABI_VERSION, FLOW_LAYOUT, ProgramId};
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{FsType, statfs};
 
@@ -26,9 +27,14 @@ pub enum PinError {
     Io { path: PathBuf, source: io::Error },
 }
 
-/// The versioned directory of one node's pins.
+/// The versioned directories of one node's pins.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PinDir(PathBuf);
+pub struct PinDir {
+    /// Above all versions.
+    above: PathBuf,
+    versioned: PathBuf,
+    flows: PathBuf,
+}
 
 /// A hook that is pinned, as its file's name says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +48,11 @@ pub struct HookPin {
 impl PinDir {
     /// The pins under `pin_dir`, which need not exist.
     pub fn new(pin_dir: &Path) -> Self {
-        Self(pin_dir.join(format!("v{ABI_VERSION}")))
+        Self {
+            above: pin_dir.to_owned(),
+            versioned: pin_dir.join(format!("v{ABI_VERSION}")),
+            flows: pin_dir.join(format!("{FLOWS_DIR}{FLOW_LAYOUT}")),
+        }
     }
 
     /// Makes the directories, and mounts the BPF file system if `pin_dir` is meant to lie there and it is not.
@@ -55,34 +65,50 @@ impl PinDir {
         let pins = Self::new(pin_dir);
         create_dir(&pins.maps())?;
         create_dir(&pins.links())?;
+        create_dir(&pins.flows)?;
         if is_bpf_fs(&pins.maps()) { Ok(pins) } else { Err(PinError::NotBpfFs { path: pin_dir.to_owned() }) }
     }
 
     /// The pins of other ABI versions beside these.
     pub fn others(&self) -> Result<Vec<Self>, PinError> {
-        let Some(above) = self.0.parent() else { return Ok(Vec::new()) };
-        let entries = match fs::read_dir(above) {
+        let other = |versioned: PathBuf| Self { versioned, ..self.clone() };
+        Ok(self.numbered("v")?.into_iter().filter(|path| *path != self.versioned).map(other).collect())
+    }
+
+    /// Directories with flows of other layouts.
+    pub fn other_flows(&self) -> Result<Vec<PathBuf>, PinError> {
+        Ok(self.numbered(FLOWS_DIR)?.into_iter().filter(|path| *path != self.flows).collect())
+    }
+
+    /// Directories beside these whose name is `prefix` and a number.
+    fn numbered(&self, prefix: &str) -> Result<Vec<PathBuf>, PinError> {
+        let entries = match fs::read_dir(&self.above) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(source) => return Err(PinError::Io { path: above.to_owned(), source }),
+            Err(source) => return Err(PinError::Io { path: self.above.clone(), source }),
         };
-        let is_version = |path: &PathBuf| {
+        let is_meant = |path: &PathBuf| {
             let name = path.file_name().and_then(|name| name.to_str());
-            name.and_then(|name| name.strip_prefix('v')).is_some_and(is_number) && *path != self.0
+            name.and_then(|name| name.strip_prefix(prefix)).is_some_and(is_number)
         };
-        Ok(entries.flatten().map(|entry| entry.path()).filter(is_version).map(Self).collect())
+        Ok(entries.flatten().map(|entry| entry.path()).filter(is_meant).collect())
+    }
+
+    /// Of the ABI version `version`.
+    pub fn of_version(&self, version: u32) -> Self {
+        Self { versioned: self.above.join(format!("v{version}")), ..self.clone() }
     }
 
     pub fn maps(&self) -> PathBuf {
-        self.0.join(MAPS_DIR)
+        self.versioned.join(MAPS_DIR)
     }
 
     pub fn links(&self) -> PathBuf {
-        self.0.join(LINKS_DIR)
+        self.versioned.join(LINKS_DIR)
     }
 
     pub fn map(&self, name: &str) -> PathBuf {
-        self.maps().join(name)
+        if map::OF_FLOWS.contains(&name) { self.flows.join(name) } else { self.maps().join(name) }
     }
 
     pub fn hook(&self, pin: &HookPin) -> PathBuf {
@@ -104,20 +130,22 @@ impl PinDir {
         Ok(names.iter().filter_map(|name| HookPin::parse(name)).collect())
     }
 
-    /// Removes the directory with all pins, and the one above if nothing else is in it. Links end with their pins; filters
+    /// Removes the directories with all pins, and the one above if nothing else is in it. Links end with their pins; filters
     /// of clsact qdiscs don't.
     pub fn remove_all(&self) -> Result<(), PinError> {
-        match fs::remove_dir_all(&self.0) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                return Err(PinError::Io { path: self.0.clone(), source });
-            }
-            _ => {}
-        }
-        if let Some(above) = self.0.parent() {
-            // Not empty, or gone: both are as they should be.
-            let _ = fs::remove_dir(above);
-        }
+        remove_dir(&self.versioned)?;
+        remove_dir(&self.flows)?;
+        // Not empty, or gone: both are as they should be.
+        let _ = fs::remove_dir(&self.above);
         Ok(())
+    }
+
+    /// Removes what other versions have pinned.
+    pub fn remove_others(&self) -> Result<(), PinError> {
+        for other in self.others()? {
+            remove_dir(&other.versioned)?;
+        }
+        self.other_flows()?.iter().try_for_each(|flows| remove_dir(flows))
     }
 
     /// Removes a pin; one that is absent is success.
@@ -170,6 +198,15 @@ fn is_number(text: &str) -> bool {
 
 fn is_bpf_fs(path: &Path) -> bool {
     statfs(path).is_ok_and(|status| status.filesystem_type() == FsType(BPF_FS_MAGIC.cast_signed()))
+}
+
+fn remove_dir(path: &Path) -> Result<(), PinError> {
+    match fs::remove_dir_all(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(PinError::Io { path: path.to_owned(), source })
+        }
+        _ => Ok(()),
+    }
 }
 
 fn create_dir(path: &Path) -> Result<(), PinError> {

@@ -11,6 +11,7 @@ const BPF_MAP_CREATE: libc::c_int = 0;
 const BPF_MAP_TYPE_ARRAY: u32 = 2;
 /// Arrays of any size fit one outer map (kernel 5.10).
 const BPF_F_INNER_MAP: u32 = 1 << 12;
+const BPF_OBJ_PIN: libc::c_int = 6;
 const BPF_OBJ_GET: libc::c_int = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 pub const BPF_MAP_LOOKUP_BATCH: libc::c_int = 24;
@@ -46,7 +47,7 @@ struct MapCreateAttr {
 }
 
 #[repr(C)]
-struct ObjGetAttr {
+struct ObjAttr {
     pathname: u64,
     bpf_fd: u32,
     file_flags: u32,
@@ -105,6 +106,18 @@ struct ProgramInfo {
     id: u32,
 }
 
+/// The start of `bpf_map_info`.
+#[repr(C)]
+#[derive(Debug, Default, Clone, Copy)]
+pub struct MapInfo {
+    kind: u32,
+    id: u32,
+    /// Bytes.
+    pub key_size: u32,
+    /// Bytes.
+    pub value_size: u32,
+}
+
 /// One bpf(2) call.
 ///
 /// # Safety
@@ -134,9 +147,17 @@ pub fn create_inner_array<V: aya::Pod>(n_elements: usize) -> io::Result<OwnedFd>
 /// Opens what is pinned at `path`.
 pub fn open_pin(path: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(path.as_os_str().as_bytes())?;
-    let mut attr = ObjGetAttr { pathname: path.as_ptr().addr() as u64, bpf_fd: 0, file_flags: 0 };
+    let mut attr = ObjAttr { pathname: path.as_ptr().addr() as u64, bpf_fd: 0, file_flags: 0 };
     // SAFETY: the path outlives the call.
     unsafe { bpf(BPF_OBJ_GET, &mut attr) }.map(own)
+}
+
+/// Pins a map at `path`, beside the pins that it has.
+pub fn pin_map(map: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut attr = ObjAttr { pathname: path.as_ptr().addr() as u64, bpf_fd: number(map), file_flags: 0 };
+    // SAFETY: the path outlives the call.
+    unsafe { bpf(BPF_OBJ_PIN, &mut attr) }.map(drop)
 }
 
 /// A descriptor that a command has returned.
@@ -166,6 +187,14 @@ pub fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     let mut info = LinkInfo::default();
     // SAFETY: plain integers, of which any bytes are some.
     unsafe { info_of(link, &mut info) }?;
+    Ok(info)
+}
+
+/// What a map's elements are like.
+pub fn map_info(map: BorrowedFd<'_>) -> io::Result<MapInfo> {
+    let mut info = MapInfo::default();
+    // SAFETY: as in `link_info`.
+    unsafe { info_of(map, &mut info) }?;
     Ok(info)
 }
 

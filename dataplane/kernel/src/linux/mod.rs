@@ -126,10 +126,8 @@ impl Kernel for LinuxKernel {
     /// Pins of other versions of the maps: until now their programs carried the traffic.
     fn settle(&mut self) -> Result<(), KernelError> {
         if !self.is_settled {
-            let others = PinDir::new(&self.options.bpffs_dir).others();
-            for other in others.map_err(|error| KernelError::of(&error))? {
-                other.remove_all().map_err(|error| KernelError::of(&error))?;
-            }
+            let removed = PinDir::new(&self.options.bpffs_dir).remove_others();
+            removed.map_err(|error| KernelError::of(&error))?;
             self.is_settled = true;
         }
         Ok(())

@@ -1,6 +1,7 @@
 //! Connections that are looked for: their backend is not the one that their packets were sent to.
 
-use std::net::UdpSocket;
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, UdpSocket};
 use std::time::Instant;
 
 use ebpf_abi::ring::{MAX_HOPS, fingerprint};
@@ -36,13 +37,16 @@ fn chosen_by(hops: u8, ring: &[Ip4]) -> Chooser {
     Chooser { hops, fingerprint: fingerprint(ring) }
 }
 
-/// Waits until a node has opened as many flows.
 #[track_caller]
-fn wait_for_flows(lab: &Lab, node: usize, n_flows: usize) {
+fn wait_until(what: &str, is_so: impl Fn() -> bool) {
     let started = Instant::now();
-    while lab.with_bpf(node, |bpf| bpf.tables.flows.rows().unwrap().len()) < n_flows {
-        assert!(started.elapsed() < PATIENCE, "node {node} opened no flow");
+    while !is_so() {
+        assert!(started.elapsed() < PATIENCE, "{what}: this never came");
     }
+}
+
+fn n_flows(lab: &Lab, node: usize) -> usize {
+    lab.with_bpf(node, |bpf| bpf.tables.flows.rows().unwrap().len())
 }
 
 /// Node 1 has had nine rings. What asked task 0 before tells which of them are left to ask.
@@ -73,11 +77,12 @@ fn a_search_goes_on_behind_the_ring_that_was_asked_last() {
         let expected = (MacAddr::of_endpoint(stranger(next)), chosen_by(chooser.hops + 1, &ring(next)).mac());
         assert_eq!(capture.next(NODES[1]), expected, "{name}");
     }
-    assert!(lab.with_bpf(1, |bpf| bpf.tables.flows.rows().unwrap().is_empty()));
+    assert_eq!(n_flows(&lab, 1), 0);
 
-    for (chooser, n_flows) in [(chosen_by(MAX_HOPS, &ring(0)), 1), (chosen_by(1, &ring(8)), 2)] {
-        forward(&lab, 1, chooser, 40_000 + u16::try_from(n_flows).unwrap());
-        wait_for_flows(&lab, 1, n_flows);
+    for (port, chooser) in [(40_001, chosen_by(MAX_HOPS, &ring(0))), (40_002, chosen_by(1, &ring(8)))] {
+        let before = n_flows(&lab, 1);
+        forward(&lab, 1, chooser, port);
+        wait_until("task 0 resets what nobody knows", || n_flows(&lab, 1) > before);
     }
     lab.check_counters();
 }
@@ -93,14 +98,59 @@ fn a_search_in_circles_ends() {
 
     forward(&lab, 1, chosen_by(1, &first), 40_000);
 
-    let started = Instant::now();
-    let has_flow = |node: usize| lab.with_bpf(node, |bpf| !bpf.tables.flows.rows().unwrap().is_empty());
-    while !(has_flow(0) || has_flow(1)) {
-        assert!(started.elapsed() < PATIENCE, "nobody answers the client");
-    }
+    wait_until("a task answers the client", || n_flows(&lab, 0) + n_flows(&lab, 1) > 0);
     // The first packet is there, and one for each hop; the reset of the task comes to node 1 or leaves it.
     let received: u64 = (0..2).map(|node| lab.counted(node, ProgramId::MeshVxlan).received).sum();
     assert!((3..=u64::from(MAX_HOPS) + 2).contains(&received), "{received} packets");
+}
+
+/// After one packet's detour the connection depends on no ring any more, in whichever node it was found.
+#[test]
+fn answers_teach_the_node_that_clients_enter_by() {
+    let lab = Lab::new(tc_mode());
+    lab.tasks.iter().for_each(|task| serve_tcp(task, 80));
+    lab.start();
+    let [first, second] = TASKS.map(|task| vec![task]);
+    // Task 0 is on the other node; task 1 on this one, and only that node still knows of its ring.
+    for (backend, after) in [
+        (0, [vec![second.clone(), first.clone()], vec![second.clone(), first.clone()]]),
+        (1, [vec![first.clone()], vec![first.clone(), second.clone()]]),
+    ] {
+        (0..2).for_each(|node| lab.set_rings(node, &[vec![TASKS[backend]]]));
+        let mut stream = connect_from(&lab.client, 0, NODES[0], 8080);
+        (0..2).for_each(|node| lab.set_rings(node, &after[node]));
+        lab.empty_caches();
+
+        stream.write_all(b"looked for").unwrap();
+
+        wait_until("the answer teaches", || {
+            lab.with_bpf(0, |bpf| bpf.tables.flow_cache.rows().unwrap().len()) == 1
+        });
+        let cached: Vec<Ip4> =
+            lab.with_bpf(0, |bpf| bpf.tables.flow_cache.rows().unwrap().into_values().collect());
+        assert_eq!(cached, [TASKS[backend]]);
+        let n_strayed = || {
+            lab.with_bpf(1 - backend, |bpf| {
+                let replies = bpf.tables.replies.rows().unwrap();
+                let flows = bpf.tables.flows.rows().unwrap();
+                (
+                    replies.values().filter(|row| row.strayed != 0).count(),
+                    flows.values().filter(|row| row.strayed != 0).count(),
+                )
+            })
+        };
+        assert_eq!(n_strayed(), (1, 1));
+
+        (0..2).for_each(|node| lab.set_rings(node, &[vec![TASKS[1 - backend]; 7]]));
+        stream.shutdown(Shutdown::Write).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap_or_else(|error| panic!("with task {backend}: {error}"));
+        assert!(answer.ends_with(b"\nlooked for"));
+        assert_eq!(n_strayed(), (0, 0), "packets that go straight say so");
+        lab.empty_caches();
+    }
+    lab.check_counters();
 }
 
 /// A connection began with the one ring, and its packets enter by a node that still has, or again has, the other.

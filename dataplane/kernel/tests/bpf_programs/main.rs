@@ -8,5 +8,6 @@ mod inspect;
 mod support;
 mod task;
 mod tunnel;
+mod upgrade;
 mod uplink;
 mod walk;

@@ -1,7 +1,7 @@
 //! Published ports on the uplink, by tc and by XDP.
 
 use dataplane_kernel::bpf::{Bpf, TestPacket};
-use ebpf_abi::limits::{PROBE_VNI, ROUTER_MAC};
+use ebpf_abi::limits::{FRAGMENTS_SECS, PROBE_VNI, ROUTER_MAC};
 use ebpf_abi::ring::{EARLIER_RINGS, fingerprint};
 use ebpf_abi::{
     Chooser, DropReason, EndpointKey, Ip4, MacAddr, NodeConfig, Port, ProgramId, ReplyFlow, ReplyKey,
@@ -79,6 +79,12 @@ fn fragments_follow_their_first() {
         let mut other = later(9, false);
         other[18..20].copy_from_slice(&[0x12, 0x34]);
         bench.check("of another packet", &fragment(other, 9, false), &Expect::Pass);
+
+        let last = later(18, false);
+        bench.bpf.tables.tick.set(&(1 + FRAGMENTS_SECS)).unwrap();
+        bench.check("in time", &last, &Expect::ForwardAs(tunnelled(last.clone(), TASKS[0])));
+        bench.bpf.tables.tick.set(&(2 + FRAGMENTS_SECS)).unwrap();
+        bench.check("so late that it is another packet's", &last, &Expect::Pass);
     });
 }
 

@@ -1,0 +1,117 @@
+//! Flows outlive a change of the ABI, as long as their own layout stays.
+
+use std::fs;
+use std::path::PathBuf;
+
+use dataplane_kernel::bpf::{Bpf, PinDir, Tables};
+use ebpf_abi::names::map;
+use ebpf_abi::{
+    ABI_VERSION, ABI_WITH_FLOWS_INSIDE, FLOW_LAYOUT, FlowTuple, ForwardFlow, ForwardKey, Port, ReplyFlow,
+    ReplyKey, protocol,
+};
+
+use crate::support::lab::{CLIENT, NODES, TASKS};
+
+/// A directory of pins, with nothing attached.
+struct Pinned(PathBuf);
+
+impl Pinned {
+    fn new(name: &str) -> Self {
+        let name = format!("meshd-upgrade-{}-{name}", std::process::id());
+        Self(PathBuf::from("/sys/fs/bpf").join(name))
+    }
+
+    /// As one meshd has them.
+    fn open(&self) -> Tables {
+        Bpf::open(&self.0).unwrap().tables
+    }
+
+    fn flows(&self, layout: u32) -> PathBuf {
+        self.0.join(format!("flows{layout}"))
+    }
+
+    fn version(&self, version: u32) -> PathBuf {
+        self.0.join(format!("v{version}"))
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A flow of the client to task 0, with its row in the cache.
+fn add_flow(tables: &mut Tables, client_port: u16) {
+    let client = (CLIENT, Port::new(client_port));
+    let service = (NODES[0], Port::new(8080));
+    let tuple = FlowTuple::new(client, service, protocol::TCP);
+    tables.flow_cache.insert(&tuple, &TASKS[0]).unwrap();
+    let forward = ForwardFlow::new(Port::new(80), client.1, 77);
+    tables.flows.insert(&ForwardKey::new(&tuple, TASKS[0]), &forward).unwrap();
+    let reply = ReplyFlow::new(service, client.1, 77);
+    tables.replies.insert(&ReplyKey::new((TASKS[0], Port::new(80)), client, protocol::TCP), &reply).unwrap();
+}
+
+fn count_flows(tables: &Tables) -> [usize; 3] {
+    [
+        tables.flow_cache.rows().unwrap().len(),
+        tables.flows.rows().unwrap().len(),
+        tables.replies.rows().unwrap().len(),
+    ]
+}
+
+/// That version had its flows among its other maps.
+#[test]
+fn flows_of_an_older_version_are_taken_over() {
+    let pinned = Pinned::new("older");
+    let mut older = pinned.open();
+    older.tick.set(&77).unwrap();
+    add_flow(&mut older, 40_000);
+    for name in map::OF_FLOWS {
+        let inside = pinned.version(ABI_VERSION).join("maps").join(name);
+        fs::rename(pinned.flows(FLOW_LAYOUT).join(name), inside).unwrap();
+    }
+    fs::remove_dir(pinned.flows(FLOW_LAYOUT)).unwrap();
+    fs::rename(pinned.version(ABI_VERSION), pinned.version(ABI_WITH_FLOWS_INSIDE)).unwrap();
+
+    let newer = pinned.open();
+    assert_eq!((newer.tick.get().unwrap(), count_flows(&newer)), (77, [1, 1, 1]));
+    add_flow(&mut older, 40_001);
+    assert_eq!(
+        count_flows(&newer),
+        [2, 2, 2],
+        "what the older programs write until they are replaced counts"
+    );
+
+    PinDir::new(&pinned.0).remove_others().unwrap();
+    assert!(!pinned.version(ABI_WITH_FLOWS_INSIDE).exists());
+    assert_eq!(count_flows(&pinned.open()), [2, 2, 2]);
+}
+
+#[test]
+fn flows_stay_while_all_else_changes() {
+    let pinned = Pinned::new("newer");
+    add_flow(&mut pinned.open(), 40_000);
+    fs::rename(pinned.version(ABI_VERSION), pinned.version(ABI_VERSION + 1)).unwrap();
+    assert_eq!(count_flows(&pinned.open()), [1, 1, 1]);
+}
+
+#[test]
+fn flows_that_can_not_be_read_go() {
+    let pinned = Pinned::new("layout");
+    add_flow(&mut pinned.open(), 40_000);
+    let other = pinned.flows(FLOW_LAYOUT + 1);
+    fs::rename(pinned.flows(FLOW_LAYOUT), &other).unwrap();
+    let mut tables = pinned.open();
+    assert_eq!(count_flows(&tables), [0, 0, 0]);
+    assert!(other.exists(), "its programs carry the traffic until a view is applied");
+    PinDir::new(&pinned.0).remove_others().unwrap();
+    assert!(!other.exists());
+
+    add_flow(&mut tables, 40_000);
+    let own = pinned.flows(FLOW_LAYOUT);
+    fs::remove_file(own.join(map::FLOWS)).unwrap();
+    fs::rename(own.join(map::REPLIES), own.join(map::FLOWS)).unwrap();
+    assert_eq!(count_flows(&pinned.open()), [1, 0, 0], "rows of another size are not taken for flows");
+}
