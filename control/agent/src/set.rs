@@ -108,6 +108,8 @@ mod tests {
             hostname: format!("n{bits}"),
             vtep: Ipv4Addr::LOCALHOST,
             addresses: vec![],
+            addresses_since: 1,
+            alive: true,
         })
     }
 

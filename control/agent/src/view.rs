@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
-use control_model::assignment::{EndpointView, ServiceView};
+use control_model::assignment::{EndpointView, Peer, ServiceView};
 use control_model::object::NetworkAttachment;
 use control_model::spec::{PortConfig, Protocol, PublishMode};
 use control_model::template::TemplateContext;
@@ -189,13 +189,22 @@ impl Builder<'_> {
         endpoint.ready && (endpoint.node != self.context.node || self.running.contains(&endpoint.task))
     }
 
+    /// The other nodes, each with the addresses that it has: one that two claim goes to the one that lives, else to the
+    /// one that claimed it last.
     fn peers(&self) -> BTreeMap<Ipv4Addr, dp::Peer> {
         let others = self.set.peers.values().filter(|peer| peer.id != self.context.node);
-        let row = |peer: &control_model::assignment::Peer| dp::Peer {
-            hostname: peer.hostname.clone(),
-            addresses: peer.addresses.clone(),
-        };
-        others.map(|peer| (peer.vtep, row(peer))).collect()
+        let mut others: Vec<&Peer> = others.collect();
+        others.sort_by_key(|peer| (peer.alive, peer.addresses_since));
+        let claims = others.iter().flat_map(|p| p.addresses.iter().map(|address| (*address, p.id)));
+        let owners: BTreeMap<IpAddr, NodeId> = claims.collect();
+        let mut peers = BTreeMap::new();
+        for peer in others {
+            // A node that joined anew may have the tunnel's end of the one that it was before.
+            let row: &mut dp::Peer = peers.entry(peer.vtep).or_default();
+            row.hostname.clone_from(&peer.hostname);
+            row.addresses.extend(peer.addresses.iter().filter(|address| owners[address] == peer.id));
+        }
+        peers
     }
 }
 

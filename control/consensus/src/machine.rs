@@ -4,7 +4,7 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
-use control_store::{ApplyError, EventBatch, EventReceiver, State, Watchers};
+use control_store::{ApplyError, Event, EventBatch, EventReceiver, State, Watchers};
 use futures::{Stream, TryStreamExt};
 use openraft::alias::{LogIdOf, SnapshotMetaOf, SnapshotOf, StoredMembershipOf};
 use openraft::entry::RaftEntry;
@@ -47,12 +47,13 @@ impl View {
         self.applied.subscribe()
     }
 
-    fn publish(&self, state: State, batch: Option<EventBatch>) {
+    /// `events` is `None` for an entry that changes nothing but the index.
+    fn publish(&self, state: State, events: Option<Vec<Event>>) {
         let mut watchers = self.watchers.lock().unwrap_or_else(PoisonError::into_inner);
-        let index = state.index();
-        self.state.store(Arc::new(state));
-        if let Some(batch) = batch {
-            watchers.publish(batch);
+        let (index, state) = (state.index(), Arc::new(state));
+        self.state.store(state.clone());
+        if let Some(events) = events {
+            watchers.publish(EventBatch { index, events, state });
         }
         drop(watchers);
         self.applied.send_replace(index);
@@ -88,11 +89,11 @@ impl Machine {
     fn apply_proposal(&self, index: u64, proposal: &Proposal) -> Result<u64, ApplyError> {
         let mut state = (*self.view.state()).clone();
         let result = state.apply(index, &proposal.0);
-        let (batch, reply) = match result {
-            Ok(events) => (Some(EventBatch { index, events }), Ok(index)),
+        let (events, reply) = match result {
+            Ok(events) => (Some(events), Ok(index)),
             Err(error) => (None, Err(error)),
         };
-        self.view.publish(state, batch);
+        self.view.publish(state, events);
         reply
     }
 
@@ -165,10 +166,10 @@ impl RaftStateMachine<TypeConfig> for Machine {
             Ok((state, stored.meta))
         })
         .await?;
-        let batch = EventBatch { index: state.index(), events: state.diff(&self.view.state()) };
+        let events = state.diff(&self.view.state());
         self.last = meta.last_log_id;
         self.membership = meta.last_membership;
-        self.view.publish(state, Some(batch));
+        self.view.publish(state, Some(events));
         Ok(())
     }
 

@@ -1,26 +1,27 @@
 //! One node's assignment set, computed from the state: whole at first, then by the objects that an event names.
 //!
-//! Pure. A row is a function of `(state, the node's networks, key)`, so an increment evaluates the keys that the
-//! events touch and nothing else: a task is evaluated for the nodes that share a network with it, a service when its
+//! Pure. A row is a function of `(state, the node's networks, key)`, so nothing is kept of it but these, and an
+//! increment evaluates the keys that the events touch, before and after them, and nothing else: a task is evaluated for the nodes that share a network with it, a service when its
 //! reach changes. Only when the node's networks change is the whole set made anew and compared.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use control_model::assignment::{EndpointView, Peer, ServiceView};
-use control_model::object::{NetworkAttachment, NodeState, Slot};
-use control_model::spec::PublishMode;
+use control_model::object::{Endpoint, NetworkAttachment, NodeState, Slot};
+use control_model::spec::{NetworkAttachmentSpec, PublishMode};
 use control_model::template::TemplateContext;
 use control_model::{
     Assignment, AssignmentKey, NetworkId, Node, NodeId, Service, ServiceId, Task, TaskId, TaskState,
 };
 use control_store::{Event, EventKind, State};
 
-/// What has been sent to one node.
+/// What has been sent to one node: the state that the rows were made of, which the sessions share, and not the rows,
+/// of which a manager would hold all once per session.
 #[derive(Debug, Clone)]
 pub struct NodeAssignments {
     scope: Scope,
-    rows: BTreeMap<AssignmentKey, Assignment>,
+    state: Arc<State>,
 }
 
 /// What decides which rows a node needs.
@@ -43,34 +44,51 @@ impl Increment {
     pub fn is_empty(&self) -> bool {
         self.upserts.is_empty() && self.removals.is_empty()
     }
+
+    /// A row that was `before` and is `after`.
+    fn note(&mut self, key: AssignmentKey, before: Option<Assignment>, after: Option<Assignment>) {
+        match (before, after) {
+            (Some(before), Some(after)) if same_for_agent(&before, &after) => {}
+            (_, Some(after)) => self.upserts.push(after),
+            (Some(_), None) => self.removals.push(key),
+            (None, None) => {}
+        }
+    }
 }
 
 impl NodeAssignments {
     /// The complete set of `node` in `state`.
-    pub fn new(node: NodeId, state: &State) -> Self {
-        let scope = Scope::new(node, state);
-        let rows = scope.all_rows(state);
-        Self { scope, rows }
+    pub fn new(node: NodeId, state: Arc<State>) -> Self {
+        Self { scope: Scope::new(node, &state), state }
     }
 
     /// All rows, by key.
     pub fn complete(&self) -> Vec<Assignment> {
-        self.rows.values().cloned().collect()
+        let keys: BTreeSet<_> = self.scope.keys(&self.state).collect();
+        keys.into_iter().filter_map(|key| self.scope.row(&self.state, key)).collect()
     }
 
-    /// Goes on to `state`, which is the one before plus (at least) `events`.
-    pub fn advance<'a>(&mut self, state: &State, events: impl IntoIterator<Item = &'a Event>) -> Increment {
-        let dirty = self.dirty(state, events);
-        if dirty.networks {
-            let scope = Scope::new(self.scope.node, state);
-            if scope != self.scope {
-                self.scope = scope;
-                return self.replace(self.scope.all_rows(state));
-            }
-        }
+    /// Goes on to `state`, which is the one before plus `events`.
+    pub fn advance<'a>(
+        &mut self,
+        state: Arc<State>,
+        events: impl IntoIterator<Item = &'a Event>,
+    ) -> Increment {
+        let dirty = self.dirty(&state, events);
+        let moved = dirty.networks.then(|| Scope::new(self.scope.node, &state));
+        let moved = moved.filter(|scope| *scope != self.scope);
+        let keys = match &moved {
+            Some(scope) => self.scope.keys(&self.state).chain(scope.keys(&state)).collect(),
+            None => dirty.keys,
+        };
+        let scope = moved.as_ref().unwrap_or(&self.scope);
         let mut increment = Increment::default();
-        for key in dirty.keys {
-            self.set(key, self.scope.row(state, key), &mut increment);
+        for key in keys {
+            increment.note(key, self.scope.row(&self.state, key), scope.row(&state, key));
+        }
+        self.state = state;
+        if let Some(scope) = moved {
+            self.scope = scope;
         }
         increment
     }
@@ -79,37 +97,9 @@ impl NodeAssignments {
     fn dirty<'a>(&self, state: &State, events: impl IntoIterator<Item = &'a Event>) -> Dirty {
         let mut dirty = Dirty::default();
         for event in events {
-            dirty.note(self, state, event);
+            dirty.note(&self.scope, state, event);
         }
         dirty
-    }
-
-    /// Makes the set equal to `rows`.
-    fn replace(&mut self, rows: BTreeMap<AssignmentKey, Assignment>) -> Increment {
-        let mut increment = Increment::default();
-        let gone: Vec<_> = self.rows.keys().filter(|key| !rows.contains_key(key)).copied().collect();
-        for key in gone {
-            self.set(key, None, &mut increment);
-        }
-        for (key, new) in rows {
-            self.set(key, Some(new), &mut increment);
-        }
-        increment
-    }
-
-    fn set(&mut self, key: AssignmentKey, new: Option<Assignment>, increment: &mut Increment) {
-        match new {
-            Some(new) if self.rows.get(&key).is_some_and(|old| same_for_agent(old, &new)) => {}
-            Some(new) => {
-                increment.upserts.push(new.clone());
-                self.rows.insert(key, new);
-            }
-            None => {
-                if self.rows.remove(&key).is_some() {
-                    increment.removals.push(key);
-                }
-            }
-        }
     }
 }
 
@@ -122,20 +112,20 @@ struct Dirty {
 }
 
 impl Dirty {
-    fn note(&mut self, own: &NodeAssignments, state: &State, event: &Event) {
+    fn note(&mut self, scope: &Scope, state: &State, event: &Event) {
         match &event.kind {
             EventKind::Cluster(..) => {}
             EventKind::Node(before, after) => {
-                self.note_node(&own.scope, state, before.as_deref(), after.as_deref());
+                self.note_node(scope, state, before.as_deref(), after.as_deref());
             }
-            EventKind::Service(before, after) => self.note_service(own, before.as_deref(), after.as_deref()),
-            EventKind::Task(before, after) => {
-                self.note_task(&own.scope, before.as_deref(), after.as_deref());
+            EventKind::Service(before, after) => {
+                self.note_service(scope, before.as_deref(), after.as_deref());
             }
+            EventKind::Task(before, after) => self.note_task(scope, before.as_deref(), after.as_deref()),
             EventKind::Network(before, after) => {
                 for network in before.iter().chain(after) {
                     self.networks |= network.spec.ingress;
-                    if own.scope.networks.contains(&network.id) {
+                    if scope.networks.contains(&network.id) {
                         self.keys.insert(AssignmentKey::Network(network.id));
                     }
                 }
@@ -159,15 +149,13 @@ impl Dirty {
         }
     }
 
-    /// A service whose networks are not this node's, and were not before, is of no concern to it: tasks that share one
-    /// all the same have brought the row before, unless there was no endpoint yet to make it of.
-    fn note_service(&mut self, own: &NodeAssignments, before: Option<&Service>, after: Option<&Service>) {
+    /// A service that reaches this node. Tasks that share a network with it bring the row of any other all the same:
+    /// that changes only when what the row shows does.
+    fn note_service(&mut self, scope: &Scope, before: Option<&Service>, after: Option<&Service>) {
         let Some(id) = after.or(before).map(|s| s.id) else { return };
-        let key = AssignmentKey::Service(id);
-        let had_endpoint = before.is_some_and(|s| s.endpoint.is_some());
-        let reaches = |s: &Service| s.endpoint.is_some() && (!had_endpoint || own.scope.is_reached_by(s));
-        if own.rows.contains_key(&key) || after.is_some_and(reaches) {
-            self.keys.insert(key);
+        let mut both = before.into_iter().chain(after);
+        if before.map(shown) != after.map(shown) || both.any(|s| scope.is_reached_by(s)) {
+            self.keys.insert(AssignmentKey::Service(id));
         }
     }
 
@@ -184,6 +172,11 @@ impl Dirty {
             self.keys.extend(state.tasks_of_node(id).filter(near).map(|t| AssignmentKey::Endpoint(t.id)));
         }
     }
+}
+
+/// What of a service its row is made of.
+fn shown(service: &Service) -> (&str, Option<&Endpoint>, &[NetworkAttachmentSpec]) {
+    (&service.spec.name, service.endpoint.as_ref(), &service.spec.task.networks)
 }
 
 /// The networks that `task` brings to `node`.
@@ -214,13 +207,13 @@ impl Scope {
         Self { node, networks: ingress.into_iter().chain(joined).collect(), ingress }
     }
 
-    fn all_rows(&self, state: &State) -> BTreeMap<AssignmentKey, Assignment> {
-        let keys = (state.tasks_of_node(self.node).map(|t| AssignmentKey::Task(t.id)))
+    /// The keys of all rows that the node may need in `state`.
+    fn keys<'a>(&'a self, state: &'a State) -> impl Iterator<Item = AssignmentKey> + 'a {
+        (state.tasks_of_node(self.node).map(|t| AssignmentKey::Task(t.id)))
             .chain(self.networks.iter().map(|n| AssignmentKey::Network(*n)))
             .chain(state.services().iter().map(|s| AssignmentKey::Service(s.id)))
             .chain(state.tasks().iter().map(|t| AssignmentKey::Endpoint(t.id)))
-            .chain(state.nodes().iter().map(|n| AssignmentKey::Peer(n.id)));
-        keys.filter_map(|key| Some((key, self.row(state, key)?))).collect()
+            .chain(state.nodes().iter().map(|n| AssignmentKey::Peer(n.id)))
     }
 
     /// The row of `key`; `None` if the node needs none.
@@ -337,13 +330,16 @@ fn is_lost(node: &Node) -> bool {
     node.status.state == NodeState::Down && !node.status.data_path_alive
 }
 
-/// What other nodes must know of `node`; nothing until it has said where its tunnels end. Of a node whose data path is
-/// dead the tunnel's end alone: its other addresses may have moved to a node that lives.
+/// What other nodes must know of `node`; nothing until it has said where its tunnels end.
 fn peer_of(node: &Node) -> Option<Peer> {
-    let vtep = node.description.data_path_addr?;
-    let mut addresses = node.description.addresses.clone();
-    addresses.retain(|address| node.status.data_path_alive || *address == vtep);
-    Some(Peer { id: node.id, hostname: node.description.hostname.clone(), vtep, addresses })
+    Some(Peer {
+        id: node.id,
+        hostname: node.description.hostname.clone(),
+        vtep: node.description.data_path_addr?,
+        addresses: node.description.addresses.clone(),
+        addresses_since: node.addresses_since,
+        alive: node.status.data_path_alive,
+    })
 }
 
 #[cfg(test)]

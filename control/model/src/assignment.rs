@@ -83,8 +83,12 @@ pub struct Peer {
     pub hostname: String,
     /// Tunnel end.
     pub vtep: Ipv4Addr,
-    /// All addresses that the node owns now: replies to a flow that entered there are tunnelled to it.
+    /// All addresses that the node says are its own: replies to a flow that entered there are tunnelled to it.
     pub addresses: Vec<IpAddr>,
+    /// Since which log index it says so.
+    pub addresses_since: u64,
+    /// Its data path answers. Where two nodes claim an address, the one that lives has it, else the newer.
+    pub alive: bool,
 }
 
 /// A message on the assignments stream.

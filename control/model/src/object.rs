@@ -33,6 +33,10 @@ pub struct Node {
     pub spec: NodeSpec,
     /// What the node said about itself when its session began.
     pub description: NodeDescription,
+    /// Log index of the write that last changed the description's addresses: of two nodes that claim one, the newer
+    /// has taken it over. Written by the store alone.
+    #[serde(default)]
+    pub addresses_since: u64,
     pub status: NodeStatus,
     /// Present while the node is a voter or learner of Raft.
     pub manager: Option<ManagerStatus>,
@@ -48,6 +52,7 @@ impl Node {
             meta: Meta::default(),
             spec: NodeSpec { role, ..NodeSpec::default() },
             description: NodeDescription::default(),
+            addresses_since: 0,
             status: NodeStatus::default(),
             manager: None,
             certificate_role: role,

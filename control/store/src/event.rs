@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use control_model::{Cluster, Network, Node, ObjectRef, Service, Task};
 
+use crate::state::State;
+
 /// One object before and after. Both are shared with the tables.
 #[derive(Debug, Clone)]
 pub struct Event {
@@ -27,4 +29,6 @@ pub struct EventBatch {
     /// Log index of the entry.
     pub index: u64,
     pub events: Vec<Event>,
+    /// The state right after the entry.
+    pub state: Arc<State>,
 }

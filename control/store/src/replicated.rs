@@ -85,7 +85,8 @@ impl LocalStore {
         let mut state = (*inner.state).clone();
         let events = state.apply(index, &Entry { request, at: (self.clock)(), changes })?;
         inner.state = Arc::new(state);
-        inner.watchers.publish(EventBatch { index, events });
+        let state = inner.state.clone();
+        inner.watchers.publish(EventBatch { index, events, state });
         Ok(index)
     }
 }

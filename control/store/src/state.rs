@@ -228,6 +228,9 @@ impl State {
             })),
             Change::NodeDescription { id, description } => Ok(self.edit_node(index, at, *id, |n| {
                 let changed = n.description != *description;
+                if n.description.addresses != description.addresses {
+                    n.addresses_since = index;
+                }
                 n.description.clone_from(description);
                 changed
             })),

@@ -40,7 +40,7 @@ mod tests {
     use super::*;
 
     fn batch(index: u64) -> EventBatch {
-        EventBatch { index, events: Vec::new() }
+        EventBatch { index, events: Vec::new(), state: Arc::default() }
     }
 
     fn indexes(receiver: &mut EventReceiver) -> Vec<u64> {

@@ -189,9 +189,9 @@ pub struct Backend {
 }
 
 /// Another node.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Peer {
     pub hostname: String,
-    /// All addresses that it owns now.
+    /// All addresses that it owns now; no two peers have one.
     pub addresses: Vec<IpAddr>,
 }

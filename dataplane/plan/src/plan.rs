@@ -123,13 +123,14 @@ fn plan_node(
     state.settings.insert(Singleton, settings);
 }
 
-/// Who may send tunnelled packets, and who owns which address. What this node's interfaces hold is its own, whatever
-/// the cluster still thinks: an address may just have moved here.
+/// Who may send tunnelled packets, and who owns which address: a tunnel's end is its node's unless another node has it
+/// among its addresses. What this node's interfaces hold is its own, whatever the cluster still thinks: an address may
+/// just have moved here.
 fn plan_peers(view: &NodeView, facts: &NodeFacts, state: &mut KernelState) {
+    state.peers.extend(view.peers.keys().map(|vtep| (*vtep, Present)));
+    state.owners.extend(view.peers.keys().map(|vtep| (*vtep, Owner::Node(*vtep))));
     for (vtep, peer) in &view.peers {
-        state.peers.insert(*vtep, Present);
-        let addresses = ipv4_addresses(peer).chain([*vtep]);
-        state.owners.extend(addresses.map(|address| (address, Owner::Node(*vtep))));
+        state.owners.extend(ipv4_addresses(peer).map(|address| (address, Owner::Node(*vtep))));
     }
     state.owners.extend(own_addresses(facts).map(|address| (address, Owner::ThisNode)));
 }

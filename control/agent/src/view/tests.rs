@@ -79,8 +79,20 @@ fn endpoint(number: u64, node: NodeId, attached: &[(NetworkId, &str)]) -> Assign
 }
 
 fn peer(id: NodeId, last: u8) -> Assignment {
-    let vtep = Ipv4Addr::new(198, 18, 0, last);
-    Assignment::Peer(Peer { id, hostname: format!("n{}", id.bits()), vtep, addresses: vec![vtep.into()] })
+    Assignment::Peer(node(id, last, &[], 1, true))
+}
+
+/// A node whose tunnels end at 198.18.0.`last`, with further addresses.
+fn node(id: NodeId, last: u8, further: &[u8], addresses_since: u64, alive: bool) -> Peer {
+    let address = |last: &u8| IpAddr::from([198, 18, 0, *last]);
+    Peer {
+        id,
+        hostname: format!("n{}", id.bits()),
+        vtep: Ipv4Addr::new(198, 18, 0, last),
+        addresses: [&last].into_iter().chain(further).map(address).collect(),
+        addresses_since,
+        alive,
+    }
 }
 
 const LOCAL: [(NetworkId, &str); 2] = [(INGRESS, "10.0.0.4/24"), (APP, "10.0.1.4/24")];
@@ -239,4 +251,54 @@ fn a_sandbox_keeps_the_networks_that_left_the_set() {
     assert_eq!(without.sandboxes.values().next().expect("one").attachments.len(), 1);
     let with = build(&context(), &set, &BTreeMap::from([(APP, app)]), &tasks, 1);
     assert_eq!(with.sandboxes.values().next().expect("one").attachments.len(), 2);
+}
+
+/// The peers' addresses, by their last byte: those of each tunnel's end.
+fn owned(nodes: Vec<Peer>) -> Vec<(u8, String, Vec<u8>)> {
+    let mut set = set();
+    set.peers = nodes.into_iter().map(|peer| (peer.id, peer)).collect();
+    let view = build(&context(), &set, &BTreeMap::new(), &[], 1);
+    let last = |address: &IpAddr| match address {
+        IpAddr::V4(address) => address.octets()[3],
+        IpAddr::V6(_) => panic!("{address}"),
+    };
+    let row = |(vtep, peer): (Ipv4Addr, dp::Peer)| {
+        (vtep.octets()[3], peer.hostname, peer.addresses.iter().map(last).collect())
+    };
+    view.peers.into_iter().map(row).collect()
+}
+
+#[test]
+fn an_address_that_two_nodes_claim_is_the_living_ones_else_the_newer_ones() {
+    let [a, b] = [2, 3].map(NodeId::from_bits);
+    // Both ways round: neither ids nor addresses decide.
+    for (a, b) in [(a, b), (b, a)] {
+        let owned = |a_alive, b_alive| {
+            let rows = owned(vec![node(a, 12, &[200], 5, a_alive), node(b, 13, &[200], 6, b_alive)]);
+            rows.into_iter().map(|(_, _, addresses)| addresses).collect::<Vec<_>>()
+        };
+        assert_eq!(owned(true, true), [vec![12], vec![13, 200]], "b has said so last");
+        assert_eq!(owned(false, true), [vec![12], vec![13, 200]]);
+        assert_eq!(owned(true, false), [vec![12, 200], vec![13]]);
+        assert_eq!(owned(false, false), [vec![12], vec![13, 200]]);
+    }
+    assert_eq!(
+        owned(vec![node(a, 12, &[200], 5, false)]),
+        [(12, "n2".into(), vec![12, 200])],
+        "nobody else has it"
+    );
+}
+
+#[test]
+fn a_node_that_joined_anew_takes_the_place_of_the_one_that_it_was() {
+    let [a, b] = [2, 3].map(NodeId::from_bits);
+    for (old, new) in [(a, b), (b, a)] {
+        let rows = owned(vec![node(old, 12, &[200], 5, false), node(new, 12, &[], 9, true)]);
+        assert_eq!(
+            rows,
+            [(12, format!("n{}", new.bits()), vec![200, 12])],
+            "the old one's address is not lost"
+        );
+    }
+    assert_eq!(owned(vec![node(ME, 11, &[200], 9, true), node(a, 12, &[200], 5, true)])[0].2, [12, 200]);
 }

@@ -1,5 +1,6 @@
 //! Folding increments over random changes gives the set that a fresh start would give.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use control_model::object::{
@@ -58,15 +59,33 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 #[test]
-fn a_dead_nodes_further_addresses_are_free() {
-    let [vtep, further] = [[198, 18, 0, 1], [198, 18, 0, 200]].map(Ipv4Addr::from);
-    let mut node = node(node_id(1));
-    node.description.data_path_addr = Some(vtep);
-    node.description.addresses = vec![vtep.into(), further.into()];
-    node.status.data_path_alive = true;
-    assert_eq!(peer_of(&node).expect("a peer").addresses, [IpAddr::V4(vtep), IpAddr::V4(further)]);
-    node.status.data_path_alive = false;
-    assert_eq!(peer_of(&node).expect("a peer").addresses, [IpAddr::V4(vtep)]);
+fn a_nodes_addresses_are_known_also_when_its_data_path_is_dead_and_since_when() {
+    let [vtep, further] =
+        [[198, 18, 0, 1], [198, 18, 0, 200]].map(|octets| IpAddr::from(Ipv4Addr::from(octets)));
+    let (mut state, id) = (State::default(), node_id(1));
+    let mut peer = |changes: Vec<Change>| {
+        apply(&mut state, changes);
+        let row = set(ME, &state).remove(&AssignmentKey::Peer(id));
+        let Some(Assignment::Peer(peer)) = row else { panic!("no peer: {row:?}") };
+        (peer.addresses, peer.addresses_since, peer.alive)
+    };
+    let status = |alive| NodeStatus { data_path_alive: alive, ..NodeStatus::default() };
+    let described = |hostname: &str, addresses: &[IpAddr]| {
+        let description = NodeDescription {
+            hostname: hostname.to_owned(),
+            data_path_addr: Some(Ipv4Addr::new(198, 18, 0, 1)),
+            addresses: addresses.to_vec(),
+            ..NodeDescription::default()
+        };
+        Change::NodeDescription { id, description }
+    };
+    let created = vec![Change::Create(Object::Node(Box::new(node(id)))), described("a", &[vtep])];
+    assert_eq!(peer(created), (vec![vtep], 1, false));
+    assert_eq!(peer(vec![Change::NodeStatus { id, status: status(true) }]), (vec![vtep], 1, true));
+    assert_eq!(peer(vec![described("a", &[vtep, further])]), (vec![vtep, further], 3, true));
+    assert_eq!(peer(vec![described("b", &[vtep, further])]), (vec![vtep, further], 3, true), "only its name");
+    let dead = vec![Change::NodeStatus { id, status: status(false) }];
+    assert_eq!(peer(dead), (vec![vtep, further], 3, false));
 }
 
 fn node_id(id: u8) -> NodeId {
@@ -207,6 +226,12 @@ fn apply(state: &mut State, changes: Vec<Change>) -> Vec<Event> {
     state.apply(index, &entry).expect("the step fits the state")
 }
 
+/// All rows of a node in `state`, by key.
+fn set(node: u8, state: &State) -> BTreeMap<AssignmentKey, Assignment> {
+    let complete = NodeAssignments::new(node_id(node), Arc::new(state.clone())).complete();
+    complete.into_iter().map(|row| (row.key(), row)).collect()
+}
+
 /// What an agent does with increments.
 fn fold(set: &mut BTreeMap<AssignmentKey, Assignment>, increment: Increment) {
     for key in increment.removals {
@@ -230,19 +255,16 @@ proptest! {
     #[test]
     fn increments_add_up_to_a_fresh_set(steps in prop::collection::vec((step(), any::<bool>()), 1..60)) {
         let mut state = State::default();
-        let mut sender = NodeAssignments::new(node_id(ME), &state);
-        let mut received = sender.complete().into_iter().map(|row| (row.key(), row)).collect();
+        let mut sender = NodeAssignments::new(node_id(ME), Arc::default());
+        let mut received = BTreeMap::new();
         let mut events = Vec::new();
         for (step, send) in steps {
             let changes = changes(&state, &step);
             events.extend(apply(&mut state, changes));
             if send {
-                fold(&mut received, sender.advance(&state, &events));
+                fold(&mut received, sender.advance(Arc::new(state.clone()), &events));
                 events.clear();
-                prop_assert_eq!(
-                    without_echo(received.clone()),
-                    without_echo(NodeAssignments::new(node_id(ME), &state).rows)
-                );
+                prop_assert_eq!(without_echo(received.clone()), without_echo(set(ME, &state)));
             }
         }
     }
@@ -266,8 +288,7 @@ fn a_backend_is_ready_while_it_runs_is_wanted_and_its_data_path_lives_and_goes_w
     ] {
         let changes = changes(&state, &step);
         apply(&mut state, changes);
-        let set = NodeAssignments::new(node_id(ME), &state).complete();
-        ready.push(set.iter().find_map(|row| match row {
+        ready.push(set(ME, &state).values().find_map(|row| match row {
             Assignment::Endpoint(endpoint) => Some(endpoint.ready),
             _ => None,
         }));
@@ -283,8 +304,7 @@ fn a_node_is_told_of_foreign_networks_only_while_a_task_of_its_own_is_in_them() 
     let mut keys = |step: Step| {
         let changes = changes(&state, &step);
         apply(&mut state, changes);
-        let rows = NodeAssignments::new(node_id(ME), &state).rows;
-        rows.keys().map(|key| format!("{key:?}").replace('0', "")).collect::<Vec<_>>().join(" ")
+        set(ME, &state).keys().map(|key| format!("{key:?}").replace('0', "")).collect::<Vec<_>>().join(" ")
     };
     assert_eq!(keys(Step::Network { id: 2, allocated: true }), "");
     assert_eq!(keys(Step::Service { id: 1, network: 2, published: false, allocated: true }), "");
@@ -311,7 +331,8 @@ fn evaluations(step: &Step) -> Vec<usize> {
         let changes = changes(&state, step);
         apply(&mut state, changes);
     }
-    let sets: Vec<_> = (FIRST..=LAST).map(|id| NodeAssignments::new(node_id(id), &state)).collect();
+    let before = Arc::new(state.clone());
+    let sets: Vec<_> = (FIRST..=LAST).map(|id| NodeAssignments::new(node_id(id), before.clone())).collect();
     let changes = changes(&state, step);
     let events = apply(&mut state, changes);
     let dirty = sets.iter().map(|set| set.dirty(&state, &events));
@@ -334,8 +355,6 @@ fn an_event_is_evaluated_only_for_the_nodes_that_it_concerns() {
     assert_eq!(evaluations(&Step::Desired { task: 50, state: TaskState::Shutdown }), at(50, 2));
     // Its end takes the network away from its node: everything is looked at there, and nothing elsewhere.
     assert_eq!(evaluations(&Step::Status { task: 50, state: TaskState::Failed }), at(50, usize::MAX));
-    // A data path dies: the endpoints of its tasks, where they are known.
-    assert_eq!(evaluations(&Step::Node { id: 50, vtep: true, alive: false }), at(50, 1));
     // A service and a network, in the network's nodes.
     let changed = Step::Service { id: 50, network: 50, published: false, allocated: true };
     assert_eq!(evaluations(&changed), at(50, 1));
@@ -345,6 +364,10 @@ fn an_event_is_evaluated_only_for_the_nodes_that_it_concerns() {
     let published = Step::Service { id: 50, network: 50, published: true, allocated: true };
     assert_eq!(evaluations(&published), everywhere);
     assert_eq!(evaluations(&Step::Node { id: 50, vtep: false, alive: true }), everywhere);
+    // A data path dies: the node, and the endpoints of its tasks where they are known.
+    let mut died = everywhere;
+    died[usize::from(50 - FIRST)] += 1;
+    assert_eq!(evaluations(&Step::Node { id: 50, vtep: true, alive: false }), died);
 }
 
 #[test]
@@ -359,8 +382,7 @@ fn other_nodes_learn_the_host_name_that_the_user_gave() {
         apply(&mut state, changes);
     }
     let aliases = |state: &State| {
-        let set = NodeAssignments::new(node_id(ME), state).complete();
-        set.into_iter().find_map(|row| match row {
+        set(ME, state).into_values().find_map(|row| match row {
             Assignment::Endpoint(endpoint) => Some(endpoint.attachments[0].aliases.clone()),
             _ => None,
         })

@@ -7,7 +7,7 @@ use async_stream::try_stream;
 use control_model::spec::Role;
 use control_model::{AssignmentUpdate, Generation, Node};
 use control_rpc::{encode_assignments, pb};
-use control_store::{EventBatch, EventKind, EventReceiver, ReplicatedStore, State};
+use control_store::{Event, EventBatch, EventKind, EventReceiver, ReplicatedStore, State};
 use futures::{Stream, StreamExt};
 use tonic::Status;
 
@@ -70,8 +70,7 @@ async fn wait_for_members(events: &mut EventReceiver, session: &Session) -> Wait
             Waited::Lagged => return Waited::Lagged,
             Waited::Closed => return Waited::Closed,
         };
-        let concerns =
-            |e: &control_store::Event| matches!(e.kind, EventKind::Node(..) | EventKind::Cluster(..));
+        let concerns = |e: &Event| matches!(e.kind, EventKind::Node(..) | EventKind::Cluster(..));
         if batch.events.iter().any(concerns) {
             return Waited::Changed(());
         }
@@ -118,20 +117,17 @@ pub fn assignment_messages(
         loop {
             let (state, mut events) = store.subscribe();
             let mut generation = generation_at(&state, state.index());
-            let mut assignments = NodeAssignments::new(session.node, &state);
-            drop(state);
+            let mut assignments = NodeAssignments::new(session.node, state);
             sessions.sent(&session, generation);
             let update = AssignmentUpdate::Complete { generation, set: assignments.complete() };
             yield pb::Payload { body: encode_assignments(&update)? };
             let end = loop {
-                let batches = match next_batches(&mut events, &session).await {
+                let (state, happened) = match next_batches(&mut events, &session).await {
                     Waited::Changed(batches) => batches,
                     end => break end,
                 };
-                let state = store.state();
-                let index = batches.last().map_or(0, |batch| batch.index);
-                let through = generation_at(&state, index);
-                let increment = assignments.advance(&state, batches.iter().flat_map(|batch| &batch.events));
+                let through = generation_at(&state, state.index());
+                let increment = assignments.advance(state, &happened);
                 if increment.is_empty() {
                     sessions.looked_through(&session, through);
                     continue;
@@ -157,17 +153,18 @@ fn generation_at(state: &State, index: u64) -> Generation {
     Generation { epoch: state.cluster().map_or(0, |c| c.epoch), index }
 }
 
-/// The next batches, with those that follow closely.
-async fn next_batches(events: &mut EventReceiver, session: &Session) -> Waited<Vec<Arc<EventBatch>>> {
+/// The next batches' events, with those that follow closely, and the state after them.
+async fn next_batches(events: &mut EventReceiver, session: &Session) -> Waited<(Arc<State>, Vec<Event>)> {
     let first = match next_batch(events, session).await {
         Waited::Changed(batch) => batch,
         Waited::Lagged => return Waited::Lagged,
         Waited::Closed => return Waited::Closed,
     };
-    let mut batches = vec![first];
+    let (mut state, mut happened) = (first.state.clone(), first.events.clone());
     tokio::time::sleep(GATHER).await;
     while let Ok(batch) = events.try_recv() {
-        batches.push(batch);
+        state = batch.state.clone();
+        happened.extend_from_slice(&batch.events);
     }
-    Waited::Changed(batches)
+    Waited::Changed((state, happened))
 }

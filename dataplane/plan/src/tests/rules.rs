@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use dataplane_model::kernel_state::{
     Hook, HookMode, HookTarget, LinkName, Owner, Place, Program, RingKey, Singleton,
 };
-use dataplane_model::{KernelState, NetworkKey, NodeView, PublishedPort, SandboxId, Vni};
+use dataplane_model::{KernelState, NetworkKey, NodeView, Peer, PublishedPort, SandboxId, Vni};
 
 use super::fixture::{APP, HTTP, INGRESS, NODE_B, NODE_I, WEB, facts, sandbox, view};
 use crate::facts::{IngressHook, NodeFacts, TcAttach};
@@ -126,6 +126,20 @@ fn an_address_held_here_is_here() {
     assert_eq!(state.owners[&moved], Owner::ThisNode);
     assert_eq!(state.owners[&NODE_B], Owner::Node(NODE_B));
     assert!(state.frontends.keys().any(|key| key.address == moved && key.port == 8080));
+}
+
+#[test]
+fn a_tunnels_end_that_another_node_has_taken_over_is_that_nodes() {
+    for heir in [[198, 18, 0, 1], [198, 18, 0, 250]].map(Ipv4Addr::from) {
+        let mut view = view();
+        view.peers.get_mut(&NODE_B).unwrap().addresses.clear();
+        let addresses = vec![heir.into(), NODE_B.into()];
+        view.peers.insert(heir, Peer { hostname: "heir".into(), addresses });
+
+        let owners = planned(&view, &facts()).state.owners;
+
+        assert_eq!((owners[&NODE_B], owners[&heir]), (Owner::Node(heir), Owner::Node(heir)));
+    }
 }
 
 #[test]
