@@ -22,7 +22,7 @@ use tonic::{Code, Status, Streaming};
 
 use crate::outbox::Outbox;
 use crate::set::SetError;
-use backoff::Backoff;
+use backoff::{Backoff, Flaps};
 use managers::Managers;
 
 /// How often the agent says that it lives.
@@ -134,19 +134,20 @@ impl SessionClient {
     /// Keeps a session open until `stop`.
     pub async fn run(mut self, stop: CancellationToken) {
         let mut managers = Managers::new(self.known_managers.clone());
-        let mut backoff = Backoff::default();
+        let (mut backoff, mut flaps, mut hold) = (Backoff::default(), Flaps::default(), Duration::ZERO);
         loop {
             let local = *self.local_manager.borrow_and_update();
             if let Some(addr) = managers.next(local) {
                 let began = Instant::now();
-                let session = Box::pin(self.session(addr, &mut managers));
+                let session = Box::pin(self.session(addr, &mut managers, hold));
                 let ended = stop.run_until_cancelled(session).await;
                 if began.elapsed() >= GOOD_SESSION {
                     backoff.reset();
                 }
                 let Some(Err(error)) = ended else { return };
                 if matches!(error, SessionError::Described) {
-                    tracing::info!("this node's description changed");
+                    hold = flaps.hold(began.elapsed());
+                    tracing::info!(?hold, "this node's description changed");
                     continue;
                 }
                 tracing::info!(manager = %addr, %error, "no session");
@@ -177,11 +178,13 @@ impl SessionClient {
         });
     }
 
-    /// One session, from its opening to its end, which is always an error.
+    /// One session, from its opening to its end, which is always an error. It does not end within `hold` because the
+    /// node has become another.
     async fn session(
         &mut self,
         addr: SocketAddr,
         managers: &mut Managers,
+        hold: Duration,
     ) -> Result<std::convert::Infallible, SessionError> {
         let opened = self.open(addr, managers).await?;
         let Opened { client, id, description, mut messages, mut assignments } = opened;
@@ -190,7 +193,7 @@ impl SessionClient {
         let heartbeats = heartbeats(client.clone(), id.clone(), self.reports.clone());
         let statuses = send_statuses(client, id, &self.outbox);
         let deliveries = deliver(&mut assignments, &self.deliveries);
-        let described = described_anew(&self.describe, &description);
+        let described = described_anew(&self.describe, &description, hold);
         let members = async {
             loop {
                 let message = messages.message().await?.ok_or(SessionError::Closed)?;
@@ -275,11 +278,13 @@ async fn heartbeats(
     }
 }
 
-/// Ends when the node is not what it said any more: the next session says it anew.
+/// Ends when the node is not what it said any more, after `hold`: the next session says it anew.
 async fn described_anew(
     describe: &DescriptionProvider,
     said: &NodeDescription,
+    hold: Duration,
 ) -> Result<std::convert::Infallible, SessionError> {
+    tokio::time::sleep(hold).await;
     while describe() == *said {
         tokio::time::sleep(LOOK_PERIOD).await;
     }
