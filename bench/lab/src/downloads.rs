@@ -82,12 +82,25 @@ impl Downloads {
     }
 
     /// Ends them. Each must get some more bytes first, so that those that live on in name alone are found.
-    pub fn stop(self) -> Result<DownloadsReport> {
+    pub fn stop(mut self) -> Result<DownloadsReport> {
+        self.end()?;
+        Ok(self.shared.lock().clone())
+    }
+
+    fn end(&mut self) -> Result<()> {
         self.shared.stop.store(true, Ordering::Relaxed);
-        for reader in self.readers {
+        for reader in self.readers.drain(..) {
             reader.join().map_err(|_| anyhow!("a download panicked"))?;
         }
-        Ok(self.shared.lock().clone())
+        Ok(())
+    }
+}
+
+impl Drop for Downloads {
+    /// Downloads that nobody stopped must not run into what comes next.
+    fn drop(&mut self) {
+        // Whoever drops them has failed already.
+        let _ = self.end();
     }
 }
 

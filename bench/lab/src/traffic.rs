@@ -176,12 +176,25 @@ impl Traffic {
     }
 
     /// Ends the stream.
-    pub fn stop(self) -> Result<TrafficReport> {
+    pub fn stop(mut self) -> Result<TrafficReport> {
+        self.end()?;
+        Ok(self.so_far())
+    }
+
+    fn end(&mut self) -> Result<()> {
         self.stop.store(true, Ordering::Relaxed);
-        for sender in self.senders {
+        for sender in self.senders.drain(..) {
             sender.join().map_err(|_| anyhow!("a sender panicked"))?;
         }
-        Ok(self.report.lock().unwrap_or_else(PoisonError::into_inner).clone())
+        Ok(())
+    }
+}
+
+impl Drop for Traffic {
+    /// A stream that nobody stopped must not run into what comes next.
+    fn drop(&mut self) {
+        // Whoever drops it has failed already.
+        let _ = self.end();
     }
 }
 

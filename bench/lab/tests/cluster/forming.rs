@@ -1,5 +1,7 @@
 //! Clusters form, services spread, nodes come and go by the operator's will.
 
+use std::path::Path;
+
 use anyhow::{Context as _, ensure};
 use bench_lab::wait_until;
 
@@ -137,17 +139,16 @@ pub fn workers_pull_from_a_registry(bench: &mut Bench) -> Outcome {
         .stderr(std::process::Stdio::null())
         .spawn()
         .context("docker-registry")?;
-    let result = pull_everywhere(bench, &listen);
+    let result = pull_everywhere(bench, &listen, &dir.join("layout"));
     registry.kill()?;
     registry.wait()?;
     std::fs::remove_dir_all(&dir)?;
     result
 }
 
-fn pull_everywhere(bench: &Bench, registry: &str) -> Outcome {
+fn pull_everywhere(bench: &Bench, registry: &str, layout: &Path) -> Outcome {
     let image = format!("{registry}/whoami:3");
     // Push with skopeo from the root file system of the demo's image.
-    let layout = std::env::temp_dir().join(format!("mesh-layout-{}", std::process::id()));
     let layout_name = format!("{}:whoami", layout.display());
     let program = bench.whoami_program();
     bench_lab::run("umoci", &["init", "--layout", &layout.to_string_lossy()])?;
@@ -164,7 +165,6 @@ fn pull_everywhere(bench: &Bench, registry: &str) -> Outcome {
         )?;
         Ok(pushed.success().then_some(()))
     })?;
-    std::fs::remove_dir_all(&layout)?;
     bench.docker(&[
         "service",
         "create",

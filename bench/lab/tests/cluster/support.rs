@@ -47,10 +47,18 @@ impl Bench {
             meshd: program("MESH_MESHD")?,
             meshd_args: always.iter().chain(meshd_args).map(|&arg| arg.to_owned()).collect(),
         };
-        if Lab::exists(&options.name)? {
-            Lab::open(&options.name)?.down()?;
+        take_down(name)?;
+        let bench = Self::make(&options);
+        if bench.is_err()
+            && let Err(error) = take_down(name)
+        {
+            println!("  lab {name} did not go down: {error:#}");
         }
-        let lab = Lab::up(&options)?;
+        bench
+    }
+
+    fn make(options: &LabOptions) -> Result<Self> {
+        let lab = Lab::up(options)?;
         let bench = Self { lab, meshctl: program("MESH_MESHCTL")?, image: program("MESH_WHOAMI_IMAGE")? };
         for node in bench.lab.nodes() {
             bench.import_image(&node.name)?;
@@ -62,6 +70,14 @@ impl Bench {
 
     pub fn down(&self) -> Outcome {
         self.lab.down()
+    }
+
+    /// A new cluster in the place of one of which nobody knows what is left: nodes that are isolated or dead, addresses
+    /// that moved, services half updated.
+    pub fn begin_anew(&mut self) -> Outcome {
+        self.down()?;
+        *self = Self::up()?;
+        Ok(())
     }
 
     pub fn import_image(&self, node: &str) -> Outcome {
@@ -221,6 +237,11 @@ pub fn counts<'a>(answers: &'a [Answer], key: &str) -> BTreeMap<&'a str, usize> 
         *counts.entry(answer.get(key)).or_default() += 1;
     }
     counts
+}
+
+/// Takes the lab of this name down, if there is one.
+fn take_down(name: &str) -> Outcome {
+    if Lab::exists(name)? { Lab::open(name)?.down() } else { Ok(()) }
 }
 
 fn indented(text: &str) -> String {
