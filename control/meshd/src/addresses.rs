@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::{Mutex, PoisonError};
 
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::InterfaceFlags;
@@ -41,9 +42,9 @@ pub struct SystemAddresses(pub BTreeMap<String, Vec<IpAddr>>);
 
 impl SystemAddresses {
     /// Reads them from the kernel, in the caller's network namespace.
-    pub fn read() -> Self {
+    fn read() -> nix::Result<Self> {
         let mut interfaces = BTreeMap::<String, Vec<IpAddr>>::new();
-        for interface in getifaddrs().into_iter().flatten() {
+        for interface in getifaddrs()? {
             let flags = interface.flags;
             if !flags.contains(InterfaceFlags::IFF_UP)
                 || flags.contains(InterfaceFlags::IFF_LOOPBACK)
@@ -58,7 +59,7 @@ impl SystemAddresses {
                 interfaces.entry(interface.interface_name).or_default().push(ip);
             }
         }
-        Self(interfaces)
+        Ok(Self(interfaces))
     }
 
     /// All of them.
@@ -96,6 +97,36 @@ impl SystemAddresses {
             }
             (None, _) => list.first().copied().ok_or_else(|| AddressError::InterfaceNone(name.to_owned())),
         })
+    }
+}
+
+/// The node's addresses as they were last read: that they can't be read does not mean that there are none.
+#[derive(Debug, Default)]
+pub struct KnownAddresses(Mutex<Known>);
+
+#[derive(Debug, Default)]
+struct Known {
+    last: SystemAddresses,
+    fails: bool,
+}
+
+impl KnownAddresses {
+    /// Those of now, or else the last ones, which is logged once.
+    pub fn read(&self) -> SystemAddresses {
+        self.take(SystemAddresses::read())
+    }
+
+    fn take(&self, read: nix::Result<SystemAddresses>) -> SystemAddresses {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let failed_before = std::mem::replace(&mut known.fails, read.is_err());
+        match read {
+            Ok(now) => known.last = now,
+            Err(error) if !failed_before => {
+                tracing::warn!(%error, "this node's addresses can't be read; the last known ones hold");
+            }
+            Err(_) => {}
+        }
+        known.last.clone()
     }
 }
 
@@ -200,6 +231,27 @@ mod tests {
         Addresses::resolve(system, listen, advertise, data_path)
             .map(|a| format!("{} {} {}", a.listen, a.advertise, a.data_path))
             .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn what_can_not_be_read_is_as_it_was() {
+        let known = KnownAddresses::default();
+        assert_eq!(
+            known.take(Err(nix::errno::Errno::ENOBUFS)),
+            SystemAddresses::default(),
+            "nothing is known"
+        );
+        let (first, second) = (system(&[("eth0", &["198.18.0.11"])]), system(&[("eth0", &["198.18.0.12"])]));
+        assert_eq!(known.take(Ok(first.clone())), first);
+        for _ in 0..2 {
+            assert_eq!(known.take(Err(nix::errno::Errno::EMFILE)), first);
+        }
+        assert_eq!(known.take(Ok(second.clone())), second);
+        assert_eq!(
+            known.take(Ok(SystemAddresses::default())),
+            SystemAddresses::default(),
+            "none is an answer"
+        );
     }
 
     #[test]

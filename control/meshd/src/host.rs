@@ -8,7 +8,7 @@ use control_agent::describe_host;
 use control_model::object::NodeDescription;
 use control_runtime::{Oci, OciOptions};
 
-use crate::addresses::SystemAddresses;
+use crate::addresses::KnownAddresses;
 use crate::checks;
 use crate::config::Config;
 
@@ -18,6 +18,7 @@ pub struct Host {
     /// Name and path of the OCI runtime.
     pub runtime: (String, PathBuf),
     pub executor: Oci,
+    pub addresses: KnownAddresses,
 }
 
 impl Host {
@@ -34,12 +35,13 @@ impl Host {
             node_hostname: config.hostname.clone(),
         };
         let executor = Oci::open(options).context("can't open the containers")?;
-        Ok(Self { config, runtime: (runtime.binary().to_owned(), path), executor })
+        let runtime = (runtime.binary().to_owned(), path);
+        Ok(Self { config, runtime, executor, addresses: KnownAddresses::default() })
     }
 
     /// What this node says about itself.
     pub fn description(&self, data_path_addr: Ipv4Addr) -> NodeDescription {
-        let mut addresses: Vec<_> = SystemAddresses::read().all().collect();
+        let mut addresses: Vec<_> = self.addresses.read().all().collect();
         addresses.sort();
         addresses.dedup();
         let hostname = self.config.hostname.clone();

@@ -26,7 +26,7 @@ use dataplane_model::inspect::{
     DropsReport, EndpointRow, FdbReport, FlowsReport, LoadBalancerRow, NodeStatus, RingReport,
 };
 
-use crate::addresses::{Addresses, SystemAddresses, resolve_remote};
+use crate::addresses::{Addresses, resolve_remote};
 use crate::data_plane::NodeDataPlane;
 use crate::disk::{KnownManager, NodeFile, SwarmDir};
 use crate::engine::OciEngine;
@@ -141,7 +141,7 @@ impl MeshNode {
         // What the CLI sends when its user said nothing.
         let listen = if listen == CLI_LISTEN_ADDR { "" } else { listen };
         Addresses::resolve(
-            &SystemAddresses::read(),
+            &self.host.addresses.read(),
             &or(listen, &config.listen_addr),
             &or(advertise, &config.advertise_addr),
             &or(data_path, &config.data_path_addr),

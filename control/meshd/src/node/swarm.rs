@@ -32,6 +32,7 @@ const GIVE_UP_SEAT: Duration = Duration::from_secs(5);
 
 /// A running membership.
 pub struct Swarm {
+    host: Arc<Host>,
     pub dir: SwarmDir,
     pub channels: Arc<Channels>,
     pem: Mutex<IdentityPem>,
@@ -68,7 +69,7 @@ impl Swarm {
     /// Starts the agent, and what keeps the node in step with the cluster.
     pub fn start(parts: Parts) -> Arc<Self> {
         let Parts { host, dir, channels, pem, file, data_plane, manager } = parts;
-        let local_manager = watch::Sender::new(manager.as_ref().map(|_| local_addr(&file)));
+        let local_manager = watch::Sender::new(manager.as_ref().map(|_| local_addr(&host, &file)));
         let agent = start_agent(&host, &channels, &file, &data_plane, local_manager.subscribe());
         let swarm = Arc::new(Self {
             session: agent.state(),
@@ -82,6 +83,7 @@ impl Swarm {
             stop: CancellationToken::new(),
             leaving: AtomicBool::new(false),
             keeper: Mutex::new(None),
+            host,
             dir,
             channels,
             local_manager,
@@ -152,7 +154,7 @@ impl Swarm {
         let is_up = self.data_plane.is_up.clone();
         let running = RunningManager::open(&self.dir, &self.channels, &file, is_up).await?;
         *locked(&self.manager) = Some(Arc::new(running));
-        self.local_manager.send_replace(Some(local_addr(&file)));
+        self.local_manager.send_replace(Some(local_addr(&self.host, &file)));
         Ok(())
     }
 
@@ -275,9 +277,9 @@ fn start_agent(
 }
 
 /// Where this node's own manager is reached from this node: as the others do, unless it listens elsewhere.
-fn local_addr(file: &NodeFile) -> SocketAddr {
+fn local_addr(host: &Host, file: &NodeFile) -> SocketAddr {
     let (listen, advertise) = (file.listen, file.advertise);
-    let own = crate::addresses::SystemAddresses::read().all().any(|ip| ip == advertise.ip());
+    let own = host.addresses.read().all().any(|ip| ip == advertise.ip());
     match listen.ip() {
         ip if !ip.is_unspecified() => listen,
         _ if own && advertise.port() == listen.port() => advertise,
