@@ -53,7 +53,8 @@ impl Backoff {
     }
 }
 
-fn delay(n_failures: u32) -> Duration {
+/// Before the next try of what has failed so often.
+pub(crate) fn delay(n_failures: u32) -> Duration {
     let factor = 2_u32.saturating_pow(n_failures.saturating_sub(1));
     FIRST_DELAY.saturating_mul(factor).min(LONGEST_DELAY)
 }

@@ -8,13 +8,11 @@ use std::time::Instant;
 use dataplane_kernel::{Kernel, KernelError, Machine};
 use dataplane_model::kernel_state::{EndpointKey, SocketReset};
 use dataplane_model::{KernelState, NodeView, Op, SandboxId};
-use dataplane_plan::{IngressHook, NodeFacts, Plan, PlanError, RingMemo, TcAttach, plan, steps};
+use dataplane_plan::{IngressHook, NodeFacts, Plan, PlanError, RingMemo, TcAttach, plan, resets, steps};
 use ipnetwork::Ipv4Network;
+use tokio::time::sleep_until;
 
 use crate::backoff::Backoff;
-
-/// A reset that failed so often is given up, within two seconds: its sockets time out by themselves.
-const RESET_ATTEMPTS: u32 = 5;
 
 /// What the operator chose.
 #[derive(Debug, Clone, Copy)]
@@ -35,8 +33,6 @@ pub(crate) struct Converger<K> {
     is_stale: bool,
     machine: Option<Machine>,
     backoff: Backoff,
-    /// Resets that failed. No row remembers them.
-    unfinished: Vec<SocketReset>,
 }
 
 /// A plan and the steps that are left of it.
@@ -44,6 +40,8 @@ pub(crate) struct Converger<K> {
 pub(crate) struct Pass {
     pub plan: Plan,
     steps: Vec<Op>,
+    /// For when the steps are taken.
+    resets: Vec<SocketReset>,
     /// Steps that failed in this pass, or that wait for their time after they failed.
     pub failed: Vec<FailedStep>,
     pub n_done: usize,
@@ -69,8 +67,7 @@ pub(crate) enum PassError {
 impl<K: Kernel> Converger<K> {
     pub(crate) fn new(kernel: K, choices: Choices) -> Self {
         let (memo, backoff) = (RingMemo::default(), Backoff::default());
-        let unfinished = Vec::new();
-        Self { kernel, choices, memo, held: None, is_stale: true, machine: None, backoff, unfinished }
+        Self { kernel, choices, memo, held: None, is_stale: true, machine: None, backoff }
     }
 
     /// Plans for `view`; writes nothing.
@@ -85,18 +82,16 @@ impl<K: Kernel> Converger<K> {
         let facts = facts(self.choices, &machine, held);
         self.machine = Some(machine);
         let plan = plan(view, &facts, &mut self.memo)?;
-        let mut steps = steps(held, &plan.state);
-        steps.extend(unfinished(std::mem::take(&mut self.unfinished), &plan.state));
-        Ok(Pass { plan, steps, failed: Vec::new(), n_done: 0 })
+        Ok(Pass::new(held, plan))
     }
 
     /// A pass towards nothing: for a node that leaves.
     pub(crate) async fn begin_removal(&mut self, vtep: Ipv4Addr) -> Result<Pass, PassError> {
         self.kernel.machine(vtep).await?;
         let held = self.kernel.observe().await?;
-        let steps = steps(&held, &KernelState::default());
+        let pass = Pass::new(&held, Plan::default());
         self.held = Some(held);
-        Ok(Pass { plan: Plan::default(), steps, failed: Vec::new(), n_done: 0 })
+        Ok(pass)
     }
 
     /// Makes what is new.
@@ -107,17 +102,6 @@ impl<K: Kernel> Converger<K> {
     /// Removes what is gone.
     pub(crate) async fn delete(&mut self, pass: &mut Pass, now: Instant) {
         self.take_steps(pass, now, Op::is_delete).await;
-        pass.failed.retain(|failed| {
-            let is_given_up = !failed.op.is_row() && failed.n_failures >= RESET_ATTEMPTS;
-            if is_given_up {
-                tracing::warn!(step = %failed.op, reason = failed.reason, "sockets could not be reset");
-            }
-            !is_given_up
-        });
-        self.unfinished.extend(pass.failed.iter().filter_map(|failed| match &failed.op {
-            Op::Reset(reset) => Some(reset.clone()),
-            _ => None,
-        }));
         self.backoff.keep(pass.failed.iter().map(|failed| &failed.op));
         if !pass.is_applied() {
             // A step that failed may have done half of its work.
@@ -158,6 +142,12 @@ impl<K: Kernel> Converger<K> {
         self.is_stale = true;
     }
 
+    /// Returns when the machine may have changed, but not before `earliest`.
+    pub(crate) async fn news(&mut self, earliest: Instant) {
+        sleep_until(earliest.into()).await;
+        self.kernel.changed().await;
+    }
+
     /// Has the machine changed since the last pass (an address moved here, an MTU)?
     pub(crate) async fn machine_changed(&mut self, vtep: Ipv4Addr) -> bool {
         let now = self.kernel.machine(vtep).await.ok();
@@ -178,20 +168,25 @@ impl<K: Kernel> Converger<K> {
 }
 
 impl Pass {
+    fn new(held: &KernelState, plan: Plan) -> Self {
+        let (steps, resets) = (steps(held, &plan.state), resets(held, &plan.state));
+        Self { plan, steps, resets, failed: Vec::new(), n_done: 0 }
+    }
+
     /// The kernel holds all rows that were planned.
     pub(crate) fn is_applied(&self) -> bool {
-        self.failed.iter().all(|failed| !failed.op.is_row())
+        self.failed.is_empty()
     }
-}
 
-/// The resets that are to be tried again: not for an address that exists again.
-fn unfinished(resets: Vec<SocketReset>, wanted: &KernelState) -> impl Iterator<Item = Op> + '_ {
-    resets.into_iter().filter_map(|reset| {
-        let vni = reset.vni;
-        let is_back =
-            |address: &Ipv4Addr| wanted.endpoints.contains_key(&EndpointKey { vni, address: *address });
-        reset.without(is_back).map(Op::Reset)
-    })
+    /// The resets for endpoints whose rows are gone by now; `held` is what the kernel holds.
+    pub(crate) fn due_resets(&self, held: &KernelState) -> Vec<SocketReset> {
+        let mut due = self.resets.clone();
+        for reset in &mut due {
+            let vni = reset.vni;
+            reset.retain_gone(|at| held.endpoints.contains_key(&EndpointKey { vni, address: *at }));
+        }
+        due
+    }
 }
 
 fn facts(choices: Choices, machine: &Machine, held: &KernelState) -> NodeFacts {

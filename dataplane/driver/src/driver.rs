@@ -16,6 +16,8 @@ use crate::converge::{Choices, Converger};
 use crate::names::Names;
 use crate::options::DriverOptions;
 use crate::report::Progress;
+use crate::resets::Resets;
+use crate::sweep::Sweep;
 use crate::worker::{Channels, Request, Shown, Worker};
 
 /// A node's data plane. Dropping it leaves everything as it is: traffic goes on.
@@ -76,14 +78,18 @@ impl Driver {
             runtime.block_on(async move {
                 let kernel = match open() {
                     Ok(kernel) => kernel,
-                    Err(error) => return drop(opened.send(Err(error))),
+                    Err(error) => return drop(opened.send(Err(StartError::Kernel(error)))),
+                };
+                let resets = match Resets::start(kernel.sockets()) {
+                    Ok(resets) => resets,
+                    Err(error) => return drop(opened.send(Err(StartError::Thread(error)))),
                 };
                 let _waits = opened.send(Ok(()));
-                worker(&options, kernel, channels).run().await;
+                worker(&options, kernel, (resets, channels)).run().await;
             });
         })?;
         let ended = || StartError::Kernel(KernelError("its thread ended".to_owned()));
-        outcome.recv().map_err(|_| ended())??;
+        outcome.recv().unwrap_or_else(|_| Err(ended()))?;
         Ok(Self { views, reports: published, requests, shown, thread: Some(thread) })
     }
 
@@ -159,7 +165,11 @@ impl Drop for Driver {
     }
 }
 
-fn worker<K: Kernel>(options: &DriverOptions, kernel: K, channels: Channels) -> Worker<K> {
+fn worker<K: Kernel>(
+    options: &DriverOptions,
+    kernel: K,
+    (resets, channels): (Resets, Channels),
+) -> Worker<K> {
     let choices = Choices {
         ingress_hook: options.ingress_hook,
         tc_attach: options.tc_attach,
@@ -169,6 +179,8 @@ fn worker<K: Kernel>(options: &DriverOptions, kernel: K, channels: Channels) -> 
     Worker {
         converger: Converger::new(kernel, choices),
         names: Names::start(options),
+        resets,
+        sweep: Sweep::default(),
         channels,
         netns_dir,
         progress: Progress::default(),

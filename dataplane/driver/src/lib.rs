@@ -12,6 +12,8 @@ mod driver;
 mod names;
 mod options;
 mod report;
+mod resets;
+mod sweep;
 mod worker;
 
 pub use driver::{Driver, StartError, TeardownError};

@@ -23,6 +23,8 @@ pub(crate) struct Progress {
     problems: Vec<String>,
     /// Why the last pass could not begin.
     blocked: Option<String>,
+    /// Resets that failed, one sentence each.
+    resets: Vec<String>,
 }
 
 impl Progress {
@@ -39,6 +41,10 @@ impl Progress {
 
     pub(crate) fn note_blocked(&mut self, reason: String) {
         self.blocked = Some(reason);
+    }
+
+    pub(crate) fn note_resets(&mut self, errors: Vec<String>) {
+        self.resets = errors;
     }
 
     /// The report for `view`, of which the kernel holds `held`. `dns` is `None` where there are no names.
@@ -82,8 +88,7 @@ impl Progress {
             let reason = format!("{}: {}", failed.op, failed.reason);
             return (failed.n_failures >= FAILURES_TO_REPORT).then_some(SandboxStatus::Failed { reason });
         }
-        let is_node_whole =
-            self.failed.iter().all(|failed| failed.op.subject().is_some() || !failed.op.is_row());
+        let is_node_whole = self.failed.iter().all(|failed| failed.op.subject().is_some());
         let has_names = dns.is_none_or(|dns| dns.served.contains(id));
         let netns = netns_path(netns_dir, id);
         (net.is_some() && is_node_whole && has_names).then_some(SandboxStatus::Ready { netns })
@@ -103,6 +108,7 @@ impl Progress {
             .chain(steps)
             .chain(refused)
             .chain(self.problems.iter().cloned())
+            .chain(self.resets.iter().cloned())
             .chain(unnamed)
             .chain(no_dns)
             .collect()

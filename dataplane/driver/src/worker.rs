@@ -5,19 +5,24 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use dataplane_kernel::{Kernel, KernelError};
+use dataplane_model::kernel_state::EndpointKey;
 use dataplane_model::{KernelState, NodeView, Op, Report, SandboxId};
-use dataplane_plan::Plan;
+use dataplane_plan::{Plan, strays};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
 
 use crate::converge::{Converger, Pass, PassError};
 use crate::names::Names;
 use crate::report::Progress;
+use crate::resets::Resets;
+use crate::sweep::{Peers, Sweep};
 
 /// The programs' clock.
 const TICK: Duration = Duration::from_secs(1);
-/// Between two looks at the machine's interfaces and addresses.
-const MACHINE_PERIOD: Duration = Duration::from_secs(2);
+/// Between two looks at the machine, should it have changed unheard: what it forwards, for one, nobody tells.
+const MACHINE_PERIOD: Duration = Duration::from_secs(5);
+/// Between two looks for the sake of news: an interface that flaps must not keep the worker busy.
+const NEWS_PAUSE: Duration = Duration::from_millis(100);
 /// Between two looks at all that is ours, for what others changed behind our back.
 const DRIFT_PERIOD: Duration = Duration::from_secs(30);
 /// After a pass that could not even begin.
@@ -47,6 +52,8 @@ pub(crate) struct Shown {
 pub(crate) struct Worker<K> {
     pub converger: Converger<K>,
     pub names: Names,
+    pub resets: Resets,
+    pub sweep: Sweep,
     pub channels: Channels,
     pub netns_dir: PathBuf,
     pub progress: Progress,
@@ -56,6 +63,8 @@ pub(crate) struct Worker<K> {
 enum Wake {
     Pass,
     Look,
+    News,
+    Swept(Peers),
     Report,
     Tick,
     TearDown(oneshot::Sender<Vec<String>>),
@@ -68,6 +77,8 @@ struct Timers {
     looks: tokio::time::Interval,
     drift: tokio::time::Interval,
     blocked_until: Option<Instant>,
+    /// News are not heard before.
+    next_news: Instant,
 }
 
 impl<K: Kernel> Worker<K> {
@@ -80,10 +91,16 @@ impl<K: Kernel> Worker<K> {
                     timers.blocked_until = self.pass().await.err().map(|()| Instant::now() + BLOCKED_DELAY);
                 }
                 Wake::Look => self.look().await,
+                Wake::News => {
+                    self.look().await;
+                    timers.next_news = Instant::now() + NEWS_PAUSE;
+                }
+                Wake::Swept(peers) => self.reset_strays(&peers),
                 Wake::Report => self.publish(),
                 Wake::Tick => self.tick(),
                 Wake::TearDown(answer) => {
                     let left = self.tear_down().await;
+                    self.resets.finish();
                     self.names.stop().await;
                     let _gone = answer.send(left);
                     return;
@@ -106,6 +123,9 @@ impl<K: Kernel> Worker<K> {
             changed = self.channels.views.changed() => if changed.is_ok() { Wake::Pass } else { Wake::Leave },
             () = sleep_until(retry.unwrap_or_else(Instant::now).into()), if has_view && retry.is_some() => Wake::Pass,
             () = self.names.changed() => Wake::Report,
+            () = self.resets.changed() => Wake::Report,
+            peers = self.sweep.peers() => Wake::Swept(peers),
+            () = self.converger.news(timers.next_news), if has_view => Wake::News,
             _ = timers.looks.tick(), if has_view => Wake::Look,
             _ = timers.drift.tick(), if has_view => {
                 self.converger.distrust();
@@ -149,6 +169,9 @@ impl<K: Kernel> Worker<K> {
     async fn try_pass(&mut self, view: &NodeView) -> Result<Pass, PassError> {
         let now = Instant::now();
         let mut pass = self.converger.begin(view).await?;
+        self.resets.spare(|vni, address| {
+            pass.plan.state.endpoints.contains_key(&EndpointKey { vni, address: *address })
+        });
         self.converger.put(&mut pass, now).await;
         // Names come before the removal, so that sockets in sandboxes that leave are closed by then.
         if let Some(held) = self.converger.held() {
@@ -160,13 +183,27 @@ impl<K: Kernel> Worker<K> {
             }
         }
         self.converger.delete(&mut pass, now).await;
+        self.push_resets(&pass);
         if pass.is_applied() {
             self.converger.kernel().settle()?;
+            self.sweep.begin_once(&self.converger.kernel().sockets(), &pass.plan.state);
         }
         Ok(pass)
     }
 
-    fn publish(&self) {
+    fn push_resets(&self, pass: &Pass) {
+        let held = self.converger.held();
+        held.map(|held| pass.due_resets(held)).iter().flatten().for_each(|reset| self.resets.push(reset));
+    }
+
+    /// Sockets that an older driver would have reset, had it lived to.
+    fn reset_strays(&self, peers: &Peers) {
+        let held = self.converger.held();
+        held.map(|held| strays(peers, held)).iter().flatten().for_each(|reset| self.resets.push(reset));
+    }
+
+    fn publish(&mut self) {
+        self.progress.note_resets(self.resets.errors());
         let Some(view) = self.channels.views.borrow().clone() else { return };
         let dns = self.names.status();
         let report = self.progress.report(&view, self.converger.held(), dns.as_ref(), &self.netns_dir);
@@ -191,6 +228,7 @@ impl<K: Kernel> Worker<K> {
         match self.converger.begin_removal(vtep).await {
             Ok(mut pass) => {
                 self.converger.delete(&mut pass, Instant::now()).await;
+                self.push_resets(&pass);
                 left.extend(pass.failed.iter().map(|failed| format!("{}: {}", failed.op, failed.reason)));
             }
             Err(error) => left.push(error.to_string()),
@@ -214,6 +252,7 @@ impl Timers {
             looks: every(MACHINE_PERIOD),
             drift: every(DRIFT_PERIOD),
             blocked_until: None,
+            next_news: Instant::now(),
         }
     }
 }

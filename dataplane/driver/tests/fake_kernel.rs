@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dataplane_driver::{Driver, DriverOptions};
 use dataplane_kernel::{FakeKernel, Machine};
@@ -260,9 +260,16 @@ async fn a_node_that_leaves_keeps_nothing() {
     assert_eq!(kernel.state(), dataplane_model::KernelState::default());
 }
 
-/// The steps about sockets since the last call.
-fn resets(kernel: &FakeKernel) -> Vec<String> {
-    kernel.take_log().into_iter().filter(|step| step.contains("x sockets")).collect()
+/// The resets among all that was tried until `last` is; they go their own way, so that the driver may report before.
+fn resets_until(kernel: &FakeKernel, last: &str) -> Vec<String> {
+    let mut resets = Vec::new();
+    let started = Instant::now();
+    while resets.last().is_none_or(|reset| reset != last) {
+        assert!(started.elapsed() < PATIENCE, "{last}: {resets:#?}");
+        std::thread::yield_now();
+        resets.extend(kernel.take_log().into_iter().filter(|step| step.contains("x sockets")));
+    }
+    resets
 }
 
 /// [`view`] without the task on the other node.
@@ -285,19 +292,67 @@ async fn sockets_are_reset_for_endpoints_that_go_and_for_no_others() {
     });
     driver.set_view(draining);
     until(&driver, "draining", |report| report.applied_revision == 2).await;
-    assert_eq!(resets(&kernel), Vec::<String>::new());
 
     driver.set_view(without_other(3, 2));
     until(&driver, "gone", |report| report.applied_revision == 3).await;
+    driver.set_view(without_other(4, 1));
+    until(&driver, "a task here is gone too", |report| report.applied_revision == 4).await;
 
-    let log = kernel.take_log();
+    // None for the view in which it drained.
+    assert_eq!(
+        resets_until(&kernel, "x sockets to 10.0.0.11 in node"),
+        [
+            "x sockets to 10.0.0.200 in task10",
+            "x sockets to 10.0.0.200 in task11",
+            "x sockets to 10.0.0.200 in node",
+            "x sockets to 10.0.0.11 in task10",
+            "x sockets to 10.0.0.11 in node",
+        ]
+    );
+}
+
+#[tokio::test]
+async fn sockets_are_reset_when_the_row_is_gone_and_not_before() {
+    let kernel = FakeKernel::new(machine());
+    let driver = start(&kernel);
+    driver.set_view(view(1, 1));
+    until(&driver, "applied", |report| report.applied_revision == 1).await;
+    kernel.fail_steps_with("- endpoints");
+    kernel.take_log();
+
+    driver.set_view(without_other(2, 1));
+    until(&driver, "it stays", |report| !report.errors.is_empty()).await;
+    kernel.heal();
+    until(&driver, "gone", |report| report.applied_revision == 2).await;
+
+    let mut log = Vec::new();
+    let started = Instant::now();
+    while !log.iter().any(|step| step == "x sockets to 10.0.0.200 in node") {
+        assert!(started.elapsed() < PATIENCE, "{log:#?}");
+        std::thread::yield_now();
+        log.extend(kernel.take_log());
+    }
     let position =
         |text: &str| log.iter().position(|step| step == text).unwrap_or_else(|| panic!("{log:#?}"));
     let gone = position("- endpoints 4096/10.0.0.200");
-    assert_eq!(position("x sockets 4096 to 10.0.0.200 in task10 task11 node"), gone + 1, "{log:#?}");
-    driver.set_view(without_other(4, 1));
-    until(&driver, "a task here is gone too", |report| report.applied_revision == 4).await;
-    assert_eq!(resets(&kernel), ["x sockets 4096 to 10.0.0.11 in task10 node"]);
+    assert!(position("x sockets to 10.0.0.200 in task10") > gone, "{log:#?}");
+}
+
+#[tokio::test]
+async fn sockets_that_an_older_driver_left_are_found_after_a_restart() {
+    let kernel = FakeKernel::new(machine());
+    let task = Some(id(10));
+    // A living endpoint, one that is gone, and one outside.
+    for peer in [address(200), address(77), Ipv4Addr::new(192, 0, 2, 1)] {
+        kernel.connect(task.clone(), peer);
+        kernel.connect(None, peer);
+    }
+    let driver = start(&kernel);
+    driver.set_view(view(1, 1));
+    until(&driver, "applied", |report| report.applied_revision == 1).await;
+
+    let resets = resets_until(&kernel, "x sockets to 10.0.0.77 in task10");
+    assert_eq!(resets, ["x sockets to 10.0.0.77 in node", "x sockets to 10.0.0.77 in task10"]);
 }
 
 #[tokio::test]
@@ -310,15 +365,16 @@ async fn a_reset_that_fails_is_tried_again_and_holds_up_nothing() {
     kernel.take_log();
 
     driver.set_view(without_other(2, 1));
-    let report = until(&driver, "applied", |report| report.applied_revision == 2).await;
-    assert!(is_ready(&report, 10) && report.errors.len() == 1, "{:?}", report.errors);
+    let is_said = |report: &Report| report.applied_revision == 2 && report.errors.len() == 1;
+    let report = until(&driver, "applied, and the failure is said", is_said).await;
+    assert!(is_ready(&report, 10) && report.errors[0].contains("told to fail"), "{:?}", report.errors);
     kernel.heal();
     until(&driver, "healed", |report| report.errors.is_empty()).await;
 
-    let log = resets(&kernel);
-    let (last, failed) = log.split_last().unwrap();
-    assert_eq!(last, "x sockets 4096 to 10.0.0.200 in task10 node");
-    assert!(!failed.is_empty() && failed.iter().all(|step| *step == format!("! {last}")), "{log:#?}");
+    let log = resets_until(&kernel, "x sockets to 10.0.0.200 in node");
+    let failed = &log[..log.len() - 2];
+    assert!(!failed.is_empty() && failed.iter().all(|step| step.starts_with("! ")), "{log:#?}");
+    assert_eq!(log[log.len() - 2], "x sockets to 10.0.0.200 in task10");
 }
 
 #[tokio::test]
@@ -332,14 +388,17 @@ async fn a_reset_is_given_up_in_the_end_and_never_tried_on_an_address_that_is_ba
         driver.set_view(without_other(2, 1));
         until(&driver, "failed", |report| report.applied_revision == 2 && !report.errors.is_empty()).await;
         if is_back {
-            kernel.take_log();
             driver.set_view(view(3, 1));
+            until(&driver, "back", |report| report.applied_revision == 3).await;
+            kernel.take_log();
         }
 
         until(&driver, "given up", |report| report.errors.is_empty()).await;
 
-        let n_tried = resets(&kernel).len();
-        assert_eq!(n_tried, if is_back { 0 } else { 5 });
+        let log = kernel.take_log();
+        let n_tried = log.iter().filter(|step| step.contains("x sockets")).count();
+        // Twice five: in a sandbox and in the node.
+        assert_eq!(n_tried, if is_back { 0 } else { 10 }, "{log:#?}");
     }
 }
 

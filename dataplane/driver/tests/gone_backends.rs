@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 
+use dataplane_kernel::bpf::{PinDir, Tables};
 use dataplane_model::NodeView;
 use lab::{Lab, NODE_A, NODE_B, Ns, view};
 
@@ -103,11 +104,14 @@ fn sockets_to_a_backend_that_is_gone_are_reset() {
     // The backend itself lives on and is as silent as one that is gone: nobody else ends these connections.
     lab.a.converge(with_lone_task(view::without_task(2, NODE_A, 6)));
 
-    // The view is held: what is to be reset has been.
+    check_reset(&mut sockets);
+}
+
+/// Those to "six" are reset within [`lab::PATIENCE`], those to "five" go on.
+fn check_reset(sockets: &mut Connected) {
     let six = sockets.streams.remove("six").unwrap();
     assert_eq!(six.len(), 6);
     for (way, mut stream) in six {
-        stream.set_nonblocking(true).unwrap();
         let outcome = stream.read(&mut [0; 4]).map_err(|error| error.kind());
         assert_eq!(outcome, Err(ErrorKind::ConnectionAborted), "{way}");
     }
@@ -115,7 +119,6 @@ fn sockets_to_a_backend_that_is_gone_are_reset() {
         assert_eq!(greet(&mut stream), "five", "{way}");
     }
     for (name, socket) in &sockets.datagrams {
-        socket.set_nonblocking(name == "six").unwrap();
         let outcome = if name == "six" {
             socket.recv(&mut [0; 64]).map(|_| String::new()).map_err(|error| error.kind())
         } else {
@@ -124,6 +127,24 @@ fn sockets_to_a_backend_that_is_gone_are_reset() {
         let expected = if name == "six" { Err(ErrorKind::ConnectionAborted) } else { Ok(name.clone()) };
         assert_eq!(outcome, expected);
     }
+}
+
+/// The row is gone, and so is the driver that would have reset the sockets.
+#[test]
+fn sockets_that_a_killed_driver_left_are_reset_by_the_next() {
+    let (mut lab, mut sockets) = connected();
+    lab.a.kill();
+    let mut tables = Tables::open(&PinDir::new(&lab.a.options.bpffs_dir)).unwrap();
+    for (key, _) in tables.endpoints.rows().unwrap() {
+        if Ipv4Addr::from(key.address).octets()[3] == 6 {
+            tables.endpoints.remove(&key).unwrap();
+        }
+    }
+
+    lab.a.start();
+    lab.a.converge(with_lone_task(view::without_task(2, NODE_A, 6)));
+
+    check_reset(&mut sockets);
 }
 
 #[test]

@@ -5,67 +5,21 @@
 #[expect(dead_code, reason = "two_nodes uses the rest")]
 mod lab;
 
-use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use dataplane_driver::Driver;
-use dataplane_kernel::{Kernel, KernelError, LinuxKernel, LinuxOptions, Machine};
-use dataplane_model::{DataPlane as _, KernelState, Op};
+use dataplane_model::{DataPlane as _, KernelState};
+use lab::seam::Say;
 use lab::{Lab, NODE_A, Node, ask_tcp, serve_tcp, view};
-
-/// Takes so many steps and then none.
-struct Interrupted {
-    kernel: LinuxKernel,
-    n_left: Arc<AtomicUsize>,
-}
-
-impl Kernel for Interrupted {
-    async fn machine(&mut self, vtep: Ipv4Addr) -> Result<Machine, KernelError> {
-        self.kernel.machine(vtep).await
-    }
-
-    async fn observe(&mut self) -> Result<KernelState, KernelError> {
-        self.kernel.observe().await
-    }
-
-    async fn apply(&mut self, op: &Op) -> Result<(), KernelError> {
-        let is_left = |n_left: usize| n_left.checked_sub(1);
-        if self.n_left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, is_left).is_err() {
-            return Err(KernelError("interrupted".to_owned()));
-        }
-        self.kernel.apply(op).await
-    }
-
-    fn tick(&mut self) -> Result<(), KernelError> {
-        self.kernel.tick()
-    }
-
-    fn settle(&mut self) -> Result<(), KernelError> {
-        self.kernel.settle()
-    }
-
-    fn release(&mut self) -> Result<(), KernelError> {
-        self.kernel.release()
-    }
-}
 
 /// Starts the node's driver with `n_steps` before it is interrupted, and ends it when it has taken them.
 fn start_interrupted(node: &mut Node, n_steps: usize, view: dataplane_model::NodeView) {
     let n_left = Arc::new(AtomicUsize::new(n_steps));
-    let (options, left) = (node.options.clone(), Arc::clone(&n_left));
-    let driver = node.ns.run(move || {
-        let linux = LinuxOptions {
-            netns_dir: options.netns_dir(),
-            uplinks: vec![],
-            bpffs_dir: options.bpffs_dir.clone(),
-            cgroup2_root: None,
-        };
-        Driver::start_with(&options, move || {
-            Ok(Interrupted { kernel: LinuxKernel::open(linux)?, n_left: left })
-        })
-        .unwrap()
-    });
+    let left = Arc::clone(&n_left);
+    let take = |n_left: usize| n_left.checked_sub(1);
+    let may_apply = move |_: &_| left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok();
+    node.start_with(Say { may_apply: Arc::new(may_apply), ..Say::default() });
+    let driver = node.driver();
     driver.set_view(view);
     let reports = driver.watch();
     let is_over = || !reports.borrow().errors.is_empty() || reports.borrow().applied_revision > 0;

@@ -1,6 +1,7 @@
 //! Two nodes with real kernels: the whole path of packets, restarts, removal. Needs root.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+#[expect(dead_code, reason = "others use the rest")]
 mod lab;
 
 use std::collections::BTreeSet;

@@ -1,18 +1,21 @@
 //! A kernel in memory, for simulation and tests: takes every step, or fails where it is told to.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use dataplane_model::{KernelState, Op};
+use dataplane_model::{KernelState, Op, SandboxId};
+use tokio::sync::Notify;
 
 use crate::net::Machine;
-use crate::seam::{Kernel, KernelError};
+use crate::seam::{Kernel, KernelError, Sockets};
 
 /// Handles share one kernel: a driver that is restarted finds it as the last one left it.
 #[derive(Debug, Clone)]
 pub struct FakeKernel {
     shared: Arc<Mutex<Shared>>,
+    /// The machine is another.
+    changed: Arc<Notify>,
 }
 
 /// What the kernel holds, and what it was asked to do.
@@ -26,6 +29,8 @@ struct Shared {
     fail_at: BTreeSet<usize>,
     fail_texts: BTreeSet<String>,
     n_observed: usize,
+    /// Of each namespace's sockets.
+    peers: BTreeMap<Option<SandboxId>, BTreeSet<Ipv4Addr>>,
 }
 
 impl FakeKernel {
@@ -38,8 +43,9 @@ impl FakeKernel {
             fail_at: BTreeSet::new(),
             fail_texts: BTreeSet::new(),
             n_observed: 0,
+            peers: BTreeMap::new(),
         };
-        Self { shared: Arc::new(Mutex::new(shared)) }
+        Self { shared: Arc::new(Mutex::new(shared)), changed: Arc::default() }
     }
 
     /// Fails the `n`-th step from now (the next one is 0), once.
@@ -67,6 +73,12 @@ impl FakeKernel {
 
     pub fn set_machine(&self, machine: Machine) {
         self.lock().machine = machine;
+        self.changed.notify_one();
+    }
+
+    /// Who the sockets of a sandbox, or of the node (`None`), are connected to.
+    pub fn connect(&self, sandbox: Option<SandboxId>, peer: Ipv4Addr) {
+        self.lock().peers.entry(sandbox).or_default().insert(peer);
     }
 
     pub fn state(&self) -> KernelState {
@@ -87,9 +99,40 @@ impl FakeKernel {
     }
 }
 
+impl Shared {
+    /// Writes down what was tried, and whether it is to fail.
+    fn note(&mut self, text: String, is_to_fail: bool) -> Result<(), KernelError> {
+        if is_to_fail || self.fail_texts.iter().any(|part| text.contains(part)) {
+            self.log.push(format!("! {text}"));
+            return Err(KernelError(format!("told to fail: {text}")));
+        }
+        self.log.push(text);
+        Ok(())
+    }
+}
+
+impl Sockets for FakeKernel {
+    fn reset(&self, sandbox: Option<&SandboxId>, peers: &BTreeSet<Ipv4Addr>) -> Result<(), KernelError> {
+        let peers: Vec<String> = peers.iter().map(ToString::to_string).collect();
+        let place = sandbox.map_or("node", |id| &id.0);
+        // No step: resets go their own way, so that their number among the steps is chance.
+        self.lock().note(format!("x sockets to {} in {place}", peers.join(" ")), false)
+    }
+
+    fn peers(&self, sandbox: Option<&SandboxId>) -> Result<BTreeSet<Ipv4Addr>, KernelError> {
+        Ok(self.lock().peers.get(&sandbox.cloned()).cloned().unwrap_or_default())
+    }
+}
+
 impl Kernel for FakeKernel {
+    type Sockets = Self;
+
     async fn machine(&mut self, _vtep: Ipv4Addr) -> Result<Machine, KernelError> {
         Ok(self.lock().machine.clone())
+    }
+
+    async fn changed(&mut self) {
+        self.changed.notified().await;
     }
 
     async fn observe(&mut self) -> Result<KernelState, KernelError> {
@@ -103,13 +146,14 @@ impl Kernel for FakeKernel {
         let text = op.to_string();
         let position = shared.n_tried;
         shared.n_tried += 1;
-        if shared.fail_at.remove(&position) || shared.fail_texts.iter().any(|part| text.contains(part)) {
-            shared.log.push(format!("! {text}"));
-            return Err(KernelError(format!("told to fail: {text}")));
-        }
+        let is_to_fail = shared.fail_at.remove(&position);
+        shared.note(text, is_to_fail)?;
         shared.state.record(op);
-        shared.log.push(text);
         Ok(())
+    }
+
+    fn sockets(&self) -> Self {
+        self.clone()
     }
 
     fn tick(&mut self) -> Result<(), KernelError> {

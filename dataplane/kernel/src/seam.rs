@@ -1,16 +1,23 @@
 //! [`Kernel`]: the seam between deciding and doing. Linux is one kernel, [`crate::fake::FakeKernel`] the other.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::net::Ipv4Addr;
 
-use dataplane_model::{KernelState, Op};
+use dataplane_model::{KernelState, Op, SandboxId};
 
 use crate::net::Machine;
 
 /// A node's kernel, as far as it is ours. Used from one thread.
 pub trait Kernel {
+    type Sockets: Sockets;
+
     /// What planning must know of the machine. `vtep` chooses the uplink where none was named.
     fn machine(&mut self, vtep: Ipv4Addr) -> impl Future<Output = Result<Machine, KernelError>>;
+
+    /// Returns when [`Kernel::machine`] may say something else than before: interfaces or addresses changed. The future may
+    /// be dropped at any time, nothing is missed.
+    fn changed(&mut self) -> impl Future<Output = ()>;
 
     /// All that is ours. Changes nothing.
     fn observe(&mut self) -> impl Future<Output = Result<KernelState, KernelError>>;
@@ -29,6 +36,9 @@ pub trait Kernel {
         }
     }
 
+    /// Others' sockets, which need nothing else of the kernel.
+    fn sockets(&self) -> Self::Sockets;
+
     /// Called about once a second: moves the programs' clock on and removes flows that have ended.
     fn tick(&mut self) -> Result<(), KernelError>;
 
@@ -37,6 +47,16 @@ pub trait Kernel {
 
     /// Lets go of what no row stands for (pinned maps with their flows). For a node that leaves.
     fn release(&mut self) -> Result<(), KernelError>;
+}
+
+/// The sockets of the processes in a sandbox, or (`None`) in the node's own namespace. Used on any thread that began in
+/// the node's namespace. A sandbox that is gone has none.
+pub trait Sockets: Clone + Send + 'static {
+    /// Ends TCP sockets and connected UDP sockets with a peer among `peers`.
+    fn reset(&self, sandbox: Option<&SandboxId>, peers: &BTreeSet<Ipv4Addr>) -> Result<(), KernelError>;
+
+    /// The peers of all of them.
+    fn peers(&self, sandbox: Option<&SandboxId>) -> Result<BTreeSet<Ipv4Addr>, KernelError>;
 }
 
 /// Why the kernel refused, as a sentence with all its causes.

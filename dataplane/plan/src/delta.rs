@@ -2,11 +2,8 @@
 
 use dataplane_model::{KernelState, Op};
 
-use crate::resets;
-
 /// Ordered steps: what is referred to is made first, what is gone is removed last. Where a sandbox or device is made
-/// anew, all rows that are bound to its links follow, though they read the same: its links have other indexes now. Where
-/// an endpoint goes, the sockets that are connected to it are reset.
+/// anew, all rows that are bound to its links follow, though they read the same: its links have other indexes now.
 pub fn steps(held: &KernelState, wanted: &KernelState) -> Vec<Op> {
     let mut held_after = held.clone();
     for (id, sandbox) in &wanted.sandboxes {
@@ -24,7 +21,5 @@ pub fn steps(held: &KernelState, wanted: &KernelState) -> Vec<Op> {
             held_after.forget_dependents_of_link(name);
         }
     }
-    let mut steps = held_after.ops_to(wanted);
-    resets::insert(held, wanted, &mut steps);
-    steps
+    held_after.ops_to(wanted)
 }

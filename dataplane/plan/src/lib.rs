@@ -17,3 +17,4 @@ pub use delta::steps;
 pub use facts::{IngressHook, NodeFacts, TcAttach, Uplink};
 pub use maglev::RingMemo;
 pub use plan::{Plan, PlanError, plan};
+pub use resets::{resets, strays};

@@ -3,29 +3,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
-use dataplane_model::kernel_state::{Change, EndpointKey, SocketReset, Vnis};
-use dataplane_model::{KernelState, Op, SandboxId, Vni};
+use dataplane_model::kernel_state::{AttachmentRole, EndpointKey, SocketReset, VipKey, Vnis};
+use dataplane_model::{KernelState, SandboxId, Vni};
+use ipnetwork::Ipv4Network;
 
-/// Puts the resets behind the removal of the endpoints' rows: no ring leads there any more, and the address can't be
-/// given again before the next pass.
-pub(crate) fn insert(held: &KernelState, wanted: &KernelState, steps: &mut Vec<Op>) {
-    let Some(last) = steps.iter().rposition(|step| removed(step).is_some()) else { return };
+/// The resets that the way from `held` to `wanted` asks for: for each endpoint that has no row any more. They belong
+/// behind the removal of the rows: then no ring leads there.
+pub fn resets(held: &KernelState, wanted: &KernelState) -> Vec<SocketReset> {
     let mut gone: BTreeMap<Vni, BTreeSet<Ipv4Addr>> = BTreeMap::new();
-    for key in steps.iter().filter_map(removed) {
+    for key in held.endpoints.keys().filter(|key| !wanted.endpoints.contains_key(key)) {
         gone.entry(key.vni).or_default().insert(key.address);
     }
-    let resets = gone.into_iter().filter_map(|(vni, addresses)| reset(held, wanted, vni, addresses));
-    let (resets, behind): (Vec<Op>, usize) = (resets.map(Op::Reset).collect(), last + 1);
-    steps.splice(behind..behind, resets);
-}
-
-/// The endpoint that `step` removes.
-fn removed(step: &Op) -> Option<EndpointKey> {
-    match step {
-        Op::Endpoint(Change::Delete(key)) => Some(*key),
-        _ => None,
-    }
+    gone.into_iter().filter_map(|(vni, addresses)| reset(held, wanted, vni, addresses)).collect()
 }
 
 /// `None` if nobody here can have such sockets.
@@ -35,8 +26,7 @@ fn reset(
     vni: Vni,
     addresses: BTreeSet<Ipv4Addr>,
 ) -> Option<SocketReset> {
-    let settings = held.settings.values().chain(wanted.settings.values());
-    let is_ingress = settings.into_iter().any(|settings| settings.ingress == Some(vni));
+    let is_ingress = [held, wanted].into_iter().any(|state| ingress_vni(state) == Some(vni));
     let has_sockets = |(id, Vnis(vnis)): &(&SandboxId, &Vnis)| {
         let may_reach = vnis.contains(&vni) || (is_ingress && !has_own_peers(wanted, id, &addresses));
         // One that is only made in this pass has none.
@@ -46,6 +36,7 @@ fn reset(
         wanted.cookies.iter().filter(has_sockets).map(|(id, _)| id.clone()).collect();
     // Published ports are translated at the sockets of the node itself, and of tasks outside the ingress network.
     let is_needed = is_ingress || !sandboxes.is_empty();
+    let addresses = Arc::new(addresses);
     is_needed.then_some(SocketReset { vni, addresses, sandboxes, in_node: is_ingress })
 }
 
@@ -54,4 +45,73 @@ fn has_own_peers(wanted: &KernelState, id: &SandboxId, addresses: &BTreeSet<Ipv4
     let legs = wanted.sandboxes.get(id).into_iter().flat_map(|net| &net.legs);
     let mut subnets = legs.map(|leg| leg.address);
     subnets.any(|subnet| addresses.iter().any(|address| subnet.contains(*address)))
+}
+
+fn ingress_vni(state: &KernelState) -> Option<Vni> {
+    state.settings.values().find_map(|settings| settings.ingress)
+}
+
+/// The resets for endpoints that went while nobody was there to reset: `peers` are those that the sockets of a namespace
+/// have (`None`: the node's own), `held` is what the kernel holds now.
+pub fn strays(
+    peers: &BTreeMap<Option<SandboxId>, BTreeSet<Ipv4Addr>>,
+    held: &KernelState,
+) -> Vec<SocketReset> {
+    let mut resets = Vec::new();
+    for (place, peers) in peers {
+        let networks = Reached::of(place.as_ref(), held);
+        let mut gone: BTreeMap<Vni, BTreeSet<Ipv4Addr>> = BTreeMap::new();
+        for address in peers {
+            if let Some(vni) = networks.stray(*address, held) {
+                gone.entry(vni).or_default().insert(*address);
+            }
+        }
+        resets.extend(gone.into_iter().map(|(vni, addresses)| SocketReset {
+            vni,
+            addresses: Arc::new(addresses),
+            sandboxes: place.iter().cloned().collect(),
+            in_node: place.is_none(),
+        }));
+    }
+    resets
+}
+
+/// The networks whose endpoints a namespace's sockets may have as peers.
+struct Reached {
+    /// Those that it is attached to; `None` for what is no network of ours.
+    own: Vec<(Ipv4Network, Option<Vni>)>,
+    /// The ingress network, by published ports, where it is not attached to it.
+    ingress: Option<(Ipv4Network, Vni)>,
+}
+
+impl Reached {
+    fn of(place: Option<&SandboxId>, held: &KernelState) -> Self {
+        let legs = place.and_then(|id| held.sandboxes.get(id)).into_iter().flat_map(|net| &net.legs);
+        let vni = |host| {
+            let row = held.attachments.get(host).filter(|row| row.role != AttachmentRole::WayOut)?;
+            Some(row.vni)
+        };
+        let own = legs.map(|leg| (leg.address, vni(&leg.host))).collect();
+        // The node's only route of ours is that of the ingress network.
+        Self { own, ingress: held.routes.keys().next().copied().zip(ingress_vni(held)) }
+    }
+
+    /// The network in which `address` is nobody's; `None` where it is somebody's, or outside.
+    fn stray(&self, address: Ipv4Addr, held: &KernelState) -> Option<Vni> {
+        let mut own = self.own.iter().filter(|(subnet, _)| subnet.contains(address)).peekable();
+        if own.peek().is_none() {
+            let (_, vni) = self.ingress.filter(|(subnet, _)| subnet.contains(address))?;
+            return (!is_somebodys(address, vni, held)).then_some(vni);
+        }
+        // Subnets may overlap: it must be nobody's in each.
+        let strays: Option<Vec<Vni>> =
+            own.map(|(_, vni)| vni.filter(|vni| !is_somebodys(address, *vni, held))).collect();
+        strays?.first().copied()
+    }
+}
+
+fn is_somebodys(address: Ipv4Addr, vni: Vni, held: &KernelState) -> bool {
+    let is_gateway = held.attachments.values().any(|row| row.vni == vni && row.gateway == address);
+    let is_vip = held.vips.contains_key(&VipKey { vni, address });
+    is_gateway || is_vip || held.endpoints.contains_key(&EndpointKey { vni, address })
 }

@@ -2,6 +2,7 @@
 //! namespace, each node with a driver of its own. One service `web` with a task per node: task 5 on `a`, task 6 on `b`.
 
 pub mod namespace;
+pub mod seam;
 pub mod view;
 
 use std::fs;
@@ -81,6 +82,12 @@ impl Node {
     pub fn start(&mut self) {
         let options = self.options.clone();
         self.driver = Some(self.ns.run(move || Driver::start(&options).expect("the driver starts")));
+    }
+
+    /// The same over a kernel in which the test has a say.
+    pub fn start_with(&mut self, say: seam::Say) {
+        let options = self.options.clone();
+        self.driver = Some(self.ns.run(move || seam::start(&options, say)));
     }
 
     /// The driver goes as if it was killed: nothing is undone.

@@ -16,7 +16,7 @@ use dataplane_model::kernel_state::LinkName;
 use dataplane_model::{KernelState, Op};
 
 use crate::bpf::{self, Bpf, PinDir};
-use crate::net::{Machine, Net, NetOptions};
+use crate::net::{Machine, Net, NetOptions, NodeSockets};
 use crate::seam::{Kernel, KernelError};
 
 /// Between two sweeps of the flow tables: closed flows stay for ten seconds, and up to this much longer.
@@ -75,12 +75,18 @@ impl LinuxKernel {
 }
 
 impl Kernel for LinuxKernel {
+    type Sockets = NodeSockets;
+
     async fn machine(&mut self, vtep: Ipv4Addr) -> Result<Machine, KernelError> {
         let machine = self.net.machine(vtep).await.map_err(|error| KernelError::of(&error))?;
         let primary = machine.uplinks.values().find(|uplink| uplink.addresses.contains(&vtep));
         // The far end of a veth pair seldom runs XDP, and only then takes what XDP_TX sends.
         self.xdp_redirects = primary.is_some_and(|uplink| uplink.kind.as_deref() == Some("veth"));
         Ok(machine)
+    }
+
+    async fn changed(&mut self) {
+        self.net.changed().await;
     }
 
     async fn observe(&mut self) -> Result<KernelState, KernelError> {
@@ -105,6 +111,10 @@ impl Kernel for LinuxKernel {
             outcomes.push(self.apply(op).await);
         }
         outcomes
+    }
+
+    fn sockets(&self) -> NodeSockets {
+        self.net.sockets()
     }
 
     fn tick(&mut self) -> Result<(), KernelError> {

@@ -4,6 +4,7 @@
 
 mod devices;
 mod error;
+mod events;
 mod filter;
 mod forwarding;
 pub mod namespace;
@@ -17,11 +18,13 @@ mod uplinks;
 
 use std::path::{Path, PathBuf};
 
-use dataplane_model::kernel_state::{Change, LinkName, SocketReset};
+use dataplane_model::kernel_state::{Change, LinkName};
 use dataplane_model::{KernelState, Op, SandboxId};
 
 pub use error::NetError;
+use events::Events;
 use netlink::Netlink;
+pub use sockets::NodeSockets;
 pub use uplinks::Machine;
 
 /// Where sandboxes are, and which interfaces lead to other machines.
@@ -37,6 +40,7 @@ pub struct NetOptions {
 pub struct Net {
     options: NetOptions,
     node: Netlink,
+    events: Events,
     filter: filter::FilterTable,
     /// As last chosen by [`Net::machine`].
     uplinks: Vec<LinkName>,
@@ -46,9 +50,10 @@ pub struct Net {
 impl Net {
     /// In the namespace of the calling thread, which must have a tokio runtime entered.
     pub fn new(options: NetOptions) -> Result<Self, NetError> {
-        let node = Netlink::here().map_err(|source| NetError::io("open a netlink socket", source))?;
+        let no_socket = |source| NetError::io("open a netlink socket", source);
+        let (node, events) = (Netlink::here().map_err(no_socket)?, Events::here().map_err(no_socket)?);
         let (filter, has_socket_reset) = (filter::FilterTable::default(), sockets::can_reset());
-        Ok(Self { options, node, filter, uplinks: Vec::new(), has_socket_reset })
+        Ok(Self { options, node, events, filter, uplinks: Vec::new(), has_socket_reset })
     }
 
     /// What the plan must know of this machine. `vtep` chooses the uplink where none was named.
@@ -57,6 +62,11 @@ impl Net {
         let machine = uplinks::machine(&self.node, &self.options.uplinks, vtep, has_reset).await?;
         self.uplinks = machine.uplinks.keys().cloned().collect();
         Ok(machine)
+    }
+
+    /// Returns when interfaces or addresses may have changed since this [`Net`] was made, or since the last time.
+    pub async fn changed(&mut self) {
+        self.events.next().await;
     }
 
     /// Fills `state` with what is ours.
@@ -84,30 +94,14 @@ impl Net {
                 sandbox::put(&self.node, &self.netns_path(id), net).await?;
             }
             Op::Sandbox(Change::Delete(id)) => sandbox::delete(&self.netns_path(id)).await?,
-            Op::Reset(reset) => self.reset_sockets(reset)?,
             _ => return Ok(false),
         }
         Ok(true)
     }
 
-    /// Goes through all namespaces, whichever fails: their sockets have nothing to do with each other. A sandbox that is
-    /// gone has no sockets.
-    fn reset_sockets(&self, reset: &SocketReset) -> Result<(), NetError> {
-        if !self.has_socket_reset {
-            return Ok(());
-        }
-        let inside = |id: &SandboxId| match namespace::Namespace::open(&self.netns_path(id))? {
-            Some(namespace) => namespace.run(|| sockets::reset(&reset.addresses)),
-            None => Ok(0),
-        };
-        let in_node = reset.in_node.then(|| sockets::reset(&reset.addresses));
-        let outcomes: Vec<Result<usize, NetError>> =
-            reset.sandboxes.iter().map(inside).chain(in_node).collect();
-        let n_reset: usize = outcomes.into_iter().sum::<Result<usize, NetError>>()?;
-        if n_reset > 0 {
-            tracing::debug!(n_reset, %reset, "sockets to tasks that are gone were reset");
-        }
-        Ok(())
+    /// The sockets of the node and its sandboxes, for a thread of its own.
+    pub fn sockets(&self) -> NodeSockets {
+        NodeSockets::new(&self.options.netns_dir, self.has_socket_reset)
     }
 
     /// The file that the sandbox's namespace is mounted on.

@@ -79,11 +79,22 @@ impl Found {
     }
 }
 
-/// Asks for sockets with a peer among `peers`; for none, where there are none.
-pub(super) fn list(kind: Kind, peers: &[Ipv4Addr]) -> Vec<u8> {
-    let states = if peers.is_empty() { 0 } else { STATES };
+/// Which sockets are asked for.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Wanted<'a> {
+    /// With a peer among these, which are few; none, where there are none.
+    With(&'a [Ipv4Addr]),
+    All,
+}
+
+/// Asks for sockets that have a peer.
+pub(super) fn list(kind: Kind, wanted: Wanted<'_>) -> Vec<u8> {
+    let (states, code) = match wanted {
+        Wanted::With([]) => (0, Vec::new()),
+        Wanted::With(peers) => (STATES, comparison(peers)),
+        Wanted::All => (STATES, Vec::new()),
+    };
     let mut payload = request(kind, states, &[0; ID_BYTES]);
-    let code = comparison(peers);
     if !code.is_empty() {
         let n_bytes = u16::try_from(code.len() + 4).expect("the peers of one dump are few");
         payload.extend(n_bytes.to_ne_bytes());

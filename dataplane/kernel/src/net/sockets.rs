@@ -1,38 +1,99 @@
 //! Sockets of others: found by their peer's address and ended, through the kernel's socket diagnosis (`sock_diag(7)`).
-//! Their owners get `ECONNABORTED`. Works on the namespace of the calling thread.
+//! Their owners get `ECONNABORTED`.
 
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::{Path, PathBuf};
 
+use dataplane_model::SandboxId;
 use rtnetlink::sys::Socket;
 use rtnetlink::sys::protocols::NETLINK_SOCK_DIAG;
 
-use super::NetError;
-use super::sock_diag::{self, Answer, Found, KINDS, Kind};
+use super::namespace::Namespace;
+use super::sock_diag::{self, Answer, Found, KINDS, Kind, Wanted};
+use super::{NetError, netns_path};
+use crate::seam::{KernelError, Sockets};
 
-/// Peers asked for in one dump. The kernel compares each of its sockets with each of them, and checks the comparison in
-/// time that grows with their square.
+/// Most peers that the kernel is asked to compare with: it compares each of its sockets with each of them, and checks the
+/// comparison in time that grows with their square. With more, all sockets are listed.
 const PEERS_PER_DUMP: usize = 256;
+
+/// The sockets of the node and its sandboxes.
+#[derive(Debug, Clone)]
+pub struct NodeSockets {
+    netns_dir: PathBuf,
+    can_reset: bool,
+}
+
+impl NodeSockets {
+    pub(super) fn new(netns_dir: &Path, can_reset: bool) -> Self {
+        Self { netns_dir: netns_dir.to_owned(), can_reset }
+    }
+
+    /// Nothing where there is no such sandbox, or where sockets can't be reset.
+    fn within<T: Default + Send>(
+        &self,
+        sandbox: Option<&SandboxId>,
+        work: impl FnOnce() -> Result<T, NetError> + Send,
+    ) -> Result<T, KernelError> {
+        let run = || match sandbox {
+            _ if !self.can_reset => Ok(T::default()),
+            None => work(),
+            Some(id) => match Namespace::open(&netns_path(&self.netns_dir, id))? {
+                Some(namespace) => namespace.run(work),
+                None => Ok(T::default()),
+            },
+        };
+        run().map_err(|error| KernelError::of(&error))
+    }
+}
+
+impl Sockets for NodeSockets {
+    fn reset(&self, sandbox: Option<&SandboxId>, peers: &BTreeSet<Ipv4Addr>) -> Result<(), KernelError> {
+        let n_reset = self.within(sandbox, || reset(peers))?;
+        if n_reset > 0 {
+            tracing::debug!(n_reset, ?sandbox, "sockets to tasks that are gone were reset");
+        }
+        Ok(())
+    }
+
+    fn peers(&self, sandbox: Option<&SandboxId>) -> Result<BTreeSet<Ipv4Addr>, KernelError> {
+        self.within(sandbox, peers)
+    }
+}
 
 /// A socket to the kernel's socket diagnosis.
 struct Diagnosis(Socket);
 
-/// Ends all TCP sockets and connected UDP sockets with a peer among `peers`; says how many.
-pub(super) fn reset(peers: &BTreeSet<Ipv4Addr>) -> Result<usize, NetError> {
-    let diagnosis = Diagnosis::open().map_err(|error| NetError::io("open a netlink socket", error))?;
-    let all: Vec<Ipv4Addr> = peers.iter().copied().collect();
+/// Ends all TCP sockets and connected UDP sockets of the calling thread's namespace with a peer among `gone`; says how many.
+fn reset(gone: &BTreeSet<Ipv4Addr>) -> Result<usize, NetError> {
+    let diagnosis = Diagnosis::open_here()?;
+    let named: Vec<Ipv4Addr> = gone.iter().copied().collect();
+    // One dump of all sockets costs less than many with a comparison.
+    let wanted = if gone.len() <= PEERS_PER_DUMP { Wanted::With(&named) } else { Wanted::All };
     let mut n_reset = 0;
-    for (kind, peers) in
-        KINDS.iter().flat_map(|kind| all.chunks(PEERS_PER_DUMP).map(move |peers| (*kind, peers)))
-    {
-        let found = diagnosis.list(kind, peers).map_err(|error| NetError::io("list sockets", error))?;
-        for socket in found.iter().filter(|socket| is_connected_to(socket, peers)) {
+    for kind in KINDS {
+        let found = diagnosis.list(kind, wanted).map_err(|error| NetError::io("list sockets", error))?;
+        // The kernel may have compared already; a reset that hits someone else's socket would be worse than none.
+        for socket in found.iter().filter(|socket| ipv4_peer(socket).is_some_and(|peer| gone.contains(&peer)))
+        {
             let is_reset = diagnosis.destroy(kind, socket);
             n_reset += usize::from(is_reset.map_err(|error| NetError::io("reset a socket", error))?);
         }
     }
     Ok(n_reset)
+}
+
+/// The peers of all TCP sockets and connected UDP sockets of the calling thread's namespace.
+fn peers() -> Result<BTreeSet<Ipv4Addr>, NetError> {
+    let diagnosis = Diagnosis::open_here()?;
+    let mut peers = BTreeSet::new();
+    for kind in KINDS {
+        let found = diagnosis.list(kind, Wanted::All).map_err(|error| NetError::io("list sockets", error))?;
+        peers.extend(found.iter().filter_map(ipv4_peer));
+    }
+    Ok(peers)
 }
 
 /// Can this kernel end sockets of others?
@@ -41,7 +102,7 @@ pub(super) fn can_reset() -> bool {
         let diagnosis = Diagnosis::open()?;
         for kind in KINDS {
             // A kind whose module is missing answers like a socket that is: only listing tells them apart.
-            diagnosis.list(kind, &[])?;
+            diagnosis.list(kind, Wanted::With(&[]))?;
             diagnosis.destroy(kind, &Found::NONE)?;
         }
         Ok(true)
@@ -52,13 +113,12 @@ pub(super) fn can_reset() -> bool {
     })
 }
 
-/// The kernel has compared already; a reset that hits someone else's socket would be worse than none.
-fn is_connected_to(socket: &Found, peers: &[Ipv4Addr]) -> bool {
-    let peer = match socket.peer() {
+/// Of an IPv6 socket the peer that its mapped address stands for.
+fn ipv4_peer(socket: &Found) -> Option<Ipv4Addr> {
+    match socket.peer() {
         IpAddr::V4(peer) => Some(peer),
         IpAddr::V6(peer) => Ipv6Addr::to_ipv4_mapped(&peer),
-    };
-    peer.is_some_and(|peer| peers.binary_search(&peer).is_ok())
+    }
 }
 
 impl Diagnosis {
@@ -66,9 +126,13 @@ impl Diagnosis {
         Socket::new(NETLINK_SOCK_DIAG).map(Self)
     }
 
-    /// Sockets with a peer among `peers`; at most those that exist when the dump begins.
-    fn list(&self, kind: Kind, peers: &[Ipv4Addr]) -> io::Result<Vec<Found>> {
-        self.0.send(&sock_diag::list(kind, peers), 0)?;
+    fn open_here() -> Result<Self, NetError> {
+        Self::open().map_err(|error| NetError::io("open a netlink socket", error))
+    }
+
+    /// At most those that exist when the dump begins.
+    fn list(&self, kind: Kind, wanted: Wanted<'_>) -> io::Result<Vec<Found>> {
+        self.0.send(&sock_diag::list(kind, wanted), 0)?;
         let mut found = Vec::new();
         loop {
             let (bytes, _) = self.0.recv_from_full()?;
@@ -131,23 +195,31 @@ mod tests {
         assert!(alone(can_reset));
     }
 
+    /// Compared by the kernel, and too many for it.
     #[test]
     fn sockets_with_these_peers_are_reset_and_no_others() {
-        alone(|| {
+        for n_gone in [PEERS_PER_DUMP, PEERS_PER_DUMP + 1] {
+            check_reset(n_gone);
+        }
+    }
+
+    fn check_reset(n_gone: usize) {
+        alone(move || {
             let listener = TcpListener::bind("0.0.0.0:80").unwrap();
-            // The first and last of a dump, and the first of the next.
-            let met = [0, PEERS_PER_DUMP - 1, PEERS_PER_DUMP];
+            let met = [0, n_gone / 2, n_gone - 1];
             let gone = met.map(|n| TcpStream::connect((peer(n), 80)).unwrap());
             let mapped = TcpStream::connect((peer(1).to_ipv6_mapped(), 80)).unwrap();
-            let alive = TcpStream::connect((peer(PEERS_PER_DUMP + 1), 80)).unwrap();
-            let datagrams = [peer(2), peer(PEERS_PER_DUMP + 1)].map(|peer| {
+            let alive = TcpStream::connect((peer(n_gone), 80)).unwrap();
+            let datagrams = [peer(2), peer(n_gone)].map(|peer| {
                 let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
                 socket.connect((peer, 53)).unwrap();
                 socket.set_nonblocking(true).unwrap();
                 socket
             });
 
-            let n_reset = reset(&(0..=PEERS_PER_DUMP).map(peer).collect()).unwrap();
+            let expected = [0, 1, 2, n_gone / 2, n_gone - 1, n_gone].map(peer);
+            assert!(expected.iter().all(|peer| peers().unwrap().contains(peer)));
+            let n_reset = reset(&(0..n_gone).map(peer).collect()).unwrap();
 
             assert_eq!(n_reset, 5);
             for stream in gone.iter().chain([&mapped]) {

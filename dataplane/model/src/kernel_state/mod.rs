@@ -41,8 +41,6 @@ macro_rules! tables {
         #[derive(Debug, Clone, PartialEq, Eq)]
         pub enum Op {
             $( $(#[$doc])* $op(Change<$key, $value>), )*
-            /// Sockets whose peers are gone.
-            Reset(SocketReset),
         }
 
         impl KernelState {
@@ -60,7 +58,6 @@ macro_rules! tables {
             pub fn record(&mut self, op: &Op) {
                 match op {
                     $( Op::$op(change) => change.record(&mut self.$field), )*
-                    Op::Reset(_) => {}
                 }
             }
         }
@@ -70,7 +67,6 @@ macro_rules! tables {
             pub fn is_delete(&self) -> bool {
                 match self {
                     $( Self::$op(change) => matches!(change, Change::Delete(_)), )*
-                    Self::Reset(_) => true,
                 }
             }
         }
@@ -86,7 +82,6 @@ macro_rules! tables {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 match self {
                     $( Self::$op(change) => change.write(f, stringify!($field)), )*
-                    Self::Reset(reset) => write!(f, "x sockets {reset}"),
                 }
             }
         }
@@ -129,11 +124,6 @@ tables! {
 }
 
 impl Op {
-    /// Writes or removes a row: while it is not done, the kernel does not hold what is wanted.
-    pub fn is_row(&self) -> bool {
-        !matches!(self, Self::Reset(_))
-    }
-
     /// The sandbox, or the host end of a sandbox's link, that the step is about.
     pub fn subject(&self) -> Option<Subject<'_>> {
         match self {

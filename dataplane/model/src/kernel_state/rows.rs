@@ -51,6 +51,13 @@ impl LinkName {
         &self.0
     }
 
+    /// May be the host end of a sandbox's link.
+    pub fn is_host_end(&self) -> bool {
+        let digits = self.0.strip_prefix(Self::HOST_END_PREFIX);
+        digits
+            .is_some_and(|digits| digits.len() == 11 && digits.bytes().all(|digit| digit.is_ascii_hexdigit()))
+    }
+
     /// `mv` and 44 bits of the text's hash: fixed, so that the link is found again after a restart. With a thousand
     /// links the chance that two share a name is below 1 in 30 million.
     fn of_text(text: &str) -> Self {

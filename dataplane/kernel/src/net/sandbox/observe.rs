@@ -37,7 +37,8 @@ pub(in crate::net) async fn observe(
     }
     let host_ends =
         node_links.iter().filter(|link| link.is_veth()).filter_map(|link| LinkName::new(&link.name));
-    let stray: Vec<LinkName> = host_ends.filter(|name| is_host_end(name) && !led_to.contains(name)).collect();
+    let stray: Vec<LinkName> =
+        host_ends.filter(|name| name.is_host_end() && !led_to.contains(name)).collect();
     state.devices.extend(stray.into_iter().map(|name| (name, Device::Stray)));
     Ok(())
 }
@@ -53,11 +54,6 @@ fn ids(netns_dir: &Path) -> Result<Vec<SandboxId>, NetError> {
         Ok(name.into_string().ok().map(SandboxId))
     };
     entries.map(id).filter_map(Result::transpose).collect()
-}
-
-fn is_host_end(name: &LinkName) -> bool {
-    let digits = name.as_str().strip_prefix(LinkName::HOST_END_PREFIX);
-    digits.is_some_and(|digits| digits.len() == 11 && digits.bytes().all(|digit| digit.is_ascii_hexdigit()))
 }
 
 async fn read(namespace: &Namespace) -> Result<Inside, NetError> {
