@@ -26,17 +26,18 @@ impl Sockets for Told {
     }
 }
 
+/// Dropped in this order: the thread ends when nobody answers it.
 struct Bench {
+    answers: mpsc::Sender<Result<(), KernelError>>,
     resets: Resets,
     asked: mpsc::Receiver<String>,
-    answers: mpsc::Sender<Result<(), KernelError>>,
 }
 
 impl Bench {
     fn new() -> Self {
         let ((asked, log), (answers, taken)) = (mpsc::channel(), mpsc::channel());
         let told = Told { asked, answers: Arc::new(Mutex::new(taken)) };
-        Self { resets: Resets::start(told).unwrap(), asked: log, answers }
+        Self { answers, resets: Resets::start(told).unwrap(), asked: log }
     }
 
     fn asked(&self) -> String {
