@@ -7,25 +7,30 @@ use crate::support::{Bench, Outcome, PORT, SETTLE, counts};
 use anyhow::{Context as _, ensure};
 use bench_lab::{Traffic, wait_until};
 
+/// Connections whose peer is compared with the client; so many that chance alone does not reach the tolerance of the
+/// spread: its standard deviation is 5 % of a task's share.
+const N_CONNECTIONS: usize = 2_000;
+/// As many in a long run.
+const N_CONNECTIONS_LONG: usize = 100_000;
 /// Largest deviation from an even spread.
 const SPREAD_TOLERANCE: f64 = 0.25;
 
 pub fn every_node_answers(bench: &mut Bench) -> Outcome {
-    // So many that chance alone does not reach the tolerance: its standard deviation is 5 % of a task's share.
-    const N: usize = 2000;
-    let answers = bench.ask("client", &bench.targets(), N)?;
+    let long = std::env::var_os("MESH_TEST_LONG").is_some();
+    let n_connections = if long { N_CONNECTIONS_LONG } else { N_CONNECTIONS };
+    let answers = bench.ask("client", &bench.targets(), n_connections)?;
     let client = IpAddr::V4(bench.lab.client_address());
     let strangers: Vec<_> =
         answers.iter().filter_map(bench_lab::Answer::peer).filter(|p| *p != client).collect();
     ensure!(strangers.is_empty(), "tasks saw {strangers:?} instead of {client}");
     let by_task = counts(&answers, "task");
     ensure!(by_task.len() == 6 && !by_task.contains_key(""), "tasks that answered: {by_task:?}");
-    let even = N as f64 / 6.0;
+    let even = f64::from(u32::try_from(n_connections)?) / 6.0;
     let worst =
         by_task.values().map(|n| (f64::from(u32::try_from(*n).unwrap_or(u32::MAX)) / even - 1.0).abs());
     let worst = worst.fold(0.0, f64::max);
     println!(
-        "  {N} answered; busiest or idlest of 6 tasks is {:.0} % off even; all saw {client}",
+        "  {n_connections} answered; busiest or idlest of 6 tasks is {:.0} % off even; all saw {client}",
         worst * 100.0
     );
     ensure!(worst <= SPREAD_TOLERANCE, "spread: {by_task:?}");
