@@ -5,8 +5,15 @@ use dataplane_model::kernel_state::{Hook, HookMode, HookTarget, LinkName, Progra
 use crate::facts::{IngressHook, NodeFacts, TcAttach, Uplink};
 use crate::plan::Plan;
 
-const SOCKET_PROGRAMS: [Program; 4] =
-    [Program::Connect4, Program::Sendmsg4, Program::Recvmsg4, Program::Getpeername4];
+const SOCKET_PROGRAMS: [Program; 7] = [
+    Program::Connect4,
+    Program::Sendmsg4,
+    Program::Recvmsg4,
+    Program::Getpeername4,
+    Program::Connect6,
+    Program::Recvmsg6,
+    Program::Getpeername6,
+];
 
 /// Fills the table of hooks, and the reasons.
 pub(crate) fn plan(facts: &NodeFacts, plan: &mut Plan) {

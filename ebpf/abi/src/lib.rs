@@ -23,7 +23,7 @@ pub mod wire;
 pub use counters::{CounterRow, DropReason, ProgramId};
 pub use flow::{FlowTuple, ForwardFlow, ForwardKey, FragmentKey, FragmentPorts, ReplyFlow, ReplyKey};
 pub use ring::{Chooser, RingBlock, RingKey};
-pub use socket::{OriginalDestination, SandboxNetworks, SocketNatKey};
+pub use socket::{OriginalAddress, OriginalDestination, SandboxNetworks, SocketNatKey};
 pub use table::{
     Attachment, Endpoint, EndpointKey, Frontend, FrontendKey, NodeConfig, Peer, TargetPort, TargetPortKey,
     VipKey,

@@ -26,9 +26,32 @@ map_type! {
 map_type! {
     /// What the socket's owner asked for.
     pub struct OriginalDestination: 8 bytes {
-        pub address: Ip4,
-        pub port: Port,
-        pad: [u8; 2],
+        address: Ip4,
+        port: Port,
+        /// 1: `::1`, and `address` is 127.0.0.1.
+        is_localhost6: u8,
+        pad: u8,
+    }
+}
+
+/// An address that a socket's owner may have asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OriginalAddress {
+    /// As it is, or mapped into IPv6 (RFC 4291 section 2.5.5.2) if the socket is one of IPv6.
+    Ip4(Ip4),
+    /// `::1`.
+    Localhost6,
+}
+
+impl OriginalAddress {
+    /// The address that stands for it.
+    #[inline]
+    #[must_use]
+    pub const fn ip4(self) -> Ip4 {
+        match self {
+            Self::Ip4(address) => address,
+            Self::Localhost6 => Ip4::LOCALHOST,
+        }
     }
 }
 
@@ -57,7 +80,18 @@ impl SocketNatKey {
 
 impl OriginalDestination {
     #[inline]
-    pub const fn new(address: Ip4, port: Port) -> Self {
-        Self { address, port, pad: [0; 2] }
+    pub const fn new(address: OriginalAddress, port: Port) -> Self {
+        let is_localhost6 = matches!(address, OriginalAddress::Localhost6) as u8;
+        Self { address: address.ip4(), port, is_localhost6, pad: 0 }
+    }
+
+    #[inline]
+    pub const fn destination(&self) -> (OriginalAddress, Port) {
+        let address = if self.is_localhost6 == 0 {
+            OriginalAddress::Ip4(self.address)
+        } else {
+            OriginalAddress::Localhost6
+        };
+        (address, self.port)
     }
 }

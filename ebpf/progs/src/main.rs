@@ -40,6 +40,7 @@ use ebpf_abi::ProgramId;
 
 use crate::account::Account;
 use crate::skb::Skb;
+use crate::socket::{V4, V6};
 
 #[xdp]
 pub fn mesh_xdp(context: XdpContext) -> u32 {
@@ -79,7 +80,7 @@ pub fn mesh_task(context: TcContext) -> i32 {
 
 #[cgroup_sock_addr(connect4)]
 pub fn mesh_connect4(context: SockAddrContext) -> i32 {
-    socket::connect(&context)
+    socket::connect::<V4>(ProgramId::MeshConnect4, &context)
 }
 
 #[cgroup_sock_addr(sendmsg4)]
@@ -89,12 +90,27 @@ pub fn mesh_sendmsg4(context: SockAddrContext) -> i32 {
 
 #[cgroup_sock_addr(recvmsg4)]
 pub fn mesh_recvmsg4(context: SockAddrContext) -> i32 {
-    socket::restore(ProgramId::MeshRecvmsg4, &context)
+    socket::restore::<V4>(ProgramId::MeshRecvmsg4, &context)
 }
 
 #[cgroup_sock_addr(getpeername4)]
 pub fn mesh_getpeername4(context: SockAddrContext) -> i32 {
-    socket::restore(ProgramId::MeshGetpeername4, &context)
+    socket::restore::<V4>(ProgramId::MeshGetpeername4, &context)
+}
+
+#[cgroup_sock_addr(connect6)]
+pub fn mesh_connect6(context: SockAddrContext) -> i32 {
+    socket::connect::<V6>(ProgramId::MeshConnect6, &context)
+}
+
+#[cgroup_sock_addr(recvmsg6)]
+pub fn mesh_recvmsg6(context: SockAddrContext) -> i32 {
+    socket::restore::<V6>(ProgramId::MeshRecvmsg6, &context)
+}
+
+#[cgroup_sock_addr(getpeername6)]
+pub fn mesh_getpeername6(context: SockAddrContext) -> i32 {
+    socket::restore::<V6>(ProgramId::MeshGetpeername6, &context)
 }
 
 #[panic_handler]

@@ -3,13 +3,20 @@
 //!
 //! The programs hang on the root cgroup and see the sockets of everybody. They know theirs by the cookie of the socket's
 //! network namespace, and count theirs only.
+//!
+//! An IPv6 socket reaches IPv4 by mapped addresses (RFC 4291 section 2.5.5.2), as every socket of a Java program does. The
+//! kernel asks the hooks of IPv6 for it when it connects, receives and asks for its peer, and those of IPv4 when it sends
+//! without being connected. A node's process that connects to `::1` (or `::`, which means the same) is served as at
+//! 127.0.0.1.
+
+use core::marker::PhantomData;
 
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::helpers::{bpf_get_netns_cookie, bpf_get_prandom_u32, bpf_get_socket_cookie, bpf_set_retval};
 use aya_ebpf::programs::SockAddrContext;
 use ebpf_abi::{
-    DropReason, FrontendKey, Ip4, OriginalDestination, Port, ProgramId, RingKey, SandboxNetworks,
-    SocketNatKey, VipKey, protocol,
+    DropReason, FrontendKey, Ip4, OriginalAddress, OriginalDestination, Port, ProgramId, RingKey,
+    SandboxNetworks, SocketNatKey, VipKey, protocol,
 };
 use ebpf_packet::hash::socket_hash;
 
@@ -30,24 +37,25 @@ struct Service {
     target: Port,
 }
 
-pub fn connect(context: &SockAddrContext) -> i32 {
-    let socket = Socket(context);
+#[inline(always)]
+pub fn connect<F: Family>(program: ProgramId, context: &SockAddrContext) -> i32 {
+    let Some(socket) = Socket::<F>::of(context) else { return PROCEED };
     // SAFETY: a plain helper call.
     let random = unsafe { bpf_get_prandom_u32() };
-    translate(ProgramId::MeshConnect4, &socket, random)
+    translate(program, &socket, random)
 }
 
 /// Datagrams of one socket to one service stay with one backend while the ring stays.
 pub fn sendmsg(context: &SockAddrContext) -> i32 {
-    let socket = Socket(context);
+    let Some(socket) = Socket::<V4>::of(context) else { return PROCEED };
     let (address, port) = socket.destination();
     translate(ProgramId::MeshSendmsg4, &socket, socket_hash(socket.cookie(), address, port))
 }
 
 /// Shows the address that the socket's owner asked for in place of the backend's.
 #[inline(always)]
-pub fn restore(program: ProgramId, context: &SockAddrContext) -> i32 {
-    let socket = Socket(context);
+pub fn restore<F: Family>(program: ProgramId, context: &SockAddrContext) -> i32 {
+    let Some(socket) = Socket::<F>::of(context) else { return PROCEED };
     if !socket.is_ours() {
         return PROCEED;
     }
@@ -55,7 +63,7 @@ pub fn restore(program: ProgramId, context: &SockAddrContext) -> i32 {
     // SAFETY: the row is copied at once.
     match unsafe { SOCKET_NAT.get(socket.nat_key(socket.destination())) }.copied() {
         Some(original) => {
-            socket.set_destination(original.address, original.port);
+            socket.set_destination(original.destination());
             account.forwarded();
         }
         None => account.passed(),
@@ -65,7 +73,7 @@ pub fn restore(program: ProgramId, context: &SockAddrContext) -> i32 {
 
 /// Each kind of owner goes its own way to the end: a joint one would be beyond the verifier's memory.
 #[inline(always)]
-fn translate(program: ProgramId, socket: &Socket<'_>, hash: u32) -> i32 {
+fn translate<F: Family>(program: ProgramId, socket: &Socket<'_, F>, hash: u32) -> i32 {
     let Some(config) = maps::config() else { return PROCEED };
     let cookie = socket.netns_cookie();
     if cookie == config.netns_cookie {
@@ -85,7 +93,7 @@ fn translate(program: ProgramId, socket: &Socket<'_>, hash: u32) -> i32 {
 }
 
 #[inline(always)]
-fn serve(account: &Account, socket: &Socket<'_>, service: Option<Service>, hash: u32) -> i32 {
+fn serve<F: Family>(account: &Account, socket: &Socket<'_, F>, service: Option<Service>, hash: u32) -> i32 {
     let Some(service) = service else {
         account.passed();
         return PROCEED;
@@ -103,7 +111,7 @@ fn serve(account: &Account, socket: &Socket<'_>, service: Option<Service>, hash:
 
 /// A published port on an address of this node; 0.0.0.0 means this host, as for the kernel.
 #[inline(always)]
-fn frontend(socket: &Socket<'_>) -> Option<Service> {
+fn frontend<F: Family>(socket: &Socket<'_, F>) -> Option<Service> {
     let (address, port) = socket.destination();
     let address = if address.is_unspecified() { Ip4::LOCALHOST } else { address };
     // SAFETY: user space alone writes this table; the row is copied at once.
@@ -114,14 +122,14 @@ fn frontend(socket: &Socket<'_>) -> Option<Service> {
 /// As [`frontend`], for a task: this host is the task's own there, the node has its addresses only. The kernel takes the
 /// task's packets to the ingress network by its leg there, or by its way out.
 #[inline(always)]
-fn published(socket: &Socket<'_>) -> Option<Service> {
+fn published<F: Family>(socket: &Socket<'_, F>) -> Option<Service> {
     let (address, _) = socket.destination();
     if address.is_loopback() || address.is_unspecified() { None } else { frontend(socket) }
 }
 
 /// A virtual address in one of the sandbox's networks, whose subnets do not overlap.
 #[inline(always)]
-fn vip(socket: &Socket<'_>, networks: &SandboxNetworks) -> Option<Service> {
+fn vip<F: Family>(socket: &Socket<'_, F>, networks: &SandboxNetworks) -> Option<Service> {
     let protocol = socket.protocol();
     if protocol != protocol::TCP && protocol != protocol::UDP {
         return None;
@@ -139,9 +147,73 @@ fn vip(socket: &Socket<'_>, networks: &SandboxNetworks) -> Option<Service> {
     None
 }
 
-struct Socket<'a>(&'a SockAddrContext);
+/// How a hook's context tells addresses.
+pub trait Family {
+    /// `None` if it is not one of those that are translated.
+    fn address(context: &SockAddrContext) -> Option<OriginalAddress>;
+    fn set_address(context: &SockAddrContext, address: OriginalAddress);
+}
 
-impl Socket<'_> {
+/// The hooks of IPv4.
+pub enum V4 {}
+
+/// The hooks of IPv6.
+pub enum V6 {}
+
+impl Family for V4 {
+    #[inline(always)]
+    fn address(context: &SockAddrContext) -> Option<OriginalAddress> {
+        // SAFETY: the context outlives the program.
+        Some(OriginalAddress::Ip4(Ip4::from_be_u32(unsafe { (*context.sock_addr).user_ip4 })))
+    }
+
+    #[inline(always)]
+    fn set_address(context: &SockAddrContext, address: OriginalAddress) {
+        // SAFETY: the context outlives the program, and the member may be written in all four hooks.
+        unsafe { (*context.sock_addr).user_ip4 = address.ip4().to_be_u32() };
+    }
+}
+
+/// The third word of a mapped address.
+const MAPPED: u32 = 0xffff_u32.to_be();
+/// The last word of `::1`.
+const ONE: u32 = 1_u32.to_be();
+
+impl Family for V6 {
+    #[inline(always)]
+    fn address(context: &SockAddrContext) -> Option<OriginalAddress> {
+        // SAFETY: as in `V4`.
+        match unsafe { (*context.sock_addr).user_ip6 } {
+            [0, 0, MAPPED, address] => Some(OriginalAddress::Ip4(Ip4::from_be_u32(address))),
+            [0, 0, 0, 0 | ONE] => Some(OriginalAddress::Localhost6),
+            _ => None,
+        }
+    }
+
+    #[inline(always)]
+    fn set_address(context: &SockAddrContext, address: OriginalAddress) {
+        let words = match address {
+            OriginalAddress::Ip4(address) => [0, 0, MAPPED, address.to_be_u32()],
+            OriginalAddress::Localhost6 => [0, 0, 0, ONE],
+        };
+        // SAFETY: as in `V4`.
+        unsafe { (*context.sock_addr).user_ip6 = words };
+    }
+}
+
+struct Socket<'a, F> {
+    context: &'a SockAddrContext,
+    original: OriginalAddress,
+    family: PhantomData<F>,
+}
+
+impl<'a, F: Family> Socket<'a, F> {
+    /// `None` if its destination is none that is translated.
+    #[inline(always)]
+    fn of(context: &'a SockAddrContext) -> Option<Self> {
+        Some(Self { context, original: F::address(context)?, family: PhantomData })
+    }
+
     #[inline(always)]
     fn is_ours(&self) -> bool {
         let Some(config) = maps::config() else { return false };
@@ -152,35 +224,37 @@ impl Socket<'_> {
     #[inline(always)]
     fn netns_cookie(&self) -> u64 {
         // SAFETY: a plain helper call.
-        unsafe { bpf_get_netns_cookie(self.0.as_ptr()) }
+        unsafe { bpf_get_netns_cookie(self.context.as_ptr()) }
     }
 
     #[inline(always)]
     fn cookie(&self) -> u64 {
         // SAFETY: a plain helper call.
-        unsafe { bpf_get_socket_cookie(self.0.as_ptr()) }
+        unsafe { bpf_get_socket_cookie(self.context.as_ptr()) }
     }
 
     #[inline(always)]
     fn protocol(&self) -> u8 {
         // SAFETY: the context outlives the program.
-        unsafe { (*self.0.sock_addr).protocol as u8 }
+        unsafe { (*self.context.sock_addr).protocol as u8 }
+    }
+
+    #[inline(always)]
+    fn port(&self) -> Port {
+        // SAFETY: the context outlives the program.
+        Port::from_be_u16(unsafe { (*self.context.sock_addr).user_port } as u16)
     }
 
     #[inline(always)]
     fn destination(&self) -> (Ip4, Port) {
-        // SAFETY: the context outlives the program.
-        let (address, port) = unsafe { ((*self.0.sock_addr).user_ip4, (*self.0.sock_addr).user_port) };
-        (Ip4::from_be_u32(address), Port::from_be_u16(port as u16))
+        (self.original.ip4(), self.port())
     }
 
     #[inline(always)]
-    fn set_destination(&self, address: Ip4, port: Port) {
-        // SAFETY: the context outlives the program, and both members may be written in all four hooks.
-        unsafe {
-            (*self.0.sock_addr).user_ip4 = address.to_be_u32();
-            (*self.0.sock_addr).user_port = port.to_be_u16().into();
-        }
+    fn set_destination(&self, (address, port): (OriginalAddress, Port)) {
+        F::set_address(self.context, address);
+        // SAFETY: the context outlives the program, and the member may be written in all hooks.
+        unsafe { (*self.context.sock_addr).user_port = port.to_be_u16().into() };
     }
 
     #[inline(always)]
@@ -191,14 +265,13 @@ impl Socket<'_> {
     /// Sends the socket to a backend and remembers what it asked for.
     #[inline(always)]
     fn translate(&self, backend: Ip4, target: Port) {
-        let (address, port) = self.destination();
         let key = self.nat_key((backend, target));
-        let original = OriginalDestination::new(address, port);
+        let original = OriginalDestination::new(self.original, self.port());
         // SAFETY: compared at once.
         if unsafe { SOCKET_NAT.get(key) } != Some(&original) {
             // A full table makes room by itself.
             let _ = SOCKET_NAT.insert(key, original, 0);
         }
-        self.set_destination(backend, target);
+        self.set_destination((OriginalAddress::Ip4(backend), target));
     }
 }

@@ -119,6 +119,9 @@ pub(super) fn program_id(program: Program) -> ProgramId {
         Program::Sendmsg4 => ProgramId::MeshSendmsg4,
         Program::Recvmsg4 => ProgramId::MeshRecvmsg4,
         Program::Getpeername4 => ProgramId::MeshGetpeername4,
+        Program::Connect6 => ProgramId::MeshConnect6,
+        Program::Recvmsg6 => ProgramId::MeshRecvmsg6,
+        Program::Getpeername6 => ProgramId::MeshGetpeername6,
         Program::Uplink => ProgramId::MeshUplink,
         Program::Xdp => ProgramId::MeshXdp,
     }
@@ -133,6 +136,9 @@ pub(super) fn program_back(program: ProgramId) -> Program {
         ProgramId::MeshSendmsg4 => Program::Sendmsg4,
         ProgramId::MeshRecvmsg4 => Program::Recvmsg4,
         ProgramId::MeshGetpeername4 => Program::Getpeername4,
+        ProgramId::MeshConnect6 => Program::Connect6,
+        ProgramId::MeshRecvmsg6 => Program::Recvmsg6,
+        ProgramId::MeshGetpeername6 => Program::Getpeername6,
         ProgramId::MeshUplink => Program::Uplink,
         ProgramId::MeshXdp => Program::Xdp,
     }

@@ -1,7 +1,7 @@
 //! The whole packet walk between two nodes, with real sockets at both ends.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::path::Path;
 use std::time::Instant;
 
@@ -108,6 +108,53 @@ fn tasks_are_served(lab: &Lab) {
     }
 }
 
+/// IPv6 sockets reach the same by mapped addresses, and a node's processes by `::1` too; they see what they asked for.
+fn ipv6_sockets_are_served(lab: &Lab) {
+    let mapped = |address: Ip4, port: u16| {
+        SocketAddr::from((std::net::Ipv4Addr::from(address).to_ipv6_mapped(), port))
+    };
+    let localhost = SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, 8080));
+    let vip = mapped(Ip4(VIP), 80);
+    for (from, to, seen) in [
+        (&lab.tasks[1], vip, TASKS_OVERLAY[1]),
+        (&lab.nodes[0], mapped(NODES[0], 8080), NODES[0]),
+        (&lab.nodes[0], mapped(Ip4::LOCALHOST, 8080), NODES[0]),
+        (&lab.nodes[0], localhost, NODES[0]),
+        (&lab.nodes[1], localhost, NODES[1]),
+    ] {
+        let stream = from.run(|| TcpStream::connect_timeout(&to, PATIENCE)).unwrap();
+        assert_eq!(stream.peer_addr().unwrap(), to, "getpeername");
+        assert_eq!(exchange(stream, b"hello").unwrap().ip(), ip(seen), "to {to}");
+    }
+    for (from, to, seen) in [
+        (&lab.tasks[1], mapped(Ip4(VIP), 53), TASKS_OVERLAY[1]),
+        (&lab.nodes[0], mapped(Ip4::LOCALHOST, 5353), NODES[0]),
+    ] {
+        for is_connected in [false, true] {
+            let socket = from.run(|| UdpSocket::bind("[::]:0")).unwrap();
+            socket.set_read_timeout(Some(PATIENCE)).unwrap();
+            if is_connected {
+                socket.connect(to).unwrap();
+                assert_eq!(socket.peer_addr().unwrap(), to, "getpeername");
+                socket.send(b"hello").unwrap();
+            } else {
+                socket.send_to(b"hello", to).unwrap();
+            }
+            let mut datagram = [0; 64];
+            let (size, answers) = socket.recv_from(&mut datagram).unwrap();
+            let peer: SocketAddr =
+                std::str::from_utf8(&datagram[..size]).unwrap().trim_end().parse().unwrap();
+            assert_eq!((answers, peer.ip()), (to, ip(seen)), "to {to}, connected: {is_connected}");
+        }
+    }
+    for (from, to) in
+        [(&lab.client, localhost), (&lab.tasks[1], localhost), (&lab.nodes[0], mapped(Ip4::LOCALHOST, 8082))]
+    {
+        let error = from.run(|| TcpStream::connect_timeout(&to, PATIENCE)).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused, "to {to}");
+    }
+}
+
 /// One client port through two nodes to one task: two flows.
 fn colliding_flows_are_told_apart(lab: &Lab) {
     let first = connect_from(&lab.client, 40_077, NODES[0], 8080);
@@ -154,6 +201,7 @@ fn walk(lab: &Lab) {
     clients_are_served(lab);
     nodes_are_served(lab);
     tasks_are_served(lab);
+    ipv6_sockets_are_served(lab);
     clients_learn_the_path_mtu(lab);
     connections_outlive_cache_and_ring(lab);
     colliding_flows_are_told_apart(lab);
@@ -186,14 +234,14 @@ fn walk_by_xdp_redirect() {
 fn connections_outlive_the_loader() {
     let lab = lab(tc_mode());
     let mut streams: Vec<_> = NODES.map(|node| connect_from(&lab.client, 0, node, 8080)).into();
-    streams.push(lab.tasks[1].run(|| std::net::TcpStream::connect("10.0.1.2:80").unwrap()));
+    streams.push(lab.tasks[1].run(|| TcpStream::connect("10.0.1.2:80").unwrap()));
     for node in 0..2 {
         let before: Vec<_> = lab.with_bpf(node, |bpf| bpf.hooks.attached().unwrap());
         let after = lab.with_bpf(node, |bpf| {
             assert_eq!(bpf.tables.rings.keys().unwrap().len(), 4);
             bpf.hooks.attached().unwrap()
         });
-        assert_eq!(before.len(), 9);
+        assert_eq!(before.len(), 12);
         assert_eq!(before, after);
     }
     for stream in streams {
@@ -270,7 +318,7 @@ fn the_pins_tell_what_is_there() {
     let tc = if has_tcx() { "tcx" } else { "clsact" };
     assert!(hooks.iter().any(|row| row.interface == "up0" && row.hook == format!("{tc} ingress")));
     assert!(hooks.iter().any(|row| row.interface == "mesh-vx" && row.hook == format!("{tc} egress")));
-    assert_eq!(hooks.iter().filter(|row| row.interface == "cgroup root").count(), 4);
+    assert_eq!(hooks.iter().filter(|row| row.interface == "cgroup root").count(), 7);
     assert!(matches!(
         inspect::drops(Path::new("/sys/fs/bpf/meshd-absent")),
         Err(InspectError::Absent { .. })

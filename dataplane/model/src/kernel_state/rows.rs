@@ -285,6 +285,9 @@ pub enum Program {
     Sendmsg4,
     Recvmsg4,
     Getpeername4,
+    Connect6,
+    Recvmsg6,
+    Getpeername6,
     Uplink,
     Xdp,
 }
@@ -319,6 +322,9 @@ impl Program {
             Self::Sendmsg4 => "mesh_sendmsg4",
             Self::Recvmsg4 => "mesh_recvmsg4",
             Self::Getpeername4 => "mesh_getpeername4",
+            Self::Connect6 => "mesh_connect6",
+            Self::Recvmsg6 => "mesh_recvmsg6",
+            Self::Getpeername6 => "mesh_getpeername6",
             Self::Uplink => "mesh_uplink",
             Self::Xdp => "mesh_xdp",
         }

@@ -333,6 +333,9 @@ fn attach(bpf: &mut Bpf, facts: &Facts, mode: HookMode) {
         ProgramId::MeshSendmsg4,
         ProgramId::MeshRecvmsg4,
         ProgramId::MeshGetpeername4,
+        ProgramId::MeshConnect6,
+        ProgramId::MeshRecvmsg6,
+        ProgramId::MeshGetpeername6,
     ] {
         bpf.hooks.attach_cgroup(program, &cgroup).unwrap();
     }
