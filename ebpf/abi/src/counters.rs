@@ -95,9 +95,9 @@ numbered! {
         MeshSendmsg4 = 6, "mesh_sendmsg4", "datagrams sent by sockets that are not connected";
         MeshRecvmsg4 = 7, "mesh_recvmsg4", "datagrams received: whom they seem to come from";
         MeshGetpeername4 = 8, "mesh_getpeername4", "sockets that ask for their peer";
-        MeshConnect6 = 9, "mesh_connect6", "as mesh_connect4, for IPv6 sockets that connect to IPv4";
-        MeshRecvmsg6 = 10, "mesh_recvmsg6", "as mesh_recvmsg4, for IPv6 sockets";
-        MeshGetpeername6 = 11, "mesh_getpeername6", "as mesh_getpeername4, for IPv6 sockets";
+        MeshConnect6 = 9, "mesh_connect6", "as `mesh_connect4`, for IPv6 sockets that connect to IPv4";
+        MeshRecvmsg6 = 10, "mesh_recvmsg6", "as `mesh_recvmsg4`, for IPv6 sockets";
+        MeshGetpeername6 = 11, "mesh_getpeername6", "as `mesh_getpeername4`, for IPv6 sockets";
     }
 }
 
