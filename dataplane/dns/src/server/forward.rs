@@ -4,6 +4,7 @@
 mod exchange;
 mod limits;
 mod lookups;
+mod places;
 mod resolv_conf;
 mod upstreams;
 

@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::places::Taken;
+
 /// Queries of one sandbox that wait for other resolvers at a time; one more is told to try again.
 pub const MAX_WAITING: usize = 512;
 
@@ -18,13 +20,19 @@ const LOOKUP_BURST: Duration = Duration::from_secs(1);
 /// One sandbox's share.
 #[derive(Debug)]
 pub struct ClientLimits {
+    /// Look-ups that it asked for and that run.
+    pub running: Taken,
     waiting: Arc<Semaphore>,
     budget: Mutex<Option<Instant>>,
 }
 
 impl Default for ClientLimits {
     fn default() -> Self {
-        Self { waiting: Arc::new(Semaphore::new(MAX_WAITING)), budget: Mutex::new(None) }
+        Self {
+            running: Taken::default(),
+            waiting: Arc::new(Semaphore::new(MAX_WAITING)),
+            budget: Mutex::new(None),
+        }
     }
 }
 

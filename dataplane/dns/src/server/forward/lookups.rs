@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,6 +13,7 @@ use crate::relay::{Age, Lifetime, Relayed};
 use crate::response::write_name;
 
 use super::limits::ClientLimits;
+use super::places::{Place, Taken};
 
 /// Parts of the table, each with a lock of its own: threads seldom meet.
 const N_SHARDS: usize = 16;
@@ -23,9 +23,6 @@ const MAX_KEPT_PER_SHARD: usize = 256;
 
 /// Longest answer that is kept, bytes: 16 MiB in all.
 const MAX_ANSWER_LEN: usize = 4096;
-
-/// Questions that are being asked at a time, of all sandboxes: each takes up to three sockets.
-const MAX_RUNNING: usize = 1024;
 
 /// No answer is kept longer: a node's resolvers have a cache of their own, and this one can't be flushed.
 const MAX_KEPT: Duration = Duration::from_secs(30);
@@ -105,12 +102,13 @@ pub struct Ticket {
     lookups: Arc<Lookups>,
     key: Key,
     waiters: watch::Sender<Option<Answer>>,
+    _place: Place,
 }
 
 /// All questions of this node's sandboxes.
 pub struct Lookups {
     shards: [Mutex<Shard>; N_SHARDS],
-    n_running: AtomicUsize,
+    running: Taken,
 }
 
 #[derive(Default)]
@@ -133,7 +131,7 @@ struct Entry {
 impl Lookups {
     pub fn new() -> Arc<Self> {
         let shards = std::array::from_fn(|_| Mutex::default());
-        Arc::new(Self { shards, n_running: AtomicUsize::new(0) })
+        Arc::new(Self { shards, running: Taken::default() })
     }
 
     /// What to do for `key`. A look-up is started only within the limits of the client and of all.
@@ -149,15 +147,14 @@ impl Lookups {
         if let Some(running) = shard.running.get(&key) {
             return Step::Wait(Waiter(running.clone()), stale);
         }
-        let is_full = self.n_running.load(Ordering::Relaxed) >= MAX_RUNNING;
-        if !may_ask || is_full || !limits.take_lookup(now) {
+        let place = may_ask.then(|| Place::take(&self.running, &limits.running)).flatten();
+        let Some(place) = place.filter(|_| limits.take_lookup(now)) else {
             return stale.map_or(Step::Failed, |answer| Step::Done(answer, Age::Stale));
-        }
+        };
         let (waiters, running) = watch::channel(None);
         shard.running.insert(key.clone(), running.clone());
         drop(shard);
-        self.n_running.fetch_add(1, Ordering::Relaxed);
-        Step::Ask(Ticket { lookups: self.clone(), key, waiters }, Waiter(running), stale)
+        Step::Ask(Ticket { lookups: self.clone(), key, waiters, _place: place }, Waiter(running), stale)
     }
 
     fn shard(&self, key: &Key) -> MutexGuard<'_, Shard> {
@@ -180,7 +177,6 @@ impl Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         self.lookups.shard(&self.key).running.remove(&self.key);
-        self.lookups.n_running.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

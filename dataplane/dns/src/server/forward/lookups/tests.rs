@@ -189,14 +189,23 @@ fn a_client_beyond_its_rate_gets_what_is_there() {
 }
 
 #[test]
-fn so_many_run_at_a_time_and_no_more() {
+fn two_sandboxes_cant_keep_a_third_from_asking() {
     let scene = Scene::new();
-    let ask = |i: usize| scene.begin(&format!("n{i}."), Duration::ZERO);
-    let mut tickets: Vec<_> =
-        (0..=MAX_RUNNING).map(ask).filter(|step| matches!(step, Step::Ask(..))).collect();
-    assert_eq!(tickets.len(), MAX_RUNNING);
-    tickets.pop();
-    assert!(matches!(ask(5000), Step::Ask(..)), "a place is given back");
+    let greedy = [ClientLimits::default(), ClientLimits::default()];
+    let ask = |limits: &ClientLimits, name: String| match scene.begin_as(&name, 1, (limits, Duration::ZERO)) {
+        Step::Ask(ticket, ..) => Some(ticket),
+        _ => None,
+    };
+    let running: Vec<Ticket> = (0..1000)
+        .flat_map(|i| [(0, i), (1, i)])
+        .filter_map(|(who, i)| ask(&greedy[who], format!("n{i}.of{who}.")))
+        .collect();
+    assert!(running.len() > 600, "{} run: what nobody else needs is used", running.len());
+    let third = ClientLimits::default();
+    let its: Vec<Ticket> = (0..50).filter_map(|i| ask(&third, format!("n{i}.of-third."))).collect();
+    assert_eq!(its.len(), 50, "while the others have {}", running.len());
+    drop(running);
+    assert!(ask(&greedy[0], "again.".to_owned()).is_some(), "a place is given back");
 }
 
 #[test]
