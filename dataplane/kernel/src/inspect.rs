@@ -13,7 +13,7 @@ use dataplane_model::kernel_state::HookMode;
 use ebpf_abi::{DropReason, EndpointKey, ProgramId};
 
 pub use fdb::fdb;
-pub use flows::{count_flows, flows};
+pub use flows::{FlowCounts, count_flows, flows};
 pub use rings::{Entrance, count_rings, load_balancers, rings};
 
 use crate::bpf::{HookPin, PinDir, PinError, TableError, Tables, interface_name, is_alive, read_drops};

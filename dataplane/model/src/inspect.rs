@@ -109,6 +109,10 @@ pub struct FlowsReport {
     /// Flows of this node's own backends; at most the limit asked for.
     pub kept: Vec<KeptFlow>,
     pub n_kept_left_off: u64,
+    /// Choices that the cache was not given, because too many flows began in one second.
+    pub n_unremembered: u64,
+    /// Half-open flows that made room for younger ones.
+    pub n_displaced: u64,
 }
 
 /// A row of the flow cache.

@@ -1,5 +1,6 @@
 //! What the programs count. For every program: received = forwarded + passed + Σ drops.
 
+use crate::flow::{ForwardKey, ReplyKey};
 use crate::limits::{MAX_DROP_REASONS, MAX_PROGRAMS};
 
 map_type! {
@@ -12,6 +13,24 @@ map_type! {
         pub passed: u64,
         /// By [`DropReason`].
         pub drops: [u64; MAX_DROP_REASONS],
+    }
+}
+
+map_type! {
+    /// What one CPU has let into the tables of flows.
+    pub struct GateRow: 64 bytes {
+        /// The tick that `n_new` counts in.
+        pub tick: u32,
+        /// New rows of the flow cache.
+        pub n_new: u32,
+        /// Choices that the cache was not given, beyond [`crate::limits::MAX_NEW_CACHED_FLOWS`].
+        pub n_unremembered: u64,
+        /// Half-open flows that made room, beyond [`crate::limits::MAX_HALF_OPEN`].
+        pub n_displaced: u64,
+        /// Where the programs look at the flow whose turn it is: their stacks have no room.
+        pub oldest: ForwardKey,
+        pub oldest_reply: ReplyKey,
+        pad: u32,
     }
 }
 

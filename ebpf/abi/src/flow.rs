@@ -191,6 +191,7 @@ impl ReplyKey {
     }
 
     /// The other direction's key.
+    #[inline]
     pub const fn forward_key(&self, flow: &ReplyFlow) -> ForwardKey {
         ForwardKey {
             client: self.client,

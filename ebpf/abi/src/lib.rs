@@ -20,7 +20,7 @@ pub mod socket;
 pub mod table;
 pub mod wire;
 
-pub use counters::{CounterRow, DropReason, ProgramId};
+pub use counters::{CounterRow, DropReason, GateRow, ProgramId};
 pub use flow::{FlowTuple, ForwardFlow, ForwardKey, FragmentKey, FragmentPorts, ReplyFlow, ReplyKey};
 pub use ring::{Chooser, RingBlock, RingKey};
 pub use socket::{OriginalAddress, OriginalDestination, SandboxNetworks, SocketNatKey};

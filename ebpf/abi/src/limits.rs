@@ -34,6 +34,9 @@ pub const MAX_SANDBOXES: u32 = 8_192;
 pub const MAX_SANDBOX_NETWORKS: usize = 16;
 /// Flows remembered by an ingress node. A cache: the oldest make room.
 pub const MAX_CACHED_FLOWS: u32 = 131_072;
+/// New rows of that cache per CPU and second. A flood of connections that begin turns it over no faster: with two CPUs in 16 s,
+/// with sixteen in 2 s. What is beyond is served all the same, by its ring, and found again if that changes.
+pub const MAX_NEW_CACHED_FLOWS: u32 = 4_096;
 /// Packets whose fragments are on their way. A cache: the oldest make room, and their last fragments are lost.
 pub const MAX_FRAGMENTED_PACKETS: u32 = 16_384;
 /// For how long the fragments of a packet may come, seconds: as long as Linux waits for them (RFC 791 section 3.2 lets the
@@ -42,6 +45,11 @@ pub const FRAGMENTS_SECS: u32 = 30;
 /// Flows of this node's backends. State: a full table refuses new flows under
 /// [`crate::DropReason::FlowTableFull`]. Closed flows stay for 10 to 15 s: this is room for 70,000 new connections a second.
 pub const MAX_FLOWS: u32 = 1_048_576;
+/// Flows among the youngest of this node's backends that may be half-open: a flow that isn't established when so many have
+/// begun after it makes room. So flows that a client alone begins, with whatever address, fill a quarter of the table at
+/// most. One that is live all the same begins anew with its next packet. At 30,000 new connections a second a handshake may
+/// take 8 s.
+pub const MAX_HALF_OPEN: u32 = MAX_FLOWS / 4;
 /// Translated sockets that ask for their peer's name or receive datagrams.
 pub const MAX_SOCKET_NATS: u32 = 65_536;
 /// Source ports tried before a flow that collides with another is refused.

@@ -44,16 +44,20 @@ pub mod map {
     pub const FLOWS: &str = "flows";
     /// [`crate::ReplyKey`] → [`crate::ReplyFlow`].
     pub const REPLIES: &str = "replies";
+    /// Queue of [`crate::ForwardKey`]: flows in the order in which they began, as far as they may be half-open.
+    pub const HALF_OPEN: &str = "half_open";
     /// LRU: [`crate::SocketNatKey`] → [`crate::OriginalDestination`].
     pub const SOCKET_NAT: &str = "socket_nat";
     /// Per-CPU array, [`crate::ProgramId`] → [`crate::CounterRow`].
     pub const COUNTERS: &str = "counters";
+    /// Per-CPU array\[1\] of [`crate::GateRow`].
+    pub const GATE: &str = "gate";
 
     /// What outlives a change of the ABI, as long as [`crate::FLOW_LAYOUT`] stays: flows, and the clock that they are dated by.
-    pub const OF_FLOWS: [&str; 5] = [TICK, FLOW_CACHE, FLOWS, REPLIES, SOCKET_NAT];
+    pub const OF_FLOWS: [&str; 6] = [TICK, FLOW_CACHE, FLOWS, REPLIES, HALF_OPEN, SOCKET_NAT];
 
     /// All of them: what is pinned.
-    pub const ALL: [&str; 17] = [
+    pub const ALL: [&str; 19] = [
         CONFIG,
         TICK,
         FRONTENDS,
@@ -69,7 +73,9 @@ pub mod map {
         FRAGMENTS,
         FLOWS,
         REPLIES,
+        HALF_OPEN,
         SOCKET_NAT,
         COUNTERS,
+        GATE,
     ];
 }

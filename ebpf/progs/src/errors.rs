@@ -10,10 +10,10 @@ use ebpf_packet::vxlan::MTU_OVERHEAD;
 use ebpf_packet::{Bytes as _, Ethernet, Ipv4, icmp, ipv4};
 
 use crate::ingress::{self, Other};
+use crate::route;
 use crate::skb::{self, Skb};
 use crate::track::{self, Translated};
 use crate::verdict::Outcome;
-use crate::{maps, route};
 
 /// Of errors that are made here.
 const TTL: u8 = 64;

@@ -9,14 +9,13 @@ use ebpf_packet::Flow;
 use ebpf_packet::hash::flow_hash;
 
 use crate::maps::{self, FLOW_CACHE, FRONTENDS, TARGET_PORTS};
-use crate::route;
 use crate::skb::{self, Skb};
 use crate::track::{self, Translated};
 use crate::verdict::Outcome;
+use crate::{gate, route};
 
-/// A client's packet, and who serves it.
+/// Who serves a client's packet.
 pub struct Chosen {
-    pub flow: Flow,
     pub flow_hash: u32,
     /// Address in the ingress network.
     pub backend: Ip4,
@@ -26,15 +25,15 @@ pub struct Chosen {
 /// The backend for a packet from outside; `None` if it is for no frontend, or nobody serves it: then the host's stack
 /// answers as for any closed port.
 #[inline(always)]
-pub fn choose(config: &NodeConfig, flow: Flow) -> Option<Chosen> {
+pub fn choose(config: &NodeConfig, flow: &Flow) -> Option<Chosen> {
     let tuple = &flow.tuple;
     if tuple.destination.is_loopback() {
         return None;
     }
     let ring = ring(tuple)?;
     let flow_hash = flow_hash(tuple);
-    let (backend, endpoint) = backend(config, &flow, &ring, flow_hash)?;
-    Some(Chosen { flow, flow_hash, backend, endpoint })
+    let (backend, endpoint) = backend(config, flow, &ring, flow_hash)?;
+    Some(Chosen { flow_hash, backend, endpoint })
 }
 
 /// The ring of the frontend that a client's packet is for; `None` if that is none.
@@ -56,7 +55,10 @@ fn backend(config: &NodeConfig, flow: &Flow, ring: &RingKey, flow_hash: u32) -> 
         return Some((cached, endpoint));
     }
     let chosen = pick(config, ring, flow_hash)?;
-    if (flow.is_first_syn() || flow.is_udp()) && cached != chosen.0 {
+    if (flow.is_first_syn() || flow.is_udp())
+        && cached != chosen.0
+        && (!cached.is_unspecified() || gate::admits_to_cache())
+    {
         // A full cache makes room by itself; a lost row costs nothing while the ring stays.
         let _ = FLOW_CACHE.insert(flow.tuple, chosen.0, 0);
     }

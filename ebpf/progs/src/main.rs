@@ -2,6 +2,7 @@
 //!
 //! - [`ingress`]: published ports, the same for XDP and tc: which backend, and handing a packet to a backend of this node.
 //! - [`uplink`], [`vxlan`], [`task`], [`xdp`]: where packets come from.
+//! - [`track`]: flows of this node's backends; [`gate`]: how many may begin.
 //! - [`errors`]: ICMP errors about their packets; [`fragments`]: packets that come in pieces.
 //! - [`socket`]: connect, sendmsg, recvmsg and getpeername.
 //! - [`verdict`]: outcome → verdict and counter; [`skb`]: helpers as `Result`s; [`maps`]: the tables.
@@ -22,6 +23,7 @@
 mod account;
 mod errors;
 mod fragments;
+mod gate;
 mod ingress;
 mod maps;
 mod route;

@@ -1,18 +1,18 @@
 //! The tables. Names, keys, values and sizes are the contract's.
 
 use aya_ebpf::bindings::{BPF_F_INNER_MAP, BPF_F_NO_PREALLOC};
-use aya_ebpf::btf_maps::{Array, HashMap, HashOfMaps, LruHashMap, PerCpuArray};
+use aya_ebpf::btf_maps::{Array, HashMap, HashOfMaps, LruHashMap, PerCpuArray, Queue};
 use aya_ebpf::macros::btf_map;
 use ebpf_abi::limits::{
     MAX_ADDRESS_OWNERS, MAX_ATTACHMENTS, MAX_CACHED_FLOWS, MAX_ENDPOINTS, MAX_FLOWS, MAX_FRAGMENTED_PACKETS,
-    MAX_FRONTENDS, MAX_PEERS, MAX_PROGRAMS, MAX_RINGS, MAX_SANDBOXES, MAX_SOCKET_NATS, MAX_TARGET_PORTS,
-    MAX_VIPS,
+    MAX_FRONTENDS, MAX_HALF_OPEN, MAX_PEERS, MAX_PROGRAMS, MAX_RINGS, MAX_SANDBOXES, MAX_SOCKET_NATS,
+    MAX_TARGET_PORTS, MAX_VIPS,
 };
 use ebpf_abi::ring::{FIRST_PLACE, RingHeader, WORDS_PER_BLOCK};
 use ebpf_abi::{
     Attachment, CounterRow, Endpoint, EndpointKey, FlowTuple, ForwardFlow, ForwardKey, FragmentKey,
-    FragmentPorts, Frontend, FrontendKey, Ip4, NodeConfig, OriginalDestination, Peer, ReplyFlow, ReplyKey,
-    RingBlock, RingKey, SandboxNetworks, SocketNatKey, TargetPort, TargetPortKey, VipKey,
+    FragmentPorts, Frontend, FrontendKey, GateRow, Ip4, NodeConfig, OriginalDestination, Peer, ReplyFlow,
+    ReplyKey, RingBlock, RingKey, SandboxNetworks, SocketNatKey, TargetPort, TargetPortKey, VipKey,
 };
 use ebpf_packet::hash::place;
 
@@ -69,12 +69,18 @@ pub static FLOWS: HashMap<ForwardKey, ForwardFlow, { MAX_FLOWS as usize }, SPARS
 #[btf_map(name = "replies")]
 pub static REPLIES: HashMap<ReplyKey, ReplyFlow, { MAX_FLOWS as usize }, SPARSE> = HashMap::new();
 
+#[btf_map(name = "half_open")]
+pub static HALF_OPEN: Queue<ForwardKey, { MAX_HALF_OPEN as usize }> = Queue::new();
+
 #[btf_map(name = "socket_nat")]
 pub static SOCKET_NAT: LruHashMap<SocketNatKey, OriginalDestination, { MAX_SOCKET_NATS as usize }> =
     LruHashMap::new();
 
 #[btf_map(name = "counters")]
 pub static COUNTERS: PerCpuArray<CounterRow, { MAX_PROGRAMS as usize }> = PerCpuArray::new();
+
+#[btf_map(name = "gate")]
+pub static GATE: PerCpuArray<GateRow, 1> = PerCpuArray::new();
 
 /// This node's row; `None` while user space has not written it.
 #[inline(always)]

@@ -12,6 +12,7 @@ use ebpf_abi::limits::SOURCE_PORT_TRIES;
 use ebpf_abi::{DropReason, FlowTuple, ForwardFlow, ForwardKey, Ip4, Port, ReplyFlow, ReplyKey};
 use ebpf_packet::Flow;
 
+use crate::gate;
 use crate::maps::{self, FLOWS, REPLIES};
 
 /// Linux's code for "file exists".
@@ -135,13 +136,38 @@ pub fn open(flow: &Flow, backend: Ip4, target: Port) -> Result<Translated, DropR
     let forward = ForwardFlow::new(target, reply_key.client_port, tick);
     let own = Translated { target_port: target, client_port: reply_key.client_port };
     match FLOWS.insert(key, forward, BPF_NOEXIST.into()) {
-        Ok(()) => Ok(own),
+        Ok(()) => {
+            gate::line_up(&key);
+            Ok(own)
+        }
         Err(code) if code == -EEXIST => Ok(yield_to_other(&key, &reply_key, own)),
         Err(_) => {
             let _ = REPLIES.remove(reply_key);
             Err(DropReason::FlowTableFull)
         }
     }
+}
+
+/// Removes both rows of a flow that is not established; false if there is none. `reply_key` is room for the other key.
+#[inline(always)]
+pub fn forget_half_open(key: &ForwardKey, reply_key: &mut ReplyKey) -> bool {
+    // SAFETY: the row stays in its place while this program runs.
+    let Some(row) = (unsafe { FLOWS.get(key) }) else { return false };
+    if row.state == FLOW_ESTABLISHED {
+        return false;
+    }
+    *reply_key = ReplyKey::new((key.endpoint, row.target_port), (key.client, row.client_port), key.protocol);
+    let _ = FLOWS.remove(key);
+    // Another flow may have taken the reply row over.
+    // SAFETY: as above.
+    let is_own = unsafe { REPLIES.get(&*reply_key) }.is_some_and(|reply| {
+        (reply.service, reply.service_port, reply.client_port)
+            == (key.service, key.service_port, key.client_port)
+    });
+    if is_own {
+        let _ = REPLIES.remove(&*reply_key);
+    }
+    true
 }
 
 /// Another CPU has opened the flow meanwhile: its translation holds, and a reply row that only this one made goes.

@@ -21,17 +21,11 @@ pub fn run(packet: &Skb) -> Outcome {
     let Ok(ip) = Ipv4::parse(packet) else { return Ok(Verdict::Pass) };
     if config.ingress_vni != 0
         && let Ok(flow) = fragments::flow(packet, &ip)
-        && let Some(chosen) = ingress::choose(config, flow)
+        && let Some(chosen) = ingress::choose(config, &flow)
     {
-        fragments::remember(&ip, &chosen.flow);
+        fragments::remember(&ip, &flow);
         return if chosen.endpoint.is_local() {
-            ingress::deliver(
-                config,
-                packet,
-                &chosen.flow,
-                (chosen.backend, &chosen.endpoint),
-                Arrival::Outside,
-            )
+            ingress::deliver(config, packet, &flow, (chosen.backend, &chosen.endpoint), Arrival::Outside)
         } else if is_too_long(config, packet, &ip) {
             errors::refuse_length(config, packet, &ethernet, &ip)
         } else {

@@ -63,16 +63,16 @@ pub fn run(context: &XdpContext) -> Outcome {
     if !matches!(frame.load::<2>(12), Ok(ethernet::TYPE_IPV4)) {
         return Ok(Verdict::Pass);
     }
-    let chosen = Flow::parse(&frame).ok().and_then(|flow| ingress::choose(config, flow));
-    match chosen {
-        Some(chosen) if !chosen.endpoint.is_local() => encapsulate(config, &frame, &chosen),
+    let Ok(flow) = Flow::parse(&frame) else { return Ok(Verdict::Pass) };
+    match ingress::choose(config, &flow) {
+        Some(chosen) if !chosen.endpoint.is_local() => encapsulate(config, &frame, &flow, &chosen),
         _ => Ok(Verdict::Pass),
     }
 }
 
 #[inline(always)]
-fn encapsulate(config: &NodeConfig, frame: &Frame<'_>, chosen: &Chosen) -> Outcome {
-    let total_len = chosen.flow.total_len;
+fn encapsulate(config: &NodeConfig, frame: &Frame<'_>, flow: &Flow, chosen: &Chosen) -> Outcome {
+    let total_len = flow.total_len;
     if u32::from(total_len) + MTU_OVERHEAD > config.uplink_mtu {
         return Ok(Verdict::Pass);
     }

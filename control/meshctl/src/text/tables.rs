@@ -55,10 +55,16 @@ pub fn flows(report: &FlowsReport) -> String {
     let header = ["PROTOCOL", "CLIENT", "SERVICE", "BACKEND", "SEEN AS", "STATE", "IDLE"];
     let kept = table(&header, report.kept.iter().map(kept_flow));
     format!(
-        "Flow cache of this node\n{cached}{}\nFlows kept for this node's backends\n{kept}{}",
+        "Flow cache of this node\n{cached}{}{}\nFlows kept for this node's backends\n{kept}{}{}",
         left_off(report.n_cached_left_off),
-        left_off(report.n_kept_left_off)
+        kept_out(report.n_unremembered, "choices were not remembered: too many flows began at once"),
+        left_off(report.n_kept_left_off),
+        kept_out(report.n_displaced, "half-open flows made room for younger ones")
     )
+}
+
+fn kept_out(n_flows: u64, what: &str) -> String {
+    if n_flows == 0 { String::new() } else { format!("({n_flows} {what})\n") }
 }
 
 fn left_off(n_flows: u64) -> String {
@@ -163,6 +169,8 @@ earlier 2      0   -          -             -        -
                 idle_secs: 7,
             }],
             n_kept_left_off: 3,
+            n_unremembered: 0,
+            n_displaced: 5,
         };
         let expected = "\
 Flow cache of this node
@@ -172,6 +180,7 @@ Flows kept for this node's backends
 PROTOCOL   CLIENT               SERVICE            BACKEND       SEEN AS   STATE         IDLE
 tcp        198.18.0.100:40000   198.18.0.11:8080   10.0.0.5:80   :40000    established    7 s
 (3 more are not shown, see --limit)
+(5 half-open flows made room for younger ones)
 ";
         assert_eq!(flows(&report), expected);
     }

@@ -139,14 +139,16 @@ pub async fn metrics(host: &Host, swarm: Option<&Swarm>) -> Result<String, Inspe
 fn maps(pins: &Path) -> Result<Maps, inspect::InspectError> {
     let endpoints = inspect::endpoints(pins)?;
     let n_local = endpoints.iter().filter(|row| row.interface.is_some()).count();
-    let (n_cached_flows, n_kept_flows) = inspect::count_flows(pins)?;
+    let flows = inspect::count_flows(pins)?;
     Ok(Maps {
         drops: inspect::drops(pins)?,
         n_local_endpoints: n_local as u64,
         n_remote_endpoints: (endpoints.len() - n_local) as u64,
         n_rings: inspect::count_rings(pins)?,
-        n_cached_flows,
-        n_kept_flows,
+        n_cached_flows: flows.n_cached,
+        n_kept_flows: flows.n_kept,
+        n_unremembered_flows: flows.gate.n_unremembered,
+        n_displaced_flows: flows.gate.n_displaced,
     })
 }
 

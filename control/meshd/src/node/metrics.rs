@@ -30,6 +30,8 @@ pub struct Maps {
     pub n_rings: u64,
     pub n_cached_flows: u64,
     pub n_kept_flows: u64,
+    pub n_unremembered_flows: u64,
+    pub n_displaced_flows: u64,
 }
 
 /// Known to managers alone.
@@ -95,6 +97,18 @@ fn tables(page: &mut Page, maps: &Maps) {
     page.family("meshd_flows", "gauge", "Flows: in the node's cache, and kept for its own backends.");
     page.value(&[("table", "cache")], maps.n_cached_flows);
     page.value(&[("table", "kept")], maps.n_kept_flows);
+    page.family(
+        "meshd_flows_unremembered_total",
+        "counter",
+        "Choices that the flow cache was not given: a flood.",
+    );
+    page.value(&[], maps.n_unremembered_flows);
+    page.family(
+        "meshd_flows_displaced_total",
+        "counter",
+        "Half-open flows that made room for younger ones: a flood.",
+    );
+    page.value(&[], maps.n_displaced_flows);
 }
 
 fn generations(page: &mut Page, report: &Report) {

@@ -3,7 +3,7 @@
 use aya::maps::{MapData, PerCpuArray};
 use dataplane_model::inspect::{DropsReport, ProgramCounters};
 use ebpf_abi::names::map;
-use ebpf_abi::{CounterRow, DropReason, ProgramId};
+use ebpf_abi::{CounterRow, DropReason, GateRow, ProgramId};
 
 use super::pins::PinDir;
 use super::table::{TableError, open};
@@ -23,6 +23,32 @@ impl Counters {
             .get(&program.number(), 0)
             .map_err(|source| TableError::Read { name: map::COUNTERS, source })?;
         Ok(per_cpu.iter().fold(CounterRow::default(), |sum, row| add(&sum, row)))
+    }
+}
+
+/// What was kept out of the tables of flows.
+pub struct Gate(PerCpuArray<MapData, GateRow>);
+
+/// Sums over all CPUs since the maps were made.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct GateCounts {
+    /// See [`GateRow::n_unremembered`].
+    pub n_unremembered: u64,
+    /// See [`GateRow::n_displaced`].
+    pub n_displaced: u64,
+}
+
+impl Gate {
+    pub(super) fn open(pins: &PinDir) -> Result<Self, TableError> {
+        open(pins, map::GATE).map(Self)
+    }
+
+    pub fn counts(&self) -> Result<GateCounts, TableError> {
+        let per_cpu = self.0.get(&0, 0).map_err(|source| TableError::Read { name: map::GATE, source })?;
+        Ok(GateCounts {
+            n_unremembered: per_cpu.iter().map(|row| row.n_unremembered).sum(),
+            n_displaced: per_cpu.iter().map(|row| row.n_displaced).sum(),
+        })
     }
 }
 

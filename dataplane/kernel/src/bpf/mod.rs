@@ -23,7 +23,7 @@ mod test_run;
 
 use std::path::Path;
 
-pub use counters::{Counters, read_drops};
+pub use counters::{Counters, Gate, GateCounts, read_drops};
 pub use flows::{FlowSweep, SweepError};
 pub use hooks::{HookError, Hooks};
 pub(crate) use hooks::{interface_name, is_alive};
@@ -58,9 +58,10 @@ pub enum OpenError {
 }
 
 impl Bpf {
-    /// Loads the programs, and opens the maps under `pin_dir` or makes them there; flows of an older version stay. `pin_dir` must lie in a BPF file
-    /// system, or where one can be mounted (`/sys/fs/bpf`). Hooks that are pinned there run this build's programs when
-    /// this returns. The network namespace of the calling thread is the one whose interfaces are meant, here and later.
+    /// Loads the programs, and opens the maps under `pin_dir` or makes them there; flows of an older version stay. `pin_dir`
+    /// must lie in a BPF file system, or where one can be mounted (`/sys/fs/bpf`). Hooks that are pinned there run this
+    /// build's programs when this returns. The network namespace of the calling thread is the one whose interfaces are meant,
+    /// here and later.
     pub fn open(pin_dir: &Path) -> Result<Self, OpenError> {
         check()?;
         let pins = PinDir::create(pin_dir)?;

@@ -95,6 +95,7 @@ impl PinDir {
     }
 
     /// Of the ABI version `version`.
+    #[must_use]
     pub fn of_version(&self, version: u32) -> Self {
         Self { versioned: self.above.join(format!("v{version}")), ..self.clone() }
     }

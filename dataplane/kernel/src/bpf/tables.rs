@@ -6,7 +6,7 @@ use ebpf_abi::{
     NodeConfig, Peer, ReplyFlow, ReplyKey, RingKey, SandboxNetworks, TargetPort, TargetPortKey, VipKey,
 };
 
-use super::counters::Counters;
+use super::counters::{Counters, Gate};
 use super::pins::PinDir;
 use super::rings::Rings;
 use super::table::{Single, Table, TableError};
@@ -31,6 +31,7 @@ pub struct Tables {
     pub flows: Table<ForwardKey, ForwardFlow>,
     pub replies: Table<ReplyKey, ReplyFlow>,
     pub counters: Counters,
+    pub gate: Gate,
 }
 
 impl Tables {
@@ -52,6 +53,7 @@ impl Tables {
             flows: Table::open(pins, map::FLOWS)?,
             replies: Table::open(pins, map::REPLIES)?,
             counters: Counters::open(pins)?,
+            gate: Gate::open(pins)?,
         })
     }
 }

@@ -20,6 +20,7 @@ const SIZES: [(&str, usize, usize); map::OF_FLOWS.len()] = [
     (map::FLOW_CACHE, size_of::<FlowTuple>(), size_of::<Ip4>()),
     (map::FLOWS, size_of::<ForwardKey>(), size_of::<ForwardFlow>()),
     (map::REPLIES, size_of::<ReplyKey>(), size_of::<ReplyFlow>()),
+    (map::HALF_OPEN, 0, size_of::<ForwardKey>()),
     (map::SOCKET_NAT, size_of::<SocketNatKey>(), size_of::<OriginalDestination>()),
 ];
 
@@ -34,7 +35,6 @@ pub fn take_over(pins: &PinDir) -> Result<(), PinError> {
         let (own, older) = (pins.map(name), older.join(name));
         let is_readable = |path: &Path| has_sizes(path, key_size, value_size);
         let done = match is_readable(&own) {
-            Some(true) => Ok(()),
             Some(false) => {
                 tracing::warn!("what is pinned as {} is none, and removed", own.display());
                 fs::remove_file(&own)
@@ -43,7 +43,7 @@ pub fn take_over(pins: &PinDir) -> Result<(), PinError> {
                 tracing::info!("takes {name} over from an older version");
                 share(&older, &own)
             }
-            None => Ok(()),
+            Some(true) | None => Ok(()),
         };
         done.map_err(|source| PinError::Io { path: own, source })?;
     }

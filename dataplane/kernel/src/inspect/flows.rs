@@ -11,7 +11,7 @@ use ebpf_abi::flow::{FLOW_ANSWERED, FLOW_ESTABLISHED};
 use ebpf_abi::{FlowTuple, ForwardFlow, ForwardKey, Ip4, Port, ReplyFlow, ReplyKey};
 
 use super::{InspectError, open};
-use crate::bpf::{Table, TableError, Tables};
+use crate::bpf::{GateCounts, Table, TableError, Tables};
 
 /// At most `limit` rows of either kind, those with the smallest keys, and how many more there are. Costs one pass over the
 /// tables, and memory for `limit` rows.
@@ -20,19 +20,32 @@ pub fn flows(pin_dir: &Path, limit: usize) -> Result<FlowsReport, InspectError> 
     let now = tables.tick.get()?;
     let (cached, n_cached_left_off) = first(&tables.flow_cache, limit)?;
     let (forward, n_kept_left_off) = first(&tables.flows, limit)?;
+    let gate = tables.gate.counts()?;
     let kept = forward.iter().map(|(key, flow)| kept_flow(&tables, key, flow, now));
     Ok(FlowsReport {
         cached: cached.iter().map(|(key, backend)| cached_flow(key, *backend)).collect(),
         n_cached_left_off,
         kept: kept.collect::<Result<_, _>>()?,
         n_kept_left_off,
+        n_unremembered: gate.n_unremembered,
+        n_displaced: gate.n_displaced,
     })
 }
 
-/// How many flows the two tables hold: the cache's, and this node's backends'.
-pub fn count_flows(pin_dir: &Path) -> Result<(u64, u64), InspectError> {
+/// How many flows the two tables hold, and were kept out of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FlowCounts {
+    pub n_cached: u64,
+    /// Of this node's backends.
+    pub n_kept: u64,
+    pub gate: GateCounts,
+}
+
+/// Costs a pass over the tables.
+pub fn count_flows(pin_dir: &Path) -> Result<FlowCounts, InspectError> {
     let tables = open(pin_dir)?;
-    Ok((count(&tables.flow_cache)?, count(&tables.flows)?))
+    let (n_cached, n_kept) = (count(&tables.flow_cache)?, count(&tables.flows)?);
+    Ok(FlowCounts { n_cached, n_kept, gate: tables.gate.counts()? })
 }
 
 fn count<K: Pod + Ord, V: Pod>(table: &Table<K, V>) -> Result<u64, TableError> {

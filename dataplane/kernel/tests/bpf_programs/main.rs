@@ -3,6 +3,7 @@
 
 mod detour;
 mod drift;
+mod flood;
 mod harness;
 mod inspect;
 mod support;
