@@ -1,14 +1,20 @@
 //! Connections that are looked for: their backend is not the one that their packets were sent to.
 
+use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, UdpSocket};
 use std::time::Instant;
 
+use ebpf_abi::limits::ROUTER_MAC;
 use ebpf_abi::ring::{MAX_HOPS, fingerprint};
-use ebpf_abi::{Chooser, Endpoint, EndpointKey, Ip4, MacAddr, ProgramId};
+use ebpf_abi::{
+    Chooser, Endpoint, EndpointKey, FlowTuple, Ip4, MacAddr, Port, ProgramId, TargetPort, TargetPortKey,
+    protocol,
+};
 
+use crate::harness::{Bench, Expect, bench, client_to};
 use crate::support::capture::Capture;
-use crate::support::lab::{CLIENT, INGRESS_VNI, Lab, NODES, TASKS, tc_mode};
+use crate::support::lab::{CLIENT, INGRESS_VNI, Lab, NODES, RING, TASKS, tc_mode};
 use crate::support::packets::{Segment, between, vxlan};
 use crate::support::traffic::{PATIENCE, connect_from, exchange, serve_tcp};
 
@@ -17,11 +23,25 @@ fn forward(lab: &Lab, node: usize, chooser: Chooser, client_port: u16) {
     let task = TASKS[1 - node];
     let client = between((chooser.mac(), CLIENT), (MacAddr::of_endpoint(task), NODES[1 - node]));
     let frame = client.tcp((client_port, 8080), Segment::Ack, b"");
+    send(lab, node, &frame);
+}
+
+/// Through a tunnel to `node` from the node beside it.
+fn send(lab: &Lab, node: usize, frame: &[u8]) {
     lab.nodes[1 - node].run(|| {
         let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
         let to = (std::net::Ipv4Addr::from(NODES[node]), 4789);
-        socket.send_to(&vxlan(INGRESS_VNI, &frame), to).unwrap();
+        socket.send_to(&vxlan(INGRESS_VNI, frame), to).unwrap();
     });
+}
+
+/// The same with an ICMP error about an answer of that connection.
+fn forward_error(lab: &Lab, node: usize, chooser: Chooser, client_port: u16) {
+    let (task, service) = (TASKS[1 - node], NODES[1 - node]);
+    let answer = between((MacAddr::default(), service), (MacAddr::default(), CLIENT));
+    let answer = answer.tcp((8080, client_port), Segment::Ack, b"");
+    let client = between((chooser.mac(), CLIENT), (MacAddr::of_endpoint(task), service));
+    send(lab, node, &client.port_unreachable(&answer));
 }
 
 /// A backend of node 0 for node 1, which no ring but one has.
@@ -73,9 +93,11 @@ fn a_search_goes_on_behind_the_ring_that_was_asked_last() {
         ("the same rings in another order", chosen_by(6, &ring(0)), 3),
         ("the last", chosen_by(8, &unknown), 8),
     ] {
-        forward(&lab, 1, chooser, 40_000);
         let expected = (MacAddr::of_endpoint(stranger(next)), chosen_by(chooser.hops + 1, &ring(next)).mac());
+        forward(&lab, 1, chooser, 40_000);
         assert_eq!(capture.next(NODES[1]), expected, "{name}");
+        forward_error(&lab, 1, chooser, 40_000);
+        assert_eq!(capture.next(NODES[1]), expected, "{name}, an ICMP error");
     }
     assert_eq!(n_flows(&lab, 1), 0);
 
@@ -150,6 +172,50 @@ fn answers_teach_the_node_that_clients_enter_by() {
         assert_eq!(n_strayed(), (0, 0), "packets that go straight say so");
         lab.empty_caches();
     }
+    lab.check_counters();
+}
+
+/// Both backends are on the node that the client's packets enter by: it finds out by itself.
+#[test]
+fn a_flow_found_where_it_enters_goes_straight() {
+    bench(1, |bpf, lab| {
+        let client = client_to(NODES[1]);
+        let [syn, ack] = [Segment::Syn, Segment::Ack].map(|segment| client.tcp((40_000, 8080), segment, b""));
+        let (uplink, host_end) = (lab.nodes[1].ifindex("up0"), lab.nodes[1].ifindex("mv00"));
+        let moved = EndpointKey { vni: INGRESS_VNI, address: TASKS[1] };
+        let local = Endpoint::local(MacAddr::of_endpoint(TASKS[1]), host_end).serving(true);
+        bpf.tables.endpoints.insert(&moved, &local).unwrap();
+        let port = TargetPortKey::new(TASKS[1], Port::new(8080), protocol::TCP);
+        bpf.tables.target_ports.insert(&port, &TargetPort::new(Port::new(80))).unwrap();
+        bpf.tables.rings.swap(&RING, &[TASKS[1]]).unwrap();
+        Bench::received(bpf, ProgramId::MeshUplink, uplink).check_forwarded("begins", &syn);
+        bpf.tables.rings.swap(&RING, &[TASKS[0]]).unwrap();
+        let tuple = *bpf.tables.flow_cache.rows().unwrap().keys().next().unwrap();
+        bpf.tables.flow_cache.remove(&tuple).unwrap();
+
+        let to_task = between((ROUTER_MAC, CLIENT), (MacAddr::of_endpoint(TASKS[1]), TASKS[1]));
+        let expected = Expect::ForwardAs(to_task.tcp((40_000, 80), Segment::Ack, b""));
+        Bench::received(bpf, ProgramId::MeshUplink, uplink).check("goes on", &ack, &expected);
+
+        assert_eq!(bpf.tables.flow_cache.get(&tuple).unwrap(), Some(TASKS[1]));
+        assert!(bpf.tables.replies.rows().unwrap().values().all(|row| row.strayed == 0));
+    });
+}
+
+/// A node is believed what it says of its own backends.
+#[test]
+fn a_node_teaches_of_its_own_backends_alone() {
+    let lab = Lab::new(tc_mode());
+    lab.start();
+    let service = |task: Ip4| between((MacAddr::of_endpoint(task), NODES[1]), (ROUTER_MAC, CLIENT));
+    // Task 0 is on node 1 itself, which gets what node 0 sends.
+    for (task, client_port) in [(TASKS[0], 40_000), (TASKS[1], 40_001)] {
+        send(&lab, 1, &service(task).tcp((8080, client_port), Segment::Ack, b""));
+    }
+    let cached = || lab.with_bpf(1, |bpf| bpf.tables.flow_cache.rows().unwrap());
+    wait_until("the second teaches", || !cached().is_empty());
+    let tuple = FlowTuple::new((CLIENT, Port::new(40_001)), (NODES[1], Port::new(8080)), protocol::TCP);
+    assert_eq!(cached(), BTreeMap::from([(tuple, TASKS[1])]));
     lab.check_counters();
 }
 
