@@ -13,7 +13,10 @@ fn expected() -> String {
          For every program and at all times: received = forwarded + passed + Σ dropped. `meshctl drops` shows it, read\n\
          from the pinned maps. *Passed* packets go to the kernel's own stack, or to the program beneath.\n\n\
          Written by `UPDATE=1 cargo test -p ebpf-abi --test documentation` from `ebpf/abi/src/counters.rs`.\n\n\
-         ## Programs\n\n{}\n## Drop reasons\n\n{}",
+         ## Programs\n\n{}\n## Drop reasons\n\n\
+         Each has a fixture in `dataplane/kernel/tests/model/fixtures.rs`: a packet, or a socket's call, that one program\n\
+         drops for it. No packet brings about `tunnel`: the kernel refuses our tunnel keys only if it has no memory left,\n\
+         and the fixture lets the helper say so.\n\n{}",
         ProgramId::TABLE,
         DropReason::TABLE
     )

@@ -1,0 +1,271 @@
+//! For each drop reason a packet, or a socket's call, that one program drops for that reason and no other.
+
+use std::collections::BTreeSet;
+
+use ebpf_abi::limits::{ROUTER_MAC, SOURCE_PORT_TRIES};
+use ebpf_abi::names::map;
+use ebpf_abi::table::ATTACHMENT_INGRESS;
+use ebpf_abi::{
+    Attachment, CounterRow, DropReason, Endpoint, EndpointKey, FlowTuple, ForwardFlow, ForwardKey, Frontend,
+    FrontendKey, Ip4, MacAddr, NodeConfig, Port, ProgramId, ReplyFlow, ReplyKey, RingKey, SandboxNetworks,
+    TargetPort, TargetPortKey, VipKey, protocol,
+};
+
+use crate::generate::world::{
+    BACKENDS, CLIENTS, INGRESS, OVERLAY, OWN, PEERS, SANDBOX_COOKIES, STRANGER, VIPS,
+};
+use crate::in_namespace;
+use crate::kernel::{FLOW_ROWS, Machine, Ran, Slate};
+use crate::packet::{
+    INGRESS_ENDS, NextHop, Packet, STRAY_END, SocketAddress, SocketCall, Step, TUNNEL, UPLINK,
+};
+use crate::packets::{Between, Segment, arp, between, fragment};
+use crate::run::TC_ACT_SHOT;
+use crate::tables::{Tables, Wanted};
+
+/// Of this node, with a published port and its host end.
+const LOCAL: Ip4 = BACKENDS[0];
+/// Of the first peer, with another published port.
+const REMOTE: Ip4 = BACKENDS[1];
+const TO_LOCAL: u16 = 8080;
+const TO_REMOTE: u16 = 8081;
+const CLIENT: Ip4 = CLIENTS[0];
+const CLIENT_PORT: u16 = 40_000;
+const GATEWAY: Ip4 = Ip4([10, 0, 0, 1]);
+const RINGS: [RingKey; 3] = [RingKey::new(1, INGRESS), RingKey::new(2, INGRESS), RingKey::new(3, OVERLAY)];
+
+/// A packet that is dropped, and what must be so before.
+struct Fixture {
+    reason: DropReason,
+    step: Step,
+    prepare: fn(&mut Machine),
+}
+
+#[test]
+fn every_drop_reason_has_a_fixture() {
+    let reasons: BTreeSet<DropReason> = DropReason::ALL.iter().copied().collect();
+    let fixtures: BTreeSet<DropReason> = fixtures().iter().map(|fixture| fixture.reason).collect();
+    assert_eq!(fixtures, reasons);
+}
+
+#[test]
+fn fixtures_are_dropped_for_their_reason_alone() {
+    in_namespace(|| {
+        let mut machine = Machine::load();
+        let wanted = wanted();
+        machine.fill(&Wanted::default(), &wanted);
+        for fixture in fixtures() {
+            machine.fill(&wanted, &wanted);
+            *machine.slate() = Slate { netns_cookie: SANDBOX_COOKIES[0], random: 1, ..Slate::default() };
+            (fixture.prepare)(&mut machine);
+            let ran = run(&mut machine, &fixture.step);
+            let mut expected = CounterRow { received: 1, ..CounterRow::default() };
+            expected.drops[fixture.reason.number() as usize] = 1;
+            assert_eq!(ran.counted, expected, "{:?}: {:?}", fixture.reason, fixture.step);
+            let refused = if matches!(fixture.step, Step::Socket(_)) { 0 } else { TC_ACT_SHOT };
+            assert_eq!(ran.code, refused, "{:?}", fixture.reason);
+        }
+    });
+}
+
+fn run(machine: &mut Machine, step: &Step) -> Ran {
+    match step {
+        Step::Packet(packet) => {
+            let slate = machine.slate();
+            if let Some((vni, remote)) = packet.tunnel {
+                (slate.has_tunnel, slate.tunnel_vni, slate.tunnel_remote) = (1, vni, remote.to_u32());
+            }
+            machine.run(packet)
+        }
+        Step::Socket(call) => machine.run_socket(call),
+        Step::Change(_) => unreachable!("not a fixture's"),
+    }
+}
+
+fn wanted() -> Wanted {
+    let config = NodeConfig {
+        vtep: OWN[0],
+        vxlan_ifindex: TUNNEL,
+        ingress_vni: INGRESS,
+        uplink_ifindex: UPLINK,
+        uplink_mtu: 1500,
+        vxlan_port: Port::new(4789),
+        ..NodeConfig::default()
+    };
+    let mut wanted = Wanted { config, tick: 1, ..Wanted::default() };
+    wanted.peers.insert(PEERS[0]);
+    wanted.address_owners.extend([(OWN[0], Ip4::UNSPECIFIED), (PEERS[0], PEERS[0])]);
+    let local = Endpoint::local(MacAddr::of_endpoint(LOCAL), INGRESS_ENDS[0]);
+    let remote = Endpoint::remote(MacAddr::of_endpoint(REMOTE), PEERS[0]);
+    for (address, endpoint) in [(LOCAL, local), (REMOTE, remote)] {
+        wanted.endpoints.insert(EndpointKey { vni: INGRESS, address }, endpoint.serving(true));
+    }
+    let mac = MacAddr::of_endpoint(LOCAL);
+    let attachment = Attachment {
+        vni: INGRESS,
+        address: LOCAL,
+        gateway: GATEWAY,
+        mtu: 1450,
+        mac,
+        flags: ATTACHMENT_INGRESS,
+        prefix: 24,
+    };
+    wanted.attachments.insert(INGRESS_ENDS[0], attachment);
+    for (ring, backend, port) in [(RINGS[0], LOCAL, TO_LOCAL), (RINGS[1], REMOTE, TO_REMOTE)] {
+        wanted.swap_ring(ring, &[backend]);
+        let key = FrontendKey::new(OWN[0], Port::new(port), protocol::TCP);
+        wanted.frontends.insert(key, Frontend::new(ring, Port::new(80)));
+    }
+    wanted.swap_ring(RINGS[2], &[]);
+    let key = TargetPortKey::new(LOCAL, Port::new(TO_LOCAL), protocol::TCP);
+    wanted.target_ports.insert(key, TargetPort::new(Port::new(80)));
+    for vni in [INGRESS, OVERLAY] {
+        wanted.vips.insert(VipKey { vni, address: VIPS[0] }, RINGS[2]);
+    }
+    wanted.sandboxes.insert(SANDBOX_COOKIES[0], SandboxNetworks::new(&[OVERLAY]).unwrap());
+    wanted
+}
+
+fn fixtures() -> Vec<Fixture> {
+    [from_tunnel(), from_task(), of_clients(), of_sockets()].into_iter().flatten().collect()
+}
+
+fn plain(reason: DropReason, step: Step) -> Fixture {
+    Fixture { reason, step, prepare: |_| {} }
+}
+
+fn step(program: ProgramId, ifindex: u32, bytes: Vec<u8>) -> Step {
+    Step::Packet(packet(program, ifindex, bytes))
+}
+
+fn packet(program: ProgramId, ifindex: u32, bytes: Vec<u8>) -> Packet {
+    let next_hop = NextHop::default();
+    Packet { program, bytes, ifindex, ingress_ifindex: ifindex, tunnel: None, is_aggregate: false, next_hop }
+}
+
+fn endpoint(address: Ip4) -> (MacAddr, Ip4) {
+    (MacAddr::of_endpoint(address), address)
+}
+
+fn with_type(mut frame: Vec<u8>, kind: [u8; 2]) -> Vec<u8> {
+    frame[12..14].copy_from_slice(&kind);
+    frame
+}
+
+fn from_tunnel() -> Vec<Fixture> {
+    let tunnelled = |remote: Ip4, bytes: Vec<u8>| {
+        let tunnel = Some((INGRESS, remote));
+        Step::Packet(Packet { tunnel, ..packet(ProgramId::MeshVxlan, TUNNEL, bytes) })
+    };
+    let of_client = between((ROUTER_MAC, CLIENT), (MacAddr::of_endpoint(LOCAL), OWN[0]));
+    let segment = of_client.tcp((CLIENT_PORT, TO_LOCAL), Segment::Syn, b"");
+    let elsewhere = between((ROUTER_MAC, CLIENT), (MacAddr::of_endpoint(REMOTE), OWN[0]));
+    let spoofed = between((ROUTER_MAC, STRANGER), endpoint(LOCAL)).udp((1, 2), b"");
+    let unpublished = of_client.tcp((CLIENT_PORT, 22), Segment::Syn, b"");
+    let later = fragment(of_client.udp((1, 2), &[0; 64]), 8, false);
+    let nobodys = between((ROUTER_MAC, STRANGER), (ROUTER_MAC, CLIENT)).udp((1, 2), b"");
+    let from = |source: Ip4| between((ROUTER_MAC, source), (ROUTER_MAC, LOCAL)).udp((1, 2), b"");
+    vec![
+        plain(DropReason::UnknownPeer, tunnelled(STRANGER, segment)),
+        plain(
+            DropReason::UnknownEndpoint,
+            tunnelled(PEERS[0], elsewhere.tcp((CLIENT_PORT, TO_REMOTE), Segment::Syn, b"")),
+        ),
+        plain(DropReason::InnerSource, tunnelled(PEERS[0], spoofed)),
+        plain(DropReason::UnpublishedPort, tunnelled(PEERS[0], unpublished)),
+        plain(DropReason::Fragment, tunnelled(PEERS[0], later)),
+        plain(DropReason::UnknownOwner, tunnelled(PEERS[0], nobodys)),
+        plain(DropReason::HostSource, step(ProgramId::MeshVxlanOut, TUNNEL, from(STRANGER))),
+    ]
+}
+
+fn from_task() -> Vec<Fixture> {
+    let to = |address: Ip4| between(endpoint(LOCAL), (ROUTER_MAC, address));
+    let sent = |bytes| step(ProgramId::MeshTask, INGRESS_ENDS[0], bytes);
+    let datagram = |address: Ip4| to(address).udp((1, 2), b"");
+    let mut other_version = datagram(REMOTE);
+    other_version[14] = 0x55;
+    let asks = arp(1, endpoint(LOCAL), (MacAddr::default(), STRANGER), MacAddr::BROADCAST);
+    let spoofed = between((MacAddr::of_endpoint(LOCAL), STRANGER), (ROUTER_MAC, REMOTE)).udp((1, 2), b"");
+    let past_the_hooks = to(VIPS[0]).tcp((1, 80), Segment::Syn, b"");
+    vec![
+        plain(DropReason::Malformed, sent(other_version)),
+        plain(DropReason::NotIpv4, sent(with_type(datagram(REMOTE), [0x86, 0xdd]))),
+        plain(DropReason::ArpUnanswered, sent(asks)),
+        plain(DropReason::NoRoute, sent(datagram(STRANGER))),
+        plain(DropReason::SourceAddress, sent(spoofed)),
+        plain(DropReason::UnknownAttachment, step(ProgramId::MeshTask, STRAY_END, datagram(REMOTE))),
+        plain(DropReason::Group, sent(datagram(Ip4([224, 0, 0, 251])))),
+        plain(DropReason::VipProtocol, sent(past_the_hooks)),
+        Fixture {
+            reason: DropReason::Unconfigured,
+            step: sent(datagram(REMOTE)),
+            prepare: |machine| machine.tables.config.set(&NodeConfig::default()).unwrap(),
+        },
+    ]
+}
+
+fn client() -> Between {
+    between((MacAddr([2, 0, 0, 0, 0, 100]), CLIENT), (MacAddr([2, 0, 0, 0, 0, 11]), OWN[0]))
+}
+
+fn of_clients() -> Vec<Fixture> {
+    let arrives = |bytes| step(ProgramId::MeshUplink, UPLINK, bytes);
+    let syn = |port| client().tcp((CLIENT_PORT, port), Segment::Syn, b"");
+    let mut cut = syn(TO_LOCAL);
+    cut.truncate(14 + 20 + 16);
+    let answer = between((ROUTER_MAC, OWN[0]), (ROUTER_MAC, CLIENT));
+    let answer = answer.tcp((TO_LOCAL, CLIENT_PORT), Segment::Ack, b"");
+    vec![
+        plain(DropReason::Rewrite, arrives(cut)),
+        plain(DropReason::UnknownFlow, arrives(client().port_unreachable(&answer))),
+        Fixture { reason: DropReason::FlowTableFull, step: arrives(syn(TO_LOCAL)), prepare: fill_flows },
+        Fixture {
+            reason: DropReason::SourcePortsExhausted,
+            step: arrives(syn(TO_LOCAL)),
+            prepare: take_source_ports,
+        },
+        Fixture {
+            // The kernel refuses no key of ours: it would have to be out of memory.
+            reason: DropReason::Tunnel,
+            step: arrives(syn(TO_REMOTE)),
+            prepare: |machine| machine.slate().set_tunnel.refusal = (-libc::ENOMEM).into(),
+        },
+    ]
+}
+
+fn of_sockets() -> Vec<Fixture> {
+    let call = SocketCall {
+        program: ProgramId::MeshConnect4,
+        netns_cookie: SANDBOX_COOKIES[0],
+        socket_cookie: 1,
+        protocol: protocol::TCP,
+        address: SocketAddress::V4(VIPS[0]),
+        port: Port::new(80),
+    };
+    vec![plain(DropReason::NoBackend, Step::Socket(call))]
+}
+
+fn fill_flows(machine: &mut Machine) {
+    for number in 0..FLOW_ROWS {
+        let client = (Ip4::from_u32(number), Port::new(1));
+        let tuple = FlowTuple::new(client, (OWN[0], Port::new(TO_LOCAL)), protocol::TCP);
+        let row = ForwardFlow::new(Port::new(80), client.1, 1);
+        machine.insert(map::FLOWS, &ForwardKey::new(&tuple, LOCAL), &row);
+    }
+}
+
+/// The client's own port, and all that the program will try.
+fn take_source_ports(machine: &mut Machine) {
+    let mut chance = Tables::new(Wanted::default(), machine.slate().random);
+    let tried =
+        (1..SOURCE_PORT_TRIES).map(|_| u16::try_from(0x8000 | (chance.next_random() & 0x7fff)).unwrap());
+    for port in tried.chain([CLIENT_PORT]) {
+        let key = ReplyKey::new((LOCAL, Port::new(80)), (CLIENT, Port::new(port)), protocol::TCP);
+        machine.insert(
+            map::REPLIES,
+            &key,
+            &ReplyFlow::new((OWN[1], Port::new(TO_LOCAL)), Port::new(port), 1),
+        );
+    }
+}

@@ -1,0 +1,167 @@
+//! What a run does, decided by its seed and by what the tables hold by then: mostly packets of flows that go on, and their
+//! answers.
+
+pub mod dice;
+mod frames;
+mod places;
+pub mod world;
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use ebpf_abi::{Endpoint, EndpointKey, Ip4, MacAddr, Port, ProgramId, RingKey, protocol};
+
+use crate::kernel::SHORTEST_SKB;
+use crate::packet::{Change, NextHop, Packet, SocketAddress, SocketCall, Step, TUNNEL, UPLINK, XDP_UPLINK};
+use crate::tables::Tables;
+use dice::Dice;
+use world::{
+    BACKENDS, CLIENTS, INGRESS, NODE_COOKIE, OVERLAPPING, OVERLAY, OWN, PEERS, SANDBOX_COOKIES, SERVICES,
+    STRANGE_COOKIE, STRANGER, VIPS,
+};
+
+/// The next step of a run whose tables are these.
+pub fn next(dice: &mut Dice, tables: &Tables) -> Step {
+    match dice.below(100) {
+        0 => Step::Change(change(dice, tables)),
+        1..6 => Step::Socket(socket_call(dice, tables)),
+        6..17 => Step::Packet(packet(dice, ProgramId::MeshXdp, |dice| places::from_outside(dice, tables))),
+        17..45 => {
+            Step::Packet(packet(dice, ProgramId::MeshUplink, |dice| places::from_outside(dice, tables)))
+        }
+        45..70 => Step::Packet(tunnelled(dice, tables)),
+        70..76 => Step::Packet(packet(dice, ProgramId::MeshVxlanOut, |dice| places::from_host(dice, tables))),
+        _ => {
+            let (ifindex, frame) = places::from_task(dice, tables);
+            let mut packet = packet(dice, ProgramId::MeshTask, |_| frame);
+            (packet.ifindex, packet.ingress_ifindex) = (ifindex, ifindex);
+            Step::Packet(packet)
+        }
+    }
+}
+
+fn packet(dice: &mut Dice, program: ProgramId, frame: impl FnOnce(&mut Dice) -> Vec<u8>) -> Packet {
+    let mut bytes = frame(dice);
+    if dice.one_in(100) {
+        let count = 14 + dice.below(100);
+        bytes = dice.bytes(count);
+    }
+    frames::spoil(dice, &mut bytes);
+    let is_out = program == ProgramId::MeshVxlanOut;
+    let ifindex = if is_out { TUNNEL } else { UPLINK };
+    // Cutting a frame makes one packet of an aggregate.
+    let is_aggregate = dice.one_in(10) && bytes.len() >= SHORTEST_SKB;
+    let from_host = is_out && !dice.one_in(4);
+    Packet {
+        program,
+        bytes,
+        ifindex,
+        ingress_ifindex: if from_host { 0 } else { UPLINK },
+        tunnel: (is_out && dice.one_in(6)).then_some((INGRESS, PEERS[0])),
+        is_aggregate,
+        next_hop: next_hop(dice),
+    }
+}
+
+fn next_hop(dice: &mut Dice) -> NextHop {
+    let ifindex = if dice.one_in(12) { UPLINK } else { XDP_UPLINK };
+    let [source, destination] = [11, 12].map(|last| MacAddr([2, 0, 0, 0, 0, last]));
+    NextHop { is_known: !dice.one_in(12), ifindex, source, destination }
+}
+
+fn tunnelled(dice: &mut Dice, tables: &Tables) -> Packet {
+    let vni = match dice.below(20) {
+        0 => dice.pick(&[0, 5000, OVERLAPPING]),
+        1..4 => OVERLAY,
+        _ => INGRESS,
+    };
+    let remote = if dice.one_in(25) { STRANGER } else { dice.pick(&PEERS) };
+    let mut packet = packet(dice, ProgramId::MeshVxlan, |dice| places::from_node(dice, tables, vni, remote));
+    (packet.ifindex, packet.ingress_ifindex) = (TUNNEL, TUNNEL);
+    packet.tunnel = if dice.one_in(60) { None } else { Some((vni, remote)) };
+    packet
+}
+
+fn socket_call(dice: &mut Dice, tables: &Tables) -> SocketCall {
+    let program = dice.pick(&[
+        ProgramId::MeshConnect4,
+        ProgramId::MeshSendmsg4,
+        ProgramId::MeshRecvmsg4,
+        ProgramId::MeshGetpeername4,
+        ProgramId::MeshConnect6,
+        ProgramId::MeshRecvmsg6,
+        ProgramId::MeshGetpeername6,
+    ]);
+    let netns_cookie = match dice.below(10) {
+        0 => STRANGE_COOKIE,
+        1..4 => NODE_COOKIE,
+        _ => dice.pick(&SANDBOX_COOKIES),
+    };
+    let (_, mut kind, published, _) = dice.pick(&SERVICES);
+    let addresses = [OWN[0], OWN[1], VIPS[0], VIPS[1], Ip4::LOCALHOST, Ip4::UNSPECIFIED, CLIENTS[0]];
+    let (mut address, mut port) = (dice.pick(&addresses), Port::new(published));
+    let mut socket_cookie = 1 + dice.number() % 4;
+    let asks =
+        ![ProgramId::MeshConnect4, ProgramId::MeshConnect6, ProgramId::MeshSendmsg4].contains(&program);
+    if asks
+        && dice.one_in(2)
+        && let Some(key) = dice.pick_from(tables.written.socket_nat.keys())
+    {
+        (address, port, kind, socket_cookie) = (key.backend, key.port, key.protocol, key.socket_cookie);
+    }
+    let protocol = if dice.one_in(30) { protocol::ICMP } else { kind };
+    let is_v6 =
+        [ProgramId::MeshConnect6, ProgramId::MeshRecvmsg6, ProgramId::MeshGetpeername6].contains(&program);
+    let address = if is_v6 { address_in_v6(dice, address) } else { SocketAddress::V4(address) };
+    SocketCall { program, netns_cookie, socket_cookie, protocol, address, port }
+}
+
+/// Mostly mapped (RFC 4291 section 2.5.5.2); this host's own; one of IPv6 alone, and one that ends like a mapped one.
+fn address_in_v6(dice: &mut Dice, address: Ip4) -> SocketAddress {
+    let mapped = Ipv4Addr::from(address).to_ipv6_mapped();
+    let mut other = mapped.octets();
+    other[dice.below(12)] ^= 1;
+    SocketAddress::V6(match dice.below(12) {
+        0 => Ipv6Addr::LOCALHOST,
+        1 => Ipv6Addr::UNSPECIFIED,
+        2 => Ipv6Addr::from(other),
+        _ => mapped,
+    })
+}
+
+fn change(dice: &mut Dice, tables: &Tables) -> Change {
+    let wanted = &tables.wanted;
+    let backend = dice.pick(&BACKENDS);
+    let key = EndpointKey { vni: INGRESS, address: backend };
+    match dice.below(26) {
+        0..5 => Change::Tick(wanted.tick + u32::try_from(dice.below(40)).unwrap()),
+        5..9 => {
+            let ring = RingKey::new(1 + dice.number() % 2, INGRESS);
+            Change::Ring(ring, world::ring(dice, INGRESS))
+        }
+        9 | 10 => Change::EmptyCaches,
+        11..13 => Change::EmptyFlows,
+        13..16 => {
+            let forward = dice.pick_from(tables.written.flows.keys()).copied();
+            Change::ForgetFlow(forward, dice.pick_from(tables.written.replies.keys()).copied())
+        }
+        16 => Change::Endpoint(key, None),
+        17 | 18 => {
+            let mac = MacAddr::of_endpoint(backend);
+            let endpoint = Endpoint::remote(mac, dice.pick(&PEERS)).serving(dice.one_in(2));
+            Change::Endpoint(key, Some(endpoint))
+        }
+        19 | 20 => {
+            let row = wanted.endpoints.get(&key).map(|row| row.serving(!row.serves()));
+            Change::Endpoint(key, row)
+        }
+        21 => Change::AddressOwner(
+            dice.pick(&[OWN[1], PEERS[0]]),
+            dice.pick(&[None, Some(Ip4::UNSPECIFIED), Some(PEERS[1])]),
+        ),
+        22 => {
+            let port = dice.pick_from(wanted.target_ports.keys()).copied();
+            port.map_or(Change::EmptyCaches, |key| Change::TargetPort(key, None))
+        }
+        _ => Change::Config(world::config(dice)),
+    }
+}

@@ -1,0 +1,297 @@
+//! Frames as they come from outside, from other nodes, from this node's processes and from its tasks.
+
+use ebpf_abi::limits::{PROBE_VNI, ROUTER_MAC};
+use ebpf_abi::ring::{MAX_HOPS, fingerprint};
+use ebpf_abi::table::ATTACHMENT_WAY_OUT;
+use ebpf_abi::{Attachment, Chooser, FlowTuple, ForwardKey, Ip4, MacAddr, Port, protocol};
+
+use super::dice::Dice;
+use super::frames::{Headers, icmp_error, transport};
+use super::world::{
+    BACKENDS, CLIENTS, INGRESS, OVERLAY_TASKS, OWN, PEERS, PEERS_OTHER, SERVICES, STRANGER, VIPS,
+};
+use crate::packet::{INGRESS_ENDS, OVERLAY_ENDS, STRAY_END, WAYS_OUT};
+use crate::tables::Tables;
+
+const CLIENT_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 100]);
+const NODE_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 11]);
+const OUTSIDE: (MacAddr, MacAddr) = (CLIENT_MAC, NODE_MAC);
+const DONT_FRAGMENT: u16 = 1 << 14;
+const MORE_FRAGMENTS: u16 = 1 << 13;
+
+/// A client's flow: one that is known, or one of the few that there are.
+fn client_flow(dice: &mut Dice, tables: &Tables) -> FlowTuple {
+    let known = match dice.below(4) {
+        0 => dice.pick_from(tables.written.flow_cache.keys()).copied(),
+        1 => dice.pick_from(tables.written.flows.keys()).map(as_tuple),
+        _ => None,
+    };
+    known.unwrap_or_else(|| {
+        let services = if dice.one_in(8) { &SERVICES[..] } else { &SERVICES[..4] };
+        let (_, protocol, published, _) = dice.pick(services);
+        let client = if dice.one_in(15) { dice.pick(&[OWN[0], PEERS[0]]) } else { dice.pick(&CLIENTS) };
+        let port = dice.pick(&[40_000, 40_001, 33_333, 65_535]);
+        let service = match dice.below(25) {
+            0 => dice.pick(&[PEERS[0], Ip4::LOCALHOST, STRANGER]),
+            1..8 => OWN[1],
+            _ => OWN[0],
+        };
+        let published = if dice.one_in(40) { 22 } else { published };
+        FlowTuple::new((client, Port::new(port)), (service, Port::new(published)), protocol)
+    })
+}
+
+fn as_tuple(key: &ForwardKey) -> FlowTuple {
+    FlowTuple::new((key.client, key.client_port), (key.service, key.service_port), key.protocol)
+}
+
+fn reversed(tuple: &FlowTuple) -> FlowTuple {
+    let (source, destination) =
+        ((tuple.source, tuple.source_port), (tuple.destination, tuple.destination_port));
+    FlowTuple::new(destination, source, tuple.protocol)
+}
+
+/// A packet of a flow, whole or a fragment, or an error about its answer.
+fn of_client(dice: &mut Dice, macs: (MacAddr, MacAddr), tuple: &FlowTuple) -> Vec<u8> {
+    let mut headers = Headers::of(macs, tuple);
+    if dice.one_in(9) {
+        headers.protocol = protocol::ICMP;
+        if dice.one_in(3) {
+            headers.source = STRANGER;
+        }
+        let message = icmp_error(dice, &reversed(tuple));
+        return headers.frame(dice, &message);
+    }
+    headers.id = u8::try_from(dice.below(4)).unwrap();
+    headers.fragment = match dice.below(16) {
+        0 => MORE_FRAGMENTS,
+        1 => 3,
+        2 => MORE_FRAGMENTS | 5,
+        3..9 => DONT_FRAGMENT,
+        _ => 0,
+    };
+    let mut segment = transport(dice, tuple);
+    if dice.one_in(60) {
+        segment.resize(dice.pick(&[1210, 1211, 1430, 1431]), 7);
+    }
+    headers.frame(dice, &segment)
+}
+
+/// On the uplink.
+pub fn from_outside(dice: &mut Dice, tables: &Tables) -> Vec<u8> {
+    let tuple = client_flow(dice, tables);
+    match dice.below(30) {
+        0 => probe(dice, tables),
+        1 => {
+            let mut frame = of_client(dice, OUTSIDE, &tuple);
+            let kind = dice.pick(&[[8, 6], [0x86, 0xdd], [0x81, 0]]);
+            frame[12..14].copy_from_slice(&kind);
+            frame
+        }
+        2 => ping(dice, OUTSIDE, (tuple.source, tuple.destination)),
+        _ => of_client(dice, OUTSIDE, &tuple),
+    }
+}
+
+fn probe(dice: &mut Dice, tables: &Tables) -> Vec<u8> {
+    let port = tables.wanted.config.vxlan_port;
+    let from =
+        (dice.pick(&[PEERS[0], PEERS[1], STRANGER]), Port::new(dice.pick(&[51_000, 51_000, 4789, 8472])));
+    let tuple = FlowTuple::new(from, (dice.pick(&[OWN[0], OWN[0], OWN[1]]), port), protocol::UDP);
+    let vni = dice.pick(&[PROBE_VNI, PROBE_VNI, PROBE_VNI, INGRESS]);
+    let mut datagram = [tuple.source_port.0, tuple.destination_port.0, [0, 20], [0, 0]].concat();
+    datagram.extend([dice.pick(&[8, 8, 8, 0]), 0, 0, 0]);
+    datagram.extend((vni << 8).to_be_bytes());
+    datagram.extend(b"echo");
+    Headers::of(OUTSIDE, &tuple).frame(dice, &datagram)
+}
+
+fn ping(dice: &mut Dice, macs: (MacAddr, MacAddr), between: (Ip4, Ip4)) -> Vec<u8> {
+    let nowhere = Port::default();
+    let tuple = FlowTuple::new((between.0, nowhere), (between.1, nowhere), protocol::ICMP);
+    let mut message = vec![dice.pick(&[8, 8, 8, 0, 13]), dice.pick(&[0, 0, 0, 3])];
+    message.extend(dice.bytes(10));
+    Headers::of(macs, &tuple).frame(dice, &message)
+}
+
+/// Between any two of these addresses.
+fn between(dice: &mut Dice, macs: (MacAddr, MacAddr), source: Ip4, destination: Ip4) -> Vec<u8> {
+    let ports = [40_000, 80, 53].map(Port::new);
+    let kind = dice.pick(&[protocol::TCP, protocol::UDP]);
+    let tuple = FlowTuple::new((source, dice.pick(&ports)), (destination, dice.pick(&ports)), kind);
+    let segment = transport(dice, &tuple);
+    Headers::of(macs, &tuple).frame(dice, &segment)
+}
+
+/// Inside the tunnel.
+pub fn from_node(dice: &mut Dice, tables: &Tables, vni: u32, remote: Ip4) -> Vec<u8> {
+    let endpoints = tables.wanted.endpoints.iter().filter(|(key, _)| key.vni == vni);
+    let endpoints: Vec<Ip4> = endpoints.map(|(key, _)| key.address).collect();
+    let endpoint = |dice: &mut Dice| {
+        if endpoints.is_empty() || dice.one_in(20) { STRANGER } else { dice.pick(&endpoints) }
+    };
+    match (vni == INGRESS, dice.below(12)) {
+        // Answers to clients, and packets for this node's processes.
+        (true, 0) => {
+            let to = dice.pick(&[CLIENTS[0], OWN[0], PEERS[1]]);
+            let from = dice.pick(&OWN);
+            let backend = endpoint(dice);
+            let sender = if dice.one_in(2) { ROUTER_MAC } else { MacAddr::of_endpoint(backend) };
+            if dice.one_in(2) {
+                let answer = reversed(&client_flow(dice, tables));
+                return of_client(dice, (sender, ROUTER_MAC), &answer);
+            }
+            between(dice, (sender, ROUTER_MAC), from, to)
+        }
+        (true, 1) => {
+            let (from, to) = (endpoint(dice), dice.pick(&[OWN[0], OWN[1], CLIENTS[1]]));
+            between(dice, (ROUTER_MAC, ROUTER_MAC), from, to)
+        }
+        (true, 2) => {
+            let to = endpoint(dice);
+            let from = dice.pick(&[remote, PEERS_OTHER, CLIENTS[0], OWN[0]]);
+            between(dice, (ROUTER_MAC, MacAddr::of_endpoint(to)), from, to)
+        }
+        (true, 3..) => {
+            let tuple = client_flow(dice, tables);
+            let among: &[Ip4] = if dice.one_in(8) { &BACKENDS } else { &BACKENDS[..3] };
+            let known = tables.written.flows.keys().find(|key| as_tuple(key) == tuple);
+            let known = known.map(|key| key.endpoint).filter(|_| !dice.one_in(3));
+            let to = known.unwrap_or_else(|| dice.pick(among));
+            let from = inner_source(dice, tables);
+            of_client(dice, (from, MacAddr::of_endpoint(to)), &tuple)
+        }
+        (false, _) => {
+            let (from, to) = (endpoint(dice), endpoint(dice));
+            let mac = if dice.one_in(12) { ROUTER_MAC } else { MacAddr::of_endpoint(to) };
+            let to = if dice.one_in(12) { OVERLAY_TASKS[2] } else { to };
+            between(dice, (ROUTER_MAC, mac), from, to)
+        }
+    }
+}
+
+/// What chose a packet's destination: mostly a ring in use, or one that this node has had.
+fn inner_source(dice: &mut Dice, tables: &Tables) -> MacAddr {
+    let rings: Vec<&Vec<Ip4>> = tables.wanted.rings.values().flatten().collect();
+    let hops = 1 + u8::try_from(dice.below(usize::from(MAX_HOPS) + 1)).unwrap();
+    match dice.below(8) {
+        0 => Chooser { hops, fingerprint: u16::from_be_bytes(dice.word()) }.mac(),
+        1..4 if !rings.is_empty() => {
+            let places = rings[dice.below(rings.len())];
+            Chooser { hops: 1 + hops % 4, fingerprint: fingerprint(places) }.mac()
+        }
+        4 if dice.one_in(4) => CLIENT_MAC,
+        _ => ROUTER_MAC,
+    }
+}
+
+/// Into the tunnel device.
+pub fn from_host(dice: &mut Dice, tables: &Tables) -> Vec<u8> {
+    let from = dice.pick(&[OWN[0], OWN[0], OWN[1], CLIENTS[0], BACKENDS[0]]);
+    let to = match dice.below(12) {
+        0 => dice.pick(&[Ip4([224, 0, 0, 1]), Ip4([255, 255, 255, 255]), CLIENTS[0]]),
+        1 => dice.pick(&OVERLAY_TASKS),
+        _ => dice.pick(&BACKENDS),
+    };
+    let mut frame = between(dice, OUTSIDE, from, to);
+    if dice.one_in(30) || tables.wanted.config == ebpf_abi::NodeConfig::default() {
+        frame[12..14].copy_from_slice(&[0x86, 0xdd]);
+    }
+    frame
+}
+
+/// From one of the node's tasks, or who says to be one.
+pub fn from_task(dice: &mut Dice, tables: &Tables) -> (u32, Vec<u8>) {
+    let ifindex = match dice.below(40) {
+        0 => STRAY_END,
+        1..6 => dice.pick(&WAYS_OUT),
+        6..12 => dice.pick(&OVERLAY_ENDS),
+        _ => dice.pick(&INGRESS_ENDS),
+    };
+    let Some(attachment) = tables.wanted.attachments.get(&ifindex) else {
+        return (ifindex, between(dice, OUTSIDE, CLIENTS[0], OWN[0]));
+    };
+    let mut frame = match dice.below(12) {
+        0 => question(dice, attachment),
+        1..4 => to_neighbour(dice, attachment),
+        4 => error(dice, tables, attachment),
+        _ => answer(dice, tables, attachment),
+    };
+    if dice.one_in(40) {
+        frame[6 + dice.below(6)] ^= 1;
+    }
+    if dice.one_in(60) {
+        frame[12..14].copy_from_slice(&[0x86, 0xdd]);
+    }
+    (ifindex, frame)
+}
+
+fn macs(attachment: &Attachment) -> (MacAddr, MacAddr) {
+    (attachment.mac, ROUTER_MAC)
+}
+
+/// What a task of the ingress network answers to a client; from the way out, by the address there.
+fn answer(dice: &mut Dice, tables: &Tables, attachment: &Attachment) -> Vec<u8> {
+    let answered = tables.written.replies.iter().filter(|(key, _)| key.endpoint == attachment.address);
+    let answered: Vec<_> = answered.map(|(key, _)| *key).collect();
+    let Some(key) = (!answered.is_empty()).then(|| dice.pick(&answered)) else {
+        let client = dice.pick(&CLIENTS);
+        return between(dice, macs(attachment), attachment.address, client);
+    };
+    let source = if attachment.flags & ATTACHMENT_WAY_OUT != 0 { STRANGER } else { key.endpoint };
+    let tuple = FlowTuple::new((source, key.target_port), (key.client, key.client_port), key.protocol);
+    let mut headers = Headers::of(macs(attachment), &tuple);
+    headers.id = u8::try_from(dice.below(3)).unwrap();
+    headers.fragment = dice.pick(&[0, 0, 0, 0, DONT_FRAGMENT, DONT_FRAGMENT, MORE_FRAGMENTS, 9]);
+    let segment = transport(dice, &tuple);
+    headers.frame(dice, &segment)
+}
+
+fn error(dice: &mut Dice, tables: &Tables, attachment: &Attachment) -> Vec<u8> {
+    let about = dice.pick_from(tables.written.replies.keys()).copied();
+    let Some(key) = about else { return to_neighbour(dice, attachment) };
+    let client = (key.client, key.client_port);
+    let asked = FlowTuple::new(client, (key.endpoint, key.target_port), key.protocol);
+    let mut headers = Headers::of(macs(attachment), &reversed(&asked));
+    (headers.protocol, headers.source) = (protocol::ICMP, attachment.address);
+    let message = icmp_error(dice, &asked);
+    headers.frame(dice, &message)
+}
+
+fn to_neighbour(dice: &mut Dice, attachment: &Attachment) -> Vec<u8> {
+    let source = if dice.one_in(15) { STRANGER } else { attachment.address };
+    let destinations = [
+        attachment.gateway,
+        VIPS[0],
+        VIPS[1],
+        OVERLAY_TASKS[0],
+        OVERLAY_TASKS[1],
+        OVERLAY_TASKS[2],
+        BACKENDS[0],
+        BACKENDS[1],
+        BACKENDS[3],
+        BACKENDS[5],
+        OWN[0],
+        PEERS[0],
+        PEERS_OTHER,
+        CLIENTS[0],
+        Ip4([239, 1, 1, 1]),
+    ];
+    let to = dice.pick(&destinations);
+    if dice.one_in(3) {
+        return ping(dice, macs(attachment), (source, to));
+    }
+    between(dice, macs(attachment), source, to)
+}
+
+fn question(dice: &mut Dice, attachment: &Attachment) -> Vec<u8> {
+    let targets =
+        [attachment.gateway, attachment.address, VIPS[0], OVERLAY_TASKS[1], BACKENDS[1], CLIENTS[0]];
+    let mut frame = [[0xff; 6], attachment.mac.0].concat();
+    frame.extend([8, 6, 0, 1, 8, 0, 6, 4, 0, dice.pick(&[1, 1, 1, 1, 2])]);
+    frame.extend(attachment.mac.0);
+    frame.extend(attachment.address.0);
+    frame.extend([0; 6]);
+    frame.extend(dice.pick(&targets).0);
+    frame
+}

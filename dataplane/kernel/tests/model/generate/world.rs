@@ -1,0 +1,165 @@
+//! Seeded tables: a node with two peers, a handful of backends here and there, services that have them or have none, and
+//! now and then a row that is missing.
+
+use ebpf_abi::table::{ATTACHMENT_INGRESS, ATTACHMENT_WAY_OUT, CONFIG_XDP_REDIRECT};
+use ebpf_abi::{
+    Attachment, Endpoint, EndpointKey, Frontend, FrontendKey, Ip4, MacAddr, NodeConfig, Port, RingKey,
+    SandboxNetworks, TargetPort, TargetPortKey, VipKey, protocol,
+};
+
+use super::dice::Dice;
+use crate::packet::{INGRESS_ENDS, OVERLAY_ENDS, TUNNEL, UPLINK, WAYS_OUT};
+use crate::tables::Wanted;
+
+pub const INGRESS: u32 = 4096;
+pub const OVERLAY: u32 = 4097;
+/// Its addresses are the ingress network's too.
+pub const OVERLAPPING: u32 = 4098;
+pub const OWN: [Ip4; 2] = [Ip4([198, 18, 0, 11]), Ip4([198, 18, 0, 21])];
+pub const PEERS: [Ip4; 2] = [Ip4([198, 18, 0, 12]), Ip4([198, 18, 0, 13])];
+/// A further address of the first peer.
+pub const PEERS_OTHER: Ip4 = Ip4([198, 18, 0, 32]);
+pub const STRANGER: Ip4 = Ip4([198, 18, 0, 66]);
+pub const CLIENTS: [Ip4; 3] = [Ip4([203, 0, 113, 1]), Ip4([203, 0, 113, 2]), Ip4([203, 0, 113, 3])];
+/// The last has no endpoint.
+pub const BACKENDS: [Ip4; 6] = [
+    Ip4([10, 0, 0, 5]),
+    Ip4([10, 0, 0, 6]),
+    Ip4([10, 0, 0, 7]),
+    Ip4([10, 0, 0, 8]),
+    Ip4([10, 0, 0, 9]),
+    Ip4([10, 0, 0, 10]),
+];
+pub const OVERLAY_TASKS: [Ip4; 3] = [Ip4([10, 0, 1, 5]), Ip4([10, 0, 1, 6]), Ip4([10, 0, 1, 7])];
+pub const VIPS: [Ip4; 2] = [Ip4([10, 0, 1, 2]), Ip4([10, 0, 0, 2])];
+/// Service, protocol, published and target port. The third's ring is empty, the fourth has none.
+pub const SERVICES: [(u64, u8, u16, u16); 6] = [
+    (1, protocol::TCP, 8080, 80),
+    (1, protocol::UDP, 5353, 53),
+    (2, protocol::TCP, 8081, 80),
+    (2, protocol::UDP, 8080, 8080),
+    (3, protocol::TCP, 8082, 81),
+    (4, protocol::TCP, 8083, 83),
+];
+/// Whose sockets: the node's, two sandboxes', nobody's.
+pub const NODE_COOKIE: u64 = 7;
+pub const SANDBOX_COOKIES: [u64; 2] = [8, 9];
+pub const STRANGE_COOKIE: u64 = 10;
+
+/// The tables of one run.
+pub fn wanted(dice: &mut Dice) -> Wanted {
+    let mut wanted = Wanted { config: config(dice), tick: 100, ..Wanted::default() };
+    wanted.peers.extend(PEERS);
+    for (address, owner) in [
+        (OWN[0], Ip4::UNSPECIFIED),
+        (OWN[1], Ip4::UNSPECIFIED),
+        (PEERS[0], PEERS[0]),
+        (PEERS[1], PEERS[1]),
+        (PEERS_OTHER, PEERS[0]),
+    ] {
+        if !dice.one_in(20) {
+            wanted.address_owners.insert(address, owner);
+        }
+    }
+    endpoints(dice, &mut wanted);
+    attachments(&mut wanted);
+    services(dice, &mut wanted);
+    wanted
+}
+
+pub fn config(dice: &mut Dice) -> NodeConfig {
+    if dice.one_in(12) {
+        return NodeConfig::default();
+    }
+    NodeConfig {
+        netns_cookie: NODE_COOKIE,
+        vtep: OWN[0],
+        vxlan_ifindex: TUNNEL,
+        ingress_vni: if dice.one_in(30) { 0 } else { INGRESS },
+        uplink_ifindex: UPLINK,
+        uplink_mtu: dice.pick(&[1500, 1500, 1280, 9000]),
+        flags: dice.pick(&[0, CONFIG_XDP_REDIRECT]),
+        vxlan_port: Port::new(dice.pick(&[4789, 4789, 8472])),
+        ..NodeConfig::default()
+    }
+}
+
+/// The first three backends are this node's, if they are at all.
+fn endpoints(dice: &mut Dice, wanted: &mut Wanted) {
+    let mut add = |vni, address, ifindex: Option<&u32>| {
+        if dice.one_in(12) {
+            return;
+        }
+        let mac = MacAddr::of_endpoint(address);
+        let endpoint = match ifindex.filter(|_| !dice.one_in(8)) {
+            Some(ifindex) => Endpoint::local(mac, *ifindex),
+            None => Endpoint::remote(mac, dice.pick(&PEERS)),
+        };
+        wanted.endpoints.insert(EndpointKey { vni, address }, endpoint.serving(!dice.one_in(4)));
+    };
+    for (index, address) in BACKENDS[..5].iter().enumerate() {
+        add(INGRESS, *address, INGRESS_ENDS.get(index));
+        add(OVERLAPPING, *address, None);
+    }
+    for (index, address) in OVERLAY_TASKS.into_iter().enumerate() {
+        add(OVERLAY, address, OVERLAY_ENDS.get(index));
+    }
+}
+
+fn attachments(wanted: &mut Wanted) {
+    let attachment = |vni, address: Ip4, flags| {
+        let [a, b, c, _] = address.0;
+        let (gateway, mac) = (Ip4([a, b, c, 1]), MacAddr::of_endpoint(address));
+        Attachment { vni, address, gateway, mtu: 1450, mac, flags, prefix: 24 }
+    };
+    for (ifindex, address) in INGRESS_ENDS.into_iter().zip(BACKENDS) {
+        wanted.attachments.insert(ifindex, attachment(INGRESS, address, ATTACHMENT_INGRESS));
+    }
+    for (ifindex, address) in OVERLAY_ENDS.into_iter().zip(OVERLAY_TASKS) {
+        wanted.attachments.insert(ifindex, attachment(OVERLAY, address, 0));
+    }
+    for (ifindex, address) in WAYS_OUT.into_iter().zip(BACKENDS) {
+        wanted.attachments.insert(ifindex, attachment(0, address, ATTACHMENT_WAY_OUT));
+    }
+}
+
+fn services(dice: &mut Dice, wanted: &mut Wanted) {
+    for (service, protocol, published, target) in SERVICES {
+        let frontend = Frontend::new(RingKey::new(service, INGRESS), Port::new(target));
+        for address in [OWN[0], OWN[1], Ip4::LOCALHOST] {
+            if !dice.one_in(15) {
+                wanted.frontends.insert(FrontendKey::new(address, Port::new(published), protocol), frontend);
+            }
+        }
+        for backend in &BACKENDS[..3] {
+            if !dice.one_in(15) {
+                let key = TargetPortKey::new(*backend, Port::new(published), protocol);
+                wanted.target_ports.insert(key, TargetPort::new(Port::new(target)));
+            }
+        }
+    }
+    for (service, vni) in [(1, INGRESS), (2, INGRESS), (3, INGRESS), (2, OVERLAY), (3, OVERLAY)] {
+        let key = RingKey::new(service, vni);
+        let n_rings = if dice.one_in(12) { 10 } else { 1 + dice.below(4) };
+        for _ in 0..n_rings {
+            let places = if service == 3 { Vec::new() } else { ring(dice, vni) };
+            wanted.swap_ring(key, &places);
+        }
+    }
+    for vni in [OVERLAY, OVERLAPPING] {
+        wanted.vips.insert(VipKey { vni, address: VIPS[0] }, RingKey::new(2, OVERLAY));
+        wanted.vips.insert(VipKey { vni, address: VIPS[1] }, RingKey::new(3, OVERLAY));
+    }
+    let networks =
+        [[OVERLAY, INGRESS], [INGRESS, OVERLAPPING]].map(|vnis| SandboxNetworks::new(&vnis).unwrap());
+    wanted.sandboxes.extend(SANDBOX_COOKIES.into_iter().zip(networks));
+}
+
+/// Places of a ring; few, so that changes are felt.
+pub fn ring(dice: &mut Dice, vni: u32) -> Vec<Ip4> {
+    let among: &[Ip4] = if vni == INGRESS { &BACKENDS } else { &OVERLAY_TASKS };
+    let n_backends = 1 + dice.below(4);
+    let backends: Vec<Ip4> = (0..n_backends).map(|_| dice.pick(among)).collect();
+    let n_places = if dice.one_in(12) { 0 } else { dice.pick(&[1, 2, 3, 7, 101]) };
+    (0..n_places).map(|_| dice.pick(&backends)).collect()
+}

@@ -1,0 +1,181 @@
+//! A pure model of the data path against the programs: generated tables and packets go through both, and verdict, bytes,
+//! way, tunnel, counters and the rows that flows leave must be equal. And a fixture for each drop reason.
+//!
+//! A failing run prints its seed and the command that replays it.
+#![expect(clippy::unwrap_used, reason = "a test that can't be set up has failed")]
+
+mod fixtures;
+mod frame;
+mod generate;
+mod kernel;
+#[path = "../bpf_programs/support/namespace.rs"]
+#[expect(dead_code, reason = "the walks need more of it")]
+mod namespace;
+mod packet;
+#[path = "../bpf_programs/support/packets.rs"]
+#[expect(dead_code, reason = "the packet tests need more of it")]
+mod packets;
+mod run;
+mod step;
+mod tables;
+
+use std::collections::BTreeMap;
+use std::{env, thread};
+
+use ebpf_abi::{NodeConfig, ProgramId};
+
+use generate::dice::Dice;
+use generate::world;
+use namespace::Namespace;
+use packet::{Change, INGRESS_ENDS, OVERLAY_ENDS, STRAY_END, Step, TUNNEL, UPLINK, WAYS_OUT};
+use run::{Bench, End, Mismatch};
+
+/// Steps of a run: enough for flows to begin, go on and end under changing tables.
+const N_STEPS: usize = 2000;
+const N_RUNS: u64 = 24;
+/// Of `cargo xtask test --long`: 10^7 packets; 94 of 100 steps are.
+const N_LONG_RUNS: u64 = 5_400;
+/// The kernel lets a change of rings wait for all programs that run: several runs at a time wait together.
+const N_WORKERS: u64 = 4;
+const SEED: &str = "MESH_MODEL_SEED";
+const STEPS: &str = "MESH_MODEL_STEPS";
+
+/// What packets must have come to, or the generator has lost its bite.
+const ENDS: [(ProgramId, &str); 50] = [
+    (ProgramId::MeshXdp, "Forward(Back { redirected: false })"),
+    (ProgramId::MeshXdp, "Forward(Back { redirected: true })"),
+    (ProgramId::MeshXdp, "Pass"),
+    (ProgramId::MeshUplink, "Pass"),
+    (ProgramId::MeshUplink, "asked elsewhere"),
+    (ProgramId::MeshUplink, "flow-table-full"),
+    (ProgramId::MeshUplink, "rewrite"),
+    (ProgramId::MeshUplink, "sent out"),
+    (ProgramId::MeshUplink, "to a task"),
+    (ProgramId::MeshUplink, "tunnelled"),
+    (ProgramId::MeshUplink, "unknown-flow"),
+    (ProgramId::MeshUplink, "unpublished-port"),
+    (ProgramId::MeshVxlan, "Forward(In(11))"),
+    (ProgramId::MeshVxlan, "Forward(Routed(10))"),
+    (ProgramId::MeshVxlan, "Pass"),
+    (ProgramId::MeshVxlan, "asked elsewhere"),
+    (ProgramId::MeshVxlan, "flow-table-full"),
+    (ProgramId::MeshVxlan, "fragment"),
+    (ProgramId::MeshVxlan, "inner-source"),
+    (ProgramId::MeshVxlan, "malformed"),
+    (ProgramId::MeshVxlan, "not-ipv4"),
+    (ProgramId::MeshVxlan, "to a task"),
+    (ProgramId::MeshVxlan, "unconfigured"),
+    (ProgramId::MeshVxlan, "unknown-endpoint"),
+    (ProgramId::MeshVxlan, "unknown-flow"),
+    (ProgramId::MeshVxlan, "unknown-owner"),
+    (ProgramId::MeshVxlan, "unknown-peer"),
+    (ProgramId::MeshVxlan, "unpublished-port"),
+    (ProgramId::MeshVxlanOut, "Pass"),
+    (ProgramId::MeshVxlanOut, "group"),
+    (ProgramId::MeshVxlanOut, "host-source"),
+    (ProgramId::MeshVxlanOut, "no-route"),
+    (ProgramId::MeshVxlanOut, "sent out"),
+    (ProgramId::MeshTask, "Forward(In(11))"),
+    (ProgramId::MeshTask, "Forward(Routed(10))"),
+    (ProgramId::MeshTask, "Pass"),
+    (ProgramId::MeshTask, "arp-unanswered"),
+    (ProgramId::MeshTask, "sent out"),
+    (ProgramId::MeshTask, "to a task"),
+    (ProgramId::MeshTask, "tunnelled"),
+    (ProgramId::MeshTask, "vip-protocol"),
+    (ProgramId::MeshConnect4, "Forward(Translated)"),
+    (ProgramId::MeshConnect4, "no-backend"),
+    (ProgramId::MeshSendmsg4, "Forward(Translated)"),
+    (ProgramId::MeshRecvmsg4, "Forward(Translated)"),
+    (ProgramId::MeshGetpeername4, "Forward(Translated)"),
+    (ProgramId::MeshConnect6, "Forward(Translated)"),
+    (ProgramId::MeshConnect6, "no-backend"),
+    (ProgramId::MeshRecvmsg6, "Forward(Translated)"),
+    (ProgramId::MeshGetpeername6, "Forward(Translated)"),
+];
+
+/// Works in a namespace with the interfaces that packets name.
+fn in_namespace(work: impl FnOnce() + Send) {
+    let namespace = Namespace::new();
+    let ends = INGRESS_ENDS.into_iter().chain(OVERLAY_ENDS).chain(WAYS_OUT);
+    for ifindex in [UPLINK, TUNNEL, STRAY_END].into_iter().chain(ends) {
+        namespace.ip(&format!("link add if{ifindex} index {ifindex} type bridge"));
+    }
+    namespace.run(work);
+}
+
+#[test]
+fn the_programs_do_what_the_model_says() {
+    let number = |name| env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
+    if let Some(seed) = number(SEED) {
+        let n_steps = number(STEPS).map_or(N_STEPS, |count| usize::try_from(count).unwrap());
+        in_namespace(|| run(&mut Bench::new(), seed, n_steps));
+        return;
+    }
+    let n_runs = if env::var_os("MESH_TEST_LONG").is_some() { N_LONG_RUNS } else { N_RUNS };
+    let workers: Vec<_> = (0..N_WORKERS).map(|worker| thread::spawn(move || work(worker, n_runs))).collect();
+    let mut ends: BTreeMap<End, u64> = BTreeMap::new();
+    for worker in workers {
+        for (end, count) in worker.join().unwrap() {
+            *ends.entry(end).or_default() += count;
+        }
+    }
+    println!("{} packets and calls", ends.values().sum::<u64>());
+    let is_missing = |(program, end): &&(ProgramId, &str)| !ends.contains_key(&(*program, (*end).into()));
+    let missing: Vec<_> = ENDS.iter().filter(is_missing).collect();
+    assert!(missing.is_empty(), "no packet came to {missing:?}, but to {ends:?}");
+}
+
+/// Every so many of the runs; returns what packets came to.
+fn work(worker: u64, n_runs: u64) -> BTreeMap<End, u64> {
+    let mut ends = BTreeMap::new();
+    in_namespace(|| {
+        let mut bench = Bench::new();
+        for seed in (worker..n_runs).step_by(usize::try_from(N_WORKERS).unwrap()) {
+            run(&mut bench, seed, N_STEPS);
+        }
+        ends = std::mem::take(&mut bench.ends);
+    });
+    ends
+}
+
+/// The programs know another node than the model.
+#[test]
+fn a_difference_is_found() {
+    in_namespace(|| {
+        let mut bench = Bench::new();
+        let mut dice = Dice::new(0);
+        bench.begin(world::wanted(&mut dice));
+        let elsewhere = NodeConfig { ingress_vni: 1, ..bench.model.wanted.config };
+        bench.machine.apply(&Change::Config(elsewhere));
+        let differs = (0..N_STEPS).any(|_| {
+            let step = generate::next(&mut dice, &bench.model);
+            bench.take(&step).is_err()
+        });
+        assert!(differs);
+    });
+}
+
+fn run(bench: &mut Bench, seed: u64, n_steps: usize) {
+    let mut steps = Vec::new();
+    if let Err(mismatch) = bench.run(seed, n_steps, &mut steps) {
+        fail(bench, seed, steps, &mismatch);
+    }
+}
+
+fn fail(bench: &mut Bench, seed: u64, steps: Vec<Step>, mismatch: &Mismatch) -> ! {
+    let n_steps = mismatch.position + 1;
+    println!("seed {seed}, step {}: {}", mismatch.position, mismatch.what);
+    println!("at {:?}", steps.last());
+    println!("replay: {SEED}={seed} {STEPS}={n_steps} cargo test -p dataplane-kernel --test model");
+    match bench.shrink(seed, steps) {
+        Some((steps, still)) => {
+            println!("these steps are enough:");
+            for step in &steps {
+                println!("{step:?}");
+            }
+            panic!("seed {seed}: {}", still.what);
+        }
+        None => panic!("seed {seed}: {}; it does not happen again", mismatch.what),
+    }
+}

@@ -1,0 +1,115 @@
+//! What is given to the model and to the programs alike.
+
+use std::fmt;
+use std::net::Ipv6Addr;
+
+use ebpf_abi::{Endpoint, TargetPort};
+use ebpf_abi::{
+    EndpointKey, ForwardKey, Ip4, MacAddr, NodeConfig, Port, ProgramId, ReplyKey, RingKey, TargetPortKey,
+};
+
+/// The interfaces that packets name, in a namespace of the test's own.
+pub const UPLINK: u32 = 10;
+pub const TUNNEL: u32 = 11;
+/// Host ends of tasks: in the ingress network, in overlays, their ways out; the last belongs to no task.
+pub const INGRESS_ENDS: [u32; 3] = [12, 13, 14];
+pub const OVERLAY_ENDS: [u32; 2] = [15, 16];
+pub const WAYS_OUT: [u32; 2] = [17, 18];
+pub const STRAY_END: u32 = 19;
+/// What `bpf_xdp_adjust_head` runs see as theirs: loopback.
+pub const XDP_UPLINK: u32 = 1;
+
+/// A frame and where a program meets it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Packet {
+    pub program: ProgramId,
+    pub bytes: Vec<u8>,
+    /// The interface that the program hangs on.
+    pub ifindex: u32,
+    /// The interface that the packet entered the host by; 0 for a process of the host.
+    pub ingress_ifindex: u32,
+    /// VNI and far end of the tunnel that it came through.
+    pub tunnel: Option<(u32, Ip4)>,
+    /// The kernel has put several segments together.
+    pub is_aggregate: bool,
+    /// For XDP.
+    pub next_hop: NextHop,
+}
+
+/// What the kernel's routes and neighbours say.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct NextHop {
+    pub is_known: bool,
+    pub ifindex: u32,
+    pub source: MacAddr,
+    pub destination: MacAddr,
+}
+
+/// A socket that connects, sends, receives or asks for its peer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SocketCall {
+    pub program: ProgramId,
+    pub netns_cookie: u64,
+    pub socket_cookie: u64,
+    pub protocol: u8,
+    pub address: SocketAddress,
+    pub port: Port,
+}
+
+/// As the hooks of IPv4 and of IPv6 see it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SocketAddress {
+    V4(Ip4),
+    V6(Ipv6Addr),
+}
+
+impl SocketAddress {
+    pub fn bytes(&self) -> Vec<u8> {
+        match self {
+            Self::V4(address) => address.0.to_vec(),
+            Self::V6(address) => address.octets().to_vec(),
+        }
+    }
+}
+
+/// What user space does in between.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    Config(NodeConfig),
+    Tick(u32),
+    Ring(RingKey, Vec<Ip4>),
+    Endpoint(EndpointKey, Option<Endpoint>),
+    TargetPort(TargetPortKey, Option<TargetPort>),
+    AddressOwner(Ip4, Option<Ip4>),
+    EmptyCaches,
+    ForgetFlow(Option<ForwardKey>, Option<ReplyKey>),
+    EmptyFlows,
+}
+
+/// One step of a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    Packet(Packet),
+    Socket(SocketCall),
+    Change(Change),
+}
+
+impl fmt::Debug for Packet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} on {} from {}", self.program.label(), self.ifindex, self.ingress_ifindex)?;
+        if let Some((vni, remote)) = self.tunnel {
+            write!(f, ", VNI {vni} from {remote}")?;
+        }
+        if self.is_aggregate {
+            write!(f, ", aggregate")?;
+        }
+        if self.program == ProgramId::MeshXdp {
+            write!(f, ", {:?}", self.next_hop)?;
+        }
+        write!(f, "\n  {}", hex(&self.bytes))
+    }
+}
+
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat()
+}

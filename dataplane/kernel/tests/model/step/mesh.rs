@@ -1,0 +1,169 @@
+//! The routing mesh: which backend a client's packet goes to, and how it becomes the task's.
+
+use ebpf_abi::limits::{FRAGMENTS_SECS, MAX_NEW_CACHED_FLOWS, ROUTER_MAC};
+use ebpf_abi::ring::{EARLIER_RINGS, MAX_HOPS, fingerprint};
+use ebpf_abi::{
+    Chooser, DropReason, Endpoint, FlowTuple, FragmentKey, FragmentPorts, FrontendKey, Ip4, RingKey,
+    TargetPortKey,
+};
+use ebpf_packet::hash::flow_hash;
+
+use super::rewrite::{CLIENT_SIDE, SERVICE_SIDE};
+use super::state::Seen;
+use super::{Step, Verdict, Walk, Way};
+use crate::frame::{Network, NoPorts, Piece, Segment};
+use crate::tables::Tables;
+
+/// A backend and what is known of it.
+pub type Backend = (Ip4, Endpoint);
+
+impl Tables {
+    /// The segment that a frame carries. A later fragment has the ports of its packet's first, for 30 s.
+    pub fn segment(&self, frame: &[u8], ip: &Network) -> Result<Segment, NoPorts> {
+        if ip.piece != Piece::Later {
+            return Segment::of(frame, ip);
+        }
+        let key = FragmentKey::new(ip.source, ip.destination, ip.id, ip.protocol);
+        let ports = self.written.fragments.get(&key);
+        let is_fresh = |ports: &&FragmentPorts| self.wanted.tick <= ports.seen + FRAGMENTS_SECS;
+        let ports = ports.filter(is_fresh).ok_or(NoPorts::Fragment)?;
+        Ok(Segment::with(ip, (ports.source, ports.destination), 0, None))
+    }
+
+    pub fn remember_fragment(&mut self, ip: &Network, segment: &Segment) {
+        if ip.piece == Piece::First {
+            let key = FragmentKey::new(ip.source, ip.destination, ip.id, ip.protocol);
+            let tuple = &segment.tuple;
+            let (source, destination) = (tuple.source_port, tuple.destination_port);
+            let ports = FragmentPorts { source, destination, seen: self.wanted.tick };
+            self.written.fragments.insert(key, ports);
+        }
+    }
+
+    pub fn ring_of(&self, tuple: &FlowTuple) -> Option<RingKey> {
+        let key = FrontendKey::new(tuple.destination, tuple.destination_port, tuple.protocol);
+        self.wanted.frontends.get(&key).map(|frontend| frontend.ring)
+    }
+
+    /// The backend at a flow's place, if it still exists.
+    pub fn placed(&self, ring: &RingKey, age: usize, tuple: &FlowTuple) -> Option<Backend> {
+        let backend = self.wanted.place(ring, age, flow_hash(tuple))?;
+        Some((backend, self.backend(backend)?))
+    }
+
+    /// The backend that a flow went to before, if it still exists.
+    pub fn cached(&self, tuple: &FlowTuple) -> Option<Backend> {
+        let backend = *self.written.flow_cache.get(tuple)?;
+        Some((backend, self.backend(backend)?))
+    }
+
+    /// Who serves a client's packet; `None` leaves it to the host.
+    pub fn choose(&mut self, segment: &Segment) -> Option<Backend> {
+        let tuple = &segment.tuple;
+        if tuple.destination.0[0] == 127 {
+            return None;
+        }
+        let ring = self.ring_of(tuple)?;
+        let cached = self.cached(tuple);
+        let stays = |endpoint: &Endpoint| {
+            if segment.is_datagram() { endpoint.serves() } else { !segment.begins() }
+        };
+        if let Some(cached) = cached.filter(|(_, endpoint)| stays(endpoint)) {
+            return Some(cached);
+        }
+        let chosen = self.placed(&ring, 0, tuple)?;
+        if segment.begins() || segment.is_datagram() {
+            let is_known = self.written.flow_cache.contains_key(tuple);
+            if is_known || self.admits_to_cache() {
+                self.written.flow_cache.insert(*tuple, chosen.0);
+            }
+        }
+        Some(chosen)
+    }
+
+    /// So many new rows a second may a flood make.
+    fn admits_to_cache(&mut self) -> bool {
+        let gate = &mut self.written.gate;
+        if gate.tick != self.wanted.tick {
+            (gate.tick, gate.n_new) = (self.wanted.tick, 0);
+        }
+        let admits = gate.n_new < MAX_NEW_CACHED_FLOWS;
+        if admits {
+            gate.n_new += 1;
+        } else {
+            gate.n_unremembered += 1;
+        }
+        admits
+    }
+
+    /// The next backend to ask for a flow that `asked` doesn't know: one of another node, or one here that knows it. The
+    /// search goes on behind the ring that chose `asked`, or where the number of hops says, and ends with the hops.
+    pub fn other(&self, tuple: &FlowTuple, asked: Ip4, chooser: Chooser) -> Option<(Backend, Chooser)> {
+        let key = FrontendKey::new(Ip4::LOCALHOST, tuple.destination_port, tuple.protocol);
+        let ring = self.wanted.frontends.get(&key)?.ring;
+        let history = self.wanted.rings.get(&ring)?;
+        let is_chooser = |places: &Vec<Ip4>| !places.is_empty() && fingerprint(places) == chooser.fingerprint;
+        let hops = usize::from(chooser.hops);
+        let first = match history.iter().position(is_chooser) {
+            _ if hops == 0 => 0,
+            Some(age) => (age + 1).max(hops / 2),
+            None => hops,
+        };
+        (first..=usize::from(EARLIER_RINGS)).filter(|_| chooser.hops < MAX_HOPS).find_map(|age| {
+            let (backend, endpoint) = self.placed(&ring, age, tuple)?;
+            let may_know = !endpoint.is_local() || self.known_flow(tuple, backend).is_some();
+            let next = Chooser { hops: chooser.hops + 1, fingerprint: fingerprint(&history[age]) };
+            (backend != asked && may_know).then_some(((backend, endpoint), next))
+        })
+    }
+
+    /// Remembers which backend a flow that enters here was found at.
+    pub fn learn(&mut self, tuple: FlowTuple, backend: Ip4) {
+        self.written.flow_cache.insert(tuple, backend);
+    }
+}
+
+impl Walk<'_> {
+    /// To a backend of this node. `chooser` is `None` for a packet that enters here.
+    pub fn deliver(&mut self, segment: &Segment, backend: Backend, chooser: Option<Chooser>) -> Step {
+        let tuple = &segment.tuple;
+        let key = TargetPortKey::new(backend.0, tuple.destination_port, tuple.protocol);
+        let target = self.tables.wanted.target_ports.get(&key).ok_or(DropReason::UnpublishedPort)?.target;
+        let asked_by = chooser.unwrap_or(Chooser::IN_USE);
+        if let Some(seen) = self.tables.client_sends(segment, backend.0, asked_by.hops > 0) {
+            return self.hand_over(segment, backend, seen);
+        }
+        if !segment.is_datagram()
+            && !segment.begins()
+            && let Some((other, next)) = self.tables.other(tuple, backend.0, asked_by)
+        {
+            if !other.1.is_local() {
+                return Ok(self.ask_other_node(&other.1, next));
+            }
+            if let Some(seen) = self.tables.client_sends(segment, other.0, chooser.is_some()) {
+                if chooser.is_none() {
+                    self.tables.learn(*tuple, other.0);
+                }
+                return self.hand_over(segment, other, seen);
+            }
+        }
+        let seen = self.tables.flow_begins(segment, backend.0, target)?;
+        self.hand_over(segment, backend, seen)
+    }
+
+    /// To a backend of another node that may know the flow; the inner source says why it is asked.
+    pub fn ask_other_node(&mut self, endpoint: &Endpoint, chooser: Chooser) -> Verdict {
+        let vni = self.tables.wanted.config.ingress_vni;
+        self.send_tunnelled(endpoint.vtep, vni, (endpoint.mac, chooser.mac()))
+    }
+
+    fn hand_over(&mut self, segment: &Segment, (backend, endpoint): Backend, seen: Seen) -> Step {
+        let tuple = segment.tuple;
+        self.set_macs(endpoint.mac, ROUTER_MAC);
+        let client = (tuple.source, tuple.source_port);
+        self.translate(segment, CLIENT_SIDE, client, (client.0, seen.client))?;
+        let service = (tuple.destination, tuple.destination_port);
+        self.translate(segment, SERVICE_SIDE, service, (backend, seen.target))?;
+        Ok(Verdict::Forward(Way::Sandbox(endpoint.ifindex)))
+    }
+}

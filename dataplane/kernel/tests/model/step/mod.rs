@@ -1,0 +1,143 @@
+//! The model: what the data path should do with a packet, by `docs/ARCHITECTURE.md` ("Packet walk"), over plain tables.
+//!
+//! Written for reading, not for speed, and without the programs' code: of the contract it uses the rows' types, and the
+//! hashes that say which place of a ring a flow has.
+
+mod errors;
+mod mesh;
+mod rewrite;
+mod socket;
+mod state;
+mod task;
+mod tunnel;
+mod uplink;
+
+use ebpf_abi::limits::ROUTER_MAC;
+use ebpf_abi::{DropReason, FlowTuple, Ip4, MacAddr, ProgramId};
+
+use crate::packet::{Packet, SocketCall};
+use crate::tables::Tables;
+
+/// Where a packet goes that a program sends on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// Out of an interface, with the MACs that it has.
+    Out(u32),
+    /// As if an interface had received it.
+    In(u32),
+    /// Into the sandbox at the other end of a veth pair.
+    Sandbox(u32),
+    /// Out of an interface, by routes and neighbours.
+    Routed(u32),
+    /// Back out of the interface that XDP runs on: by `XDP_TX`, or as a redirection.
+    Back { redirected: bool },
+    /// A socket that was translated.
+    Translated,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// To the host's stack, or the program beneath.
+    Pass,
+    Forward(Way),
+    Drop(DropReason),
+    /// A socket hook that leaves a stranger's socket alone, and doesn't count it.
+    Ignore,
+}
+
+/// What becomes of a packet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    pub verdict: Verdict,
+    /// The frame, unless it was dropped; of a socket its address and port.
+    pub bytes: Vec<u8>,
+    /// VNI and far end of the tunnel that it was given.
+    pub tunnel: Option<(u32, Ip4)>,
+    /// The host takes it whatever its destination MAC.
+    pub for_host: bool,
+}
+
+/// A packet on its way through one program.
+struct Walk<'a> {
+    tables: &'a mut Tables,
+    packet: &'a Packet,
+    frame: Vec<u8>,
+    tunnel: Option<(u32, Ip4)>,
+    for_host: bool,
+}
+
+type Step = Result<Verdict, DropReason>;
+
+/// Runs a packet through its program.
+pub fn step(tables: &mut Tables, packet: &Packet) -> Outcome {
+    let frame = packet.bytes.clone();
+    let mut walk = Walk { tables, packet, frame, tunnel: None, for_host: false };
+    let result = match packet.program {
+        ProgramId::MeshXdp => Ok(walk.xdp()),
+        ProgramId::MeshUplink => walk.uplink(),
+        ProgramId::MeshVxlan => walk.tunnel_receives(),
+        ProgramId::MeshVxlanOut => walk.tunnel_sends(),
+        ProgramId::MeshTask => walk.task_sends(),
+        other => unreachable!("{} takes no packets", other.label()),
+    };
+    let (tunnel, for_host) = (walk.tunnel, walk.for_host);
+    match result {
+        Ok(verdict) => Outcome { verdict, bytes: walk.frame, tunnel, for_host },
+        Err(reason) => Outcome { verdict: Verdict::Drop(reason), bytes: Vec::new(), tunnel, for_host },
+    }
+}
+
+/// Runs a socket's call through its hook.
+pub fn socket_step(tables: &mut Tables, call: &SocketCall) -> Outcome {
+    let (verdict, (address, port)) = socket::step(tables, call);
+    let bytes = [address.bytes().as_slice(), &port.0].concat();
+    Outcome { verdict, bytes, tunnel: None, for_host: false }
+}
+
+impl Walk<'_> {
+    /// Through the tunnel, to an endpoint or (both MACs the router's) to a node.
+    fn send_tunnelled(&mut self, remote: Ip4, vni: u32, macs: (MacAddr, MacAddr)) -> Verdict {
+        self.set_macs(macs.0, macs.1);
+        self.tunnel = Some((vni, remote));
+        Verdict::Forward(Way::Out(self.tables.wanted.config.vxlan_ifindex))
+    }
+
+    /// A packet from the node address `source`, which leaves from the node that has it now.
+    fn leave_from(&mut self, source: Ip4, client: Ip4) -> Step {
+        Ok(match self.owner(source)? {
+            Ip4::UNSPECIFIED => self.leave_here(client),
+            owner => self.send_to_node(owner, ROUTER_MAC),
+        })
+    }
+
+    /// The same for an answer of a flow, as its client's packets have it, that comes here by a detour: the node that they
+    /// enter by learns who answers.
+    fn leave_and_tell(&mut self, tuple: FlowTuple, backend: Ip4) -> Step {
+        Ok(match self.owner(tuple.destination)? {
+            Ip4::UNSPECIFIED => {
+                self.tables.learn(tuple, backend);
+                self.leave_here(tuple.source)
+            }
+            owner => self.send_to_node(owner, MacAddr::of_endpoint(backend)),
+        })
+    }
+
+    /// The tunnel's end of the node that has an address; unspecified for this one.
+    fn owner(&self, address: Ip4) -> Result<Ip4, DropReason> {
+        self.tables.wanted.address_owners.get(&address).copied().ok_or(DropReason::UnknownOwner)
+    }
+
+    fn send_to_node(&mut self, node: Ip4, sender: MacAddr) -> Verdict {
+        self.send_tunnelled(node, self.tables.wanted.config.ingress_vni, (ROUTER_MAC, sender))
+    }
+
+    /// To a client outside, or to a process of this node.
+    fn leave_here(&self, client: Ip4) -> Verdict {
+        let config = &self.tables.wanted.config;
+        Verdict::Forward(if self.tables.is_own(client) {
+            Way::In(config.vxlan_ifindex)
+        } else {
+            Way::Routed(config.uplink_ifindex)
+        })
+    }
+}

@@ -1,0 +1,146 @@
+//! Flows of this node's backends: who they are to the task, and when they are over.
+
+use ebpf_abi::flow::{
+    FLOW_ANSWERED, FLOW_ESTABLISHED, FLOW_FIN_CLIENT, FLOW_FIN_TASK, FLOW_RESET, FLOW_STRAYED,
+};
+use ebpf_abi::limits::SOURCE_PORT_TRIES;
+use ebpf_abi::{DropReason, FlowTuple, ForwardFlow, ForwardKey, Ip4, Port, ReplyFlow, ReplyKey};
+
+use crate::frame::{FIN, RST, Segment};
+use crate::kernel::HALF_OPEN_FLOWS;
+use crate::tables::Tables;
+
+/// What the task sees: its own port, and the client's.
+#[derive(Debug, Clone, Copy)]
+pub struct Seen {
+    pub target: Port,
+    pub client: Port,
+}
+
+impl Tables {
+    /// How a flow that a backend knows is translated.
+    pub fn known_flow(&self, tuple: &FlowTuple, backend: Ip4) -> Option<Seen> {
+        let row = self.written.flows.get(&ForwardKey::new(tuple, backend))?;
+        Some(Seen { target: row.target_port, client: row.client_port })
+    }
+
+    /// The same, for a packet of the flow: remembers that it came, and whether by a detour.
+    pub fn client_sends(&mut self, segment: &Segment, backend: Ip4, by_detour: bool) -> Option<Seen> {
+        let tuple = &segment.tuple;
+        let seen = self.known_flow(tuple, backend)?;
+        let key = ReplyKey::new((backend, seen.target), (tuple.source, seen.client), tuple.protocol);
+        let row = self.written.flows.get_mut(&ForwardKey::new(tuple, backend))?;
+        row.last_seen = self.wanted.tick;
+        let Some(reply) = self.written.replies.get_mut(&key) else { return Some(seen) };
+        let ends = segment.flags & (FIN | RST) != 0;
+        let strayed = if by_detour { FLOW_STRAYED } else { 0 };
+        if row.strayed != strayed {
+            (row.strayed, reply.strayed) = (strayed, strayed);
+        }
+        if segment.begins() {
+            if is_over(reply) {
+                row.state = 0;
+                reply.answered = 0;
+            }
+            reply.closing = 0;
+        } else if ends {
+            reply.closing |= ending(segment, FLOW_FIN_CLIENT);
+        } else if reply.answered == FLOW_ANSWERED {
+            row.state = FLOW_ESTABLISHED;
+        }
+        Some(seen)
+    }
+
+    /// The first packet of a flow that a backend gets. The client keeps its port unless another flow that lives has it at
+    /// this task.
+    pub fn flow_begins(&mut self, segment: &Segment, backend: Ip4, target: Port) -> Result<Seen, DropReason> {
+        let (tuple, tick) = (&segment.tuple, self.wanted.tick);
+        let reply = ReplyFlow::new((tuple.destination, tuple.destination_port), tuple.source_port, tick);
+        let key = |client| ReplyKey::new((backend, target), (tuple.source, client), tuple.protocol);
+        let mut client = tuple.source_port;
+        let mut tries = 1;
+        while !self.claim(key(client), reply)? {
+            if tries == SOURCE_PORT_TRIES {
+                return Err(DropReason::SourcePortsExhausted);
+            }
+            tries += 1;
+            client = Port::new(u16::try_from(self.next_random() % (1 << 15)).unwrap() + (1 << 15));
+        }
+        if self.written.flows_are_full() {
+            self.written.replies.remove(&key(client));
+            return Err(DropReason::FlowTableFull);
+        }
+        let forward = ForwardFlow::new(target, client, tick);
+        self.written.flows.insert(ForwardKey::new(tuple, backend), forward);
+        self.line_up(ForwardKey::new(tuple, backend));
+        Ok(Seen { target, client })
+    }
+
+    /// A flow that begins; the oldest of a full line goes, and is forgotten unless it is established.
+    fn line_up(&mut self, key: ForwardKey) {
+        if self.written.half_open.len() >= HALF_OPEN_FLOWS as usize
+            && let Some(oldest) = self.written.half_open.pop_front()
+        {
+            self.forget_half_open(&oldest);
+        }
+        self.written.half_open.push_back(key);
+    }
+
+    fn forget_half_open(&mut self, key: &ForwardKey) {
+        let written = &mut self.written;
+        let Some(row) = written.flows.get(key).copied().filter(|row| row.state != FLOW_ESTABLISHED) else {
+            return;
+        };
+        written.flows.remove(key);
+        written.gate.n_displaced += 1;
+        let reply =
+            ReplyKey::new((key.endpoint, row.target_port), (key.client, row.client_port), key.protocol);
+        let is_own = |flow: &ReplyFlow| reply.forward_key(flow) == *key;
+        if written.replies.get(&reply).is_some_and(is_own) {
+            written.replies.remove(&reply);
+        }
+    }
+
+    /// Takes a reply key that is free, or whose flow is over, or this one.
+    fn claim(&mut self, key: ReplyKey, row: ReplyFlow) -> Result<bool, DropReason> {
+        match self.written.replies.get(&key) {
+            Some(other) => {
+                let is_same = (other.service, other.service_port, other.client_port)
+                    == (row.service, row.service_port, row.client_port);
+                if !is_same && !is_over(other) {
+                    return Ok(false);
+                }
+            }
+            None if self.written.replies_are_full() => return Err(DropReason::FlowTableFull),
+            None => {}
+        }
+        self.written.replies.insert(key, row);
+        Ok(true)
+    }
+
+    /// The flow that a task's segment answers, if any; remembers that it did.
+    pub fn task_answers(&mut self, segment: &Segment) -> Option<ReplyFlow> {
+        let tuple = &segment.tuple;
+        let (task, client) = ((tuple.source, tuple.source_port), (tuple.destination, tuple.destination_port));
+        let row = self.written.replies.get_mut(&ReplyKey::new(task, client, tuple.protocol))?;
+        let found = *row;
+        row.last_seen = self.wanted.tick;
+        row.closing |= ending(segment, FLOW_FIN_TASK);
+        if segment.flags & RST == 0 {
+            row.answered = FLOW_ANSWERED;
+        }
+        Some(found)
+    }
+}
+
+fn ending(segment: &Segment, fin: u8) -> u8 {
+    let fin = if segment.flags & FIN != 0 { fin } else { 0 };
+    let reset = if segment.flags & RST != 0 { FLOW_RESET } else { 0 };
+    fin | reset
+}
+
+/// Both sides have sent a FIN, or one a RST.
+fn is_over(reply: &ReplyFlow) -> bool {
+    reply.closing & FLOW_RESET != 0
+        || (reply.closing & FLOW_FIN_CLIENT != 0 && reply.closing & FLOW_FIN_TASK != 0)
+}

@@ -1,0 +1,115 @@
+//! The tunnel device: packets that come out of tunnels, and those that this node's processes send into the ingress network.
+
+use ebpf_abi::limits::ROUTER_MAC;
+use ebpf_abi::{Chooser, DropReason, EndpointKey, FlowTuple, Ip4, MacAddr};
+
+use super::{Step, Verdict, Walk, Way};
+use crate::frame::{IPV4, Link, Network, NoPorts, Segment, fault_of_answer};
+
+impl Walk<'_> {
+    pub fn tunnel_receives(&mut self) -> Step {
+        let Some((vni, remote)) = self.packet.tunnel else {
+            // For a process of this node, put here by a program.
+            self.for_host = true;
+            return Ok(Verdict::Pass);
+        };
+        let config = self.tables.config().ok_or(DropReason::Unconfigured)?;
+        if !self.tables.wanted.peers.contains(&remote) {
+            return Err(DropReason::UnknownPeer);
+        }
+        let (link, ip) = self.ipv4()?;
+        if link.destination == ROUTER_MAC && vni == config.ingress_vni {
+            return self.node_receives(&ip, remote, link.source);
+        }
+        let [0x02, 0x42, a, b, c, d] = link.destination.0 else { return Err(DropReason::UnknownEndpoint) };
+        let address = Ip4([a, b, c, d]);
+        let endpoint = self.tables.wanted.endpoints.get(&EndpointKey { vni, address });
+        let endpoint = *endpoint.filter(|endpoint| endpoint.is_local()).ok_or(DropReason::UnknownEndpoint)?;
+        if ip.destination == address {
+            self.check_sender(vni, remote, ip.source)?;
+            return Ok(Verdict::Forward(Way::Sandbox(endpoint.ifindex)));
+        }
+        if vni != config.ingress_vni {
+            return Err(DropReason::UnknownEndpoint);
+        }
+        let chooser = Chooser::of(link.source).ok_or(DropReason::InnerSource)?;
+        if let Some(tuple) = fault_of_answer(&self.frame, &ip) {
+            return self.deliver_error(&tuple, (address, endpoint), chooser);
+        }
+        let segment = self.tables.segment(&self.frame, &ip).map_err(|reason| match reason {
+            NoPorts::Cut => DropReason::Malformed,
+            NoPorts::Fragment => DropReason::Fragment,
+            NoPorts::Protocol => DropReason::UnpublishedPort,
+        })?;
+        self.tables.remember_fragment(&ip, &segment);
+        self.deliver(&segment, (address, endpoint), Some(chooser))
+    }
+
+    /// An answer on its way to a client, or a packet for a process of this node.
+    fn node_receives(&mut self, ip: &Network, remote: Ip4, sender: MacAddr) -> Step {
+        if self.tables.is_own(ip.source) {
+            self.learn_from_answer(ip, remote, sender);
+            return Ok(self.leave_here(ip.destination));
+        }
+        if !self.tables.is_own(ip.destination) {
+            return Err(DropReason::UnknownOwner);
+        }
+        self.check_sender(self.tables.wanted.config.ingress_vni, remote, ip.source)?;
+        self.for_host = true;
+        Ok(Verdict::Pass)
+    }
+
+    /// The answer of a flow that went astray has its backend's MAC, which the node of that backend may say.
+    fn learn_from_answer(&mut self, ip: &Network, remote: Ip4, sender: MacAddr) {
+        let [0x02, 0x42, a, b, c, d] = sender.0 else { return };
+        let backend = Ip4([a, b, c, d]);
+        let is_its = self.tables.backend(backend).is_some_and(|endpoint| endpoint.vtep == remote);
+        if let Some(answer) = Segment::of(&self.frame, ip).ok().filter(|_| is_its) {
+            let (source, destination) = (answer.tuple.source, answer.tuple.destination);
+            let client = (destination, answer.tuple.destination_port);
+            let service = (source, answer.tuple.source_port);
+            self.tables.learn(FlowTuple::new(client, service, ip.protocol), backend);
+        }
+    }
+
+    /// A node speaks for its own endpoints, and in the ingress network for its own addresses.
+    fn check_sender(&self, vni: u32, remote: Ip4, source: Ip4) -> Result<(), DropReason> {
+        let wanted = &self.tables.wanted;
+        let endpoint = wanted.endpoints.get(&EndpointKey { vni, address: source });
+        let has_endpoint = endpoint.is_some_and(|endpoint| endpoint.vtep == remote);
+        let has_address =
+            vni == wanted.config.ingress_vni && wanted.address_owners.get(&source) == Some(&remote);
+        if has_endpoint || has_address { Ok(()) } else { Err(DropReason::InnerSource) }
+    }
+
+    /// What programs sent to the device has its tunnel already; a process of this node wants an endpoint of the ingress
+    /// network.
+    pub fn tunnel_sends(&mut self) -> Step {
+        if self.packet.ingress_ifindex != 0 && self.packet.tunnel.is_some() {
+            return Ok(Verdict::Pass);
+        }
+        let config = self.tables.config().ok_or(DropReason::Unconfigured)?;
+        let (_, ip) = self.ipv4()?;
+        if ip.destination.0[0] >= 224 {
+            return Err(DropReason::Group);
+        }
+        if !self.tables.is_own(ip.source) {
+            return Err(DropReason::HostSource);
+        }
+        let endpoint = self.tables.backend(ip.destination).ok_or(DropReason::NoRoute)?;
+        self.set_macs(endpoint.mac, ROUTER_MAC);
+        if endpoint.is_local() {
+            return Ok(Verdict::Forward(Way::Out(endpoint.ifindex)));
+        }
+        self.tunnel = Some((config.ingress_vni, endpoint.vtep));
+        Ok(Verdict::Pass)
+    }
+
+    pub fn ipv4(&self) -> Result<(Link, Network), DropReason> {
+        let link = Link::of(&self.frame).ok_or(DropReason::Malformed)?;
+        if link.kind != IPV4 {
+            return Err(DropReason::NotIpv4);
+        }
+        Ok((link, Network::of(&self.frame).ok_or(DropReason::Malformed)?))
+    }
+}

@@ -1,0 +1,117 @@
+//! The uplink: XDP, and tc beneath it.
+
+use ebpf_abi::limits::{PROBE_VNI, ROUTER_MAC};
+use ebpf_abi::table::CONFIG_XDP_REDIRECT;
+use ebpf_abi::{Ip4, NodeConfig, protocol};
+use ebpf_packet::hash::flow_hash;
+
+use super::errors::TUNNEL_OVERHEAD;
+use super::mesh::Backend;
+use super::rewrite::{DESTINATION, SOURCE};
+use super::{Step, Verdict, Walk, Way};
+use crate::frame::{ETHERNET, IPV4, Link, Network, Piece, Segment, at, checksum, put};
+
+/// The UDP header of a packet without options.
+const UDP: usize = ETHERNET + 20;
+
+impl Walk<'_> {
+    /// XDP takes clients' whole packets for other nodes' backends and leaves the rest to tc.
+    pub fn xdp(&mut self) -> Verdict {
+        let (tables, frame) = (&mut *self.tables, &self.frame);
+        let config = tables.config().filter(|config| config.ingress_vni != 0);
+        let (Some(config), Some(IPV4)) = (config, at(frame, 12)) else { return Verdict::Pass };
+        let ip = Network::of(frame).filter(|ip| ip.piece == Piece::Whole && !ip.has_options());
+        let segment = ip.and_then(|ip| Segment::of(frame, &ip).ok());
+        let Some(segment) = segment else { return Verdict::Pass };
+        match tables.choose(&segment) {
+            Some(backend) if !backend.1.is_local() => self.encapsulate(&config, &segment, backend),
+            _ => Verdict::Pass,
+        }
+    }
+
+    fn encapsulate(&mut self, config: &NodeConfig, segment: &Segment, (_, endpoint): Backend) -> Verdict {
+        let next_hop = self.packet.next_hop;
+        let fits = u32::from(segment.total_len) + TUNNEL_OVERHEAD <= config.uplink_mtu;
+        if !fits || !next_hop.is_known || next_hop.ifindex != crate::packet::XDP_UPLINK {
+            return Verdict::Pass;
+        }
+        self.set_macs(endpoint.mac, ROUTER_MAC);
+        let [high, low] = (segment.total_len + 14 + 8 + 8).to_be_bytes();
+        let [longer_high, longer_low] = (segment.total_len + 14 + 8 + 8 + 20).to_be_bytes();
+        let mut outer = [next_hop.destination.0, next_hop.source.0].concat();
+        outer.extend([8, 0]);
+        outer.extend([0x45, 0, longer_high, longer_low, 0, 0, 0, 0, 64, protocol::UDP, 0, 0]);
+        outer.extend([config.vtep.0, endpoint.vtep.0].concat());
+        let sum = checksum(&outer[ETHERNET..]).to_be_bytes();
+        put(&mut outer, ETHERNET + 10, &sum);
+        // A port of the dynamic range that spreads flows (RFC 7348 section 5).
+        let source_port = 0xc000 + u16::try_from(flow_hash(&segment.tuple) % 0x4000).unwrap();
+        outer.extend([source_port.to_be_bytes(), config.vxlan_port.0, [high, low], [0, 0]].concat());
+        let [_, a, b, c] = config.ingress_vni.to_be_bytes();
+        outer.extend([8, 0, 0, 0, a, b, c, 0]);
+        self.frame.splice(0..0, outer);
+        Verdict::Forward(Way::Back { redirected: config.flags & CONFIG_XDP_REDIRECT != 0 })
+    }
+
+    /// Published ports, errors about their answers, and nodes' probes; the rest is the host's.
+    pub fn uplink(&mut self) -> Step {
+        let (config, link) = (self.tables.config(), Link::of(&self.frame));
+        let (Some(config), Some(link)) = (config, link.filter(|link| link.kind == IPV4)) else {
+            return Ok(Verdict::Pass);
+        };
+        let Some(ip) = Network::of(&self.frame) else { return Ok(Verdict::Pass) };
+        if config.ingress_vni != 0 {
+            if let Ok(segment) = self.tables.segment(&self.frame, &ip)
+                && let Some(backend) = self.tables.choose(&segment)
+            {
+                self.tables.remember_fragment(&ip, &segment);
+                return self.serve(&config, (&link, &ip, &segment), backend);
+            }
+            if let Some(step) = self.error_from_outside(&ip) {
+                return step;
+            }
+        }
+        Ok(self.echo_probe(&config, &link, &ip))
+    }
+
+    fn serve(
+        &mut self,
+        config: &NodeConfig,
+        (link, ip, segment): (&Link, &Network, &Segment),
+        backend: Backend,
+    ) -> Step {
+        if backend.1.is_local() {
+            return self.deliver(segment, backend, None);
+        }
+        let is_too_long = u32::from(ip.total_len) + TUNNEL_OVERHEAD > config.uplink_mtu;
+        if is_too_long && ip.dont_fragment && !ip.has_options() && !self.packet.is_aggregate {
+            return self.refuse_length(link, ip);
+        }
+        Ok(self.send_tunnelled(backend.1.vtep, config.ingress_vni, (backend.1.mac, ROUTER_MAC)))
+    }
+
+    /// A peer's probe goes back with sides changed. One from the tunnel port would go to and fro for ever.
+    fn echo_probe(&mut self, config: &NodeConfig, link: &Link, ip: &Network) -> Verdict {
+        let is_plain = ip.protocol == protocol::UDP && ip.piece == Piece::Whole && !ip.has_options();
+        let ports = at::<2>(&self.frame, UDP).zip(at::<2>(&self.frame, UDP + 2));
+        let vxlan = at::<8>(&self.frame, UDP + 8);
+        let (true, Some((from, to)), Some(vxlan)) = (is_plain, ports, vxlan) else { return Verdict::Pass };
+        let is_probe = vxlan[0] & 8 != 0 && vxlan[4..7] == PROBE_VNI.to_be_bytes()[1..];
+        let tunnels = config.vxlan_port.0;
+        let is_for_us = ip.destination == config.vtep && to == tunnels && from != tunnels;
+        if !is_probe || !is_for_us || !self.tables.wanted.peers.contains(&ip.source) {
+            return Verdict::Pass;
+        }
+        self.set_macs(link.source, link.destination);
+        self.swap_addresses(ip);
+        put(&mut self.frame, UDP, &[to, from].concat());
+        Verdict::Forward(Way::Out(self.packet.ifindex))
+    }
+
+    /// No checksum notices.
+    pub fn swap_addresses(&mut self, ip: &Network) {
+        let (Ip4(source), Ip4(destination)) = (ip.source, ip.destination);
+        put(&mut self.frame, SOURCE, &destination);
+        put(&mut self.frame, DESTINATION, &source);
+    }
+}

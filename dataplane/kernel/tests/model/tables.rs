@@ -1,0 +1,149 @@
+//! The tables as plain ordered maps: what the model reads and writes in place of the kernel's.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use ebpf_abi::ring::EARLIER_RINGS;
+use ebpf_abi::{
+    Attachment, Endpoint, EndpointKey, FlowTuple, ForwardFlow, ForwardKey, FragmentKey, FragmentPorts,
+    Frontend, FrontendKey, Ip4, NodeConfig, OriginalDestination, ReplyFlow, ReplyKey, RingKey,
+    SandboxNetworks, SocketNatKey, TargetPort, TargetPortKey, VipKey,
+};
+
+use crate::kernel::{FLOW_ROWS, INCREMENT, MULTIPLIER};
+use crate::packet::Change;
+
+/// All tables of one node.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tables {
+    pub wanted: Wanted,
+    pub written: Written,
+    /// The last random number.
+    pub random: u32,
+}
+
+/// What user space writes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Wanted {
+    pub config: NodeConfig,
+    pub tick: u32,
+    pub frontends: BTreeMap<FrontendKey, Frontend>,
+    /// The ring in use first, then the earlier ones.
+    pub rings: BTreeMap<RingKey, Vec<Vec<Ip4>>>,
+    pub endpoints: BTreeMap<EndpointKey, Endpoint>,
+    pub target_ports: BTreeMap<TargetPortKey, TargetPort>,
+    pub peers: BTreeSet<Ip4>,
+    pub address_owners: BTreeMap<Ip4, Ip4>,
+    pub attachments: BTreeMap<u32, Attachment>,
+    pub vips: BTreeMap<VipKey, RingKey>,
+    pub sandboxes: BTreeMap<u64, SandboxNetworks>,
+}
+
+/// What the programs write.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Written {
+    pub flow_cache: BTreeMap<FlowTuple, Ip4>,
+    pub fragments: BTreeMap<FragmentKey, FragmentPorts>,
+    pub flows: BTreeMap<ForwardKey, ForwardFlow>,
+    pub replies: BTreeMap<ReplyKey, ReplyFlow>,
+    pub socket_nat: BTreeMap<SocketNatKey, OriginalDestination>,
+    /// Flows in the order in which they began, the oldest first.
+    pub half_open: VecDeque<ForwardKey>,
+    pub gate: Gate,
+}
+
+/// How many flows the cache has been given in this second, and what was held back.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Gate {
+    pub tick: u32,
+    pub n_new: u32,
+    pub n_unremembered: u64,
+    pub n_displaced: u64,
+}
+
+impl Tables {
+    pub fn new(wanted: Wanted, random: u32) -> Self {
+        Self { wanted, written: Written::default(), random }
+    }
+
+    pub fn next_random(&mut self) -> u32 {
+        let next = self.random.wrapping_mul(MULTIPLIER.cast_unsigned());
+        self.random = next.wrapping_add(INCREMENT.cast_unsigned());
+        self.random
+    }
+
+    pub fn apply(&mut self, change: &Change) {
+        let (wanted, written) = (&mut self.wanted, &mut self.written);
+        match change {
+            Change::Config(config) => wanted.config = *config,
+            Change::Tick(tick) => wanted.tick = *tick,
+            Change::Ring(key, places) => wanted.swap_ring(*key, places),
+            Change::Endpoint(key, row) => set(&mut wanted.endpoints, *key, *row),
+            Change::TargetPort(key, row) => set(&mut wanted.target_ports, *key, *row),
+            Change::AddressOwner(address, owner) => set(&mut wanted.address_owners, *address, *owner),
+            Change::EmptyCaches => {
+                written.flow_cache.clear();
+                written.fragments.clear();
+            }
+            Change::ForgetFlow(forward, reply) => {
+                forward.as_ref().and_then(|key| written.flows.remove(key));
+                reply.as_ref().and_then(|key| written.replies.remove(key));
+            }
+            Change::EmptyFlows => {
+                written.flows.clear();
+                written.replies.clear();
+            }
+        }
+    }
+
+    /// The endpoint with this address in the ingress network.
+    pub fn backend(&self, address: Ip4) -> Option<Endpoint> {
+        self.wanted.endpoints.get(&EndpointKey { vni: self.wanted.config.ingress_vni, address }).copied()
+    }
+
+    pub fn is_own(&self, address: Ip4) -> bool {
+        self.wanted.address_owners.get(&address) == Some(&Ip4::UNSPECIFIED)
+    }
+
+    /// Nothing is forwarded before user space has said who this node is.
+    pub fn config(&self) -> Option<NodeConfig> {
+        Some(self.wanted.config).filter(|config| config.vtep != Ip4::UNSPECIFIED)
+    }
+}
+
+impl Wanted {
+    /// The ring in use becomes the latest of its earlier ones, each of which is there once; one without backends chose
+    /// nothing, and is forgotten.
+    pub fn swap_ring(&mut self, key: RingKey, places: &[Ip4]) {
+        let history = self.rings.entry(key).or_default();
+        if history.first().is_some_and(|in_use| in_use == places) {
+            return;
+        }
+        history.retain(|ring| !ring.is_empty() && ring != places);
+        history.insert(0, places.to_vec());
+        history.truncate(usize::from(EARLIER_RINGS) + 1);
+    }
+
+    /// Who has a hash's place in the ring that was in use `age` changes ago (Lemire's multiplication).
+    pub fn place(&self, ring: &RingKey, age: usize, hash: u32) -> Option<Ip4> {
+        let places = self.rings.get(ring)?.get(age)?;
+        let index = (u64::from(hash) * places.len() as u64) >> 32;
+        places.get(usize::try_from(index).unwrap()).copied()
+    }
+}
+
+impl Written {
+    pub fn flows_are_full(&self) -> bool {
+        self.flows.len() >= FLOW_ROWS as usize
+    }
+
+    pub fn replies_are_full(&self) -> bool {
+        self.replies.len() >= FLOW_ROWS as usize
+    }
+}
+
+fn set<K: Ord, V>(rows: &mut BTreeMap<K, V>, key: K, row: Option<V>) {
+    match row {
+        Some(row) => rows.insert(key, row),
+        None => rows.remove(&key),
+    };
+}
