@@ -13,7 +13,7 @@ use control_model::spec::Availability;
 use control_model::{ClusterId, Network, NodeId};
 use control_store::ReplicatedStore;
 use dataplane_model::inspect::{
-    DropsReport, EndpointRow, FdbReport, FlowsReport, LoadBalancerRow, NodeStatus, RingReport,
+    DropsReport, EndpointRow, FdbReport, FlowsReport, LoadBalancerRow, NodeStatus, RingReport, VerifyReport,
 };
 use ipnetwork::IpNetwork;
 
@@ -63,6 +63,8 @@ pub trait Node: Send + Sync + 'static {
     async fn mesh_fdb(&self) -> Result<FdbReport, InspectError>;
     /// `meshctl endpoints`.
     async fn mesh_endpoints(&self) -> Result<Vec<EndpointRow>, InspectError>;
+    /// `meshctl verify`. Reads all of the kernel's tables.
+    async fn mesh_verify(&self) -> Result<VerifyReport, InspectError>;
     /// `/metrics`, in Prometheus' text format.
     async fn metrics(&self) -> Result<String, InspectError>;
     /// `meshctl drops`.

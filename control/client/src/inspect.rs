@@ -1,7 +1,7 @@
 //! What `meshctl` asks of a node's daemon.
 
 use dataplane_model::inspect::{
-    DropsReport, EndpointRow, FdbReport, FlowsReport, LoadBalancerRow, NodeStatus, RingReport,
+    DropsReport, EndpointRow, FdbReport, FlowsReport, LoadBalancerRow, NodeStatus, RingReport, VerifyReport,
 };
 use http::Method;
 use serde::de::DeserializeOwned;
@@ -38,6 +38,11 @@ impl Client {
     /// Endpoints that the kernel forwards to.
     pub async fn endpoints(&self) -> Result<Vec<EndpointRow>, ClientError> {
         self.inspect("/mesh/endpoints").await
+    }
+
+    /// Where the node's kernel differs from what it should hold.
+    pub async fn verify(&self) -> Result<VerifyReport, ClientError> {
+        self.inspect("/mesh/verify").await
     }
 
     /// What each BPF program did with its packets.

@@ -4,6 +4,7 @@
 mod pins;
 mod source;
 mod text;
+mod verify;
 mod watch;
 
 use std::path::PathBuf;
@@ -49,6 +50,8 @@ enum Command {
     Endpoints,
     /// Where the node sends what it has for others: peers, owners of addresses, endpoints
     Fdb,
+    /// Compare this node's kernel with what the managers' assignments want of it; fails if anything differs
+    Verify,
     /// What each program did with its packets; fails if one is not accounted for
     Drops {
         /// Once a second, what was dropped in it and why, until SIGINT
@@ -104,6 +107,13 @@ async fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         }
         Command::Hooks => print(arguments, &source.status().await?.hooks, |rows| text::hooks(rows))?,
         Command::Fdb => print(arguments, &source.fdb().await?, text::fdb)?,
+        Command::Verify => {
+            let report = source.verify().await?;
+            print(arguments, &report, verify::text)?;
+            if !report.is_sound() {
+                return Ok(ExitCode::FAILURE);
+            }
+        }
         Command::Endpoints => print(arguments, &source.endpoints().await?, |rows| text::endpoints(rows))?,
         Command::Drops { watch: true } => watch::drops(&source, arguments.json).await?,
         Command::Drops { watch: false } => {

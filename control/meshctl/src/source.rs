@@ -7,13 +7,16 @@ use std::time::Duration;
 use anyhow::Context;
 use control_client::{Client, ClientError};
 use dataplane_model::inspect::{
-    DropsReport, EndpointRow, FdbReport, FlowsReport, LoadBalancerRow, NodeStatus, RingReport,
+    DropsReport, EndpointRow, FdbReport, FlowsReport, LoadBalancerRow, NodeStatus, RingReport, VerifyReport,
 };
 
 use crate::pins;
 
 /// meshd reads its maps in milliseconds; one that takes longer is stuck, and the pins tell more.
 const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// All tables of a large node take longer to read than one, and the driver may be in the middle of a pass.
+const VERIFY_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// One node's daemon and pins.
 pub struct Source {
@@ -54,6 +57,12 @@ impl Source {
 
     pub async fn endpoints(&self) -> anyhow::Result<Vec<EndpointRow>> {
         self.or_pins(self.client.endpoints().await, pins::endpoints)
+    }
+
+    /// meshd alone knows what should be in the kernel: the pins can't stand in.
+    pub async fn verify(&self) -> anyhow::Result<VerifyReport> {
+        let report = self.client.clone().with_timeout(VERIFY_TIMEOUT).verify().await;
+        report.context("only meshd can tell what should be in the kernel")
     }
 
     pub async fn drops(&self) -> anyhow::Result<DropsReport> {

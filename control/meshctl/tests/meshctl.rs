@@ -121,3 +121,30 @@ fn without_daemon_and_pins_the_error_names_both() {
     assert_eq!(output.status.code(), Some(1));
     assert!(error.contains("cannot connect to meshd at unix://"), "{error}");
 }
+
+#[test]
+fn a_difference_fails_verify_and_is_said() {
+    let report = |differences: &str| {
+        let generation = r#"{"epoch":1,"index":2}"#;
+        format!(
+            r#"{{"hostname":"h","node_id":"i","wanted":{generation},"applied":{generation},"n_rows":3,"differences":[{differences}],"problems":[]}}"#
+        )
+    };
+    let sound = with_answer("/mesh/verify", "200 OK", &report(""), &["verify"]);
+    assert!(sound.status.success(), "{}", text(&sound.stderr));
+    let missing = r#"{"table":"peers","key":"198.18.0.12","is":null,"should":"there"}"#;
+    let unsound = with_answer("/mesh/verify", "200 OK", &report(missing), &["verify"]);
+    assert_eq!(unsound.status.code(), Some(1));
+    assert!(text(&unsound.stdout).contains("peers 198.18.0.12: is missing"), "{}", text(&unsound.stdout));
+    let json = with_answer("/mesh/verify", "200 OK", &report(missing), &["verify", "--json"]);
+    assert_eq!(json.status.code(), Some(1));
+    assert!(text(&json.stdout).contains(r#""key": "198.18.0.12""#), "{}", text(&json.stdout));
+}
+
+#[test]
+fn verify_needs_meshd() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let output = meshctl(directory.path(), &["verify"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("only meshd can tell"), "{}", text(&output.stderr));
+}

@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 use std::time::Instant;
 
 use dataplane_kernel::{Kernel, KernelError, Machine};
+use dataplane_model::inspect::Difference;
 use dataplane_model::kernel_state::{EndpointKey, SocketReset};
 use dataplane_model::{KernelState, NodeView, Op, SandboxId};
 use dataplane_plan::{IngressHook, NodeFacts, Plan, PlanError, RingMemo, TcAttach, plan, resets, steps};
@@ -45,6 +46,12 @@ pub(crate) struct Pass {
     /// Steps that failed in this pass, or that wait for their time after they failed.
     pub failed: Vec<FailedStep>,
     pub n_done: usize,
+}
+
+/// What the kernel holds beside what it should.
+pub(crate) struct Comparison {
+    pub plan: Plan,
+    pub differences: Vec<Difference>,
 }
 
 /// A step that is not done.
@@ -92,6 +99,16 @@ impl<K: Kernel> Converger<K> {
         let pass = Pass::new(&held, Plan::default());
         self.held = Some(held);
         Ok(pass)
+    }
+
+    /// Reads all of the kernel and says where it differs from what it should hold for `view`. Changes nothing, also not what a
+    /// pass believes of the kernel.
+    pub(crate) async fn compare(&mut self, view: &NodeView) -> Result<Comparison, PassError> {
+        let machine = self.kernel.machine(view.vtep).await?;
+        let held = self.kernel.observe().await?;
+        let plan = plan(view, &facts(self.choices, &machine, &held), &mut self.memo)?;
+        let differences = held.differences(&plan.state);
+        Ok(Comparison { plan, differences })
     }
 
     /// Makes what is new.

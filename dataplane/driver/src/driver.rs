@@ -7,7 +7,7 @@ use std::{io, thread};
 
 use dataplane_kernel::inspect::hook_name;
 use dataplane_kernel::{Kernel, KernelError, LinuxKernel, LinuxOptions};
-use dataplane_model::inspect::HookRow;
+use dataplane_model::inspect::{HookRow, VerifyReport};
 use dataplane_model::kernel_state::HookTarget;
 use dataplane_model::{DataPlane, KernelState, NodeView, Report};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -18,7 +18,7 @@ use crate::options::DriverOptions;
 use crate::report::Progress;
 use crate::resets::Resets;
 use crate::sweep::Sweep;
-use crate::worker::{Channels, Request, Shown, Worker};
+use crate::worker::{Channels, Request, Shown, VerifyError, Worker};
 
 /// A node's data plane. Dropping it leaves everything as it is: traffic goes on.
 pub struct Driver {
@@ -100,6 +100,14 @@ impl Driver {
         self.requests.send(Request::TearDown(answer)).await.map_err(|_| TeardownError::Ended)?;
         let left = left.await.map_err(|_| TeardownError::Ended)?;
         if left.is_empty() { Ok(()) } else { Err(TeardownError::Left(left)) }
+    }
+
+    /// Compares the kernel with what it should hold for the newest view: reads all of it, changes nothing. The report names no
+    /// node.
+    pub async fn verify(&self) -> Result<VerifyReport, VerifyError> {
+        let (answer, report) = oneshot::channel();
+        self.requests.send(Request::Verify(answer)).await.map_err(|_| VerifyError::Ended)?;
+        report.await.unwrap_or(Err(VerifyError::Ended))
     }
 
     /// What the kernel should hold for the newest view that was planned.

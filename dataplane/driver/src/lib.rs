@@ -18,3 +18,4 @@ mod worker;
 
 pub use driver::{Driver, StartError, TeardownError};
 pub use options::DriverOptions;
+pub use worker::VerifyError;

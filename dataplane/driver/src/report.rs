@@ -43,6 +43,11 @@ impl Progress {
         self.blocked = Some(reason);
     }
 
+    /// Of the newest view that the kernel has held whole.
+    pub(crate) fn applied(&self) -> Generation {
+        self.applied
+    }
+
     pub(crate) fn note_resets(&mut self, errors: Vec<String>) {
         self.resets = errors;
     }

@@ -5,13 +5,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use dataplane_kernel::{Kernel, KernelError};
+use dataplane_model::inspect::VerifyReport;
 use dataplane_model::kernel_state::EndpointKey;
 use dataplane_model::{KernelState, NodeView, Op, Report, SandboxId};
 use dataplane_plan::{Plan, strays};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
 
-use crate::converge::{Converger, Pass, PassError};
+use crate::converge::{Comparison, Converger, Pass, PassError};
 use crate::names::Names;
 use crate::report::Progress;
 use crate::resets::Resets;
@@ -32,6 +33,19 @@ const BLOCKED_DELAY: Duration = Duration::from_secs(1);
 pub(crate) enum Request {
     /// Remove all that is ours and end; answers what could not be removed.
     TearDown(oneshot::Sender<Vec<String>>),
+    /// Compare the kernel with what it should hold.
+    Verify(oneshot::Sender<Result<VerifyReport, VerifyError>>),
+}
+
+/// Why the kernel could not be compared with what it should hold.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum VerifyError {
+    #[error("nothing is wanted yet: no assignments have come from a manager")]
+    NoView,
+    #[error("{0}")]
+    Blocked(String),
+    #[error("the data plane's thread has ended")]
+    Ended,
 }
 
 /// The worker's ends of the driver's channels.
@@ -68,6 +82,7 @@ enum Wake {
     Report,
     Tick,
     TearDown(oneshot::Sender<Vec<String>>),
+    Verify(oneshot::Sender<Result<VerifyReport, VerifyError>>),
     Leave,
 }
 
@@ -98,6 +113,10 @@ impl<K: Kernel> Worker<K> {
                 Wake::Swept(peers) => self.reset_strays(&peers),
                 Wake::Report => self.publish(),
                 Wake::Tick => self.tick(),
+                Wake::Verify(answer) => {
+                    // Who asked may have gone.
+                    let _gone = answer.send(self.verify().await);
+                }
                 Wake::TearDown(answer) => {
                     let left = self.tear_down().await;
                     self.resets.finish();
@@ -117,6 +136,7 @@ impl<K: Kernel> Worker<K> {
             biased;
             request = self.channels.requests.recv() => match request {
                 Some(Request::TearDown(answer)) => Wake::TearDown(answer),
+                Some(Request::Verify(answer)) => Wake::Verify(answer),
                 None => Wake::Leave,
             },
             _ = timers.ticks.tick(), if has_view => Wake::Tick,
@@ -189,6 +209,22 @@ impl<K: Kernel> Worker<K> {
             self.sweep.begin_once(&self.converger.kernel().sockets(), &pass.plan.state);
         }
         Ok(pass)
+    }
+
+    async fn verify(&mut self) -> Result<VerifyReport, VerifyError> {
+        let view = self.channels.views.borrow().clone().ok_or(VerifyError::NoView)?;
+        let compared = self.converger.compare(&view).await;
+        let Comparison { plan, differences } =
+            compared.map_err(|error| VerifyError::Blocked(error.to_string()))?;
+        let refused = plan.refused.iter().map(|(id, reason)| format!("sandbox {id}: {reason}"));
+        Ok(VerifyReport {
+            wanted: view.generation,
+            applied: self.progress.applied(),
+            n_rows: plan.state.n_rows() as u64,
+            differences,
+            problems: refused.chain(plan.problems.iter().cloned()).collect(),
+            ..VerifyReport::default()
+        })
     }
 
     fn push_resets(&self, pass: &Pass) {

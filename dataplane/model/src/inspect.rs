@@ -174,6 +174,41 @@ pub struct FdbEndpoint {
     pub serves: bool,
 }
 
+/// `meshctl verify`: what a node's kernel holds beside what it should.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerifyReport {
+    pub hostname: String,
+    pub node_id: String,
+    /// Of the newest view that the managers' assignments made, which is what was compared with.
+    pub wanted: Generation,
+    /// Of the newest view that the kernel has held whole.
+    pub applied: Generation,
+    /// Rows that should be there.
+    pub n_rows: u64,
+    pub differences: Vec<Difference>,
+    /// What of the view can't be in the kernel, and what the driver could not do, one sentence each.
+    pub problems: Vec<String>,
+}
+
+/// A row that is not what it should be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Difference {
+    /// As in [`crate::KernelState`]: `endpoints`, `sandboxes`, `hooks`, …
+    pub table: String,
+    pub key: String,
+    /// `None`: there is no such row.
+    pub is: Option<String>,
+    /// `None`: there should be none.
+    pub should: Option<String>,
+}
+
+impl VerifyReport {
+    /// The kernel holds all that it should, and nothing else.
+    pub fn is_sound(&self) -> bool {
+        self.differences.is_empty() && self.problems.is_empty()
+    }
+}
+
 /// `meshctl drops`: what each program did with the packets that it saw.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DropsReport {

@@ -44,6 +44,10 @@ pub async fn fdb(State(api): State<Api>) -> Reply {
     ok(&api.node.mesh_fdb().await?)
 }
 
+pub async fn verify(State(api): State<Api>) -> Reply {
+    ok(&api.node.mesh_verify().await?)
+}
+
 pub async fn endpoints(State(api): State<Api>) -> Reply {
     ok(&api.node.mesh_endpoints().await?)
 }

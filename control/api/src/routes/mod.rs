@@ -55,6 +55,7 @@ fn system_routes() -> Router<Api> {
         .route("/mesh/lb/ring", get(mesh::rings))
         .route("/mesh/lb/flows", get(mesh::flows))
         .route("/mesh/fdb", get(mesh::fdb))
+        .route("/mesh/verify", get(mesh::verify))
         .route("/mesh/endpoints", get(mesh::endpoints))
         .route("/mesh/drops", get(mesh::drops))
 }

@@ -12,7 +12,7 @@ use control_model::{Network, NodeId};
 use control_store::{LocalStore, ReplicatedStore};
 use dataplane_model::inspect::{
     DropsReport, EndpointRow, FdbReport, FlowsReport, LoadBalancerRow, NodeStatus, ProgramCounters,
-    RingReport,
+    RingReport, VerifyReport,
 };
 
 use super::engine::FakeEngine;
@@ -151,6 +151,10 @@ impl Node for FakeNode {
 
     async fn mesh_flows(&self, limit: usize) -> Result<FlowsReport, InspectError> {
         Ok(FlowsReport { n_kept_left_off: limit as u64, ..FlowsReport::default() })
+    }
+
+    async fn mesh_verify(&self) -> Result<VerifyReport, InspectError> {
+        Ok(VerifyReport::default())
     }
 
     async fn mesh_fdb(&self) -> Result<FdbReport, InspectError> {

@@ -10,7 +10,7 @@ use control_model::spec::Role;
 use control_store::ReplicatedStore as _;
 use dataplane_kernel::inspect::{self, Entrance};
 use dataplane_model::inspect::{
-    DropsReport, EndpointRow, FdbReport, FlowsReport, LoadBalancerRow, NodeStatus, RingReport,
+    DropsReport, EndpointRow, FdbReport, FlowsReport, LoadBalancerRow, NodeStatus, RingReport, VerifyReport,
 };
 use dataplane_model::kernel_state::protocol_name;
 use dataplane_model::{DataPlane as _, NodeView, PublishedPort};
@@ -107,6 +107,16 @@ pub async fn flows(host: &Host, limit: usize) -> Result<FlowsReport, InspectErro
 /// `meshctl fdb`.
 pub async fn fdb(host: &Host) -> Result<FdbReport, InspectError> {
     read(host, inspect::fdb).await
+}
+
+/// `meshctl verify`.
+pub async fn verify(host: &Host, swarm: Option<&Swarm>) -> Result<VerifyReport, InspectError> {
+    let swarm = swarm.ok_or_else(|| InspectError("This node is not part of a swarm".to_owned()))?;
+    let driver = &swarm.data_plane().driver;
+    let mut report = driver.verify().await.map_err(|error| InspectError(error.to_string()))?;
+    report.hostname.clone_from(&host.config.hostname);
+    report.node_id = swarm.me().node_id.to_string();
+    Ok(report)
 }
 
 /// `meshctl endpoints`.

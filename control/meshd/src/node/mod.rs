@@ -23,7 +23,7 @@ use control_model::{Network, NodeId};
 use control_rpc::{Channels, Identity, IdentityPem};
 use control_store::ReplicatedStore;
 use dataplane_model::inspect::{
-    DropsReport, EndpointRow, FdbReport, FlowsReport, LoadBalancerRow, NodeStatus, RingReport,
+    DropsReport, EndpointRow, FdbReport, FlowsReport, LoadBalancerRow, NodeStatus, RingReport, VerifyReport,
 };
 
 use crate::addresses::{Addresses, resolve_remote};
@@ -377,6 +377,10 @@ impl control_api::Node for MeshNode {
 
     async fn mesh_fdb(&self) -> Result<FdbReport, InspectError> {
         inspect::fdb(&self.host).await
+    }
+
+    async fn mesh_verify(&self) -> Result<VerifyReport, InspectError> {
+        inspect::verify(&self.host, self.swarm().as_deref()).await
     }
 
     async fn mesh_endpoints(&self) -> Result<Vec<EndpointRow>, InspectError> {

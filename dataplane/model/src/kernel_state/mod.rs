@@ -23,8 +23,9 @@ pub use rows::{
     RingKey, SandboxNet, Settings, Singleton, VipKey, Vnis, protocol_name,
 };
 pub use table::Change;
-use table::{changes, write_table};
+use table::{changes, differences, write_table};
 
+use crate::inspect::Difference;
 use crate::view::SandboxId;
 
 /// Declares every table once. The order is the order in which rows are made: a row comes after those that it refers
@@ -52,6 +53,18 @@ macro_rules! tables {
                 deletes.reverse();
                 puts.append(&mut deletes);
                 puts
+            }
+
+            /// The rows of `self` that are not as in `wanted`, table by table in the order in which rows are made.
+            pub fn differences(&self, wanted: &Self) -> Vec<Difference> {
+                let mut found = Vec::new();
+                $( differences(stringify!($field), &self.$field, &wanted.$field, &mut found); )*
+                found
+            }
+
+            /// Rows of all tables.
+            pub fn n_rows(&self) -> usize {
+                0 $( + self.$field.len() )*
             }
 
             /// What the state is once `op` is done.

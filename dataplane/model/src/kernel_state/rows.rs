@@ -119,6 +119,21 @@ pub struct PacketFilter {
     pub host_ports: BTreeMap<(ProtocolNumber, u16), (Ipv4Addr, u16)>,
 }
 
+impl PacketFilter {
+    /// What a table that someone else changed reads as. Differs from every filter that is planned: no bridge has this name.
+    pub fn spoiled() -> Self {
+        Self {
+            bridge: LinkName("spoiled".to_owned()),
+            subnet: Ipv4Network::from(Ipv4Addr::UNSPECIFIED),
+            tunnel_port: 0,
+            vtep: Ipv4Addr::UNSPECIFIED,
+            guarded: BTreeSet::new(),
+            no_egress: BTreeSet::new(),
+            host_ports: BTreeMap::new(),
+        }
+    }
+}
+
 /// What the BPF programs know of this node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {

@@ -1,7 +1,9 @@
 //! What all tables have in common: the difference of two, and their text.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+
+use crate::inspect::Difference;
 
 /// One row's change.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,6 +55,33 @@ pub(super) fn changes<K: Ord + Clone, V: Clone + Eq, T>(
     for key in held.keys().filter(|key| !wanted.contains_key(key)) {
         deletes.push(wrap(Change::Delete(key.clone())));
     }
+}
+
+/// Appends the rows of `held` that are not as in `wanted`, in words.
+pub(super) fn differences<K: Ord + fmt::Display, V: Eq + fmt::Display>(
+    table: &str,
+    held: &BTreeMap<K, V>,
+    wanted: &BTreeMap<K, V>,
+    found: &mut Vec<Difference>,
+) {
+    let keys: BTreeSet<&K> = held.keys().chain(wanted.keys()).collect();
+    for key in keys {
+        let (is, should) = (held.get(key), wanted.get(key));
+        if is == should {
+            continue;
+        }
+        let (is, mut should) = (is.map(words), should.map(words));
+        if is == should {
+            should = should.map(|should| should + ", in another order");
+        }
+        found.push(Difference { table: table.to_owned(), key: key.to_string(), is, should });
+    }
+}
+
+/// Rows that say nothing but that they are there print as nothing.
+fn words(row: &impl fmt::Display) -> String {
+    let text = row.to_string();
+    if text.is_empty() { "there".to_owned() } else { text }
 }
 
 /// One line per row; nothing for an empty table.

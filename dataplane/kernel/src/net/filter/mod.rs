@@ -9,7 +9,7 @@ use std::io::{self, Write as _};
 use std::process::{Command, Stdio};
 
 use dataplane_model::KernelState;
-use dataplane_model::kernel_state::{LinkName, PacketFilter, Singleton};
+use dataplane_model::kernel_state::{PacketFilter, Singleton};
 
 use super::NetError;
 
@@ -35,7 +35,7 @@ impl FilterTable {
         if self.written.is_none() {
             self.written = held.clone().map(|filter| (filter, listed));
         }
-        state.filter.insert(Singleton, held.unwrap_or_else(spoiled));
+        state.filter.insert(Singleton, held.unwrap_or_else(PacketFilter::spoiled));
         Ok(())
     }
 
@@ -48,19 +48,6 @@ impl FilterTable {
     pub(super) fn delete(&mut self) -> Result<(), NetError> {
         self.written = None;
         nft(&["-f", "-"], &text::removal()).map(|_| ())
-    }
-}
-
-/// Differs from every filter that is planned: no bridge has this name.
-fn spoiled() -> PacketFilter {
-    PacketFilter {
-        bridge: LinkName::new("spoiled").expect("a short name"),
-        subnet: ipnetwork::Ipv4Network::from(std::net::Ipv4Addr::UNSPECIFIED),
-        tunnel_port: 0,
-        vtep: std::net::Ipv4Addr::UNSPECIFIED,
-        guarded: std::collections::BTreeSet::new(),
-        no_egress: std::collections::BTreeSet::new(),
-        host_ports: std::collections::BTreeMap::new(),
     }
 }
 

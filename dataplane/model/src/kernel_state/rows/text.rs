@@ -57,7 +57,11 @@ impl fmt::Display for Singleton {
 impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Vxlan { port, mtu_bytes: 0 } => write!(f, "vxlan port {port}, down or not as it was made"),
             Self::Vxlan { port, mtu_bytes } => write!(f, "vxlan port {port} mtu {mtu_bytes}"),
+            Self::Bridge { address, .. } if address.prefix() == 0 => {
+                f.write_str("bridge, down or without address")
+            }
             Self::Bridge { address, mtu_bytes } => write!(f, "bridge {address} mtu {mtu_bytes}"),
             Self::Stray => f.write_str("stray"),
         }
@@ -72,6 +76,9 @@ impl fmt::Display for NodeRoute {
 
 impl fmt::Display for PacketFilter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if *self == Self::spoiled() {
+            return f.write_str("rules that someone else changed");
+        }
         write!(
             f,
             "masquerade {} behind {} tunnel {}:{}",
@@ -104,6 +111,9 @@ impl fmt::Display for Settings {
 
 impl fmt::Display for SandboxNet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.legs.is_empty() {
+            return f.write_str("no whole link");
+        }
         for (position, leg) in self.legs.iter().enumerate() {
             if position > 0 {
                 f.write_str("; ")?;
