@@ -13,7 +13,8 @@ use control_model::spec::Availability;
 use control_model::{ClusterId, Network, NodeId};
 use control_store::ReplicatedStore;
 use dataplane_model::inspect::{
-    DropsReport, EndpointRow, FdbReport, FlowsReport, LoadBalancerRow, NodeStatus, RingReport, VerifyReport,
+    DnsQueryReport, DnsZoneReport, DropsReport, EndpointRow, FdbReport, FlowsReport, LoadBalancerRow,
+    NodeStatus, RingReport, TopReport, TraceReport, TraceRequest, TunnelledPacket, VerifyReport,
 };
 use ipnetwork::IpNetwork;
 
@@ -67,6 +68,25 @@ pub trait Node: Send + Sync + 'static {
     async fn mesh_verify(&self) -> Result<VerifyReport, InspectError>;
     /// `/metrics`, in Prometheus' text format.
     async fn metrics(&self) -> Result<String, InspectError>;
+    /// `meshctl dns zone`: of one task's sandbox, or of all; of one network, or of all.
+    async fn mesh_dns_zone(
+        &self,
+        task: Option<&str>,
+        network: Option<&str>,
+    ) -> Result<DnsZoneReport, InspectError>;
+    /// `meshctl dns query`: what the task gets for `name`.
+    async fn mesh_dns_query(
+        &self,
+        task: &str,
+        name: &str,
+        record_type: &str,
+    ) -> Result<DnsQueryReport, InspectError>;
+    /// `meshctl top`: takes about a second.
+    async fn mesh_top(&self) -> Result<TopReport, InspectError>;
+    /// `meshctl trace`: as far as this node decides.
+    async fn mesh_trace(&self, request: &TraceRequest) -> Result<TraceReport, InspectError>;
+    /// `meshctl trace`: on, from another node's tunnel.
+    async fn mesh_trace_tunnelled(&self, packet: &TunnelledPacket) -> Result<TraceReport, InspectError>;
     /// `meshctl drops`.
     async fn mesh_drops(&self) -> Result<DropsReport, InspectError>;
 }

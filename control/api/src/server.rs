@@ -6,10 +6,10 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::UnixListener;
 
 use crate::node::Node;
-use crate::routes::{metrics_router, router};
+use crate::routes::router;
 
 /// Owner and group may speak to the daemon; it is as much as being root.
 const SOCKET_MODE: u32 = 0o660;
@@ -36,17 +36,6 @@ pub async fn serve(
     let served = axum::serve(listener, router(node)).with_graceful_shutdown(shutdown).await;
     // Another daemon may have replaced it meanwhile; a file that is gone is as good.
     let _ = std::fs::remove_file(path);
-    served.map_err(ServeError::Serve)
-}
-
-/// Serves `/metrics` alone on `listener` until `shutdown` completes: what may be read over the network, where the API may
-/// not.
-pub async fn serve_metrics(
-    listener: TcpListener,
-    node: Arc<dyn Node>,
-    shutdown: impl Future<Output = ()> + Send + 'static,
-) -> Result<(), ServeError> {
-    let served = axum::serve(listener, metrics_router(node)).with_graceful_shutdown(shutdown).await;
     served.map_err(ServeError::Serve)
 }
 

@@ -1,7 +1,8 @@
 //! What `meshctl` asks of a node's daemon.
 
 use dataplane_model::inspect::{
-    DropsReport, EndpointRow, FdbReport, FlowsReport, LoadBalancerRow, NodeStatus, RingReport, VerifyReport,
+    DnsQueryReport, DnsZoneReport, DropsReport, EndpointRow, FdbReport, FlowsReport, LoadBalancerRow,
+    NodeStatus, RingReport, TopReport, TraceReport, TraceRequest, TunnelledPacket, VerifyReport,
 };
 use http::Method;
 use serde::de::DeserializeOwned;
@@ -28,6 +29,46 @@ impl Client {
     /// Flows that the node remembers or keeps, at most `limit` of either.
     pub async fn flows(&self, limit: usize) -> Result<FlowsReport, ClientError> {
         self.inspect(&format!("/mesh/lb/flows?limit={limit}")).await
+    }
+
+    /// What would become of a connection. `from` and `to` go into the path as they are.
+    pub async fn trace(&self, request: &TraceRequest) -> Result<TraceReport, ClientError> {
+        let TraceRequest { from, to, protocol, port } = request;
+        self.inspect(&format!("/mesh/trace?from={from}&to={to}&protocol={protocol}&port={port}")).await
+    }
+
+    /// The rest of a way that leads through a tunnel to this node.
+    pub async fn trace_tunnelled(&self, packet: &TunnelledPacket) -> Result<TraceReport, ClientError> {
+        let TunnelledPacket { from, to, vni, endpoint, source, destination, protocol } = packet;
+        let tunnel = format!("from={from}&to={to}&vni={vni}&endpoint={endpoint}");
+        let flow = format!("source={source}&destination={destination}&protocol={protocol}");
+        self.inspect(&format!("/mesh/trace/tunnelled?{tunnel}&{flow}")).await
+    }
+
+    /// What happens in about a second, which the answer takes.
+    pub async fn top(&self) -> Result<TopReport, ClientError> {
+        self.inspect("/mesh/top").await
+    }
+
+    /// What the node's DNS process serves, to one task or to all, in one network or in all. Both go into the path as
+    /// `of` does in [`Self::rings`].
+    pub async fn dns_zone(
+        &self,
+        task: Option<&str>,
+        network: Option<&str>,
+    ) -> Result<DnsZoneReport, ClientError> {
+        let (task, network) = (task.unwrap_or_default(), network.unwrap_or_default());
+        self.inspect(&format!("/mesh/dns/zone?task={task}&network={network}")).await
+    }
+
+    /// What a task gets for a name. All three go into the path as they are.
+    pub async fn dns_query(
+        &self,
+        task: &str,
+        name: &str,
+        record_type: &str,
+    ) -> Result<DnsQueryReport, ClientError> {
+        self.inspect(&format!("/mesh/dns/query?task={task}&name={name}&type={record_type}")).await
     }
 
     /// Peers, owners of addresses, endpoints.

@@ -1,9 +1,12 @@
 //! `meshctl`: what one node's data plane does, read live from its kernel.
 #![forbid(unsafe_code)]
 
+mod dns;
 mod pins;
 mod source;
 mod text;
+mod top;
+mod trace;
 mod verify;
 mod watch;
 
@@ -15,7 +18,9 @@ use clap::{Parser, Subcommand};
 use dataplane_model::inspect::MAX_FLOWS_SHOWN;
 use serde::Serialize;
 
+use crate::dns::{DnsCommand, Shown};
 use crate::source::Source;
+use crate::trace::TraceArguments;
 
 /// Shows what a node's data plane does, read live from the kernel's maps.
 ///
@@ -44,6 +49,9 @@ enum Command {
     /// Load balancers: published ports and virtual addresses
     #[command(subcommand)]
     Lb(LbCommand),
+    /// Names: what the node's DNS process serves, and what a task gets
+    #[command(subcommand)]
+    Dns(DnsCommand),
     /// Which program hangs at each interface, how, and why so
     Hooks,
     /// Endpoints that the kernel forwards to
@@ -52,6 +60,14 @@ enum Command {
     Fdb,
     /// Compare this node's kernel with what the managers' assignments want of it; fails if anything differs
     Verify,
+    /// What would become of a connection that begins now, look-up by look-up; no packet is sent
+    Trace(TraceArguments),
+    /// Once a second what is new: flows of each published port, packets of each program, drops
+    Top {
+        /// Show one second and end
+        #[arg(long)]
+        once: bool,
+    },
     /// What each program did with its packets; fails if one is not accounted for
     Drops {
         /// Once a second, what was dropped in it and why, until SIGINT
@@ -105,6 +121,14 @@ async fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         Command::Lb(LbCommand::Flows { limit }) => {
             print(arguments, &source.flows(*limit).await?, text::flows)?;
         }
+        Command::Dns(command) => match dns::ask(&source, command).await? {
+            Shown::Zone(report) => print(arguments, &report, dns::zone)?,
+            Shown::Query(report) => print(arguments, &report, dns::query)?,
+        },
+        Command::Trace(trace) => {
+            print(arguments, &trace::ask(&source, trace).await?, trace::text)?;
+        }
+        Command::Top { once } => top::show(&source, *once, arguments.json).await?,
         Command::Hooks => print(arguments, &source.status().await?.hooks, |rows| text::hooks(rows))?,
         Command::Fdb => print(arguments, &source.fdb().await?, text::fdb)?,
         Command::Verify => {

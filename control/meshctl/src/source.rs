@@ -7,13 +7,14 @@ use std::time::Duration;
 use anyhow::Context;
 use control_client::{Client, ClientError};
 use dataplane_model::inspect::{
-    DropsReport, EndpointRow, FdbReport, FlowsReport, LoadBalancerRow, NodeStatus, RingReport, VerifyReport,
+    DnsQueryReport, DnsZoneReport, DropsReport, EndpointRow, FdbReport, FlowsReport, LoadBalancerRow,
+    NodeStatus, RingReport, TopReport, TraceReport, TraceRequest, VerifyReport,
 };
 
 use crate::pins;
 
 /// meshd reads its maps in milliseconds; one that takes longer is stuck, and the pins tell more.
-const TIMEOUT: Duration = Duration::from_secs(5);
+pub const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// All tables of a large node take longer to read than one, and the driver may be in the middle of a pass.
 const VERIFY_TIMEOUT: Duration = Duration::from_mins(1);
@@ -65,8 +66,32 @@ impl Source {
         report.context("only meshd can tell what should be in the kernel")
     }
 
+    /// Without meshd only from outside to an address: the pins know no names.
+    pub async fn trace(&self, request: &TraceRequest) -> anyhow::Result<TraceReport> {
+        self.or_pins(self.client.trace(request).await, |pins| pins::trace(pins, request))
+    }
+
+    pub async fn top(&self) -> anyhow::Result<TopReport> {
+        self.or_pins(self.client.top().await, pins::top)
+    }
+
     pub async fn drops(&self) -> anyhow::Result<DropsReport> {
         self.or_pins(self.client.drops().await, pins::drops)
+    }
+
+    /// Of meshd alone: the pins know no names.
+    pub async fn dns_zone(&self, task: Option<&str>, network: Option<&str>) -> anyhow::Result<DnsZoneReport> {
+        Ok(self.client.dns_zone(task, network).await?)
+    }
+
+    /// Of meshd alone.
+    pub async fn dns_query(
+        &self,
+        task: &str,
+        name: &str,
+        record_type: &str,
+    ) -> anyhow::Result<DnsQueryReport> {
+        Ok(self.client.dns_query(task, name, record_type).await?)
     }
 
     /// meshd's answer; where it is unreachable what `read` finds in the pins.

@@ -16,7 +16,7 @@ pub use tables::{fdb, flows, rings};
 const COLUMN_GAP: u16 = 3;
 
 /// What is shown where there is nothing.
-const NOTHING: &str = "-";
+pub const NOTHING: &str = "-";
 
 pub fn status(status: &NodeStatus) -> String {
     let vtep = status.vtep.map_or_else(|| NOTHING.to_owned(), |vtep| vtep.to_string());
@@ -56,7 +56,7 @@ pub fn hooks(rows: &[HookRow]) -> String {
     table(&["INTERFACE", "HOOK", "PROGRAM", "REASON"], cells)
 }
 
-fn or_nothing(text: &str) -> String {
+pub fn or_nothing(text: &str) -> String {
     if text.is_empty() { NOTHING } else { text }.to_owned()
 }
 
@@ -131,12 +131,12 @@ fn generation(generation: Generation) -> String {
     format!("{}.{}", generation.epoch, generation.index)
 }
 
-fn number(value: impl std::fmt::Display) -> Cell {
+pub fn number(value: impl std::fmt::Display) -> Cell {
     Cell::new(value).set_alignment(CellAlignment::Right)
 }
 
 /// Without borders; lines have no spaces at their end.
-fn table(header: &[&str], rows: impl Iterator<Item = Vec<Cell>>) -> String {
+pub fn table(header: &[&str], rows: impl Iterator<Item = Vec<Cell>>) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(header).add_rows(rows);
     for column in table.column_iter_mut() {

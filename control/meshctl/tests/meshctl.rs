@@ -107,6 +107,64 @@ fn json_is_what_the_daemon_said() {
 }
 
 #[test]
+fn a_name_is_asked_for_on_a_tasks_behalf() {
+    let report = r#"{"sandbox":"t1","name":"db","record_type":"SRV","code":"NXDOMAIN","way":"own-zone",
+        "took_us":7,"answers":[],"authorities":[],"additionals":[]}"#;
+    let arguments = ["dns", "query", "--task", "web.1", "_pg._tcp.db", "SRV"];
+    let output =
+        with_answer("/mesh/dns/query?task=web.1&name=_pg._tcp.db&type=SRV", "200 OK", report, &arguments);
+    assert!(text(&output.stdout).contains("From:      the task's networks"), "{}", text(&output.stdout));
+}
+
+#[test]
+fn a_network_without_tasks_has_no_zone() {
+    let report = r#"{"revision":1,"sandboxes":[],"names":[]}"#;
+    let arguments = ["dns", "zone", "--network", "app"];
+    let output = with_answer("/mesh/dns/zone?task=&network=app", "200 OK", report, &arguments);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("in a network app"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn a_trace_is_followed_where_the_next_nodes_socket_is_given() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let packet = r#"{"from":"198.18.0.11","to":"198.18.0.12","vni":4096,"endpoint":"10.0.0.6",
+        "source":"192.0.2.1:40000","destination":"198.18.0.11:8080","protocol":6}"#;
+    let way = |at: &str, end: &str| {
+        let step = format!(r#"{{"node":"198.18.0.11","at":"{at}","says":"s"}}"#);
+        format!(r#"{{"ways":[{{"chance":null,"steps":[{step}],"end":{end}}}]}}"#)
+    };
+    let sandbox = r#"{"sandbox":{"destination":"10.0.0.6:80","interface":"mv1","task":"web.2.b"}}"#;
+    let here = "GET /mesh/trace?from=outside/192.0.2.1&to=web:8080&protocol=6&port=40000 ";
+    let there = "GET /mesh/trace/tunnelled?from=198.18.0.11&to=198.18.0.12&vni=4096&endpoint=10.0.0.6\
+                 &source=192.0.2.1:40000&destination=198.18.0.11:8080&protocol=6 ";
+    let tunnel = format!(r#"{{"tunnel":{packet}}}"#);
+    let answers =
+        [("docker.sock", here, way("ring", &tunnel)), ("next.sock", there, way("target port", sandbox))];
+    let daemons = answers.map(|(socket, expected, body)| {
+        let listener = UnixListener::bind(directory.path().join(socket)).expect("a socket");
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().expect("a connection");
+            let mut request = [0; 4096];
+            let len = stream.read(&mut request).expect("a request");
+            let request = String::from_utf8_lossy(&request[..len]);
+            assert!(request.starts_with(expected), "{request}");
+            write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len())
+                .expect("it reads");
+        })
+    });
+    let next = format!("198.18.0.12={}", directory.path().join("next.sock").display());
+    let arguments = ["trace", "--from", "outside/192.0.2.1", "--to", "web:8080", "--next", &next];
+    let output = meshctl(directory.path(), &arguments);
+    for daemon in daemons {
+        daemon.join().expect("it was asked rightly");
+    }
+    let shown = text(&output.stdout);
+    assert!(shown.ends_with("=> into the sandbox of web.2.b behind mv1, to 10.0.0.6:80\n"), "{shown}");
+    assert!(shown.contains("ring") && shown.contains("target port"), "{shown}");
+}
+
+#[test]
 fn a_refusal_is_shown_and_nothing_else_tried() {
     let output =
         with_answer("/mesh/lb", "500 Internal Server Error", r#"{"message":"no maps"}"#, &["lb", "ls"]);

@@ -54,11 +54,7 @@ async fn serve(config: Config) -> Result<()> {
     let mut api = tokio::spawn(async move { control_api::serve(&api_socket, api_node, stopped).await });
     let scrapes = metrics.map(|listener| {
         let served = control_api::serve_metrics(listener, node.clone(), stop.clone().cancelled_owned());
-        tokio::spawn(async move {
-            if let Err(error) = served.await {
-                tracing::error!(%error, "metrics are served no more");
-            }
-        })
+        tokio::spawn(served)
     });
     notify("READY=1");
     tracing::info!(socket = %socket.display(), "serving");

@@ -94,6 +94,11 @@ pub fn answer(
     Outcome::Reply
 }
 
+/// Is `query` one that the sandbox's networks answer, also by that there is no such name?
+pub fn is_own(query: &[u8], view: &SandboxView) -> bool {
+    Question::parse(query).is_ok_and(|question| !matches!(resolve(&question, view), Resolved::NotHere))
+}
+
 /// The reply to a question that could not be forwarded: "try again", never "there is none".
 pub fn write_failure(question: &Question, transport: Transport, out: &mut Vec<u8>) {
     reply_code(question, ResponseCode::ServFail, transport, out);

@@ -15,6 +15,7 @@
 
 pub mod answer;
 pub mod client;
+pub mod inspect;
 pub mod protocol;
 pub mod question;
 pub mod relay;

@@ -5,14 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use dataplane_model::SandboxId;
+use dataplane_model::inspect::DnsWay;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use crate::zones::Zones;
+use crate::zones::{Forwarding, NetworkZone, TtlPolicy, Zones};
 
 /// Raised with every change of the messages. A meshd that finds another number replaces the process.
-pub const PROTOCOL_VERSION: u32 = 2;
+pub const PROTOCOL_VERSION: u32 = 3;
 
 /// Longest frame, bytes: a hundred thousand names are some ten megabytes.
 const MAX_FRAME_LEN: u32 = 64 << 20;
@@ -22,6 +23,10 @@ const MAX_FRAME_LEN: u32 = 64 << 20;
 pub enum Command {
     /// Serve these zones from now on, and nothing else. Answered by an [`Ack`].
     SetZones(Zones),
+    /// Tell what is served: to this sandbox, or to all. Answered by [`Shown`].
+    Show(Option<SandboxId>),
+    /// Answer as to this sandbox. Answered by an [`Asked`], or by why there is none.
+    Query(Query),
     /// Close all sockets and end. Answered by the end of the connection.
     Shutdown,
 }
@@ -36,6 +41,43 @@ pub struct Ack {
     pub served: BTreeSet<SandboxId>,
     /// Sandboxes whose sockets could not be opened, and why.
     pub failed: BTreeMap<SandboxId, String>,
+}
+
+/// A question that is asked on a sandbox's behalf.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Query {
+    pub sandbox: SandboxId,
+    /// A DNS message.
+    pub message: Vec<u8>,
+}
+
+/// What is served.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shown {
+    /// Of the zones.
+    pub revision: u64,
+    pub sandboxes: BTreeMap<SandboxId, ShownSandbox>,
+    /// The networks of these sandboxes, by name.
+    pub networks: BTreeMap<String, NetworkZone>,
+}
+
+/// One sandbox that is served.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShownSandbox {
+    /// Names, in the order in which they are asked.
+    pub networks: Vec<String>,
+    pub forwarding: Forwarding,
+    pub keeps_short_names: bool,
+    pub ttl: TtlPolicy,
+}
+
+/// An answer, and how it was come by.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Asked {
+    /// A DNS message; empty for what the sandbox would get no answer to.
+    pub reply: Vec<u8>,
+    pub way: DnsWay,
+    pub took_us: u64,
 }
 
 /// A frame could not be read or written; the connection is of no use any more.

@@ -4,6 +4,8 @@
 //! Records are passed on as the bytes that they came in, whatever their type: only times, and the parts that are between
 //! two neighbours (id, flags, the spelling of the question, OPT), are made anew. No bytes make it panic.
 
+use std::net::SocketAddr;
+
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::{Name, RecordType};
 
@@ -70,6 +72,7 @@ pub struct Relayed {
     records: Box<[Kept]>,
     /// With the high bits of the OPT record (RFC 6891 section 6.1.3).
     code: u16,
+    resolver: Option<SocketAddr>,
 }
 
 /// A record's place in the bytes.
@@ -108,6 +111,7 @@ impl Relayed {
             question_end,
             records: records.into(),
             code: low_code | u16::try_from(high_code).unwrap_or(0),
+            resolver: None,
         };
         this.write_counts();
         Some(this)
@@ -121,7 +125,7 @@ impl Relayed {
         bytes.extend_from_slice(&u16::from(question.record_type).to_be_bytes());
         bytes.extend_from_slice(&u16::from(question.class).to_be_bytes());
         let question_end = bytes.len();
-        Self { bytes: bytes.into(), question_end, records: Box::default(), code }
+        Self { bytes: bytes.into(), question_end, records: Box::default(), code, resolver: None }
     }
 
     fn write_counts(&mut self) {
@@ -130,6 +134,18 @@ impl Relayed {
             let n = u16::try_from(n).expect("no more than the limit of records");
             self.bytes[6 + 2 * section..8 + 2 * section].copy_from_slice(&n.to_be_bytes());
         }
+    }
+
+    /// The same, told by `resolver`.
+    #[must_use]
+    pub fn told_by(mut self, resolver: SocketAddr) -> Self {
+        self.resolver = Some(resolver);
+        self
+    }
+
+    /// Who told it, where that is known.
+    pub fn resolver(&self) -> Option<SocketAddr> {
+        self.resolver
     }
 
     pub fn code(&self) -> ResponseCode {

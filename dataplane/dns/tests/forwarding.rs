@@ -10,7 +10,9 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
-use dataplane_dns::{DnsClient, Forwarding};
+use dataplane_dns::{DnsClient, Forwarding, inspect};
+use dataplane_model::SandboxId;
+use dataplane_model::inspect::{DnsQueryReport, DnsWay};
 use hickory_proto::op::{Edns, Message, ResponseCode};
 use hickory_proto::rr::{Name, RecordType};
 use support::resolver::{Dnsmasq, Manner, TestResolver};
@@ -34,8 +36,9 @@ fn main() {
         a_real_resolver_is_relayed().await;
         old_answers_are_better_than_none().await;
         internal_networks_ask_nobody().await;
+        an_inspection_says_where_an_answer_comes_from().await;
     });
-    println!("forwarding: 7 tests passed");
+    println!("forwarding: 8 tests passed");
 }
 
 /// The process with one sandbox that forwards so.
@@ -236,5 +239,49 @@ async fn internal_networks_ask_nobody() {
     assert_eq!(reply.metadata.response_code, ResponseCode::NXDomain);
     assert_eq!(reply.authorities[0].record_type(), RecordType::SOA);
     assert_eq!(resolver.seen(), []);
+    client.stop_server().await.expect("the process ends");
+}
+
+async fn ask_for(scene: &Scene, index: usize, name: &str) -> DnsQueryReport {
+    let sandbox = SandboxId(format!("sandbox{index}"));
+    inspect::query(&scene.path("dns.sock"), &sandbox, name, "a").await.expect("an answer")
+}
+
+async fn an_inspection_says_where_an_answer_comes_from() {
+    let scene = Scene::new("inspection");
+    let silent = TestResolver::start("127.0.53.13", Manner::Silent);
+    let good = TestResolver::start("127.0.53.14", Manner::Answers(OUTSIDE));
+    scene.write("resolv.conf", "nameserver 127.0.53.13\nnameserver 127.0.53.14\n");
+    let (open, closed) = (Sandbox::new(), Sandbox::new());
+    let client = scene.client();
+    let own: &[_] = &[("web", WEB)];
+    client.set_zones(zones(1, &[(&open, own, Forwarding::Node), (&closed, own, Forwarding::Forbidden)]));
+    served(&client, 1).await;
+
+    let web = ask_for(&scene, 0, "web").await;
+    assert_eq!((web.way, web.code.as_str()), (DnsWay::OwnZone, "NOERROR"));
+    assert_eq!((web.answers[0].data.clone(), web.answers[0].ttl_s), (WEB.to_string(), 5));
+    let outside = ask_for(&scene, 0, "www.example.").await;
+    let resolver = Some("127.0.53.14:53".parse().expect("an address"));
+    assert_eq!(outside.way, DnsWay::Resolver { resolver });
+    assert_eq!(outside.answers[0].data, OUTSIDE.to_string());
+    let task_gets = query_udp(&open, "www.example.", RecordType::A).expect("an answer");
+    assert_eq!(task_gets.answers[0].data.to_string(), outside.answers[0].data);
+    let kept = ask_for(&scene, 0, "www.example.").await;
+    assert!(matches!(kept.way, DnsWay::Cache { resolver: r, .. } if r == resolver), "{:?}", kept.way);
+    assert_eq!(good.seen().len(), 1);
+
+    let inside = ask_for(&scene, 1, "www.example.").await;
+    assert_eq!((inside.way, inside.code.as_str()), (DnsWay::NotForwarded, "NXDOMAIN"));
+    assert_eq!(inside.authorities[0].record_type, "SOA");
+    scene.write("resolv.conf", "nameserver 127.0.53.99\n");
+    wait_for(PATIENCE, || code(&open, "other.example.") == ResponseCode::ServFail);
+    let nobody = ask_for(&scene, 0, "another.example.").await;
+    assert_eq!((nobody.way, nobody.code.as_str()), (DnsWay::Nobody, "SERVFAIL"));
+    drop(silent);
+
+    let gone = SandboxId("gone".to_owned());
+    let refused = inspect::query(&scene.path("dns.sock"), &gone, "web", "A").await;
+    assert_eq!(refused.expect_err("none is served").to_string(), "no names are served to gone");
     client.stop_server().await.expect("the process ends");
 }

@@ -10,7 +10,8 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use dataplane_dns::{Forwarding, Zones};
+use dataplane_dns::{Forwarding, Zones, inspect};
+use dataplane_model::SandboxId;
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::RecordType;
 use support::{PATIENCE, Sandbox, Scene, TcpClient, query_tcp, query_udp, served, wait_for, zones};
@@ -32,9 +33,10 @@ fn main() {
         connections_have_a_limit().await;
         outlives_its_client_and_obeys_the_next().await;
         is_replaced_when_killed().await;
+        tells_what_it_serves().await;
         a_container_may_have_port_53_of_its_own().await;
     });
-    println!("process: 11 tests passed");
+    println!("process: 12 tests passed");
 }
 
 async fn answers_by_udp_and_tcp() {
@@ -258,4 +260,34 @@ async fn a_container_may_have_port_53_of_its_own() {
     wait_for(PATIENCE, || std::fs::read_to_string(&path).is_ok_and(|pid| !pid.is_empty() && pid != first));
     wait_for(PATIENCE, || query_udp(&sandbox, "web.", RecordType::A).is_some());
     client.stop_server().await.expect("the process ends");
+}
+
+async fn tells_what_it_serves() {
+    let scene = Scene::new("tells");
+    let (app, back) = (Sandbox::new(), Sandbox::new());
+    let client = scene.client();
+    let rows = [
+        (&app, &[("web", WEB)][..], Forwarding::Node),
+        (&back, &[("db", WEB), ("idle", WEB)][..], Forwarding::Forbidden),
+    ];
+    client.set_zones(zones(4, &rows));
+    served(&client, 4).await;
+    let socket = scene.path("dns.sock");
+    let names = |report: &dataplane_model::inspect::DnsZoneReport| {
+        report.names.iter().map(|row| format!("{}/{}", row.network, row.name)).collect::<Vec<_>>()
+    };
+
+    let all = inspect::zone(&socket, None, None).await.expect("it tells");
+    assert_eq!((all.revision, all.sandboxes.len()), (4, 2));
+    assert_eq!(names(&all), ["net0/web", "net1/db", "net1/idle"]);
+    let one = inspect::zone(&socket, Some(&SandboxId("sandbox1".to_owned())), None).await.expect("it tells");
+    assert_eq!((names(&one), one.sandboxes[0].forwarding.as_str()), (names(&all)[1..].to_vec(), "nowhere"));
+    let network = inspect::zone(&socket, None, Some("NET0")).await.expect("it tells");
+    assert_eq!((names(&network), network.sandboxes.len()), (names(&all)[..1].to_vec(), 1));
+
+    client.set_zones(zones(5, &[]));
+    served(&client, 5).await;
+    client.stop_server().await.expect("the process ends");
+    let none = inspect::zone(&socket, None, None).await.expect_err("there is no process");
+    assert_eq!(none.to_string(), "no DNS process answers");
 }

@@ -5,6 +5,8 @@
 mod fdb;
 mod flows;
 mod rings;
+mod top;
+pub mod trace;
 
 use std::path::Path;
 
@@ -15,6 +17,7 @@ use ebpf_abi::{DropReason, EndpointKey, ProgramId};
 pub use fdb::fdb;
 pub use flows::{FlowCounts, count_flows, flows};
 pub use rings::{Entrance, count_rings, load_balancers, rings};
+pub use top::TopReading;
 
 use crate::bpf::{HookPin, PinDir, PinError, TableError, Tables, interface_name, is_alive, read_drops};
 

@@ -6,6 +6,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::view::Generation;
 
+mod dns;
+mod top;
+mod trace;
+
+pub use dns::{DnsName, DnsQueryReport, DnsRecord, DnsSandbox, DnsWay, DnsZoneReport};
+pub use top::{TopDrop, TopProgram, TopReport, TopRows, TopService};
+pub use trace::{TraceChance, TraceEnd, TraceReport, TraceRequest, TraceStep, TraceWay, TunnelledPacket};
+
 /// `meshctl status`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeStatus {

@@ -1,8 +1,10 @@
 //! What `meshctl` reads: not Docker's, hence under a path of its own.
 
+use std::str::FromStr;
+
 use axum::extract::State;
 use axum::response::IntoResponse as _;
-use dataplane_model::inspect::MAX_FLOWS_SHOWN;
+use dataplane_model::inspect::{MAX_FLOWS_SHOWN, TraceRequest, TunnelledPacket};
 use http::header;
 
 use crate::context::Api;
@@ -54,4 +56,51 @@ pub async fn endpoints(State(api): State<Api>) -> Reply {
 
 pub async fn drops(State(api): State<Api>) -> Reply {
     ok(&api.node.mesh_drops().await?)
+}
+
+pub async fn top(State(api): State<Api>) -> Reply {
+    ok(&api.node.mesh_top().await?)
+}
+
+pub async fn dns_zone(State(api): State<Api>, query: Query) -> Reply {
+    ok(&api.node.mesh_dns_zone(given(&query, "task"), given(&query, "network")).await?)
+}
+
+pub async fn dns_query(State(api): State<Api>, query: Query) -> Reply {
+    let (Some(task), Some(name)) = (given(&query, "task"), given(&query, "name")) else {
+        return Err(ApiError::invalid("task must name a task, and name what it asks for"));
+    };
+    ok(&api.node.mesh_dns_query(task, name, given(&query, "type").unwrap_or("A")).await?)
+}
+
+pub async fn trace(State(api): State<Api>, query: Query) -> Reply {
+    let (Some(from), Some(to)) = (given(&query, "from"), given(&query, "to")) else {
+        return Err(ApiError::invalid("from and to must say between what"));
+    };
+    let (protocol, port) = (number(&query, "protocol")?, number(&query, "port")?);
+    let request = TraceRequest { from: from.to_owned(), to: to.to_owned(), protocol, port };
+    ok(&api.node.mesh_trace(&request).await?)
+}
+
+pub async fn trace_tunnelled(State(api): State<Api>, query: Query) -> Reply {
+    let packet = TunnelledPacket {
+        from: number(&query, "from")?,
+        to: number(&query, "to")?,
+        vni: number(&query, "vni")?,
+        endpoint: number(&query, "endpoint")?,
+        source: number(&query, "source")?,
+        destination: number(&query, "destination")?,
+        protocol: number(&query, "protocol")?,
+    };
+    ok(&api.node.mesh_trace_tunnelled(&packet).await?)
+}
+
+/// A number, address or socket address.
+fn number<T: FromStr>(query: &Query, name: &str) -> Result<T, ApiError> {
+    let text = query.get(name);
+    text.parse().map_err(|_| ApiError::invalid(format!("invalid value for {name}: {text}")))
+}
+
+fn given<'a>(query: &'a Query, name: &str) -> Option<&'a str> {
+    Some(query.get(name)).filter(|value| !value.is_empty())
 }

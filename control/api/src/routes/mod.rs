@@ -57,6 +57,11 @@ fn system_routes() -> Router<Api> {
         .route("/mesh/fdb", get(mesh::fdb))
         .route("/mesh/verify", get(mesh::verify))
         .route("/mesh/endpoints", get(mesh::endpoints))
+        .route("/mesh/dns/zone", get(mesh::dns_zone))
+        .route("/mesh/dns/query", get(mesh::dns_query))
+        .route("/mesh/trace", get(mesh::trace))
+        .route("/mesh/trace/tunnelled", get(mesh::trace_tunnelled))
+        .route("/mesh/top", get(mesh::top))
         .route("/mesh/drops", get(mesh::drops))
 }
 

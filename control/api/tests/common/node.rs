@@ -11,8 +11,9 @@ use control_api::node::{
 use control_model::{Network, NodeId};
 use control_store::{LocalStore, ReplicatedStore};
 use dataplane_model::inspect::{
-    DropsReport, EndpointRow, FdbReport, FlowsReport, LoadBalancerRow, NodeStatus, ProgramCounters,
-    RingReport, VerifyReport,
+    DnsName, DnsQueryReport, DnsZoneReport, DropsReport, EndpointRow, FdbReport, FlowsReport,
+    LoadBalancerRow, NodeStatus, ProgramCounters, RingReport, TopReport, TraceReport, TraceRequest,
+    TunnelledPacket, VerifyReport,
 };
 
 use super::engine::FakeEngine;
@@ -163,6 +164,42 @@ impl Node for FakeNode {
 
     async fn mesh_endpoints(&self) -> Result<Vec<EndpointRow>, InspectError> {
         Ok(Vec::new())
+    }
+
+    async fn mesh_dns_zone(
+        &self,
+        task: Option<&str>,
+        network: Option<&str>,
+    ) -> Result<DnsZoneReport, InspectError> {
+        let row = DnsName {
+            network: network.unwrap_or_default().into(),
+            name: task.unwrap_or_default().into(),
+            record_type: "A".into(),
+            values: Vec::new(),
+            ttl_s: 5,
+        };
+        Ok(DnsZoneReport { names: vec![row], ..DnsZoneReport::default() })
+    }
+
+    async fn mesh_dns_query(
+        &self,
+        task: &str,
+        name: &str,
+        record_type: &str,
+    ) -> Result<DnsQueryReport, InspectError> {
+        Err(InspectError(format!("{task} asks for {name} {record_type}")))
+    }
+
+    async fn mesh_top(&self) -> Result<TopReport, InspectError> {
+        Ok(TopReport { elapsed_ms: 1000, ..TopReport::default() })
+    }
+
+    async fn mesh_trace(&self, request: &TraceRequest) -> Result<TraceReport, InspectError> {
+        Err(InspectError(format!("{request:?}")))
+    }
+
+    async fn mesh_trace_tunnelled(&self, packet: &TunnelledPacket) -> Result<TraceReport, InspectError> {
+        Err(InspectError(format!("{packet:?}")))
     }
 
     async fn metrics(&self) -> Result<String, InspectError> {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use control_api::node::InspectError;
 use control_consensus::Consensus;
@@ -14,6 +15,10 @@ use dataplane_model::inspect::{
 };
 use dataplane_model::kernel_state::protocol_name;
 use dataplane_model::{DataPlane as _, NodeView, PublishedPort};
+
+pub mod dns;
+pub mod top;
+pub mod trace;
 
 use super::metrics::{self, Maps, Metrics, Raft};
 use super::swarm::Swarm;
@@ -130,7 +135,7 @@ pub async fn drops(host: &Host) -> Result<DropsReport, InspectError> {
 }
 
 /// `/metrics`. Costs a pass over the flow tables.
-pub async fn metrics(host: &Host, swarm: Option<&Swarm>) -> Result<String, InspectError> {
+pub async fn metrics(host: Arc<Host>, swarm: Option<Arc<Swarm>>) -> Result<String, InspectError> {
     let Some(swarm) = swarm else { return Ok(metrics::render(&Metrics::default())) };
     let pins = host.config.bpffs_dir.clone();
     let maps = tokio::task::spawn_blocking(move || maps(&pins))

@@ -11,6 +11,10 @@ use dataplane_kernel::inspect::drop_reasons;
 use dataplane_model::inspect::DropsReport;
 use dataplane_model::{Generation, Report};
 
+mod scrapes;
+
+pub use scrapes::Scrapes;
+
 /// What is shown of a node.
 #[derive(Debug, Default)]
 pub struct Metrics {

@@ -23,7 +23,8 @@ use control_model::{Network, NodeId};
 use control_rpc::{Channels, Identity, IdentityPem};
 use control_store::ReplicatedStore;
 use dataplane_model::inspect::{
-    DropsReport, EndpointRow, FdbReport, FlowsReport, LoadBalancerRow, NodeStatus, RingReport, VerifyReport,
+    DnsQueryReport, DnsZoneReport, DropsReport, EndpointRow, FdbReport, FlowsReport, LoadBalancerRow,
+    NodeStatus, RingReport, TopReport, TraceReport, TraceRequest, TunnelledPacket, VerifyReport,
 };
 
 use crate::addresses::{Addresses, resolve_remote};
@@ -34,6 +35,7 @@ use crate::host::Host;
 use crate::teardown;
 use genesis::Genesis;
 use manager::RunningManager;
+use metrics::Scrapes;
 use swarm::{Parts, Swarm, new_raft_id};
 
 /// Default of `docker swarm init|join --listen-addr`.
@@ -51,6 +53,7 @@ pub struct MeshNode {
     dir: SwarmDir,
     engine: Arc<dyn Engine>,
     standing: Mutex<Standing>,
+    scrapes: Scrapes,
     /// Held while the standing changes: one init, join or leave at a time.
     changing: tokio::sync::Mutex<()>,
 }
@@ -81,6 +84,7 @@ impl MeshNode {
             dir,
             engine,
             standing: Mutex::new(Standing::Out),
+            scrapes: Scrapes::default(),
             changing: tokio::sync::Mutex::default(),
             host,
         });
@@ -387,8 +391,37 @@ impl control_api::Node for MeshNode {
         inspect::endpoints(&self.host).await
     }
 
+    async fn mesh_dns_zone(
+        &self,
+        task: Option<&str>,
+        network: Option<&str>,
+    ) -> Result<DnsZoneReport, InspectError> {
+        inspect::dns::zone(&self.host, self.swarm().as_deref(), task, network).await
+    }
+
+    async fn mesh_dns_query(
+        &self,
+        task: &str,
+        name: &str,
+        record_type: &str,
+    ) -> Result<DnsQueryReport, InspectError> {
+        inspect::dns::query(&self.host, self.swarm().as_deref(), task, (name, record_type)).await
+    }
+
+    async fn mesh_trace(&self, request: &TraceRequest) -> Result<TraceReport, InspectError> {
+        inspect::trace::from_here(&self.host, self.swarm().as_deref(), request).await
+    }
+
+    async fn mesh_trace_tunnelled(&self, packet: &TunnelledPacket) -> Result<TraceReport, InspectError> {
+        inspect::trace::arrival(&self.host, self.swarm().as_deref(), *packet).await
+    }
+
+    async fn mesh_top(&self) -> Result<TopReport, InspectError> {
+        inspect::top::top(&self.host, self.swarm().as_deref()).await
+    }
+
     async fn metrics(&self) -> Result<String, InspectError> {
-        inspect::metrics(&self.host, self.swarm().as_deref()).await
+        self.scrapes.page(inspect::metrics(self.host.clone(), self.swarm())).await
     }
 
     async fn mesh_drops(&self) -> Result<DropsReport, InspectError> {

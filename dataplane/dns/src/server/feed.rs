@@ -10,8 +10,10 @@ use tokio::sync::{Mutex, Notify};
 use tokio::task::JoinSet;
 
 use crate::answer::{SandboxView, sandbox_views};
-use crate::protocol::{Ack, Command, FrameError, PROTOCOL_VERSION, read_frame, write_frame};
-use crate::zones::Zones;
+use crate::protocol::{
+    Ack, Asked, Command, FrameError, PROTOCOL_VERSION, Shown, ShownSandbox, read_frame, write_frame,
+};
+use crate::zones::{NetworkZone, Zones};
 
 use super::forward::Forwarder;
 use super::netns::{Opener, identify};
@@ -75,6 +77,19 @@ async fn converse(mut stream: UnixStream, state: Arc<Mutex<State>>, shutdown: Ar
                     let ack = state.lock().await.apply(zones).await;
                     write_frame(&mut stream, &ack).await?;
                 }
+                Command::Show(sandbox) => {
+                    let shown = state.lock().await.show(sandbox.as_ref());
+                    write_frame(&mut stream, &shown).await?;
+                }
+                Command::Query(query) => {
+                    let names = state.lock().await.sandboxes.get(&query.sandbox).map(ServedSandbox::names);
+                    let asked = match names {
+                        // The feed goes on meanwhile.
+                        Some(names) => Ok(names.ask(&query.message).await),
+                        None => Err(format!("no names are served to {}", query.sandbox.0)),
+                    };
+                    write_frame::<Result<Asked, String>>(&mut stream, &asked).await?;
+                }
                 Command::Shutdown => shutdown.notify_one(),
             }
         }
@@ -103,6 +118,21 @@ impl State {
         let served = self.sandboxes.keys().cloned().collect();
         self.ack = Ack { protocol: PROTOCOL_VERSION, revision, served, failed };
         self.ack.clone()
+    }
+
+    /// What is served to `only`, or to all.
+    fn show(&self, only: Option<&SandboxId>) -> Shown {
+        let mut shown = Shown { revision: self.ack.revision, ..Shown::default() };
+        for (id, sandbox) in self.sandboxes.iter().filter(|(id, _)| only.is_none_or(|only| only == *id)) {
+            let SandboxView { networks, forwarding, keeps_short_names, ttl } = sandbox.names().view();
+            let of_sandbox = networks.iter().map(|zone| zone.name.clone()).collect();
+            for zone in networks {
+                shown.networks.entry(zone.name.clone()).or_insert_with(|| NetworkZone::clone(&zone));
+            }
+            let row = ShownSandbox { networks: of_sandbox, forwarding, keeps_short_names, ttl };
+            shown.sandboxes.insert(id.clone(), row);
+        }
+        shown
     }
 
     /// Closes the sockets of sandboxes that left, and of those whose path names another namespace now: an open socket

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use dataplane_model::inspect::DnsWay;
 use tokio::task::JoinSet;
 use tokio::time::{timeout, timeout_at};
 
@@ -65,19 +66,19 @@ impl Forwarder {
     }
 
     /// Replaces `out` by the reply to `question`: from the cache, from a resolver, or a failure that tells the client to
-    /// try again. `own` are the sandbox's own resolvers; the node's are asked without.
+    /// try again; says where it came from. `own` are the sandbox's own resolvers; the node's are asked without.
     pub async fn forward(
         &self,
         question: &Question,
         (client, own): (&ForwardClient, Option<&Arc<Upstreams>>),
         transport: Transport,
         out: &mut Vec<u8>,
-    ) {
+    ) -> DnsWay {
         let upstreams = own.cloned().unwrap_or_else(|| self.resolv_conf.upstreams());
         let key = Key::new(question, upstreams.id);
-        let (answer, age) = match self.lookups.begin(key, &client.limits, Instant::now()) {
-            Step::Done(answer, age) => (Some(answer), age),
-            Step::Failed => (None, Age::Stale),
+        let (answer, age, is_kept) = match self.lookups.begin(key, &client.limits, Instant::now()) {
+            Step::Done(answer, age) => (Some(answer), age, true),
+            Step::Failed => (None, Age::Stale, true),
             Step::Wait(waiter, stale) => wait(waiter, stale).await,
             Step::Ask(ticket, waiter, stale) => {
                 let lookup = look_up(ticket, question.clone(), upstreams);
@@ -88,9 +89,16 @@ impl Forwarder {
                 wait(waiter, stale).await
             }
         };
-        match answer {
-            Some(answer) => answer.write(question, transport, age, out),
-            None => write_failure(question, transport, out),
+        let Some(answer) = answer else {
+            write_failure(question, transport, out);
+            return DnsWay::Nobody;
+        };
+        answer.write(question, transport, age, out);
+        let resolver = answer.resolver();
+        match age {
+            Age::Stale => DnsWay::Stale { resolver },
+            Age::Fresh(age_s) if is_kept => DnsWay::Cache { resolver, age_s },
+            Age::Fresh(_) => DnsWay::Resolver { resolver },
         }
     }
 }
@@ -100,12 +108,13 @@ fn spawn_in(lookups: &mut JoinSet<()>, lookup: impl Future<Output = ()> + Send +
     lookups.spawn(lookup);
 }
 
-/// What the look-up comes to, or the old answer if that takes long or comes to nothing.
-async fn wait(waiter: Waiter, stale: Answer) -> (Answer, Age) {
-    let Some(stale) = stale else { return (waiter.wait().await, Age::Fresh(0)) };
+/// What the look-up comes to, or the old answer if that takes long or comes to nothing; the last tells an answer that
+/// had been kept.
+async fn wait(waiter: Waiter, stale: Answer) -> (Answer, Age, bool) {
+    let Some(stale) = stale else { return (waiter.wait().await, Age::Fresh(0), false) };
     match timeout(STALE_PATIENCE, waiter.wait()).await {
-        Ok(Some(answer)) if answer.decides() => (Some(answer), Age::Fresh(0)),
-        _ => (Some(stale), Age::Stale),
+        Ok(Some(answer)) if answer.decides() => (Some(answer), Age::Fresh(0), false),
+        _ => (Some(stale), Age::Stale, true),
     }
 }
 

@@ -4,13 +4,16 @@ use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
+use dataplane_model::inspect::DnsWay;
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
-use crate::answer::{Outcome, SandboxView, answer, write_failure};
+use crate::answer::{Outcome, SandboxView, answer, is_own, write_failure};
+use crate::protocol::Asked;
 use crate::question::Question;
 use crate::response::Transport;
 use crate::zones::Forwarding;
@@ -75,6 +78,10 @@ impl ServedSandbox {
         self.names.served.store(Arc::new(Served::new(view, Some(&before), &self.names.sockets)));
     }
 
+    pub fn names(&self) -> Arc<Names> {
+        self.names.clone()
+    }
+
     /// Returns when the sockets are closed.
     pub async fn close(mut self) {
         self.tasks.shutdown().await;
@@ -108,12 +115,31 @@ impl Names {
         answer(query, &self.served.load().view, transport, rotation, out)
     }
 
-    /// Replaces `out` by what the sandbox's resolvers say, or by a failure; at once if too many wait already.
-    pub async fn forward(&self, question: &Question, transport: Transport, out: &mut Vec<u8>) {
+    /// Replaces `out` by what the sandbox's resolvers say, or by a failure; at once if too many wait already. Returns where
+    /// the answer came from.
+    pub async fn forward(&self, question: &Question, transport: Transport, out: &mut Vec<u8>) -> DnsWay {
         let Some(_place) = self.client.limits.wait() else {
-            return write_failure(question, transport, out);
+            write_failure(question, transport, out);
+            return DnsWay::Nobody;
         };
         let own = self.served.load().own.clone();
-        self.forwarder.forward(question, (&self.client, own.as_ref()), transport, out).await;
+        self.forwarder.forward(question, (&self.client, own.as_ref()), transport, out).await
+    }
+
+    /// What a task of the sandbox would get by TCP, where nothing is cut off.
+    pub async fn ask(&self, query: &[u8]) -> Asked {
+        let begun = Instant::now();
+        let mut reply = Vec::new();
+        let way = match self.answer(query, Transport::Tcp, &mut reply) {
+            Outcome::Forward(question) => self.forward(&question, Transport::Tcp, &mut reply).await,
+            Outcome::Reply if is_own(query, &self.served.load().view) => DnsWay::OwnZone,
+            Outcome::Reply | Outcome::Silence => DnsWay::NotForwarded,
+        };
+        let took_us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+        Asked { reply, way, took_us }
+    }
+
+    pub fn view(&self) -> SandboxView {
+        self.served.load().view.clone()
     }
 }

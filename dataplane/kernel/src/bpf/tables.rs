@@ -3,7 +3,8 @@
 use ebpf_abi::names::map;
 use ebpf_abi::{
     Attachment, Endpoint, EndpointKey, FlowTuple, ForwardFlow, ForwardKey, Frontend, FrontendKey, Ip4,
-    NodeConfig, Peer, ReplyFlow, ReplyKey, RingKey, SandboxNetworks, TargetPort, TargetPortKey, VipKey,
+    NodeConfig, OriginalDestination, Peer, ReplyFlow, ReplyKey, RingKey, SandboxNetworks, SocketNatKey,
+    TargetPort, TargetPortKey, VipKey,
 };
 
 use super::counters::{Counters, Gate};
@@ -30,6 +31,7 @@ pub struct Tables {
     pub flow_cache: Table<FlowTuple, Ip4>,
     pub flows: Table<ForwardKey, ForwardFlow>,
     pub replies: Table<ReplyKey, ReplyFlow>,
+    pub socket_nat: Table<SocketNatKey, OriginalDestination>,
     pub counters: Counters,
     pub gate: Gate,
 }
@@ -52,6 +54,7 @@ impl Tables {
             flow_cache: Table::open(pins, map::FLOW_CACHE)?,
             flows: Table::open(pins, map::FLOWS)?,
             replies: Table::open(pins, map::REPLIES)?,
+            socket_nat: Table::open(pins, map::SOCKET_NAT)?,
             counters: Counters::open(pins)?,
             gate: Gate::open(pins)?,
         })

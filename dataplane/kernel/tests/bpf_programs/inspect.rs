@@ -2,10 +2,11 @@
 
 use std::net::Ipv4Addr;
 
-use dataplane_kernel::inspect;
+use dataplane_kernel::inspect::{self, TopReading};
+use dataplane_model::inspect::TopReport;
 use ebpf_abi::Ip4;
 
-use crate::support::lab::{CLIENT, Lab, NODES, SHARED_RING, TASKS, tc_mode};
+use crate::support::lab::{CLIENT, Lab, NODES, SHARED_RING, TASKS, VIP, tc_mode};
 use crate::support::traffic::{serve_tcp, tcp};
 
 fn address(ip: Ip4) -> Ipv4Addr {
@@ -49,4 +50,30 @@ fn rings_flows_and_forwarding_tables_are_told() {
     let local: Vec<_> = fdb.endpoints.iter().filter(|row| row.ifindex.is_some()).collect();
     assert_eq!(local.len(), 2);
     assert!(local.iter().all(|row| row.vtep.is_none() && row.interface.is_some()), "{local:?}");
+}
+
+#[test]
+fn what_is_new_between_two_looks_is_told() {
+    let lab = Lab::new(tc_mode());
+    lab.tasks.iter().for_each(|task| serve_tcp(task, 80));
+    lab.start();
+    let pins = [0, 1].map(|node| lab.node_pins(node));
+    let look = |node: usize| lab.nodes[node].run(|| TopReading::take(&pins[node]).unwrap());
+    let _measured = aya::sys::enable_stats(aya::sys::Stats::RunTime).unwrap();
+    tcp(&lab.client, NODES[0], 8080, b"before").unwrap();
+    let before = [look(0), look(1)];
+    for _ in 0..3 {
+        tcp(&lab.client, NODES[0], 8080, b"between").unwrap();
+    }
+    tcp(&lab.tasks[1], Ip4(VIP), 80, b"by a virtual address").unwrap();
+    let [entry, backend] = [0, 1].map(|node| look(node).since(&before[node]));
+
+    let find = |report: &TopReport, port: &str| report.services.iter().find(|row| row.port == port).cloned();
+    let published = find(&entry, "8080/tcp").unwrap();
+    assert_eq!((published.entering.n_now, published.entering.n_new), (4, 3));
+    assert_eq!((published.kept.n_now, find(&backend, "8080/tcp").unwrap().kept.n_new), (0, 3));
+    assert_eq!(find(&entry, "10.0.1.2:80/tcp").unwrap().sockets.n_new, 1);
+    let uplink = entry.programs.iter().find(|row| row.program == "mesh_uplink").unwrap();
+    assert!(uplink.n_packets >= 9, "{uplink:?}");
+    assert!(uplink.n_runs >= uplink.n_packets && uplink.run_time_ns > 0, "{uplink:?}");
 }

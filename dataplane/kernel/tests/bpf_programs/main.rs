@@ -8,6 +8,7 @@ mod harness;
 mod inspect;
 mod support;
 mod task;
+mod trace;
 mod tunnel;
 mod upgrade;
 mod uplink;

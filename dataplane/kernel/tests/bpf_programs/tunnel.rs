@@ -94,7 +94,7 @@ fn tunnels_carry_what_their_nodes_may_send() {
 
 /// What the program on the tunnel device counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Seen {
+pub enum Seen {
     Forwarded,
     Passed,
     Drop(DropReason),
@@ -112,7 +112,7 @@ impl Seen {
 
 /// Sends a frame through a tunnel from `namespace` to node 1, and waits until it is counted as it should be.
 #[track_caller]
-fn inject(lab: &Lab, namespace: &Namespace, vni: u32, frame: &[u8], seen: Seen) {
+pub fn inject(lab: &Lab, namespace: &Namespace, vni: u32, frame: &[u8], seen: Seen) {
     let before = lab.counted(1, ProgramId::MeshVxlan);
     namespace.run(|| {
         let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();

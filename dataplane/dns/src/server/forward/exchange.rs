@@ -39,6 +39,7 @@ pub async fn exchange(
     let answered = timeout(EXCHANGE_TIMEOUT, ask(resolver, &origin, &question)).await;
     answered
         .map_err(|_| ExchangeError::TimedOut(resolver))?
+        .map(|answer| answer.told_by(resolver))
         .map_err(|source| ExchangeError::Io { resolver, source })
 }
 

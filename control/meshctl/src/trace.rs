@@ -1,0 +1,188 @@
+//! `meshctl trace`: one node's tables, and the next one's where its daemon can be asked.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::Args;
+use control_client::Client;
+use dataplane_model::inspect::{TraceEnd, TraceReport, TraceRequest, TraceWay};
+
+use crate::source::{Source, TIMEOUT};
+use crate::{parse_host, parse_name};
+
+/// Nodes that one way may lead over: a connection that begins takes two.
+const MAX_NODES: usize = 8;
+
+#[derive(Debug, Args)]
+pub struct TraceArguments {
+    /// A task of this node (name, id, or the beginning of one), or outside/ADDRESS[:PORT]
+    #[arg(long, value_name = "TASK|outside/ADDRESS", value_parser = parse_name)]
+    from: String,
+    #[arg(long, value_name = "SERVICE:PORT|ADDRESS:PORT", value_parser = parse_name)]
+    to: String,
+    /// tcp or udp
+    #[arg(long, default_value = "tcp", value_parser = parse_protocol)]
+    protocol: u8,
+    /// Source port, where --from has none: it decides the place in a ring
+    #[arg(long, default_value_t = 40_000)]
+    port: u16,
+    /// Socket of another node's meshd, by the node's tunnel end: ways that lead there are followed
+    #[arg(long, value_name = "ADDRESS=SOCKET", value_parser = parse_next)]
+    next: Vec<(Ipv4Addr, PathBuf)>,
+}
+
+/// The trace, followed as far as there are sockets.
+pub async fn ask(source: &Source, arguments: &TraceArguments) -> anyhow::Result<TraceReport> {
+    let TraceArguments { from, to, protocol, port, .. } = arguments;
+    let request = TraceRequest { from: from.clone(), to: to.clone(), protocol: *protocol, port: *port };
+    let is_outside = request.from.starts_with("outside/");
+    anyhow::ensure!(!is_outside || request.client().is_some(), "{from}: expected outside/ADDRESS[:PORT]");
+    let mut report = source.trace(&request).await?;
+    let next: BTreeMap<Ipv4Addr, Client> = arguments
+        .next
+        .iter()
+        .map(|(node, socket)| (*node, Client::new(socket).with_timeout(TIMEOUT)))
+        .collect();
+    for way in &mut report.ways {
+        follow(way, &next).await?;
+    }
+    Ok(report)
+}
+
+async fn follow(way: &mut TraceWay, next: &BTreeMap<Ipv4Addr, Client>) -> anyhow::Result<()> {
+    for _ in 0..MAX_NODES {
+        let TraceEnd::Tunnel(packet) = way.end else { return Ok(()) };
+        let Some(client) = next.get(&packet.to) else { return Ok(()) };
+        let report = client.trace_tunnelled(&packet).await.with_context(|| format!("node {}", packet.to))?;
+        let rest = report.ways.into_iter().next().context("a trace without a way")?;
+        way.steps.extend(rest.steps);
+        way.end = rest.end;
+    }
+    Ok(())
+}
+
+/// A block per way: a line per step, then how it ends.
+pub fn text(report: &TraceReport) -> String {
+    let ways: Vec<String> = report.ways.iter().map(way).collect();
+    ways.join("\n")
+}
+
+fn way(way: &TraceWay) -> String {
+    let mut out = String::new();
+    if let Some(chance) = way.chance {
+        let percent = f64::from(chance.places) * 100.0 / f64::from(chance.of.max(1));
+        writeln!(out, "With a chance of {percent:.1} %:").expect("a string takes all");
+    }
+    let width = way.steps.iter().map(|step| step.at.len()).max().unwrap_or(0);
+    let mut node = None;
+    for step in &way.steps {
+        if node.replace(step.node) != Some(step.node) {
+            writeln!(out, "node {}", step.node).expect("a string takes all");
+        }
+        writeln!(out, "  {:<width$}   {}", step.at, step.says).expect("a string takes all");
+    }
+    out + "=> " + &end(&way.end) + "\n"
+}
+
+fn end(end: &TraceEnd) -> String {
+    match end {
+        TraceEnd::Sandbox { destination, interface, task } if task.is_empty() => {
+            format!("into the sandbox behind {interface}, to {destination}")
+        }
+        TraceEnd::Sandbox { destination, interface, task } => {
+            format!("into the sandbox of {task} behind {interface}, to {destination}")
+        }
+        TraceEnd::Tunnel(packet) => {
+            let node = packet.to;
+            format!("goes on at node {node}, which is not asked: give its socket with --next {node}=SOCKET")
+        }
+        TraceEnd::Host => "left to the node's own network stack: no map decides".to_owned(),
+        TraceEnd::Dropped { program, reason } => format!("dropped by {program}: {reason}"),
+        TraceEnd::Refused { program, reason } => {
+            format!("the call fails with \"connection refused\"; {program} counts {reason}")
+        }
+    }
+}
+
+fn parse_protocol(text: &str) -> Result<u8, String> {
+    match text {
+        "tcp" => Ok(6),
+        "udp" => Ok(17),
+        _ => Err("expected tcp or udp".to_owned()),
+    }
+}
+
+fn parse_next(text: &str) -> Result<(Ipv4Addr, PathBuf), String> {
+    let (node, socket) = text.split_once('=').ok_or("expected ADDRESS=SOCKET")?;
+    let node = node.parse().map_err(|_| format!("{node} is not an IPv4 address"))?;
+    Ok((node, parse_host(socket)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use dataplane_model::inspect::{TraceChance, TraceStep, TunnelledPacket};
+
+    use super::*;
+
+    #[test]
+    fn a_way_is_told_node_by_node() {
+        let step = |node, at: &str, says: &str| TraceStep {
+            node: Ipv4Addr::new(198, 18, 0, node),
+            at: at.to_owned(),
+            says: says.to_owned(),
+        };
+        let steps = vec![
+            step(11, "ring", "place 0 of 2 is 10.0.0.6's"),
+            step(11, "tunnel", "to 198.18.0.12 with VNI 4096"),
+            step(12, "target port", "published 8080 is 80"),
+        ];
+        let destination = "10.0.0.6:80".parse().unwrap();
+        let interface = "mv1".to_owned();
+        let there = TraceWay {
+            chance: None,
+            steps: steps.clone(),
+            end: TraceEnd::Sandbox { destination, interface, task: "web.2.b".to_owned() },
+        };
+        let packet = TunnelledPacket {
+            from: Ipv4Addr::new(198, 18, 0, 11),
+            to: Ipv4Addr::new(198, 18, 0, 12),
+            vni: 4097,
+            endpoint: Ipv4Addr::new(10, 0, 1, 6),
+            source: "10.0.1.5:40000".parse().unwrap(),
+            destination,
+            protocol: 6,
+        };
+        let on_its_way = TraceWay {
+            chance: Some(TraceChance { places: 1, of: 3 }),
+            steps: steps[..2].to_vec(),
+            end: TraceEnd::Tunnel(packet),
+        };
+        let expected = "\
+node 198.18.0.11
+  ring          place 0 of 2 is 10.0.0.6's
+  tunnel        to 198.18.0.12 with VNI 4096
+node 198.18.0.12
+  target port   published 8080 is 80
+=> into the sandbox of web.2.b behind mv1, to 10.0.0.6:80
+
+With a chance of 33.3 %:
+node 198.18.0.11
+  ring     place 0 of 2 is 10.0.0.6's
+  tunnel   to 198.18.0.12 with VNI 4096
+=> goes on at node 198.18.0.12, which is not asked: give its socket with --next 198.18.0.12=SOCKET
+";
+        assert_eq!(text(&TraceReport { ways: vec![there, on_its_way] }), expected);
+    }
+
+    #[test]
+    fn arguments_are_checked() {
+        assert_eq!(parse_protocol("udp"), Ok(17));
+        assert!(parse_protocol("sctp").is_err());
+        let next = parse_next("198.18.0.12=unix:///run/a.sock").unwrap();
+        assert_eq!(next, (Ipv4Addr::new(198, 18, 0, 12), PathBuf::from("/run/a.sock")));
+        assert!(parse_next("198.18.0.12").is_err() && parse_next("x=/run/a.sock").is_err());
+    }
+}

@@ -1,0 +1,148 @@
+//! `meshctl trace`: names become addresses here, the maps tell the rest.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use control_api::node::InspectError;
+use dataplane_kernel::inspect::trace::{Origin, TaskOrigin, trace, trace_arrival};
+use dataplane_kernel::net::namespace::Namespace;
+use dataplane_model::inspect::{TraceEnd, TraceReport, TraceRequest, TunnelledPacket};
+use dataplane_model::kernel_state::protocol_name;
+use dataplane_model::{NodeView, SandboxId, Service};
+
+use super::dns::find_sandbox;
+use super::read;
+use crate::host::Host;
+use crate::node::swarm::Swarm;
+
+/// From a task or a client outside to a service, as far as this node decides.
+pub async fn from_here(
+    host: &Host,
+    swarm: Option<&Swarm>,
+    request: &TraceRequest,
+) -> Result<TraceReport, InspectError> {
+    let view = swarm.and_then(|swarm| swarm.views.borrow().clone());
+    let view = view.ok_or_else(|| InspectError("this node has no tasks and no services yet".to_owned()))?;
+    let origin = origin(host, &view, request)?;
+    let mut report = TraceReport::default();
+    for destination in destinations(&view, request).map_err(InspectError)? {
+        let (origin, protocol) = (origin.clone(), request.protocol);
+        let traced = read(host, move |pins| trace(pins, &origin, destination, protocol)).await?;
+        report.ways.extend(traced.ways);
+    }
+    Ok(named(report, &view))
+}
+
+/// On, from another node's tunnel.
+pub async fn arrival(
+    host: &Host,
+    swarm: Option<&Swarm>,
+    packet: TunnelledPacket,
+) -> Result<TraceReport, InspectError> {
+    let report = read(host, move |pins| trace_arrival(pins, &packet)).await?;
+    let view = swarm.and_then(|swarm| swarm.views.borrow().clone());
+    Ok(match view {
+        Some(view) => named(report, &view),
+        None => report,
+    })
+}
+
+fn origin(host: &Host, view: &NodeView, request: &TraceRequest) -> Result<Origin, InspectError> {
+    if let Some(client) = request.client() {
+        return Ok(Origin::Outside(client));
+    }
+    let id = find_sandbox(Some(view), &request.from)?;
+    let path = host.config.run_dir.join("netns").join(&id.0);
+    let failed = |error: &dyn std::fmt::Display| InspectError(format!("{}: {error}", path.display()));
+    let namespace = Namespace::open(&path).map_err(|error| failed(&error))?;
+    let namespace = namespace.ok_or_else(|| failed(&"there is no sandbox yet"))?;
+    let netns_cookie = namespace.cookie().map_err(|error| failed(&error))?;
+    Ok(Origin::Task(TaskOrigin { netns_cookie, addresses: addresses(view, &id), port: request.port }))
+}
+
+/// A task's VNIs and its address in each.
+fn addresses(view: &NodeView, id: &SandboxId) -> Vec<(u32, Ipv4Addr)> {
+    let attachments = view.sandboxes.get(id).map(|sandbox| &sandbox.attachments[..]).unwrap_or_default();
+    let vni = |attachment: &dataplane_model::Attachment| {
+        Some((view.networks.get(&attachment.network)?.vni.get(), attachment.address))
+    };
+    attachments.iter().filter_map(vni).collect()
+}
+
+/// Where a connection to `request.to` goes: an address is taken as it is, a service's name as DNS and the routing mesh have
+/// it.
+fn destinations(view: &NodeView, request: &TraceRequest) -> Result<Vec<SocketAddrV4>, String> {
+    if let Ok(destination) = request.to.parse() {
+        return Ok(vec![destination]);
+    }
+    let expected = || format!("{}: expected SERVICE:PORT or ADDRESS:PORT", request.to);
+    let (name, port) = request.to.rsplit_once(':').ok_or_else(expected)?;
+    let port: u16 = port.parse().map_err(|_| expected())?;
+    let service = view.services.values().find(|service| service.name == name);
+    let service = service.ok_or_else(|| format!("this node knows no service {name}"))?;
+    if request.client().is_some() {
+        published(view, service, request, port)
+    } else {
+        inside(view, service, request, port)
+    }
+}
+
+/// By this node's own address.
+fn published(
+    view: &NodeView,
+    service: &Service,
+    request: &TraceRequest,
+    port: u16,
+) -> Result<Vec<SocketAddrV4>, String> {
+    let is_it = |p: &dataplane_model::PublishedPort| p.published == port && p.protocol == request.protocol;
+    if service.ingress_ports.iter().any(is_it) {
+        return Ok(vec![SocketAddrV4::new(view.vtep, port)]);
+    }
+    Err(format!(
+        "{} publishes no port {port}/{} in the routing mesh",
+        service.name,
+        protocol_name(request.protocol)
+    ))
+}
+
+/// By the first network that the task and the service share: the virtual address, else all that serve.
+fn inside(
+    view: &NodeView,
+    service: &Service,
+    request: &TraceRequest,
+    port: u16,
+) -> Result<Vec<SocketAddrV4>, String> {
+    let id = find_sandbox(Some(view), &request.from).map_err(|error| error.0)?;
+    let attachments = view.sandboxes.get(&id).map(|sandbox| &sandbox.attachments[..]).unwrap_or_default();
+    for network in attachments.iter().map(|attachment| attachment.network) {
+        let vip = service.vips.get(&network).copied();
+        let ready = service.backends.iter().filter(|((of, _), backend)| *of == network && backend.ready);
+        let found: Vec<Ipv4Addr> = match vip {
+            Some(vip) => vec![vip],
+            None => ready.map(|((_, address), _)| *address).collect(),
+        };
+        if !found.is_empty() {
+            return Ok(found.into_iter().map(|address| SocketAddrV4::new(address, port)).collect());
+        }
+    }
+    Err(format!("{} has no address in a network of {}", service.name, request.from))
+}
+
+/// Whose sandbox a way ends in.
+fn named(mut report: TraceReport, view: &NodeView) -> TraceReport {
+    for way in &mut report.ways {
+        if let TraceEnd::Sandbox { destination, task, .. } = &mut way.end {
+            *task = task_at(view, *destination.ip()).unwrap_or_default();
+        }
+    }
+    report
+}
+
+/// Networks may share addresses: where several tasks have it, none is named.
+fn task_at(view: &NodeView, address: Ipv4Addr) -> Option<String> {
+    let has = |sandbox: &&dataplane_model::Sandbox| {
+        sandbox.attachments.iter().any(|attachment| attachment.address == address)
+    };
+    let mut found = view.sandboxes.values().filter(has);
+    let sandbox = found.next()?;
+    found.next().is_none().then(|| sandbox.task_name.clone())
+}

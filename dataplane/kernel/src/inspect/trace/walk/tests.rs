@@ -1,0 +1,262 @@
+//! The walk over hand-written tables. That the programs do the same is shown by `tests/bpf_programs/trace.rs`.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+
+use ebpf_abi::{ForwardFlow, Frontend, MacAddr, TargetPort};
+
+use super::*;
+
+const INGRESS: u32 = 4096;
+const OVERLAY: u32 = 4097;
+const HERE: Ip4 = Ip4([198, 18, 0, 11]);
+const THERE: Ip4 = Ip4([198, 18, 0, 12]);
+const LOCAL: Ip4 = Ip4([10, 0, 0, 5]);
+const REMOTE: Ip4 = Ip4([10, 0, 0, 6]);
+const VIP: Ip4 = Ip4([10, 0, 1, 2]);
+const WEB: RingKey = RingKey::new(7, INGRESS);
+const WEB_OVERLAY: RingKey = RingKey::new(7, OVERLAY);
+const COOKIE: u64 = 99;
+
+#[derive(Default)]
+struct Fixture {
+    config: NodeConfig,
+    frontends: BTreeMap<FrontendKey, Frontend>,
+    cached: BTreeMap<FlowTuple, Ip4>,
+    rings: BTreeMap<RingKey, Vec<Ip4>>,
+    endpoints: BTreeMap<EndpointKey, Endpoint>,
+    targets: BTreeMap<TargetPortKey, TargetPort>,
+    flows: BTreeMap<ForwardKey, ForwardFlow>,
+    replies: BTreeMap<ReplyKey, ReplyFlow>,
+    peers: BTreeSet<Ip4>,
+    owners: BTreeMap<Ip4, Ip4>,
+    vips: BTreeMap<VipKey, RingKey>,
+    sandboxes: BTreeMap<u64, SandboxNetworks>,
+    attachments: BTreeMap<u32, Attachment>,
+}
+
+impl Lookup for Fixture {
+    fn config(&self) -> Result<NodeConfig, TableError> {
+        Ok(self.config)
+    }
+
+    fn frontend(&self, key: &FrontendKey) -> Result<Option<Frontend>, TableError> {
+        Ok(self.frontends.get(key).copied())
+    }
+
+    fn cached(&self, tuple: &FlowTuple) -> Result<Option<Ip4>, TableError> {
+        Ok(self.cached.get(tuple).copied())
+    }
+
+    fn places(&self, ring: &RingKey) -> Result<Option<Vec<Ip4>>, TableError> {
+        Ok(self.rings.get(ring).cloned())
+    }
+
+    fn endpoint(&self, key: &EndpointKey) -> Result<Option<Endpoint>, TableError> {
+        Ok(self.endpoints.get(key).copied())
+    }
+
+    fn target(&self, key: &TargetPortKey) -> Result<Option<TargetPort>, TableError> {
+        Ok(self.targets.get(key).copied())
+    }
+
+    fn flow(&self, key: &ForwardKey) -> Result<Option<ForwardFlow>, TableError> {
+        Ok(self.flows.get(key).copied())
+    }
+
+    fn reply(&self, key: &ReplyKey) -> Result<Option<ReplyFlow>, TableError> {
+        Ok(self.replies.get(key).copied())
+    }
+
+    fn is_peer(&self, vtep: Ip4) -> Result<bool, TableError> {
+        Ok(self.peers.contains(&vtep))
+    }
+
+    fn owner(&self, address: Ip4) -> Result<Option<Ip4>, TableError> {
+        Ok(self.owners.get(&address).copied())
+    }
+
+    fn vip(&self, key: &VipKey) -> Result<Option<RingKey>, TableError> {
+        Ok(self.vips.get(key).copied())
+    }
+
+    fn sandbox(&self, cookie: u64) -> Result<Option<SandboxNetworks>, TableError> {
+        Ok(self.sandboxes.get(&cookie).copied())
+    }
+
+    fn attachments(&self) -> Result<BTreeMap<u32, Attachment>, TableError> {
+        Ok(self.attachments.clone())
+    }
+}
+
+/// A node with one task (`LOCAL`) of a service that has another one elsewhere (`REMOTE`): published at 8080, with a virtual
+/// address in an overlay network.
+fn node() -> Fixture {
+    let mut node = Fixture {
+        config: NodeConfig { vtep: HERE, ingress_vni: INGRESS, ..NodeConfig::default() },
+        ..Fixture::default()
+    };
+    let key = FrontendKey::new(HERE, Port::new(8080), protocol::TCP);
+    node.frontends.insert(key, Frontend::new(WEB, Port::new(80)));
+    node.rings.insert(WEB, vec![LOCAL, REMOTE]);
+    node.rings.insert(WEB_OVERLAY, vec![overlay(LOCAL), overlay(REMOTE), overlay(REMOTE)]);
+    for (vni, local, remote) in [(INGRESS, LOCAL, REMOTE), (OVERLAY, overlay(LOCAL), overlay(REMOTE))] {
+        let ifindex = vni - INGRESS + 1;
+        let mac = MacAddr::of_endpoint(local);
+        node.endpoints
+            .insert(EndpointKey { vni, address: local }, Endpoint::local(mac, ifindex).serving(true));
+        let far = Endpoint::remote(MacAddr::of_endpoint(remote), THERE).serving(true);
+        node.endpoints.insert(EndpointKey { vni, address: remote }, far);
+        let flags = if vni == INGRESS { ATTACHMENT_INGRESS } else { 0 };
+        let leg = Attachment { vni, address: local, mac, flags, prefix: 24, ..Attachment::default() };
+        node.attachments.insert(ifindex, leg);
+    }
+    let key = TargetPortKey::new(LOCAL, Port::new(8080), protocol::TCP);
+    node.targets.insert(key, TargetPort::new(Port::new(80)));
+    node.peers.insert(THERE);
+    node.owners.extend([(HERE, Ip4::UNSPECIFIED), (THERE, THERE)]);
+    node.vips.insert(VipKey { vni: OVERLAY, address: VIP }, WEB_OVERLAY);
+    node.sandboxes.insert(COOKIE, SandboxNetworks::new(&[INGRESS, OVERLAY]).unwrap());
+    node
+}
+
+fn overlay(address: Ip4) -> Ip4 {
+    let [a, b, _, d] = address.0;
+    Ip4([a, b, 1, d])
+}
+
+fn at(text: &str) -> SocketAddrV4 {
+    text.parse().unwrap()
+}
+
+fn task() -> TaskOrigin {
+    let addresses = vec![(INGRESS, LOCAL.into()), (OVERLAY, overlay(LOCAL).into())];
+    TaskOrigin { netns_cookie: COOKIE, addresses, port: 40_000 }
+}
+
+/// Steps and end, a line each.
+fn text(report: &TraceReport) -> String {
+    let mut out = String::new();
+    for way in &report.ways {
+        for step in &way.steps {
+            writeln!(out, "{}: {}", step.at, step.says).unwrap();
+        }
+        writeln!(out, "=> {:?}", way.end).unwrap();
+    }
+    out
+}
+
+fn from_outside(node: &Fixture, port: u16, to: &str) -> TraceReport {
+    let client = SocketAddrV4::new(Ipv4Addr::new(198, 18, 0, 100), port);
+    Walk::new(node, protocol::TCP).unwrap().from_outside(client, at(to)).unwrap()
+}
+
+/// A client port whose connection the ring gives to this backend.
+fn port_to(backend: Ip4) -> u16 {
+    let is_it = |port: &u16| {
+        let client = (Ip4([198, 18, 0, 100]), Port::new(*port));
+        let tuple = FlowTuple::new(client, (HERE, Port::new(8080)), protocol::TCP);
+        [LOCAL, REMOTE][place(flow_hash(&tuple), 2) as usize] == backend
+    };
+    (40_000..50_000).find(is_it).unwrap()
+}
+
+#[test]
+fn a_client_is_led_to_a_task_of_this_node() {
+    let (node, port) = (node(), port_to(LOCAL));
+    let expected = format!(
+        "\
+frontend: 198.18.0.11:8080/tcp leads to the ring 0000000000000007 in VNI 4096
+ring: place 0 of 2 is 10.0.0.5's
+endpoint: 10.0.0.5 in VNI 4096: of this node, interface 1
+target port: published 8080 is 80
+flow: new: the task sees 198.18.0.100:{port}
+=> Sandbox {{ destination: 10.0.0.5:80, interface: \"1\", task: \"\" }}
+"
+    );
+    assert_eq!(text(&from_outside(&node, port, "198.18.0.11:8080")), expected);
+}
+
+#[test]
+fn a_client_is_led_through_a_tunnel_to_the_other_node() {
+    let mut node = node();
+    let report = from_outside(&node, port_to(REMOTE), "198.18.0.11:8080");
+    let TraceEnd::Tunnel(packet) = report.ways[0].end else { panic!("{report:?}") };
+    assert_eq!((packet.to, packet.endpoint), (THERE.into(), REMOTE.into()));
+
+    // The other node: `REMOTE` is its own there.
+    node.config.vtep = THERE;
+    node.peers = BTreeSet::from([HERE]);
+    let arrival = |node: &Fixture| {
+        let report = Walk::new(node, protocol::TCP).unwrap().from_tunnel(&packet).unwrap();
+        report.ways[0].end.clone()
+    };
+    assert_eq!(arrival(&node), dropped(ProgramId::MeshVxlan, DropReason::UnknownEndpoint));
+    let key = EndpointKey { vni: INGRESS, address: REMOTE };
+    node.endpoints.insert(key, Endpoint::local(MacAddr::of_endpoint(REMOTE), 3));
+    assert_eq!(arrival(&node), dropped(ProgramId::MeshVxlan, DropReason::UnpublishedPort));
+    let key = TargetPortKey::new(REMOTE, Port::new(8080), protocol::TCP);
+    node.targets.insert(key, TargetPort::new(Port::new(80)));
+    let there =
+        TraceEnd::Sandbox { destination: at("10.0.0.6:80"), interface: "3".into(), task: String::new() };
+    assert_eq!(arrival(&node), there);
+    node.peers.clear();
+    assert_eq!(arrival(&node), dropped(ProgramId::MeshVxlan, DropReason::UnknownPeer));
+}
+
+#[test]
+fn what_nobody_serves_is_the_hosts() {
+    let mut node = node();
+    assert_eq!(from_outside(&node, 1, "198.18.0.11:9").ways[0].end, TraceEnd::Host);
+    assert_eq!(from_outside(&node, 1, "127.0.0.1:8080").ways[0].end, TraceEnd::Host);
+    node.rings.insert(WEB, Vec::new());
+    let report = from_outside(&node, 1, "198.18.0.11:8080");
+    assert!(text(&report).ends_with(
+        "ring: is absent or has no place\nuplink: nobody serves it: left to the node's stack, as for a closed port\n=> Host\n"
+    ));
+    node.config = NodeConfig::default();
+    assert_eq!(from_outside(&node, 1, "198.18.0.11:8080").ways[0].end, TraceEnd::Host);
+}
+
+#[test]
+fn a_socket_to_a_virtual_address_has_as_many_ways_as_backends() {
+    let node = node();
+    let report = Walk::new(&node, protocol::TCP).unwrap().from_task(&task(), at("10.0.1.2:80")).unwrap();
+    let ends: Vec<_> = report.ways.iter().map(|way| (way.chance.unwrap(), &way.end)).collect();
+    let chance = |places| TraceChance { places, of: 3 };
+    let packet = TunnelledPacket {
+        from: HERE.into(),
+        to: THERE.into(),
+        vni: OVERLAY,
+        endpoint: overlay(REMOTE).into(),
+        source: at("10.0.1.5:40000"),
+        destination: at("10.0.1.6:80"),
+        protocol: protocol::TCP,
+    };
+    let here =
+        TraceEnd::Sandbox { destination: at("10.0.1.5:80"), interface: "2".into(), task: String::new() };
+    assert_eq!(ends, [(chance(1), &here), (chance(2), &TraceEnd::Tunnel(packet))]);
+    assert!(text(&report).starts_with("virtual address: 10.0.1.2 in VNI 4097 leads to the ring"));
+}
+
+#[test]
+fn a_socket_without_backends_is_refused_and_an_untranslated_one_dropped() {
+    let mut node = node();
+    node.rings.insert(WEB_OVERLAY, Vec::new());
+    let trace = |node: &Fixture, protocol, to: &str| {
+        let report = Walk::new(node, protocol).unwrap().from_task(&task(), at(to)).unwrap();
+        report.ways[0].end.clone()
+    };
+    for (protocol, program) in
+        [(protocol::TCP, ProgramId::MeshConnect4), (protocol::UDP, ProgramId::MeshSendmsg4)]
+    {
+        let (program, reason) = names(program, DropReason::NoBackend);
+        assert_eq!(trace(&node, protocol, "10.0.1.2:80"), TraceEnd::Refused { program, reason });
+    }
+    node.sandboxes.clear();
+    let past = dropped(ProgramId::MeshTask, DropReason::VipProtocol);
+    assert_eq!(trace(&node, protocol::TCP, "10.0.1.2:80"), past);
+    let nobody = dropped(ProgramId::MeshTask, DropReason::NoRoute);
+    assert_eq!(trace(&node, protocol::TCP, "10.0.1.77:80"), nobody);
+    assert_eq!(trace(&node, protocol::TCP, "203.0.113.9:80"), TraceEnd::Host);
+}
