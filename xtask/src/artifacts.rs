@@ -40,12 +40,12 @@ fn programs_and(profile: Profile, packages: &[&str]) -> Result<Programs> {
     Ok(Programs { meshd: dir.join("meshd"), meshctl: dir.join("meshctl"), whoami_image: image::whoami()? })
 }
 
-/// `cargo xtask bench quick`.
-pub fn bench_quick() -> Result<()> {
+/// `cargo xtask bench <form> <arguments>`.
+pub fn bench(form: &str, arguments: &[String]) -> Result<()> {
     setup::run(setup::Scope::Everything)?;
     let programs = programs_and(Profile::Release, &["bench-load"])?;
     let mut bench = std::process::Command::new(target_dir().join("release/bench-load"));
-    show(bench.arg("quick").current_dir(root()).envs(environment(&programs)))
+    show(bench.arg(form).args(arguments).current_dir(root()).envs(environment(&programs)))
 }
 
 /// Tells tests and benches where the programs are.

@@ -72,7 +72,17 @@ enum Task {
 #[derive(Subcommand)]
 enum BenchCommand {
     /// A first table in a few minutes
-    Quick,
+    Quick {
+        /// Passed on: see `--help` of `bench-load quick`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// The data plane beside its peers, with its goals
+    Dataplane {
+        /// Passed on: see `--help` of `bench-load dataplane`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -91,7 +101,8 @@ fn run(task: Task) -> Result<()> {
         Task::Demo { keep } => demo::run(keep),
         Task::Test { long, vm, only } => test::run(&test::Options { long, vm, only }),
         Task::Lab(command) => lab::run(command),
-        Task::Bench(BenchCommand::Quick) => artifacts::bench_quick(),
+        Task::Bench(BenchCommand::Quick { arguments }) => artifacts::bench("quick", &arguments),
+        Task::Bench(BenchCommand::Dataplane { arguments }) => artifacts::bench("dataplane", &arguments),
         Task::Fmt => sh::cargo(&["fmt", "--all"]),
         Task::Lint => test::lint(),
         Task::Guest { command } => {

@@ -54,11 +54,46 @@ impl<'a> Peer<'a> {
     }
 }
 
+/// What a row is to reach.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Goal {
+    pub row: &'static str,
+    pub bound: Bound,
+}
+
+/// How far; another row is one of the same table.
+#[derive(Debug, Clone, Copy, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Bound {
+    /// This many times another row or more.
+    AtLeast { share: f64, of: &'static str },
+    /// This many times another row or less.
+    AtMost { share: f64, of: &'static str },
+    /// Another row and this much more, or less.
+    AtMostAbove { more: f64, of: &'static str },
+    /// This much or less.
+    AtMostValue(f64),
+}
+
 /// A table: one metric, a row per peer.
 #[derive(Debug, Clone, Serialize)]
 pub struct Comparison {
     pub metric: Metric,
     pub rows: Vec<Row>,
+    pub goals: Vec<Goal>,
+}
+
+impl Comparison {
+    /// The same with goals; each names rows of the table.
+    pub fn aiming_at(mut self, goals: &[Goal]) -> Self {
+        self.goals = goals.to_vec();
+        self
+    }
+
+    /// The median of a row; `None` if it is absent or was not measured.
+    pub fn median_of(&self, row: &str) -> Option<f64> {
+        self.rows.iter().find(|candidate| candidate.peer == row)?.median
+    }
 }
 
 /// A peer's samples.
@@ -93,7 +128,7 @@ pub fn compare(metric: Metric, plan: Plan, mut peers: Vec<Peer<'_>>) -> Comparis
     for row in &mut rows {
         row.median = median(&row.samples);
     }
-    Comparison { metric, rows }
+    Comparison { metric, rows, goals: Vec::new() }
 }
 
 /// The middle sample; the mean of the two in the middle where their number is even.

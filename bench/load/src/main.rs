@@ -1,6 +1,6 @@
 //! Macro benchmarks: our paths and their peers in the same run, in turns, on the same machine. Says how fast things are
 //! and never whether that is enough.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod compare;
 mod dockerd;
@@ -8,21 +8,22 @@ mod image;
 mod interrupt;
 mod mesh;
 mod netns;
+mod pair;
 mod process;
 mod report;
 mod sections;
 mod tools;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::compare::Plan;
+use crate::compare::{Comparison, Plan};
 use crate::mesh::LazyMesh;
 use crate::report::{Machine, Report};
-use crate::sections::Section;
+use crate::sections::{DataplaneSection, Section};
 
 /// Measures the mesh and its peers, in turns.
 #[derive(Debug, Parser)]
@@ -49,6 +50,24 @@ enum Command {
         #[arg(long, default_value = "target/bench")]
         out: PathBuf,
     },
+    /// The data plane by itself, with the goals that it has
+    Dataplane {
+        /// Only these sections
+        #[arg(long, value_enum, value_delimiter = ',')]
+        only: Vec<DataplaneSection>,
+        /// Samples per row; the table has their median
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+        runs: u32,
+        /// Seconds per sample of a rate
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=60))]
+        seconds: u32,
+        /// Where the JSON file and the Markdown table go
+        #[arg(long, default_value = "target/bench", conflicts_with = "docs")]
+        out: PathBuf,
+        /// They go to the documentation: `docs/bench-dataplane.md` and `.json`
+        #[arg(long)]
+        docs: bool,
+    },
     /// The DNS process that the `dns` section measures; what `meshd dns` runs
     #[command(hide = true)]
     DnsProcess { socket: PathBuf },
@@ -57,6 +76,9 @@ enum Command {
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Quick { only, runs, seconds, out } => quick(&only, Plan { runs, seconds }, &out),
+        Command::Dataplane { only, runs, seconds, out, docs } => {
+            dataplane(&only, Plan { runs, seconds }, if docs { Path::new("docs") } else { &out })
+        }
         Command::DnsProcess { socket } => {
             dataplane_dns::run_server(&dataplane_dns::ServerOptions::new(socket)).map_err(Into::into)
         }
@@ -70,22 +92,42 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs the sections one after the other. A section that can't be measured says why in the table.
-fn quick(only: &[Section], plan: Plan, out: &std::path::Path) -> Result<()> {
-    ensure!(nix::unistd::geteuid().is_root(), "benchmarks make network namespaces: run this as root");
-    let wanted = if only.is_empty() { Section::value_variants() } else { only };
-    let mut report = Report { machine: Machine::here()?, plan, comparisons: Vec::new() };
-    interrupt::watch()?;
+fn quick(only: &[Section], plan: Plan, out: &Path) -> Result<()> {
+    let machine = Machine::here()?;
     let mesh = LazyMesh::default();
-    for section in wanted {
+    let comparisons = measure(only, |section| section.measure(plan, &mesh))?;
+    drop(mesh);
+    finish(&Report { title: "Bench, quick form", machine, plan, comparisons }, out, "quick")
+}
+
+fn dataplane(only: &[DataplaneSection], plan: Plan, out: &Path) -> Result<()> {
+    let machine = Machine::here()?;
+    let comparisons = measure(only, |section| section.measure(plan))?;
+    let title = "Bench of the data plane";
+    finish(&Report { title, machine, plan, comparisons }, out, "bench-dataplane")
+}
+
+/// Runs the sections one after the other. A section that can't be measured says why in the table.
+fn measure<S: ValueEnum + Copy + std::fmt::Debug>(
+    only: &[S],
+    mut section: impl FnMut(S) -> Vec<Comparison>,
+) -> Result<Vec<Comparison>> {
+    ensure!(nix::unistd::geteuid().is_root(), "benchmarks make network namespaces: run this as root");
+    interrupt::watch()?;
+    let mut comparisons = Vec::new();
+    for wanted in if only.is_empty() { S::value_variants() } else { only } {
         if interrupt::check().is_err() {
             break;
         }
-        eprintln!("== {section:?}");
-        report.comparisons.extend(section.measure(plan, &mesh));
+        eprintln!("== {wanted:?}");
+        comparisons.extend(section(*wanted));
     }
-    drop(mesh);
-    report.write(out).with_context(|| format!("can't write to {}", out.display()))?;
+    Ok(comparisons)
+}
+
+/// Writes what was measured, also after Ctrl-C, and shows it.
+fn finish(report: &Report, out: &Path, name: &str) -> Result<()> {
+    report.write(out, name).with_context(|| format!("can't write to {}", out.display()))?;
     print!("{}", report.markdown());
     interrupt::check()
 }

@@ -6,11 +6,12 @@ use std::path::Path;
 use anyhow::Result;
 use serde::Serialize;
 
-use crate::compare::{Better, Comparison, Plan, Row};
+use crate::compare::{Better, Bound, Comparison, Goal, Plan, Row};
 
 /// All of one run.
 #[derive(Debug, Serialize)]
 pub struct Report {
+    pub title: &'static str,
     pub machine: Machine,
     pub plan: Plan,
     pub comparisons: Vec<Comparison>,
@@ -40,17 +41,18 @@ impl Machine {
 }
 
 impl Report {
-    /// Writes `quick.json` and `quick.md` into the directory.
-    pub fn write(&self, directory: &Path) -> Result<()> {
+    /// Writes `<name>.json` and `<name>.md` into the directory.
+    pub fn write(&self, directory: &Path, name: &str) -> Result<()> {
         std::fs::create_dir_all(directory)?;
-        std::fs::write(directory.join("quick.json"), serde_json::to_string_pretty(self)? + "\n")?;
-        std::fs::write(directory.join("quick.md"), self.markdown())?;
+        let json = serde_json::to_string_pretty(self)? + "\n";
+        std::fs::write(directory.join(format!("{name}.json")), json)?;
+        std::fs::write(directory.join(format!("{name}.md")), self.markdown())?;
         Ok(())
     }
 
     pub fn markdown(&self) -> String {
         let Machine { kernel, processor, cores, build } = &self.machine;
-        let mut out = String::from("# Bench, quick form\n\n");
+        let mut out = format!("# {}\n\n", self.title);
         let runs = self.plan.runs;
         writeln!(
             out,
@@ -76,6 +78,52 @@ fn write_comparison(out: &mut String, comparison: &Comparison) {
     out.push_str("| | median | least – most | of the first |\n|---|---:|---:|---:|\n");
     for row in &comparison.rows {
         out.push_str(&line(row, reference));
+    }
+    if !comparison.goals.is_empty() {
+        out.push_str("\n| to reach | measured | |\n|---|---:|---|\n");
+    }
+    for goal in &comparison.goals {
+        out.push_str(&goal_line(comparison, goal));
+    }
+}
+
+/// What was to be reached, what was, and whether that is enough.
+fn goal_line(comparison: &Comparison, goal: &Goal) -> String {
+    let row = goal.row;
+    let value = comparison.median_of(row);
+    let other = |of: &str| comparison.median_of(of);
+    let (text, measured) = match goal.bound {
+        Bound::AtLeast { share, of } => {
+            let reached = value.zip(other(of)).map(|(value, other)| (value / other, value >= share * other));
+            (
+                format!("{row}: at least {share} × {of}"),
+                reached.map(|(times, is)| (format!("{times:.2} ×"), is)),
+            )
+        }
+        Bound::AtMost { share, of } => {
+            let reached = value.zip(other(of)).map(|(value, other)| (value / other, value <= share * other));
+            (
+                format!("{row}: at most {share} × {of}"),
+                reached.map(|(times, is)| (format!("{times:.2} ×"), is)),
+            )
+        }
+        Bound::AtMostAbove { more, of } => {
+            let above = value.zip(other(of)).map(|(value, other)| value - other);
+            let unit = comparison.metric.unit;
+            (
+                format!("{row}: at most {more} {unit} above {of}"),
+                above.map(|above| (figure(above), above <= more)),
+            )
+        }
+        Bound::AtMostValue(most) => {
+            let unit = comparison.metric.unit;
+            (format!("{row}: at most {most} {unit}"), value.map(|value| (figure(value), value <= most)))
+        }
+    };
+    match measured {
+        Some((measured, true)) => format!("| {text} | {measured} | reached |\n"),
+        Some((measured, false)) => format!("| {text} | {measured} | **not reached** |\n"),
+        None => format!("| {text} | not measured | |\n"),
     }
 }
 
@@ -121,12 +169,22 @@ mod tests {
                 row("underlay", &[29.0], Some(29.0), Some("broke")),
                 row("other", &[], None, Some("no|such\nthing")),
             ],
+            goals: vec![
+                Goal { row: "mesh", bound: Bound::AtLeast { share: 0.5, of: "underlay" } },
+                Goal { row: "mesh", bound: Bound::AtMostAbove { more: 1.0, of: "underlay" } },
+                Goal { row: "mesh", bound: Bound::AtMostValue(14.0) },
+                Goal { row: "mesh", bound: Bound::AtMost { share: 1.0, of: "other" } },
+            ],
         };
         let mut out = String::new();
         write_comparison(&mut out, &comparison);
         let expected = "\n## stream (Gbit/s, more is better)\n\n| | median | least – most | of the first |\n\
             |---|---:|---:|---:|\n| mesh | 14.5 | 12.0 – 15.0 | 100 % |\n| underlay | 29.0 | 29.0 – 29.0 | 200 % |\n\
-            | other | not measured: no such thing | | |\n";
+            | other | not measured: no such thing | | |\n\n| to reach | measured | |\n|---|---:|---|\n\
+            | mesh: at least 0.5 × underlay | 0.50 × | reached |\n\
+            | mesh: at most 1 Gbit/s above underlay | -14.5 | reached |\n\
+            | mesh: at most 14 Gbit/s | 14.5 | **not reached** |\n\
+            | mesh: at most 1 × other | not measured | |\n";
         assert_eq!(out, expected);
     }
 }

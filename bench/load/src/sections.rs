@@ -2,7 +2,9 @@
 
 mod converge;
 mod dns;
+mod gateway;
 mod http;
+mod mesh_http;
 mod path;
 mod programs;
 
@@ -35,6 +37,28 @@ impl Section {
             Self::Path => path::measure(plan, mesh),
             Self::Dns => dns::measure(plan),
             Self::Converge => converge::measure(plan, mesh),
+        }
+    }
+}
+
+/// A part of the data plane's run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum DataplaneSection {
+    /// Each BPF program by itself
+    Programs,
+    /// Requests through the routing mesh, with 1 to 10,000 services, by nftables DNAT, and by a proxy
+    Http,
+    /// Streams and exchanges from task to task, over a bridge with VXLAN, and over the underlay
+    Path,
+}
+
+impl DataplaneSection {
+    /// Measures all peers of the section. What can't be measured says why in its row.
+    pub fn measure(self, plan: Plan) -> Vec<Comparison> {
+        match self {
+            Self::Programs => programs::measure(plan),
+            Self::Http => mesh_http::measure(plan),
+            Self::Path => path::measure_pair(plan),
         }
     }
 }

@@ -4,9 +4,10 @@ use std::net::Ipv4Addr;
 
 use anyhow::Result;
 
-use crate::compare::{Better, Comparison, Metric, Peer, Plan, compare};
+use crate::compare::{Better, Bound, Comparison, Goal, Metric, Peer, Plan, compare};
 use crate::mesh::{LazyMesh, Mesh, TaskPair};
 use crate::netns::{Namespace, Place};
+use crate::pair::{self, Extent, Pair};
 use crate::process::Background;
 use crate::tools::{iperf, pingpong};
 
@@ -24,21 +25,41 @@ const TASKS: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 99, 0, 1), Ipv4Addr::new(10, 99,
 /// Tasks on VXLAN over a link of 1500 (RFC 7348 section 4.3).
 const TASK_MTU: u32 = 1450;
 
+const MESH: &str = "mesh";
+const BRIDGE: &str = "bridge and VXLAN";
+const UNDERLAY: &str = "underlay";
+
+const STREAM_GOALS: [Goal; 2] = [
+    Goal { row: MESH, bound: Bound::AtLeast { share: 0.95, of: UNDERLAY } },
+    Goal { row: MESH, bound: Bound::AtLeast { share: 1.0, of: BRIDGE } },
+];
+const EXCHANGE_GOALS: [Goal; 2] = [
+    Goal { row: MESH, bound: Bound::AtLeast { share: 0.9, of: UNDERLAY } },
+    Goal { row: MESH, bound: Bound::AtLeast { share: 1.0, of: BRIDGE } },
+];
+
+/// From task to task of a lab of real daemons.
 pub fn measure(plan: Plan, mesh: &LazyMesh) -> Vec<Comparison> {
-    let ours = mesh.get().and_then(MeshPath::start);
+    compare_paths(plan, &mesh.get().and_then(MeshPath::start), |path| &path.route).into()
+}
+
+/// From task to task of two nodes by their data planes alone.
+pub fn measure_pair(plan: Plan) -> Vec<Comparison> {
+    let [stream, exchange] = compare_paths(plan, &PairPath::start(), |path| &path.route);
+    vec![stream.aiming_at(&STREAM_GOALS), exchange.aiming_at(&EXCHANGE_GOALS)]
+}
+
+fn compare_paths<T>(plan: Plan, ours: &Result<T>, route: fn(&T) -> &Route) -> [Comparison; 2] {
     let plain = PlainPath::start();
-    let stream = vec![
-        Peer::maybe("mesh", &ours, |path| path.route.stream(plan)),
-        Peer::maybe("bridge and VXLAN", &plain, |path| path.overlay.stream(plan)),
-        Peer::maybe("underlay", &plain, |path| path.underlay.stream(plan)),
-    ];
-    let stream = compare(STREAM, plan, stream);
-    let exchange = vec![
-        Peer::maybe("mesh", &ours, |path| path.route.exchange(plan)),
-        Peer::maybe("bridge and VXLAN", &plain, |path| path.overlay.exchange(plan)),
-        Peer::maybe("underlay", &plain, |path| path.underlay.exchange(plan)),
-    ];
-    vec![stream, compare(EXCHANGE, plan, exchange)]
+    let table = |metric, sample: fn(&Route, Plan) -> Result<f64>| {
+        let rows = vec![
+            Peer::maybe(MESH, ours, move |path| sample(route(path), plan)),
+            Peer::maybe(BRIDGE, &plain, move |path| sample(&path.overlay, plan)),
+            Peer::maybe(UNDERLAY, &plain, move |path| sample(&path.underlay, plan)),
+        ];
+        compare(metric, plan, rows)
+    };
+    [table(STREAM, Route::stream), table(EXCHANGE, Route::exchange)]
 }
 
 /// From one place to an address in another, where an iperf3 server listens.
@@ -75,6 +96,21 @@ impl MeshPath {
         let tasks = mesh.task_pair()?;
         let route = Route::new(&tasks.from, &tasks.to, tasks.address)?;
         Ok(Self { route, _tasks: tasks })
+    }
+}
+
+/// The same without control plane.
+struct PairPath {
+    route: Route,
+    _pair: Pair,
+}
+
+impl PairPath {
+    fn start() -> Result<Self> {
+        let pair = Pair::start()?;
+        pair.converge(1, Extent::services(1))?;
+        let route = Route::new(&pair.task(0)?, &pair.task(1)?, pair::overlay_address(1))?;
+        Ok(Self { route, _pair: pair })
     }
 }
 

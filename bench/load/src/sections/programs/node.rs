@@ -1,6 +1,5 @@
 //! The node whose programs are run: its interfaces, its maps, and the packets that come to it.
 
-use std::cell::RefCell;
 use std::path::PathBuf;
 use std::sync::Mutex;
 
@@ -19,12 +18,12 @@ use crate::netns::Namespace;
 
 const CLIENT: Ip4 = Ip4([198, 18, 0, 100]);
 const NODE: Ip4 = Ip4([198, 18, 0, 11]);
-const OTHER_NODE: Ip4 = Ip4([198, 18, 0, 12]);
+pub const OTHER_NODE: Ip4 = Ip4([198, 18, 0, 12]);
 const CLIENT_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 100]);
 const NODE_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 11]);
 
-const INGRESS_VNI: u32 = 4096;
-const OVERLAY_VNI: u32 = 4097;
+pub const INGRESS_VNI: u32 = 4096;
+pub const OVERLAY_VNI: u32 = 4097;
 
 /// This node's task and the other node's, in the ingress network and in the overlay.
 const LOCAL_BACKEND: Ip4 = Ip4([10, 0, 0, 5]);
@@ -47,6 +46,7 @@ pub struct Node {
     namespace: Namespace,
     far: Namespace,
     pub uplink: u32,
+    pub vxlan: u32,
     pub ingress_end: u32,
     pub overlay_end: u32,
 }
@@ -73,10 +73,11 @@ impl Node {
         let (uplink, vxlan, ingress_end, overlay_end) =
             (index("up0")?, index("mesh-vx")?, index("mv0")?, index("mv1")?);
         let far_uplink = far.place().inside(|| Ok(nix::net::if_::if_nametoindex("up0")?))?;
-        let node = Self { bpf: Mutex::new(None), pins, namespace, far, uplink, ingress_end, overlay_end };
+        let node =
+            Self { bpf: Mutex::new(None), pins, namespace, far, uplink, vxlan, ingress_end, overlay_end };
         let bpf = node.namespace.place().inside(|| {
             let mut bpf = Bpf::open(&node.pins)?;
-            node.fill(&mut bpf.tables, vxlan)?;
+            node.fill(&mut bpf.tables)?;
             bpf.hooks.attach(ProgramId::MeshXdp, uplink, HookMode::XdpNative)?;
             Ok(bpf)
         })?;
@@ -86,17 +87,17 @@ impl Node {
     }
 
     /// Runs `work` with the programs, in the node's namespace: interfaces are looked up there.
-    pub fn run<T: Send>(&self, work: impl FnOnce(&RefCell<&mut Bpf>) -> Result<T> + Send) -> Result<T> {
+    pub fn run<T: Send>(&self, work: impl FnOnce(&mut Bpf) -> Result<T> + Send) -> Result<T> {
         let mut bpf = self.bpf.lock().map_err(|_| anyhow!("a run panicked"))?;
         let bpf = bpf.as_mut().context("the programs are loaded")?;
-        self.namespace.place().inside(|| work(&RefCell::new(bpf)))
+        self.namespace.place().inside(|| work(bpf))
     }
 
-    fn fill(&self, tables: &mut Tables, vxlan: u32) -> Result<()> {
+    fn fill(&self, tables: &mut Tables) -> Result<()> {
         tables.config.set(&NodeConfig {
             netns_cookie: 0,
             vtep: NODE,
-            vxlan_ifindex: vxlan,
+            vxlan_ifindex: self.vxlan,
             ingress_vni: INGRESS_VNI,
             uplink_ifindex: self.uplink,
             uplink_mtu: 1500,
@@ -165,25 +166,61 @@ fn segment(from: (MacAddr, Ip4, u16), to: (MacAddr, Ip4, u16), syn: bool) -> Vec
     frame
 }
 
-pub fn client_to_remote_backend() -> Vec<u8> {
-    segment((CLIENT_MAC, CLIENT, CLIENT_PORT), (NODE_MAC, NODE, REMOTE_PORT), false)
+/// A node and a port of it that the client connects to.
+pub type Published = (Ip4, u16);
+
+pub const TO_REMOTE: Published = (NODE, REMOTE_PORT);
+pub const TO_LOCAL: Published = (NODE, LOCAL_PORT);
+pub const TO_LOCAL_BY_OTHER: Published = (OTHER_NODE, LOCAL_PORT);
+
+const CLIENT_END: (MacAddr, Ip4, u16) = (CLIENT_MAC, CLIENT, CLIENT_PORT);
+/// Of the connection by the other node: the task can't tell two of one port apart.
+const OTHER_CLIENT_PORT: u16 = CLIENT_PORT + 1;
+
+fn client_end(to: Published) -> (MacAddr, Ip4, u16) {
+    if to.0 == OTHER_NODE { (CLIENT_MAC, CLIENT, OTHER_CLIENT_PORT) } else { CLIENT_END }
 }
 
-pub fn client_to_local_backend() -> Vec<u8> {
-    segment((CLIENT_MAC, CLIENT, CLIENT_PORT), (NODE_MAC, NODE, LOCAL_PORT), false)
+pub fn client_opens(to: Published) -> Vec<u8> {
+    segment(client_end(to), (NODE_MAC, to.0, to.1), true)
 }
 
-/// Opens the connection of [`client_to_local_backend`] and [`backend_to_client`].
-pub fn client_opens_to_local_backend() -> Vec<u8> {
-    segment((CLIENT_MAC, CLIENT, CLIENT_PORT), (NODE_MAC, NODE, LOCAL_PORT), true)
+pub fn client_sends(to: Published) -> Vec<u8> {
+    segment(client_end(to), (NODE_MAC, to.0, to.1), false)
+}
+
+/// A client's frame as the other node tunnels it to this node's backend.
+pub fn into_tunnel(mut frame: Vec<u8>) -> Vec<u8> {
+    frame[0..6].copy_from_slice(&MacAddr::of_endpoint(LOCAL_BACKEND).0);
+    frame[6..12].copy_from_slice(&ROUTER_MAC.0);
+    frame
 }
 
 pub fn backend_to_client() -> Vec<u8> {
-    let backend = (MacAddr::of_endpoint(LOCAL_BACKEND), LOCAL_BACKEND, TARGET_PORT);
-    segment(backend, (ROUTER_MAC, CLIENT, CLIENT_PORT), false)
+    segment(backend_end(), (ROUTER_MAC, CLIENT, CLIENT_PORT), false)
+}
+
+pub fn backend_to_client_of_other() -> Vec<u8> {
+    segment(backend_end(), (ROUTER_MAC, CLIENT, OTHER_CLIENT_PORT), false)
+}
+
+/// The other node's backend answers a client of this node.
+pub fn answer_to_client() -> Vec<u8> {
+    segment((ROUTER_MAC, NODE, REMOTE_PORT), (ROUTER_MAC, CLIENT, CLIENT_PORT), false)
 }
 
 pub fn task_to_remote_task() -> Vec<u8> {
-    let task = (MacAddr::of_endpoint(LOCAL_TASK), LOCAL_TASK, 40_000);
-    segment(task, (MacAddr::of_endpoint(REMOTE_TASK), REMOTE_TASK, 80), false)
+    segment(task_end(LOCAL_TASK), task_end(REMOTE_TASK), false)
+}
+
+pub fn remote_task_to_task() -> Vec<u8> {
+    segment(task_end(REMOTE_TASK), task_end(LOCAL_TASK), false)
+}
+
+fn backend_end() -> (MacAddr, Ip4, u16) {
+    (MacAddr::of_endpoint(LOCAL_BACKEND), LOCAL_BACKEND, TARGET_PORT)
+}
+
+fn task_end(address: Ip4) -> (MacAddr, Ip4, u16) {
+    (MacAddr::of_endpoint(address), address, 40_000)
 }

@@ -1,0 +1,137 @@
+//! Two nodes of the mesh by their data planes alone, and a client, on one bridge: what is measured here is the path, with no
+//! other daemon on the machine's few cores.
+
+mod view;
+
+use std::fs;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Result, anyhow};
+use bench_lab::wait_until;
+use dataplane_driver::{Driver, DriverOptions};
+use dataplane_model::{DataPlane as _, NodeView, Report, SandboxId, SandboxStatus};
+use tempfile::TempDir;
+
+use crate::netns::{Namespace, Place};
+
+pub use view::{Extent, PORT, VIP, overlay_address, view_of};
+
+/// Tunnel ends of the two nodes; clients ask the first, the task that serves is on the second.
+pub const NODES: [Ipv4Addr; 2] = [Ipv4Addr::new(198, 18, 0, 11), Ipv4Addr::new(198, 18, 0, 12)];
+pub const CLIENT: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 100);
+
+/// How long a view may take; the programs are loaded meanwhile, and 100,000 endpoints written.
+const CONVERGE_LIMIT: Duration = Duration::from_mins(2);
+
+/// The nodes and their client.
+pub struct Pair {
+    nodes: [Node; 2],
+    client: Namespace,
+    _switch: Namespace,
+}
+
+impl Pair {
+    pub fn start() -> Result<Self> {
+        let switch = Namespace::new("psw")?;
+        switch.add_bridge()?;
+        let client = Namespace::new("pcl")?;
+        switch.plug(&client, "pcl", &format!("{CLIENT}/24"))?;
+        client.place().allow_short_connections()?;
+        let node = |index: usize| {
+            let namespace = Namespace::new(&format!("pn{index}"))?;
+            switch.plug(&namespace, &format!("pn{index}"), &format!("{}/24", NODES[index]))?;
+            namespace.place().run("sh", &["-c", "echo 0 > /proc/sys/net/ipv4/ip_forward"])?;
+            Node::start(namespace)
+        };
+        Ok(Self { nodes: [node(0)?, node(1)?], client, _switch: switch })
+    }
+
+    pub fn client(&self) -> &Place {
+        self.client.place()
+    }
+
+    pub fn node(&self, index: usize) -> &Node {
+        &self.nodes[index]
+    }
+
+    /// Gives both nodes their views.
+    pub fn converge(&self, revision: u64, extent: Extent) -> Result<()> {
+        for (node, vtep) in self.nodes.iter().zip(NODES) {
+            node.converge(view_of(vtep, revision, extent))?;
+        }
+        Ok(())
+    }
+
+    /// The task on a node.
+    pub fn task(&self, index: usize) -> Result<Place> {
+        let sandbox = self.nodes[index].options.netns_dir().join(view::task_name(index));
+        let place = Place::at(sandbox);
+        place.allow_short_connections()?;
+        Ok(place)
+    }
+}
+
+/// A node's namespace and its driver. Both go when it is dropped, with all that the driver made.
+pub struct Node {
+    driver: Driver,
+    options: DriverOptions,
+    namespace: Namespace,
+    _directory: TempDir,
+}
+
+impl Node {
+    fn start(namespace: Namespace) -> Result<Self> {
+        let directory = tempfile::Builder::new().prefix("bench-node-").tempdir()?;
+        let pins = PathBuf::from("/sys/fs/bpf").join(namespace.name());
+        let options = DriverOptions::new(directory.path().to_owned(), pins);
+        let driver = namespace.place().inside(|| Ok(Driver::start(&options)?))?;
+        Ok(Self { driver, options, namespace, _directory: directory })
+    }
+
+    pub fn place(&self) -> &Place {
+        self.namespace.place()
+    }
+
+    pub fn driver(&self) -> &Driver {
+        &self.driver
+    }
+
+    /// Directory of its pinned maps and hooks.
+    pub fn pins(&self) -> &std::path::Path {
+        &self.options.bpffs_dir
+    }
+
+    /// Returns when the kernel holds the view and all sandboxes are ready.
+    pub fn converge(&self, view: NodeView) -> Result<()> {
+        let revision = view.revision;
+        let sandboxes: Vec<SandboxId> = view.sandboxes.keys().cloned().collect();
+        self.driver.set_view(view);
+        let reports = self.driver.watch();
+        wait_until("the view to be applied", CONVERGE_LIMIT, || {
+            let report = reports.borrow();
+            Ok((report.applied_revision >= revision && are_ready(&report, &sandboxes)).then_some(()))
+        })
+        .map(drop)
+        .map_err(|error| anyhow!("{error:#}: {:?}", *reports.borrow()))
+    }
+}
+
+fn are_ready(report: &Report, sandboxes: &[SandboxId]) -> bool {
+    sandboxes.iter().all(|id| matches!(report.sandboxes.get(id), Some(SandboxStatus::Ready { .. })))
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let torn_down = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(anyhow::Error::from)
+            .and_then(|runtime| Ok(runtime.block_on(self.driver.tear_down())?));
+        if let Err(error) = torn_down {
+            eprintln!("bench-load: {error:#}");
+        }
+        let _ = fs::remove_dir(&self.options.bpffs_dir);
+    }
+}
