@@ -56,6 +56,7 @@ const BENCH_PACKAGES: &[Package] = &[
     ("nginx-light", "/usr/sbin/nginx", "a peer's web server"),
     ("haproxy", "/usr/sbin/haproxy", "a peer load balancer"),
     ("dnsmasq-base", "/usr/sbin/dnsmasq", "a peer name server"),
+    ("unbound", "/usr/sbin/unbound", "another"),
     ("dnsperf", "/usr/bin/dnsperf", "DNS load"),
 ];
 
@@ -153,6 +154,7 @@ fn disable_services(installed: &[&str]) -> Result<()> {
         "docker-registry" => &["docker-registry.service"],
         "nginx-light" => &["nginx.service"],
         "haproxy" => &["haproxy.service"],
+        "unbound" => &["unbound.service"],
         _ => &[],
     });
     for unit in units {

@@ -70,9 +70,9 @@ pub enum Bound {
     /// This many times another row or less.
     AtMost { share: f64, of: &'static str },
     /// Another row and this much more, or less.
-    AtMostAbove { more: f64, of: &'static str },
+    Within { more: f64, of: &'static str },
     /// This much or less.
-    AtMostValue(f64),
+    Below(f64),
 }
 
 /// A table: one metric, a row per peer.

@@ -45,6 +45,10 @@ impl Dockerd {
         &self.namespace
     }
 
+    pub fn pid(&self) -> Option<u32> {
+        self.server.as_ref().map(Background::pid)
+    }
+
     pub fn socket(&self) -> PathBuf {
         self.directory.path().join("docker.sock")
     }

@@ -12,6 +12,10 @@ use nix::sched::{CloneFlags, setns};
 const SHORT_CONNECTIONS: &str =
     "echo '1024 65535' > /proc/sys/net/ipv4/ip_local_port_range; echo 1 > /proc/sys/net/ipv4/tcp_tw_reuse";
 
+/// Where `br_netfilter` is loaded, bridges hand what they carry to the packet filter unless told otherwise.
+const PLAIN_BRIDGE: &str =
+    "for key in /proc/sys/net/bridge/bridge-nf-call-*; do if [ -e $key ]; then echo 0 > $key; fi; done";
+
 /// A network namespace that somebody else owns, or a [`Namespace`]'s.
 #[derive(Debug, Clone)]
 pub struct Place {
@@ -102,9 +106,10 @@ impl Namespace {
         other.ip("link set eth0 up")
     }
 
-    /// A bridge `br0`.
+    /// A bridge `br0`. As in a switch, no packet filter sees what passes.
     pub fn add_bridge(&self) -> Result<()> {
         self.ip("link add br0 type bridge forward_delay 0")?;
+        self.place.run("sh", &["-c", PLAIN_BRIDGE])?;
         self.ip("link set br0 up")
     }
 }

@@ -8,11 +8,11 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Result, anyhow};
-use bench_lab::wait_until;
+use anyhow::{Result, ensure};
 use dataplane_driver::{Driver, DriverOptions};
 use dataplane_model::{DataPlane as _, NodeView, Report, SandboxId, SandboxStatus};
 use tempfile::TempDir;
+use tokio::runtime::Runtime;
 
 use crate::netns::{Namespace, Place};
 
@@ -76,8 +76,9 @@ impl Pair {
 /// A node's namespace and its driver. Both go when it is dropped, with all that the driver made.
 pub struct Node {
     driver: Driver,
+    runtime: Runtime,
     options: DriverOptions,
-    namespace: Namespace,
+    _namespace: Namespace,
     _directory: TempDir,
 }
 
@@ -87,34 +88,24 @@ impl Node {
         let pins = PathBuf::from("/sys/fs/bpf").join(namespace.name());
         let options = DriverOptions::new(directory.path().to_owned(), pins);
         let driver = namespace.place().inside(|| Ok(Driver::start(&options)?))?;
-        Ok(Self { driver, options, namespace, _directory: directory })
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        Ok(Self { driver, runtime, options, _namespace: namespace, _directory: directory })
     }
 
-    pub fn place(&self) -> &Place {
-        self.namespace.place()
-    }
-
-    pub fn driver(&self) -> &Driver {
-        &self.driver
-    }
-
-    /// Directory of its pinned maps and hooks.
-    pub fn pins(&self) -> &std::path::Path {
-        &self.options.bpffs_dir
-    }
-
-    /// Returns when the kernel holds the view and all sandboxes are ready.
+    /// Returns at once when the kernel holds the view and all sandboxes are ready.
     pub fn converge(&self, view: NodeView) -> Result<()> {
         let revision = view.revision;
         let sandboxes: Vec<SandboxId> = view.sandboxes.keys().cloned().collect();
         self.driver.set_view(view);
-        let reports = self.driver.watch();
-        wait_until("the view to be applied", CONVERGE_LIMIT, || {
-            let report = reports.borrow();
-            Ok((report.applied_revision >= revision && are_ready(&report, &sandboxes)).then_some(()))
-        })
-        .map(drop)
-        .map_err(|error| anyhow!("{error:#}: {:?}", *reports.borrow()))
+        let mut reports = self.driver.watch();
+        let is_done = |report: &Report| report.applied_revision >= revision && are_ready(report, &sandboxes);
+        let applied = self.runtime.block_on(async {
+            tokio::time::timeout(CONVERGE_LIMIT, reports.wait_for(is_done))
+                .await
+                .is_ok_and(|seen| seen.is_ok())
+        });
+        ensure!(applied, "the view is not applied within {CONVERGE_LIMIT:?}: {:?}", *reports.borrow());
+        Ok(())
     }
 }
 
@@ -124,13 +115,8 @@ fn are_ready(report: &Report, sandboxes: &[SandboxId]) -> bool {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        let torn_down = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(anyhow::Error::from)
-            .and_then(|runtime| Ok(runtime.block_on(self.driver.tear_down())?));
-        if let Err(error) = torn_down {
-            eprintln!("bench-load: {error:#}");
+        if let Err(error) = self.runtime.block_on(self.driver.tear_down()) {
+            eprintln!("bench-load: {error}");
         }
         let _ = fs::remove_dir(&self.options.bpffs_dir);
     }

@@ -44,6 +44,10 @@ impl Background {
         Ok(Self { name, child, complaints })
     }
 
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Waits until it listens at `address` in `place`; fails early if it ends.
     pub fn wait_for_port(&mut self, place: &Place, address: SocketAddr) -> Result<()> {
         self.wait_for(&format!("{address} to listen"), || {

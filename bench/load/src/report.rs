@@ -107,7 +107,7 @@ fn goal_line(comparison: &Comparison, goal: &Goal) -> String {
                 reached.map(|(times, is)| (format!("{times:.2} ×"), is)),
             )
         }
-        Bound::AtMostAbove { more, of } => {
+        Bound::Within { more, of } => {
             let above = value.zip(other(of)).map(|(value, other)| value - other);
             let unit = comparison.metric.unit;
             (
@@ -115,7 +115,7 @@ fn goal_line(comparison: &Comparison, goal: &Goal) -> String {
                 above.map(|above| (figure(above), above <= more)),
             )
         }
-        Bound::AtMostValue(most) => {
+        Bound::Below(most) => {
             let unit = comparison.metric.unit;
             (format!("{row}: at most {most} {unit}"), value.map(|value| (figure(value), value <= most)))
         }
@@ -171,8 +171,8 @@ mod tests {
             ],
             goals: vec![
                 Goal { row: "mesh", bound: Bound::AtLeast { share: 0.5, of: "underlay" } },
-                Goal { row: "mesh", bound: Bound::AtMostAbove { more: 1.0, of: "underlay" } },
-                Goal { row: "mesh", bound: Bound::AtMostValue(14.0) },
+                Goal { row: "mesh", bound: Bound::Within { more: 1.0, of: "underlay" } },
+                Goal { row: "mesh", bound: Bound::Below(14.0) },
                 Goal { row: "mesh", bound: Bound::AtMost { share: 1.0, of: "other" } },
             ],
         };

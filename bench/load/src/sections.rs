@@ -1,9 +1,12 @@
 //! What is measured, one module per table or two.
 
+mod change;
+mod connect;
 mod converge;
 mod dns;
 mod gateway;
 mod http;
+mod memory;
 mod mesh_http;
 mod path;
 mod programs;
@@ -50,6 +53,14 @@ pub enum DataplaneSection {
     Http,
     /// Streams and exchanges from task to task, over a bridge with VXLAN, and over the underlay
     Path,
+    /// `connect()` to a virtual address and to a task's own
+    Connect,
+    /// Queries of our DNS, unbound, dnsmasq, and dockerd's: rate, processor time, answers at half load
+    Dns,
+    /// One backend changed among 100,000, and look-ups among as many
+    Change,
+    /// What meshd keeps in memory
+    Memory,
 }
 
 impl DataplaneSection {
@@ -59,6 +70,10 @@ impl DataplaneSection {
             Self::Programs => programs::measure(plan),
             Self::Http => mesh_http::measure(plan),
             Self::Path => path::measure_pair(plan),
+            Self::Connect => connect::measure(plan),
+            Self::Dns => dns::measure_fully(plan),
+            Self::Change => change::measure(plan),
+            Self::Memory => memory::measure(plan),
         }
     }
 }

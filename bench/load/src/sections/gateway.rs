@@ -36,7 +36,7 @@ pub enum Rules {
 pub struct Gateways {
     _nginx: Nginx,
     client: Namespace,
-    gateways: Vec<Namespace>,
+    forwarders: Vec<Namespace>,
     _server: Namespace,
     _bridge: Namespace,
 }
@@ -53,14 +53,14 @@ impl Gateways {
             anyhow::Ok(namespace)
         };
         let (client, server) = (place("cl", CLIENT)?, place("sv", SERVER)?);
-        let mut gateways = Vec::new();
+        let mut forwarders = Vec::new();
         for (index, rules) in (0..).zip(rules) {
             let gateway = place(&format!("gw{index}"), address_of(index))?;
             forward_by_nftables(gateway.place(), *rules)?;
-            gateways.push(gateway);
+            forwarders.push(gateway);
         }
         let nginx = Nginx::start(server.place(), (SERVER, SERVER_PORT).into())?;
-        Ok(Self { _nginx: nginx, client, gateways, _server: server, _bridge: bridge })
+        Ok(Self { _nginx: nginx, client, forwarders, _server: server, _bridge: bridge })
     }
 
     pub fn client(&self) -> &Place {
@@ -131,7 +131,7 @@ pub struct Haproxy {
 
 impl Haproxy {
     pub fn start(gateways: &Gateways) -> Result<Self> {
-        let gateway = gateways.gateways[0].place();
+        let gateway = gateways.forwarders[0].place();
         let mut file = NamedTempFile::new()?;
         let address = Self::address();
         let configuration = format!(

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use self::node::Node;
+use self::node::{Node, Others};
 use self::walks::{Step, Walk};
 use crate::compare::{Better, Bound, Comparison, Goal, Metric, Peer, Plan, compare};
 
@@ -19,16 +19,39 @@ const METRIC: Metric = Metric { name: "BPF programs", unit: "ns per packet", bet
 const N_RUNS: u32 = 10_000;
 const N_ROWS: usize = 101;
 
-const GOALS: [Goal; 3] = [
-    Goal { row: walks::XDP_ESTABLISHED, bound: Bound::AtMostAbove { more: 40.0, of: walks::XDP_NOTHING } },
-    Goal { row: walks::XDP_REMEMBERED, bound: Bound::AtMostAbove { more: 220.0, of: walks::XDP_NOTHING } },
-    Goal { row: walks::XDP_UNKNOWN, bound: Bound::AtMostAbove { more: 80.0, of: walks::XDP_NOTHING } },
+const GOALS: [Goal; 4] = [
+    Goal { row: walks::XDP_ESTABLISHED, bound: Bound::Within { more: 40.0, of: walks::XDP_NOTHING } },
+    Goal { row: walks::XDP_REMEMBERED, bound: Bound::Within { more: 220.0, of: walks::XDP_NOTHING } },
+    Goal { row: walks::XDP_UNKNOWN, bound: Bound::Within { more: 80.0, of: walks::XDP_NOTHING } },
+    Goal { row: walks::XDP_COUNTING, bound: Bound::Within { more: 3.0, of: walks::XDP_NOTHING } },
 ];
 
+const LOOK_UPS: Metric = Metric {
+    name: "Look-ups: first segment seen of a flow, by XDP",
+    unit: "ns per packet",
+    better: Better::Lower,
+};
+const AMONG_FEW: &str = "among 2 services with 1 backend each";
+const AMONG_MANY: &str = "among 10,000 services with 100,000 backends";
+const LOOK_UP_GOALS: [Goal; 1] =
+    [Goal { row: AMONG_MANY, bound: Bound::AtMost { share: 1.05, of: AMONG_FEW } }];
+
 pub fn measure(plan: Plan) -> Vec<Comparison> {
-    let node = Node::start();
+    let node = Node::start(Others::NONE);
     let peers = Walk::ALL.iter().map(|walk| Peer::maybe(walk.name, &node, move |node| sample(node, walk)));
     vec![compare(METRIC, plan, peers.collect()).aiming_at(&GOALS)]
+}
+
+/// The same packet where the tables hold little and where they hold much.
+pub fn measure_look_ups(plan: Plan) -> Comparison {
+    let few = Node::start(Others::NONE);
+    let many = Node::start(Others { n_services: 10_000, n_backends: 10 });
+    let walk = Walk::of_unknown_flow();
+    let rows = vec![
+        Peer::maybe(AMONG_FEW, &few, |node| sample(node, &walk)),
+        Peer::maybe(AMONG_MANY, &many, |node| sample(node, &walk)),
+    ];
+    compare(LOOK_UPS, plan, rows).aiming_at(&LOOK_UP_GOALS)
 }
 
 /// Nanoseconds of one run.

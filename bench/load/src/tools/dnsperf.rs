@@ -12,8 +12,15 @@ const OUTSTANDING: u32 = 100;
 /// Share of queries that may go without an answer, percent: a socket's buffer overflows now and then.
 const MAX_LOST_PERCENT: f64 = 1.0;
 
-/// Queries for `name` per second that the server at `address` answers to a client in `place`.
-pub fn queries_per_second(place: &Place, address: Ipv4Addr, name: &str, seconds: u32) -> Result<f64> {
+/// What a server did.
+#[derive(Debug, Clone, Copy)]
+pub struct Answered {
+    pub per_second: f64,
+    pub n_answers: f64,
+}
+
+/// Asks the server at `address` for `name` from `place`, as fast as it answers.
+pub fn ask(place: &Place, address: Ipv4Addr, name: &str, seconds: u32) -> Result<Answered> {
     let mut queries = tempfile::NamedTempFile::new()?;
     std::io::Write::write_all(&mut queries, format!("{name} A\n").as_bytes())?;
     let file = queries.path().display().to_string();
@@ -23,17 +30,18 @@ pub fn queries_per_second(place: &Place, address: Ipv4Addr, name: &str, seconds:
     parse(&place.run("dnsperf", &args)?)
 }
 
-/// The rate; an error if names were not found or too many queries lost.
-fn parse(output: &str) -> Result<f64> {
+/// An error if names were not found or too many queries lost.
+fn parse(output: &str) -> Result<Answered> {
     let value = |name: &str| output.lines().find_map(|line| line.trim().strip_prefix(name)).map(str::trim);
-    let rate: f64 =
+    let per_second: f64 =
         value("Queries per second:").and_then(|rate| rate.parse().ok()).context("dnsperf gave no rate")?;
     let codes = value("Response codes:").unwrap_or_default();
     ensure!(codes.starts_with("NOERROR") && !codes.contains(','), "names were not found: {codes}");
     let lost = value("Queries lost:").and_then(|lost| lost.split_once('(')?.1.split_once('%'));
     let lost: f64 = lost.and_then(|(percent, _)| percent.parse().ok()).context("dnsperf gave no loss")?;
     ensure!(lost <= MAX_LOST_PERCENT, "{lost} % of the queries were lost");
-    Ok(rate)
+    let completed = value("Queries completed:").and_then(|text| text.split_whitespace().next()?.parse().ok());
+    Ok(Answered { per_second, n_answers: completed.context("dnsperf gave no number of answers")? })
 }
 
 #[cfg(test)]
@@ -46,7 +54,9 @@ mod tests {
 
     #[test]
     fn the_rate_is_read() {
-        assert!((parse(OUTPUT).unwrap() - 92_310.275_607).abs() < 0.001);
+        let answered = parse(OUTPUT).unwrap();
+        assert!((answered.per_second - 92_310.275_607).abs() < 0.001);
+        assert!((answered.n_answers - 184_716.0).abs() < 0.001);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 
 use anyhow::{Context as _, Result, anyhow};
-use dataplane_kernel::bpf::{Bpf, Tables, attach_pass};
+use dataplane_kernel::bpf::{Bpf, Replaced, Tables, attach_pass};
 use dataplane_model::kernel_state::HookMode;
 use ebpf_abi::limits::ROUTER_MAC;
 use ebpf_abi::table::ATTACHMENT_INGRESS;
@@ -35,9 +35,24 @@ const LOCAL_PORT: u16 = 8080;
 const REMOTE_PORT: u16 = 8081;
 const TARGET_PORT: u16 = 80;
 const CLIENT_PORT: u16 = 40_000;
+/// Ports and backends of services that no packet is for count up from here.
+const FIRST_OTHER_PORT: u16 = 10_000;
+const FIRST_OTHER_BACKEND: u32 = 0x0a10_0000;
 
 /// What an HTTP request has, bytes.
 const PAYLOAD: [u8; 100] = [b'x'; 100];
+
+/// Services that no packet is for.
+#[derive(Debug, Clone, Copy)]
+pub struct Others {
+    pub n_services: u16,
+    /// Of each, on another node.
+    pub n_backends: u32,
+}
+
+impl Others {
+    pub const NONE: Self = Self { n_services: 0, n_backends: 0 };
+}
 
 /// A namespace with an uplink, the tunnel device and a task's two host ends; programs loaded, maps filled.
 pub struct Node {
@@ -52,9 +67,10 @@ pub struct Node {
 }
 
 impl Node {
-    pub fn start() -> Result<Self> {
-        let namespace = Namespace::new("prog")?;
-        let far = Namespace::new("progfar")?;
+    pub fn start(others: Others) -> Result<Self> {
+        let role = format!("prog{}", others.n_services);
+        let namespace = Namespace::new(&role)?;
+        let far = Namespace::new(&format!("{role}far"))?;
         for link in ["up0", "mv0", "mv1"] {
             namespace.ip(&format!("link add {link} type veth peer name {link} netns {}", far.name()))?;
             namespace.ip(&format!("link set {link} up"))?;
@@ -67,7 +83,7 @@ impl Node {
         namespace.ip("link add mesh-vx type vxlan external dstport 4789 nolearning")?;
         namespace.ip("link set mesh-vx up")?;
         namespace.place().run("sh", &["-c", "echo 1 > /proc/sys/net/ipv4/conf/up0/forwarding"])?;
-        let pins = PathBuf::from(format!("/sys/fs/bpf/bench{}", std::process::id()));
+        let pins = PathBuf::from("/sys/fs/bpf").join(namespace.name());
         let index =
             |link: &'static str| namespace.place().inside(|| Ok(nix::net::if_::if_nametoindex(link)?));
         let (uplink, vxlan, ingress_end, overlay_end) =
@@ -78,6 +94,7 @@ impl Node {
         let bpf = node.namespace.place().inside(|| {
             let mut bpf = Bpf::open(&node.pins)?;
             node.fill(&mut bpf.tables)?;
+            fill_others(&mut bpf.tables, others)?;
             bpf.hooks.attach(ProgramId::MeshXdp, uplink, HookMode::XdpNative)?;
             Ok(bpf)
         })?;
@@ -154,6 +171,24 @@ fn fill_services(tables: &mut Tables) -> Result<()> {
         tables.target_ports.insert(&key, &TargetPort::new(Port::new(TARGET_PORT)))?;
     }
     Ok(())
+}
+
+fn fill_others(tables: &mut Tables, others: Others) -> Result<()> {
+    let mut rings = Vec::new();
+    for number in 0..others.n_services {
+        let ring = RingKey::new(u64::from(number) + 10, INGRESS_VNI);
+        let frontend = FrontendKey::new(NODE, Port::new(FIRST_OTHER_PORT + number), protocol::TCP);
+        tables.frontends.insert(&frontend, &Frontend::new(ring, Port::new(TARGET_PORT)))?;
+        let first = u32::from(number) * others.n_backends;
+        let backends: Vec<Ip4> =
+            (first..first + others.n_backends).map(|n| Ip4::from_u32(FIRST_OTHER_BACKEND + n)).collect();
+        for backend in &backends {
+            let endpoint = Endpoint::remote(MacAddr::of_endpoint(*backend), OTHER_NODE);
+            tables.endpoints.insert(&EndpointKey { vni: INGRESS_VNI, address: *backend }, &endpoint)?;
+        }
+        rings.push((ring, backends));
+    }
+    Ok(tables.rings.swap_all(&rings, |_| Replaced::Stay)?)
 }
 
 /// A segment of an established connection, as a SYN is the rare case.

@@ -6,11 +6,17 @@
 #![expect(unsafe_code, reason = "bpf(2) has no other door, and the restoring programs are made here")]
 
 use std::io;
+use std::mem::offset_of;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use ebpf_abi::Ip4;
+use ebpf_abi::limits::MAX_PROGRAMS;
+use ebpf_abi::{CounterRow, Ip4};
+
+use self::asm::Insn;
+
+mod asm;
 
 /// Commands, types and helpers of `linux/bpf.h`.
 mod uapi {
@@ -19,6 +25,8 @@ mod uapi {
     pub const PROG_LOAD: libc::c_int = 5;
     pub const PROG_TEST_RUN: libc::c_int = 10;
     pub const MAP_TYPE_PROG_ARRAY: u32 = 3;
+    pub const MAP_TYPE_PERCPU_ARRAY: u32 = 6;
+    pub const MAP_LOOKUP_ELEM: i32 = 1;
     pub const PROG_TYPE_SCHED_CLS: u32 = 3;
     pub const PROG_TYPE_XDP: u32 = 6;
     pub const ATTACH_XDP: u32 = 37;
@@ -103,6 +111,21 @@ impl Replay {
         }
     }
 
+    /// A program that counts the packet in and out in a row of its CPU, as all of ours do, after `restore`. The table goes
+    /// with the program.
+    pub fn of_counting(restore: &Restore<'_>) -> Result<Self> {
+        let mut create = MapCreateAttr {
+            map_type: uapi::MAP_TYPE_PERCPU_ARRAY,
+            key_size: 4,
+            value_size: u32::try_from(size_of::<CounterRow>())?,
+            max_entries: MAX_PROGRAMS,
+        };
+        // SAFETY: the attribute has no pointers; a descriptor that is returned is ours alone.
+        let counters = unsafe { OwnedFd::from_raw_fd(bpf(uapi::MAP_CREATE, &mut create)?) };
+        let program = load(Kind::Xdp, &counting(counters.as_raw_fd())).context("the program that counts")?;
+        Self::of(program.as_fd(), restore)
+    }
+
     /// The mean time of one run out of `repeat`, and the last run's verdict. The packet comes in by `ifindex`, as the
     /// calling thread's namespace knows it.
     pub fn run(&self, frame: &[u8], ifindex: u32, repeat: u32) -> Result<(Duration, u32)> {
@@ -138,76 +161,6 @@ fn xdp_context(frame_len: usize, ifindex: u32) -> Vec<u8> {
     context[uapi::XDP_DATA_END..][..4].copy_from_slice(&len.to_ne_bytes());
     context[uapi::XDP_INGRESS_IFINDEX..][..4].copy_from_slice(&ifindex.to_ne_bytes());
     context
-}
-
-/// `struct bpf_insn`.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Insn {
-    code: u8,
-    registers: u8,
-    offset: i16,
-    immediate: i32,
-}
-
-/// Instructions by the names that the kernel's documentation gives them (`standardization/instruction-set.rst`).
-mod asm {
-    use super::Insn;
-
-    pub const R0: u8 = 0;
-    pub const R1: u8 = 1;
-    pub const R2: u8 = 2;
-    pub const R3: u8 = 3;
-    pub const R4: u8 = 4;
-    pub const R5: u8 = 5;
-    pub const R6: u8 = 6;
-    /// The stack's top.
-    pub const R10: u8 = 10;
-
-    const fn insn(code: u8, destination: u8, source: u8, offset: i16, immediate: i32) -> Insn {
-        Insn { code, registers: destination | (source << 4), offset, immediate }
-    }
-
-    pub const fn mov(destination: u8, source: u8) -> Insn {
-        insn(0xbf, destination, source, 0, 0)
-    }
-
-    pub const fn mov_number(destination: u8, number: i32) -> Insn {
-        insn(0xb7, destination, 0, 0, number)
-    }
-
-    pub const fn add_number(destination: u8, number: i32) -> Insn {
-        insn(0x07, destination, 0, 0, number)
-    }
-
-    pub const fn load_word(destination: u8, base: u8, offset: i16) -> Insn {
-        insn(0x61, destination, base, offset, 0)
-    }
-
-    pub const fn store_word(base: u8, offset: i16, source: u8) -> Insn {
-        insn(0x63, base, source, offset, 0)
-    }
-
-    pub const fn store_number(base: u8, offset: i16, number: i32) -> Insn {
-        insn(0x62, base, 0, offset, number)
-    }
-
-    pub const fn skip_if_greater(a: u8, b: u8, n_insns: i16) -> Insn {
-        insn(0x2d, a, b, n_insns, 0)
-    }
-
-    pub const fn call(helper: i32) -> Insn {
-        insn(0x85, 0, 0, 0, helper)
-    }
-
-    pub const fn exit() -> Insn {
-        insn(0x95, 0, 0, 0, 0)
-    }
-
-    /// A map by its descriptor (`BPF_PSEUDO_MAP_FD`), two instructions long.
-    pub const fn load_map(destination: u8, fd: i32) -> [Insn; 2] {
-        [insn(0x18, destination, 1, 0, fd), insn(0, 0, 0, 0, 0)]
-    }
 }
 
 fn restoring(restore: &Restore<'_>, jump: RawFd) -> Vec<Insn> {
@@ -287,6 +240,24 @@ fn nothing(kind: Kind) -> [Insn; 2] {
         Kind::Tc => uapi::TC_ACT_UNSPEC,
     };
     [asm::mov_number(asm::R0, verdict), asm::exit()]
+}
+
+fn counting(counters: RawFd) -> Vec<Insn> {
+    use asm::{R0, R1, R2, R10};
+    let received = i16::try_from(offset_of!(CounterRow, received)).expect("a short row");
+    let forwarded = i16::try_from(offset_of!(CounterRow, forwarded)).expect("a short row");
+    let mut program = vec![asm::store_number(R10, -4, 0), asm::mov(R2, R10), asm::add_number(R2, -4)];
+    program.extend(asm::load_map(R1, counters));
+    program.extend([asm::call(uapi::MAP_LOOKUP_ELEM), asm::skip_if_zero(R0, 6)]);
+    for offset in [received, forwarded] {
+        program.extend([
+            asm::load_long(R1, R0, offset),
+            asm::add_number(R1, 1),
+            asm::store_long(R0, offset, R1),
+        ]);
+    }
+    program.extend(nothing(Kind::Xdp));
+    program
 }
 
 #[repr(C)]

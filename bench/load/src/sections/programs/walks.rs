@@ -11,6 +11,7 @@ use super::node::{self, Node};
 use super::replay::{Kind, Replay, Restore, Tunnel};
 
 pub const XDP_NOTHING: &str = "XDP: nothing";
+pub const XDP_COUNTING: &str = "XDP: nothing but counting";
 pub const XDP_ESTABLISHED: &str = "XDP: client's segment to another node's backend, encapsulated";
 pub const XDP_REMEMBERED: &str = "XDP: first segment of a flow, encapsulated and remembered";
 pub const XDP_UNKNOWN: &str = "XDP: segment of a flow that is not in the cache, encapsulated";
@@ -39,6 +40,8 @@ enum Subject {
     Ours(ProgramId),
     /// Returns at once, after the same restoring as ours.
     Nothing(Kind),
+    /// Counts the packet as ours do, and returns.
+    Counting,
     /// Returns at once.
     Bare(Kind),
 }
@@ -60,14 +63,14 @@ impl Step {
         self
     }
 
-    const fn is_for(mut self, program: Subject) -> Self {
+    const fn given_to(mut self, program: Subject) -> Self {
         self.program = program;
         self
     }
 
     fn kind(&self) -> Kind {
         match self.program {
-            Subject::Ours(ProgramId::MeshXdp) => Kind::Xdp,
+            Subject::Ours(ProgramId::MeshXdp) | Subject::Counting => Kind::Xdp,
             Subject::Ours(_) => Kind::Tc,
             Subject::Nothing(kind) | Subject::Bare(kind) => kind,
         }
@@ -94,6 +97,7 @@ impl Step {
                 Replay::of(fd.as_fd(), &restore)
             }
             Subject::Nothing(kind) => Replay::of_nothing(kind, Some(&restore)),
+            Subject::Counting => Replay::of_counting(&restore),
             Subject::Bare(kind) => Replay::of_nothing(kind, None),
         }
     }
@@ -153,17 +157,27 @@ fn tunnelled_segment(node: &Node) -> Step {
 }
 
 impl Walk {
+    /// Nothing is remembered of the flow, and nothing will be.
+    pub const fn of_unknown_flow() -> Self {
+        Self { name: XDP_UNKNOWN, before: at_once, measured: |node| remote_segment(node).of_another_flow() }
+    }
+
     /// Each hook's "nothing" is what its other walks are compared with.
     pub const ALL: &[Self] = &[
         Self {
             name: XDP_NOTHING,
             before: at_once,
-            measured: |node| remote_segment(node).is_for(Subject::Nothing(Kind::Xdp)),
+            measured: |node| remote_segment(node).given_to(Subject::Nothing(Kind::Xdp)),
         },
         Self {
             name: "XDP: nothing, and nothing restored",
             before: at_once,
-            measured: |node| remote_segment(node).is_for(Subject::Bare(Kind::Xdp)),
+            measured: |node| remote_segment(node).given_to(Subject::Bare(Kind::Xdp)),
+        },
+        Self {
+            name: XDP_COUNTING,
+            before: at_once,
+            measured: |node| remote_segment(node).given_to(Subject::Counting),
         },
         Self { name: XDP_ESTABLISHED, before: remote_connection, measured: remote_segment },
         Self {
@@ -178,7 +192,7 @@ impl Walk {
         Self {
             name: "tc: nothing",
             before: at_once,
-            measured: |node| task_segment(node).is_for(Subject::Nothing(Kind::Tc)),
+            measured: |node| task_segment(node).given_to(Subject::Nothing(Kind::Tc)),
         },
         Self {
             name: "tc uplink: client's segment to another node's backend",
@@ -208,7 +222,7 @@ impl Walk {
         Self {
             name: "tc VXLAN: nothing",
             before: at_once,
-            measured: |node| tunnelled_segment(node).is_for(Subject::Nothing(Kind::Tc)),
+            measured: |node| tunnelled_segment(node).given_to(Subject::Nothing(Kind::Tc)),
         },
         Self {
             name: "tc VXLAN: client's segment to this node's backend, translated",

@@ -1,0 +1,146 @@
+//! What `meshd` keeps in memory for 1,000 services with 10 backends each.
+//!
+//! The tasks of the cluster wait for a node that is not there: so many would not run on this machine. What a node's data
+//! plane keeps of them is measured by itself.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use bench_lab::{Lab, LabOptions, wait_until};
+use control_client::Client;
+use serde_json::{Value, json};
+
+use crate::compare::{Better, Bound, Comparison, Goal, Metric, Peer, Plan, compare};
+use crate::pair::{self, Extent, Pair};
+
+const METRIC: Metric = Metric { name: "Resident memory", unit: "MB", better: Better::Lower };
+
+const EMPTY: &str = "meshd, one manager, nothing in it";
+const FULL: &str = "meshd, 1,000 services of 10 tasks that wait for a node";
+const VIEW: &str = "data plane of 1,000 services with 10 backends on another node, above that of one";
+const GOALS: [Goal; 1] = [Goal { row: FULL, bound: Bound::Below(60.0) }];
+
+const N_SERVICES: u16 = 1_000;
+const N_TASKS: u32 = 10;
+/// Name of the lab; beside others.
+const LAB: &str = "benchmem";
+/// How long 10,000 tasks may take to be made.
+const LIMIT: Duration = Duration::from_mins(2);
+
+/// Memory changes little from sample to sample: one run.
+pub fn measure(plan: Plan) -> Vec<Comparison> {
+    let plan = Plan { runs: 1, ..plan };
+    let manager = Manager::start();
+    let rows = vec![
+        Peer::maybe(EMPTY, &manager, Manager::resident),
+        Peer::maybe(FULL, &manager, |manager| {
+            manager.fill()?;
+            manager.resident()
+        }),
+        Peer::new(VIEW, of_view),
+    ];
+    vec![compare(METRIC, plan, rows).aiming_at(&GOALS)]
+}
+
+/// What this process grows by when its driver gets the view.
+fn of_view() -> Result<f64> {
+    let pair = Pair::start()?;
+    let node = pair.node(0);
+    let view = |revision, extent| pair::view_of(pair::NODES[0], revision, extent);
+    node.converge(view(1, Extent::services(1)))?;
+    let before = resident_of("self")?;
+    node.converge(view(2, Extent { n_services: N_SERVICES, n_backends: N_TASKS, one_more: false }))?;
+    Ok(resident_of("self")? - before)
+}
+
+/// A cluster of one.
+struct Manager {
+    lab: Lab,
+    pid: i32,
+    client: Client,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Manager {
+    fn start() -> Result<Self> {
+        let meshd = std::env::var_os("MESH_MESHD")
+            .context("MESH_MESHD does not name a meshd; use cargo xtask bench")?;
+        let options = LabOptions {
+            name: LAB.to_owned(),
+            managers: 1,
+            workers: 0,
+            meshd: PathBuf::from(meshd),
+            meshd_args: Vec::new(),
+        };
+        let lab = Lab::up(&options).inspect_err(|_| {
+            if let Ok(half) = Lab::open(LAB) {
+                take_down(&half);
+            }
+        })?;
+        let name = lab.nodes()[0].name.clone();
+        let found = lab.pid(&name).and_then(|pid| {
+            let client = Client::new(&lab.socket(&name)?);
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            Ok((pid.context("meshd does not run")?, client, runtime))
+        });
+        match found {
+            Ok((pid, client, runtime)) => Ok(Self { lab, pid, client, runtime }),
+            Err(error) => {
+                take_down(&lab);
+                Err(error)
+            }
+        }
+    }
+
+    fn resident(&self) -> Result<f64> {
+        resident_of(&self.pid.to_string())
+    }
+
+    /// Makes all services, and waits until their tasks wait.
+    fn fill(&self) -> Result<()> {
+        for number in 0..N_SERVICES {
+            let spec = json!({
+                "Name": format!("s{number}"),
+                "TaskTemplate": {
+                    "ContainerSpec": {"Image": "none:latest"},
+                    "Placement": {"Constraints": ["node.hostname==none"]},
+                },
+                "Mode": {"Replicated": {"Replicas": N_TASKS}},
+                "EndpointSpec": {
+                    "Ports": [{"Protocol": "tcp", "TargetPort": 80, "PublishedPort": 10_000 + u32::from(number)}],
+                },
+            });
+            self.runtime.block_on(self.client.post("/services/create", Some(&spec)))?;
+        }
+        let n_tasks = usize::from(N_SERVICES) * usize::try_from(N_TASKS)?;
+        wait_until("all tasks to be made", LIMIT, || {
+            let tasks = self.runtime.block_on(self.client.get("/tasks"))?;
+            let is_waiting = |task: &&Value| task["Status"]["State"] == "pending";
+            let n_waiting = tasks.as_array().map_or(0, |tasks| tasks.iter().filter(is_waiting).count());
+            Ok((n_waiting >= n_tasks).then_some(()))
+        })
+        .map(drop)
+    }
+}
+
+impl Drop for Manager {
+    fn drop(&mut self) {
+        take_down(&self.lab);
+    }
+}
+
+fn take_down(lab: &Lab) {
+    if let Err(error) = lab.down() {
+        eprintln!("bench-load: can't take the lab down: {error:#}");
+    }
+}
+
+/// Megabytes that a process has in memory (`VmRSS`, proc(5)).
+fn resident_of(process: &str) -> Result<f64> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status"))?;
+    let kilobytes = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse::<f64>().ok());
+    Ok(kilobytes.context("no VmRSS")? * 1024.0 / 1e6)
+}
