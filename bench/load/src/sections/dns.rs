@@ -63,7 +63,12 @@ pub fn measure_fully(plan: Plan) -> Vec<Comparison> {
     let cpu = servers.compare(CPU, plan, &|server| server.cpu_per_query(plan.seconds)).aiming_at(&CPU_GOALS);
     let half = |server: &dyn Server| -> Result<f64> {
         let full = rate.median_of(server.name()).context("its rate was not measured")?;
-        let load = PacedLoad { name: NAME, server: SERVER, per_second: full / 2.0, seconds: plan.seconds };
+        let load = PacedLoad {
+            name: NAME,
+            server: (SERVER, 53).into(),
+            per_second: full / 2.0,
+            seconds: plan.seconds,
+        };
         Ok(load.slowest_of_a_hundred(server.place())?.as_secs_f64() * 1e6)
     };
     let tail = servers.compare(TAIL, plan, &half).aiming_at(&TAIL_GOALS);

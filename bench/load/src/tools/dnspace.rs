@@ -1,7 +1,7 @@
 //! DNS queries at a steady rate, each timed: how long answers take while the server has time to spare.
 
 use std::io::ErrorKind;
-use std::net::{Ipv4Addr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -22,7 +22,7 @@ const MAX_LOST: f64 = 0.01;
 pub struct PacedLoad<'a> {
     /// One label.
     pub name: &'a str,
-    pub server: Ipv4Addr,
+    pub server: SocketAddr,
     pub per_second: f64,
     pub seconds: u32,
 }
@@ -38,7 +38,7 @@ impl PacedLoad<'_> {
 
     fn run(&self) -> Result<Vec<Duration>> {
         let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
-        socket.connect((self.server, 53))?;
+        socket.connect(self.server)?;
         socket.set_nonblocking(true)?;
         let mut query = self.query()?;
         let length = Duration::from_secs(self.seconds.into());
@@ -89,10 +89,37 @@ fn receive(socket: &UdpSocket) -> Result<Option<u16>> {
 mod tests {
     use super::*;
 
+    fn load_on(server: SocketAddr) -> PacedLoad<'static> {
+        PacedLoad { name: "web", server, per_second: 200.0, seconds: 1 }
+    }
+
     #[test]
     fn a_query_is_as_the_rfc_has_it() {
-        let load = PacedLoad { name: "web", server: Ipv4Addr::LOCALHOST, per_second: 1.0, seconds: 1 };
-        let query = load.query().unwrap();
+        let query = load_on((Ipv4Addr::LOCALHOST, 53).into()).query().unwrap();
         assert_eq!(query, b"\0\0\x01\0\0\x01\0\0\0\0\0\0\x03web\0\0\x01\0\x01");
+    }
+
+    /// Answers every query by itself with this code, until `n_queries` have come.
+    fn serve(code: u8, n_queries: usize) -> SocketAddr {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = socket.local_addr().unwrap();
+        std::thread::spawn(move || {
+            let mut query = [0; 512];
+            for _ in 0..n_queries {
+                let (len, client) = socket.recv_from(&mut query).unwrap();
+                query[3] = code;
+                socket.send_to(&query[..len], client).unwrap();
+            }
+        });
+        address
+    }
+
+    #[test]
+    fn answers_are_timed_and_failures_told() {
+        let here = Place::at("/proc/self/ns/net");
+        let slowest = load_on(serve(0, 200)).slowest_of_a_hundred(&here).unwrap();
+        assert!(slowest > Duration::ZERO);
+        let refused = load_on(serve(3, 1)).slowest_of_a_hundred(&here).unwrap_err();
+        assert!(refused.to_string().contains("not found"), "{refused}");
     }
 }

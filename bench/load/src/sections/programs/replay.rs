@@ -367,3 +367,41 @@ fn load(kind: Kind, insns: &[Insn]) -> io::Result<OwnedFd> {
         io::Error::other(format!("{error}: {}", String::from_utf8_lossy(&log).trim_end_matches('\0')))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FRAME: [u8; 100] = [0; 100];
+
+    fn verdict(replay: &Replay) -> u32 {
+        replay.run(&FRAME, 0, 1000).unwrap().1
+    }
+
+    #[test]
+    fn programs_run_after_every_kind_of_restoring() {
+        let head = Restore::Head { len: 0, another_flow: true };
+        let tunnel = Some(Tunnel { remote: Ip4([192, 0, 2, 1]), vni: 4096 });
+        let bytes = Restore::Bytes { first: &FRAME[..52], tunnel };
+
+        let passes = [
+            Replay::of_nothing(Kind::Xdp, None),
+            Replay::of_nothing(Kind::Xdp, Some(&head)),
+            Replay::of_counting(&head),
+        ];
+        for replay in passes {
+            assert_eq!(verdict(&replay.unwrap()), uapi::XDP_PASS.cast_unsigned());
+        }
+        for restore in [None, Some(&bytes)] {
+            let replay = Replay::of_nothing(Kind::Tc, restore).unwrap();
+            assert_eq!(verdict(&replay), uapi::TC_ACT_UNSPEC.cast_unsigned());
+        }
+    }
+
+    #[test]
+    fn a_program_for_another_hook_is_refused() {
+        let head = Restore::Head { len: 0, another_flow: false };
+        let tc = load(Kind::Tc, &nothing(Kind::Tc)).unwrap();
+        assert!(Replay::of(tc.as_fd(), &head).is_err());
+    }
+}
