@@ -30,7 +30,8 @@ pub struct Translated {
 /// there.
 #[inline(always)]
 pub fn known(flow: &Flow, backend: Ip4, has_strayed: bool) -> Option<Translated> {
-    let row = FLOWS.get_ptr_mut(ForwardKey::new(&flow.tuple, backend))?;
+    let key = ForwardKey::new(&flow.tuple, backend);
+    let row = FLOWS.get_ptr_mut(key)?;
     // SAFETY: the row stays in its place while this program runs; two CPUs that write it write the same.
     let row = unsafe { &mut *row };
     let tick = maps::tick();
@@ -46,6 +47,11 @@ pub fn known(flow: &Flow, backend: Ip4, has_strayed: bool) -> Option<Translated>
         if let Some(reply) = REPLIES.get_ptr_mut(reply_key) {
             // SAFETY: as above.
             let reply = unsafe { &mut *reply };
+            if !is_of(reply, &key) {
+                // The flow was over and another one took its port: what the client sends now is neither's.
+                let _ = FLOWS.remove(key);
+                return None;
+            }
             note(flow, row, reply);
             if row.strayed != strayed {
                 row.strayed = strayed;
@@ -160,14 +166,18 @@ pub fn forget_half_open(key: &ForwardKey, reply_key: &mut ReplyKey) -> bool {
     let _ = FLOWS.remove(key);
     // Another flow may have taken the reply row over.
     // SAFETY: as above.
-    let is_own = unsafe { REPLIES.get(&*reply_key) }.is_some_and(|reply| {
-        (reply.service, reply.service_port, reply.client_port)
-            == (key.service, key.service_port, key.client_port)
-    });
+    let is_own = unsafe { REPLIES.get(&*reply_key) }.is_some_and(|reply| is_of(reply, key));
     if is_own {
         let _ = REPLIES.remove(&*reply_key);
     }
     true
+}
+
+/// The reply row is the one of this flow, which has the same client, backend and protocol.
+#[inline(always)]
+fn is_of(reply: &ReplyFlow, key: &ForwardKey) -> bool {
+    (reply.service, reply.service_port, reply.client_port)
+        == (key.service, key.service_port, key.client_port)
 }
 
 /// Another CPU has opened the flow meanwhile: its translation holds, and a reply row that only this one made goes.

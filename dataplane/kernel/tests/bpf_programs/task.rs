@@ -4,7 +4,8 @@ use ebpf_abi::flow::FLOW_ESTABLISHED;
 use ebpf_abi::limits::ROUTER_MAC;
 use ebpf_abi::table::ATTACHMENT_WAY_OUT;
 use ebpf_abi::{
-    DropReason, Frontend, FrontendKey, Ip4, MacAddr, NodeConfig, Port, ProgramId, ReplyFlow, protocol,
+    DropReason, Frontend, FrontendKey, Ip4, MacAddr, NodeConfig, Port, ProgramId, ReplyFlow, ReplyKey,
+    protocol,
 };
 
 use crate::harness::{Bench, Expect, bench, client_to};
@@ -189,6 +190,12 @@ fn closed_flows_give_their_ports_back() {
         let frame = client_to(NODES[0]).tcp((40_000, 8080), Segment::Syn, b"");
         let expected = to_task.tcp((40_000, 80), Segment::Syn, b"");
         bench.check("again, by another address", &frame, &Expect::ForwardAs(expected));
+
+        let late = client_to(NODES[1]).tcp((40_000, 8080), Segment::Fin, b"");
+        bench.check_forwarded("a late segment of the flow that is over", &late);
+        let key = ReplyKey::new((TASKS[0], Port::new(80)), (CLIENT, Port::new(40_000)), protocol::TCP);
+        let reply = bench.bpf.tables.replies.get(&key).unwrap().unwrap();
+        assert_eq!((reply.service, reply.closing), (NODES[0], 0), "the flow that has the port now goes on");
     });
 }
 

@@ -29,11 +29,21 @@ impl Tables {
         let tuple = &segment.tuple;
         let seen = self.known_flow(tuple, backend)?;
         let key = ReplyKey::new((backend, seen.target), (tuple.source, seen.client), tuple.protocol);
-        let row = self.written.flows.get_mut(&ForwardKey::new(tuple, backend))?;
+        let forward = ForwardKey::new(tuple, backend);
+        let row = self.written.flows.get_mut(&forward)?;
         row.last_seen = self.wanted.tick;
         let Some(reply) = self.written.replies.get_mut(&key) else { return Some(seen) };
         let ends = segment.flags & (FIN | RST) != 0;
         let strayed = if by_detour { FLOW_STRAYED } else { 0 };
+        // What goes on as ever changes nothing, and doesn't look.
+        if !ends && !segment.begins() && row.state == FLOW_ESTABLISHED && row.strayed == strayed {
+            return Some(seen);
+        }
+        if key.forward_key(reply) != forward {
+            // The flow was over, and another took its port over.
+            self.written.flows.remove(&forward);
+            return None;
+        }
         if row.strayed != strayed {
             (row.strayed, reply.strayed) = (strayed, strayed);
         }
