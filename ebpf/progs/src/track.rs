@@ -176,8 +176,7 @@ pub fn forget_half_open(key: &ForwardKey, reply_key: &mut ReplyKey) -> bool {
 /// The reply row is the one of this flow, which has the same client, backend and protocol.
 #[inline(always)]
 fn is_of(reply: &ReplyFlow, key: &ForwardKey) -> bool {
-    (reply.service, reply.service_port, reply.client_port)
-        == (key.service, key.service_port, key.client_port)
+    (reply.service, reply.service_port, reply.client_port) == (key.service, key.service_port, key.client_port)
 }
 
 /// Another CPU has opened the flow meanwhile: its translation holds, and a reply row that only this one made goes.
