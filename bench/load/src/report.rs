@@ -25,13 +25,17 @@ pub struct Machine {
     pub cores: usize,
     /// `release`, or `debug`: then our figures say little.
     pub build: &'static str,
+    /// Programs that ran or wanted to in the minute before, on average.
+    pub load: String,
 }
 
 impl Machine {
     pub fn here() -> Result<Self> {
         let cpu_info = std::fs::read_to_string("/proc/cpuinfo")?;
         let model = cpu_info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+        let load = std::fs::read_to_string("/proc/loadavg")?;
         Ok(Self {
+            load: load.split(' ').next().unwrap_or_default().to_owned(),
             kernel: std::fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned(),
             processor: model.map_or_else(|| "unknown".to_owned(), |(_, model)| model.to_owned()),
             cores: std::thread::available_parallelism()?.get(),
@@ -51,12 +55,13 @@ impl Report {
     }
 
     pub fn markdown(&self) -> String {
-        let Machine { kernel, processor, cores, build } = &self.machine;
+        let Machine { kernel, processor, cores, build, load } = &self.machine;
         let mut out = format!("# {}\n\n", self.title);
         let runs = self.plan.runs;
         writeln!(
             out,
-            "Linux {kernel}, {cores} × {processor}, {build} build; medians of {runs} samples, in turns."
+            "Linux {kernel}, {cores} × {processor}, {build} build, load {load} at the start; medians of {runs} samples, in \
+             turns."
         )
         .expect("a string takes all");
         for comparison in &self.comparisons {
@@ -96,14 +101,14 @@ fn goal_line(comparison: &Comparison, goal: &Goal) -> String {
         Bound::AtLeast { share, of } => {
             let reached = value.zip(other(of)).map(|(value, other)| (value / other, value >= share * other));
             (
-                format!("{row}: at least {share} × {of}"),
+                format!("{row}: at least {share:.2} × {of}"),
                 reached.map(|(times, is)| (format!("{times:.2} ×"), is)),
             )
         }
         Bound::AtMost { share, of } => {
             let reached = value.zip(other(of)).map(|(value, other)| (value / other, value <= share * other));
             (
-                format!("{row}: at most {share} × {of}"),
+                format!("{row}: at most {share:.2} × {of}"),
                 reached.map(|(times, is)| (format!("{times:.2} ×"), is)),
             )
         }
@@ -181,10 +186,10 @@ mod tests {
         let expected = "\n## stream (Gbit/s, more is better)\n\n| | median | least – most | of the first |\n\
             |---|---:|---:|---:|\n| mesh | 14.5 | 12.0 – 15.0 | 100 % |\n| underlay | 29.0 | 29.0 – 29.0 | 200 % |\n\
             | other | not measured: no such thing | | |\n\n| to reach | measured | |\n|---|---:|---|\n\
-            | mesh: at least 0.5 × underlay | 0.50 × | reached |\n\
+            | mesh: at least 0.50 × underlay | 0.50 × | reached |\n\
             | mesh: at most 1 Gbit/s above underlay | -14.5 | reached |\n\
             | mesh: at most 14 Gbit/s | 14.5 | **not reached** |\n\
-            | mesh: at most 1 × other | not measured | |\n";
+            | mesh: at most 1.00 × other | not measured | |\n";
         assert_eq!(out, expected);
     }
 }
