@@ -1,14 +1,16 @@
 //! Things die, and what must go on goes on.
 
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use bench_lab::{Role, Traffic, wait_until};
 
-use crate::support::{Bench, Outcome, PORT, RunningTask, SETTLE};
+use crate::support::{Bench, Outcome, PORT, RunningTask, SETTLE, counts};
 
 const RATE_PER_S: u32 = 100;
+/// Between two looks at who is in the rings.
+const LOOK_AT_RINGS: Duration = Duration::from_secs(2);
 /// A lost node's backends are out of all rings long before this, on a busy machine too.
 const BACKENDS_LEAVE_LIMIT: Duration = Duration::from_secs(10);
 
@@ -78,6 +80,40 @@ pub fn leader_dies(bench: &mut Bench) -> Outcome {
     bench.lab.start(&leader)?;
     wait_ready(bench, &leader)?;
     ensure!(bench.running("whoami")? == before, "tasks were restarted");
+    let report = traffic.stop()?;
+    println!("  {} requests, {} failed", report.n_sent, report.n_failed);
+    ensure!(report.n_failed == 0, "{:?}", report.failures);
+    Ok(())
+}
+
+/// The leader's probes are lost, and nothing else: it hears no data path, and would condemn all but its own.
+pub fn leader_can_not_probe(bench: &mut Bench) -> Outcome {
+    let leader = bench.leader()?;
+    let other = bench.lab.nodes().iter().find(|n| n.role == Role::Manager && n.name != leader);
+    let other = other.context("one manager only")?.name.clone();
+    let n = bench.running("whoami")?.len();
+    let nft = |script: &str| {
+        let done = bench.lab.exec(&leader, "nft", &[script])?;
+        ensure!(done.success(), "{}", done.text());
+        Ok(())
+    };
+    let traffic = Traffic::start(&bench.lab, &bench.targets(), RATE_PER_S)?;
+    // Probes come from a socket of root's, what goes through the tunnel from none.
+    nft("add table inet no_probes; \
+         add chain inet no_probes out { type filter hook output priority 0; }; \
+         add rule inet no_probes out meta skuid 0 udp dport 4789 drop")?;
+    let (mut fewest, mut next_look) = (n, Instant::now());
+    let (new, took) = wait_until("another manager to lead", SETTLE, || {
+        if Instant::now() >= next_look {
+            next_look += LOOK_AT_RINGS;
+            let answers = bench.ask("client", &bench.targets(), 20 * n)?;
+            fewest = fewest.min(counts(&answers, "task").len());
+        }
+        Ok(bench.lab.leader(&other)?.filter(|name| *name != leader))
+    })?;
+    println!("  {new} led {:.1} s after {leader} could not probe any more", took.as_secs_f64());
+    nft("delete table inet no_probes")?;
+    ensure!(fewest == n, "only {fewest} of {n} tasks were in the rings");
     let report = traffic.stop()?;
     println!("  {} requests, {} failed", report.n_sent, report.n_failed);
     ensure!(report.n_failed == 0, "{:?}", report.failures);

@@ -40,6 +40,7 @@ const SCENARIOS: &[Scenario] = &[
     ("a worker's agent dies", failures::agent_dies),
     ("a node goes dark", failures::node_goes_dark),
     ("the leader dies", failures::leader_dies),
+    ("the leader can not probe", failures::leader_can_not_probe),
     ("all daemons die", failures::all_daemons_die),
     ("downloads follow an address that moves", long_lived::downloads_follow_their_address),
     ("other hooks do the same", mesh::other_hooks_do_the_same),

@@ -149,7 +149,7 @@ impl<'a> Watch<'a> {
         }
         let now = clock::monotonic();
         if since.is_some_and(|since| now.since(since) >= HAND_OVER_AFTER) && self.may_hand_over(now) {
-            tracing::warn!("this node's data path stays broken: leadership is handed over");
+            tracing::warn!("this node's data path stays broken: another manager is to lead");
             if let Err(error) = self.watcher.consensus.transfer_leadership().await {
                 tracing::warn!(%error, "leadership was not handed over");
             }
