@@ -21,12 +21,9 @@ map_type! {
 /// One header is one block, and look-ups and copies of places are few.
 pub const WORDS_PER_BLOCK: u32 = 32;
 
-map_type! {
-    /// An element of the inner array.
-    pub struct RingBlock: 128 bytes {
-        pub words: [u32; WORDS_PER_BLOCK as usize],
-    }
-}
+/// An element of the inner array. No struct: kernel 6.1 tells inner maps apart by whether it knows that their elements are
+/// structs, and it knows of the programs' own map alone.
+pub type RingBlock = [u32; WORDS_PER_BLOCK as usize];
 
 /// Earlier rings that are kept: so many different rings may a service have between a connection's beginning and the loss of
 /// its row in the ingress node's cache. A rolling update changes a ring twice per batch, scaling up to once per task.
@@ -47,30 +44,32 @@ impl RingHeader<'_> {
     /// 0 if there is no such ring, or it has no backend.
     #[inline]
     pub const fn n_places(self, age: u8) -> u32 {
-        self.0.words[age as usize * WORDS_PER_RING]
+        self.0[age as usize * WORDS_PER_RING]
     }
 
     /// The word of a ring's first place.
     #[inline]
     pub const fn first_place(self, age: u8) -> u32 {
-        self.0.words[age as usize * WORDS_PER_RING + 1]
+        self.0[age as usize * WORDS_PER_RING + 1]
     }
 
     /// See [`fingerprint`].
     #[inline]
     pub const fn fingerprint(self, age: u8) -> u32 {
-        self.0.words[age as usize * WORDS_PER_RING + 2]
+        self.0[age as usize * WORDS_PER_RING + 2]
     }
 }
 
-impl RingBlock {
-    /// Writes what a header has of the ring of an age.
-    pub const fn set_ring(&mut self, age: u8, n_places: u32, first_place: u32, fingerprint: u16) {
-        let start = age as usize * WORDS_PER_RING;
-        self.words[start] = n_places;
-        self.words[start + 1] = first_place;
-        self.words[start + 2] = fingerprint as u32;
-    }
+/// Writes what a header has of the ring of an age: number of places, word of the first, fingerprint.
+pub const fn set_ring(
+    header: &mut RingBlock,
+    age: u8,
+    (n_places, first_place, fingerprint): (u32, u32, u16),
+) {
+    let start = age as usize * WORDS_PER_RING;
+    header[start] = n_places;
+    header[start + 1] = first_place;
+    header[start + 2] = fingerprint as u32;
 }
 
 /// What tells rings apart that follow each other. The same on all nodes: they tell each other which ring chose a packet's
@@ -163,7 +162,7 @@ mod tests {
     #[test]
     fn a_header_tells_what_it_was_told() {
         let mut block = RingBlock::default();
-        block.set_ring(EARLIER_RINGS, 7, 99, 0xabcd);
+        set_ring(&mut block, EARLIER_RINGS, (7, 99, 0xabcd));
         let header = RingHeader(&block);
         let read = |age| (header.n_places(age), header.first_place(age), header.fingerprint(age));
         assert_eq!(read(EARLIER_RINGS), (7, 99, 0xabcd));

@@ -153,5 +153,5 @@ pub fn pick_earlier(rings: &Rings, header: RingHeader<'_>, age: u8, flow_hash: u
 #[inline(always)]
 fn backend_at(rings: &Rings, word: u32) -> Option<Ip4> {
     let block = rings.get(word / WORDS_PER_BLOCK)?;
-    Some(Ip4::from_be_u32(block.words[(word % WORDS_PER_BLOCK) as usize]))
+    Some(Ip4::from_be_u32(block[(word % WORDS_PER_BLOCK) as usize]))
 }

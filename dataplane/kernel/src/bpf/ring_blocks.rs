@@ -2,7 +2,7 @@
 
 use std::iter;
 
-use ebpf_abi::ring::{EARLIER_RINGS, FIRST_PLACE, RingHeader, WORDS_PER_BLOCK, fingerprint};
+use ebpf_abi::ring::{EARLIER_RINGS, FIRST_PLACE, RingHeader, WORDS_PER_BLOCK, fingerprint, set_ring};
 use ebpf_abi::{Ip4, RingBlock};
 
 /// Backends by place.
@@ -21,12 +21,13 @@ pub fn encode(rings: &[Places]) -> Vec<RingBlock> {
     let mut words: Vec<u32> = Vec::with_capacity(rings.iter().map(Vec::len).sum());
     for (age, places) in (0..=EARLIER_RINGS).zip(rings) {
         let number = |count: usize| u32::try_from(count).expect("nine rings of 65,537 places at most");
-        header.set_ring(age, number(places.len()), FIRST_PLACE + number(words.len()), fingerprint(places));
+        let first_place = FIRST_PLACE + number(words.len());
+        set_ring(&mut header, age, (number(places.len()), first_place, fingerprint(places)));
         words.extend(places.iter().map(|place| place.to_be_u32()));
     }
     let block = |words: &[u32]| {
         let mut block = RingBlock::default();
-        block.words[..words.len()].copy_from_slice(words);
+        block[..words.len()].copy_from_slice(words);
         block
     };
     iter::once(header).chain(words.chunks(WORDS_PER_BLOCK as usize).map(block)).collect()
@@ -35,7 +36,7 @@ pub fn encode(rings: &[Places]) -> Vec<RingBlock> {
 /// What [`encode`] has encoded, as far as `blocks` go: at most the first `limit` rings. The first is always there.
 pub fn decode(blocks: &[RingBlock], limit: usize) -> Vec<Places> {
     let Some(header) = blocks.first().map(RingHeader) else { return Vec::new() };
-    let words: Vec<u32> = blocks.iter().flat_map(|block| block.words).collect();
+    let words: Vec<u32> = blocks.iter().flatten().copied().collect();
     let places = |age: u8| -> Option<Places> {
         let first = usize::try_from(header.first_place(age)).ok()?;
         let end = first.checked_add(usize::try_from(header.n_places(age)).ok()?)?;
@@ -89,8 +90,8 @@ mod tests {
     #[test]
     fn any_blocks_are_survived() {
         let mut header = RingBlock::default();
-        header.set_ring(0, u32::MAX, 1, 0);
-        header.set_ring(1, 3, u32::MAX, 0);
+        set_ring(&mut header, 0, (u32::MAX, 1, 0));
+        set_ring(&mut header, 1, (3, u32::MAX, 0));
         assert_eq!(decode(&[header], usize::MAX), [Places::new()]);
         assert!(decode(&[], 1).is_empty());
         assert!(n_blocks_in_use(&header) > 1);
