@@ -91,8 +91,12 @@ impl Worker {
                     }
                 }
                 Ok(()) = reports.changed() => {
-                    let sandboxes = sandboxes(&reports.borrow_and_update());
+                    let (sandboxes, applied) = {
+                        let report = reports.borrow_and_update();
+                        (sandboxes(&report), report.applied_revision)
+                    };
                     running.input(Input::Sandboxes(sandboxes));
+                    running.input(Input::Applied(applied));
                 }
                 () = sleep_until_due(deadline) => {
                     let actions = running.machine.tick(now());
@@ -174,13 +178,13 @@ impl Running {
         self.leftover_networks.retain(|id, _| in_use.contains(id) && !self.set.networks.contains_key(id));
         let view = build(&self.context, &self.set, &self.leftover_networks, &tasks, self.revision);
         self.shown = Some(phases);
-        if self.views.borrow().as_deref() == Some(&view) {
-            return;
+        if self.views.borrow().as_deref() != Some(&view) {
+            self.revision += 1;
+            let view = NodeView { revision: self.revision, ..view };
+            self.views.send_replace(Some(Arc::new(view.clone())));
+            self.dataplane.set_view(view);
         }
-        self.revision += 1;
-        let view = NodeView { revision: self.revision, ..view };
-        self.views.send_replace(Some(Arc::new(view.clone())));
-        self.dataplane.set_view(view);
+        self.input(Input::Shown(self.revision));
     }
 }
 

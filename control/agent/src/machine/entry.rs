@@ -48,6 +48,8 @@ pub(super) struct Entry {
     container: Option<ContainerStatus>,
     /// Since when it is to stop.
     stop_since: Option<Timestamp>,
+    /// Revision of the first view in which this node's own load balancers let go of it.
+    let_go_in: Option<u64>,
     /// Not before this is a failed call tried again.
     retry_at: Option<Timestamp>,
     /// Whether the executor may have anything of it.
@@ -61,6 +63,8 @@ pub(super) struct Outside<'a> {
     pub sandbox: Option<&'a Result<PathBuf, String>>,
     /// Fewer than the most preparations are under way.
     pub may_prepare: bool,
+    /// Revision of the view that the data plane holds.
+    pub applied: u64,
     pub now: Timestamp,
 }
 
@@ -74,6 +78,7 @@ impl Entry {
             told: task.status.clone(),
             container: None,
             stop_since: None,
+            let_go_in: None,
             retry_at: None,
             has_files: found.is_some(),
             task: Some(task),
@@ -104,6 +109,7 @@ impl Entry {
             told: TaskStatus::default(),
             container: None,
             stop_since: Some(now),
+            let_go_in: None,
             retry_at: None,
             has_files: true,
         }
@@ -138,6 +144,13 @@ impl Entry {
         self.stop_since.get_or_insert(now);
     }
 
+    /// A view was made of all tasks as they are now.
+    pub fn shown(&mut self, revision: u64) {
+        if self.phase == Phase::Draining {
+            self.let_go_in.get_or_insert(revision);
+        }
+    }
+
     fn note_desired(&mut self, now: Timestamp) {
         if self.task.as_ref().is_some_and(|task| task.desired_state >= TaskState::Shutdown) {
             self.stop_since.get_or_insert(now);
@@ -152,13 +165,13 @@ impl Entry {
 
     /// Goes as far as possible without a further input. Whether a preparation was begun.
     pub fn advance(&mut self, id: TaskId, outside: &Outside<'_>, actions: &mut Vec<Action>) -> bool {
-        let Outside { sandbox, may_prepare, now } = *outside;
+        let Outside { sandbox, may_prepare, applied, now } = *outside;
         if self.retry_at.is_some_and(|at| now < at) {
             return false;
         }
         self.retry_at = None;
         if self.stop_since.is_some() {
-            self.advance_stop(now, actions);
+            self.advance_stop(applied, now, actions);
         }
         if self.phase == Phase::Ended && !self.in_set && self.busy.is_none() && self.has_files {
             self.busy = Some(Busy::Removing);
@@ -173,22 +186,24 @@ impl Entry {
         false
     }
 
-    fn advance_stop(&mut self, now: Timestamp, actions: &mut Vec<Action>) {
+    fn advance_stop(&mut self, applied: u64, now: Timestamp, actions: &mut Vec<Action>) {
         match self.phase {
             Phase::Accepted | Phase::Preparing | Phase::Ready => {
                 self.end(status(TaskState::Shutdown, "shutdown", now), actions);
             }
-            Phase::Running | Phase::Draining if self.may_signal(now) => self.stop(actions),
+            Phase::Running | Phase::Draining if self.may_signal(applied, now) => self.stop(actions),
             Phase::Running => self.phase = Phase::Draining,
             Phase::Draining | Phase::Starting | Phase::Stopping | Phase::Ended => {}
         }
     }
 
-    /// No load balancer sends to it any more, or nobody is there to say so.
-    fn may_signal(&self, now: Timestamp) -> bool {
-        let drained = self.task.as_ref().is_none_or(|task| task.drained);
+    /// No load balancer sends to it any more, or nobody is there to say so. What the managers know may be older than this
+    /// node's own view: they don't ask a node that is down.
+    fn may_signal(&self, applied: u64, now: Timestamp) -> bool {
+        let let_go_here = self.let_go_in.is_some_and(|revision| revision <= applied);
+        let drained = self.task.as_ref().is_none_or(|task| task.drained) || !self.in_set;
         let waited = self.stop_since.is_some_and(|since| now.since(since) >= DRAIN_TIMEOUT);
-        drained || waited || !self.in_set
+        (drained && let_go_here) || waited
     }
 
     fn stop(&mut self, actions: &mut Vec<Action>) {

@@ -42,6 +42,10 @@ pub enum Input {
     Removed(TaskId, Result<(), ExecutorError>),
     /// All sandboxes that the data plane has something to say of: its namespace, or why there is none yet.
     Sandboxes(BTreeMap<TaskId, Result<PathBuf, String>>),
+    /// A view for the data plane was made of all tasks as they are now: its revision.
+    Shown(u64),
+    /// Revision of the newest view that the data plane holds.
+    Applied(u64),
 }
 
 /// What is to be done.
@@ -65,6 +69,7 @@ pub struct Machine {
     tasks: BTreeMap<TaskId, Entry>,
     found: BTreeMap<TaskId, Found>,
     sandboxes: BTreeMap<TaskId, Result<PathBuf, String>>,
+    applied: u64,
 }
 
 impl Machine {
@@ -90,6 +95,8 @@ impl Machine {
             Input::Removed(id, Ok(())) => self.with(id, Entry::removed),
             Input::Removed(id, Err(_)) => self.with(id, |entry| entry.not_removed(now)),
             Input::Sandboxes(all) => self.sandboxes = all,
+            Input::Shown(revision) => self.tasks.values_mut().for_each(|entry| entry.shown(revision)),
+            Input::Applied(revision) => self.applied = revision,
         }
         self.advance(now, &mut actions);
         actions
@@ -146,7 +153,8 @@ impl Machine {
         let mut n_prepares = self.tasks.values().filter(|entry| entry.is_busy(Busy::Preparing)).count();
         for (id, entry) in &mut self.tasks {
             let may_prepare = n_prepares < MAX_PREPARES;
-            let outside = Outside { sandbox: self.sandboxes.get(id), may_prepare, now };
+            let sandbox = self.sandboxes.get(id);
+            let outside = Outside { sandbox, may_prepare, applied: self.applied, now };
             n_prepares += usize::from(entry.advance(*id, &outside, actions));
         }
         self.tasks.retain(|_, entry| !entry.is_over());

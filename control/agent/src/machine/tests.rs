@@ -25,7 +25,8 @@ fn scenarios() {
 
 fn check(file: &Path) {
     let text = std::fs::read_to_string(file).expect("readable");
-    let mut world = World { machine: Machine::new(), now: Timestamp(0), set: BTreeMap::new() };
+    let mut world =
+        World { machine: Machine::new(), now: Timestamp(0), set: BTreeMap::new(), revision: 0, busy: false };
     let mut said = String::new();
     for block in text.split("\n\n").map(str::trim).filter(|block| !block.is_empty()) {
         let commands = block.split("----").next().expect("split gives one at least").trim_end();
@@ -45,6 +46,10 @@ struct World {
     machine: Machine,
     now: Timestamp,
     set: BTreeMap<TaskId, Task>,
+    /// Of the last view: one is made after every input.
+    revision: u64,
+    /// The data plane takes its time; else it holds every view at once.
+    busy: bool,
 }
 
 impl World {
@@ -77,6 +82,14 @@ impl World {
             ["sandboxes", rows @ ..] => {
                 self.handle(Input::Sandboxes(rows.iter().map(|row| sandbox(row)).collect()))
             }
+            ["data", "plane", "is", "busy"] => {
+                self.busy = true;
+                Vec::new()
+            }
+            ["applied", behind] => {
+                let behind: u64 = behind.parse().expect("how many views it is behind");
+                self.handle(Input::Applied(self.revision - behind))
+            }
             [what, task, result @ ..] => self.handle(result_of(what, id(task), result)),
             [] => Vec::new(),
             [_] => panic!("{line:?} is no command"),
@@ -85,7 +98,13 @@ impl World {
     }
 
     fn handle(&mut self, input: Input) -> Vec<Action> {
-        self.machine.handle(input, self.now)
+        let mut actions = self.machine.handle(input, self.now);
+        self.revision += 1;
+        actions.extend(self.machine.handle(Input::Shown(self.revision), self.now));
+        if !self.busy {
+            actions.extend(self.machine.handle(Input::Applied(self.revision), self.now));
+        }
+        actions
     }
 
     /// `t1`, `t1:desired=shutdown`, `t1:drained`, `t1:state=running`, `-t1`.
