@@ -39,6 +39,13 @@ pub struct FlowSweep {
     pub n_removed: usize,
 }
 
+/// What one pass over the flow tables found.
+pub struct DeadFlows {
+    /// As they were then.
+    replies: Vec<(ReplyKey, ReplyFlow)>,
+    n_kept: usize,
+}
+
 /// Why a sweep could not be done.
 pub type SweepError = TableError;
 
@@ -48,13 +55,20 @@ impl Tables {
     pub fn sweep_flows(&mut self) -> Result<FlowSweep, SweepError> {
         let now = self.tick.get()?;
         let local = self.local_endpoints()?;
-        let mut sweep = self.remove_dead(&local, now, &USUAL)?;
+        let dead = self.find_dead(&local, now, &USUAL)?;
+        let mut sweep = self.remove_dead(&dead)?;
         if sweep.n_kept > CROWD {
-            let crowded = self.remove_dead(&local, now, &CROWDED)?;
+            let dead = self.find_dead(&local, now, &CROWDED)?;
+            let crowded = self.remove_dead(&dead)?;
             sweep = FlowSweep { n_removed: sweep.n_removed + crowded.n_removed, ..crowded };
         }
         self.remove_halves(now)?;
         Ok(sweep)
+    }
+
+    /// The first half of a sweep: the flows that are dead by the usual limits.
+    pub fn dead_flows(&self) -> Result<DeadFlows, SweepError> {
+        self.find_dead(&self.local_endpoints()?, self.tick.get()?, &USUAL)
     }
 
     /// Addresses in the ingress network.
@@ -65,13 +79,8 @@ impl Tables {
         Ok(here.map(|(key, _)| key.address).collect())
     }
 
-    fn remove_dead(
-        &mut self,
-        local: &BTreeSet<Ip4>,
-        now: u32,
-        limits: &Limits,
-    ) -> Result<FlowSweep, SweepError> {
-        let (flows, mut dead, mut n_kept) = (&self.flows, Vec::new(), 0);
+    fn find_dead(&self, local: &BTreeSet<Ip4>, now: u32, limits: &Limits) -> Result<DeadFlows, SweepError> {
+        let (flows, mut replies, mut n_kept) = (&self.flows, Vec::new(), 0);
         self.replies.visit(|key: ReplyKey, reply: ReplyFlow| {
             let forward_key = key.forward_key(&reply);
             let is_fresh = age(now, reply.last_seen) <= limits.shortest();
@@ -80,16 +89,26 @@ impl Tables {
             if lives {
                 n_kept += 1;
             } else {
-                dead.push((key, forward_key));
+                replies.push((key, reply));
             }
             Ok(())
         })?;
-        for (key, forward_key) in &dead {
-            // The forward row first: a packet in between makes both anew, rather than one without the other.
-            self.flows.remove(forward_key)?;
-            self.replies.remove(key)?;
+        Ok(DeadFlows { replies, n_kept })
+    }
+
+    /// The second half of a sweep. A pass over a full table takes seconds: a flow that has come to life again since then, or
+    /// whose port another flow has now, is left alone.
+    pub fn remove_dead(&mut self, dead: &DeadFlows) -> Result<FlowSweep, SweepError> {
+        let mut n_removed = 0;
+        for (key, reply) in &dead.replies {
+            if self.replies.get(key)?.as_ref() == Some(reply) {
+                // The forward row first: a packet in between makes both anew, rather than one without the other.
+                self.flows.remove(&key.forward_key(reply))?;
+                self.replies.remove(key)?;
+                n_removed += 1;
+            }
         }
-        Ok(FlowSweep { n_kept, n_removed: dead.len() })
+        Ok(FlowSweep { n_kept: dead.n_kept, n_removed })
     }
 
     /// Forward rows whose reply row another flow has taken over.
@@ -101,12 +120,17 @@ impl Tables {
                 let client = (key.client, forward.client_port);
                 let reply_key = ReplyKey::new((key.endpoint, forward.target_port), client, key.protocol);
                 if replies.get(&reply_key)?.is_none_or(|reply| reply_key.forward_key(&reply) != key) {
-                    halves.push(key);
+                    halves.push((key, forward));
                 }
             }
             Ok(())
         })?;
-        halves.iter().try_for_each(|key| self.flows.remove(key))
+        for (key, forward) in &halves {
+            if self.flows.get(key)?.as_ref() == Some(forward) {
+                self.flows.remove(key)?;
+            }
+        }
+        Ok(())
     }
 }
 

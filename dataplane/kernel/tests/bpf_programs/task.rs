@@ -199,6 +199,39 @@ fn closed_flows_give_their_ports_back() {
     });
 }
 
+/// The passes over the flow tables take time: what they found dead may live again when it is to be removed.
+#[test]
+fn a_sweep_spares_flows_that_began_meanwhile() {
+    bench(1, |bpf, lab| {
+        let uplink = lab.nodes[1].ifindex("up0");
+        let frontend = FrontendKey::new(NODES[0], Port::new(8080), protocol::TCP);
+        bpf.tables.frontends.insert(&frontend, &Frontend::new(RING, Port::new(80))).unwrap();
+        let mut bench = Bench::received(bpf, ProgramId::MeshUplink, uplink);
+        let segment = |node, port, segment| client_to(node).tcp((port, 8080), segment, b"");
+        for port in [1, 2, 3] {
+            bench.check_forwarded("it begins", &segment(NODES[1], port, Segment::Syn));
+            bench.check_forwarded("and is cut off", &segment(NODES[1], port, Segment::Rst));
+        }
+        bench.bpf.tables.tick.set(&12).unwrap();
+
+        let dead = bench.bpf.tables.dead_flows().unwrap();
+        bench.check_forwarded("again", &segment(NODES[1], 1, Segment::Syn));
+        bench.check_forwarded("another one has its port", &segment(NODES[0], 2, Segment::Syn));
+        let sweep = bench.bpf.tables.remove_dead(&dead).unwrap();
+
+        assert_eq!(sweep.n_removed, 1);
+        let replies = bench.bpf.tables.replies.rows().unwrap();
+        let left: Vec<_> =
+            replies.iter().map(|(key, reply)| (key.client_port.get(), reply.service)).collect();
+        assert_eq!(left, [(1, NODES[1]), (2, NODES[0])]);
+        let forward = bench.bpf.tables.flows.rows().unwrap();
+        assert!(
+            replies.iter().all(|(key, reply)| forward.contains_key(&key.forward_key(reply))),
+            "{forward:?}"
+        );
+    });
+}
+
 /// Whatever a client sends by itself leaves its flow half-open: with a borrowed address it could fill the table for days.
 #[test]
 fn flows_are_established_by_answers_alone() {

@@ -21,6 +21,7 @@ pub enum Segment {
     SynAck,
     Ack,
     Fin,
+    Rst,
 }
 
 impl Between {
@@ -39,6 +40,7 @@ impl Between {
             Segment::SynAck => tcp.syn().ack(1),
             Segment::Ack => tcp.ack(1),
             Segment::Fin => tcp.fin().ack(1),
+            Segment::Rst => tcp.rst(),
         };
         let mut frame = Vec::new();
         tcp.write(&mut frame, payload).unwrap();
