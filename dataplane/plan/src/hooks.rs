@@ -5,16 +5,6 @@ use dataplane_model::kernel_state::{Hook, HookMode, HookTarget, LinkName, Progra
 use crate::facts::{IngressHook, NodeFacts, TcAttach, Uplink};
 use crate::plan::Plan;
 
-const SOCKET_PROGRAMS: [Program; 7] = [
-    Program::Connect4,
-    Program::Sendmsg4,
-    Program::Recvmsg4,
-    Program::Getpeername4,
-    Program::Connect6,
-    Program::Recvmsg6,
-    Program::Getpeername6,
-];
-
 /// Fills the table of hooks, and the reasons.
 pub(crate) fn plan(facts: &NodeFacts, plan: &mut Plan) {
     let (tc, tc_reason) = tc_mode(facts);
@@ -25,7 +15,7 @@ pub(crate) fn plan(facts: &NodeFacts, plan: &mut Plan) {
     for program in [Program::Vxlan, Program::VxlanOut] {
         insert(plan, program, HookTarget::Interface(LinkName::vxlan()), (tc, tc_reason.clone()));
     }
-    for program in SOCKET_PROGRAMS {
+    for program in Program::OF_SOCKETS {
         let reason = "translates the sockets of the node and its tasks".to_owned();
         insert(plan, program, HookTarget::CgroupRoot, (HookMode::Cgroup, reason));
     }

@@ -80,18 +80,6 @@ impl Programs {
         self.0.program_mut(name).ok_or(LoadError::Absent { name })
     }
 
-    /// The program that does nothing, loaded when first asked for.
-    pub(super) fn pass(&mut self) -> Result<(&Program, &'static str), LoadError> {
-        let name = PASS_PROGRAM;
-        let program = self.0.program_mut(name).ok_or(LoadError::Absent { name })?;
-        if let Program::Xdp(xdp) = program
-            && xdp.fd().is_err()
-        {
-            xdp.load().map_err(|source| LoadError::Program { name, source: Box::new(source) })?;
-        }
-        Ok((program, name))
-    }
-
     pub(super) fn fd(&self, program: ProgramId) -> Result<BorrowedFd<'_>, LoadError> {
         let name = program.label();
         let program = self.0.program(name).ok_or(LoadError::Absent { name })?;

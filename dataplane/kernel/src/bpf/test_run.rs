@@ -1,6 +1,4 @@
-//! Running a program over a packet without a network (`BPF_PROG_TEST_RUN`): for tests and measurements.
-
-use std::time::Duration;
+//! Running a program over a packet without a network (`BPF_PROG_TEST_RUN`): for tests.
 
 use aya::programs::{Program, ProgramError};
 use aya::{TestRun as _, TestRunOptions};
@@ -26,8 +24,6 @@ pub struct TestPacket<'a> {
     pub ifindex: u32,
     /// The interface that the packet entered the host by; 0 for a process of the host.
     pub ingress_ifindex: u32,
-    /// How often it is run; the packet is not restored in between.
-    pub repeat: u32,
 }
 
 /// What a program made of a packet.
@@ -36,19 +32,17 @@ pub struct TestOutcome {
     /// The hook's own action code.
     pub code: u32,
     pub bytes: Vec<u8>,
-    /// Of one run, on average.
-    pub duration: Duration,
 }
 
 impl<'a> TestPacket<'a> {
     /// A packet that came in by `ifindex`.
     pub const fn received(bytes: &'a [u8], ifindex: u32) -> Self {
-        Self { bytes, ifindex, ingress_ifindex: ifindex, repeat: 1 }
+        Self { bytes, ifindex, ingress_ifindex: ifindex }
     }
 
     /// A packet that a process of the host sends by `ifindex`.
     pub const fn sent(bytes: &'a [u8], ifindex: u32) -> Self {
-        Self { bytes, ifindex, ingress_ifindex: 0, repeat: 1 }
+        Self { bytes, ifindex, ingress_ifindex: 0 }
     }
 
     fn skb_context(&self) -> Vec<u8> {
@@ -76,12 +70,6 @@ impl Programs {
     ) -> Result<TestOutcome, LoadError> {
         run(self.get(program)?, program.label(), packet)
     }
-
-    /// Runs the program that does nothing: what a run costs by itself.
-    pub fn test_run_nothing(&mut self, packet: &TestPacket<'_>) -> Result<TestOutcome, LoadError> {
-        let (program, name) = self.pass()?;
-        run(program, name, packet)
-    }
 }
 
 fn run(program: &Program, name: &'static str, packet: &TestPacket<'_>) -> Result<TestOutcome, LoadError> {
@@ -94,7 +82,7 @@ fn run(program: &Program, name: &'static str, packet: &TestPacket<'_>) -> Result
         data_in: Some(packet.bytes),
         data_out: Some(&mut bytes),
         ctx_in: Some(&context),
-        repeat: packet.repeat,
+        repeat: 1,
         ..TestRunOptions::default()
     };
     let result = match program {
@@ -105,5 +93,5 @@ fn run(program: &Program, name: &'static str, packet: &TestPacket<'_>) -> Result
     let refused = |source: ProgramError| LoadError::Program { name, source: Box::new(source) };
     let result = result.map_err(refused)?;
     bytes.truncate(usize::try_from(result.data_size_out).unwrap_or(usize::MAX));
-    Ok(TestOutcome { code: result.return_value, bytes, duration: result.duration })
+    Ok(TestOutcome { code: result.return_value, bytes })
 }

@@ -190,15 +190,7 @@ fn a_link_is_safe_from_those_who_take_xdp_off() {
 #[test]
 fn socket_programs_are_put_back() {
     let node = Node::new("cgroup");
-    for program in [
-        Program::Connect4,
-        Program::Sendmsg4,
-        Program::Recvmsg4,
-        Program::Getpeername4,
-        Program::Connect6,
-        Program::Recvmsg6,
-        Program::Getpeername6,
-    ] {
+    for program in Program::OF_SOCKETS {
         let hook = Hook { program, target: HookTarget::CgroupRoot };
         node.check(&hook, HookMode::Cgroup, detach);
         node.check(&hook, HookMode::Cgroup, remove);

@@ -37,12 +37,8 @@ impl Bench<'_> {
     #[track_caller]
     pub fn check(&mut self, name: &str, frame: &[u8], expect: &Expect) {
         let before = self.bpf.tables.counters.program(self.program).unwrap();
-        let packet = TestPacket {
-            bytes: frame,
-            ifindex: self.ifindex,
-            ingress_ifindex: self.ingress_ifindex,
-            repeat: 1,
-        };
+        let packet =
+            TestPacket { bytes: frame, ifindex: self.ifindex, ingress_ifindex: self.ingress_ifindex };
         let outcome = self.bpf.hooks.programs().test_run(self.program, &packet).unwrap();
         let after = self.bpf.tables.counters.program(self.program).unwrap();
         let (codes, bytes) = match expect {

@@ -327,6 +327,17 @@ pub enum HookMode {
 }
 
 impl Program {
+    /// Those that translate sockets, all of them on the root cgroup.
+    pub const OF_SOCKETS: [Self; 7] = [
+        Self::Connect4,
+        Self::Sendmsg4,
+        Self::Recvmsg4,
+        Self::Getpeername4,
+        Self::Connect6,
+        Self::Recvmsg6,
+        Self::Getpeername6,
+    ];
+
     /// Its name in the BPF object.
     pub const fn name(self) -> &'static str {
         match self {
