@@ -249,6 +249,7 @@ fn translate(network: &Network) -> Option<dp::Network> {
         vni: dp::Vni::new(state.vni)?,
         subnet,
         gateway,
+        subnet6: None,
         internal: network.spec.internal,
         mtu_bytes: network.spec.options.get(MTU_OPTION).and_then(|mtu| mtu.parse().ok()),
     })

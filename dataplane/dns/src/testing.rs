@@ -51,6 +51,7 @@ fn networks() -> BTreeMap<NetworkKey, Network> {
         vni: Vni::new(4096 + u32::from(number)).unwrap(),
         subnet: format!("10.0.{number}.0/24").parse().unwrap(),
         gateway: ip(number, 1),
+        subnet6: None,
         internal,
         mtu_bytes: None,
     };

@@ -50,6 +50,7 @@ fn view(revision: u64, n_here: u8) -> NodeView {
         vni: Vni::new(4096).unwrap(),
         subnet: "10.0.0.0/24".parse().unwrap(),
         gateway: Ipv4Addr::new(10, 0, 0, 1),
+        subnet6: None,
         internal: false,
         mtu_bytes: None,
     };

@@ -3,9 +3,9 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnetwork::Ipv4Network;
+use ipnetwork::{Ipv4Network, Ipv6Network};
 use serde::{Deserialize, Serialize};
 
 /// A VXLAN network identifier, 24 bits (RFC 7348 section 5).
@@ -97,10 +97,30 @@ pub struct Network {
     pub vni: Vni,
     pub subnet: Ipv4Network,
     pub gateway: Ipv4Addr,
+    /// The prefix of the IPv6 addresses, in which each endpoint has the host number that it has in `subnet`; its host
+    /// part is at least as long.
+    pub subnet6: Option<Ipv6Network>,
     /// No way out, and no forwarding of names.
     pub internal: bool,
     /// Asked-for MTU of the endpoints, bytes; `None` follows the underlay.
     pub mtu_bytes: Option<u32>,
+}
+
+impl Network {
+    /// The IPv6 address of the endpoint that has `address` in `subnet`: the prefix of `subnet6` and the same host number.
+    /// `None` in a network without IPv6.
+    pub fn address6(&self, address: Ipv4Addr) -> Option<Ipv6Addr> {
+        let host = address.to_bits() & !self.subnet.mask().to_bits();
+        self.subnet6.map(|subnet6| (subnet6.network().to_bits() | u128::from(host)).into())
+    }
+
+    /// The endpoint's IPv4 address, from the IPv6 address that [`Self::address6`] gives it. `None` for an address
+    /// that no endpoint of this network has.
+    pub fn endpoint_of(&self, address6: Ipv6Addr) -> Option<Ipv4Addr> {
+        let host = u32::try_from(address6.to_bits() ^ self.subnet6?.network().to_bits()).ok()?;
+        let is_host = host & self.subnet.mask().to_bits() == 0;
+        is_host.then(|| (self.subnet.network().to_bits() | host).into())
+    }
 }
 
 /// The network namespace of one task.
@@ -194,4 +214,47 @@ pub struct Peer {
     pub hostname: String,
     /// All addresses that it owns now; no two peers have one.
     pub addresses: Vec<IpAddr>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn network(subnet: &str, subnet6: Option<&str>) -> Network {
+        Network {
+            name: "both".into(),
+            vni: Vni::new(4096).unwrap(),
+            subnet: subnet.parse().unwrap(),
+            gateway: [10, 0, 9, 1].into(),
+            subnet6: subnet6.map(|subnet6| subnet6.parse().unwrap()),
+            internal: false,
+            mtu_bytes: None,
+        }
+    }
+
+    #[test]
+    fn an_endpoint_has_the_same_host_number_in_both_families() {
+        let both = |subnet: &str, subnet6: &str, address: &str| {
+            network(subnet, Some(subnet6)).address6(address.parse().unwrap()).unwrap().to_string()
+        };
+        assert_eq!(both("10.0.9.0/24", "fd00:9::/64", "10.0.9.5"), "fd00:9::5");
+        assert_eq!(both("10.0.9.0/24", "fd00:9::/120", "10.0.9.255"), "fd00:9::ff");
+        assert_eq!(both("10.0.9.64/26", "fd00:9::40/122", "10.0.9.69"), "fd00:9::45");
+        assert_eq!(both("10.1.0.0/16", "fd00:9::/64", "10.1.2.3"), "fd00:9::203");
+        assert_eq!(both("10.0.0.0/8", "fd00:9::/64", "10.1.2.3"), "fd00:9::1:203");
+        assert_eq!(network("10.0.9.0/24", None).address6([10, 0, 9, 5].into()), None);
+    }
+
+    #[test]
+    fn the_ipv6_address_names_the_endpoint() {
+        let network = network("10.0.9.64/26", Some("fd00:9::/64"));
+        let endpoint = |address6: &str| network.endpoint_of(address6.parse().unwrap());
+        for host in 64..128 {
+            let address = Ipv4Addr::new(10, 0, 9, host);
+            assert_eq!(network.endpoint_of(network.address6(address).unwrap()), Some(address));
+        }
+        assert_eq!(endpoint("fd00:9::40"), None, "a host number of seven bits");
+        assert_eq!(endpoint("fd00:9::1:0:5"), None, "beyond 32 bits");
+        assert_eq!(endpoint("fd00:8::5"), None, "another prefix");
+    }
 }

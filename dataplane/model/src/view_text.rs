@@ -63,8 +63,9 @@ impl NodeView {
 }
 
 fn network_text(key: NetworkKey, network: &Network, ingress: Option<NetworkKey>) -> String {
-    let Network { name, vni, subnet, gateway, internal, mtu_bytes } = network;
-    let mut text = format!("{name} vni {vni} {subnet} via {gateway}");
+    let Network { name, vni, subnet, gateway, subnet6, internal, mtu_bytes } = network;
+    let subnet6 = subnet6.map_or_else(String::new, |subnet6| format!(" and {subnet6}"));
+    let mut text = format!("{name} vni {vni} {subnet} via {gateway}{subnet6}");
     if ingress == Some(key) {
         text += " ingress";
     }

@@ -97,6 +97,7 @@ fn network(name: &str, vni: u32, subnet: &str, gateway: Ipv4Addr) -> Network {
         vni: Vni::new(vni).expect("24 bits"),
         subnet: subnet.parse().expect("a subnet"),
         gateway,
+        subnet6: None,
         internal: false,
         mtu_bytes: None,
     }

@@ -45,6 +45,7 @@ pub fn network(name: &str, vni: u32, third: u8) -> Network {
         vni: Vni::new(vni).unwrap(),
         subnet: format!("10.0.{third}.0/24").parse().unwrap(),
         gateway: Ipv4Addr::new(10, 0, third, 1),
+        subnet6: None,
         internal: false,
         mtu_bytes: None,
     }
