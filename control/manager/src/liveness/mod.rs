@@ -26,8 +26,7 @@ pub const PROBE_MISSES: u32 = 5;
 pub const GRACE_PERIODS: u32 = 3;
 /// With the data path dead as well, so much silence of the agent is enough: two heartbeats and a half.
 pub const SILENCE_BESIDE_DEAD_DATA_PATH: Duration = Duration::from_millis(2500);
-/// Probes in a row without an answer that are no accident, though they condemn nobody yet. Who has missed so many when
-/// another one has missed [`PROBE_MISSES`] fell silent within 0.9 s of it: at once.
+/// Probes in a row without an answer that are no accident, though they condemn nobody yet.
 const FALLING_SILENT: u32 = 2;
 /// So many must fall silent at once before the leader doubts its own data path. Of one alone it can't know whose fault
 /// it is: in a cluster of two the other one is condemned.
@@ -54,11 +53,18 @@ struct Life {
     addr: Option<IpAddr>,
     /// This leader probes it.
     probed: bool,
+    /// The cluster's state says that its data path lives, as of the last tick. Who counts as dead is no witness.
+    counts_as_alive: bool,
     /// When the first probe went out that has no answer yet.
     unanswered_since: Option<Timestamp>,
+    /// When the last probe went out.
+    asked_at: Timestamp,
+    /// When the last probe went out that this leader has an answer to.
+    answered: Option<Timestamp>,
+    /// Probes in a row without an answer.
     misses: u32,
-    /// The data path has answered this leader.
-    answered: bool,
+    /// Those of them that can't be the judge's fault ([`Liveness::may_be_own_fault`]).
+    witnessed_misses: u32,
 }
 
 impl Liveness {
@@ -78,21 +84,26 @@ impl Liveness {
     /// A probe goes out to the node. One that is still out has missed. True if that was one too many.
     pub fn probe_sent(&mut self, node: NodeId, now: Timestamp) -> bool {
         let life = self.life(node, now);
+        let asked_before = std::mem::replace(&mut life.asked_at, now);
         life.probed = true;
         if life.unanswered_since.is_none() {
             life.unanswered_since = Some(now);
             return false;
         }
+        let is_witnessed = !self.may_be_own_fault(node, asked_before, now);
+        let life = self.life(node, now);
         life.misses = life.misses.saturating_add(1);
-        life.misses == PROBE_MISSES
+        life.witnessed_misses = life.witnessed_misses.saturating_add(is_witnessed.into());
+        life.misses == PROBE_MISSES || (is_witnessed && life.witnessed_misses == PROBE_MISSES)
     }
 
-    /// The node's data path answered, or is known to work without being asked.
+    /// The node's data path answered its last probe, or is known to work without being asked.
     pub fn probe_answered(&mut self, node: NodeId, now: Timestamp) {
         let life = self.life(node, now);
         life.unanswered_since = None;
         life.misses = 0;
-        life.answered = true;
+        life.witnessed_misses = 0;
+        life.answered = Some(life.asked_at);
     }
 
     /// Since when the leader takes it that its own data path is broken, and not those of the nodes that it does not
@@ -115,11 +126,13 @@ impl Liveness {
         self.nodes.retain(|id, _| state.nodes().get(id).is_some());
         let Some(cluster) = state.cluster() else { return Vec::new() };
         let grace = cluster.spec.heartbeat_period * GRACE_PERIODS;
-        self.doubt_itself(state, now);
-        let in_doubt = self.doubt_since.is_some();
+        for node in state.nodes().iter() {
+            self.life(node.id, now).counts_as_alive = node.status.data_path_alive;
+        }
+        self.doubt_itself(now);
         let mut changes = Vec::new();
         for node in state.nodes().iter() {
-            let status = self.life(node.id, now).judge(node, grace, in_doubt, now);
+            let status = self.life(node.id, now).judge(node, grace, now);
             if status != node.status {
                 changes.push(Change::NodeStatus { id: node.id, status });
             }
@@ -127,24 +140,32 @@ impl Liveness {
         changes
     }
 
-    /// When most data paths fall silent at once and their agents go on to be heard, the one that they have in common is
-    /// at fault: the judge's. Those that count as dead already are no witnesses.
-    fn doubt_itself(&mut self, state: &State, now: Timestamp) {
-        let counts_as_alive = |id| state.nodes().get(id).is_some_and(|node| node.status.data_path_alive);
-        let lives = self.nodes.iter_mut().filter(|(id, life)| life.probed && counts_as_alive(*id));
-        let lives: Vec<_> = lives.map(|(_, life)| life).collect();
-        let is_silent = |life: &&mut Life| life.misses >= FALLING_SILENT;
-        let n_silent = lives.iter().filter(|life| is_silent(life)).count();
-        let n_heard = lives.iter().filter(|life| is_silent(life) && life.is_agent_heard(now)).count();
-        let are_most = |n: usize| n >= MIN_SILENT_FOR_DOUBT && 2 * n > lives.len();
-        if are_most(n_heard) {
+    /// May the judge have lost the probe that it sent to `node` at `since`? Yes if most data paths, that of `node` among
+    /// them, have answered none that went out since then, though their agents are heard: what they have in common
+    /// is the judge. So its own outage counts against a node only where others answered before the next probe of
+    /// that node: an outage counts once at most, and not at all for those who were asked in the same burst.
+    fn may_be_own_fault(&self, node: NodeId, since: Timestamp, now: Timestamp) -> bool {
+        self.are_most(|id, life| {
+            let is_silent = id == node || life.answered.is_none_or(|answered| answered < since);
+            is_silent && life.is_agent_heard(now)
+        })
+    }
+
+    /// Has most of what is probed fallen silent by the judge's fault? For its log, and for who shall lead.
+    fn doubt_itself(&mut self, now: Timestamp) {
+        if self.are_most(|_, life| life.misses >= FALLING_SILENT && life.is_agent_heard(now)) {
             self.doubt_since.get_or_insert(now);
-        } else if self.doubt_since.take().is_some() && !are_most(n_silent) {
-            // It was ended by answers: who has not been asked since then gets the time to answer too.
-            for life in lives {
-                life.misses = 0;
-            }
+        } else {
+            self.doubt_since = None;
         }
+    }
+
+    /// Does it hold for most witnesses, two at least and more than half? Those that count as dead already are none.
+    fn are_most(&self, is_so: impl Fn(NodeId, &Life) -> bool) -> bool {
+        let witnesses = self.nodes.iter().filter(|(_, life)| life.probed && life.counts_as_alive);
+        let (n_so, n) =
+            witnesses.fold((0, 0), |(n_so, n), (id, life)| (n_so + usize::from(is_so(*id, life)), n + 1));
+        n_so >= MIN_SILENT_FOR_DOUBT && 2 * n_so > n
     }
 
     fn life(&mut self, node: NodeId, now: Timestamp) -> &mut Life {
@@ -168,7 +189,7 @@ impl Life {
         now.since(self.silent_since) <= SILENCE_BESIDE_DEAD_DATA_PATH
     }
 
-    /// What a leader that does not trust its own data path still believes of a silent one: it lives while the agent is
+    /// What a leader whose own data path may be at fault still believes of a silent one: it lives while the agent is
     /// heard. Agent and data path that fell silent together are lost as ever. If the agent fell silent before or
     /// after (its daemon is restarted), both have the whole grace.
     fn may_live(&self, grace: Duration, now: Timestamp) -> bool {
@@ -182,10 +203,10 @@ impl Life {
         }
     }
 
-    fn judge(&self, node: &Node, grace: Duration, in_doubt: bool, now: Timestamp) -> NodeStatus {
-        let is_spared = in_doubt && node.status.data_path_alive && self.may_live(grace, now);
-        let dead_path = self.misses >= PROBE_MISSES && !is_spared;
-        let data_path_alive = !dead_path && (self.answered || node.status.data_path_alive);
+    fn judge(&self, node: &Node, grace: Duration, now: Timestamp) -> NodeStatus {
+        let is_spared = node.status.data_path_alive && self.may_live(grace, now);
+        let dead_path = self.witnessed_misses >= PROBE_MISSES || (self.misses >= PROBE_MISSES && !is_spared);
+        let data_path_alive = !dead_path && (self.answered.is_some() || node.status.data_path_alive);
         let silence = now.since(self.silent_since);
         let (state, message) = if silence > grace {
             (NodeState::Down, "heartbeat failure")

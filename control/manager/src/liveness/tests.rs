@@ -314,31 +314,62 @@ fn those_that_count_as_dead_already_are_no_witnesses() {
     assert_eq!(world.run(&rounds(6000, 20_000, 4, &[], FOUR)), "", "the last two at once");
 }
 
+#[test]
+fn a_path_that_is_back_for_a_part_of_a_round_condemns_nobody_who_was_not_asked_in_it() {
+    let mut world = all_ready(4);
+    let script = [
+        rounds(900, 3000, 4, &[], FOUR),
+        // Two of four are no majority any more, and have missed far more than is allowed.
+        rounds(3000, 3300, 4, &[1, 2], FOUR),
+        rounds(3300, 20_000, 4, &[], FOUR),
+    ];
+    assert_eq!(world.run(&script.concat()), "");
+}
+
+#[test]
+fn a_node_that_dies_while_the_judges_path_is_down_is_found_when_it_is_back() {
+    let mut world = all_ready(4);
+    assert_eq!(world.run(&rounds(900, 20_100, 4, &[], FOUR)), "");
+    let dead = "21600 node 4 Ready path dead \n";
+    assert_eq!(world.run(&rounds(20_100, 24_000, 4, &[1, 2, 3], FOUR)), dead, "as fast as ever");
+}
+
+/// Times for which the judge's path works and then fails, in probes of one node each: parts of rounds, and many rounds.
+fn outages() -> impl Strategy<Value = Vec<(u64, u64)>> {
+    let times = || prop_oneof![1..10u64, 1..120u64];
+    prop::collection::vec((times(), times()), 1..usize::try_from(PROBE_MISSES).expect("few"))
+}
+
 proptest! {
-    /// A judge whose own data path goes and comes back at any moment, of a round too, while all others live. It
-    /// judges whenever somebody has missed too many, and at any other moment. Between two outages everybody is asked
-    /// once at least: a path that comes back for a part of a round looks as if the rest alone were silent.
+    /// A judge whose own data path goes and comes back at any moment, of a round too, while all others live and answer
+    /// with any delay. It judges whenever somebody has missed too many, and at any other moment. As many outages as
+    /// it takes misses to condemn could look like the death of one: each when that one is asked. So everybody is
+    /// asked once at least after fewer.
     #[test]
     fn outages_of_the_judge_alone_condemn_nobody(
         n in 2..8u64,
-        outages in prop::collection::vec((1..120u64, 1..120u64), 1..6),
+        delay in 0..7u64,
+        series in prop::collection::vec(outages(), 1..4),
         ticks in prop::collection::vec(any::<bool>(), 64),
     ) {
         let mut world = all_ready(n.into());
-        let works = outages.iter().flat_map(|(works, fails)| [(true, (*works).max(n)), (false, *fails)]);
-        let works = works.flat_map(|(works, times)| (0..times).map(move |_| works));
-        for (step, (works, tick)) in works.zip(ticks.iter().cycle()).enumerate() {
-            let step = u64::try_from(step).expect("few");
-            let ms = 900 + step * 300 / n;
+        let series = series.into_iter().flat_map(|outages| [vec![(n, 0)], outages].concat());
+        let works: Vec<bool> = series
+            .flat_map(|(works, fails)| [(true, works), (false, fails)])
+            .flat_map(|(works, times)| (0..times).map(move |_| works))
+            .collect();
+        let asked = |step: usize| NodeId::from_bits(u128::try_from(step).expect("few") % u128::from(n) + 1);
+        let delay = usize::try_from(delay % n).expect("few");
+        for (step, tick) in (0..works.len()).zip(ticks.iter().cycle()) {
+            let ms = 900 + u64::try_from(step).expect("few") * 300 / n;
             let now = Timestamp(0).after(Duration::from_millis(ms));
-            let id = NodeId::from_bits(u128::from(step % n + 1));
-            world.liveness.heartbeat(id, None, now);
-            let has_died = world.liveness.probe_sent(id, now);
+            world.liveness.heartbeat(asked(step), None, now);
+            let has_died = world.liveness.probe_sent(asked(step), now);
             if has_died || *tick {
                 world.tick(ms, now);
             }
-            if works {
-                world.liveness.probe_answered(id, now);
+            if let Some(sent) = step.checked_sub(delay).filter(|sent| works[*sent]) {
+                world.liveness.probe_answered(asked(sent), now);
             }
         }
         prop_assert_eq!(&world.out, "");
