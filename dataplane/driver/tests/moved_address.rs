@@ -1,4 +1,5 @@
-//! An address that comes to a node gets its frontends because the kernel says so, whatever the time. Needs root.
+//! An address that comes to a node is served at once, and gets its frontends because the kernel says so, whatever the time.
+//! Needs root.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 #[expect(dead_code, reason = "two_nodes uses the rest")]
@@ -39,4 +40,26 @@ fn the_news_of_an_address_brings_its_frontends() {
         lab.a.ns.shell(&format!("ip addr del {address}/24 dev up0"));
         lab::wait_until("it is served no more", || !is_served(address), || format!("{address}"));
     }
+}
+
+/// Neither node's driver has a say in it: the programs know already that the address is a node's.
+#[test]
+fn an_address_is_served_by_its_new_node_before_its_driver_knows() {
+    let mut lab = Lab::new(|_| {});
+    let moved = MOVED[0];
+    lab.b.ns.shell(&format!("ip addr add {moved}/24 dev up0"));
+    let mut seen_from_a = view::of_node(1, NODE_A);
+    seen_from_a.peers.values_mut().for_each(|peer| peer.addresses.push(moved.into()));
+    lab.a.converge(seen_from_a);
+    lab.b.converge(view::of_node(1, NODE_B));
+    serve_tcp(&lab.a.sandbox(5), 80, "five");
+    serve_tcp(&lab.b.sandbox(6), 80, "six");
+    ask_tcp(&lab.client, (moved, 8080), 10).unwrap();
+
+    lab.a.kill();
+    lab.b.kill();
+    lab.b.ns.shell(&format!("ip addr del {moved}/24 dev up0"));
+    lab.a.ns.shell(&format!("ip addr add {moved}/24 dev up0"));
+    lab.client.shell("ip neigh flush dev up0");
+    ask_tcp(&lab.client, (moved, 8080), 10).unwrap();
 }

@@ -22,24 +22,38 @@ pub struct Chosen {
     pub endpoint: Endpoint,
 }
 
-/// The backend for a packet from outside; `None` if it is for no frontend, or nobody serves it: then the host's stack
+/// The backend for a packet from outside to the frontend of this ring; `None` if nobody serves it: then the host's stack
 /// answers as for any closed port.
 #[inline(always)]
-pub fn choose(config: &NodeConfig, flow: &Flow) -> Option<Chosen> {
+pub fn choose(config: &NodeConfig, flow: &Flow, ring: &RingKey) -> Option<Chosen> {
     let tuple = &flow.tuple;
     if tuple.destination.is_loopback() {
         return None;
     }
-    let ring = ring(tuple)?;
     let flow_hash = flow_hash(tuple);
-    let (backend, endpoint) = backend(config, flow, &ring, flow_hash)?;
+    let (backend, endpoint) = backend(config, flow, ring, flow_hash)?;
     Some(Chosen { flow_hash, backend, endpoint })
 }
 
 /// The ring of the frontend that a client's packet is for; `None` if that is none.
 #[inline(always)]
 pub fn ring(tuple: &FlowTuple) -> Option<RingKey> {
-    let key = FrontendKey::new(tuple.destination, tuple.destination_port, tuple.protocol);
+    ring_at(tuple.destination, tuple)
+}
+
+/// The ring that another node has for a packet to its address: all nodes publish the same ports. One that is addressed to
+/// this machine all the same is for an address that is about to come here, or has just gone, or for one behind this router.
+#[inline(always)]
+pub fn ring_of_other_node(config: &NodeConfig, tuple: &FlowTuple) -> Option<RingKey> {
+    let may_be = tuple.destination != config.vtep;
+    let owner = may_be.then(|| maps::address_owner(tuple.destination))??;
+    if owner.is_unspecified() { None } else { ring_at(Ip4::LOCALHOST, tuple) }
+}
+
+/// Addresses of other nodes are in no key here; localhost is in each node's.
+#[inline(always)]
+fn ring_at(address: Ip4, tuple: &FlowTuple) -> Option<RingKey> {
+    let key = FrontendKey::new(address, tuple.destination_port, tuple.protocol);
     // SAFETY: user space alone writes this table; the row is copied at once.
     Some(unsafe { FRONTENDS.get(key) }?.ring)
 }
@@ -169,10 +183,7 @@ pub fn other(config: &NodeConfig, tuple: &FlowTuple, asked: Ip4, chooser: Choose
     if chooser.hops >= MAX_HOPS {
         return None;
     }
-    // The address of the node that the client chose is not in this node's keys; localhost is in each node's.
-    let key = FrontendKey::new(Ip4::LOCALHOST, tuple.destination_port, tuple.protocol);
-    // SAFETY: user space alone writes this table; the row is copied at once.
-    let ring = unsafe { FRONTENDS.get(key) }?.ring;
+    let ring = ring_at(Ip4::LOCALHOST, tuple)?;
     let rings = maps::rings(&ring)?;
     let header = RingHeader(rings.get(0)?);
     let first = first_to_ask(header, chooser);

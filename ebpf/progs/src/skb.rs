@@ -68,6 +68,13 @@ impl Skb {
         unsafe { (*self.raw).ingress_ifindex }
     }
 
+    /// The frame was sent to this machine's MAC.
+    #[inline(always)]
+    pub fn is_for_host(&self) -> bool {
+        // SAFETY: the context outlives the program.
+        unsafe { (*self.raw).pkt_type == PACKET_HOST }
+    }
+
     #[inline(always)]
     fn store<const N: usize>(&self, offset: usize, bytes: &[u8; N]) -> Result<(), DropReason> {
         // SAFETY: the kernel reads N bytes, which are there.

@@ -1,10 +1,10 @@
 //! tc ingress of an uplink: published ports, and the liveness probe's echo.
 
 use ebpf_abi::limits::PROBE_VNI;
-use ebpf_abi::{DropReason, NodeConfig, protocol};
+use ebpf_abi::{DropReason, NodeConfig, RingKey, protocol};
 use ebpf_packet::Bytes as _;
 use ebpf_packet::vxlan::MTU_OVERHEAD;
-use ebpf_packet::{Ethernet, Ipv4, ethernet, ipv4, vxlan};
+use ebpf_packet::{Ethernet, Flow, Ipv4, ethernet, ipv4, vxlan};
 
 use crate::ingress::Arrival;
 use crate::skb::{self, Skb};
@@ -21,7 +21,8 @@ pub fn run(packet: &Skb) -> Outcome {
     let Ok(ip) = Ipv4::parse(packet) else { return Ok(Verdict::Pass) };
     if config.ingress_vni != 0
         && let Ok(flow) = fragments::flow(packet, &ip)
-        && let Some(chosen) = ingress::choose(config, &flow)
+        && let Some(ring) = ring(config, packet, &flow)
+        && let Some(chosen) = ingress::choose(config, &flow, &ring)
     {
         fragments::remember(&ip, &flow);
         return if chosen.endpoint.is_local() {
@@ -38,6 +39,17 @@ pub fn run(packet: &Skb) -> Outcome {
         return outcome;
     }
     if is_probe(config, packet, &ip) { echo(packet, &ethernet, &ip) } else { Ok(Verdict::Pass) }
+}
+
+/// The ring for a client's packet. What a switch floods, or a bridge shows of other machines' frames, is not for this one.
+#[inline(always)]
+fn ring(config: &NodeConfig, packet: &Skb, flow: &Flow) -> Option<RingKey> {
+    let own = ingress::ring(&flow.tuple);
+    if own.is_some() || !packet.is_for_host() {
+        own
+    } else {
+        ingress::ring_of_other_node(config, &flow.tuple)
+    }
 }
 
 /// The packet doesn't fit into the tunnel and may not be fragmented. Parts of an aggregate are as long as the task allowed

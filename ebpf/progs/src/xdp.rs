@@ -1,7 +1,7 @@
 //! XDP on an uplink: clients' packets go into the tunnel before the kernel makes a socket buffer of them.
 //!
 //! What this can't do it passes on to the tc program beneath: backends of this node, fragments, options, a next hop that
-//! is not known yet or lies behind another interface, packets too long to be sent in one piece, frames of drivers that left
+//! is not known yet or lies behind another interface, addresses of other nodes, packets too long to be sent in one piece, frames of drivers that left
 //! no room in front.
 
 use core::mem::MaybeUninit;
@@ -64,7 +64,8 @@ pub fn run(context: &XdpContext) -> Outcome {
         return Ok(Verdict::Pass);
     }
     let Ok(flow) = Flow::parse(&frame) else { return Ok(Verdict::Pass) };
-    match ingress::choose(config, &flow) {
+    let Some(ring) = ingress::ring(&flow.tuple) else { return Ok(Verdict::Pass) };
+    match ingress::choose(config, &flow, &ring) {
         Some(chosen) if !chosen.endpoint.is_local() => encapsulate(config, &frame, &flow, &chosen),
         _ => Ok(Verdict::Pass),
     }

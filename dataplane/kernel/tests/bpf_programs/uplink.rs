@@ -32,6 +32,24 @@ fn uplink_sends_clients_to_remote_backends() {
     });
 }
 
+/// An address that moves here is served before user space has heard of it, and one that has gone until clients know; what
+/// is only seen here is not.
+#[test]
+fn addresses_of_other_nodes_are_served_if_the_frame_is_for_this_machine() {
+    bench(0, |bpf, lab| {
+        lab.nodes[0].ip(&format!("link set up0 address {NODE_MAC}"));
+        let mut bench = Bench::received(bpf, ProgramId::MeshUplink, lab.nodes[0].ifindex("up0"));
+        let syn = client_to(NODES[1]).tcp((40_000, 8080), Segment::Syn, b"");
+        bench.check("to task 0", &syn, &Expect::ForwardAs(tunnelled(syn.clone(), TASKS[0])));
+        let other_port = client_to(NODES[1]).tcp((40_000, 22), Segment::Syn, b"");
+        bench.check("no published port", &other_port, &Expect::Pass);
+        let stranger = client_to(Ip4([198, 18, 0, 66])).tcp((40_000, 8080), Segment::Syn, b"");
+        bench.check("nobody's address", &stranger, &Expect::Pass);
+        let flooded = between((CLIENT_MAC, CLIENT), (MacAddr([2, 0, 0, 0, 0, 12]), NODES[1]));
+        bench.check("flooded", &flooded.tcp((40_000, 8080), Segment::Syn, b""), &Expect::Pass);
+    });
+}
+
 /// Task 1 is on the node itself, and all that the ring has now: a connection that it doesn't know began with another.
 #[test]
 fn connections_that_the_backend_does_not_know_go_to_earlier_rings_backends() {

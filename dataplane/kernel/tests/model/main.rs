@@ -27,7 +27,7 @@ use ebpf_abi::{NodeConfig, ProgramId};
 use generate::dice::Dice;
 use generate::world;
 use namespace::Namespace;
-use packet::{Change, INGRESS_ENDS, OVERLAY_ENDS, STRAY_END, Step, TUNNEL, UPLINK, WAYS_OUT};
+use packet::{Change, INGRESS_ENDS, OVERLAY_ENDS, STRAY_END, Step, TUNNEL, UPLINK, UPLINK_MAC, WAYS_OUT};
 use run::{Bench, End, Mismatch};
 
 /// Steps of a run: enough for flows to begin, go on and end under changing tables.
@@ -101,6 +101,7 @@ fn in_namespace(work: impl FnOnce() + Send) {
     for ifindex in [UPLINK, TUNNEL, STRAY_END].into_iter().chain(ends) {
         namespace.ip(&format!("link add if{ifindex} index {ifindex} type bridge"));
     }
+    namespace.ip(&format!("link set if{UPLINK} address {UPLINK_MAC}"));
     namespace.run(work);
 }
 

@@ -10,6 +10,8 @@ use ebpf_abi::{
 
 /// The interfaces that packets name, in a namespace of the test's own.
 pub const UPLINK: u32 = 10;
+/// What the kernel takes to be for this machine when it comes by the uplink.
+pub const UPLINK_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 11]);
 pub const TUNNEL: u32 = 11;
 /// Host ends of tasks: in the ingress network, in overlays, their ways out; the last belongs to no task.
 pub const INGRESS_ENDS: [u32; 3] = [12, 13, 14];

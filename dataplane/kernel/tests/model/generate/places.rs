@@ -10,12 +10,13 @@ use super::frames::{Headers, icmp_error, transport};
 use super::world::{
     BACKENDS, CLIENTS, INGRESS, OVERLAY_TASKS, OWN, PEERS, PEERS_OTHER, SERVICES, STRANGER, VIPS,
 };
-use crate::packet::{INGRESS_ENDS, OVERLAY_ENDS, STRAY_END, WAYS_OUT};
+use crate::packet::{INGRESS_ENDS, OVERLAY_ENDS, STRAY_END, UPLINK_MAC, WAYS_OUT};
 use crate::tables::Tables;
 
 const CLIENT_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 100]);
-const NODE_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 11]);
-const OUTSIDE: (MacAddr, MacAddr) = (CLIENT_MAC, NODE_MAC);
+const OUTSIDE: (MacAddr, MacAddr) = (CLIENT_MAC, UPLINK_MAC);
+/// To another machine, by a switch that doesn't know where that is.
+const FLOODED: (MacAddr, MacAddr) = (CLIENT_MAC, MacAddr([2, 0, 0, 0, 0, 12]));
 const DONT_FRAGMENT: u16 = 1 << 14;
 const MORE_FRAGMENTS: u16 = 1 << 13;
 
@@ -32,8 +33,9 @@ fn client_flow(dice: &mut Dice, tables: &Tables) -> FlowTuple {
         let client = if dice.one_in(15) { dice.pick(&[OWN[0], PEERS[0]]) } else { dice.pick(&CLIENTS) };
         let port = dice.pick(&[40_000, 40_001, 33_333, 65_535]);
         let service = match dice.below(25) {
-            0 => dice.pick(&[PEERS[0], Ip4::LOCALHOST, STRANGER]),
-            1..8 => OWN[1],
+            0 => dice.pick(&[Ip4::LOCALHOST, STRANGER]),
+            1 => dice.pick(&[PEERS[0], PEERS_OTHER]),
+            2..8 => OWN[1],
             _ => OWN[0],
         };
         let published = if dice.one_in(40) { 22 } else { published };
@@ -89,6 +91,7 @@ pub fn from_outside(dice: &mut Dice, tables: &Tables) -> Vec<u8> {
             frame
         }
         2 => ping(dice, OUTSIDE, (tuple.source, tuple.destination)),
+        3 => of_client(dice, FLOODED, &tuple),
         _ => of_client(dice, OUTSIDE, &tuple),
     }
 }

@@ -57,13 +57,21 @@ impl Tables {
         Some((backend, self.backend(backend)?))
     }
 
-    /// Who serves a client's packet; `None` leaves it to the host.
-    pub fn choose(&mut self, segment: &Segment) -> Option<Backend> {
+    /// What another node publishes at its address is what this one publishes at localhost.
+    pub fn ring_of_other_node(&self, tuple: &FlowTuple) -> Option<RingKey> {
+        let owner = self.wanted.address_owners.get(&tuple.destination)?;
+        let is_other = *owner != Ip4::UNSPECIFIED && tuple.destination != self.wanted.config.vtep;
+        let key = FrontendKey::new(Ip4::LOCALHOST, tuple.destination_port, tuple.protocol);
+        self.wanted.frontends.get(&key).filter(|_| is_other).map(|frontend| frontend.ring)
+    }
+
+    /// Who serves a client's packet that is for this ring; `None` leaves it to the host.
+    pub fn choose(&mut self, segment: &Segment, ring: Option<RingKey>) -> Option<Backend> {
         let tuple = &segment.tuple;
         if tuple.destination.0[0] == 127 {
             return None;
         }
-        let ring = self.ring_of(tuple)?;
+        let ring = ring?;
         let cached = self.cached(tuple);
         let stays = |endpoint: &Endpoint| {
             if segment.is_datagram() { endpoint.serves() } else { !segment.begins() }

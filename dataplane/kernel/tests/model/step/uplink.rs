@@ -10,6 +10,7 @@ use super::mesh::Backend;
 use super::rewrite::{DESTINATION, SOURCE};
 use super::{Step, Verdict, Walk, Way};
 use crate::frame::{ETHERNET, IPV4, Link, Network, Piece, Segment, at, checksum, put};
+use crate::packet::UPLINK_MAC;
 
 /// The UDP header of a packet without options.
 const UDP: usize = ETHERNET + 20;
@@ -23,7 +24,8 @@ impl Walk<'_> {
         let ip = Network::of(frame).filter(|ip| ip.piece == Piece::Whole && !ip.has_options());
         let segment = ip.and_then(|ip| Segment::of(frame, &ip).ok());
         let Some(segment) = segment else { return Verdict::Pass };
-        match tables.choose(&segment) {
+        let ring = tables.ring_of(&segment.tuple);
+        match tables.choose(&segment, ring) {
             Some(backend) if !backend.1.is_local() => self.encapsulate(&config, &segment, backend),
             _ => Verdict::Pass,
         }
@@ -62,7 +64,7 @@ impl Walk<'_> {
         let Some(ip) = Network::of(&self.frame) else { return Ok(Verdict::Pass) };
         if config.ingress_vni != 0 {
             if let Ok(segment) = self.tables.segment(&self.frame, &ip)
-                && let Some(backend) = self.tables.choose(&segment)
+                && let Some(backend) = self.choose(&link, &segment)
             {
                 self.tables.remember_fragment(&ip, &segment);
                 return self.serve(&config, (&link, &ip, &segment), backend);
@@ -72,6 +74,14 @@ impl Walk<'_> {
             }
         }
         Ok(self.echo_probe(&config, &link, &ip))
+    }
+
+    /// A frame for this machine may be for an address of another node, that comes here or has gone.
+    fn choose(&mut self, link: &Link, segment: &Segment) -> Option<Backend> {
+        let is_for_host = link.destination == UPLINK_MAC;
+        let elsewhere = || self.tables.ring_of_other_node(&segment.tuple).filter(|_| is_for_host);
+        let ring = self.tables.ring_of(&segment.tuple).or_else(elsewhere);
+        self.tables.choose(segment, ring)
     }
 
     fn serve(
