@@ -212,6 +212,7 @@ fn facts(choices: Choices, machine: &Machine, held: &KernelState) -> NodeFacts {
         uplinks: machine.uplinks.clone(),
         host_forwards: machine.host_forwards,
         has_tcx: machine.has_tcx,
+        has_ipv6: machine.has_ipv6,
         has_socket_reset: machine.has_socket_reset,
         ingress_hook,
         tc_attach,

@@ -22,6 +22,7 @@ fn machine() -> Machine {
     let uplink = Uplink {
         mtu_bytes: 1500,
         addresses: vec![OWN],
+        addresses6: vec![],
         kind: Some("veth".into()),
         driver: None,
         has_native_xdp: false,
@@ -30,6 +31,7 @@ fn machine() -> Machine {
         uplinks: BTreeMap::from([(LinkName::new("up0").unwrap(), uplink)]),
         host_forwards: false,
         has_tcx: true,
+        has_ipv6: true,
         has_socket_reset: true,
     }
 }

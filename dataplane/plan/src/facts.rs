@@ -1,7 +1,7 @@
 //! What planning must know besides the view: how this machine is made, and what its operator asked for.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use dataplane_model::SandboxId;
 use dataplane_model::kernel_state::LinkName;
@@ -9,6 +9,7 @@ use ipnetwork::Ipv4Network;
 
 /// This machine, as far as the plan depends on it.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct NodeFacts {
     /// Interfaces to other machines, by name.
     pub uplinks: BTreeMap<LinkName, Uplink>,
@@ -16,6 +17,8 @@ pub struct NodeFacts {
     pub host_forwards: bool,
     /// The kernel has TCX links (6.6 and newer).
     pub has_tcx: bool,
+    /// The kernel has IPv6.
+    pub has_ipv6: bool,
     /// The kernel can end sockets of others (`CONFIG_INET_DIAG_DESTROY`).
     pub has_socket_reset: bool,
     pub ingress_hook: IngressHook,
@@ -31,6 +34,8 @@ pub struct NodeFacts {
 pub struct Uplink {
     pub mtu_bytes: u32,
     pub addresses: Vec<Ipv4Addr>,
+    /// Those that others may know it by: global or unique-local, neither temporary nor on the way in or out.
+    pub addresses6: Vec<Ipv6Addr>,
     /// `veth`, `bridge`, …: the kind of a virtual interface; `None` for a NIC.
     pub kind: Option<String>,
     /// The NIC's driver and whether it runs XDP by itself.

@@ -14,6 +14,9 @@ use crate::{hooks, sandboxes, services};
 /// Bytes that VXLAN adds over IPv4: outer IPv4 20, UDP 8, VXLAN 8, inner Ethernet 14 (RFC 7348 section 5).
 pub(crate) const VXLAN_OVERHEAD_BYTES: u32 = 50;
 
+/// The least MTU of a link that carries IPv6 (RFC 8200 section 5).
+pub(crate) const IPV6_MIN_MTU_BYTES: u32 = 1280;
+
 /// Subnets tried for the gateway bridge. From 172.18.0.0/16 on they end with 172.31.0.0/16, the last private one (RFC 1918).
 const MAX_GATEWAY_SUBNETS: u32 = 14;
 
@@ -84,6 +87,11 @@ fn free_gateway_subnet(view: &NodeView, facts: &NodeFacts) -> Ipv4Network {
     (0..MAX_GATEWAY_SUBNETS).map_while(nth).find(is_free).unwrap_or(asked)
 }
 
+/// Can a link of this MTU have IPv6 addresses on this machine?
+pub(crate) fn carries_ipv6(facts: &NodeFacts, mtu_bytes: u32) -> bool {
+    facts.has_ipv6 && mtu_bytes >= IPV6_MIN_MTU_BYTES
+}
+
 fn ipv4_addresses(peer: &Peer) -> impl Iterator<Item = Ipv4Addr> + '_ {
     peer.addresses.iter().filter_map(|address| match address {
         IpAddr::V4(address) => Some(*address),
@@ -109,8 +117,13 @@ fn plan_node(
     let ingress = ingress_network(view);
     if let Some(network) = ingress {
         // Processes of the node reach tasks through the tunnel device; the source is what strict rp_filter expects back.
-        let route = NodeRoute { device: LinkName::vxlan(), source: view.vtep };
-        state.routes.insert(network.subnet, route);
+        let route = |source| NodeRoute { device: LinkName::vxlan(), source };
+        state.routes.insert(network.subnet.into(), route(view.vtep.into()));
+        // A node without an IPv6 address has none to ask from.
+        let source6 = uplink.addresses6.iter().min().filter(|_| carries_ipv6(facts, overlay_mtu_bytes));
+        if let Some((subnet6, source)) = network.subnet6.zip(source6) {
+            state.routes.insert(subnet6.into(), route((*source).into()));
+        }
     }
     let settings = Settings {
         vtep: view.vtep,

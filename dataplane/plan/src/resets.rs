@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use dataplane_model::kernel_state::{AttachmentRole, EndpointKey, SocketReset, VipKey, Vnis};
 use dataplane_model::{KernelState, SandboxId, Vni};
-use ipnetwork::Ipv4Network;
+use ipnetwork::{IpNetwork, Ipv4Network};
 
 /// The resets that the way from `held` to `wanted` asks for: for each endpoint that has no row any more. They belong
 /// behind the removal of the rows: then no ring leads there.
@@ -45,6 +45,14 @@ fn has_own_peers(wanted: &KernelState, id: &SandboxId, addresses: &BTreeSet<Ipv4
     let legs = wanted.sandboxes.get(id).into_iter().flat_map(|net| &net.legs);
     let mut subnets = legs.map(|leg| leg.address);
     subnets.any(|subnet| addresses.iter().any(|address| subnet.contains(*address)))
+}
+
+/// The node's only routes of ours are those of the ingress network.
+fn ingress_subnet(state: &KernelState) -> Option<Ipv4Network> {
+    state.routes.keys().find_map(|subnet| match subnet {
+        IpNetwork::V4(subnet) => Some(*subnet),
+        IpNetwork::V6(_) => None,
+    })
 }
 
 fn ingress_vni(state: &KernelState) -> Option<Vni> {
@@ -92,8 +100,7 @@ impl Reached {
             Some(row.vni)
         };
         let own = legs.map(|leg| (leg.address, vni(&leg.host))).collect();
-        // The node's only route of ours is that of the ingress network.
-        Self { own, ingress: held.routes.keys().next().copied().zip(ingress_vni(held)) }
+        Self { own, ingress: ingress_subnet(held).zip(ingress_vni(held)) }
     }
 
     /// The network in which `address` is nobody's; `None` where it is somebody's, or outside.

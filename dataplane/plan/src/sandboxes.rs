@@ -4,16 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use dataplane_model::kernel_state::{
-    AttachmentRole, AttachmentRow, Endpoint, EndpointKey, Leg, LinkName, PacketFilter, Place, SandboxNet,
-    Singleton, Vnis,
+    AttachmentRole, AttachmentRow, Endpoint, EndpointKey, Leg, Leg6, LinkName, PacketFilter, Place,
+    SandboxNet, Singleton, Vnis,
 };
 use dataplane_model::{Attachment, Mac, Network, NodeView, Sandbox, SandboxId};
 use ebpf_abi::limits::MAX_SANDBOX_NETWORKS;
-use ipnetwork::Ipv4Network;
+use ipnetwork::{Ipv4Network, Ipv6Network};
 
 use crate::facts::NodeFacts;
 use crate::maglev::mix;
-use crate::plan::{Plan, VXLAN_OVERHEAD_BYTES, ingress_vni};
+use crate::plan::{IPV6_MIN_MTU_BYTES, Plan, VXLAN_OVERHEAD_BYTES, carries_ipv6, ingress_vni};
 
 /// Routing table of `eth0`'s address; the next ones follow. Low numbers, but for the kernel's own at 253–255, are free in
 /// a namespace that is ours.
@@ -42,7 +42,7 @@ pub(crate) fn plan(view: &NodeView, facts: &NodeFacts, underlay_mtu_bytes: u32, 
         host_ports: BTreeMap::new(),
     };
     for (id, sandbox) in &view.sandboxes {
-        let overlay = match overlay_legs(view, id, sandbox, underlay_mtu_bytes) {
+        let overlay = match overlay_legs(view, id, sandbox, (facts, underlay_mtu_bytes)) {
             Ok(overlay) => overlay,
             Err(reason) => {
                 plan.refused.insert(id.clone(), reason);
@@ -62,6 +62,7 @@ pub(crate) fn plan(view: &NodeView, facts: &NodeFacts, underlay_mtu_bytes: u32, 
         plan_one(view, id, overlay, way_out, plan);
     }
     plan_remote_endpoints(view, plan);
+    plan.problems.extend(missing_ipv6(view, facts, underlay_mtu_bytes));
     plan.state.filter.insert(Singleton, filter);
 }
 
@@ -79,7 +80,7 @@ fn overlay_legs<'a>(
     view: &'a NodeView,
     id: &SandboxId,
     sandbox: &Sandbox,
-    underlay_mtu_bytes: u32,
+    (facts, underlay_mtu_bytes): (&NodeFacts, u32),
 ) -> Result<Vec<OverlayLeg<'a>>, String> {
     if sandbox.attachments.len() > MAX_SANDBOX_NETWORKS {
         let n_networks = sandbox.attachments.len();
@@ -90,7 +91,7 @@ fn overlay_legs<'a>(
             .networks
             .get(&attachment.network)
             .ok_or_else(|| format!("attached to unknown network {:032x}", attachment.network.0))?;
-        let most = underlay_mtu_bytes.saturating_sub(VXLAN_OVERHEAD_BYTES);
+        let mtu_bytes = mtu_bytes(network, underlay_mtu_bytes);
         let leg = Leg {
             name: leg_name(position),
             host: LinkName::of_attachment(id, network.vni),
@@ -98,14 +99,49 @@ fn overlay_legs<'a>(
             address: Ipv4Network::new(attachment.address, network.subnet.prefix())
                 .expect("the prefix of a valid network"),
             mac: Mac::of_endpoint(attachment.address),
-            mtu_bytes: network.mtu_bytes.unwrap_or(most).min(most).max(MIN_MTU_BYTES),
+            mtu_bytes,
             gateway: network.gateway,
             table: table(position),
             default_route: false,
+            ipv6: leg6(view, attachment, network).filter(|_| carries_ipv6(facts, mtu_bytes)),
         };
         Ok((leg, network))
     };
     sandbox.attachments.iter().enumerate().map(leg).collect()
+}
+
+fn mtu_bytes(network: &Network, underlay_mtu_bytes: u32) -> u32 {
+    let most = underlay_mtu_bytes.saturating_sub(VXLAN_OVERHEAD_BYTES);
+    network.mtu_bytes.unwrap_or(most).min(most).max(MIN_MTU_BYTES)
+}
+
+/// The IPv6 side of an attachment. The ingress network is the way to everywhere, as there is no other: a datagram that
+/// answers from an unbound socket leaves there, from the address that it came to.
+fn leg6(view: &NodeView, attachment: &Attachment, network: &Network) -> Option<Leg6> {
+    let address = network.address6(attachment.address)?;
+    Some(Leg6 {
+        address: Ipv6Network::new(address, network.subnet6?.prefix()).expect("the prefix of a valid network"),
+        gateway: network.address6(network.gateway)?,
+        default_route: view.ingress == Some(attachment.network),
+    })
+}
+
+/// Networks whose IPv6 side this node can't carry.
+fn missing_ipv6(view: &NodeView, facts: &NodeFacts, underlay_mtu_bytes: u32) -> Vec<String> {
+    let networks = view.networks.values().filter(|network| network.subnet6.is_some());
+    let reason = |network: &Network| {
+        let (name, mtu_bytes) = (&network.name, mtu_bytes(network, underlay_mtu_bytes));
+        if !facts.has_ipv6 {
+            return Some(format!("network {name} has no IPv6 here: this kernel has none"));
+        }
+        (!carries_ipv6(facts, mtu_bytes)).then(|| {
+            format!(
+                "network {name} has no IPv6 here: its packets may have {mtu_bytes} bytes, and {IPV6_MIN_MTU_BYTES} \
+                 is the least (RFC 8200 section 5)"
+            )
+        })
+    };
+    networks.filter_map(reason).collect()
 }
 
 fn gateway_leg(
@@ -126,6 +162,7 @@ fn gateway_leg(
         gateway: bridge.ip(),
         table: table(position),
         default_route,
+        ipv6: None,
     }
 }
 

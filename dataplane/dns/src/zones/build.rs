@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
-use dataplane_model::{NetworkKey, NodeView, ProtocolNumber, Sandbox, SandboxId, Service, ServicePort};
+use dataplane_model::{
+    Network, NetworkKey, NodeView, ProtocolNumber, Sandbox, SandboxId, Service, ServicePort,
+};
 use ipnetwork::IpNetwork;
 
 use super::{Forwarding, NetworkZone, PortRecord, SandboxZone, TtlPolicy, Zones};
@@ -51,14 +53,13 @@ fn ndots(options: &[String]) -> Option<u32> {
 }
 
 /// Tables of all used networks at once: the view is gone through once, however many networks there are.
-struct Builder {
-    tables: BTreeMap<NetworkKey, Tables>,
+struct Builder<'a> {
+    tables: BTreeMap<NetworkKey, Tables<'a>>,
 }
 
 /// One network's names while they are collected.
-struct Tables {
-    name: String,
-    subnet: IpNetwork,
+struct Tables<'a> {
+    network: &'a Network,
     services: NameTable,
     endpoints: NameTable,
     ports: BTreeMap<String, BTreeSet<PortRecord>>,
@@ -84,13 +85,11 @@ impl NameTable {
     }
 }
 
-impl Builder {
-    fn new(view: &NodeView, used: BTreeSet<NetworkKey>) -> Self {
+impl<'a> Builder<'a> {
+    fn new(view: &'a NodeView, used: BTreeSet<NetworkKey>) -> Self {
         let table = |key: NetworkKey| {
-            let network = view.networks.get(&key)?;
             let tables = Tables {
-                name: network.name.to_ascii_lowercase(),
-                subnet: network.subnet.into(),
+                network: view.networks.get(&key)?,
                 services: NameTable::default(),
                 endpoints: NameTable::default(),
                 ports: BTreeMap::new(),
@@ -118,13 +117,13 @@ impl Builder {
             for attachment in &sandbox.attachments {
                 let Some(tables) = self.tables.get_mut(&attachment.network) else { continue };
                 let names = [&sandbox.task_name, &sandbox.hostname].into_iter().chain(&attachment.aliases);
-                tables.add_endpoint(attachment.address.into(), names, &sandbox.task_name);
+                tables.add_endpoint(attachment.address, names, &sandbox.task_name);
             }
         }
         for ((network, address), endpoint) in &view.remote_endpoints {
             let Some(tables) = self.tables.get_mut(network) else { continue };
             let names = std::iter::once(&endpoint.task_name).chain(&endpoint.aliases);
-            tables.add_endpoint((*address).into(), names, &endpoint.task_name);
+            tables.add_endpoint(*address, names, &endpoint.task_name);
         }
     }
 
@@ -133,20 +132,24 @@ impl Builder {
     }
 }
 
-impl Tables {
+impl Tables<'_> {
+    /// An endpoint's, in each family that the network has.
+    fn addresses(&self, address: Ipv4Addr) -> impl Iterator<Item = IpAddr> + use<> {
+        [address.into()].into_iter().chain(self.network.address6(address).map(IpAddr::from))
+    }
+
     /// The service's name and aliases, plain and under `tasks.`, and the names of its tasks.
     fn add_service(&mut self, service: &Service, key: NetworkKey) {
-        let vip = service.vips.get(&key).copied().map(IpAddr::from);
+        let vip = service.vips.get(&key).map(|vip| self.addresses(*vip).collect::<Vec<_>>());
         let here = (key, Ipv4Addr::UNSPECIFIED)..=(key, Ipv4Addr::BROADCAST);
         let mut ready: Vec<IpAddr> = Vec::new();
         for ((_, address), backend) in service.backends.range(here) {
-            let address = IpAddr::from(*address);
-            self.add_endpoint(address, std::iter::once(&backend.task_name), &backend.task_name);
+            self.add_endpoint(*address, std::iter::once(&backend.task_name), &backend.task_name);
             if backend.ready {
-                ready.push(address);
+                ready.extend(self.addresses(*address));
             }
         }
-        let plain = vip.map_or_else(|| ready.clone(), |vip| vec![vip]);
+        let plain = vip.as_ref().unwrap_or(&ready);
         for name in std::iter::once(&service.name).chain(service.aliases.get(&key).into_iter().flatten()) {
             self.services.add(name, plain.iter().copied());
             let tasks = format!("tasks.{name}");
@@ -154,7 +157,7 @@ impl Tables {
             self.add_ports(name, service);
             self.add_ports(&tasks, service);
         }
-        if let Some(vip) = vip {
+        for vip in vip.into_iter().flatten() {
             self.services.add_reverse(vip, &service.name);
         }
     }
@@ -168,14 +171,16 @@ impl Tables {
 
     fn add_endpoint<'a>(
         &mut self,
-        address: IpAddr,
+        address: Ipv4Addr,
         names: impl Iterator<Item = &'a String>,
         task_name: &str,
     ) {
         for name in names {
-            self.endpoints.add(name, [address]);
+            self.endpoints.add(name, self.addresses(address));
         }
-        self.endpoints.add_reverse(address, task_name);
+        for address in self.addresses(address) {
+            self.endpoints.add_reverse(address, task_name);
+        }
     }
 
     /// A service's name wins over an endpoint's of the same spelling: what says `web` means the service.
@@ -185,8 +190,11 @@ impl Tables {
         let mut reverse = self.endpoints.reverse;
         reverse.extend(self.services.reverse);
         NetworkZone {
-            name: self.name,
-            subnets: vec![self.subnet],
+            name: self.network.name.to_ascii_lowercase(),
+            subnets: [self.network.subnet.into()]
+                .into_iter()
+                .chain(self.network.subnet6.map(IpNetwork::from))
+                .collect(),
             names: names
                 .into_iter()
                 .map(|(name, addresses)| (name, addresses.into_iter().collect()))

@@ -61,6 +61,33 @@ fn a_service_without_tasks_and_addresses_exists_in_its_networks() {
     assert!(!zones.networks[&crate::testing::BACK].names.contains_key("rr"));
 }
 
+#[test]
+fn names_of_a_network_with_ipv6_have_addresses_of_both_families() {
+    let mut view = node_view();
+    let app = view.networks.get_mut(&crate::testing::APP).unwrap();
+    app.subnet6 = Some("fd00:1::/64".parse().unwrap());
+    let zones = of(&view);
+    let zone = &zones.networks[&crate::testing::APP];
+    let addresses =
+        |name: &str| zone.names[name].iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+
+    assert_eq!(addresses("web"), "10.0.1.2 fd00:1::2", "the virtual address");
+    assert_eq!(addresses("tasks.web"), "10.0.1.5 10.0.1.6 fd00:1::5 fd00:1::6");
+    assert_eq!(
+        addresses("rr"),
+        "10.0.1.8 10.0.1.9 fd00:1::8 fd00:1::9",
+        "all tasks of a service without one"
+    );
+    assert_eq!(addresses("www"), addresses("web"), "an alias of the service");
+    assert_eq!(addresses("client-alias"), "10.0.1.4 fd00:1::4", "an alias of a task");
+    assert_eq!(addresses("web.2.b"), "10.0.1.6 fd00:1::6", "a task of another node");
+    assert_eq!(zone.reverse[&"fd00:1::2".parse::<IpAddr>().unwrap()], "web");
+    assert_eq!(zone.reverse[&"fd00:1::6".parse::<IpAddr>().unwrap()], "web.2.b");
+    assert_eq!(zone.subnets.len(), 2);
+    let back = &zones.networks[&crate::testing::BACK];
+    assert!(back.names.values().flatten().all(IpAddr::is_ipv4), "a network without");
+}
+
 fn of(view: &dataplane_model::NodeView) -> Zones {
     zones_from_view(view, Path::new("/n"), TtlPolicy::default())
 }

@@ -3,7 +3,7 @@
 use dataplane_model::KernelState;
 use dataplane_model::Mac;
 use dataplane_model::kernel_state::{Device, LinkName};
-use ipnetwork::Ipv4Network;
+use ipnetwork::{IpNetwork, Ipv4Network};
 use netlink_packet_route::link::InfoKind;
 use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVxlan};
 
@@ -35,7 +35,10 @@ fn observed_vxlan(link: &Link) -> Device {
 
 async fn observed_bridge(node: &Netlink, link: &Link) -> Result<Device, NetError> {
     let addresses = node.addresses().await?;
-    let mut own = addresses.into_iter().filter(|(index, _)| *index == link.index).map(|(_, address)| address);
+    let mut own = addresses.into_iter().filter_map(|address| match address.network {
+        IpNetwork::V4(network) => (address.device == link.index).then_some(network),
+        IpNetwork::V6(_) => None,
+    });
     let nowhere = Ipv4Network::new(std::net::Ipv4Addr::UNSPECIFIED, 0).expect("a valid prefix");
     let address = own.next().filter(|_| link.is_up).unwrap_or(nowhere);
     Ok(Device::Bridge { address, mtu_bytes: link.mtu_bytes })
@@ -70,6 +73,7 @@ async fn put_vxlan(node: &Netlink, name: &LinkName, port: u16, mtu_bytes: u32) -
         let added = node.handle.link().add(message).execute().await;
         added.map_err(NetError::netlink(format!("make {name}: is UDP port {port} taken?")))?;
     }
+    given_ipv6_only(name.as_str())?;
     // BPF finds endpoints; the kernel must not ask for them.
     let (index, settings) = configure(node, name, mtu_bytes).await?;
     node.set_link(&format!("set up {name}"), settings.arp(false).index(index).up().build()).await
@@ -92,9 +96,10 @@ async fn put_bridge(
             added.map_err(NetError::netlink(format!("make {name}")))?;
         }
     }
+    no_ipv6(name.as_str())?;
     let (index, settings) = configure(node, name, mtu_bytes).await?;
     node.set_link(&format!("set up {name}"), settings.alias(ALIAS).index(index).up().build()).await?;
-    node.set_only_address(index, address).await
+    node.set_only_address(index, address.into()).await
 }
 
 /// The link's index, and a message that sets its MTU.
@@ -104,13 +109,22 @@ async fn configure(
     mtu_bytes: u32,
 ) -> Result<(u32, LinkMessageBuilder<LinkUnspec>), NetError> {
     let link = node.link(name.as_str()).await?.ok_or_else(|| NetError::NoLink { name: name.clone() })?;
-    no_ipv6(name.as_str())?;
     Ok((link.index, LinkUnspec::new_with_index(link.index).mtu(mtu_bytes)))
 }
 
 /// No link-local address, no router solicitation: nothing but what BPF or the bridge carries leaves here.
 pub(super) fn no_ipv6(link: &str) -> Result<(), NetError> {
     sysctl::write_if_there(&format!("ipv6/conf/{link}/disable_ipv6"), "1")
+}
+
+/// IPv6 with the addresses that it is given and no others, not even a link-local one: neighbours are asked for from the
+/// address that the packet comes from. Of the calling thread's namespace.
+pub(super) fn given_ipv6_only(link: &str) -> Result<(), NetError> {
+    // First what keeps it from making addresses, then what would have it make them. Mode 1 makes none (`if_link.h`).
+    for (key, value) in [("addr_gen_mode", "1"), ("accept_ra", "0"), ("disable_ipv6", "0")] {
+        sysctl::write_if_there(&format!("ipv6/conf/{link}/{key}"), value)?;
+    }
+    Ok(())
 }
 
 pub(super) async fn delete(node: &Netlink, name: &LinkName) -> Result<(), NetError> {

@@ -1,18 +1,18 @@
 //! A netlink socket in one namespace, and the links, addresses, routes and rules read through it.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use futures::TryStreamExt as _;
-use ipnetwork::Ipv4Network;
+use ipnetwork::IpNetwork;
 use netlink_packet_route::AddressFamily;
-use netlink_packet_route::address::AddressAttribute;
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use netlink_packet_route::link::{
-    InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo,
-    LinkMessage, State,
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoVxlan,
+    LinkAttribute, LinkFlags, LinkInfo, LinkMessage, State,
 };
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol};
-use netlink_packet_route::rule::{RuleAttribute, RuleMessage};
+use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use rtnetlink::sys::protocols::NETLINK_ROUTE;
 use rtnetlink::sys::{AsyncSocket as _, TokioSocket};
 use rtnetlink::{Handle, IpVersion, RouteMessageBuilder};
@@ -46,24 +46,44 @@ pub(super) struct Link {
     /// Port and whether it takes the tunnel's ends from metadata.
     pub vxlan: Option<(u16, bool)>,
     pub is_isolated: bool,
+    pub ipv6: Ipv6Mode,
 }
 
-/// An IPv4 route.
+/// What an interface does about IPv6.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Ipv6Mode {
+    #[default]
+    Off,
+    /// It has the addresses that it is given, and no other: it makes none, and takes nothing from routers.
+    Given,
+    Other,
+}
+
+/// An address of an interface, with the length of its prefix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Address {
+    pub device: u32,
+    pub network: IpNetwork,
+    /// Neither temporary (RFC 8981) nor deprecated, nor still to be told from others' (RFC 4862).
+    pub is_lasting: bool,
+}
+
+/// A route of either family.
 #[derive(Debug, Clone)]
 pub(super) struct Route {
     pub table: u32,
-    pub destination: Ipv4Network,
-    pub gateway: Option<Ipv4Addr>,
-    pub source: Option<Ipv4Addr>,
+    pub destination: IpNetwork,
+    pub gateway: Option<IpAddr>,
+    pub source: Option<IpAddr>,
     pub device: Option<u32>,
     pub protocol: RouteProtocol,
     pub message: RouteMessage,
 }
 
-/// An IPv4 rule that looks at the source.
+/// A rule that looks at the source.
 #[derive(Debug, Clone)]
 pub(super) struct SourceRule {
-    pub source: Ipv4Network,
+    pub source: IpNetwork,
     pub table: u32,
     pub message: RuleMessage,
 }
@@ -128,8 +148,7 @@ impl Netlink {
         self.handle.link().set(message).execute().await.map_err(NetError::netlink(doing))
     }
 
-    /// IPv4 addresses with their interfaces' indexes.
-    pub(super) async fn addresses(&self) -> Result<Vec<(u32, Ipv4Network)>, NetError> {
+    pub(super) async fn addresses(&self) -> Result<Vec<Address>, NetError> {
         let messages: Vec<_> = self
             .handle
             .address()
@@ -138,35 +157,33 @@ impl Netlink {
             .try_collect()
             .await
             .map_err(NetError::netlink("list addresses"))?;
-        let address = |message: &netlink_packet_route::address::AddressMessage| {
-            let local = message.attributes.iter().find_map(|attribute| match attribute {
-                AddressAttribute::Local(IpAddr::V4(address)) => Some(*address),
-                _ => None,
-            })?;
-            Some((message.header.index, Ipv4Network::new(local, message.header.prefix_len).ok()?))
+        Ok(messages.iter().filter_map(Address::new).collect())
+    }
+
+    /// Gives the interface this address and no other of its family.
+    pub(super) async fn set_only_address(&self, index: u32, wanted: IpNetwork) -> Result<(), NetError> {
+        let is_stale = |address: &Address| {
+            address.device == index
+                && address.network.is_ipv4() == wanted.is_ipv4()
+                && address.network != wanted
         };
-        Ok(messages.iter().filter_map(address).collect())
-    }
-
-    /// Gives the interface this address and no other.
-    pub(super) async fn set_only_address(&self, index: u32, address: Ipv4Network) -> Result<(), NetError> {
-        for (_, old) in
-            self.addresses().await?.into_iter().filter(|(at, old)| *at == index && *old != address)
-        {
-            let message = rtnetlink::AddressMessageBuilder::<Ipv4Addr>::new()
-                .index(index)
-                .address(old.ip(), old.prefix())
-                .build();
-            unless(self.handle.address().del(message).execute().await, &[libc::EADDRNOTAVAIL])
-                .map_err(NetError::netlink(format!("remove address {old}")))?;
+        for old in self.addresses().await?.into_iter().filter(is_stale) {
+            let deleted = self.handle.address().del(address_message(index, old.network)).execute().await;
+            unless(deleted, &[libc::EADDRNOTAVAIL])
+                .map_err(NetError::netlink(format!("remove address {}", old.network)))?;
         }
-        let added =
-            self.handle.address().add(index, IpAddr::V4(address.ip()), address.prefix()).execute().await;
-        unless(added, &[libc::EEXIST]).map_err(NetError::netlink(format!("add address {address}")))
+        let mut request = self.handle.address().add(index, wanted.ip(), wanted.prefix());
+        if wanted.is_ipv6() {
+            // Addresses are the allocator's: nobody else can have it, so it may be used at once (RFC 4862 section 5.4).
+            request.message_mut().attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+        }
+        unless(request.execute().await, &[libc::EEXIST])
+            .map_err(NetError::netlink(format!("add address {wanted}")))
     }
 
+    /// Of both families.
     pub(super) async fn routes(&self) -> Result<Vec<Route>, NetError> {
-        let query = RouteMessageBuilder::<Ipv4Addr>::new().build();
+        let query = RouteMessageBuilder::<IpAddr>::new().build();
         let messages: Vec<RouteMessage> = self
             .handle
             .route()
@@ -187,28 +204,33 @@ impl Netlink {
             .map_err(NetError::netlink("delete a route"))
     }
 
+    /// Of both families, as far as the kernel has them.
     pub(super) async fn source_rules(&self) -> Result<Vec<SourceRule>, NetError> {
-        let messages: Vec<RuleMessage> = self
-            .handle
-            .rule()
-            .get(IpVersion::V4)
-            .execute()
-            .try_collect()
-            .await
-            .map_err(NetError::netlink("list rules"))?;
-        Ok(messages.into_iter().filter_map(SourceRule::new).collect())
+        let mut rules = Vec::new();
+        for family in [IpVersion::V4, IpVersion::V6] {
+            let listed: Result<Vec<RuleMessage>, _> =
+                self.handle.rule().get(family).execute().try_collect().await;
+            match listed {
+                Ok(messages) => rules.extend(messages.into_iter().filter_map(SourceRule::new)),
+                Err(error) if super::error::errno(&error) == Some(libc::EAFNOSUPPORT) => {}
+                Err(error) => return Err(NetError::netlink("list rules")(error)),
+            }
+        }
+        Ok(rules)
     }
 
     pub(super) async fn add_source_rule(
         &self,
-        source: Ipv4Addr,
+        source: IpAddr,
         table: u32,
         priority: u32,
     ) -> Result<(), NetError> {
-        let mut request =
-            self.handle.rule().add().v4().source_prefix(source, 32).table_id(table).priority(priority);
-        request.message_mut().header.action = netlink_packet_route::rule::RuleAction::ToTable;
-        unless(request.execute().await, &[libc::EEXIST])
+        let request = self.handle.rule().add().table_id(table).priority(priority).action(RuleAction::ToTable);
+        let added = match source {
+            IpAddr::V4(source) => request.v4().source_prefix(source, 32).execute().await,
+            IpAddr::V6(source) => request.v6().source_prefix(source, 128).execute().await,
+        };
+        unless(added, &[libc::EEXIST])
             .map_err(NetError::netlink(format!("add the rule for packets from {source}")))
     }
 
@@ -241,6 +263,7 @@ impl From<&LinkMessage> for Link {
                 LinkAttribute::Link(index) => link.peer = Some(*index),
                 LinkAttribute::IfAlias(alias) => link.alias = Some(alias.clone()),
                 LinkAttribute::OperState(state) => link.state = Some(*state),
+                LinkAttribute::AfSpecUnspec(families) => link.ipv6 = ipv6_mode(families),
                 LinkAttribute::LinkInfo(infos) => infos.iter().for_each(|info| link.note(info)),
                 _ => {}
             }
@@ -269,18 +292,79 @@ impl Link {
     }
 }
 
+impl Address {
+    fn new(message: &AddressMessage) -> Option<Self> {
+        // Of IPv6 `Address`, of IPv4 `Local`: its `Address` is that of the other end, if the link has one.
+        let own = message.attributes.iter().find_map(|attribute| match attribute {
+            AddressAttribute::Local(address @ IpAddr::V4(_))
+            | AddressAttribute::Address(address @ IpAddr::V6(_)) => Some(*address),
+            _ => None,
+        })?;
+        let fleeting = AddressFlags::Secondary
+            | AddressFlags::Deprecated
+            | AddressFlags::Tentative
+            | AddressFlags::Dadfailed;
+        let flags = message.attributes.iter().find_map(|attribute| match attribute {
+            AddressAttribute::Flags(flags) => Some(*flags),
+            _ => None,
+        });
+        let is_lasting = !flags.unwrap_or(AddressFlags::empty()).intersects(fleeting);
+        let network = IpNetwork::new(own, message.header.prefix_len).ok()?;
+        Some(Self { device: message.header.index, network, is_lasting })
+    }
+}
+
+fn address_message(index: u32, address: IpNetwork) -> AddressMessage {
+    match address {
+        IpNetwork::V4(address) => {
+            let message = rtnetlink::AddressMessageBuilder::<Ipv4Addr>::new().index(index);
+            message.address(address.ip(), address.prefix()).build()
+        }
+        IpNetwork::V6(address) => {
+            let message = rtnetlink::AddressMessageBuilder::<Ipv6Addr>::new().index(index);
+            message.address(address.ip(), address.prefix()).build()
+        }
+    }
+}
+
+fn ipv6_mode(families: &[AfSpecUnspec]) -> Ipv6Mode {
+    let attributes = families.iter().flat_map(|family| match family {
+        AfSpecUnspec::Inet6(attributes) => attributes.as_slice(),
+        _ => &[],
+    });
+    let (mut is_off, mut makes_none, mut learns_none) = (true, false, false);
+    for attribute in attributes {
+        match attribute {
+            AfSpecInet6::DevConf(settings) => {
+                is_off = settings.disable_ipv6 != 0;
+                learns_none = settings.accept_ra == 0;
+            }
+            AfSpecInet6::AddrGenMode(mode) => makes_none = *mode == In6AddrGenMode::None,
+            _ => {}
+        }
+    }
+    match (is_off, makes_none && learns_none) {
+        (true, _) => Ipv6Mode::Off,
+        (false, true) => Ipv6Mode::Given,
+        (false, false) => Ipv6Mode::Other,
+    }
+}
+
 impl Route {
     fn new(message: RouteMessage) -> Option<Self> {
-        if message.header.address_family != AddressFamily::Inet {
-            return None;
-        }
-        let v4 = |address: &RouteAddress| match address {
-            RouteAddress::Inet(address) => Some(*address),
+        let everywhere: IpAddr = match message.header.address_family {
+            AddressFamily::Inet => Ipv4Addr::UNSPECIFIED.into(),
+            AddressFamily::Inet6 => Ipv6Addr::UNSPECIFIED.into(),
+            _ => return None,
+        };
+        let ip = |address: &RouteAddress| match address {
+            RouteAddress::Inet(address) => Some(IpAddr::V4(*address)),
+            RouteAddress::Inet6(address) => Some(IpAddr::V6(*address)),
             _ => None,
         };
         let mut route = Self {
             table: u32::from(message.header.table),
-            destination: Ipv4Network::new(Ipv4Addr::UNSPECIFIED, 0).ok()?,
+            destination: IpNetwork::new(everywhere, 0).ok()?,
             gateway: None,
             source: None,
             device: None,
@@ -292,10 +376,10 @@ impl Route {
                 RouteAttribute::Table(table) => route.table = *table,
                 RouteAttribute::Destination(address) => {
                     route.destination =
-                        Ipv4Network::new(v4(address)?, message.header.destination_prefix_length).ok()?;
+                        IpNetwork::new(ip(address)?, message.header.destination_prefix_length).ok()?;
                 }
-                RouteAttribute::Gateway(address) => route.gateway = v4(address),
-                RouteAttribute::PrefSource(address) => route.source = v4(address),
+                RouteAttribute::Gateway(address) => route.gateway = ip(address),
+                RouteAttribute::PrefSource(address) => route.source = ip(address),
                 RouteAttribute::Oif(index) => route.device = Some(*index),
                 _ => {}
             }
@@ -319,8 +403,8 @@ impl SourceRule {
         let mut table = u32::from(message.header.table);
         for attribute in &message.attributes {
             match attribute {
-                RuleAttribute::Source(IpAddr::V4(address)) => {
-                    source = Ipv4Network::new(*address, message.header.src_len).ok();
+                RuleAttribute::Source(address) => {
+                    source = IpNetwork::new(*address, message.header.src_len).ok();
                 }
                 RuleAttribute::Table(number) => table = *number,
                 _ => {}

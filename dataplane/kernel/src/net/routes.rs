@@ -1,10 +1,10 @@
 //! Routes of the node itself, known as ours by their protocol number.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use dataplane_model::KernelState;
 use dataplane_model::kernel_state::{LinkName, NodeRoute};
-use ipnetwork::Ipv4Network;
+use ipnetwork::IpNetwork;
 use netlink_packet_route::route::{RouteProtocol, RouteScope};
 use rtnetlink::RouteMessageBuilder;
 
@@ -18,7 +18,11 @@ pub(super) async fn observe(node: &Netlink, links: &[Link], state: &mut KernelSt
     for route in node.routes().await?.iter().filter(|route| is_ours(route)) {
         let device = links.iter().find(|link| Some(link.index) == route.device);
         let Some(device) = device.and_then(|link| LinkName::new(&link.name)) else { continue };
-        let source = route.source.unwrap_or(Ipv4Addr::UNSPECIFIED);
+        let unknown: IpAddr = match route.destination {
+            IpNetwork::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            IpNetwork::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let source = route.source.unwrap_or(unknown);
         state.routes.insert(route.destination, NodeRoute { device, source });
     }
     Ok(())
@@ -28,20 +32,18 @@ fn is_ours(route: &Route) -> bool {
     route.is_main() && route.protocol == PROTOCOL
 }
 
-pub(super) async fn put(node: &Netlink, subnet: Ipv4Network, route: &NodeRoute) -> Result<(), NetError> {
+pub(super) async fn put(node: &Netlink, subnet: IpNetwork, route: &NodeRoute) -> Result<(), NetError> {
     let device = node.link(route.device.as_str()).await?;
     let device = device.ok_or_else(|| NetError::NoLink { name: route.device.clone() })?;
-    let message = RouteMessageBuilder::<Ipv4Addr>::new()
+    let base = RouteMessageBuilder::<IpAddr>::new().output_interface(device.index).protocol(PROTOCOL);
+    let message = base
         .destination_prefix(subnet.network(), subnet.prefix())
-        .output_interface(device.index)
-        .pref_source(route.source)
-        .scope(RouteScope::Link)
-        .protocol(PROTOCOL)
-        .build();
-    node.put_route(message).await
+        .and_then(|message| message.pref_source(route.source))
+        .expect("the source is of the subnet's family");
+    node.put_route(message.scope(RouteScope::Link).build()).await
 }
 
-pub(super) async fn delete(node: &Netlink, subnet: Ipv4Network) -> Result<(), NetError> {
+pub(super) async fn delete(node: &Netlink, subnet: IpNetwork) -> Result<(), NetError> {
     let routes = node.routes().await?;
     for route in routes.into_iter().filter(|route| is_ours(route) && route.destination == subnet) {
         node.delete_route(route.message).await?;

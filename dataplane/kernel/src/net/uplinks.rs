@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 use dataplane_model::kernel_state::LinkName;
 use dataplane_plan::Uplink;
 
-use super::netlink::{Link, Netlink};
-use super::{NetError, forwarding};
+use super::netlink::{Address, Link, Netlink};
+use super::{NetError, forwarding, sysctl};
 
 /// Drivers that run XDP programs on received packets before they make a socket buffer, by their names in Linux 6.1.
 const NATIVE_XDP_DRIVERS: [&str; 22] = [
@@ -39,10 +39,12 @@ const NATIVE_XDP_DRIVERS: [&str; 22] = [
 
 /// What the plan must know of this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct Machine {
     pub uplinks: BTreeMap<LinkName, Uplink>,
     pub host_forwards: bool,
     pub has_tcx: bool,
+    pub has_ipv6: bool,
     /// The kernel can end sockets of others.
     pub has_socket_reset: bool,
 }
@@ -59,22 +61,36 @@ pub(super) async fn machine(
     let mut uplinks = BTreeMap::new();
     for link in &links {
         let Some(name) = LinkName::new(&link.name) else { continue };
-        let own = addresses.iter().filter(|(index, _)| *index == link.index);
-        let own: Vec<Ipv4Addr> = own.map(|(_, address)| address.ip()).collect();
-        if named.contains(&name) || (named.is_empty() && own.contains(&vtep)) {
-            uplinks.insert(name, uplink(link, own));
+        let own: Vec<&Address> = addresses.iter().filter(|address| address.device == link.index).collect();
+        let is_end = own.iter().any(|address| address.network.ip() == vtep);
+        if named.contains(&name) || (named.is_empty() && is_end) {
+            uplinks.insert(name, uplink(link, &own));
         }
     }
     let host_forwards = forwarding::host_forwards()?;
-    Ok(Machine { uplinks, host_forwards, has_tcx: has_tcx(), has_socket_reset })
+    let has_ipv6 = sysctl::read("ipv6/conf/default/disable_ipv6")?.is_some();
+    Ok(Machine { uplinks, host_forwards, has_tcx: has_tcx(), has_ipv6, has_socket_reset })
 }
 
-fn uplink(link: &Link, addresses: Vec<Ipv4Addr>) -> Uplink {
+fn uplink(link: &Link, own: &[&Address]) -> Uplink {
+    let (mut addresses, mut addresses6) = (Vec::new(), Vec::new());
+    for address in own {
+        match address.network.ip() {
+            IpAddr::V4(address) => addresses.push(address),
+            IpAddr::V6(ip) if is_known_by_others(ip) && address.is_lasting => addresses6.push(ip),
+            IpAddr::V6(_) => {}
+        }
+    }
     let kind = link.kind.as_ref().map(ToString::to_string);
     // `/sys` may be of another namespace; the NICs are in the one that it is of.
     let driver = if kind.is_none() { driver(&link.name) } else { None };
     let has_native_xdp = driver.as_deref().is_some_and(|driver| NATIVE_XDP_DRIVERS.contains(&driver));
-    Uplink { mtu_bytes: link.mtu_bytes, addresses, kind, driver, has_native_xdp }
+    Uplink { mtu_bytes: link.mtu_bytes, addresses, addresses6, kind, driver, has_native_xdp }
+}
+
+/// Others may send to it: it is global or unique-local (RFC 4291 section 2.4, RFC 4193).
+fn is_known_by_others(ip: Ipv6Addr) -> bool {
+    !ip.is_unicast_link_local() && !ip.is_loopback() && !ip.is_multicast() && !ip.is_unspecified()
 }
 
 fn driver(link: &str) -> Option<String> {

@@ -14,12 +14,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::Ipv4Addr;
 
-use ipnetwork::Ipv4Network;
+use ipnetwork::IpNetwork;
 
 pub use reset::SocketReset;
 pub use rows::{
     AttachmentRole, AttachmentRow, Device, Endpoint, EndpointKey, Frontend, FrontendKey, Hook, HookMode,
-    HookTarget, Leg, LinkName, NodeRoute, Owner, PacketFilter, Place, PortKey, Present, Program, Ring,
+    HookTarget, Leg, Leg6, LinkName, NodeRoute, Owner, PacketFilter, Place, PortKey, Present, Program, Ring,
     RingKey, SandboxNet, Settings, Singleton, VipKey, Vnis, protocol_name,
 };
 pub use table::Change;
@@ -107,7 +107,7 @@ tables! {
     /// Interfaces whose packets the kernel may forward.
     forwarding: Forwarding(LinkName => Present),
     /// Routes of the node itself.
-    routes: Route(Ipv4Network => NodeRoute),
+    routes: Route(IpNetwork => NodeRoute),
     /// The nftables table.
     filter: Filter(Singleton => PacketFilter),
     /// What all BPF programs know of this node.

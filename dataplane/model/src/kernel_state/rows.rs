@@ -1,10 +1,10 @@
 //! The rows of [`KernelState`](super::KernelState)'s tables, each with its text.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use ipnetwork::Ipv4Network;
+use ipnetwork::{Ipv4Network, Ipv6Network};
 
 use crate::view::{Mac, ProtocolNumber, SandboxId, ServiceKey, Vni};
 
@@ -97,7 +97,8 @@ pub enum Device {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeRoute {
     pub device: LinkName,
-    pub source: Ipv4Addr,
+    /// Of the network's family.
+    pub source: IpAddr,
 }
 
 /// What the nftables table is made of.
@@ -175,6 +176,18 @@ pub struct Leg {
     /// Routing table of packets that are sent from this leg's address.
     pub table: u32,
     /// Also the way to everywhere else.
+    pub default_route: bool,
+    /// In a network that has IPv6 too.
+    pub ipv6: Option<Leg6>,
+}
+
+/// The IPv6 side of a leg, in the same routing table. It has this one address: none of its own making, not even a
+/// link-local one, and nothing that a router says is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Leg6 {
+    pub address: Ipv6Network,
+    pub gateway: Ipv6Addr,
+    /// Also the way to everywhere else, if there is no other.
     pub default_route: bool,
 }
 

@@ -34,6 +34,7 @@ fn sandbox() -> (SandboxId, SandboxNet) {
         gateway: Ipv4Addr::new(10, 0, 0, 1),
         table: 100,
         default_route: false,
+        ipv6: None,
     };
     (id, SandboxNet { legs: vec![leg] })
 }

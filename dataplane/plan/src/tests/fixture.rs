@@ -23,6 +23,7 @@ pub fn facts() -> NodeFacts {
     let uplink = Uplink {
         mtu_bytes: 1500,
         addresses: vec![NODE_I],
+        addresses6: vec![],
         kind: Some("veth".into()),
         driver: None,
         has_native_xdp: false,
@@ -31,6 +32,7 @@ pub fn facts() -> NodeFacts {
         uplinks: BTreeMap::from([(LinkName::new("up0").unwrap(), uplink)]),
         host_forwards: false,
         has_tcx: true,
+        has_ipv6: true,
         has_socket_reset: true,
         ingress_hook: IngressHook::Auto,
         tc_attach: TcAttach::Auto,

@@ -113,6 +113,69 @@ fn mtu_follows_the_underlay_and_never_exceeds_it() {
     assert_eq!(mtus, [1450, 1400, 1500]);
 }
 
+/// The fixture, with an IPv6 prefix for `app` alone and for the ingress network.
+fn dual_stack_view() -> NodeView {
+    let mut view = view();
+    view.networks.get_mut(&APP).unwrap().subnet6 = Some("fd00:1::/64".parse().unwrap());
+    view.networks.get_mut(&INGRESS).unwrap().subnet6 = Some("fd00::/64".parse().unwrap());
+    view
+}
+
+fn ipv6_sides(state: &KernelState) -> Vec<String> {
+    let legs = &state.sandboxes[&sandbox(5).0].legs;
+    let side = |leg: &dataplane_model::kernel_state::Leg| {
+        let side = leg.ipv6?;
+        Some(format!("{} {} via {} default {}", leg.name, side.address, side.gateway, side.default_route))
+    };
+    legs.iter().filter_map(side).collect()
+}
+
+#[test]
+fn a_leg_has_its_host_number_in_ipv6_too() {
+    let planned = planned(&dual_stack_view(), &facts());
+
+    assert_eq!(
+        ipv6_sides(&planned.state),
+        ["eth0 fd00::5/64 via fd00::1 default true", "eth1 fd00:1::5/64 via fd00:1::1 default false"]
+    );
+    assert_eq!(planned.problems, Vec::<String>::new());
+}
+
+#[test]
+fn the_node_reaches_the_ingress_network_over_ipv6_if_it_has_an_address() {
+    let mut facts = facts();
+    let subnet6 = "fd00::/64".parse().unwrap();
+    let without = planned(&dual_stack_view(), &facts).state;
+    facts.uplinks.values_mut().for_each(|uplink| {
+        uplink.addresses6 = ["2001:db8::12", "2001:db8::11"].map(|address| address.parse().unwrap()).into();
+    });
+    let with = planned(&dual_stack_view(), &facts).state;
+
+    assert!(!without.routes.contains_key(&subnet6));
+    assert_eq!(with.routes[&subnet6].to_string(), "dev mesh-vx src 2001:db8::11");
+    assert_eq!(with.routes.len(), 2);
+}
+
+#[test]
+fn what_cannot_carry_ipv6_says_so_and_carries_ipv4() {
+    let mut small = facts();
+    small.uplinks.values_mut().for_each(|uplink| uplink.mtu_bytes = 1280 + 49);
+    let none = NodeFacts { has_ipv6: false, ..facts() };
+    let mut asked = dual_stack_view();
+    asked.networks.get_mut(&APP).unwrap().mtu_bytes = Some(1279);
+
+    let (small, none, asked) =
+        (planned(&dual_stack_view(), &small), planned(&dual_stack_view(), &none), planned(&asked, &facts()));
+
+    for planned in [&small, &none] {
+        assert_eq!(ipv6_sides(&planned.state), Vec::<String>::new());
+        assert_eq!(planned.problems.len(), 2, "{:?}", planned.problems);
+        assert!(planned.refused.is_empty());
+    }
+    assert!(small.problems[0].contains("may have 1279 bytes, and 1280 is the least"), "{:?}", small.problems);
+    assert_eq!(ipv6_sides(&asked.state).len(), 1, "the ingress network");
+}
+
 #[test]
 fn an_address_held_here_is_here() {
     let mut view = view();

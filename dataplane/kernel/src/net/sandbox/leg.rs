@@ -1,23 +1,27 @@
 //! One veth pair: making it, addresses and routes inside, the bridge outside.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::time::Duration;
 
-use dataplane_model::kernel_state::{Leg, LinkName};
+use dataplane_model::kernel_state::{Leg, Leg6, LinkName};
+use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, State};
 use netlink_packet_route::route::{RouteMessage, RouteScope};
 use rtnetlink::packet_route::route::RouteHeader;
 use rtnetlink::{LinkBridgePort, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
 use crate::net::NetError;
-use crate::net::devices::no_ipv6;
+use crate::net::devices::{given_ipv6_only, no_ipv6};
 use crate::net::namespace::Namespace;
-use crate::net::netlink::{Link, Netlink};
+use crate::net::netlink::{Ipv6Mode, Link, Netlink, Route, SourceRule};
 use crate::net::routes::PROTOCOL;
 
 /// Priority of the source rules: before the main table's (32766), after the local one's (0).
 const RULE_PRIORITY: u32 = 1000;
+
+/// Metric of a default route that any other one goes before.
+const LAST_RESORT_METRIC: u32 = 1 << 16;
 
 /// How long the kernel may take to notice a carrier, and how often we ask. From Linux 6.9 on, asking makes it notice.
 const CARRIER_WITHIN: Duration = Duration::from_secs(5);
@@ -35,7 +39,7 @@ pub(super) async fn put(
         make_pair(node, namespace, leg).await?;
     }
     set_outside(node, leg).await?;
-    set_inside(inside, leg).await?;
+    set_inside(namespace, inside, leg).await?;
     carries(inside, &leg.name).await?;
     carries(node, &leg.host).await?;
     match &leg.bridge {
@@ -110,20 +114,56 @@ async fn set_outside(node: &Netlink, leg: &Leg) -> Result<(), NetError> {
     set.map_err(NetError::netlink(format!("isolate {}", leg.host)))
 }
 
-async fn set_inside(inside: &Netlink, leg: &Leg) -> Result<(), NetError> {
+async fn set_inside(namespace: &Namespace, inside: &Netlink, leg: &Leg) -> Result<(), NetError> {
     let end = existing(inside, &leg.name).await?;
+    match leg.ipv6 {
+        Some(_) => namespace.run(|| given_ipv6_only(leg.name.as_str()))?,
+        None if end.ipv6 == Ipv6Mode::Off => {}
+        None => namespace.run(|| no_ipv6(leg.name.as_str()))?,
+    }
     let settings = LinkUnspec::new_with_index(end.index).mtu(leg.mtu_bytes).address(leg.mac.0.to_vec()).up();
     inside.set_link(&format!("set up {}", leg.name), settings.build()).await?;
-    inside.set_only_address(end.index, leg.address).await?;
-    for route in routes(leg, end.index) {
-        inside.put_route(route).await?;
-    }
-    if !leg.default_route {
-        delete_main_default(inside, end.index).await?;
+    for side in sides(leg) {
+        inside.set_only_address(end.index, side.address).await?;
+        for route in routes(&side, leg.table, end.index) {
+            inside.put_route(route).await?;
+        }
+        if !side.default_route {
+            delete_main_default(inside, end.index, side.address).await?;
+        }
     }
     let rules = inside.source_rules().await?;
-    let is_there = rules.iter().any(|rule| rule.source.ip() == leg.address.ip() && rule.table == leg.table);
-    if is_there { Ok(()) } else { inside.add_source_rule(leg.address.ip(), leg.table, RULE_PRIORITY).await }
+    for source in sources(leg).filter(|source| !rules.iter().any(|rule| is_rule_of(rule, *source, leg))) {
+        inside.add_source_rule(source, leg.table, RULE_PRIORITY).await?;
+    }
+    Ok(())
+}
+
+/// The addresses that a leg's packets come from.
+pub(super) fn sources(leg: &Leg) -> impl Iterator<Item = IpAddr> {
+    sides(leg).map(|side| side.address.ip())
+}
+
+pub(super) fn is_rule_of(rule: &SourceRule, source: IpAddr, leg: &Leg) -> bool {
+    rule.source.ip() == source && rule.table == leg.table
+}
+
+/// A leg in one family.
+struct Side {
+    address: IpNetwork,
+    gateway: IpAddr,
+    default_route: bool,
+}
+
+fn sides(leg: &Leg) -> impl Iterator<Item = Side> {
+    let Leg { address, gateway, default_route, .. } = *leg;
+    let ipv4 = Side { address: address.into(), gateway: gateway.into(), default_route };
+    let ipv6 = leg.ipv6.map(|Leg6 { address, gateway, default_route }| Side {
+        address: address.into(),
+        gateway: gateway.into(),
+        default_route,
+    });
+    [ipv4].into_iter().chain(ipv6)
 }
 
 async fn existing(netlink: &Netlink, name: &LinkName) -> Result<Link, NetError> {
@@ -132,26 +172,42 @@ async fn existing(netlink: &Netlink, name: &LinkName) -> Result<Link, NetError> 
 
 /// In the leg's own table the subnet and the gateway, so that answers leave by the leg on which the question came; in
 /// the main table the gateway, if this is the way to everywhere.
-fn routes(leg: &Leg, index: u32) -> Vec<RouteMessage> {
-    let base = |table: u32| {
-        RouteMessageBuilder::<Ipv4Addr>::new().output_interface(index).table_id(table).protocol(PROTOCOL)
+fn routes(side: &Side, table: u32, index: u32) -> Vec<RouteMessage> {
+    let base = |table: u32, destination: IpNetwork| {
+        RouteMessageBuilder::<IpAddr>::new()
+            .output_interface(index)
+            .table_id(table)
+            .protocol(PROTOCOL)
+            .destination_prefix(destination.network(), destination.prefix())
+            .and_then(|route| route.pref_source(side.address.ip()))
     };
-    let subnet = base(leg.table)
-        .destination_prefix(leg.address.network(), leg.address.prefix())
-        .pref_source(leg.address.ip())
-        .scope(RouteScope::Link)
-        .build();
-    let default = |table| base(table).gateway(leg.gateway).build();
-    let mut routes = vec![subnet, default(leg.table)];
-    if leg.default_route {
-        routes.push(default(u32::from(RouteHeader::RT_TABLE_MAIN)));
+    let everywhere: IpNetwork = match side.address {
+        IpNetwork::V4(_) => Ipv4Network::new(Ipv4Addr::UNSPECIFIED, 0).expect("a short prefix").into(),
+        IpNetwork::V6(_) => Ipv6Network::new(Ipv6Addr::UNSPECIFIED, 0).expect("a short prefix").into(),
+    };
+    let subnet = base(table, side.address).map(|route| route.scope(RouteScope::Link));
+    let default = |table| base(table, everywhere).and_then(|route| route.gateway(side.gateway));
+    let mut routes = vec![subnet, default(table)];
+    if side.default_route {
+        let main = default(u32::from(RouteHeader::RT_TABLE_MAIN));
+        routes.push(main.map(|route| route.priority(metric(side))));
     }
-    routes
+    let built = routes.into_iter().map(|route| route.expect("all of one family").build());
+    built.collect()
 }
 
-async fn delete_main_default(inside: &Netlink, index: u32) -> Result<(), NetError> {
-    let is_stale = |route: &crate::net::netlink::Route| {
-        route.is_main() && route.is_default() && route.device == Some(index) && route.protocol == PROTOCOL
+/// The kernel's own for IPv4. Of IPv6, a leg is the way to everywhere only for want of a better one.
+fn metric(side: &Side) -> u32 {
+    if side.address.is_ipv4() { 0 } else { LAST_RESORT_METRIC }
+}
+
+async fn delete_main_default(inside: &Netlink, index: u32, of: IpNetwork) -> Result<(), NetError> {
+    let is_stale = |route: &Route| {
+        route.is_main()
+            && route.is_default()
+            && route.destination.is_ipv4() == of.is_ipv4()
+            && route.device == Some(index)
+            && route.protocol == PROTOCOL
     };
     for route in inside.routes().await?.into_iter().filter(is_stale) {
         inside.delete_route(route.message).await?;

@@ -38,13 +38,14 @@ pub(super) async fn delete(path: &Path) -> Result<(), NetError> {
     Namespace::remove(path)
 }
 
-/// Sets what a namespace must have before any interface is in it: IPv6 is off (the overlay carries IPv4), packets may
-/// come in by another leg than the one that leads back to their sender, and what Docker gives every container.
+/// Sets what a namespace must have before any interface is in it: IPv6 is off until a leg has it, packets may come in by
+/// another leg than the one that leads back to their sender, and what Docker gives every container.
 fn prepare() -> Result<(), NetError> {
     for scope in ["all", "default"] {
         // 2: the source must be reachable somehow (RFC 3704 section 2.4). Strict would drop what the mesh delivers.
         sysctl::write(&format!("ipv4/conf/{scope}/rp_filter"), "2")?;
         sysctl::write(&format!("ipv4/conf/{scope}/accept_redirects"), "0")?;
+        sysctl::write_if_there(&format!("ipv6/conf/{scope}/accept_redirects"), "0")?;
     }
     sysctl::write_if_there("ipv6/conf/default/disable_ipv6", "1")?;
     sysctl::write("ipv4/ip_forward", "0")?;
@@ -80,7 +81,7 @@ async fn delete_links(inside: &Netlink, is_meant: impl Fn(&str) -> bool) -> Resu
 
 async fn delete_stale_rules(inside: &Netlink, legs: &[Leg]) -> Result<(), NetError> {
     for rule in inside.source_rules().await? {
-        let is_wanted = |leg: &Leg| leg.address.ip() == rule.source.ip() && leg.table == rule.table;
+        let is_wanted = |leg: &Leg| leg::sources(leg).any(|source| leg::is_rule_of(&rule, source, leg));
         if !legs.iter().any(is_wanted) {
             inside.delete_rule(rule.message).await?;
         }

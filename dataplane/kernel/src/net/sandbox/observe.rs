@@ -3,17 +3,17 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::Path;
 
-use dataplane_model::kernel_state::{Device, Leg, LinkName, SandboxNet};
+use dataplane_model::kernel_state::{Device, Leg, Leg6, LinkName, SandboxNet};
 use dataplane_model::{KernelState, Mac, SandboxId};
-use ipnetwork::Ipv4Network;
+use ipnetwork::IpNetwork;
 
 use super::leg::are_paired;
 use crate::net::NetError;
 use crate::net::namespace::Namespace;
-use crate::net::netlink::{Link, Netlink, Route, SourceRule};
+use crate::net::netlink::{Address, Ipv6Mode, Link, Netlink, Route, SourceRule};
 
 /// Records the sandboxes of `netns_dir`, and host ends that lead into none of them.
 pub(in crate::net) async fn observe(
@@ -66,7 +66,7 @@ async fn read(namespace: &Namespace) -> Result<Inside, NetError> {
 /// All that is in a sandbox.
 struct Inside {
     links: Vec<Link>,
-    addresses: Vec<(u32, Ipv4Network)>,
+    addresses: Vec<Address>,
     routes: Vec<Route>,
     rules: Vec<SourceRule>,
 }
@@ -104,17 +104,12 @@ impl Inside {
             && host.is_up
             && host.mtu_bytes == end.mtu_bytes
             && host.is_isolated == bridge.is_some();
-        let mut addresses =
-            self.addresses.iter().filter(|(index, _)| *index == end.index).map(|(_, address)| *address);
-        let address = addresses.next().filter(|_| sound)?;
-        let table = self.rules.iter().find(|rule| rule.source.ip() == address.ip())?.table;
-        let by_here = |route: &&Route| route.device == Some(end.index);
-        let mut own = self.routes.iter().filter(by_here);
-        let in_table = |route: &&Route| route.table == table;
-        self.routes.iter().filter(by_here).filter(in_table).find(|route| {
-            route.destination == Ipv4Network::new(address.network(), address.prefix()).unwrap_or(address)
-        })?;
-        let gateway = own.clone().filter(in_table).find(|route| route.is_default())?.gateway?;
+        let IpNetwork::V4(address) = self.addresses_of(end, false).next().filter(|_| sound)? else {
+            return None;
+        };
+        let table = self.rule_of(address.ip().into())?.table;
+        let side = self.side(end, address.into(), table)?;
+        let IpAddr::V4(gateway) = side.gateway else { return None };
         Some(Leg {
             name: LinkName::new(&end.name)?,
             host: LinkName::new(&host.name)?,
@@ -124,11 +119,54 @@ impl Inside {
             mtu_bytes: end.mtu_bytes,
             gateway,
             table,
-            default_route: own.any(|route| route.is_main() && is_default_by(route, gateway)),
+            default_route: side.default_route,
+            ipv6: self.leg6(end, table)?,
         })
+    }
+
+    /// The IPv6 side: `Some(None)` if it has none, `None` if it is neither whole nor absent.
+    #[expect(clippy::option_option, reason = "a side that is damaged is not one that is absent")]
+    fn leg6(&self, end: &Link, table: u32) -> Option<Option<Leg6>> {
+        let has_rule = self.rules.iter().any(|rule| rule.source.is_ipv6() && rule.table == table);
+        match end.ipv6 {
+            Ipv6Mode::Off => return (!has_rule).then_some(None),
+            Ipv6Mode::Given => {}
+            Ipv6Mode::Other => return None,
+        }
+        let mut own = self.addresses_of(end, true);
+        let (Some(IpNetwork::V6(address)), None) = (own.next(), own.next()) else { return None };
+        self.rule_of(address.ip().into()).filter(|rule| rule.table == table)?;
+        let side = self.side(end, address.into(), table)?;
+        let IpAddr::V6(gateway) = side.gateway else { return None };
+        Some(Some(Leg6 { address, gateway, default_route: side.default_route }))
+    }
+
+    fn addresses_of(&self, end: &Link, of_ipv6: bool) -> impl Iterator<Item = IpNetwork> {
+        let own = self.addresses.iter().filter(|address| address.device == end.index);
+        own.map(|address| address.network).filter(move |address| address.is_ipv6() == of_ipv6)
+    }
+
+    fn rule_of(&self, source: IpAddr) -> Option<&SourceRule> {
+        self.rules.iter().find(|rule| rule.source.ip() == source)
+    }
+
+    /// The routes of a leg in the family of `address`, if they are all there.
+    fn side(&self, end: &Link, address: IpNetwork, table: u32) -> Option<Side> {
+        let family = |route: &&Route| route.destination.is_ipv4() == address.is_ipv4();
+        let own = || self.routes.iter().filter(|route| route.device == Some(end.index)).filter(family);
+        let in_table = || own().filter(|route| route.table == table);
+        in_table().find(|route| {
+            (route.destination.ip(), route.destination.prefix()) == (address.network(), address.prefix())
+        })?;
+        let gateway = in_table().find(|route| route.is_default())?.gateway?;
+        let leads_out =
+            |route: &Route| route.is_main() && route.is_default() && route.gateway == Some(gateway);
+        Some(Side { gateway, default_route: own().any(leads_out) })
     }
 }
 
-fn is_default_by(route: &Route, gateway: Ipv4Addr) -> bool {
-    route.is_default() && route.gateway == Some(gateway)
+/// Where a leg leads to in one family.
+struct Side {
+    gateway: IpAddr,
+    default_route: bool,
 }

@@ -5,7 +5,7 @@ use std::fmt;
 
 use super::{
     AttachmentRole, AttachmentRow, Device, Endpoint, EndpointKey, Frontend, FrontendKey, Hook, HookMode,
-    HookTarget, Leg, LinkName, NodeRoute, Owner, PacketFilter, Place, PortKey, Present, Ring, RingKey,
+    HookTarget, Leg, Leg6, LinkName, NodeRoute, Owner, PacketFilter, Place, PortKey, Present, Ring, RingKey,
     SandboxNet, Settings, Singleton, VipKey, Vnis,
 };
 use crate::view::{ProtocolNumber, SandboxId, Vni};
@@ -133,6 +133,9 @@ impl fmt::Display for Leg {
         }
         if self.default_route {
             f.write_str(" default")?;
+        }
+        if let Some(Leg6 { address, gateway, default_route }) = &self.ipv6 {
+            write!(f, " and {address} via {gateway}{}", if *default_route { " default" } else { "" })?;
         }
         Ok(())
     }

@@ -111,7 +111,8 @@ fn reaches(namespace: &File, to: &str) -> bool {
     let (namespace, to) = (namespace.try_clone().unwrap(), to.to_owned());
     let entered = std::thread::spawn(move || {
         setns(&namespace, CloneFlags::CLONE_NEWNET).unwrap();
-        let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+        let any = if to.contains(':') { "[::]:0" } else { "0.0.0.0:0" };
+        let socket = std::net::UdpSocket::bind(any).unwrap();
         socket.connect((to.as_str(), 9)).unwrap();
         socket.set_read_timeout(Some(std::time::Duration::from_secs(1))).unwrap();
         socket.send(b"?").unwrap();
@@ -153,6 +154,7 @@ pub fn way_out(id: &SandboxId, last: u8) -> Leg {
         gateway: std::net::Ipv4Addr::new(172, 18, 0, 1),
         table: 101,
         default_route: true,
+        ipv6: None,
     }
 }
 
@@ -169,6 +171,7 @@ pub fn overlay(id: &SandboxId, last: u8) -> Leg {
         gateway: std::net::Ipv4Addr::new(10, 0, 0, 1),
         table: 100,
         default_route: false,
+        ipv6: None,
     }
 }
 
@@ -183,7 +186,7 @@ pub fn wanted(id: &SandboxId) -> KernelState {
     state.forwarding.insert(link("up0"), Present);
     let route = dataplane_model::kernel_state::NodeRoute {
         device: LinkName::vxlan(),
-        source: std::net::Ipv4Addr::new(198, 18, 0, 11),
+        source: std::net::Ipv4Addr::new(198, 18, 0, 11).into(),
     };
     state.routes.insert("10.0.0.0/24".parse().unwrap(), route);
     let filter = PacketFilter {

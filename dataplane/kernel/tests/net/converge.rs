@@ -1,15 +1,12 @@
 //! Making, keeping and removing a node's network, in a namespace of its own. Needs root.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
-mod net_support;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
+use crate::support::{Node, converge, id, observe, ok, shell, wanted, way_out};
 use dataplane_kernel::net::namespace::Namespace;
 use dataplane_model::KernelState;
 use dataplane_model::kernel_state::{LinkName, Singleton};
-use net_support::{Node, converge, id, observe, ok, shell, wanted, way_out};
 
 #[test]
 fn a_node_is_made_kept_and_removed() {
@@ -84,7 +81,7 @@ fn two_tasks_do_not_meet_on_the_way_out() {
     let (one, two) = (id("t1"), id("t2"));
     let mut wanted = wanted(&one);
     let mut leg = way_out(&two, 10);
-    leg.name = net_support::link("eth0");
+    leg.name = crate::support::link("eth0");
     wanted.sandboxes.insert(two.clone(), dataplane_model::kernel_state::SandboxNet { legs: vec![leg] });
     node.run(converge(&mut node.net(), &wanted));
 
