@@ -12,7 +12,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::session::{DescriptionProvider, SessionClient, SessionState, SharedOutbox};
+use crate::holdings::Holdings;
+use crate::session::{DescriptionProvider, Inspect, SessionClient, SessionState, SharedOutbox};
 use crate::view::NodeContext;
 use crate::worker::Worker;
 
@@ -27,6 +28,8 @@ pub struct AgentOptions {
     pub channels: Arc<Channels>,
     /// Asked at the start of every session.
     pub describe: DescriptionProvider,
+    /// What managers may ask of this node.
+    pub inspect: Inspect,
     /// Managers to begin with; every session brings the present list.
     pub known_managers: Vec<SocketAddr>,
     /// Where this daemon's own manager listens, while it is one: preferred.
@@ -41,6 +44,7 @@ pub struct AgentHandle {
     state: watch::Receiver<SessionState>,
     views: watch::Receiver<Option<Arc<NodeView>>>,
     networks: watch::Receiver<Arc<Vec<Network>>>,
+    holdings: Holdings,
     executor: Arc<dyn Executor>,
     dataplane: Arc<dyn DataPlane>,
     stop: CancellationToken,
@@ -60,10 +64,12 @@ impl Agent {
         let (state_sender, state) = watch::channel(SessionState::default());
         let (view_sender, views) = watch::channel(None);
         let (network_sender, networks) = watch::channel(Arc::default());
+        let (holdings, asked) = Holdings::new();
         let stop = CancellationToken::new();
         let client = SessionClient {
             channels: options.channels,
             describe: options.describe,
+            inspect: options.inspect,
             local_manager: options.local_manager,
             known_managers: options.known_managers,
             outbox: Arc::clone(&outbox),
@@ -79,10 +85,11 @@ impl Agent {
             deliveries: received,
             views: view_sender,
             networks: network_sender,
+            asked,
         };
         let session = tokio::spawn(client.run(stop.clone()));
         let worker = tokio::spawn(worker.run(stop.clone()));
-        AgentHandle { state, views, networks, executor, dataplane, stop, session, worker }
+        AgentHandle { state, views, networks, holdings, executor, dataplane, stop, session, worker }
     }
 }
 
@@ -100,6 +107,11 @@ impl AgentHandle {
     /// The overlay networks that a manager last assigned to this node, by id: the routing mesh's, and those of its tasks.
     pub fn networks(&self) -> watch::Receiver<Arc<Vec<Network>>> {
         self.networks.clone()
+    }
+
+    /// Asks what the managers have assigned to this node.
+    pub fn holdings(&self) -> Holdings {
+        self.holdings.clone()
     }
 
     /// Ends the session and the work. Containers and data path go on.

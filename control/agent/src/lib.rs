@@ -6,6 +6,7 @@
 
 mod agent;
 mod description;
+mod holdings;
 mod machine;
 mod outbox;
 mod session;
@@ -15,5 +16,6 @@ mod worker;
 
 pub use agent::{Agent, AgentHandle, AgentOptions};
 pub use description::describe_host;
-pub use session::{DescriptionProvider, Manager, SessionState};
+pub use holdings::Holdings;
+pub use session::{Answering, DescriptionProvider, Inspect, Manager, SessionState};
 pub use view::NodeContext;

@@ -1,6 +1,7 @@
 //! The session with a manager: one at a time, to any manager that answers, for ever.
 
 mod backoff;
+mod inspections;
 mod managers;
 
 use std::net::SocketAddr;
@@ -23,6 +24,8 @@ use tonic::{Code, Status, Streaming};
 use crate::outbox::Outbox;
 use crate::set::SetError;
 use backoff::{Backoff, Flaps};
+use inspections::answer_questions;
+pub use inspections::{Answering, Inspect};
 use managers::Managers;
 
 /// How often the agent says that it lives.
@@ -86,6 +89,7 @@ pub type DescriptionProvider = Arc<dyn Fn() -> NodeDescription + Send + Sync>;
 pub(crate) struct SessionClient {
     pub channels: Arc<Channels>,
     pub describe: DescriptionProvider,
+    pub inspect: Inspect,
     /// The manager in this very daemon, tried first.
     pub local_manager: watch::Receiver<Option<SocketAddr>>,
     pub known_managers: Vec<SocketAddr>,
@@ -191,6 +195,7 @@ impl SessionClient {
         managers.succeeded(addr);
         self.outbox.lock().resend_all();
         let heartbeats = heartbeats(client.clone(), id.clone(), self.reports.clone());
+        let questions = answer_questions(client.clone(), id.clone(), &self.inspect);
         let statuses = send_statuses(client, id, &self.outbox);
         let deliveries = deliver(&mut assignments, &self.deliveries);
         let described = described_anew(&self.describe, &description, hold);
@@ -203,6 +208,7 @@ impl SessionClient {
         tokio::select! {
             ended = heartbeats => ended,
             ended = statuses => ended,
+            never = questions => match never {},
             ended = deliveries => ended,
             ended = members => ended,
             ended = described => ended,

@@ -39,6 +39,17 @@ impl AssignmentSet {
         self.complete
     }
 
+    /// All rows, in the order of their keys.
+    pub fn rows(&self) -> impl Iterator<Item = Assignment> + '_ {
+        let tasks = self.tasks.values().map(|task| Assignment::Task(Box::new(task.clone())));
+        let networks = self.networks.values().map(|network| Assignment::Network(Box::new(network.clone())));
+        tasks
+            .chain(networks)
+            .chain(self.services.values().cloned().map(Assignment::Service))
+            .chain(self.endpoints.values().cloned().map(Assignment::Endpoint))
+            .chain(self.peers.values().cloned().map(Assignment::Peer))
+    }
+
     /// Applies an update whole, or refuses it and stays as it is.
     pub fn apply(&mut self, update: AssignmentUpdate) -> Result<(), SetError> {
         let known = self.generation;

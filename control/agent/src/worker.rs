@@ -10,11 +10,13 @@ use std::time::Duration;
 
 use control_model::executor::{Executor, ExecutorError};
 use control_model::{AssignmentUpdate, Network, NetworkId, TaskId, Timestamp};
+use control_rpc::digest;
 use dataplane_model::{DataPlane, NodeView, Report, SandboxStatus};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::holdings::Asker;
 use crate::machine::{Action, Input, Machine, Phase};
 use crate::session::{Delivery, SharedOutbox};
 use crate::set::{AssignmentSet, SetError};
@@ -32,6 +34,8 @@ pub(crate) struct Worker {
     pub deliveries: mpsc::Receiver<Delivery>,
     pub views: watch::Sender<Option<Arc<NodeView>>>,
     pub networks: watch::Sender<Arc<Vec<Network>>>,
+    /// Who wants to know what the node has.
+    pub asked: mpsc::Receiver<Asker>,
 }
 
 /// The worker at work.
@@ -83,6 +87,7 @@ impl Worker {
                     // A session that has gone away opens a new stream and gets a complete set.
                     let _ = answer.send(running.assign(update));
                 }
+                Some(asker) = self.asked.recv() => running.tell_holdings(asker),
                 Some(result) = running.calls.join_next() => {
                     running.input(result.expect("a call catches its panics"));
                     // Many tasks end or start at once: one view for all of them.
@@ -117,6 +122,17 @@ impl Running {
                 Err(error) => tracing::warn!(%error, "the executor can't list its containers"),
             }
             tokio::time::sleep(LIST_RETRY).await;
+        }
+    }
+
+    fn tell_holdings(&self, asker: Asker) {
+        if !self.set.is_complete() {
+            return;
+        }
+        match digest(self.set.rows()) {
+            // The asker may have gone.
+            Ok(digest) => drop(asker.send((self.set.generation(), digest))),
+            Err(error) => tracing::error!(%error, "the assignments have no fingerprint"),
         }
     }
 

@@ -226,3 +226,39 @@ async fn assigned_networks_are_shown_as_they_come_and_go() {
     until(&mut networks, |now| ids(now) == [2, 3]).await;
     agent.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_managers_questions_are_answered() {
+    let ca = Ca::new();
+    let manager = Manager::start(&ca, complete(1, vec![])).await;
+    let agent = Agent::start(
+        options(&ca, vec![manager.addr]),
+        Arc::new(FakeExecutor::default()),
+        FakeDataPlane::new(),
+    );
+    let heard = until(&mut manager.heard.clone(), |heard| heard.answers.len() == 2).await;
+    assert_eq!(heard.answers[&1], (b"lb".to_vec(), String::new()));
+    assert_eq!(heard.answers[&2], (Vec::new(), "no /nodes".to_owned()));
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn holdings_are_what_the_managers_assigned() {
+    let ca = Ca::new();
+    let rows = || vec![network(7), network(8)];
+    let manager = Manager::start(&ca, complete(1, rows())).await;
+    let agent = Agent::start(
+        options(&ca, vec![manager.addr]),
+        Arc::new(FakeExecutor::default()),
+        FakeDataPlane::new(),
+    );
+    until(&mut agent.views(), Option::is_some).await;
+    let wish = control_rpc::digest(rows()).expect("they can be encoded");
+    assert_eq!(agent.holdings().read().await, Some((generation(1), wish.clone())));
+    manager.send(&change(1, 2, vec![], vec![AssignmentKey::Network(NetworkId::from_bits(8))])).await;
+    until(&mut agent.networks(), |networks| networks.len() == 1).await;
+    let (held_at, held) = agent.holdings().read().await.expect("it has some");
+    assert_eq!(held_at, generation(2));
+    assert_ne!(held, wish);
+    agent.stop().await;
+}

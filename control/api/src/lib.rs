@@ -21,7 +21,7 @@ mod version;
 
 pub use engine::Engine;
 pub use node::Node;
-pub use routes::router;
+pub use routes::{inspect, router};
 pub use scrape::serve_metrics;
 pub use server::{ServeError, serve};
 pub use version::{ApiVersion, MAX_API_VERSION, MIN_API_VERSION};

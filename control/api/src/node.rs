@@ -13,8 +13,9 @@ use control_model::spec::Availability;
 use control_model::{ClusterId, Network, NodeId};
 use control_store::ReplicatedStore;
 use dataplane_model::inspect::{
-    DnsQueryReport, DnsZoneReport, DropsReport, EndpointRow, FdbReport, FlowsReport, LoadBalancerRow,
-    NodeStatus, RingReport, TopReport, TraceReport, TraceRequest, TunnelledPacket, VerifyReport,
+    Assigned, DnsQueryReport, DnsZoneReport, DropsReport, EndpointRow, FdbReport, FlowsReport,
+    LoadBalancerRow, NodeStatus, RingReport, TopReport, TraceReport, TraceRequest, TunnelledPacket,
+    VerifyReport,
 };
 use ipnetwork::IpNetwork;
 
@@ -66,6 +67,11 @@ pub trait Node: Send + Sync + 'static {
     async fn mesh_endpoints(&self) -> Result<Vec<EndpointRow>, InspectError>;
     /// `meshctl verify`. Reads all of the kernel's tables.
     async fn mesh_verify(&self) -> Result<VerifyReport, InspectError>;
+    /// The assignments that this node has from the managers.
+    async fn mesh_assigned(&self) -> Result<Assigned, InspectError>;
+    /// What another node, or this one, answers to a path and query of its inspection API: its own word, JSON. Asked for on
+    /// managers alone.
+    async fn mesh_ask(&self, node: NodeId, question: &str) -> Result<Vec<u8>, InspectError>;
     /// `/metrics`, in Prometheus' text format.
     async fn metrics(&self) -> Result<String, InspectError>;
     /// `meshctl dns zone`: of one task's sandbox, or of all; of one network, or of all.

@@ -378,6 +378,16 @@ async fn inspections_are_answered_and_wrong_ones_refused() {
     let (status, metrics) = daemon.request("GET", "/metrics", b"").await;
     assert_eq!((status, metrics.trim_end()), (200, "meshd_rings 3"));
     assert_eq!(daemon.error("GET", "/mesh/status", "").await, (500, "the data plane has not started".into()));
+    let (status, rows) = daemon.request("GET", "/mesh/nodes", b"").await;
+    assert!(status == 200 && rows.contains(r#""hostname":"m1""#), "{rows:?}");
+    let itself = daemon.request("GET", "/mesh/nodes/m1/dns/zone?task=web.1", b"").await;
+    assert!(itself.0 == 200 && itself.1.contains(r#""name":"web.1""#), "{itself:?}");
+    let refused = daemon.error("GET", "/mesh/nodes/m1/dns/query?task=t&name=db", "").await;
+    assert_eq!(refused, (500, "t asks for db A".into()));
+    let silent = daemon.error("GET", "/mesh/nodes/w1/lb", "").await;
+    assert_eq!(silent, (500, "/mesh/lb: no manager has a session with it".into()));
+    assert_eq!(daemon.error("GET", "/mesh/nodes/m1/nodes", "").await, (500, "page not found".into()));
+    assert_eq!(daemon.error("GET", "/mesh/nodes/x/lb", "").await.0, 404);
 }
 
 #[tokio::test]

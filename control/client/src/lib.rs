@@ -38,18 +38,28 @@ const JSON: &str = "application/json";
 pub struct Client {
     socket: PathBuf,
     timeout: Duration,
+    /// What is inspected, if it is not the daemon's own node.
+    node: Option<String>,
 }
 
 impl Client {
     /// Of the daemon at this unix socket.
     pub fn new(socket: impl Into<PathBuf>) -> Self {
-        Self { socket: socket.into(), timeout: DEFAULT_TIMEOUT }
+        Self { socket: socket.into(), timeout: DEFAULT_TIMEOUT, node: None }
     }
 
     /// The same with another limit for each request.
     #[must_use]
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
+        self
+    }
+
+    /// The same, inspecting another node of the cluster: its name, id or tunnel end, which go into the path as they are. The
+    /// daemon must be a manager's, and asks that node.
+    #[must_use]
+    pub fn on_node(mut self, node: &str) -> Self {
+        self.node = Some(node.to_owned());
         self
     }
 

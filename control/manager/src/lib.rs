@@ -7,6 +7,7 @@ pub mod ca_server;
 pub mod clock;
 pub mod control;
 pub mod dispatcher;
+mod inspector;
 pub mod leader;
 mod leading;
 pub mod liveness;
@@ -16,4 +17,6 @@ pub mod roles;
 #[cfg(test)]
 mod testing;
 
+pub use dispatcher::AskError;
+pub use inspector::Inspector;
 pub use manager::{Manager, Options};

@@ -15,6 +15,7 @@ use tonic::service::Routes;
 
 use crate::ca_server::CaServer;
 use crate::dispatcher::{Dispatcher, Sessions};
+use crate::inspector::Inspector;
 use crate::leader::Leader;
 use crate::liveness::reporter::Reporter;
 use crate::liveness::table::LivenessTable;
@@ -38,6 +39,7 @@ pub struct Options {
 /// A running manager. Dropping it stops its tasks; consensus is the caller's to shut down.
 pub struct Manager {
     routes: Routes,
+    inspector: Inspector,
     /// Aborts its tasks when dropped.
     _tasks: JoinSet<()>,
 }
@@ -70,6 +72,12 @@ impl Manager {
             own_data_path,
         };
         tasks.spawn(watcher.run_leader());
+        let inspector = Inspector {
+            store: store.clone(),
+            sessions: dispatcher.sessions().clone(),
+            channels: channels.clone(),
+            me,
+        };
         tasks.spawn(Reporter { store: store.clone(), table, leadership, channels }.run());
 
         let dispatcher = DispatcherServer::new(dispatcher)
@@ -77,12 +85,17 @@ impl Manager {
             .max_encoding_message_size(MAX_ASSIGNMENTS_BYTES);
         let ca = CaService::new(CaServer::new(store)).max_decoding_message_size(MAX_CA_MESSAGE_BYTES);
         let routes = consensus.service().add_service(dispatcher).add_service(ca);
-        Self { routes, _tasks: tasks }
+        Self { routes, inspector, _tasks: tasks }
     }
 
     /// All services of a manager, Raft's included, for [`control_rpc::serve`].
     pub fn routes(&self) -> Routes {
         self.routes.clone()
+    }
+
+    /// Asks nodes about themselves.
+    pub fn inspector(&self) -> Inspector {
+        self.inspector.clone()
     }
 }
 

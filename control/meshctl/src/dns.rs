@@ -35,28 +35,17 @@ pub enum DnsCommand {
     },
 }
 
-/// What is to be shown.
-pub enum Shown {
-    Zone(DnsZoneReport),
-    Query(DnsQueryReport),
-}
-
-pub async fn ask(source: &Source, command: &DnsCommand) -> anyhow::Result<Shown> {
-    match command {
-        DnsCommand::Zone { task, network } => {
-            let report = source.dns_zone(task.as_deref(), network.as_deref()).await?;
-            if let Some(network) = network {
-                anyhow::ensure!(
-                    !report.sandboxes.is_empty(),
-                    "no task of this node is in a network {network}"
-                );
-            }
-            Ok(Shown::Zone(report))
-        }
-        DnsCommand::Query { task, name, record_type } => {
-            Ok(Shown::Query(source.dns_query(task, name, record_type).await?))
-        }
+/// What is served, if there is anything in the network that was asked for.
+pub async fn ask_zone(
+    source: &Source,
+    task: Option<&str>,
+    network: Option<&str>,
+) -> anyhow::Result<DnsZoneReport> {
+    let report = source.dns_zone(task, network).await?;
+    if let Some(network) = network {
+        anyhow::ensure!(!report.sandboxes.is_empty(), "no task of this node is in a network {network}");
     }
+    Ok(report)
 }
 
 /// The sandboxes and what they may ask, then the names.

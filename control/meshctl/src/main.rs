@@ -1,7 +1,8 @@
-//! `meshctl`: what one node's data plane does, read live from its kernel.
+//! `meshctl`: what the data planes of one node or of all do, read live from their kernels.
 #![forbid(unsafe_code)]
 
 mod dns;
+mod nodes;
 mod pins;
 mod source;
 mod text;
@@ -15,16 +16,18 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
-use dataplane_model::inspect::MAX_FLOWS_SHOWN;
+use dataplane_model::inspect::{MAX_FLOWS_SHOWN, NodeOutcome, VerifyReport};
 use serde::Serialize;
 
-use crate::dns::{DnsCommand, Shown};
+use crate::dns::DnsCommand;
+use crate::nodes::Asked;
 use crate::source::Source;
 use crate::trace::TraceArguments;
 
 /// Shows what a node's data plane does, read live from the kernel's maps.
 ///
-/// Asks the node's meshd. If it does not answer and the caller is root, the maps are read straight from their pins.
+/// Asks the node's meshd. If it does not answer and the caller is root, the maps are read straight from their pins. A
+/// manager's meshd also asks other nodes (--node, --all).
 #[derive(Debug, Parser)]
 #[command(name = "meshctl", version)]
 struct Arguments {
@@ -38,6 +41,12 @@ struct Arguments {
     /// Print JSON
     #[arg(long, global = true)]
     json: bool,
+    /// Show another node: its name, id or tunnel end. The meshd that is asked must be a manager's
+    #[arg(long, value_name = "NODE", global = true, value_parser = parse_name, conflicts_with = "all")]
+    node: Option<String>,
+    /// Show all nodes of the cluster. The meshd that is asked must be a manager's
+    #[arg(long, global = true)]
+    all: bool,
     #[command(subcommand)]
     command: Command,
 }
@@ -58,7 +67,7 @@ enum Command {
     Endpoints,
     /// Where the node sends what it has for others: peers, owners of addresses, endpoints
     Fdb,
-    /// Compare this node's kernel with what the managers' assignments want of it; fails if anything differs
+    /// Compare a node's kernel with what the managers' assignments want of it; fails if anything differs
     Verify,
     /// What would become of a connection that begins now, look-up by look-up; no packet is sent
     Trace(TraceArguments),
@@ -107,49 +116,121 @@ async fn main() -> ExitCode {
 }
 
 async fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let source = Source::new(&arguments.host, &arguments.bpffs_dir);
+    let own = Source::new(&arguments.host, &arguments.bpffs_dir);
+    let source = arguments.node.as_deref().map(|node| own.of_node(node)).unwrap_or(own);
+    let view = View { arguments, source };
     match &arguments.command {
-        Command::Status => print(arguments, &source.status().await?, text::status)?,
-        Command::Lb(LbCommand::Ls) => {
-            print(arguments, &source.load_balancers().await?, |rows| text::load_balancers(rows))?;
-        }
-        Command::Lb(LbCommand::Ring { of }) => {
-            let rings = source.rings(of).await?;
-            anyhow::ensure!(!rings.is_empty(), "no service, frontend or virtual address here is called {of}");
-            print(arguments, &rings, |rings| text::rings(rings))?;
-        }
-        Command::Lb(LbCommand::Flows { limit }) => {
-            print(arguments, &source.flows(*limit).await?, text::flows)?;
-        }
-        Command::Dns(command) => match dns::ask(&source, command).await? {
-            Shown::Zone(report) => print(arguments, &report, dns::zone)?,
-            Shown::Query(report) => print(arguments, &report, dns::query)?,
-        },
+        Command::Status => view.show(Source::status, text::status, all_is_well).await,
+        Command::Lb(command) => load_balancing(&view, command).await,
+        Command::Dns(command) => names(&view, command).await,
         Command::Trace(trace) => {
-            print(arguments, &trace::ask(&source, trace).await?, trace::text)?;
+            let ask = async |source: &Source| trace::ask(source, trace).await;
+            view.of_one_node()?.show(ask, trace::text, all_is_well).await
         }
-        Command::Top { once } => top::show(&source, *once, arguments.json).await?,
-        Command::Hooks => print(arguments, &source.status().await?.hooks, |rows| text::hooks(rows))?,
-        Command::Fdb => print(arguments, &source.fdb().await?, text::fdb)?,
-        Command::Verify => {
-            let report = source.verify().await?;
-            print(arguments, &report, verify::text)?;
-            if !report.is_sound() {
-                return Ok(ExitCode::FAILURE);
-            }
+        Command::Top { once } => {
+            top::show(&view.sources().await?, *once, arguments.json).await?;
+            Ok(ExitCode::SUCCESS)
         }
-        Command::Endpoints => print(arguments, &source.endpoints().await?, |rows| text::endpoints(rows))?,
-        Command::Drops { watch: true } => watch::drops(&source, arguments.json).await?,
+        Command::Hooks => {
+            let ask = async |source: &Source| Ok(source.status().await?.hooks);
+            view.show(ask, |rows| text::hooks(rows), all_is_well).await
+        }
+        Command::Fdb => view.show(Source::fdb, text::fdb, all_is_well).await,
+        Command::Verify => view.show(Source::verify, verify::text, VerifyReport::is_sound).await,
+        Command::Endpoints => view.show(Source::endpoints, |rows| text::endpoints(rows), all_is_well).await,
+        Command::Drops { watch: true } => {
+            watch::drops(&view.sources().await?, arguments.json).await?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Drops { watch: false } => {
-            let report = source.drops().await?;
-            print(arguments, &report, text::drops)?;
-            if report.programs.iter().any(|program| program.unaccounted() != 0) {
-                eprintln!("meshctl: packets are not accounted for");
-                return Ok(ExitCode::FAILURE);
-            }
+            view.show(Source::drops, text::drops, watch::is_accounted_for).await
         }
     }
-    Ok(ExitCode::SUCCESS)
+}
+
+async fn load_balancing(view: &View<'_>, command: &LbCommand) -> anyhow::Result<ExitCode> {
+    match command {
+        LbCommand::Ls => {
+            view.show(Source::load_balancers, |rows| text::load_balancers(rows), all_is_well).await
+        }
+        LbCommand::Ring { of } => {
+            let ask = async |source: &Source| {
+                let rings = source.rings(of).await?;
+                anyhow::ensure!(
+                    !rings.is_empty(),
+                    "no service, frontend or virtual address here is called {of}"
+                );
+                Ok(rings)
+            };
+            view.show(ask, |rings| text::rings(rings), all_is_well).await
+        }
+        LbCommand::Flows { limit } => {
+            let ask = async |source: &Source| source.flows(*limit).await;
+            view.show(ask, text::flows, all_is_well).await
+        }
+    }
+}
+
+async fn names(view: &View<'_>, command: &DnsCommand) -> anyhow::Result<ExitCode> {
+    match command {
+        DnsCommand::Zone { task, network } => {
+            let ask =
+                async |source: &Source| dns::ask_zone(source, task.as_deref(), network.as_deref()).await;
+            view.show(ask, dns::zone, all_is_well).await
+        }
+        DnsCommand::Query { task, name, record_type } => {
+            let ask = async |source: &Source| source.dns_query(task, name, record_type).await;
+            view.of_one_node()?.show(ask, dns::query, all_is_well).await
+        }
+    }
+}
+
+/// What is shown of whom.
+struct View<'a> {
+    arguments: &'a Arguments,
+    /// The node that was asked for.
+    source: Source,
+}
+
+impl View<'_> {
+    /// Refuses to show all nodes.
+    fn of_one_node(&self) -> anyhow::Result<&Self> {
+        anyhow::ensure!(!self.arguments.all, "a task is on one node: give it with --node instead of --all");
+        Ok(self)
+    }
+
+    /// The node's way alone, or those of all nodes.
+    async fn sources(&self) -> anyhow::Result<Vec<Asked>> {
+        if self.arguments.all {
+            return nodes::all(&self.source).await;
+        }
+        let source = self.source.clone();
+        Ok(vec![Asked { hostname: String::new(), node_id: String::new(), source }])
+    }
+
+    /// Prints what the nodes say; fails if one says nothing, or something that is not well.
+    async fn show<T: Serialize>(
+        &self,
+        ask: impl AsyncFn(&Source) -> anyhow::Result<T>,
+        to_text: impl Fn(&T) -> String,
+        is_well: impl Fn(&T) -> bool,
+    ) -> anyhow::Result<ExitCode> {
+        let all_well = if self.arguments.all {
+            let answers = nodes::gather(&self.sources().await?, &ask).await;
+            print(self.arguments, &answers, |answers| nodes::text(answers, &to_text))?;
+            answers.iter().all(|one| matches!(&one.outcome, NodeOutcome::Answer(answer) if is_well(answer)))
+        } else {
+            let answer = ask(&self.source).await?;
+            print(self.arguments, &answer, to_text)?;
+            is_well(&answer)
+        };
+        Ok(if all_well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+}
+
+/// Where an answer says all that there is to say.
+fn all_is_well<T>(_: &T) -> bool {
+    true
 }
 
 /// Ends quietly when the reader has enough (`meshctl … | head`).
@@ -158,7 +239,8 @@ fn print<T: Serialize>(
     value: &T,
     to_text: impl Fn(&T) -> String,
 ) -> anyhow::Result<()> {
-    let out = if arguments.json { serde_json::to_string_pretty(value)? + "\n" } else { to_text(value) };
+    let out =
+        if arguments.json { serde_json::to_string_pretty(value)? + "\n" } else { printable(&to_text(value)) };
     write(&out)?;
     Ok(())
 }
@@ -169,6 +251,11 @@ fn write(out: &str) -> anyhow::Result<bool> {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
         written => written.map(|()| true).context("can't write"),
     }
+}
+
+/// Without what a terminal would obey: other nodes may say anything.
+fn printable(text: &str) -> String {
+    text.replace(|c: char| c.is_control() && c != '\n', "\u{fffd}")
 }
 
 /// A socket's path, with or without `unix://`.
@@ -210,6 +297,11 @@ mod tests {
         assert!(parse_name("a&limit=1").is_err() && parse_name("").is_err());
         assert_eq!(parse_limit("10000"), Ok(10_000));
         assert!(parse_limit("0").is_err() && parse_limit("10001").is_err());
+    }
+
+    #[test]
+    fn a_terminal_is_told_nothing_by_other_nodes() {
+        assert_eq!(printable("a\x1b[2Jb\r\u{9b}\nü"), "a\u{fffd}[2Jb\u{fffd}\u{fffd}\nü");
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Where the answers come from: the node's meshd, or the pins when it is dead and the caller is root.
+//! Where the answers come from: the node's meshd, or the pins when it is dead and the caller is root; for other nodes the
+//! managers.
 
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
@@ -8,7 +9,7 @@ use anyhow::Context;
 use control_client::{Client, ClientError};
 use dataplane_model::inspect::{
     DnsQueryReport, DnsZoneReport, DropsReport, EndpointRow, FdbReport, FlowsReport, LoadBalancerRow,
-    NodeStatus, RingReport, TopReport, TraceReport, TraceRequest, VerifyReport,
+    NodeRow, NodeStatus, RingReport, TopReport, TraceReport, TraceRequest, TunnelledPacket, VerifyReport,
 };
 
 use crate::pins;
@@ -19,10 +20,15 @@ pub const TIMEOUT: Duration = Duration::from_secs(5);
 /// All tables of a large node take longer to read than one, and the driver may be in the middle of a pass.
 const VERIFY_TIMEOUT: Duration = Duration::from_mins(1);
 
+/// A node that is asked through a manager may use its own time; this comes on top.
+const RELAY_TIME: Duration = Duration::from_secs(10);
+
 /// One node's daemon and pins.
+#[derive(Clone)]
 pub struct Source {
     client: Client,
-    pin_dir: PathBuf,
+    /// Of this machine's own node.
+    pin_dir: Option<PathBuf>,
     /// It was said that meshd does not answer: once is enough for who watches.
     has_told: Cell<bool>,
 }
@@ -31,9 +37,20 @@ impl Source {
     pub fn new(socket: &Path, pin_dir: &Path) -> Self {
         Self {
             client: Client::new(socket).with_timeout(TIMEOUT),
-            pin_dir: pin_dir.to_owned(),
+            pin_dir: Some(pin_dir.to_owned()),
             has_told: Cell::new(false),
         }
+    }
+
+    /// Another node of the cluster, asked through the same daemon, which must be a manager's.
+    pub fn of_node(&self, node: &str) -> Self {
+        let client = self.client.clone().on_node(node).with_timeout(TIMEOUT + RELAY_TIME);
+        Self { client, pin_dir: None, has_told: Cell::new(false) }
+    }
+
+    /// All nodes of the cluster.
+    pub async fn nodes(&self) -> anyhow::Result<Vec<NodeRow>> {
+        Ok(self.client.mesh_nodes().await?)
     }
 
     pub async fn status(&self) -> anyhow::Result<NodeStatus> {
@@ -62,13 +79,18 @@ impl Source {
 
     /// meshd alone knows what should be in the kernel: the pins can't stand in.
     pub async fn verify(&self) -> anyhow::Result<VerifyReport> {
-        let report = self.client.clone().with_timeout(VERIFY_TIMEOUT).verify().await;
+        let report = self.client.clone().with_timeout(VERIFY_TIMEOUT + RELAY_TIME).verify().await;
         report.context("only meshd can tell what should be in the kernel")
     }
 
     /// Without meshd only from outside to an address: the pins know no names.
     pub async fn trace(&self, request: &TraceRequest) -> anyhow::Result<TraceReport> {
         self.or_pins(self.client.trace(request).await, |pins| pins::trace(pins, request))
+    }
+
+    /// On, from another node's tunnel.
+    pub async fn trace_tunnelled(&self, packet: &TunnelledPacket) -> anyhow::Result<TraceReport> {
+        Ok(self.client.trace_tunnelled(packet).await?)
     }
 
     pub async fn top(&self) -> anyhow::Result<TopReport> {
@@ -105,17 +127,18 @@ impl Source {
             Err(error) if error.is_unreachable() => error,
             Err(error) => return Err(error.into()),
         };
+        let Some(pins) = &self.pin_dir else { return Err(error.into()) };
         if !nix::unistd::geteuid().is_root() {
             return Err(error).context("without meshd only root can read the kernel's maps");
         }
-        let pin_dir = self.pin_dir.display();
-        if !self.pin_dir.is_dir() {
+        let pin_dir = pins.display();
+        if !pins.is_dir() {
             return Err(error)
                 .with_context(|| format!("nothing is pinned at {pin_dir} either (--bpffs-dir)"));
         }
         if !self.has_told.replace(true) {
             eprintln!("meshctl: {error}; reading from the pins at {pin_dir}");
         }
-        read(&self.pin_dir).with_context(|| format!("can't read the pins at {pin_dir}"))
+        read(pins).with_context(|| format!("can't read the pins at {pin_dir}"))
     }
 }

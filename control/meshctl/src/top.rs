@@ -3,11 +3,12 @@
 use std::io::IsTerminal as _;
 
 use comfy_table::Cell;
-use dataplane_model::inspect::{TopProgram, TopReport, TopRows, TopService};
+use dataplane_model::inspect::{NodeAnswer, NodeOutcome, TopProgram, TopReport, TopRows, TopService};
 
+use crate::nodes::{Asked, gather, text};
 use crate::source::Source;
 use crate::text::{NOTHING, number, or_nothing, table};
-use crate::write;
+use crate::{printable, write};
 
 /// Services shown as text: a page of a terminal.
 const MAX_SERVICES: usize = 25;
@@ -15,16 +16,31 @@ const MAX_SERVICES: usize = 25;
 /// Moves the cursor home and clears what is below (ECMA-48, CUP and ED).
 const CLEAR: &str = "\x1b[H\x1b[J";
 
-/// Ends by a signal, or when nobody reads any more; after one second with `once`.
-pub async fn show(source: &Source, once: bool, as_json: bool) -> anyhow::Result<()> {
+/// Ends by a signal, or when nobody reads any more; after one second with `once`. As JSON a line per second and node.
+pub async fn show(nodes: &[Asked], once: bool, as_json: bool) -> anyhow::Result<()> {
     let clears = !once && !as_json && std::io::stdout().is_terminal();
     loop {
-        let report = source.top().await?;
-        let out = match (as_json, clears) {
-            (true, _) => serde_json::to_string(&report)? + "\n",
-            (false, true) => format!("{CLEAR}{}", page(&report)),
-            (false, false) => page(&report),
+        let answers = gather(nodes, &Source::top).await;
+        let out = match &answers[..] {
+            // Of one node it is the command's own failure, of several their part of the page.
+            [NodeAnswer { hostname, outcome: NodeOutcome::Error(error), .. }] if hostname.is_empty() => {
+                anyhow::bail!("{error}")
+            }
+            [NodeAnswer { hostname, outcome: NodeOutcome::Answer(report), .. }] if hostname.is_empty() => {
+                if as_json {
+                    serde_json::to_string(report)? + "\n"
+                } else {
+                    page(report)
+                }
+            }
+            answers if as_json => {
+                let lines: Result<Vec<String>, _> = answers.iter().map(serde_json::to_string).collect();
+                lines?.into_iter().map(|line| line + "\n").collect()
+            }
+            answers => text(answers, page),
         };
+        let out = if as_json { out } else { printable(&out) };
+        let out = if clears { CLEAR.to_owned() + &out } else { out };
         if !write(&out)? || once {
             return Ok(());
         }

@@ -1,17 +1,13 @@
-//! `meshctl trace`: one node's tables, and the next one's where its daemon can be asked.
+//! `meshctl trace`: one node's tables, and those of the next ones on the way, through the managers.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::net::Ipv4Addr;
-use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::Args;
-use control_client::Client;
-use dataplane_model::inspect::{TraceEnd, TraceReport, TraceRequest, TraceWay};
+use dataplane_model::inspect::{TraceEnd, TraceReport, TraceRequest, TraceStep, TraceWay};
 
-use crate::source::{Source, TIMEOUT};
-use crate::{parse_host, parse_name};
+use crate::parse_name;
+use crate::source::Source;
 
 /// Nodes that one way may lead over: a connection that begins takes two.
 const MAX_NODES: usize = 8;
@@ -29,34 +25,32 @@ pub struct TraceArguments {
     /// Source port, where --from has none: it decides the place in a ring
     #[arg(long, default_value_t = 40_000)]
     port: u16,
-    /// Socket of another node's meshd, by the node's tunnel end: ways that lead there are followed
-    #[arg(long, value_name = "ADDRESS=SOCKET", value_parser = parse_next)]
-    next: Vec<(Ipv4Addr, PathBuf)>,
 }
 
-/// The trace, followed as far as there are sockets.
+/// The trace, followed from node to node by whom `source` can ask.
 pub async fn ask(source: &Source, arguments: &TraceArguments) -> anyhow::Result<TraceReport> {
-    let TraceArguments { from, to, protocol, port, .. } = arguments;
+    let TraceArguments { from, to, protocol, port } = arguments;
     let request = TraceRequest { from: from.clone(), to: to.clone(), protocol: *protocol, port: *port };
     let is_outside = request.from.starts_with("outside/");
     anyhow::ensure!(!is_outside || request.client().is_some(), "{from}: expected outside/ADDRESS[:PORT]");
     let mut report = source.trace(&request).await?;
-    let next: BTreeMap<Ipv4Addr, Client> = arguments
-        .next
-        .iter()
-        .map(|(node, socket)| (*node, Client::new(socket).with_timeout(TIMEOUT)))
-        .collect();
     for way in &mut report.ways {
-        follow(way, &next).await?;
+        follow(source, way).await?;
     }
     Ok(report)
 }
 
-async fn follow(way: &mut TraceWay, next: &BTreeMap<Ipv4Addr, Client>) -> anyhow::Result<()> {
+async fn follow(source: &Source, way: &mut TraceWay) -> anyhow::Result<()> {
     for _ in 0..MAX_NODES {
         let TraceEnd::Tunnel(packet) = way.end else { return Ok(()) };
-        let Some(client) = next.get(&packet.to) else { return Ok(()) };
-        let report = client.trace_tunnelled(&packet).await.with_context(|| format!("node {}", packet.to))?;
+        let report = match source.of_node(&packet.to.to_string()).trace_tunnelled(&packet).await {
+            Ok(report) => report,
+            Err(error) => {
+                let step = TraceStep { node: packet.to, at: "not asked".into(), says: format!("{error:#}") };
+                way.steps.push(step);
+                return Ok(());
+            }
+        };
         let rest = report.ways.into_iter().next().context("a trace without a way")?;
         way.steps.extend(rest.steps);
         way.end = rest.end;
@@ -95,10 +89,7 @@ fn end(end: &TraceEnd) -> String {
         TraceEnd::Sandbox { destination, interface, task } => {
             format!("into the sandbox of {task} behind {interface}, to {destination}")
         }
-        TraceEnd::Tunnel(packet) => {
-            let node = packet.to;
-            format!("goes on at node {node}, which is not asked: give its socket with --next {node}=SOCKET")
-        }
+        TraceEnd::Tunnel(packet) => format!("goes on at node {}, which did not tell", packet.to),
         TraceEnd::Host => "left to the node's own network stack: no map decides".to_owned(),
         TraceEnd::Dropped { program, reason } => format!("dropped by {program}: {reason}"),
         TraceEnd::Refused { program, reason } => {
@@ -115,15 +106,11 @@ fn parse_protocol(text: &str) -> Result<u8, String> {
     }
 }
 
-fn parse_next(text: &str) -> Result<(Ipv4Addr, PathBuf), String> {
-    let (node, socket) = text.split_once('=').ok_or("expected ADDRESS=SOCKET")?;
-    let node = node.parse().map_err(|_| format!("{node} is not an IPv4 address"))?;
-    Ok((node, parse_host(socket)?))
-}
-
 #[cfg(test)]
 mod tests {
-    use dataplane_model::inspect::{TraceChance, TraceStep, TunnelledPacket};
+    use std::net::Ipv4Addr;
+
+    use dataplane_model::inspect::{TraceChance, TunnelledPacket};
 
     use super::*;
 
@@ -172,7 +159,7 @@ With a chance of 33.3 %:
 node 198.18.0.11
   ring     place 0 of 2 is 10.0.0.6's
   tunnel   to 198.18.0.12 with VNI 4096
-=> goes on at node 198.18.0.12, which is not asked: give its socket with --next 198.18.0.12=SOCKET
+=> goes on at node 198.18.0.12, which did not tell
 ";
         assert_eq!(text(&TraceReport { ways: vec![there, on_its_way] }), expected);
     }
@@ -181,8 +168,5 @@ node 198.18.0.11
     fn arguments_are_checked() {
         assert_eq!(parse_protocol("udp"), Ok(17));
         assert!(parse_protocol("sctp").is_err());
-        let next = parse_next("198.18.0.12=unix:///run/a.sock").unwrap();
-        assert_eq!(next, (Ipv4Addr::new(198, 18, 0, 12), PathBuf::from("/run/a.sock")));
-        assert!(parse_next("198.18.0.12").is_err() && parse_next("x=/run/a.sock").is_err());
     }
 }

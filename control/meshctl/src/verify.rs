@@ -7,7 +7,8 @@ use dataplane_model::inspect::{Difference, VerifyReport};
 
 /// A line for the node, then one per difference and problem.
 pub fn text(report: &VerifyReport) -> String {
-    let VerifyReport { hostname, node_id, wanted, applied, n_rows, differences, problems } = report;
+    let VerifyReport { hostname, node_id, wanted, applied, n_rows, is_compared, differences, problems } =
+        report;
     let mut out = format!("node {hostname} ({node_id}): {n_rows} rows of {}", generation(*wanted));
     if wanted != applied {
         write!(
@@ -26,6 +27,12 @@ pub fn text(report: &VerifyReport) -> String {
     }
     if report.is_sound() {
         line(&mut out, "the kernel holds all of them, and nothing else");
+    }
+    if !is_compared {
+        line(
+            &mut out,
+            "(whether its assignments are what the managers want, a manager tells: --node or --all)",
+        );
     }
     out
 }
@@ -60,7 +67,15 @@ mod tests {
     fn report() -> VerifyReport {
         let wanted = Generation { epoch: 2, index: 40 };
         let (hostname, node_id) = ("n1".to_owned(), "abc".to_owned());
-        VerifyReport { hostname, node_id, wanted, applied: wanted, n_rows: 12, ..VerifyReport::default() }
+        VerifyReport {
+            hostname,
+            node_id,
+            wanted,
+            applied: wanted,
+            n_rows: 12,
+            is_compared: true,
+            ..VerifyReport::default()
+        }
     }
 
     fn difference(key: &str, is: Option<&str>, should: Option<&str>) -> Difference {
@@ -75,6 +90,8 @@ node n1 (abc): 12 rows of generation 2.40
 the kernel holds all of them, and nothing else
 ";
         assert_eq!(text(&report()), expected);
+        let alone = text(&VerifyReport { is_compared: false, ..report() });
+        assert!(alone.starts_with(expected) && alone.ends_with("--node or --all)\n"), "{alone}");
     }
 
     #[test]

@@ -3,19 +3,25 @@
 use std::time::Duration;
 
 use dataplane_kernel::inspect::drop_text;
-use dataplane_model::inspect::{DropsReport, ProgramCounters};
+use dataplane_model::inspect::{DropsReport, NodeAnswer, NodeOutcome, ProgramCounters};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 
+use crate::nodes::{Asked, gather};
 use crate::source::Source;
-use crate::write;
+use crate::{printable, write};
 
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// Ends by SIGINT, or when nobody reads any more. As JSON a line per second, in which all programs are.
-pub async fn drops(source: &Source, as_json: bool) -> anyhow::Result<()> {
+/// Ends by SIGINT, or when nobody reads any more. As JSON a line per second and node, in which all programs are. Of several
+/// nodes each line names its own; one that says nothing is told of once.
+pub async fn drops(nodes: &[Asked], as_json: bool) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut before = source.drops().await?;
+    let mut before = gather(nodes, &Source::drops).await;
+    if let [NodeAnswer { outcome: NodeOutcome::Error(error), .. }] = &before[..] {
+        anyhow::bail!("{error}");
+    }
+    before.iter().for_each(tell_failure);
     if !as_json && !write(&header())? {
         return Ok(());
     }
@@ -28,14 +34,55 @@ pub async fn drops(source: &Source, as_json: bool) -> anyhow::Result<()> {
             _ = interrupt.recv() => return Ok(()),
             _ = seconds.tick() => {}
         }
-        let now = source.drops().await?;
-        let new = difference(&before, &now);
-        let out = if as_json { serde_json::to_string(&new)? + "\n" } else { lines(&new) };
-        if !write(&out)? {
-            return Ok(());
+        let now = gather(nodes, &Source::drops).await;
+        for (before, now) in before.iter().zip(&now) {
+            if !write(&second(before, now, as_json)?)? {
+                return Ok(());
+            }
         }
         before = now;
     }
+}
+
+/// What one node's second was.
+fn second(
+    before: &NodeAnswer<DropsReport>,
+    now: &NodeAnswer<DropsReport>,
+    as_json: bool,
+) -> anyhow::Result<String> {
+    let (NodeOutcome::Answer(old), NodeOutcome::Answer(new)) = (&before.outcome, &now.outcome) else {
+        // What a node counted while it said nothing is not this second's.
+        if matches!(before.outcome, NodeOutcome::Answer(_)) {
+            tell_failure(now);
+        }
+        return Ok(String::new());
+    };
+    let new = difference(old, new);
+    let NodeAnswer { hostname, node_id, .. } = now;
+    if hostname.is_empty() {
+        return Ok(if as_json { serde_json::to_string(&new)? + "\n" } else { printable(&lines(&new)) });
+    }
+    if as_json {
+        let (hostname, node_id) = (hostname.clone(), node_id.clone());
+        let answer = NodeAnswer { hostname, node_id, outcome: NodeOutcome::Answer(new) };
+        return Ok(serde_json::to_string(&answer)? + "\n");
+    }
+    Ok(printable(&lines(&new).replace('\n', &format!("   on {hostname}\n"))))
+}
+
+fn tell_failure(answer: &NodeAnswer<DropsReport>) {
+    if let NodeOutcome::Error(error) = &answer.outcome {
+        eprintln!("{}", printable(&format!("meshctl: {}: {error}", answer.hostname)));
+    }
+}
+
+/// No packet is missing; it is said if one is.
+pub fn is_accounted_for(report: &DropsReport) -> bool {
+    let is_sound = report.programs.iter().all(|program| program.unaccounted() == 0);
+    if !is_sound {
+        eprintln!("meshctl: packets are not accounted for");
+    }
+    is_sound
 }
 
 /// What was counted since. Counters that are lower than before began anew: their maps were replaced.

@@ -125,43 +125,129 @@ fn a_network_without_tasks_has_no_zone() {
     assert!(text(&output.stderr).contains("in a network app"), "{}", text(&output.stderr));
 }
 
-#[test]
-fn a_trace_is_followed_where_the_next_nodes_socket_is_given() {
-    let directory = tempfile::tempdir().expect("a directory");
-    let packet = r#"{"from":"198.18.0.11","to":"198.18.0.12","vni":4096,"endpoint":"10.0.0.6",
-        "source":"192.0.2.1:40000","destination":"198.18.0.11:8080","protocol":6}"#;
-    let way = |at: &str, end: &str| {
-        let step = format!(r#"{{"node":"198.18.0.11","at":"{at}","says":"s"}}"#);
-        format!(r#"{{"ways":[{{"chance":null,"steps":[{step}],"end":{end}}}]}}"#)
-    };
-    let sandbox = r#"{"sandbox":{"destination":"10.0.0.6:80","interface":"mv1","task":"web.2.b"}}"#;
-    let here = "GET /mesh/trace?from=outside/192.0.2.1&to=web:8080&protocol=6&port=40000 ";
-    let there = "GET /mesh/trace/tunnelled?from=198.18.0.11&to=198.18.0.12&vni=4096&endpoint=10.0.0.6\
-                 &source=192.0.2.1:40000&destination=198.18.0.11:8080&protocol=6 ";
-    let tunnel = format!(r#"{{"tunnel":{packet}}}"#);
-    let answers =
-        [("docker.sock", here, way("ring", &tunnel)), ("next.sock", there, way("target port", sandbox))];
-    let daemons = answers.map(|(socket, expected, body)| {
-        let listener = UnixListener::bind(directory.path().join(socket)).expect("a socket");
-        std::thread::spawn(move || {
+/// A daemon that answers these requests, one after the other in any order, and one more by 404.
+fn serve(directory: &Path, answers: Vec<(String, String)>) -> std::thread::JoinHandle<()> {
+    let listener = UnixListener::bind(directory.join("docker.sock")).expect("a socket");
+    std::thread::spawn(move || {
+        let mut answers = answers;
+        while !answers.is_empty() {
             let (mut stream, _) = listener.accept().expect("a connection");
             let mut request = [0; 4096];
             let len = stream.read(&mut request).expect("a request");
-            let request = String::from_utf8_lossy(&request[..len]);
-            assert!(request.starts_with(expected), "{request}");
-            write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len())
+            let request = String::from_utf8_lossy(&request[..len]).into_owned();
+            let found = answers.iter().position(|(path, _)| request.starts_with(&format!("GET {path} ")));
+            let (_, body) = answers.remove(found.unwrap_or_else(|| panic!("not expected: {request}")));
+            let (status, body) = match body.strip_prefix("!") {
+                Some(message) => ("500 No", format!(r#"{{"message":"{message}"}}"#)),
+                None => ("200 OK", body),
+            };
+            write!(stream, "HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n{body}", body.len())
                 .expect("it reads");
-        })
-    });
-    let next = format!("198.18.0.12={}", directory.path().join("next.sock").display());
-    let arguments = ["trace", "--from", "outside/192.0.2.1", "--to", "web:8080", "--next", &next];
-    let output = meshctl(directory.path(), &arguments);
-    for daemon in daemons {
+        }
+    })
+}
+
+/// A way of one step.
+fn way(at: &str, end: &str) -> String {
+    let step = format!(r#"{{"node":"198.18.0.11","at":"{at}","says":"s"}}"#);
+    format!(r#"{{"ways":[{{"chance":null,"steps":[{step}],"end":{end}}}]}}"#)
+}
+
+const PACKET: &str = r#"{"from":"198.18.0.11","to":"198.18.0.12","vni":4096,"endpoint":"10.0.0.6",
+    "source":"192.0.2.1:40000","destination":"198.18.0.11:8080","protocol":6}"#;
+
+#[test]
+fn a_trace_is_followed_through_the_managers() {
+    let sandbox = r#"{"sandbox":{"destination":"10.0.0.6:80","interface":"mv1","task":"web.2.b"}}"#;
+    let here = "/mesh/trace?from=outside/192.0.2.1&to=web:8080&protocol=6&port=40000".to_owned();
+    let there = "/mesh/nodes/198.18.0.12/trace/tunnelled?from=198.18.0.11&to=198.18.0.12&vni=4096\
+                 &endpoint=10.0.0.6&source=192.0.2.1:40000&destination=198.18.0.11:8080&protocol=6";
+    let first = way("ring", &format!(r#"{{"tunnel":{PACKET}}}"#));
+    let arguments = ["trace", "--from", "outside/192.0.2.1", "--to", "web:8080"];
+    let outcomes = [
+        (way("target port", sandbox), "=> into the sandbox of web.2.b behind mv1, to 10.0.0.6:80\n"),
+        (
+            "!no manager has a session with it".to_owned(),
+            "=> goes on at node 198.18.0.12, which did not tell\n",
+        ),
+    ];
+    for (second, end) in outcomes {
+        let directory = tempfile::tempdir().expect("a directory");
+        let second_step = if second.starts_with('!') { "no manager has a session" } else { "target port" };
+        let answers = vec![(here.clone(), first.clone()), (there.to_owned(), second)];
+        let daemon = serve(directory.path(), answers);
+        let shown = text(&meshctl(directory.path(), &arguments).stdout);
         daemon.join().expect("it was asked rightly");
+        assert!(shown.ends_with(end), "{shown}");
+        assert!(shown.contains("ring") && shown.contains(second_step), "{shown}");
     }
+}
+
+const TWO_NODES: &str = r#"[{"hostname":"m1","node_id":"a1","vtep":"198.18.0.11"},
+    {"hostname":"w1","node_id":"b2","vtep":null}]"#;
+
+fn of_both(rest: &str, first: &str, second: &str) -> Vec<(String, String)> {
+    let on = |node: &str, answer: &str| (format!("/mesh/nodes/{node}{rest}"), answer.to_owned());
+    vec![("/mesh/nodes".to_owned(), TWO_NODES.to_owned()), on("a1", first), on("b2", second)]
+}
+
+#[test]
+fn all_nodes_are_shown_and_one_that_does_not_answer_is_named() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let daemon = serve(directory.path(), of_both("/endpoints", "[]", "!its session ended"));
+    let output = meshctl(directory.path(), &["endpoints", "--all"]);
+    daemon.join().expect("it was asked rightly");
     let shown = text(&output.stdout);
-    assert!(shown.ends_with("=> into the sandbox of web.2.b behind mv1, to 10.0.0.6:80\n"), "{shown}");
-    assert!(shown.contains("ring") && shown.contains("target port"), "{shown}");
+    assert!(shown.starts_with("== m1 (a1)\nVNI"), "{shown}");
+    assert!(shown.ends_with("\n== w1 (b2)\nno answer: its session ended\n"), "{shown}");
+    assert_eq!(output.status.code(), Some(1), "one is missing");
+
+    let directory = tempfile::tempdir().expect("a directory");
+    let daemon = serve(directory.path(), of_both("/endpoints", "[]", "[]"));
+    let output = meshctl(directory.path(), &["endpoints", "--all", "--json"]);
+    daemon.join().expect("it was asked rightly");
+    assert!(output.status.success());
+    let rows: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(rows[1], serde_json::json!({ "hostname": "w1", "node_id": "b2", "answer": [] }));
+}
+
+#[test]
+fn one_difference_anywhere_fails_verify_of_all() {
+    let report = |differences: &str| {
+        let generation = r#"{"epoch":1,"index":2}"#;
+        format!(
+            r#"{{"hostname":"h","node_id":"i","wanted":{generation},"applied":{generation},"n_rows":3,"is_compared":true,"differences":[{differences}],"problems":[]}}"#
+        )
+    };
+    let behind =
+        r#"{"table":"assignments","key":"-","is":"ab of generation 1.2","should":"cd of generation 1.3"}"#;
+    for (second, code) in [(report(""), 0), (report(behind), 1)] {
+        let directory = tempfile::tempdir().expect("a directory");
+        let daemon = serve(directory.path(), of_both("/verify", &report(""), &second));
+        let output = meshctl(directory.path(), &["verify", "--all"]);
+        daemon.join().expect("it was asked rightly");
+        assert_eq!(output.status.code(), Some(code), "{}", text(&output.stdout));
+        let names_it = text(&output.stdout).contains("assignments: is: ab of generation 1.2; should be: cd");
+        assert_eq!(names_it, code == 1, "{}", text(&output.stdout));
+    }
+}
+
+#[test]
+fn another_node_is_asked_through_the_daemon_and_never_from_the_pins() {
+    let output = with_answer("/mesh/nodes/w1/lb", "200 OK", "[]", &["lb", "ls", "--node", "w1", "--json"]);
+    assert_eq!((text(&output.stdout).as_str(), output.status.success()), ("[]\n", true));
+    let directory = tempfile::tempdir().expect("a directory");
+    std::fs::create_dir(directory.path().join("pins")).expect("made");
+    let output = meshctl(directory.path(), &["lb", "ls", "--node", "w1"]);
+    assert!(text(&output.stderr).contains("cannot connect to meshd"), "{}", text(&output.stderr));
+    assert!(!text(&output.stderr).contains("pins"), "{}", text(&output.stderr));
+    for task in [
+        &["trace", "--from", "a", "--to", "b:1", "--all"][..],
+        &["dns", "query", "--all", "--task", "a", "b"],
+    ] {
+        let output = meshctl(directory.path(), task);
+        assert!(text(&output.stderr).contains("give it with --node"), "{}", text(&output.stderr));
+    }
 }
 
 #[test]

@@ -320,6 +320,65 @@ fn a_worker_joins_becomes_manager_and_worker_again_and_leaves() {
     assert_eq!(left.0, 200, "{left:?}");
 }
 
+/// The digest of a node's assignments, asked for by `at`.
+fn digest(at: &Node, path: &str) -> String {
+    at.get(path)["digest"].as_str().expect("a fingerprint").to_owned()
+}
+
+#[test]
+fn a_manager_asks_every_node() {
+    let net = Net::new("ask", 2);
+    let (mut manager, mut worker) = (net.node(0), net.node(1));
+    manager.start();
+    worker.start();
+    assert_eq!(manager.init().0, 200);
+    let tokens = manager.get("/swarm")["JoinTokens"].clone();
+    assert_eq!(worker.join(tokens["Worker"].as_str().expect("a token")).0, 200);
+    manager.wait_for_nodes(&["node0 ready manager", "node1 ready worker"]);
+
+    let rows = manager.get("/mesh/nodes");
+    assert_eq!(rows[1]["hostname"], "node1", "{rows}");
+    assert_eq!(rows[1]["vtep"], "198.18.77.12", "{rows}");
+    for name in ["node1", "198.18.77.12", rows[1]["node_id"].as_str().expect("an id")] {
+        let status = manager.get(&format!("/mesh/nodes/{name}/status"));
+        assert_eq!((&status["hostname"], &status["role"]), (&json!("node1"), &json!("worker")));
+    }
+    assert_eq!(manager.get("/mesh/nodes/node0/status")["role"], "manager (leader)");
+    let unknown = manager.call("GET", "/mesh/nodes/node7/status", &Value::Null);
+    assert_eq!((unknown.0, message(&unknown)), (404, "no node has the name, id or tunnel end node7"));
+    // What is not inspection, and other nodes' inspection, no node answers to a manager.
+    for path in
+        ["/mesh/nodes/node1/nodes", "/mesh/nodes/node1/nodes/node0/status", "/mesh/nodes/node1/%2e%2e/info"]
+    {
+        let refused = manager.call("GET", path, &Value::Null);
+        assert_ne!(refused.0, 200, "{path}: {refused:?}");
+    }
+    let worker_asks = worker.call("GET", "/mesh/nodes/node0/status", &Value::Null);
+    assert!(message(&worker_asks).contains("only managers may ask other nodes"), "{worker_asks:?}");
+    assert_eq!(worker.call("GET", "/mesh/nodes", &Value::Null).0, 503);
+
+    eventually("both hold what the manager wants", || {
+        ["node0", "node1"].iter().all(|node| {
+            let report = manager.get(&format!("/mesh/nodes/{node}/verify"));
+            let tables = report["differences"].as_array().expect("a list");
+            report["is_compared"] == true && tables.iter().all(|d| d["table"] != "assignments")
+        })
+    });
+    assert_eq!(worker.get("/mesh/verify")["is_compared"], false, "a worker can't know");
+    let before = digest(&manager, "/mesh/nodes/node1/assigned");
+    assert_eq!(digest(&worker, "/mesh/assigned"), before);
+
+    worker.kill();
+    eventually("the worker's end is noticed", || {
+        let gone = manager.call("GET", "/mesh/nodes/node1/status", &Value::Null);
+        gone.0 == 500 && message(&gone) == "no manager has a session with it"
+    });
+    worker.start();
+    eventually("it is asked again", || {
+        manager.call("GET", "/mesh/nodes/node1/assigned", &Value::Null).0 == 200
+    });
+}
+
 #[test]
 fn what_is_cut_half_way_can_be_gone_on_with() {
     let net = Net::new("cut", 1);

@@ -1,9 +1,12 @@
 //! The cluster's RPC: generated messages, their MessagePack bodies, and mutual TLS for both ends.
 #![forbid(unsafe_code)]
 
+use std::time::Duration;
+
 mod anonymous;
 mod body;
 mod channels;
+mod digest;
 mod identity;
 mod peer;
 mod server;
@@ -12,6 +15,7 @@ pub use anonymous::{JoinError, anonymous_channel, join_channel};
 pub use body::{BodyError, MAX_BODY_BYTES, decode, decode_assignments, encode, encode_assignments};
 pub use channels::Channels;
 pub use control_model::identity::PeerIdentity;
+pub use digest::digest;
 pub use identity::{Identity, IdentityError, IdentityPem};
 pub use peer::{ConnectInfo, peer, require_manager, require_node};
 pub use server::{ServeError, serve};
@@ -37,6 +41,13 @@ pub const MAX_MESSAGE_BYTES: usize = 8 << 20;
 /// as a whole, and holds a row of some 300 bytes for each backend that the node may send to. This is room for about
 /// 200,000 of them. Only managers, who are trusted, send as much.
 pub const MAX_ASSIGNMENTS_BYTES: usize = 64 << 20;
+
+/// Longest question about a node: a path with a few names in it.
+pub const MAX_QUESTION_LEN: usize = 2048;
+/// Questions to one node that are under way at a time. They are a person's, or a script's: more are refused.
+pub const MAX_QUESTIONS: usize = 16;
+/// The longest that a question may take: a comparison of all of a large node's tables.
+pub const MAX_QUESTION_TIME: Duration = Duration::from_mins(1);
 
 /// Largest message on the CA service, which callers without a certificate may use: a CSR, a token, two PEMs.
 pub const MAX_CA_MESSAGE_BYTES: usize = 64 << 10;

@@ -97,6 +97,18 @@ type Sent<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 impl Dispatcher for Service {
     type SessionStream = Sent<pb::SessionMessage>;
     type AssignmentsStream = Sent<pb::Payload>;
+    type InspectionsStream = Sent<pb::InspectionQuestion>;
+
+    async fn inspections(
+        &self,
+        _: Request<tonic::Streaming<pb::InspectionAnswer>>,
+    ) -> Result<Response<Self::InspectionsStream>, Status> {
+        Err(Status::unimplemented("not in this test"))
+    }
+
+    async fn inspect(&self, _: Request<pb::InspectRequest>) -> Result<Response<pb::InspectReply>, Status> {
+        Err(Status::unimplemented("not in this test"))
+    }
 
     /// One message, then nothing for ever.
     async fn session(

@@ -94,6 +94,11 @@ pub fn answer(
     Outcome::Reply
 }
 
+/// The addresses that the sandbox's networks have for `name`; `None` if none of them has the name.
+pub fn addresses<'a>(name: &str, view: &'a SandboxView) -> Option<&'a [IpAddr]> {
+    resolve::addresses(&name.to_ascii_lowercase(), view)
+}
+
 /// Is `query` one that the sandbox's networks answer, also by that there is no such name?
 pub fn is_own(query: &[u8], view: &SandboxView) -> bool {
     Question::parse(query).is_ok_and(|question| !matches!(resolve(&question, view), Resolved::NotHere))

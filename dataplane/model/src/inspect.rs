@@ -6,10 +6,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::view::Generation;
 
+mod cluster;
 mod dns;
 mod top;
 mod trace;
 
+pub use cluster::{Assigned, NodeAnswer, NodeOutcome, NodeRow};
 pub use dns::{DnsName, DnsQueryReport, DnsRecord, DnsSandbox, DnsWay, DnsZoneReport};
 pub use top::{TopDrop, TopProgram, TopReport, TopRows, TopService};
 pub use trace::{TraceChance, TraceEnd, TraceReport, TraceRequest, TraceStep, TraceWay, TunnelledPacket};
@@ -193,6 +195,9 @@ pub struct VerifyReport {
     pub applied: Generation,
     /// Rows that should be there.
     pub n_rows: u64,
+    /// By a manager, with what its state wants: then a node that has missed assignments shows it.
+    #[serde(default)]
+    pub is_compared: bool,
     pub differences: Vec<Difference>,
     /// What of the view can't be in the kernel, and what the driver could not do, one sentence each.
     pub problems: Vec<String>,

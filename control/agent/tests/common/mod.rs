@@ -20,7 +20,7 @@ use dataplane_model::{DataPlane, NodeView, Report, SandboxStatus};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 /// Longest wait for anything in these tests.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -72,6 +72,8 @@ pub struct Heard {
     pub statuses: BTreeMap<TaskId, TaskStatus>,
     /// Every status in the order of arrival.
     pub history: Vec<(TaskId, TaskStatus)>,
+    /// Body or error, by question.
+    pub answers: BTreeMap<u64, (Vec<u8>, String)>,
 }
 
 /// A manager with a dispatcher alone.
@@ -164,6 +166,32 @@ type BoxStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 impl pb::dispatcher_server::Dispatcher for Dispatcher {
     type SessionStream = BoxStream<pb::SessionMessage>;
     type AssignmentsStream = BoxStream<pb::Payload>;
+    type InspectionsStream = BoxStream<pb::InspectionQuestion>;
+
+    /// Asks two questions at once and notes the answers.
+    async fn inspections(
+        &self,
+        request: Request<Streaming<pb::InspectionAnswer>>,
+    ) -> Result<Response<Self::InspectionsStream>, Status> {
+        let mut answers = request.into_inner();
+        let hello = answers.message().await?.unwrap_or_default();
+        assert!(hello.session_id.starts_with("session-"), "{hello:?}");
+        let heard = self.heard.clone();
+        tokio::spawn(async move {
+            while let Ok(Some(answer)) = answers.message().await {
+                heard.send_modify(|heard| {
+                    heard.answers.insert(answer.id, (answer.body, answer.error));
+                });
+            }
+        });
+        let question = |id, question: &str| Ok(pb::InspectionQuestion { id, question: question.to_owned() });
+        let questions = tokio_stream::iter([question(1, "/mesh/lb"), question(2, "/nodes")]);
+        Ok(Response::new(Box::pin(tokio_stream::StreamExt::chain(questions, tokio_stream::pending()))))
+    }
+
+    async fn inspect(&self, _: Request<pb::InspectRequest>) -> Result<Response<pb::InspectReply>, Status> {
+        Err(Status::unimplemented("agents don't"))
+    }
 
     async fn session(
         &self,
@@ -352,6 +380,14 @@ pub fn options(ca: &Ca, known_managers: Vec<SocketAddr>) -> AgentOptions {
         },
         channels: Channels::new(ca.identity(AGENT, Role::Worker)),
         describe: Arc::new(describe),
+        inspect: Arc::new(|question| {
+            Box::pin(async move {
+                match question.strip_prefix("/mesh/") {
+                    Some(known) => Ok(known.as_bytes().to_vec()),
+                    None => Err(format!("no {question}")),
+                }
+            })
+        }),
         known_managers,
         local_manager: watch::channel(None).1,
     }

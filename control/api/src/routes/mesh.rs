@@ -50,6 +50,10 @@ pub async fn verify(State(api): State<Api>) -> Reply {
     ok(&api.node.mesh_verify().await?)
 }
 
+pub async fn assigned(State(api): State<Api>) -> Reply {
+    ok(&api.node.mesh_assigned().await?)
+}
+
 pub async fn endpoints(State(api): State<Api>) -> Reply {
     ok(&api.node.mesh_endpoints().await?)
 }

@@ -1,6 +1,7 @@
 //! Which handler answers which path.
 
 mod absent;
+mod cluster;
 mod containers;
 mod images;
 mod mesh;
@@ -18,6 +19,8 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::from_fn;
 use axum::routing::{delete, get, post};
+
+pub use cluster::inspect;
 
 use crate::context::Api;
 use crate::error::ApiError;
@@ -50,12 +53,21 @@ fn system_routes() -> Router<Api> {
         .route("/version", get(system::version))
         .route("/info", get(system::info))
         .route("/metrics", get(mesh::metrics))
+        .route("/mesh/nodes", get(cluster::nodes))
+        .route("/mesh/nodes/{of}/{*what}", get(cluster::ask))
+        .merge(mesh_routes())
+}
+
+/// What a node tells of itself, also to a manager.
+fn mesh_routes() -> Router<Api> {
+    Router::new()
         .route("/mesh/status", get(mesh::status))
         .route("/mesh/lb", get(mesh::load_balancers))
         .route("/mesh/lb/ring", get(mesh::rings))
         .route("/mesh/lb/flows", get(mesh::flows))
         .route("/mesh/fdb", get(mesh::fdb))
         .route("/mesh/verify", get(mesh::verify))
+        .route("/mesh/assigned", get(mesh::assigned))
         .route("/mesh/endpoints", get(mesh::endpoints))
         .route("/mesh/dns/zone", get(mesh::dns_zone))
         .route("/mesh/dns/query", get(mesh::dns_query))

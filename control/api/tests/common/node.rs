@@ -11,7 +11,7 @@ use control_api::node::{
 use control_model::{Network, NodeId};
 use control_store::{LocalStore, ReplicatedStore};
 use dataplane_model::inspect::{
-    DnsName, DnsQueryReport, DnsZoneReport, DropsReport, EndpointRow, FdbReport, FlowsReport,
+    Assigned, DnsName, DnsQueryReport, DnsZoneReport, DropsReport, EndpointRow, FdbReport, FlowsReport,
     LoadBalancerRow, NodeStatus, ProgramCounters, RingReport, TopReport, TraceReport, TraceRequest,
     TunnelledPacket, VerifyReport,
 };
@@ -156,6 +156,18 @@ impl Node for FakeNode {
 
     async fn mesh_verify(&self) -> Result<VerifyReport, InspectError> {
         Ok(VerifyReport::default())
+    }
+
+    async fn mesh_assigned(&self) -> Result<Assigned, InspectError> {
+        Ok(Assigned { digest: "ab".into(), ..Assigned::default() })
+    }
+
+    async fn mesh_ask(&self, node: NodeId, question: &str) -> Result<Vec<u8>, InspectError> {
+        if node == world::MANAGER {
+            let inner: Arc<dyn Node> = Arc::new(Self::alone());
+            return control_api::inspect(inner, question).await.map_err(InspectError);
+        }
+        Err(InspectError(format!("{question}: no manager has a session with it")))
     }
 
     async fn mesh_fdb(&self) -> Result<FdbReport, InspectError> {

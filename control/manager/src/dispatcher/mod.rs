@@ -2,6 +2,7 @@
 //!
 //! Any manager serves any agent from its own replica.
 
+mod inspections;
 mod sessions;
 mod status;
 mod stream;
@@ -9,6 +10,7 @@ mod stream;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use control_consensus::Leadership;
 use control_model::object::{NodeDescription, TaskStatus};
@@ -19,8 +21,9 @@ use control_rpc::{decode, pb, peer, require_manager, require_node};
 use control_store::ReplicatedStore;
 use futures::Stream;
 use tokio::sync::watch;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
+pub use inspections::AskError;
 pub use sessions::{Session, SessionGuard, Sessions};
 pub use status::StatusWriter;
 pub(crate) use stream::{role_to_hold, role_word};
@@ -138,6 +141,7 @@ pub(crate) fn removed(node: NodeId) -> Status {
 impl Service for Dispatcher {
     type SessionStream = BoxStream<pb::SessionMessage>;
     type AssignmentsStream = BoxStream<pb::Payload>;
+    type InspectionsStream = BoxStream<pb::InspectionQuestion>;
 
     async fn session(&self, request: Request<pb::SessionRequest>) -> Reply<Self::SessionStream> {
         let node = require_node(&request)?.node_id;
@@ -165,6 +169,29 @@ impl Service for Dispatcher {
         let statuses: Vec<(TaskId, TaskStatus)> = decode(&request.get_ref().body)?;
         self.report(node, &request.get_ref().session_id, statuses).await?;
         Ok(Response::new(pb::Empty {}))
+    }
+
+    async fn inspections(
+        &self,
+        request: Request<Streaming<pb::InspectionAnswer>>,
+    ) -> Reply<Self::InspectionsStream> {
+        let node = require_node(&request)?.node_id;
+        let mut answers = request.into_inner();
+        let first = answers.message().await?.unwrap_or_default();
+        let session = self.session(node, &first.session_id)?;
+        Ok(Response::new(Box::pin(inspections::questions(session, answers))))
+    }
+
+    async fn inspect(&self, request: Request<pb::InspectRequest>) -> Reply<pb::InspectReply> {
+        self.check_manager(require_manager(&request)?.node_id)?;
+        let pb::InspectRequest { node_id, question, limit_ms } = request.into_inner();
+        let node = node_id.parse().map_err(|_| Status::invalid_argument("malformed node id"))?;
+        let session = self.sessions.of(node).ok_or_else(|| Status::not_found("no session"))?;
+        let limit = Duration::from_millis(limit_ms.into());
+        match session.inspections.ask(&question, limit).await {
+            Ok(body) => Ok(Response::new(pb::InspectReply { body })),
+            Err(error) => Err(Status::aborted(error.to_string())),
+        }
     }
 
     async fn report_liveness(&self, request: Request<pb::LivenessReport>) -> Reply<pb::Empty> {

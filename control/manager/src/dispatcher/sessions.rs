@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use control_model::{Generation, NodeId, Timestamp};
 use tokio_util::sync::CancellationToken;
 
+use super::inspections::Inspections;
 use crate::liveness::table::LivenessTable;
 
 /// All sessions, and what their heartbeats say.
@@ -24,6 +25,8 @@ pub struct Session {
     addr: Option<IpAddr>,
     /// Cancelled when a newer session takes its place.
     pub closed: CancellationToken,
+    /// What managers ask of the node.
+    pub inspections: Inspections,
     progress: Mutex<Progress>,
 }
 
@@ -66,6 +69,7 @@ impl Sessions {
             node,
             addr,
             closed: CancellationToken::new(),
+            inspections: Inspections::default(),
             progress: Mutex::default(),
         });
         let before = self.open.lock().unwrap_or_else(PoisonError::into_inner).insert(node, session.clone());
@@ -78,8 +82,13 @@ impl Sessions {
 
     /// The node's valid session, if `id` names it.
     pub fn get(&self, node: NodeId, id: &str) -> Option<Arc<Session>> {
+        self.of(node).filter(|session| session.id == id)
+    }
+
+    /// The node's valid session.
+    pub fn of(&self, node: NodeId) -> Option<Arc<Session>> {
         let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        open.get(&node).filter(|s| s.id == id && !s.closed.is_cancelled()).cloned()
+        open.get(&node).filter(|s| !s.closed.is_cancelled()).cloned()
     }
 
     /// Ends every session.

@@ -16,6 +16,7 @@ use dataplane_model::inspect::{
 use dataplane_model::kernel_state::protocol_name;
 use dataplane_model::{DataPlane as _, NodeView, PublishedPort};
 
+pub mod cluster;
 pub mod dns;
 pub mod top;
 pub mod trace;
@@ -115,13 +116,17 @@ pub async fn fdb(host: &Host) -> Result<FdbReport, InspectError> {
 }
 
 /// `meshctl verify`.
-pub async fn verify(host: &Host, swarm: Option<&Swarm>) -> Result<VerifyReport, InspectError> {
-    let swarm = swarm.ok_or_else(|| InspectError("This node is not part of a swarm".to_owned()))?;
+pub async fn verify(host: &Host, swarm: &Swarm) -> Result<VerifyReport, InspectError> {
     let driver = &swarm.data_plane().driver;
     let mut report = driver.verify().await.map_err(|error| InspectError(error.to_string()))?;
     report.hostname.clone_from(&host.config.hostname);
     report.node_id = swarm.me().node_id.to_string();
     Ok(report)
+}
+
+/// Outside a swarm nothing is assigned, and nobody else can be asked.
+pub fn in_no_swarm() -> InspectError {
+    InspectError("This node is not part of a swarm".to_owned())
 }
 
 /// `meshctl endpoints`.

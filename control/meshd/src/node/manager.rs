@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use control_consensus::{Consensus, JoinError, Kek, OpenError, Options};
-use control_manager::{Manager, clock};
+use control_manager::{Inspector, Manager, clock};
 use control_model::{Change, NodeId};
 use control_rpc::{Channels, serve};
 use control_store::ReplicatedStore as _;
@@ -38,6 +38,7 @@ pub enum ManagerError {
 /// A manager that runs and is served.
 pub struct RunningManager {
     pub consensus: Arc<Consensus>,
+    pub inspector: Inspector,
     parts: Mutex<Option<Parts>>,
     stop: CancellationToken,
 }
@@ -122,6 +123,7 @@ impl RunningManager {
             own_data_path,
         };
         let manager = Manager::start(options);
+        let inspector = manager.inspector();
         let stop = CancellationToken::new();
         let stopped = stop.clone().cancelled_owned();
         let serving = serve(listener, channels.identity().clone(), manager.routes(), stopped);
@@ -130,7 +132,7 @@ impl RunningManager {
                 tracing::error!(%error, "the managers' RPC server ended");
             }
         });
-        Self { consensus, parts: Mutex::new(Some(Parts { manager, server })), stop }
+        Self { consensus, inspector, parts: Mutex::new(Some(Parts { manager, server })), stop }
     }
 
     /// This replica takes part in votes.

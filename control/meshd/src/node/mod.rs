@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use control_agent::Inspect;
 use control_api::Engine;
 use control_api::node::{
     HostFacts, InitRequest, InspectError, JOIN_TIMEOUT, JoinRequest, LocalState, RaftFacts, SwarmError,
@@ -23,8 +24,9 @@ use control_model::{Network, NodeId};
 use control_rpc::{Channels, Identity, IdentityPem};
 use control_store::ReplicatedStore;
 use dataplane_model::inspect::{
-    DnsQueryReport, DnsZoneReport, DropsReport, EndpointRow, FdbReport, FlowsReport, LoadBalancerRow,
-    NodeStatus, RingReport, TopReport, TraceReport, TraceRequest, TunnelledPacket, VerifyReport,
+    Assigned, DnsQueryReport, DnsZoneReport, DropsReport, EndpointRow, FdbReport, FlowsReport,
+    LoadBalancerRow, NodeStatus, RingReport, TopReport, TraceReport, TraceRequest, TunnelledPacket,
+    VerifyReport,
 };
 
 use crate::addresses::{Addresses, resolve_remote};
@@ -113,6 +115,7 @@ impl MeshNode {
     /// A membership whose manager half, if any, starts by itself.
     fn start(&self, pem: IdentityPem, file: NodeFile) -> Result<Arc<Swarm>, SwarmError> {
         Ok(Swarm::start(Parts {
+            inspect: self.inspect(),
             host: self.host.clone(),
             dir: self.dir.clone(),
             channels: channels(&pem)?,
@@ -121,6 +124,18 @@ impl MeshNode {
             file,
             manager: None,
         }))
+    }
+
+    /// What managers may ask of this node, while there is one.
+    fn inspect(&self) -> Inspect {
+        let me = self.me.clone();
+        Arc::new(move |question| {
+            let me = me.upgrade();
+            Box::pin(async move {
+                let node = me.ok_or_else(|| "the daemon is stopping".to_owned())?;
+                control_api::inspect(node, &question).await
+            })
+        })
     }
 
     fn standing(&self) -> Standing {
@@ -181,8 +196,17 @@ impl MeshNode {
             return Err(failed(error));
         }
         self.dir.store(&file).map_err(failed)?;
-        let (host, dir) = (self.host.clone(), self.dir.clone());
-        Ok(Swarm::start(Parts { host, dir, channels, pem, file, data_plane, manager: Some(running) }))
+        let (host, dir, inspect) = (self.host.clone(), self.dir.clone(), self.inspect());
+        Ok(Swarm::start(Parts {
+            host,
+            dir,
+            inspect,
+            channels,
+            pem,
+            file,
+            data_plane,
+            manager: Some(running),
+        }))
     }
 
     async fn do_join(&self, request: &JoinRequest) -> Result<Arc<Swarm>, SwarmError> {
@@ -330,7 +354,7 @@ impl control_api::Node for MeshNode {
             return Err(SwarmError::Failed("--force-new-cluster is not supported".into()));
         }
         let (node, me) = (self.me(), self.me());
-        let attempt = async move { me.do_init(&request).await };
+        let attempt = Box::pin(async move { me.do_init(&request).await });
         let (id, _in_time) = to_its_end(async move { node.go_in(attempt).await }).await?;
         Ok(id)
     }
@@ -384,7 +408,18 @@ impl control_api::Node for MeshNode {
     }
 
     async fn mesh_verify(&self) -> Result<VerifyReport, InspectError> {
-        inspect::verify(&self.host, self.swarm().as_deref()).await
+        let swarm = self.swarm().ok_or_else(inspect::in_no_swarm)?;
+        inspect::verify(&self.host, &swarm).await
+    }
+
+    async fn mesh_assigned(&self) -> Result<Assigned, InspectError> {
+        let swarm = self.swarm().ok_or_else(inspect::in_no_swarm)?;
+        inspect::cluster::assigned(&swarm).await
+    }
+
+    async fn mesh_ask(&self, node: NodeId, question: &str) -> Result<Vec<u8>, InspectError> {
+        let swarm = self.swarm().ok_or_else(inspect::in_no_swarm)?;
+        inspect::cluster::ask(self.me(), &swarm, node, question).await
     }
 
     async fn mesh_endpoints(&self) -> Result<Vec<EndpointRow>, InspectError> {

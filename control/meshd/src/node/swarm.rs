@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use control_agent::{Agent, AgentHandle, AgentOptions, NodeContext, SessionState};
+use control_agent::{Agent, AgentHandle, AgentOptions, Holdings, Inspect, NodeContext, SessionState};
 use control_api::node::SwarmError;
 use control_consensus::Consensus;
 use control_model::object::NodeState;
@@ -46,6 +46,8 @@ pub struct Swarm {
     pub views: watch::Receiver<Option<Arc<NodeView>>>,
     /// The overlay networks that this node has part in.
     pub networks: watch::Receiver<Arc<Vec<Network>>>,
+    /// What the managers have assigned to this node.
+    pub holdings: Holdings,
     /// Why this node is not what it should be; empty when all is well.
     pub trouble: watch::Sender<String>,
     pub stop: CancellationToken,
@@ -57,6 +59,8 @@ pub struct Swarm {
 pub struct Parts {
     pub host: Arc<Host>,
     pub dir: SwarmDir,
+    /// What managers may ask of this node.
+    pub inspect: Inspect,
     pub channels: Arc<Channels>,
     pub pem: IdentityPem,
     pub file: NodeFile,
@@ -68,13 +72,14 @@ pub struct Parts {
 impl Swarm {
     /// Starts the agent, and what keeps the node in step with the cluster.
     pub fn start(parts: Parts) -> Arc<Self> {
-        let Parts { host, dir, channels, pem, file, data_plane, manager } = parts;
+        let Parts { host, dir, inspect, channels, pem, file, data_plane, manager } = parts;
         let local_manager = watch::Sender::new(manager.as_ref().map(|_| local_addr(&host, &file)));
-        let agent = start_agent(&host, &channels, &file, &data_plane, local_manager.subscribe());
+        let agent = start_agent((&host, inspect), &channels, &file, &data_plane, local_manager.subscribe());
         let swarm = Arc::new(Self {
             session: agent.state(),
             views: agent.views(),
             networks: agent.networks(),
+            holdings: agent.holdings(),
             agent: Mutex::new(Some(agent)),
             manager: Mutex::new(manager.map(Arc::new)),
             pem: Mutex::new(pem),
@@ -254,7 +259,7 @@ fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 fn start_agent(
-    host: &Arc<Host>,
+    (host, inspect): (&Arc<Host>, Inspect),
     channels: &Arc<Channels>,
     file: &NodeFile,
     data_plane: &NodeDataPlane,
@@ -270,6 +275,7 @@ fn start_agent(
         },
         channels: channels.clone(),
         describe: Arc::new(move || describer.description(vtep)),
+        inspect,
         known_managers: file.managers.iter().map(|manager| manager.addr).collect(),
         local_manager,
     };

@@ -71,6 +71,11 @@ pub(super) fn resolve<'a>(question: &Question, view: &'a SandboxView) -> Resolve
     if text.starts_with('_') { resolve_service(text, view) } else { Resolved::NotHere }
 }
 
+/// Addresses of a name in lower case.
+pub(super) fn addresses<'a>(text: &str, view: &'a SandboxView) -> Option<&'a [IpAddr]> {
+    find(text, view).map(|(_, addresses)| addresses)
+}
+
 /// Addresses of a name, and the network that has it.
 type Found<'a> = (&'a NetworkZone, &'a [IpAddr]);
 

@@ -1,8 +1,11 @@
 //! `meshctl trace`: names become addresses here, the maps tell the rest.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::path::Path;
 
 use control_api::node::InspectError;
+use dataplane_dns::answer::{addresses, sandbox_views};
+use dataplane_dns::{TtlPolicy, zones_from_view};
 use dataplane_kernel::inspect::trace::{Origin, TaskOrigin, trace, trace_arrival};
 use dataplane_kernel::net::namespace::Namespace;
 use dataplane_model::inspect::{TraceEnd, TraceReport, TraceRequest, TunnelledPacket};
@@ -56,11 +59,11 @@ fn origin(host: &Host, view: &NodeView, request: &TraceRequest) -> Result<Origin
     let namespace = Namespace::open(&path).map_err(|error| failed(&error))?;
     let namespace = namespace.ok_or_else(|| failed(&"there is no sandbox yet"))?;
     let netns_cookie = namespace.cookie().map_err(|error| failed(&error))?;
-    Ok(Origin::Task(TaskOrigin { netns_cookie, addresses: addresses(view, &id), port: request.port }))
+    Ok(Origin::Task(TaskOrigin { netns_cookie, addresses: legs(view, &id), port: request.port }))
 }
 
 /// A task's VNIs and its address in each.
-fn addresses(view: &NodeView, id: &SandboxId) -> Vec<(u32, Ipv4Addr)> {
+fn legs(view: &NodeView, id: &SandboxId) -> Vec<(u32, Ipv4Addr)> {
     let attachments = view.sandboxes.get(id).map(|sandbox| &sandbox.attachments[..]).unwrap_or_default();
     let vni = |attachment: &dataplane_model::Attachment| {
         Some((view.networks.get(&attachment.network)?.vni.get(), attachment.address))
@@ -68,8 +71,8 @@ fn addresses(view: &NodeView, id: &SandboxId) -> Vec<(u32, Ipv4Addr)> {
     attachments.iter().filter_map(vni).collect()
 }
 
-/// Where a connection to `request.to` goes: an address is taken as it is, a service's name as DNS and the routing mesh have
-/// it.
+/// Where a connection to `request.to` goes: an address is taken as it is, a name as the routing mesh has it for clients
+/// outside, and as the service DNS has it for a task.
 fn destinations(view: &NodeView, request: &TraceRequest) -> Result<Vec<SocketAddrV4>, String> {
     if let Ok(destination) = request.to.parse() {
         return Ok(vec![destination]);
@@ -77,13 +80,12 @@ fn destinations(view: &NodeView, request: &TraceRequest) -> Result<Vec<SocketAdd
     let expected = || format!("{}: expected SERVICE:PORT or ADDRESS:PORT", request.to);
     let (name, port) = request.to.rsplit_once(':').ok_or_else(expected)?;
     let port: u16 = port.parse().map_err(|_| expected())?;
+    if request.client().is_none() {
+        return inside(view, request, (name, port));
+    }
     let service = view.services.values().find(|service| service.name == name);
     let service = service.ok_or_else(|| format!("this node knows no service {name}"))?;
-    if request.client().is_some() {
-        published(view, service, request, port)
-    } else {
-        inside(view, service, request, port)
-    }
+    published(view, service, request, port)
 }
 
 /// By this node's own address.
@@ -104,27 +106,27 @@ fn published(
     ))
 }
 
-/// By the first network that the task and the service share: the virtual address, else all that serve.
+/// What the service DNS tells the task, by the same code: the first of its networks that has the name, never the ingress
+/// network, where nothing has one.
 fn inside(
     view: &NodeView,
-    service: &Service,
     request: &TraceRequest,
-    port: u16,
+    (name, port): (&str, u16),
 ) -> Result<Vec<SocketAddrV4>, String> {
     let id = find_sandbox(Some(view), &request.from).map_err(|error| error.0)?;
-    let attachments = view.sandboxes.get(&id).map(|sandbox| &sandbox.attachments[..]).unwrap_or_default();
-    for network in attachments.iter().map(|attachment| attachment.network) {
-        let vip = service.vips.get(&network).copied();
-        let ready = service.backends.iter().filter(|((of, _), backend)| *of == network && backend.ready);
-        let found: Vec<Ipv4Addr> = match vip {
-            Some(vip) => vec![vip],
-            None => ready.map(|((_, address), _)| *address).collect(),
-        };
-        if !found.is_empty() {
-            return Ok(found.into_iter().map(|address| SocketAddrV4::new(address, port)).collect());
-        }
+    let names = sandbox_views(zones_from_view(view, Path::new(""), TtlPolicy::default())).remove(&id);
+    let names = names.ok_or_else(|| format!("{} has no names", request.from))?;
+    let found = addresses(name, &names);
+    let found = found.ok_or_else(|| format!("no network of {} has the name {name}", request.from))?;
+    let v4 = found.iter().filter_map(|address| match address {
+        IpAddr::V4(address) => Some(SocketAddrV4::new(*address, port)),
+        IpAddr::V6(_) => None,
+    });
+    let destinations: Vec<SocketAddrV4> = v4.collect();
+    if destinations.is_empty() {
+        return Err(format!("{name} has no address for {} now", request.from));
     }
-    Err(format!("{} has no address in a network of {}", service.name, request.from))
+    Ok(destinations)
 }
 
 /// Whose sandbox a way ends in.
@@ -146,3 +148,6 @@ fn task_at(view: &NodeView, address: Ipv4Addr) -> Option<String> {
     let sandbox = found.next()?;
     found.next().is_none().then(|| sandbox.task_name.clone())
 }
+
+#[cfg(test)]
+mod tests;

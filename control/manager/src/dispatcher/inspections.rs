@@ -1,0 +1,206 @@
+//! Questions about a node, asked of its agent in its session.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use control_rpc::{MAX_QUESTION_LEN, MAX_QUESTION_TIME, MAX_QUESTIONS, pb};
+use futures::{Stream, StreamExt as _};
+use tokio::sync::{mpsc, oneshot};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming};
+
+use super::sessions::Session;
+
+/// Why a node was not asked, or has not answered.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AskError {
+    #[error("no manager has a session with it")]
+    NoSession,
+    #[error("its daemon takes no questions: it may be of an older version")]
+    Deaf,
+    #[error("{MAX_QUESTIONS} questions to it are under way: try again")]
+    Busy,
+    #[error("the question is longer than {MAX_QUESTION_LEN} bytes")]
+    TooLong,
+    #[error("it has not answered within {0:?}")]
+    Late(Duration),
+    #[error("its session ended before it answered")]
+    Gone,
+    /// What the node says why it can't tell.
+    #[error("{0}")]
+    Refused(String),
+    /// The manager that has its session could not be asked.
+    #[error("the manager that has its session: {0}")]
+    Manager(String),
+}
+
+/// The questions to one node that are under way.
+#[derive(Debug, Default)]
+pub struct Inspections(Mutex<UnderWay>);
+
+#[derive(Debug, Default)]
+struct UnderWay {
+    /// To the node; `None` until its agent has said that it takes questions.
+    questions: Option<mpsc::Sender<pb::InspectionQuestion>>,
+    waiting: BTreeMap<u64, oneshot::Sender<Result<Vec<u8>, String>>>,
+    next_id: u64,
+}
+
+/// A question under way; it is forgotten when its asker is.
+struct Asked<'a> {
+    of: &'a Inspections,
+    id: u64,
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        self.of.lock().waiting.remove(&self.id);
+    }
+}
+
+impl Inspections {
+    /// What the node answers to `question`, within `limit`, which is cut to [`MAX_QUESTION_TIME`].
+    pub async fn ask(&self, question: &str, limit: Duration) -> Result<Vec<u8>, AskError> {
+        if question.len() > MAX_QUESTION_LEN {
+            return Err(AskError::TooLong);
+        }
+        let limit = limit.min(MAX_QUESTION_TIME);
+        let (asked, answered) = self.send(question)?;
+        let answer = tokio::time::timeout(limit, answered).await.map_err(|_| AskError::Late(limit))?;
+        drop(asked);
+        answer.map_err(|_| AskError::Gone)?.map_err(AskError::Refused)
+    }
+
+    #[expect(clippy::type_complexity, reason = "a pair that is taken apart at once")]
+    fn send(
+        &self,
+        question: &str,
+    ) -> Result<(Asked<'_>, oneshot::Receiver<Result<Vec<u8>, String>>), AskError> {
+        let mut under_way = self.lock();
+        if under_way.waiting.len() >= MAX_QUESTIONS {
+            return Err(AskError::Busy);
+        }
+        let id = under_way.next_id;
+        let questions = under_way.questions.as_ref().ok_or(AskError::Deaf)?;
+        let question = pb::InspectionQuestion { id, question: question.to_owned() };
+        questions.try_send(question).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => AskError::Busy,
+            mpsc::error::TrySendError::Closed(_) => AskError::Gone,
+        })?;
+        let (sender, answered) = oneshot::channel();
+        under_way.next_id += 1;
+        under_way.waiting.insert(id, sender);
+        Ok((Asked { of: self, id }, answered))
+    }
+
+    /// Nobody waits for what has no such id: it came too late.
+    fn answer(&self, answer: pb::InspectionAnswer) {
+        if let Some(asker) = self.lock().waiting.remove(&answer.id) {
+            let outcome = if answer.error.is_empty() { Ok(answer.body) } else { Err(answer.error) };
+            // Or just now.
+            let _ = asker.send(outcome);
+        }
+    }
+
+    /// The node takes questions now.
+    fn open(&self) -> mpsc::Receiver<pb::InspectionQuestion> {
+        let (sender, questions) = mpsc::channel(MAX_QUESTIONS);
+        let mut under_way = self.lock();
+        under_way.questions = Some(sender);
+        under_way.waiting.clear();
+        questions
+    }
+
+    /// It does no more; who waits is told.
+    fn close(&self) {
+        let mut under_way = self.lock();
+        under_way.questions = None;
+        under_way.waiting.clear();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, UnderWay> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Takes the answers, and returns the stream of the questions. Both end with the session.
+pub(super) fn questions(
+    session: Arc<Session>,
+    answers: Streaming<pb::InspectionAnswer>,
+) -> impl Stream<Item = Result<pb::InspectionQuestion, Status>> + Send {
+    let questions = session.inspections.open();
+    let closed = session.closed.clone();
+    tokio::spawn(take_answers(session, answers));
+    ReceiverStream::new(questions).map(Ok).take_until(closed.cancelled_owned())
+}
+
+async fn take_answers(session: Arc<Session>, mut answers: Streaming<pb::InspectionAnswer>) {
+    let taking = async {
+        while let Ok(Some(answer)) = answers.message().await {
+            session.inspections.answer(answer);
+        }
+    };
+    let _ = session.closed.run_until_cancelled(taking).await;
+    session.inspections.close();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SOON: Duration = Duration::from_millis(20);
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    fn answer(id: u64, error: &str) -> pb::InspectionAnswer {
+        pb::InspectionAnswer { session_id: String::new(), id, body: b"[]".to_vec(), error: error.to_owned() }
+    }
+
+    #[tokio::test]
+    async fn answers_find_their_askers() {
+        let inspections = Inspections::default();
+        assert_eq!(inspections.ask("/mesh/lb", SOON).await, Err(AskError::Deaf));
+        let mut questions = inspections.open();
+        let node = async {
+            let first = questions.recv().await.expect("a question");
+            let second = questions.recv().await.expect("a question");
+            assert_eq!((first.question.as_str(), second.question.as_str()), ("/mesh/lb", "/mesh/fdb"));
+            inspections.answer(answer(second.id, "no maps"));
+            inspections.answer(answer(77, ""));
+            inspections.answer(answer(first.id, ""));
+        };
+        let (first, second, ()) =
+            tokio::join!(inspections.ask("/mesh/lb", PATIENCE), inspections.ask("/mesh/fdb", PATIENCE), node);
+        assert_eq!(first, Ok(b"[]".to_vec()));
+        assert_eq!(second, Err(AskError::Refused("no maps".to_owned())));
+    }
+
+    #[tokio::test]
+    async fn who_does_not_answer_is_not_waited_for() {
+        let inspections = Inspections::default();
+        let questions = inspections.open();
+        for _ in 0..2 * MAX_QUESTIONS {
+            let asked = inspections.ask("/mesh/lb", Duration::from_millis(1)).await;
+            // What was given up is forgotten; the queue to a node that reads nothing is what fills up.
+            assert!(matches!(asked, Err(AskError::Late(_) | AskError::Busy)), "{asked:?}");
+            assert!(inspections.lock().waiting.is_empty());
+        }
+        assert_eq!(inspections.ask("/mesh/lb", SOON).await, Err(AskError::Busy));
+        drop(questions);
+        assert_eq!(inspections.ask("/mesh/lb", SOON).await, Err(AskError::Gone));
+        let long = "x".repeat(MAX_QUESTION_LEN + 1);
+        assert_eq!(inspections.ask(&long, SOON).await, Err(AskError::TooLong));
+    }
+
+    #[tokio::test]
+    async fn a_session_that_ends_ends_the_wait() {
+        let inspections = Inspections::default();
+        let mut questions = inspections.open();
+        let end = async {
+            questions.recv().await.expect("a question");
+            inspections.close();
+        };
+        let (asked, ()) = tokio::join!(inspections.ask("/mesh/lb", PATIENCE), end);
+        assert_eq!(asked, Err(AskError::Gone));
+    }
+}
