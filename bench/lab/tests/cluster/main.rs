@@ -6,6 +6,7 @@ mod bad_input;
 mod dns;
 mod failures;
 mod forming;
+mod inspection;
 mod long_lived;
 mod mesh;
 mod support;
@@ -26,6 +27,7 @@ const SCENARIOS: &[Scenario] = &[
     ("udp goes the same way", mesh::udp_goes_the_same_way),
     ("names and virtual addresses", mesh::names_and_virtual_addresses),
     ("a service's own resolver", dns::own_resolver),
+    ("managers tell of every node", inspection::of_every_node),
     ("the way out is masqueraded", mesh::way_out_is_masqueraded),
     ("docker prints Docker's words", words::inspect_and_lists),
     ("bad input gets Docker's errors and changes nothing", bad_input::refused),

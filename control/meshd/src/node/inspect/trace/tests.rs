@@ -18,6 +18,7 @@ fn network(number: u8) -> Network {
         name: format!("net{number}"),
         vni: Vni::new(4096 + u32::from(number)).expect("a VNI"),
         subnet: format!("10.0.{number}.0/24").parse().expect("a subnet"),
+        subnet6: None,
         gateway: ip(number, 1),
         internal: false,
         mtu_bytes: None,

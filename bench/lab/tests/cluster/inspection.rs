@@ -1,0 +1,64 @@
+//! What `meshctl` shows of other nodes.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use bench_lab::wait_until;
+use serde_json::Value;
+
+use crate::support::{Bench, Outcome, PORT};
+
+/// Until every kernel holds the newest view: drift is looked for every 30 s.
+const CONVERGED: Duration = Duration::from_mins(1);
+
+pub fn of_every_node(bench: &mut Bench) -> Outcome {
+    // A manager that holds few sessions itself, and every node.
+    wait_until("verify finds nothing on any node", CONVERGED, || {
+        bench.meshctl("m2", &["verify", "--all"]).map(Some)
+    })?;
+    let statuses = json(bench, "m2", &["status", "--all"])?;
+    let statuses = statuses.as_array().context("a list")?;
+    ensure!(statuses.len() == bench.lab.nodes().len(), "statuses of {statuses:?}");
+    for command in [
+        &["lb", "ls"][..],
+        &["lb", "flows"],
+        &["endpoints"],
+        &["fdb"],
+        &["drops"],
+        &["hooks"],
+        &["dns", "zone"],
+    ] {
+        let args: Vec<&str> = command.iter().copied().chain(["--node", "test-w1"]).collect();
+        bench.meshctl("m2", &args)?;
+    }
+    let refused = bench.meshctl("w1", &["status", "--all"]).err().context("a worker asks others")?;
+    ensure!(format!("{refused:#}").contains("only managers may ask other nodes"), "{refused:#}");
+    traces_end_in_sandboxes(bench)
+}
+
+/// From outside by each node, source ports that lead to several tasks: each way is told to its end.
+fn traces_end_in_sandboxes(bench: &mut Bench) -> Outcome {
+    let from = format!("outside/{}", bench.lab.client_address());
+    let to = format!("whoami:{PORT}");
+    let mut n_tunnels = 0;
+    for node in bench.lab.nodes() {
+        for port in 40_000..40_012 {
+            let port = port.to_string();
+            let args = ["trace", "--from", &from, "--to", &to, "--port", &port, "--node", &node.name];
+            let trace = json(bench, "m1", &args)?;
+            let way = &trace["ways"][0];
+            let task = way["end"]["sandbox"]["task"].as_str().unwrap_or_default();
+            ensure!(task.starts_with("whoami."), "{} port {port}: {way}", node.name);
+            let steps = way["steps"].as_array().context("steps")?;
+            n_tunnels += usize::from(steps.iter().any(|step| step["at"] == "tunnel"));
+        }
+    }
+    println!("  {n_tunnels} of {} ways lead over two nodes", 12 * bench.lab.nodes().len());
+    ensure!(n_tunnels > 0, "no way leads to another node");
+    Ok(())
+}
+
+fn json(bench: &Bench, node: &str, args: &[&str]) -> anyhow::Result<Value> {
+    let all: Vec<&str> = args.iter().copied().chain(["--json"]).collect();
+    serde_json::from_str(&bench.meshctl(node, &all)?).context("JSON")
+}
