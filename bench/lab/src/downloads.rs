@@ -13,6 +13,7 @@ use anyhow::{Context as _, Result, anyhow, bail, ensure};
 
 use crate::Lab;
 use crate::net::enter;
+use crate::process::wait_until;
 
 /// Longest wait for a connection and an answer's head.
 const BEGIN_LIMIT: Duration = Duration::from_secs(10);
@@ -22,7 +23,7 @@ const STALL_LIMIT: Duration = Duration::from_secs(45);
 const SECONDS: u32 = 600;
 /// Bytes a second of each.
 const RATE: u32 = 10_000;
-/// Bytes that a download must still get after it is told to stop: more than can be on its way already.
+/// Bytes that a download must still get when it is asked whether it lives: more than can be on its way already.
 const LAST_BYTES: u64 = RATE as u64 / 2;
 
 /// What became of the downloads.
@@ -50,6 +51,9 @@ struct Shared {
     stop: AtomicBool,
     /// Downloads that have their first byte.
     n_begun: AtomicU64,
+    /// The round of waiting for bytes, and how many downloads have got some in it.
+    round: AtomicU64,
+    n_served: AtomicU64,
     report: Mutex<DownloadsReport>,
 }
 
@@ -79,6 +83,18 @@ impl Downloads {
     /// How many have broken so far.
     pub fn n_broken(&self) -> usize {
         self.shared.lock().n_broken
+    }
+
+    /// Returns when each one that is not broken has got bytes that were not on their way before the call.
+    pub fn wait_for_bytes(&self, limit: Duration) -> Result<()> {
+        self.shared.n_served.store(0, Ordering::Relaxed);
+        self.shared.round.fetch_add(1, Ordering::Release);
+        wait_until("all downloads to go on", limit, || {
+            let n_served = self.shared.n_served.load(Ordering::Relaxed);
+            let report = self.shared.lock();
+            Ok((n_served >= (report.n_started - report.n_broken) as u64).then_some(()))
+        })?;
+        Ok(())
     }
 
     /// Ends them. Each must get some more bytes first, so that those that live on in name alone are found.
@@ -143,7 +159,7 @@ impl Download {
         let mut download = Self { task, position: 0, longest_stall: Duration::ZERO };
         download.receive(&mut reader)?;
         shared.n_begun.fetch_add(1, Ordering::Relaxed);
-        let mut end = None;
+        let (mut end, mut round, mut goal) = (None, 0, None);
         while end.is_none_or(|end| download.position < end) {
             if end.is_none() && shared.stop.load(Ordering::Relaxed) {
                 end = Some(download.position + LAST_BYTES);
@@ -155,6 +171,13 @@ impl Download {
                 format!("task {}, after {} bytes and {waited:.1} s", download.task, download.position)
             })?;
             download.longest_stall = download.longest_stall.max(asked_at.elapsed());
+            let round_now = shared.round.load(Ordering::Acquire);
+            if std::mem::replace(&mut round, round_now) != round_now {
+                goal = Some(download.position + LAST_BYTES);
+            }
+            if goal.take_if(|goal| download.position >= *goal).is_some() {
+                shared.n_served.fetch_add(1, Ordering::Relaxed);
+            }
         }
         Ok(download)
     }

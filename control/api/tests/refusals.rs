@@ -408,3 +408,78 @@ async fn over_the_network_there_are_metrics_and_nothing_else() {
     stop.send(()).unwrap();
     server.await.unwrap();
 }
+
+/// Docker's words for containers that no service has; what is attachable is refused because it can't be done.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn networks_that_are_not_attachable_take_no_standalone_container() {
+    let daemon = Daemon::manager().await;
+    daemon.prints("network create -d overlay closed").await;
+    daemon.prints("network create -d overlay --attachable open").await;
+    for name in ["closed", "ingress"] {
+        let refusal = format!(
+            "Could not attach to network {name}: rpc error: code = PermissionDenied desc = network {name} not manually \
+             attachable"
+        );
+        let container = r#"{"Container":"web"}"#;
+        let path = format!("/networks/{name}/connect");
+        assert_eq!(daemon.error("POST", &path, container).await, (500, refusal.clone()));
+        let words = format!("Error response from daemon: {refusal}");
+        assert_eq!(daemon.refuses(&format!("network connect {name} web")).await, words);
+        assert!(daemon.refuses(&format!("create --network {name} whoami:v1")).await.contains(&refusal));
+    }
+    let unsupported = |path: &str| (501, format!("POST {path} is not supported by this daemon"));
+    let path = "/networks/open/connect";
+    assert_eq!(daemon.error("POST", path, "{}").await, unsupported(path));
+    let path = "/containers/create";
+    let open = r#"{"Image":"a","HostConfig":{"NetworkMode":"open"}}"#;
+    assert_eq!(daemon.error("POST", path, open).await, unsupported(path));
+    assert_eq!(daemon.error("POST", path, "{").await, unsupported(path));
+    let beside =
+        r#"{"HostConfig":{"NetworkMode":"open"},"NetworkingConfig":{"EndpointsConfig":{"closed":{}}}}"#;
+    assert_eq!(daemon.error("POST", path, beside).await.0, 500);
+}
+
+/// `docker network rm ingress` asks first; while a service publishes a port, it is refused.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_ingress_network_is_removed_and_made_again_with_other_options() {
+    let daemon = Daemon::manager().await;
+    daemon.prints("service create -d --no-resolve-image --name web --publish 8080:80 whoami:v1").await;
+    let web = daemon.store.state().service_by_name("web").expect("made").id;
+    let in_use = format!(
+        "rpc error: code = FailedPrecondition desc = ingress network cannot be removed because service {web} depends on it"
+    );
+    assert_eq!(daemon.error("DELETE", "/networks/ingress", "").await, (400, in_use));
+    daemon.prints("service rm web").await;
+    daemon.until(|state| state.services().is_empty()).await;
+    let unsure = daemon.docker_with_input("network rm ingress", b"n\n").await;
+    assert!(unsure.stdout.contains("removing the routing-mesh network"), "{unsure:?}");
+    assert!(daemon.store.state().ingress_network().is_some_and(|network| !network.pending_delete));
+    let removed = daemon.docker_with_input("network rm ingress", b"y\n").await;
+    assert!(removed.code == 0 && removed.stdout.ends_with("ingress\n"), "{removed:?}");
+    let refused =
+        daemon.refuses("service create -d --no-resolve-image --name web --publish 8080:80 whoami:v1").await;
+    assert!(
+        refused.contains("service needs ingress network, but no ingress network is present"),
+        "{refused}"
+    );
+    assert!(
+        daemon
+            .refuses("network create -d overlay --ingress --attachable mesh")
+            .await
+            .contains("ingress network cannot be attachable")
+    );
+    daemon
+        .prints("network create -d overlay --ingress --subnet 10.66.0.0/16 --opt com.docker.network.driver.mtu=1280 mesh")
+        .await;
+    daemon.prints("service create -d --no-resolve-image --name web --publish 8080:80 whoami:v1").await;
+    daemon.running("web", 1).await;
+    let state = daemon.store.state();
+    let mesh = state.ingress_network().expect("made again");
+    let task = state.tasks().iter().find(|task| task.service_name == "web").expect("runs");
+    assert_eq!(mesh.spec.name, "mesh");
+    assert!(
+        task.attachments
+            .iter()
+            .any(|a| a.network == mesh.id && a.address.to_string().starts_with("10.66.0."))
+    );
+}

@@ -6,10 +6,12 @@ use anyhow::{Context as _, ensure};
 use bench_lab::{Connections, Downloads, DownloadsReport, Role, Traffic, TrafficReport, wait_until};
 use dataplane_kernel::bpf::{PinDir, Tables};
 
-use crate::support::{Bench, Outcome, SETTLE, counts};
+use crate::support::{Bench, Outcome, RunningTask, SETTLE, counts};
 
 const N_DOWNLOADS: usize = 60;
 const N_MOVED_DOWNLOADS: usize = 50;
+/// Of each scenario.
+const N_DOWNLOADS_LONG: usize = 200;
 /// Host part of the address that moves: no node's, nor the client's.
 const MOVED_HOST: u8 = 200;
 /// Where the services of these scenarios are published.
@@ -27,7 +29,8 @@ const UPDATE_RATE_PER_S: u32 = 100;
 pub fn downloads_live_on(bench: &mut Bench) -> Outcome {
     create_downloads(bench, 6, &[])?;
     let targets = targets(bench, DOWNLOADS_PORT);
-    let downloads = begin(bench, &targets, N_DOWNLOADS)?;
+    let n = if is_long() { N_DOWNLOADS_LONG } else { N_DOWNLOADS };
+    let downloads = begin(bench, &targets, n)?;
     let step = |what: &str| println!("  {} broken after: {what}", downloads.n_broken());
 
     let leader = bench.leader()?;
@@ -45,7 +48,7 @@ pub fn downloads_live_on(bench: &mut Bench) -> Outcome {
     step("a worker's, a backend's and the leader's daemon were killed and started");
 
     let n_forgotten = forget_flows(bench)?;
-    ensure!(n_forgotten >= N_DOWNLOADS, "only {n_forgotten} flows were cached");
+    ensure!(n_forgotten >= n, "only {n_forgotten} flows were cached");
     step(&format!("{n_forgotten} cached flows were removed"));
 
     bench.docker(&["service", "scale", "--detach", "held=8"])?;
@@ -64,7 +67,8 @@ pub fn downloads_live_on(bench: &mut Bench) -> Outcome {
     finish(bench, downloads)
 }
 
-/// Downloads through one node's further address. The node is lost, another takes the address, and they go on there.
+/// Downloads through one node's further address. The machine is lost, daemon and links, another node takes the address, and
+/// they go on there: also while a node with backends is drained, and while all caches are emptied.
 pub fn downloads_follow_their_address(bench: &mut Bench) -> Outcome {
     let mut workers =
         bench.lab.nodes().iter().filter(|n| n.role == Role::Worker).map(|n| n.name.clone()).rev();
@@ -80,20 +84,59 @@ pub fn downloads_follow_their_address(bench: &mut Bench) -> Outcome {
         wait_until("the further address to answer", SETTLE, || bench.ask("client", &[target], 5).map(Some))?;
     println!("  {address} answered {:.1} s after {lost} had it", took.as_secs_f64());
 
-    let downloads = begin(bench, &[target], N_MOVED_DOWNLOADS)?;
+    let downloads = begin(bench, &[target], if is_long() { N_DOWNLOADS_LONG } else { N_MOVED_DOWNLOADS })?;
+    let step = |what: &str| {
+        downloads.wait_for_bytes(SETTLE)?;
+        println!("  {} broken after: {what}", downloads.n_broken());
+        Ok::<(), anyhow::Error>(())
+    };
     bench.lab.isolate(&lost)?;
+    bench.lab.kill(&lost)?;
     set_address(bench, &heir, "add", address)?;
     // What the heir's gratuitous ARP is for.
     bench.lab.exec("client", "ip", &["neigh", "flush", "to", &address.to_string()])?;
+    step(&format!("{lost} was lost, {heir} took its address"))?;
+    let drained = drain_a_backend(bench, &heir, target)?;
+    step(&format!("{drained} was drained"))?;
+    step(&format!("{} cached flows were removed", forget_flows(bench)?))?;
     finish(bench, downloads)?;
+
+    bench.docker(&["node", "update", "--availability", "active", &drained])?;
     set_address(bench, &lost, "del", address)?;
     set_address(bench, &heir, "del", address)?;
     bench.lab.heal(&lost)?;
+    bench.lab.start(&lost)?;
     wait_until(&format!("{lost} to be Ready"), SETTLE, || {
         let state = bench.docker(&["node", "inspect", &lost, "--format", "{{.Status.State}}"])?;
         Ok((state == "ready").then_some(()))
     })?;
     Ok(())
+}
+
+/// Drains a node that has tasks of the downloads, and returns its name when new connections go to other tasks. In the long
+/// form all tasks run elsewhere then, which waits for the old ones for a minute, as in Docker.
+fn drain_a_backend(bench: &Bench, not: &str, target: SocketAddr) -> anyhow::Result<String> {
+    let running = bench.running("held")?;
+    let drained = running.iter().map(|task| task.node.clone()).find(|node| node != not);
+    let drained = drained.context("all tasks are on one node")?;
+    bench.docker(&["node", "update", "--availability", "drain", &drained])?;
+    if is_long() {
+        bench.wait_running("held", running.len(), |task| task.node != drained)?;
+    }
+    let n_others = running.iter().filter(|task| task.node != drained).count();
+    wait_until("new connections to go to other nodes' tasks", SETTLE, || {
+        let answers = bench.ask("client", &[target], 40)?;
+        let leaving =
+            |task: &&RunningTask| task.node == drained && counts(&answers, "task").contains_key(&*task.name);
+        let is_left = !running.iter().any(|task| leaving(&task));
+        Ok((is_left && counts(&answers, "task").len() >= n_others).then_some(()))
+    })?;
+    Ok(drained)
+}
+
+/// The whole numbers, not those of every run.
+fn is_long() -> bool {
+    std::env::var_os("MESH_TEST_LONG").is_some()
 }
 
 fn set_address(bench: &Bench, node: &str, verb: &str, address: Ipv4Addr) -> Outcome {
@@ -155,8 +198,7 @@ fn forget_flows(bench: &Bench) -> anyhow::Result<usize> {
 
 /// Updates one after the other, with short and with kept connections; `MESH_TEST_LONG` makes them many.
 pub fn updates_fail_nothing(bench: &mut Bench) -> Outcome {
-    let long = std::env::var_os("MESH_TEST_LONG").is_some();
-    let n_updates = if long { N_UPDATES_LONG } else { N_UPDATES };
+    let n_updates = if is_long() { N_UPDATES_LONG } else { N_UPDATES };
     let publish = format!("{UPDATES_PORT}:80");
     let batches = ["--publish", &publish, "--update-parallelism", "5", "--update-monitor", "1s"];
     bench.create_whoami("rolling", N_UPDATED_REPLICAS, &batches)?;

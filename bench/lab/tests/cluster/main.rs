@@ -6,6 +6,7 @@ mod bad_input;
 mod dns;
 mod failures;
 mod forming;
+mod ingress;
 mod inspection;
 mod long_lived;
 mod mesh;
@@ -45,6 +46,7 @@ const SCENARIOS: &[Scenario] = &[
     ("the leader can not probe", failures::leader_can_not_probe),
     ("all daemons die", failures::all_daemons_die),
     ("downloads follow an address that moves", long_lived::downloads_follow_their_address),
+    ("the ingress network is made anew", ingress::made_anew),
     ("other hooks do the same", mesh::other_hooks_do_the_same),
     ("every packet is accounted for", mesh::every_packet_is_accounted_for),
 ];

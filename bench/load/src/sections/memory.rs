@@ -85,6 +85,7 @@ impl Manager {
 
     /// Makes all services, and waits until their tasks wait.
     fn fill(&self) -> Result<()> {
+        self.widen_ingress()?;
         for number in 0..N_SERVICES {
             let spec = json!({
                 "Name": format!("s{number}"),
@@ -108,6 +109,22 @@ impl Manager {
             Ok(Some(()))
         })
         .map(drop)
+    }
+}
+
+impl Manager {
+    /// The routing mesh's network has 254 addresses unless another one is made: the services and their tasks need 11,000,
+    /// and who has none stays new.
+    fn widen_ingress(&self) -> Result<()> {
+        let wide = json!({
+            "Name": "ingress", "Driver": "overlay", "Ingress": true,
+            "IPAM": {"Config": [{"Subnet": "10.64.0.0/16"}]},
+        });
+        self.runtime.block_on(async {
+            self.client.delete("/networks/ingress").await?;
+            self.client.post("/networks/create", Some(&wide)).await
+        })?;
+        Ok(())
     }
 }
 

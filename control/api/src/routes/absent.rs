@@ -21,7 +21,7 @@ pub fn routes() -> Router<Api> {
         .route("/secrets/{id}", get(no_secret))
         .route("/configs", get(nothing_of_the_cluster))
         .route("/configs/{id}", get(no_config));
-    UNSUPPORTED.iter().fold(router, |router, path| router.route(path, any(unsupported)))
+    UNSUPPORTED.iter().fold(router, |router, path| router.route(path, any(refuse)))
 }
 
 /// Paths of Docker's API that are refused whatever the method.
@@ -30,7 +30,6 @@ const UNSUPPORTED: &[&str] = &[
     "/build",
     "/build/{*rest}",
     "/commit",
-    "/containers/create",
     "/containers/prune",
     "/containers/{id}",
     "/containers/{id}/{action}",
@@ -51,7 +50,12 @@ const UNSUPPORTED: &[&str] = &[
     "/volumes/prune",
 ];
 
-async fn unsupported(method: Method, uri: Uri) -> ApiError {
+async fn refuse(method: Method, uri: Uri) -> ApiError {
+    unsupported(&method, &uri)
+}
+
+/// This daemon does not have it.
+pub fn unsupported(method: &Method, uri: &Uri) -> ApiError {
     ApiError::unsupported(format!("{method} {}", uri.path()))
 }
 

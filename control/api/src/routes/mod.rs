@@ -98,6 +98,7 @@ fn swarm_routes() -> Router<Api> {
         .route("/networks", get(networks::list))
         .route("/networks/create", post(networks::create))
         .route("/networks/{id}", get(networks::inspect).delete(networks::remove))
+        .route("/networks/{id}/connect", post(networks::connect))
 }
 
 fn node_local_routes() -> Router<Api> {
@@ -108,6 +109,7 @@ fn node_local_routes() -> Router<Api> {
         .route("/images/{*path}", get(images::get).post(images::post).merge(delete(images::remove)))
         .route("/distribution/{*path}", get(images::distribution))
         .route("/containers/json", get(containers::list))
+        .route("/containers/create", post(networks::create_attached))
         .route("/containers/{id}/json", get(containers::inspect))
 }
 

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use axum::extract::{Path, State};
 use control_manager::control::{Kind, labels_match, task_name};
 use control_model::{Network, NodeId, Task, TaskState};
 use control_store::State as Cluster;
 use dataplane_model::Mac;
-use http::StatusCode;
+use http::{Method, StatusCode, Uri};
 
 use crate::body::Json;
 use crate::context::Api;
@@ -19,6 +20,7 @@ use crate::error::ApiError;
 use crate::node::Membership;
 use crate::query::{Filters, Query};
 use crate::reply::{Reply, json, ok};
+use crate::routes::absent::unsupported;
 
 /// The way out of a node's sandboxes, by Docker's name.
 const GATEWAY_BRIDGE: &str = "docker_gwbridge";
@@ -206,6 +208,44 @@ pub async fn create(State(api): State<Api>, Json(given): Json<api_network::Creat
     let spec = network_spec(given)?;
     let id = api.control()?.create_network(spec).await?;
     json(StatusCode::CREATED, &api_network::CreateReply { id: id.to_string(), warning: String::new() })
+}
+
+/// `docker network connect`. Standalone containers are not this daemon's; what Docker would refuse is refused in its words.
+pub async fn connect(State(api): State<Api>, Path(term): Path<String>, method: Method, uri: Uri) -> ApiError {
+    refuse_to_attach(&api, &term).await.unwrap_or_else(|| unsupported(&method, &uri))
+}
+
+/// `docker create` and `docker run`, whose container would be attached when it is started: as [`connect`].
+pub async fn create_attached(
+    State(api): State<Api>,
+    method: Method,
+    uri: Uri,
+    given: Result<Json<api_network::AttachedContainer>, ApiError>,
+) -> ApiError {
+    let given = given.map(|Json(given)| given).unwrap_or_default();
+    let named = given.networking.endpoints.into_keys().chain([given.host.network_mode]);
+    for term in named.filter(|term| !term.is_empty()) {
+        if let Some(refusal) = refuse_to_attach(&api, &term).await {
+            return refusal;
+        }
+    }
+    unsupported(&method, &uri)
+}
+
+/// swarmkit's resource allocator, as moby `daemon/container_operations.go` passes its word on.
+async fn refuse_to_attach(api: &Api, term: &str) -> Option<ApiError> {
+    let found = match api.control() {
+        Ok(control) => control.network(term).await.ok()?,
+        Err(_) => Arc::new(find_assigned(&api.node.assigned_networks(), term)?.clone()),
+    };
+    if found.spec.attachable {
+        return None;
+    }
+    let message = format!(
+        "Could not attach to network {term}: rpc error: code = PermissionDenied desc = network {} not manually attachable",
+        found.spec.name
+    );
+    Some(ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, message))
 }
 
 pub async fn remove(State(api): State<Api>, Path(term): Path<String>) -> Reply {

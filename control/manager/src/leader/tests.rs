@@ -1,6 +1,8 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use control_model::{Node, NodeId, Object};
+use control_model::spec::IpamConfig;
+use control_model::{Node, NodeId, Object, ServiceId, Task, TaskState};
+use control_store::LocalStore;
 
 use super::*;
 use crate::testing::{node_id, store, wait_for};
@@ -125,4 +127,43 @@ async fn each_term_begins_with_new_loops_and_the_end_of_consensus_ends_all() {
     }
     drop(sender);
     tokio::time::timeout(crate::testing::LIMIT, leader).await.expect("in time").expect("no panic");
+}
+
+/// All loops over services that are made faster than one after the other, each published, of tasks that fit on no node.
+#[tokio::test]
+async fn tasks_that_fit_nowhere_are_told_so_however_many_they_are() {
+    const N_SERVICES: u16 = 200;
+    const N_TASKS: usize = 10;
+    let store = store(1);
+    widen_ingress(&store);
+    let table = Arc::<LivenessTable>::default();
+    let (leadership, loops) = (crate::testing::leading(), crate::loops::all(table.clone()));
+    let leader = tokio::spawn(Leader { store: store.clone(), leadership, table, loops }.run());
+    for number in 0..N_SERVICES {
+        let mut service = crate::testing::service(N_TASKS as u64);
+        service.id = ServiceId::from_bits(1 + u128::from(number));
+        service.spec.name = format!("s{number}");
+        service.spec.endpoint.ports[0].published = 10_000 + number;
+        service.spec.task.placement.constraints = vec!["node.hostname==none".into()];
+        store.commit(vec![Change::Create(Object::Service(Box::new(service)))]).expect("new");
+        tokio::task::yield_now().await;
+    }
+    let n_tasks = usize::from(N_SERVICES) * N_TASKS;
+    let waits = |task: &Arc<Task>| task.status.state == TaskState::Pending && !task.status.error.is_empty();
+    wait_for(&store, "all tasks wait for a node", |state| {
+        state.tasks().len() == n_tasks && state.tasks().iter().all(waits)
+    })
+    .await;
+    leader.abort();
+}
+
+/// The routing mesh's network has an address for each of some 65,000 tasks.
+fn widen_ingress(store: &LocalStore) {
+    let mut ingress = (**store.state().ingress_network().expect("made")).clone();
+    let subnet = "10.0.0.0/16".parse().expect("a subnet");
+    ingress.spec.ipam = vec![IpamConfig { subnet, range: None, gateway: None }];
+    let expected = ingress.meta.version;
+    store
+        .commit(vec![Change::Update { object: Object::Network(Box::new(ingress)), expected }])
+        .expect("the present version");
 }
