@@ -10,13 +10,10 @@ use control_model::spec::{PortConfig, Protocol, PublishMode};
 use control_model::template::TemplateContext;
 use control_model::{Generation, Network, NetworkId, NodeId, ServiceId, Task, TaskId};
 use dataplane_model as dp;
-use ipnetwork::IpNetwork;
 
 use crate::machine::Phase;
 use crate::set::AssignmentSet;
 
-/// Option of `docker network create` for the MTU of a network's endpoints.
-const MTU_OPTION: &str = "com.docker.network.driver.mtu";
 /// Digits of a container id that make the default host name.
 const SHORT_ID_LEN: usize = 12;
 
@@ -240,18 +237,15 @@ fn networks(
 /// `None` for what has no IPv4 subnet yet.
 fn translate(network: &Network) -> Option<dp::Network> {
     let state = network.state.as_ref()?;
-    let (subnet, gateway) = state.ipam.iter().find_map(|ipam| match (ipam.subnet, ipam.gateway) {
-        (IpNetwork::V4(subnet), Some(IpAddr::V4(gateway))) => Some((subnet, gateway)),
-        _ => None,
-    })?;
+    let (subnet, gateway) = state.subnet()?;
     Some(dp::Network {
         name: network.spec.name.clone(),
         vni: dp::Vni::new(state.vni)?,
         subnet,
         gateway,
-        subnet6: None,
+        subnet6: state.subnet6(),
         internal: network.spec.internal,
-        mtu_bytes: network.spec.options.get(MTU_OPTION).and_then(|mtu| mtu.parse().ok()),
+        mtu_bytes: network.spec.mtu_bytes(),
     })
 }
 

@@ -1,34 +1,55 @@
 //! What the API asks before it accepts a spec, so that a bad one gets its error at once.
 
+use std::sync::Arc;
+
 use control_model::ServiceId;
-use control_model::object::{Network, Service};
-use control_model::spec::{PortConfig, PublishMode};
+use control_model::families::cluster_prefix;
+use control_model::object::{Cluster, Network, Service};
+use control_model::spec::{IpamConfig, NetworkSpec, PortConfig, PublishMode};
+use control_model::validate::{SpecError, check_host_numbers};
 use control_store::State;
-use ipnetwork::{IpNetwork, Ipv4Network};
+use ipnetwork::IpNetwork;
 
 use crate::subnet::overlap;
 
 /// Docker's words for a subnet that another network has.
 const POOL_OVERLAPS: &str = "invalid pool request: Pool overlaps with other one on this address space";
 
-/// Whether a network may have `subnet`: IPv4, and no address of it in another network.
-pub fn check_subnet(state: &State, subnet: IpNetwork) -> Result<(), String> {
-    let IpNetwork::V4(subnet) = subnet else {
-        return Err(format!("invalid subnet {subnet}: overlay networks carry IPv4 only"));
-    };
-    if state.networks().iter().any(|network| subnets(network).any(|other| overlap(other, subnet))) {
-        return Err(POOL_OVERLAPS.into());
+/// Whether a network may have the subnets that `spec` asks for: no address of them in another network, and not of the
+/// prefix that the cluster gives parts of to networks that ask for none.
+pub fn check_subnets(state: &State, spec: &NetworkSpec) -> Result<(), String> {
+    let own = state.cluster().map(|cluster| IpNetwork::V6(cluster_prefix(cluster.id)));
+    for IpamConfig { subnet, .. } in &spec.ipam {
+        if state.networks().iter().any(|network| subnets(network).any(|other| overlap(other, *subnet))) {
+            return Err(POOL_OVERLAPS.into());
+        }
+        if let Some(own) = own.filter(|own| overlap(*own, *subnet)) {
+            return Err(format!(
+                "subnet {subnet} overlaps with {own}, from which the cluster gives networks their IPv6 subnets"
+            ));
+        }
     }
     Ok(())
 }
 
+/// Whether the IPv6 subnet that `spec` asks for fits beside the IPv4 subnet that the network will get from the pool.
+pub fn check_beside_pool(state: &State, spec: &NetworkSpec) -> Result<(), SpecError> {
+    if spec.ipam.iter().any(|ipam| ipam.subnet.is_ipv4()) {
+        return Ok(());
+    }
+    let size = |cluster: &Arc<Cluster>| {
+        let pool = cluster.default_address_pool.first()?;
+        IpNetwork::new(pool.network(), cluster.subnet_size).ok()
+    };
+    let Some(subnet) = state.cluster().and_then(size) else { return Ok(()) };
+    let chosen = IpamConfig { subnet, range: None, gateway: None };
+    spec.ipam.iter().try_for_each(|v6| check_host_numbers(&chosen, v6))
+}
+
 /// The subnets that a network has, or has asked for.
-pub(crate) fn subnets(network: &Network) -> impl Iterator<Item = Ipv4Network> {
+fn subnets(network: &Network) -> impl Iterator<Item = IpNetwork> {
     let ipam = network.state.as_ref().map_or(&network.spec.ipam, |state| &state.ipam);
-    ipam.iter().filter_map(|ipam| match ipam.subnet {
-        IpNetwork::V4(subnet) => Some(subnet),
-        IpNetwork::V6(_) => None,
-    })
+    ipam.iter().map(|ipam| ipam.subnet)
 }
 
 /// Whether `ports` can be published beside what other services publish. `service` is the one being updated.

@@ -12,5 +12,5 @@ mod subnet;
 #[cfg(test)]
 mod tests;
 
-pub use check::{check_ports, check_subnet};
+pub use check::{check_beside_pool, check_ports, check_subnets};
 pub use machine::Allocator;

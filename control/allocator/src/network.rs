@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
+use control_model::families::{address6, first_host, own_subnet6};
 use control_model::object::{Cluster, Network, NetworkState};
-use control_model::spec::IpamConfig;
+use control_model::spec::{IpamConfig, NetworkSpec};
+use control_model::validate::check_host_numbers;
 use control_model::{NetworkId, Task};
-use ipnetwork::{IpNetwork, Ipv4Network};
+use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 
-use crate::subnet::{Holder, SubnetPool, first_host, overlap};
+use crate::subnet::{Holder, SubnetPool, overlap};
 
 /// First VNI that is handed out (swarmkit's; below are users' own).
 const VNI_FIRST: u32 = 4096;
@@ -20,6 +22,7 @@ const VNI_LAST: u32 = (1 << 24) - 1;
 pub(crate) struct Networks {
     vnis: BTreeMap<u32, NetworkId>,
     pools: BTreeMap<NetworkId, Vec<SubnetPool>>,
+    subnets6: BTreeMap<NetworkId, Ipv6Network>,
 }
 
 impl Networks {
@@ -29,12 +32,14 @@ impl Networks {
             return;
         }
         self.vnis.insert(state.vni, network);
+        self.subnets6.extend(state.subnet6().map(|subnet6| (network, subnet6)));
         self.pools.insert(network, state.ipam.iter().filter_map(subnet_pool).collect());
     }
 
     /// Forgets a network with all its addresses.
     pub(crate) fn remove(&mut self, network: NetworkId) {
         self.pools.remove(&network);
+        self.subnets6.remove(&network);
         self.vnis.retain(|_, holder| *holder != network);
     }
 
@@ -48,31 +53,46 @@ impl Networks {
         network: &Network,
         cluster: Option<&Cluster>,
     ) -> Result<NetworkState, String> {
-        let vni = (VNI_FIRST..=VNI_LAST)
-            .find(|vni| !self.vnis.contains_key(vni))
-            .ok_or("no VXLAN network identifier is free")?;
-        let ipam = if network.spec.ipam.is_empty() {
-            let cluster = cluster.ok_or("the cluster has no address pool yet")?;
-            vec![with_gateway(&IpamConfig { subnet: self.free_subnet(cluster)?, range: None, gateway: None })]
-        } else {
-            self.check_given(&network.spec.ipam)?;
-            network.spec.ipam.iter().map(with_gateway).collect()
+        self.check_given(&network.spec.ipam)?;
+        let given = |is_v4: bool| network.spec.ipam.iter().find(|ipam| ipam.subnet.is_ipv4() == is_v4);
+        let pool = || cluster.ok_or("the cluster has no address pool yet");
+        let v4 = match given(true) {
+            Some(given) => with_gateway(given),
+            None => with_gateway(&chosen(self.free_subnet(pool()?)?)),
         };
-        let state = NetworkState { vni, ipam };
+        let (vni, v6) = match given(false) {
+            Some(given) => (self.free_vni(|_| true)?, Some(given.clone())),
+            None if has_ipv6(&network.spec) => {
+                let id = pool()?.id;
+                let vni = self.free_vni(|vni| self.is_free(own_subnet6(id, vni).into()))?;
+                (vni, Some(chosen(own_subnet6(id, vni).into())))
+            }
+            None => (self.free_vni(|_| true)?, None),
+        };
+        let v6 = v6.map(|v6| with_gateway6(&v4, &v6)).transpose()?;
+        let state = NetworkState { vni, ipam: [v4].into_iter().chain(v6).collect() };
         self.load(network.id, &state);
         Ok(state)
     }
 
+    /// The lowest free VNI that will do.
+    fn free_vni(&self, will_do: impl Fn(u32) -> bool) -> Result<u32, String> {
+        (VNI_FIRST..=VNI_LAST)
+            .find(|vni| !self.vnis.contains_key(vni) && will_do(*vni))
+            .ok_or_else(|| "no VXLAN network identifier is free".into())
+    }
+
     fn check_given(&self, ipam: &[IpamConfig]) -> Result<(), String> {
-        for given in ipam {
-            let IpNetwork::V4(subnet) = given.subnet else {
-                return Err(format!("subnet {} is not IPv4", given.subnet));
-            };
-            if self.subnets().any(|other| overlap(other, subnet)) {
-                return Err(format!("subnet {subnet} overlaps with another network's"));
-            }
+        match ipam.iter().find(|given| !self.is_free(given.subnet)) {
+            Some(given) => Err(format!("subnet {} overlaps with another network's", given.subnet)),
+            None => Ok(()),
         }
-        Ok(())
+    }
+
+    fn is_free(&self, subnet: IpNetwork) -> bool {
+        let v4 = self.subnets().map(IpNetwork::V4);
+        let mut taken = v4.chain(self.subnets6.values().copied().map(IpNetwork::V6));
+        !taken.any(|other| overlap(other, subnet))
     }
 
     /// The first subnet of the cluster's pools that no network overlaps.
@@ -158,12 +178,33 @@ fn subnet_pool(ipam: &IpamConfig) -> Option<SubnetPool> {
     Some(SubnetPool::new(subnet, range, gateway))
 }
 
+/// Published ports have an IPv6 client's true address too, so the routing mesh's network always has IPv6.
+fn has_ipv6(spec: &NetworkSpec) -> bool {
+    spec.ipv6 || spec.ingress
+}
+
+fn chosen(subnet: IpNetwork) -> IpamConfig {
+    IpamConfig { subnet, range: None, gateway: None }
+}
+
 fn with_gateway(ipam: &IpamConfig) -> IpamConfig {
     let first = match ipam.subnet {
         IpNetwork::V4(subnet) => Some(IpAddr::V4(first_host(subnet))),
         IpNetwork::V6(_) => None,
     };
     IpamConfig { gateway: ipam.gateway.or(first), ..ipam.clone() }
+}
+
+/// The IPv6 side with its gateway, which has the host number of the IPv4 one.
+fn with_gateway6(v4: &IpamConfig, v6: &IpamConfig) -> Result<IpamConfig, String> {
+    check_host_numbers(v4, v6).map_err(|error| error.to_string())?;
+    let gateway = match (v4.subnet, v4.gateway, v6.subnet) {
+        (IpNetwork::V4(subnet), Some(IpAddr::V4(gateway)), IpNetwork::V6(subnet6)) => {
+            Some(IpAddr::V6(address6(subnet, subnet6, gateway)))
+        }
+        _ => None,
+    };
+    Ok(IpamConfig { gateway, ..v6.clone() })
 }
 
 /// The first address in `pool` at which a subnet of prefix length `size` overlaps none of `taken` (sorted).

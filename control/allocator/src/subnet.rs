@@ -1,10 +1,10 @@
 //! Addresses of one subnet: who holds which, and which rest after use.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use control_model::{ServiceId, TaskId};
-use ipnetwork::Ipv4Network;
+use ipnetwork::{IpNetwork, Ipv4Network};
 
 /// Who holds an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -27,8 +27,10 @@ pub(crate) struct SubnetPool {
     held: BTreeMap<u32, Holder>,
     /// How many of `held` lie between `first` and `last`.
     n_held: u32,
-    resting: BTreeSet<u32>,
-    rest_order: VecDeque<u32>,
+    /// Addresses that rest, each with when it began; and the same by that time, which is a count.
+    resting: BTreeMap<u32, u64>,
+    rest_order: BTreeMap<u64, u32>,
+    n_freed: u64,
     /// Where the search for an address that was never held begins.
     next: u32,
 }
@@ -46,8 +48,9 @@ impl SubnetPool {
             last,
             held: BTreeMap::new(),
             n_held: 0,
-            resting: BTreeSet::new(),
-            rest_order: VecDeque::new(),
+            resting: BTreeMap::new(),
+            rest_order: BTreeMap::new(),
+            n_freed: 0,
             next: first,
         };
         if let Some(gateway) = gateway {
@@ -75,7 +78,7 @@ impl SubnetPool {
         let n_before = self.held.len();
         let held = *self.held.entry(address).or_insert(holder) == holder;
         if held {
-            self.resting.remove(&address);
+            self.end_rest(address);
             self.n_held += u32::from(self.held.len() > n_before && self.may_give(address));
             // A pool that is built from held addresses goes on after the highest of them.
             if (self.next..=self.last).contains(&address) {
@@ -94,8 +97,9 @@ impl SubnetPool {
         self.held.remove(&address);
         if self.may_give(address) {
             self.n_held -= 1;
-            self.resting.insert(address);
-            self.rest_order.push_back(address);
+            self.n_freed += 1;
+            self.resting.insert(address, self.n_freed);
+            self.rest_order.insert(self.n_freed, address);
         }
         true
     }
@@ -124,17 +128,20 @@ impl SubnetPool {
     }
 
     fn is_taken(&self, address: u32) -> bool {
-        self.held.contains_key(&address) || self.resting.contains(&address)
+        self.held.contains_key(&address) || self.resting.contains_key(&address)
     }
 
     fn longest_resting(&mut self) -> Option<u32> {
-        while let Some(address) = self.rest_order.pop_front() {
-            // An entry whose address was held again meanwhile is stale.
-            if self.resting.remove(&address) {
-                return Some(address);
-            }
+        let (_, address) = self.rest_order.first_key_value()?;
+        let address = *address;
+        self.end_rest(address);
+        Some(address)
+    }
+
+    fn end_rest(&mut self, address: u32) {
+        if let Some(since) = self.resting.remove(&address) {
+            self.rest_order.remove(&since);
         }
-        None
     }
 }
 
@@ -144,18 +151,15 @@ fn usable(subnet: Ipv4Network) -> (u32, u32) {
     if subnet.prefix() >= 31 { (network, broadcast) } else { (network + 1, broadcast - 1) }
 }
 
-/// The subnet's first host address: its gateway, unless the user names another.
-pub(crate) fn first_host(subnet: Ipv4Network) -> Ipv4Addr {
-    usable(subnet).0.into()
-}
-
-/// Whether two subnets share an address.
-pub(crate) fn overlap(a: Ipv4Network, b: Ipv4Network) -> bool {
+/// Whether two subnets share an address. Those of different families never do.
+pub(crate) fn overlap(a: IpNetwork, b: IpNetwork) -> bool {
     a.contains(b.network()) || b.contains(a.network())
 }
 
 #[cfg(test)]
 mod tests {
+    use control_model::families::first_host;
+
     use super::*;
 
     fn pool(prefix: u8) -> SubnetPool {
@@ -182,6 +186,53 @@ mod tests {
         assert!(pool.free(second, task(2)) && pool.free(first, task(1)));
         let rest: Vec<_> = std::iter::from_fn(|| pool.allocate(task(3))).collect();
         assert_eq!(rest.iter().map(|a| a.octets()[3]).collect::<Vec<_>>(), [4, 5, 6, 3, 2]);
+    }
+
+    #[test]
+    fn an_address_that_was_held_again_begins_its_rest_anew() {
+        let mut pool = pool(29);
+        let given: Vec<_> = std::iter::from_fn(|| pool.allocate(task(1))).collect();
+        assert!(pool.free(given[0], task(1)) && pool.free(given[1], task(1)));
+        for _ in 0..1_000 {
+            assert!(pool.hold(given[0], task(2)) && pool.free(given[0], task(2)));
+        }
+        assert_eq!((pool.resting.len(), pool.rest_order.len()), (2, 2), "nothing is noted twice");
+        assert_eq!(pool.allocate(task(3)), Some(given[1]));
+        assert_eq!(pool.allocate(task(3)), Some(given[0]));
+    }
+
+    /// Any order of taking and giving back: no address is held twice, lost, or given again before all others that are
+    /// free have rested less.
+    #[test]
+    fn addresses_rest_and_none_leaks_in_a_hundred_thousand_cycles() {
+        let mut pool = pool(24);
+        let mut held: Vec<(Ipv4Addr, Holder)> = Vec::new();
+        // When each address was freed last; 0 for never.
+        let mut freed: BTreeMap<Ipv4Addr, u64> = (2..=254).map(|h| (Ipv4Addr::new(10, 0, 1, h), 0)).collect();
+        let mut random = 1_u64;
+        for cycle in 1..=200_000_u64 {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let n = usize::try_from(random >> 33).expect("31 bits");
+            // Now nearly empty, now full.
+            let wanted = if (cycle / 1_000).is_multiple_of(2) { 253 } else { n % 40 };
+            if held.len() < wanted {
+                let holder = task(u128::from(cycle));
+                let address = pool.allocate(holder).expect("not full");
+                let since = freed.remove(&address).expect("it was free");
+                assert!(freed.values().all(|other| since <= *other), "{address} rested less than another");
+                held.push((address, holder));
+            } else if !held.is_empty() {
+                let (address, holder) = held.swap_remove(n % held.len());
+                assert!(pool.free(address, holder));
+                freed.insert(address, cycle);
+            }
+            assert_eq!(held.len() + freed.len(), 253);
+        }
+        for (address, holder) in held {
+            assert!(pool.free(address, holder));
+        }
+        assert_eq!(pool.holders().collect::<Vec<_>>(), [Holder::Gateway]);
+        assert_eq!(std::iter::from_fn(|| pool.allocate(task(1))).count(), 253);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use control_store::{Event, State};
 use ipnetwork::IpNetwork;
 
 use crate::subnet::Holder;
-use crate::{Allocator, check_ports, check_subnet};
+use crate::{Allocator, check_beside_pool, check_ports, check_subnets};
 
 /// A state, the machine, and users of both.
 struct World {
@@ -70,17 +70,8 @@ impl World {
         self.n_ids
     }
 
-    fn add_network(&mut self, name: &str, subnet: Option<&str>) {
-        let ipam = subnet.map(|s| IpamConfig { subnet: s.parse().unwrap(), range: None, gateway: None });
-        let network = Network::new(
-            NetworkId::from_bits(self.id()),
-            NetworkSpec {
-                name: name.into(),
-                ingress: name == "ingress",
-                ipam: ipam.into_iter().collect(),
-                ..NetworkSpec::default()
-            },
-        );
+    fn add_network(&mut self, name: &str, words: &[&str]) {
+        let network = Network::new(NetworkId::from_bits(self.id()), network_spec(name, words));
         self.write(vec![Change::Create(Object::Network(Box::new(network)))]);
     }
 
@@ -142,7 +133,7 @@ impl World {
     fn command(&mut self, line: &str, output: &mut String) {
         let words: Vec<&str> = line.split_whitespace().collect();
         match words[0] {
-            "network" => self.add_network(words[1], words.get(2).copied()),
+            "network" => self.add_network(words[1], &words[2..]),
             "service" => self.add_service(words[1], &words[2..]),
             "update" => self.update_service(words[1], &words[2..]),
             "task" => drop(self.add_task(words[1])),
@@ -161,7 +152,9 @@ impl World {
             "leader" => self.change_leader(),
             "print" => self.print(words[1], output),
             "subnet" => {
-                let answer = check_subnet(&self.state, words[1].parse().unwrap());
+                let spec = network_spec("asked", &words[1..]);
+                let fits = check_beside_pool(&self.state, &spec).map_err(|error| error.to_string());
+                let answer = fits.and_then(|()| check_subnets(&self.state, &spec));
                 writeln!(output, "{}", answer.err().unwrap_or("good".into())).unwrap();
             }
             "ports" => {
@@ -203,6 +196,19 @@ impl World {
     }
 }
 
+/// Subnets, and `ipv6`.
+fn network_spec(name: &str, words: &[&str]) -> NetworkSpec {
+    let subnets = words.iter().filter(|word| **word != "ipv6");
+    let ipam = subnets.map(|s| IpamConfig { subnet: s.parse().unwrap(), range: None, gateway: None });
+    NetworkSpec {
+        name: name.into(),
+        ingress: name == "ingress",
+        ipv6: words.contains(&"ipv6"),
+        ipam: ipam.collect(),
+        ..NetworkSpec::default()
+    }
+}
+
 /// `PUBLISHED:TARGET`, or `host:PUBLISHED:TARGET`.
 fn port_of(text: &str) -> PortConfig {
     let (mode, text) = match text.strip_prefix("host:") {
@@ -218,6 +224,7 @@ fn scenarios() {
     for (pool, size, scenario) in [
         ("10.0.0.0/8", 24, include_str!("scenarios/services.txt")),
         ("10.0.0.0/26", 28, include_str!("scenarios/exhausted.txt")),
+        ("10.0.0.0/8", 24, include_str!("scenarios/ipv6.txt")),
     ] {
         let mut world = World::new(pool, size);
         for block in scenario.trim_end().split("\n\n") {
@@ -286,7 +293,7 @@ fn nothing_is_ever_given_twice() {
         let mut random = Random(seed);
         // Small enough that subnets and addresses run out again and again.
         let mut world = World::new("10.0.0.0/25", 28);
-        world.add_network("ingress", None);
+        world.add_network("ingress", &[]);
         let mut n_names = 0;
         for _ in 0..300 {
             random_action(&mut world, &mut random, &mut n_names);
@@ -310,8 +317,8 @@ fn nothing_is_ever_given_twice() {
 #[test]
 fn a_task_that_can_not_have_all_has_nothing() {
     let mut world = World::new("10.0.0.0/24", 29);
-    world.add_network("roomy", None);
-    world.add_network("full", None);
+    world.add_network("roomy", &[]);
+    world.add_network("full", &[]);
     world.add_service("both", &["net=roomy", "net=full"]);
     world.add_service("filler", &["net=full"]);
     let fillers: Vec<TaskId> = (0..3).map(|_| world.add_task("filler")).collect();
@@ -353,7 +360,9 @@ fn random_action(world: &mut World, random: &mut Random, n_names: &mut usize) {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     *n_names += 1;
     match random.below(12) {
-        0 if networks.len() < 10 => world.add_network(&format!("n{n_names}"), None),
+        0 if networks.len() < 10 => {
+            world.add_network(&format!("n{n_names}"), if n_names.is_multiple_of(2) { &[] } else { &["ipv6"] })
+        }
         1 if services.len() < 12 => world.add_service(&format!("s{n_names}"), &words),
         2 if !services.is_empty() => world.update_service(&services[random.below(services.len())], &words),
         3 if !services.is_empty() && random.below(3) == 0 => {

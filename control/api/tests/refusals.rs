@@ -23,7 +23,9 @@ fn service(name: &str, more: &str) -> String {
 /// A manager with a network and a service, both settled.
 async fn settled() -> Daemon {
     let daemon = Daemon::manager().await;
-    daemon.prints("network create -d overlay --subnet 10.77.0.0/24 app").await;
+    daemon
+        .prints("network create -d overlay --ipv6 --subnet 10.77.0.0/24 --subnet 2001:db8:77::/64 app")
+        .await;
     daemon
         .prints("service create -d --no-resolve-image --name web --network app --publish 8080:80 whoami:v1")
         .await;
@@ -199,7 +201,7 @@ async fn networks_that_can_not_be_are_refused() {
             subnet(r#"{"Subnet":"10.9.0.0/24","IPRange":"10.8.0.0/25"}"#),
             ipam("subnet 10.9.0.0/24 does not contain range 10.8.0.0/25"),
         ),
-        (subnet(r#"{"Subnet":"fd00::/64"}"#), unsupported("IPv6 in networks")),
+        (subnet(r#"{"Subnet":"fd00::/64"}"#), ipam("subnet fd00::/64 needs IPv6 in the network (--ipv6)")),
         (r#"{"Name":"b","Driver":"bridge"}"#.into(), unsupported("network driver bridge (use -d overlay)")),
         (network("b", r#","Options":{"encrypted":""}"#), unsupported("network option encrypted")),
         (
@@ -226,6 +228,54 @@ async fn networks_that_can_not_be_are_refused() {
     );
     assert_eq!(daemon.error("DELETE", "/networks/none", "").await, (404, "network none not found".into()));
     assert_eq!(daemon.error("GET", "/networks/none", "").await, (404, "network none not found".into()));
+    assert!(bytes(&daemon.store.state()) == before, "a refused request changed the state");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn networks_whose_families_do_not_fit_are_refused() {
+    let daemon = settled().await;
+    let before = bytes(&daemon.store.state());
+    let dual = |configs: &str, more: &str| {
+        format!(
+            r#"{{"Name":"b","Driver":"overlay","EnableIPv6":true,"IPAM":{{"Config":[{configs}]}}{more}}}"#
+        )
+    };
+    let ipam =
+        |text: &str| (400, format!("rpc error: code = InvalidArgument desc = ipam configuration: {text}"));
+    let cases = [
+        (
+            dual(r#"{"Subnet":"10.9.0.0/24"},{"Subnet":"fd00::/64","Gateway":"fd00::9"}"#, ""),
+            ipam("gateway fd00::9 is not the one that goes with the IPv4 gateway, which has the same host number: leave it out, or use fd00::1"),
+        ),
+        (
+            dual(r#"{"Subnet":"10.9.0.0/24"},{"Subnet":"10.10.0.0/24"}"#, ""),
+            ipam("more than one IPv4 subnet: a network has at most one of each family"),
+        ),
+        (
+            dual(r#"{"Subnet":"fd00::/124"}"#, ""),
+            ipam("subnet fd00::/124 is too small beside 10.0.0.0/24: an endpoint has the same host number in both, so its prefix may have 120 bits at most"),
+        ),
+        (
+            dual(r#"{"Subnet":"fd00::/64","IPRange":"fd00::/80"}"#, ""),
+            ipam("no range in IPv6 subnet fd00::/64: its addresses follow the IPv4 ones"),
+        ),
+        (
+            dual(r#"{"Subnet":"fd44:4444:4444:9::/64"}"#, ""),
+            (403, "subnet fd44:4444:4444:9::/64 overlaps with fd44:4444:4444::/48, from which the cluster gives networks their IPv6 subnets".into()),
+        ),
+        (dual(r#"{"Subnet":"2001:db8:77:0:8000::/65"}"#, ""), (403, "invalid pool request: Pool overlaps with other one on this address space".into())),
+        (
+            dual("", r#","Options":{"com.docker.network.driver.mtu":"1279"}"#),
+            (400, "rpc error: code = InvalidArgument desc = MTU 1279 is too small for IPv6: 1280 is the least (RFC 8200 section 5)".into()),
+        ),
+        (
+            dual("", r#","EnableIPv4":false"#),
+            (501, "a network without IPv4 is not supported by this daemon".into()),
+        ),
+    ];
+    for (body, expected) in cases {
+        assert_eq!(daemon.error("POST", "/networks/create", &body).await, expected, "{body}");
+    }
     assert!(bytes(&daemon.store.state()) == before, "a refused request changed the state");
 }
 

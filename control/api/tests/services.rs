@@ -2,10 +2,13 @@
 
 mod common;
 
+use std::collections::BTreeMap;
+
 use common::Daemon;
 use common::cli::programs;
 use common::engine::DIGEST;
-use control_model::NetworkId;
+use control_api::engine::Container;
+use control_model::{NetworkId, TaskId, Timestamp};
 use control_store::ReplicatedStore as _;
 
 const CREATE: &str = "service create -d --no-resolve-image";
@@ -250,6 +253,79 @@ async fn networks_are_listed_inspected_and_removed() {
     assert_eq!(ingress.trim_end(), "true 10.0.0.0/24 4096 198.18.0.11 198.18.0.12 198.18.0.13");
     assert_eq!(daemon.prints("network rm app").await, "app");
     assert!(daemon.refuses("network inspect app").await.contains("network app not found"));
+}
+
+/// Of a task, `web.1.x`.
+fn container(task: TaskId) -> Container {
+    Container {
+        id: "c".repeat(64),
+        name: "web.1.x".into(),
+        task,
+        image: "whoami:v1".into(),
+        image_id: DIGEST.into(),
+        command: vec!["/whoami".into()],
+        hostname: "web".into(),
+        host_ports: Vec::new(),
+        exposed_ports: Vec::new(),
+        labels: BTreeMap::new(),
+        created: Timestamp(0),
+        started: Some(Timestamp(0)),
+        finished: None,
+        running: true,
+        pid: 77,
+        exit_code: 0,
+        out_of_memory: false,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_network_shows_both_its_families() {
+    let daemon = Daemon::manager().await;
+    let create = "network create -d overlay --ipv6";
+    daemon
+        .prints(&format!(
+            "{create} --subnet 10.88.0.0/24 --subnet 2001:db8:88::/64 --gateway 10.88.0.7 --gateway 2001:db8:88::7 given"
+        ))
+        .await;
+    daemon.prints(&format!("{create} own")).await;
+    daemon.until(|state| state.networks().iter().all(|network| network.state.is_some())).await;
+    let of_network = "network inspect --format '{{.EnableIPv4}} {{.EnableIPv6}} {{range .IPAM.Config}}{{.Subnet}} via {{.Gateway}}, {{end}}'";
+    assert_eq!(
+        daemon.docker(&format!("{of_network} given")).await.stdout.trim(),
+        "true true 10.88.0.0/24 via 10.88.0.7, 2001:db8:88::/64 via 2001:db8:88::7,"
+    );
+    assert_eq!(
+        daemon.docker(&format!("{of_network} own")).await.stdout.trim(),
+        "true true 10.0.1.0/24 via 10.0.1.1, fd44:4444:4444:1002::/64 via fd44:4444:4444:1002::1,"
+    );
+    // Nobody asked for the routing mesh's.
+    assert_eq!(
+        daemon.docker(&format!("{of_network} ingress")).await.stdout.trim(),
+        "true false 10.0.0.0/24 via 10.0.0.1,"
+    );
+    assert_eq!(
+        daemon.prints("network ls --filter driver=overlay --format '{{.Name}} {{.IPv6}}'").await,
+        "given true\ningress false\nown true"
+    );
+
+    daemon.prints(&format!("{CREATE} --name web --network given --publish 8080:80 whoami:v1")).await;
+    daemon.running("web", 1).await;
+    let task = daemon.docker("service ps -q --no-trunc web").await.stdout.trim().to_owned();
+    let of_task = "inspect --type task --format '{{range .NetworksAttachments}}{{.Network.Spec.Name}} {{json .Addresses}} {{end}}'";
+    assert_eq!(
+        daemon.docker(&format!("{of_task} {task}")).await.stdout.trim(),
+        r#"ingress ["10.0.0.3/24"] given ["10.88.0.9/24","2001:db8:88::9/64"]"#
+    );
+    let of_service = "service inspect --format '{{range .Endpoint.VirtualIPs}}{{.Addr}} {{end}}' web";
+    assert_eq!(daemon.docker(of_service).await.stdout.trim(), "10.0.0.2/24 10.88.0.8/24");
+
+    let id = task.parse().expect("a task's id");
+    *daemon.engine.containers.lock().expect("no panic") = vec![container(id)];
+    let of_container = "inspect --format '{{with .NetworkSettings.Networks.given}}{{.IPAddress}}/{{.IPPrefixLen}} {{.GlobalIPv6Address}}/{{.GlobalIPv6PrefixLen}} {{.IPv6Gateway}}{{end}}' web.1.x";
+    assert_eq!(
+        daemon.docker(of_container).await.stdout.trim(),
+        "10.88.0.9/24 2001:db8:88::9/64 2001:db8:88::7"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,7 +1,7 @@
 //! Turns what the user says of addresses (`--advertise-addr eth0:2377`) into addresses, as Docker does.
 
-use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Mutex, PoisonError};
 
 use nix::ifaddrs::getifaddrs;
@@ -9,6 +9,12 @@ use nix::net::if_::InterfaceFlags;
 
 /// Default port of the cluster's control plane.
 pub const DEFAULT_PORT: u16 = 2377;
+
+/// The kernel's list of IPv6 addresses, of the calling thread's network namespace.
+const IPV6_LIST: &str = "/proc/thread-self/net/if_inet6";
+/// Flags of an address that comes or goes (`if_addr.h`): temporary, failed or not yet through the search for duplicates,
+/// deprecated. Nobody should be told of it.
+const FLEETING: u8 = 0x01 | 0x08 | 0x40 | 0x20;
 
 /// A text that names no address of this node, in Docker's words where it has some.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -23,6 +29,10 @@ pub enum AddressError {
         "advertise address must be a non-zero IP address or network interface (with optional port number)"
     )]
     AdvertiseUnspecified,
+    #[error(
+        "advertise address {0} is IPv6: nodes reach each other over IPv4, give an IPv4 address with --advertise-addr"
+    )]
+    AdvertiseNotV4(IpAddr),
     #[error("data path address must be a non-zero IP")]
     DataPathUnspecified,
     #[error("{0} has no IPv4 address that tunnels could use")]
@@ -44,6 +54,8 @@ impl SystemAddresses {
     /// Reads them from the kernel, in the caller's network namespace.
     fn read() -> nix::Result<Self> {
         let mut interfaces = BTreeMap::<String, Vec<IpAddr>>::new();
+        // There is no list where the kernel has no IPv6.
+        let fleeting = fleeting(&std::fs::read_to_string(IPV6_LIST).unwrap_or_default());
         for interface in getifaddrs()? {
             let flags = interface.flags;
             if !flags.contains(InterfaceFlags::IFF_UP)
@@ -55,7 +67,7 @@ impl SystemAddresses {
             let Some(address) = interface.address else { continue };
             let ip = (address.as_sockaddr_in().map(|a| IpAddr::V4(a.ip())))
                 .or_else(|| address.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip())));
-            if let Some(ip) = ip.filter(|ip| is_global(*ip)) {
+            if let Some(ip) = ip.filter(|ip| is_global(*ip) && !fleeting.contains(ip)) {
                 interfaces.entry(interface.interface_name).or_default().push(ip);
             }
         }
@@ -142,6 +154,17 @@ fn is_global(ip: IpAddr) -> bool {
     }
 }
 
+/// The addresses of the list that come and go. A line is: address, index, prefix length, scope, flags, interface.
+fn fleeting(list: &str) -> BTreeSet<IpAddr> {
+    let address = |line: &str| {
+        let mut words = line.split_whitespace();
+        let address = u128::from_str_radix(words.next()?, 16).ok()?;
+        let flags = u8::from_str_radix(words.nth(3)?, 16).ok()?;
+        (flags & FLEETING != 0).then_some(IpAddr::V6(Ipv6Addr::from_bits(address)))
+    };
+    list.lines().filter_map(address).collect()
+}
+
 /// Where this node is reached and listens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Addresses {
@@ -170,6 +193,9 @@ impl Addresses {
         };
         if advertise.ip().is_unspecified() {
             return Err(AddressError::AdvertiseUnspecified);
+        }
+        if advertise.is_ipv6() {
+            return Err(AddressError::AdvertiseNotV4(advertise.ip()));
         }
         let data_path = match data_path {
             // An advertised address that is not the node's own (of a load balancer) can't be a tunnel's end.
@@ -254,6 +280,44 @@ mod tests {
         );
     }
 
+    /// As `ip -6 address` shows it, and what of it is announced: neither link-local addresses nor those that pass.
+    #[test]
+    fn addresses_of_both_families_that_stay_are_announced() {
+        let list = "20010db8000000000000000000000011 02 40 00 80     eth0\n\
+                    20010db800000000a1b2c3d4e5f60718 02 40 00 01     eth0\n\
+                    20010db8000000000000000000000012 02 40 00 a0     eth0\n\
+                    20010db8000000000000000000000013 02 40 00 c0     eth0\n\
+                    fd000000000000000000000000000001 02 40 00 00     eth0\n\
+                    not an address\n";
+        let found: Vec<String> = fleeting(list).iter().map(ToString::to_string).collect();
+        assert_eq!(found, ["2001:db8::12", "2001:db8::13", "2001:db8::a1b2:c3d4:e5f6:718"]);
+        let announced = |text: &str| is_global(text.parse().expect("an address"));
+        assert!(announced("2001:db8::11") && announced("fd00::1") && announced("198.18.0.11"));
+        assert!(!announced("fe80::1") && !announced("::1") && !announced("169.254.0.1"));
+    }
+
+    /// In a namespace of its own, with real interfaces.
+    #[test]
+    fn the_kernels_addresses_are_read() {
+        let read = std::thread::spawn(|| {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("this test needs root");
+            for command in [
+                "ip link add eth0 type veth peer name eth1",
+                "ip link set eth0 up",
+                "ip addr add 198.18.0.11/24 dev eth0",
+                "ip addr add fd00::11/64 dev eth0 nodad",
+                "ip addr add fd00::12/64 dev eth0 nodad preferred_lft 0",
+            ] {
+                let words: Vec<&str> = command.split_whitespace().collect();
+                let status = std::process::Command::new(words[0]).args(&words[1..]).status().expect("ip");
+                assert!(status.success(), "{command}");
+            }
+            SystemAddresses::read().expect("interfaces")
+        });
+        let found = read.join().expect("no panic");
+        assert_eq!(found, system(&[("eth0", &["198.18.0.11", "fd00::11"])]));
+    }
+
     #[test]
     fn one_address_is_chosen_by_itself() {
         let one = system(&[("eth0", &["198.18.0.11", "fd00::1"])]);
@@ -299,6 +363,8 @@ mod tests {
             ["", "", "0.0.0.0"],
             ["", "", "fd00::1"],
             ["", "", "v6"],
+            ["", "fd00::1", "198.18.0.11"],
+            ["", "[fd00::1]:2377", ""],
         ] {
             resolve(&one, texts).expect_err("refused");
         }

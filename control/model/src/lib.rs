@@ -7,6 +7,7 @@ pub mod assignment;
 pub mod change;
 pub mod constraint;
 pub mod executor;
+pub mod families;
 pub mod id;
 pub mod identity;
 pub mod object;

@@ -292,6 +292,7 @@ impl PortConfig {
 
 /// A network as the user wants it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a choice of its own")]
 pub struct NetworkSpec {
     pub name: String,
     pub labels: Labels,
@@ -300,8 +301,21 @@ pub struct NetworkSpec {
     pub attachable: bool,
     /// The cluster's one routing-mesh network.
     pub ingress: bool,
-    /// Asked-for subnets; empty lets the allocator choose.
+    /// Endpoints have IPv6 addresses too. The routing mesh's have them in any case.
+    #[serde(default)]
+    pub ipv6: bool,
+    /// Asked-for subnets, at most one of each family; the allocator chooses what is not given.
     pub ipam: Vec<IpamConfig>,
+}
+
+impl NetworkSpec {
+    /// Driver option for the MTU of a network's endpoints, bytes.
+    pub const MTU_OPTION: &str = "com.docker.network.driver.mtu";
+
+    /// The MTU that was asked for.
+    pub fn mtu_bytes(&self) -> Option<u32> {
+        self.options.get(Self::MTU_OPTION)?.parse().ok()
+    }
 }
 
 /// A subnet of a network.
@@ -309,7 +323,7 @@ pub struct NetworkSpec {
 pub struct IpamConfig {
     pub subnet: IpNetwork,
     pub range: Option<IpNetwork>,
-    /// Filled in by the allocator when not given: the subnet's first address.
+    /// Filled in by the allocator when not given: the IPv4 subnet's first address, and the IPv6 address that it gives.
     pub gateway: Option<IpAddr>,
 }
 

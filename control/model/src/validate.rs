@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 
 use crate::constraint;
+use crate::families::{address6, first_host, longest_prefix6};
 use crate::id::{NodeId, ServiceId, TaskId};
 use crate::object::{Slot, Task};
 use crate::spec::{
@@ -25,6 +26,8 @@ const MIN_NANO_CPUS: i64 = 1_000_000;
 const MIN_MEMORY_BYTES: i64 = 4 << 20;
 /// Longest IPv4 prefix of a subnet: a gateway and one task need addresses, besides the first and the last.
 const MAX_SUBNET_PREFIX: u8 = 30;
+/// The least MTU of a link that carries IPv6 (RFC 8200 section 5).
+const IPV6_MIN_MTU_BYTES: u32 = 1280;
 /// Most replicas: Docker's CLI and proto carry the number as a signed 64-bit integer.
 const MAX_REPLICAS: u64 = i64::MAX as u64;
 
@@ -74,6 +77,22 @@ pub enum SpecError {
     RangeOutside(IpNetwork, IpNetwork),
     #[error("ipam configuration: subnet {0} does not contain gateway {1}")]
     GatewayOutside(IpNetwork, IpAddr),
+    #[error("ipam configuration: subnet {0} needs IPv6 in the network (--ipv6)")]
+    NoIpv6(IpNetwork),
+    #[error("ipam configuration: more than one {0} subnet: a network has at most one of each family")]
+    SeveralSubnets(&'static str),
+    #[error(
+        "ipam configuration: subnet {subnet6} is too small beside {subnet}: an endpoint has the same host number in both, so its prefix may have {most} bits at most"
+    )]
+    HostNumbers { subnet6: IpNetwork, subnet: IpNetwork, most: u8 },
+    #[error(
+        "ipam configuration: gateway {given} is not the one that goes with the IPv4 gateway, which has the same host number: leave it out, or use {wanted}"
+    )]
+    Gateway6 { given: IpAddr, wanted: IpAddr },
+    #[error("ipam configuration: no range in IPv6 subnet {0}: its addresses follow the IPv4 ones")]
+    Range6(IpNetwork),
+    #[error("MTU {0} is too small for IPv6: 1280 is the least (RFC 8200 section 5)")]
+    Mtu6(u32),
     /// What is not an address or a subnet, and as what it was given.
     #[error("ipam configuration: {0}")]
     Ipam(String),
@@ -103,7 +122,46 @@ pub fn validate_network(spec: &NetworkSpec) -> Result<(), SpecError> {
         return Err(SpecError::AttachableIngress);
     }
     validate_name(&spec.name)?;
-    spec.ipam.iter().try_for_each(validate_ipam)
+    spec.ipam.iter().try_for_each(validate_ipam)?;
+    validate_families(spec)
+}
+
+/// What the IPv6 side must obey beside the IPv4 one. A subnet that is still to be chosen is looked at when it is.
+fn validate_families(spec: &NetworkSpec) -> Result<(), SpecError> {
+    let (v4, v6): (Vec<&IpamConfig>, Vec<_>) = spec.ipam.iter().partition(|ipam| ipam.subnet.is_ipv4());
+    if v4.len() > 1 || v6.len() > 1 {
+        return Err(SpecError::SeveralSubnets(if v4.len() > 1 { "IPv4" } else { "IPv6" }));
+    }
+    if let Some(mtu_bytes) = spec.mtu_bytes().filter(|mtu| spec.ipv6 && *mtu < IPV6_MIN_MTU_BYTES) {
+        return Err(SpecError::Mtu6(mtu_bytes));
+    }
+    let Some(given) = v6.first() else { return Ok(()) };
+    if !spec.ipv6 {
+        return Err(SpecError::NoIpv6(given.subnet));
+    }
+    if given.range.is_some() {
+        return Err(SpecError::Range6(given.subnet));
+    }
+    let Some(beside) = v4.first() else { return Ok(()) };
+    check_host_numbers(beside, given)
+}
+
+/// Does each endpoint of `v4` have an address in `v6`, and is the gateway the right one?
+pub fn check_host_numbers(v4: &IpamConfig, v6: &IpamConfig) -> Result<(), SpecError> {
+    let (IpNetwork::V4(subnet), IpNetwork::V6(subnet6)) = (v4.subnet, v6.subnet) else { return Ok(()) };
+    let most = longest_prefix6(subnet.prefix());
+    if subnet6.prefix() > most {
+        return Err(SpecError::HostNumbers { subnet6: v6.subnet, subnet: v4.subnet, most });
+    }
+    let gateway = match v4.gateway {
+        Some(IpAddr::V4(gateway)) => gateway,
+        _ => first_host(subnet),
+    };
+    let wanted = IpAddr::V6(address6(subnet, subnet6, gateway));
+    match v6.gateway {
+        Some(given) if given != wanted => Err(SpecError::Gateway6 { given, wanted }),
+        _ => Ok(()),
+    }
 }
 
 /// Checks the cluster's spec by itself.
@@ -234,7 +292,8 @@ fn validate_endpoint(spec: &EndpointSpec) -> Result<(), SpecError> {
 fn validate_ipam(config: &IpamConfig) -> Result<(), SpecError> {
     let (first, prefix) = (config.subnet.network(), config.subnet.prefix());
     let is_narrow = config.subnet.is_ipv4() && prefix > MAX_SUBNET_PREFIX;
-    if prefix == 0 || is_narrow || first.is_multicast() || first.is_loopback() {
+    let is_link_local = matches!(first, IpAddr::V6(first) if first.is_unicast_link_local());
+    if prefix == 0 || is_narrow || is_link_local || first.is_multicast() || first.is_loopback() {
         return Err(SpecError::Ipam(format!("invalid subnet {}", config.subnet)));
     }
     if let Some(range) = config.range

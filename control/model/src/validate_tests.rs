@@ -154,6 +154,76 @@ fn ranges_and_gateways_are_in_their_subnet() {
 }
 
 #[test]
+fn the_two_families_of_a_network_fit_together() {
+    let check = |ipv6: bool, subnets: &[(&str, Option<&str>)], mtu_bytes: &str| {
+        let ipam = subnets.iter().map(|(subnet, gateway)| IpamConfig {
+            subnet: subnet.parse().expect("a subnet"),
+            range: None,
+            gateway: gateway.map(|gateway| gateway.parse().expect("an address")),
+        });
+        let mut spec = NetworkSpec { name: "n".into(), ipv6, ipam: ipam.collect(), ..Default::default() };
+        spec.options.insert(NetworkSpec::MTU_OPTION.into(), mtu_bytes.into());
+        validate_network(&spec).map_err(|error| error.to_string())
+    };
+    let (v4, v6) = (("10.9.0.0/24", Some("10.9.0.9")), ("2001:db8::/64", None));
+    assert_eq!(check(true, &[v4, v6], "1280"), Ok(()));
+    assert_eq!(check(true, &[v4, ("2001:db8::/120", Some("2001:db8::9"))], "1400"), Ok(()));
+    assert_eq!(check(true, &[v6], "1280"), Ok(()));
+    assert_eq!(check(true, &[], "1280"), Ok(()));
+    for (ipv6, subnets, mtu_bytes, expected) in [
+        (
+            false,
+            vec![v4, v6],
+            "1400",
+            "ipam configuration: subnet 2001:db8::/64 needs IPv6 in the network (--ipv6)",
+        ),
+        (
+            true,
+            vec![v4, ("2001:db8::/64", Some("2001:db8::1"))],
+            "1400",
+            "ipam configuration: gateway 2001:db8::1 is not the one that goes with the IPv4 gateway, which has the same \
+             host number: leave it out, or use 2001:db8::9",
+        ),
+        (
+            true,
+            vec![v4, ("2001:db8::/121", None)],
+            "1400",
+            "ipam configuration: subnet 2001:db8::/121 is too small beside 10.9.0.0/24: an endpoint has the same host \
+             number in both, so its prefix may have 120 bits at most",
+        ),
+        (
+            true,
+            vec![v6, ("2001:db8:1::/64", None)],
+            "1400",
+            "ipam configuration: more than one IPv6 subnet: a network has at most one of each family",
+        ),
+        (
+            true,
+            vec![v4, ("10.8.0.0/24", None)],
+            "1400",
+            "ipam configuration: more than one IPv4 subnet: a network has at most one of each family",
+        ),
+        (true, vec![("fe80::/64", None)], "1400", "ipam configuration: invalid subnet fe80::/64"),
+        (true, vec![("ff02::/64", None)], "1400", "ipam configuration: invalid subnet ff02::/64"),
+        (
+            true,
+            vec![v4, v6],
+            "1279",
+            "MTU 1279 is too small for IPv6: 1280 is the least (RFC 8200 section 5)",
+        ),
+    ] {
+        assert_eq!(check(ipv6, &subnets, mtu_bytes), Err(expected.to_owned()));
+    }
+    let ranged = IpamConfig {
+        subnet: "2001:db8::/64".parse().expect("a subnet"),
+        range: Some("2001:db8::/96".parse().expect("a range")),
+        gateway: None,
+    };
+    let spec = NetworkSpec { name: "n".into(), ipv6: true, ipam: vec![ranged], ..Default::default() };
+    assert!(validate_network(&spec).expect_err("a range").to_string().contains("no range in IPv6 subnet"));
+}
+
+#[test]
 fn the_cluster_keeps_its_name() {
     assert_eq!(validate_cluster(&ClusterSpec::default()), Ok(()));
     let renamed = ClusterSpec { name: "x".into(), ..Default::default() };

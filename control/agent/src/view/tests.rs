@@ -6,6 +6,7 @@ use control_model::assignment::Peer;
 use control_model::object::{Endpoint, NetworkState, Slot};
 use control_model::spec::{EndpointMode, IpamConfig, NetworkSpec};
 use control_model::{Assignment, AssignmentUpdate, ServiceId};
+use ipnetwork::IpNetwork;
 
 use super::*;
 
@@ -95,6 +96,18 @@ fn node(id: NodeId, last: u8, further: &[u8], addresses_since: u64, alive: bool)
     }
 }
 
+#[test]
+fn the_ipv6_subnet_comes_from_the_network_s_state() {
+    let mut both = network(APP, "app", "10.0.1.0/24", |spec| spec.ipv6 = true);
+    let (subnet, gateway) = ("fd00:1::/64".parse().expect("a subnet"), "fd00:1::1".parse().ok());
+    both.state.as_mut().expect("a state").ipam.push(IpamConfig { subnet, range: None, gateway });
+    let found = translate(&both).expect("a network");
+    assert_eq!(found.subnet6.map(|subnet| subnet.to_string()).as_deref(), Some("fd00:1::/64"));
+    assert_eq!(found.address6([10, 0, 1, 7].into()).map(|a| a.to_string()).as_deref(), Some("fd00:1::7"));
+    let plain = network(APP, "app", "10.0.1.0/24", |_| {});
+    assert_eq!(translate(&plain).expect("a network").subnet6, None);
+}
+
 const LOCAL: [(NetworkId, &str); 2] = [(INGRESS, "10.0.0.4/24"), (APP, "10.0.1.4/24")];
 const REMOTE: [(NetworkId, &str); 2] = [(INGRESS, "10.0.0.5/24"), (APP, "10.0.1.5/24")];
 
@@ -102,7 +115,7 @@ fn set() -> AssignmentSet {
     let rows = vec![
         Assignment::Network(Box::new(network(INGRESS, "ingress", "10.0.0.0/24", |spec| spec.ingress = true))),
         Assignment::Network(Box::new(network(APP, "app", "10.0.1.0/24", |spec| {
-            spec.options.insert(MTU_OPTION.into(), "1400".into());
+            spec.options.insert(NetworkSpec::MTU_OPTION.into(), "1400".into());
         }))),
         Assignment::Network(Box::new(network(BACK, "back", "10.0.2.0/24", |spec| spec.internal = true))),
         Assignment::Service(ServiceView {

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use control_model::Network;
+use control_model::object::NetworkAttachment;
 use control_model::spec::{IpamConfig, NetworkSpec};
-use ipnetwork::IpNetwork;
+use ipnetwork::{IpNetwork, Ipv6Network};
 
 use super::refuse_unknown;
 use crate::dto::common::Time;
@@ -15,15 +16,11 @@ use crate::error::ApiError;
 const DRIVER: &str = "overlay";
 /// Driver option under which Docker shows a network's VNIs.
 const VXLAN_IDS: &str = "com.docker.network.driver.overlay.vxlanid_list";
-/// Driver option for the MTU of a network's endpoints, bytes.
-const MTU: &str = "com.docker.network.driver.mtu";
 /// Smallest MTU that IPv4 allows (RFC 791 section 3.1), and the largest of Linux's veth.
 const MTU_RANGE: std::ops::RangeInclusive<u32> = 68..=65535;
 
 /// The network, without what only this node knows of it.
 pub fn network(network: &Network) -> api::Network {
-    let state = network.state.as_ref();
-    let ipam = state.map_or(&network.spec.ipam, |state| &state.ipam);
     api::Network {
         name: network.spec.name.clone(),
         id: network.id.to_string(),
@@ -31,11 +28,11 @@ pub fn network(network: &Network) -> api::Network {
         scope: "swarm",
         driver: DRIVER,
         enable_ipv4: true,
-        enable_ipv6: false,
+        enable_ipv6: network.spec.ipv6,
         ipam: api::Ipam {
             driver: "default".into(),
             options: None,
-            config: ipam.iter().map(ipam_config).collect(),
+            config: allocated(network).map(ipam_config).collect(),
         },
         internal: network.spec.internal,
         attachable: network.spec.attachable,
@@ -48,6 +45,24 @@ pub fn network(network: &Network) -> api::Network {
         peers: Vec::new(),
         services: BTreeMap::new(),
     }
+}
+
+/// The subnets that the network has, or has asked for. Those that the user knows of: the routing mesh's IPv6 prefix is
+/// not shown where nobody asked for it, else every tool would take its tasks to have one more address.
+fn allocated(network: &Network) -> impl Iterator<Item = &IpamConfig> {
+    let ipam = network.state.as_ref().map_or(&network.spec.ipam, |state| &state.ipam);
+    ipam.iter().filter(|ipam| ipam.subnet.is_ipv4() || network.spec.ipv6)
+}
+
+/// The IPv6 address of an endpoint, in networks that were made with IPv6.
+pub fn address6(network: &Network, attachment: &NetworkAttachment) -> Option<Ipv6Network> {
+    let IpAddr::V4(address) = attachment.address.ip() else { return None };
+    network.state.as_ref().filter(|_| network.spec.ipv6)?.address6(address)
+}
+
+/// The IPv6 gateway of such a network.
+pub fn gateway6(network: &Network) -> Option<IpAddr> {
+    allocated(network).find(|ipam| ipam.subnet.is_ipv6())?.gateway
 }
 
 fn driver_options(network: &Network) -> BTreeMap<String, String> {
@@ -69,10 +84,10 @@ fn ipam_config(config: &IpamConfig) -> api::IpamConfig {
 
 /// The network as tasks show it.
 pub fn attached_network(network: &Network) -> api::AttachedNetwork {
-    let configs = |configs: &[IpamConfig]| -> Vec<_> { configs.iter().map(swarm_ipam_config).collect() };
     let driver = api::Driver { name: DRIVER, options: network.spec.options.clone() };
     let ipam_driver = || api::Driver { name: "default", options: BTreeMap::new() };
-    let allocated = network.state.as_ref().map_or(&network.spec.ipam, |state| &state.ipam);
+    let given = network.spec.ipam.iter().map(swarm_ipam_config).collect();
+    let allocated = allocated(network).map(swarm_ipam_config).collect();
     api::AttachedNetwork {
         id: network.id.to_string(),
         meta: (&network.meta).into(),
@@ -83,11 +98,12 @@ pub fn attached_network(network: &Network) -> api::AttachedNetwork {
             internal: network.spec.internal,
             attachable: network.spec.attachable,
             ingress: network.spec.ingress,
-            ipam_options: api::IpamOptions { driver: ipam_driver(), configs: configs(&network.spec.ipam) },
+            ipv6_enabled: network.spec.ipv6,
+            ipam_options: api::IpamOptions { driver: ipam_driver(), configs: given },
             scope: "swarm",
         },
         driver_state: api::Driver { name: DRIVER, options: driver_options(network) },
-        ipam_options: api::IpamOptions { driver: ipam_driver(), configs: configs(allocated) },
+        ipam_options: api::IpamOptions { driver: ipam_driver(), configs: allocated },
     }
 }
 
@@ -109,9 +125,6 @@ pub fn network_spec(given: api::CreateRequest) -> Result<NetworkSpec, ApiError> 
     if !matches!(given.scope.as_str(), "" | "swarm" | "global") {
         return Err(ApiError::invalid(format!("an overlay network has scope swarm, not {}", given.scope)));
     }
-    if given.enable_ipv6 == Some(true) {
-        return Err(ApiError::unsupported("IPv6 in networks"));
-    }
     if given.enable_ipv4 == Some(false) {
         return Err(ApiError::unsupported("a network without IPv4"));
     }
@@ -123,12 +136,13 @@ pub fn network_spec(given: api::CreateRequest) -> Result<NetworkSpec, ApiError> 
         internal: given.internal,
         attachable: given.attachable,
         ingress: given.ingress,
+        ipv6: given.enable_ipv6 == Some(true),
     })
 }
 
 fn options(given: BTreeMap<String, String>) -> Result<BTreeMap<String, String>, ApiError> {
     for (key, value) in &given {
-        if key != MTU {
+        if key != NetworkSpec::MTU_OPTION {
             return Err(ApiError::unsupported(format!("network option {key}")));
         }
         if !value.parse().is_ok_and(|mtu: u32| MTU_RANGE.contains(&mtu)) {
@@ -147,9 +161,6 @@ fn ipam(given: api::Ipam) -> Result<Vec<IpamConfig>, ApiError> {
     }
     // Go's clients send one empty config where they mean none.
     let configs: Vec<_> = given.config.into_iter().filter(|c| *c != api::IpamConfig::default()).collect();
-    if configs.len() > 1 {
-        return Err(ApiError::unsupported("more than one subnet in a network"));
-    }
     configs.iter().map(one_ipam).collect()
 }
 
@@ -163,7 +174,6 @@ fn one_ipam(given: &api::IpamConfig) -> Result<IpamConfig, ApiError> {
         return Err(ApiError::unsupported("auxiliary addresses in a network"));
     }
     let network = |what: &str, text: &str| match text.parse::<IpNetwork>() {
-        Ok(IpNetwork::V6(_)) => Err(ApiError::unsupported("IPv6 in networks")),
         // Docker, too, takes the subnet of an address within it.
         Ok(network) if text.contains('/') => {
             IpNetwork::new(network.network(), network.prefix()).map_err(|_| invalid(what, text))

@@ -188,6 +188,7 @@ pub struct AttachedNetwork {
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "PascalCase")]
+#[expect(clippy::struct_excessive_bools, reason = "the shape is Docker's")]
 pub struct NetworkSpec {
     pub name: String,
     pub labels: Labels,
@@ -198,6 +199,8 @@ pub struct NetworkSpec {
     pub attachable: bool,
     #[serde(skip_serializing_if = "is_false")]
     pub ingress: bool,
+    #[serde(rename = "IPv6Enabled", skip_serializing_if = "is_false")]
+    pub ipv6_enabled: bool,
     #[serde(rename = "IPAMOptions")]
     pub ipam_options: IpamOptions,
     pub scope: &'static str,

@@ -11,6 +11,7 @@ use control_model::{TaskId, Timestamp};
 use dataplane_model::Mac;
 
 use crate::context::Api;
+use crate::convert::network::{address6, gateway6};
 use crate::convert::words::Words;
 use crate::dto::common::rfc3339;
 use crate::dto::container as api_container;
@@ -180,12 +181,16 @@ fn networks(api: &Api, task: TaskId) -> api_container::NetworkSettings {
             IpAddr::V4(ip) => Mac::of_endpoint(ip).to_string(),
             IpAddr::V6(_) => String::new(),
         };
+        let ipv6 = address6(network, attachment);
         let endpoint = api_container::NetworkEndpoint {
             network_id: network.id.to_string(),
             endpoint_id: task.id.to_string(),
             gateway: config.and_then(|c| c.gateway).map(|gateway| gateway.to_string()).unwrap_or_default(),
             ip_address: attachment.address.ip().to_string(),
             ip_prefix_len: attachment.address.prefix(),
+            ipv6_gateway: gateway6(network).map(|gateway| gateway.to_string()).unwrap_or_default(),
+            global_ipv6_address: ipv6.map(|address| address.ip().to_string()).unwrap_or_default(),
+            global_ipv6_prefix_len: ipv6.map(|address| address.prefix()).unwrap_or_default(),
             mac_address: mac,
             aliases: (!attachment.aliases.is_empty()).then(|| attachment.aliases.clone()),
         };

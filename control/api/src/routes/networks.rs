@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use axum::extract::{Path, State};
 use control_manager::control::{Kind, labels_match, task_name};
+use control_model::object::NetworkAttachment;
 use control_model::{Network, NodeId, Task, TaskState};
 use control_store::State as Cluster;
 use dataplane_model::Mac;
@@ -13,7 +14,7 @@ use http::{Method, StatusCode, Uri};
 
 use crate::body::Json;
 use crate::context::Api;
-use crate::convert::network::{network, network_spec};
+use crate::convert::network::{address6, network, network_spec};
 use crate::dto::common::Time;
 use crate::dto::network as api_network;
 use crate::error::ApiError;
@@ -120,13 +121,16 @@ fn not_found(term: &str) -> ApiError {
     ApiError::not_found(format!("{} {term} not found", Kind::Network))
 }
 
-/// Tasks in the network that run, with their addresses there.
-fn running<'a>(state: &'a Cluster, network: &Network) -> impl Iterator<Item = (&'a Task, IpAddr, String)> {
+/// Tasks in the network that run, with their places there.
+fn running<'a>(
+    state: &'a Cluster,
+    network: &Network,
+) -> impl Iterator<Item = (&'a Task, &'a NetworkAttachment)> {
     let id = network.id;
     let tasks = state.tasks().iter().filter(|task| task.status.state == TaskState::Running);
     tasks.filter_map(move |task| {
         let attachment = task.attachments.iter().find(|attachment| attachment.network == id)?;
-        Some((&**task, attachment.address.ip(), attachment.address.to_string()))
+        Some((&**task, attachment))
     })
 }
 
@@ -136,10 +140,10 @@ fn containers(
     network: &Network,
     node: NodeId,
 ) -> BTreeMap<String, api_network::EndpointResource> {
-    let of_node = running(state, network).filter(|(task, ..)| task.node == Some(node));
-    let shown = of_node.filter_map(|(task, ip, address)| {
+    let of_node = running(state, network).filter(|(task, _)| task.node == Some(node));
+    let shown = of_node.filter_map(|(task, attachment)| {
         let container = task.status.container.as_ref()?;
-        let mac = match ip {
+        let mac = match attachment.address.ip() {
             IpAddr::V4(ip) => Mac::of_endpoint(ip).to_string(),
             IpAddr::V6(_) => String::new(),
         };
@@ -147,8 +151,8 @@ fn containers(
             name: task_name(task),
             endpoint_id: task.id.to_string(),
             mac_address: mac,
-            ipv4_address: address,
-            ipv6_address: String::new(),
+            ipv4_address: attachment.address.to_string(),
+            ipv6_address: address6(network, attachment).map(|a| a.to_string()).unwrap_or_default(),
         };
         Some((container.container_id.clone(), endpoint))
     });
@@ -158,7 +162,7 @@ fn containers(
 /// The nodes with tasks in the network; for the routing mesh, all.
 fn peers(state: &Cluster, network: &Network) -> Vec<api_network::PeerInfo> {
     let with_tasks: std::collections::BTreeSet<_> =
-        running(state, network).filter_map(|(task, ..)| task.node).collect();
+        running(state, network).filter_map(|(task, _)| task.node).collect();
     let nodes = state.nodes().iter().filter(|node| network.spec.ingress || with_tasks.contains(&node.id));
     let shown = nodes.filter_map(|node| {
         let id = node.id.to_string();
@@ -177,12 +181,12 @@ fn services(state: &Cluster, network: &Network) -> BTreeMap<String, api_network:
     let shown = users.map(|service| {
         let vips = service.endpoint.iter().flat_map(|endpoint| &endpoint.vips);
         let vip = vips.into_iter().find(|(id, _)| *id == network.id);
-        let tasks = running(state, network).filter(|(task, ..)| task.service == service.id);
+        let tasks = running(state, network).filter(|(task, _)| task.service == service.id);
         let info = api_network::ServiceInfo {
             vip: vip.map(|(_, addr)| addr.to_string()).unwrap_or_default(),
             ports: Vec::new(),
             local_lb_index: 0,
-            tasks: tasks.map(|(task, ip, _)| service_task(state, task, ip)).collect(),
+            tasks: tasks.map(|(task, place)| service_task(state, task, place.address.ip())).collect(),
         };
         (service.spec.name.clone(), info)
     });

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use control_allocator::check_subnet;
+use control_allocator::{check_beside_pool, check_subnets};
 use control_model::spec::{NetworkSpec, PublishMode};
 use control_model::validate::validate_network;
 use control_model::{Change, Network, NetworkId, Object, TaskState};
@@ -50,9 +50,8 @@ impl Control {
             {
                 return Err(ControlError::IngressExists(present.id));
             }
-            for wanted in &spec.ipam {
-                check_subnet(state, wanted.subnet).map_err(ControlError::Subnet)?;
-            }
+            check_beside_pool(state, &spec)?;
+            check_subnets(state, &spec).map_err(ControlError::Subnet)?;
             let network = Network::new(id, spec.clone());
             Ok((vec![Change::Create(Object::Network(Box::new(network)))], id))
         })
