@@ -1,6 +1,6 @@
 //! The replicated store over Raft: how it is opened, and closed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
@@ -184,7 +184,7 @@ impl Consensus {
 
     /// Hands leadership over if it is ours, stops Raft and closes the files.
     pub async fn shutdown(&self) {
-        if let Err(error) = self.transfer_leadership().await {
+        if let Err(error) = self.transfer_leadership(&BTreeSet::new()).await {
             tracing::info!(%error, "leadership was not handed over");
         }
         self.stop().await;

@@ -150,7 +150,7 @@ impl Consensus {
         }
         self.check_quorum_without(raft_id, &voters).await?;
         if raft_id == self.raft_id() {
-            self.transfer_leadership().await?;
+            self.transfer_leadership(&BTreeSet::new()).await?;
             self.check_leader()?;
             return Err(MembershipError::Failed("leadership was not handed over".to_owned()));
         }
@@ -170,8 +170,9 @@ impl Consensus {
         }
     }
 
-    /// On the leader: hands leadership to the follower that is furthest. No-op on a follower, and without another.
-    pub async fn transfer_leadership(&self) -> Result<(), MembershipError> {
+    /// On the leader: hands leadership to the follower that is furthest, and to one of `last_choice` (Raft ids) only if
+    /// there is no other. No-op on a follower, and without another manager.
+    pub async fn transfer_leadership(&self, last_choice: &BTreeSet<u64>) -> Result<(), MembershipError> {
         let me = self.raft_id();
         let reachable = self.reachable();
         let metrics = self.raft().metrics();
@@ -181,7 +182,7 @@ impl Consensus {
         let next = replication
             .into_iter()
             .filter(|(id, _)| *id != me && voters.contains(id) && reachable.contains(id))
-            .max_by_key(|(_, matching)| *matching);
+            .max_by_key(|(id, matching)| (!last_choice.contains(id), *matching));
         let Some((next, _)) = next else { return Ok(()) };
         let stopped = |_| MembershipError::NotManager;
         self.raft().trigger().transfer_leader(next).await.map_err(stopped)?;

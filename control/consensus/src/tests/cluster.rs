@@ -341,6 +341,26 @@ async fn the_certificate_of_a_former_manager_opens_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leadership_goes_to_a_last_choice_only_if_there_is_no_other() {
+    let cluster = TestCluster::new(3).await;
+    for _ in 0..2 {
+        let leader = cluster.leader().await;
+        let others = cluster.managers.iter().map(|manager| manager.id).filter(|id| *id != leader);
+        let others: Vec<u64> = others.collect();
+        for (next, last_choice) in [(others[1], others[0]), (leader, others[0])] {
+            let consensus = &cluster.get(cluster.leader().await).consensus;
+            consensus.transfer_leadership(&BTreeSet::from([last_choice])).await.unwrap();
+            let mut leadership = cluster.get(next).consensus.leadership();
+            tokio::time::timeout(PATIENCE, leadership.wait_for(|now| now.is_me)).await.unwrap().unwrap();
+        }
+    }
+    let leader = cluster.leader().await;
+    let all = cluster.managers.iter().map(|manager| manager.id).collect();
+    cluster.get(leader).consensus.transfer_leadership(&all).await.unwrap();
+    assert_ne!(cluster.leader().await, leader);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_member_that_was_away_follows_a_leader_that_it_never_heard_of() {
     let mut cluster = TestCluster::new(3).await;
     let leader = cluster.leader().await;

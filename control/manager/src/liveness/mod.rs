@@ -2,8 +2,9 @@
 //!
 //! [`Liveness`] is pure: the leader feeds it with heartbeats and probes and writes what [`Liveness::tick`] returns.
 //! [`table`] holds what sessions say, [`rounds`] says when whom to probe, [`prober`] sends the probes, [`watcher`] is
-//! the leader's part at work, [`reporter`] a follower's.
+//! the leader's part at work, `leaders` who has judged before, [`reporter`] a follower's.
 
+mod leaders;
 pub mod prober;
 pub mod reporter;
 pub mod rounds;

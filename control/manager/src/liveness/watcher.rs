@@ -10,6 +10,7 @@ use control_store::{ReplicatedStore as _, State};
 use tokio::sync::watch;
 
 use super::Liveness;
+use super::leaders::Leaders;
 use super::prober::Prober;
 use super::rounds::Rounds;
 use super::table::LivenessTable;
@@ -21,8 +22,6 @@ const RETRY: Duration = Duration::from_millis(300);
 /// A leader that doubts its own data path for so long hands leadership over. What ends sooner (a switch that starts
 /// anew) is not worth an election.
 const HAND_OVER_AFTER: Duration = Duration::from_secs(10);
-/// Leadership goes on no sooner: where no manager's data path works, it must not go round and round.
-const HAND_OVERS_APART: Duration = Duration::from_mins(10);
 
 /// What the log says once.
 const DOUBT: &str = "most nodes' data paths do not answer, though their agents are heard: this node's own is taken to be \
@@ -48,35 +47,42 @@ struct Watch<'a> {
     prober: Prober,
     rounds: Rounds<(NodeId, SocketAddrV4)>,
     is_in_doubt: bool,
-    /// When this manager last handed leadership over, in any term.
-    handed_over: &'a Mutex<Option<Timestamp>>,
+    leaders: &'a Mutex<Leaders>,
 }
 
 impl LivenessWatcher {
     /// The leader's part, whenever this manager leads. Ends with consensus.
     pub async fn run_leader(self) {
-        let (this, handed_over) = (&self, &Mutex::default());
-        while_leading(self.leadership.clone(), |_| async move {
-            match Watch::new(this, handed_over).await {
+        let (this, leaders) = (&self, &Mutex::default());
+        let lead = while_leading(self.leadership.clone(), |_| async move {
+            match Watch::new(this, leaders).await {
                 Ok(watch) => watch.run().await,
                 Err(error) => {
                     tracing::error!(%error, "cannot probe data paths");
                     tokio::time::sleep(RETRY).await;
                 }
             }
-        })
-        .await;
+        });
+        tokio::join!(lead, note_leaders(self.leadership.clone(), leaders));
+    }
+}
+
+/// Ends with consensus.
+async fn note_leaders(mut leadership: watch::Receiver<Leadership>, leaders: &Mutex<Leaders>) {
+    loop {
+        let leader = leadership.borrow_and_update().leader;
+        leaders.lock().unwrap_or_else(PoisonError::into_inner).saw(leader, clock::monotonic());
+        if leadership.changed().await.is_err() {
+            return;
+        }
     }
 }
 
 impl<'a> Watch<'a> {
-    async fn new(
-        watcher: &'a LivenessWatcher,
-        handed_over: &'a Mutex<Option<Timestamp>>,
-    ) -> std::io::Result<Self> {
+    async fn new(watcher: &'a LivenessWatcher, leaders: &'a Mutex<Leaders>) -> std::io::Result<Self> {
         let (started, prober) = (clock::monotonic(), Prober::new().await?);
         let (liveness, rounds) = (Liveness::new(started), Rounds::new(started));
-        Ok(Self { watcher, started, liveness, prober, rounds, is_in_doubt: false, handed_over })
+        Ok(Self { watcher, started, liveness, prober, rounds, is_in_doubt: false, leaders })
     }
 
     /// Never returns.
@@ -148,22 +154,16 @@ impl<'a> Watch<'a> {
             }
         }
         let now = clock::monotonic();
-        if since.is_some_and(|since| now.since(since) >= HAND_OVER_AFTER) && self.may_hand_over(now) {
+        if since.is_none_or(|since| now.since(since) < HAND_OVER_AFTER) {
+            return;
+        }
+        let led = self.leaders.lock().unwrap_or_else(PoisonError::into_inner).hand_over(now);
+        if let Some(led) = led {
             tracing::warn!("this node's data path stays broken: another manager is to lead");
-            if let Err(error) = self.watcher.consensus.transfer_leadership().await {
+            if let Err(error) = self.watcher.consensus.transfer_leadership(&led).await {
                 tracing::warn!(%error, "leadership was not handed over");
             }
         }
-    }
-
-    /// Is it time to hand over? Then the next time is [`HAND_OVERS_APART`].
-    fn may_hand_over(&self, now: Timestamp) -> bool {
-        let mut last = self.handed_over.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_due = last.is_none_or(|last| now.since(last) >= HAND_OVERS_APART);
-        if is_due {
-            *last = Some(now);
-        }
-        is_due
     }
 }
 
