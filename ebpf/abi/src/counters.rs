@@ -106,8 +106,8 @@ numbered! {
     /// The programs, as they are called in the object and in the counters.
     pub enum ProgramId {
         MeshXdp = 0, "mesh_xdp", "XDP on an uplink: published ports into the tunnel";
-        MeshUplink = 1, "mesh_uplink", "tc ingress of an uplink: published ports, liveness probes";
-        MeshVxlan = 2, "mesh_vxlan", "tc ingress of the VXLAN device: to endpoints, and replies on their way out";
+        MeshUplink = 1, "mesh_uplink", "tc ingress of an uplink: published ports, liveness probes, what other nodes have tunnelled";
+        MeshVxlan = 2, "mesh_vxlan", "tc ingress of the VXLAN device: the same for what the uplink leaves to the kernel";
         MeshVxlanOut = 3, "mesh_vxlan_out", "tc egress of the VXLAN device: from the node's processes to backends";
         MeshTask = 4, "mesh_task", "tc ingress of a task's host-side veth: ARP, replies, task to task";
         MeshConnect4 = 5, "mesh_connect4", "sockets of the node's processes and sandboxes that connect";

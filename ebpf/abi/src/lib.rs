@@ -15,6 +15,7 @@ pub mod counters;
 pub mod flow;
 pub mod limits;
 pub mod names;
+pub mod next_hop;
 pub mod ring;
 pub mod socket;
 pub mod table;
@@ -22,6 +23,7 @@ pub mod wire;
 
 pub use counters::{CounterRow, DropReason, GateRow, ProgramId};
 pub use flow::{FlowTuple, ForwardFlow, ForwardKey, FragmentKey, FragmentPorts, ReplyFlow, ReplyKey};
+pub use next_hop::NextHop;
 pub use ring::{Chooser, RingBlock, RingKey};
 pub use socket::{OriginalAddress, OriginalDestination, SandboxNetworks, SocketNatKey};
 pub use table::{
@@ -31,7 +33,7 @@ pub use table::{
 pub use wire::{Ip4, MacAddr, Port};
 
 /// Version of this contract; part of the pins' path.
-pub const ABI_VERSION: u32 = 5;
+pub const ABI_VERSION: u32 = 6;
 
 /// Version of layout and meaning of the maps in [`names::map::OF_FLOWS`]; part of their pins' path. Changing it ends the
 /// connections that a node's backends have with clients outside.

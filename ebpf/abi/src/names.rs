@@ -38,6 +38,8 @@ pub mod map {
     pub const SANDBOXES: &str = "sandboxes";
     /// LRU: [`crate::FlowTuple`] → backend [`crate::Ip4`].
     pub const FLOW_CACHE: &str = "flow_cache";
+    /// LRU: tunnel end [`crate::Ip4`] → [`crate::NextHop`].
+    pub const NEXT_HOPS: &str = "next_hops";
     /// LRU: [`crate::FragmentKey`] → [`crate::FragmentPorts`].
     pub const FRAGMENTS: &str = "fragments";
     /// [`crate::ForwardKey`] → [`crate::ForwardFlow`].
@@ -57,7 +59,7 @@ pub mod map {
     pub const OF_FLOWS: [&str; 6] = [TICK, FLOW_CACHE, FLOWS, REPLIES, HALF_OPEN, SOCKET_NAT];
 
     /// All of them: what is pinned.
-    pub const ALL: [&str; 19] = [
+    pub const ALL: [&str; 20] = [
         CONFIG,
         TICK,
         FRONTENDS,
@@ -69,6 +71,7 @@ pub mod map {
         ATTACHMENTS,
         VIPS,
         SANDBOXES,
+        NEXT_HOPS,
         FLOW_CACHE,
         FRAGMENTS,
         FLOWS,

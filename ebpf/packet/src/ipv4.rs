@@ -74,7 +74,7 @@ impl Ipv4 {
 }
 
 #[inline]
-const fn part(flags_and_offset: u16) -> Part {
+pub(crate) const fn part(flags_and_offset: u16) -> Part {
     if flags_and_offset & FRAGMENT_OFFSET != 0 {
         Part::LaterFragment
     } else if flags_and_offset & MORE_FRAGMENTS != 0 {
@@ -84,18 +84,41 @@ const fn part(flags_and_offset: u16) -> Part {
     }
 }
 
-/// A header without options, DF clear, for a payload of `payload_len` bytes.
+/// What a header without options says, DF clear.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Plain {
+    pub source: Ip4,
+    pub destination: Ip4,
+    pub protocol: u8,
+    pub ttl: u8,
+    /// Differentiated services and congestion notification.
+    pub tos: u8,
+    pub id: [u8; 2],
+}
+
+impl Plain {
+    /// The header of a packet with `payload_len` bytes behind it.
+    #[inline]
+    pub fn to_bytes(self, payload_len: u16) -> [u8; MIN_LEN] {
+        let mut ip = [0; MIN_LEN];
+        ip[0] = 0x45;
+        ip[1] = self.tos;
+        ip[2..4].copy_from_slice(&(payload_len + 20).to_be_bytes());
+        ip[4..6].copy_from_slice(&self.id);
+        ip[8] = self.ttl;
+        ip[9] = self.protocol;
+        ip[12..16].copy_from_slice(&self.source.0);
+        ip[16..20].copy_from_slice(&self.destination.0);
+        let [high, low] = checksum::header_checksum(&ip);
+        ip[10] = high;
+        ip[11] = low;
+        ip
+    }
+}
+
+/// A header without options, id or class, DF clear, for a payload of `payload_len` bytes.
 #[inline]
 pub fn header(addresses: (Ip4, Ip4), protocol: u8, ttl: u8, payload_len: u16) -> [u8; MIN_LEN] {
-    let mut ip = [0; MIN_LEN];
-    ip[0] = 0x45;
-    ip[2..4].copy_from_slice(&(payload_len + 20).to_be_bytes());
-    ip[8] = ttl;
-    ip[9] = protocol;
-    ip[12..16].copy_from_slice(&addresses.0.0);
-    ip[16..20].copy_from_slice(&addresses.1.0);
-    let [high, low] = checksum::header_checksum(&ip);
-    ip[10] = high;
-    ip[11] = low;
-    ip
+    Plain { source: addresses.0, destination: addresses.1, protocol, ttl, tos: 0, id: [0; 2] }
+        .to_bytes(payload_len)
 }

@@ -26,6 +26,24 @@ fn frame(tcp: bool, source: ([u8; 4], u16), destination: ([u8; 4], u16), payload
     frame
 }
 
+const INNER: Ethernet = Ethernet {
+    destination: MacAddr([2; 6]),
+    source: MacAddr([4; 6]),
+    ether_type: ebpf_packet::ethernet::TYPE_IPV4,
+};
+
+fn outer() -> Outer {
+    Outer {
+        source: Ip4([198, 18, 0, 11]),
+        destination: Ip4([198, 18, 0, 12]),
+        source_port: vxlan::source_port(7),
+        destination_port: Port::new(4789),
+        vni: 4096,
+        inner_tos: 0,
+        id: [1, 2],
+    }
+}
+
 proptest! {
     #[test]
     fn no_bytes_panic_a_parser(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
@@ -114,17 +132,10 @@ proptest! {
     }
 
     #[test]
-    fn encapsulation_is_read_back(vni in 0_u32..1 << 24, hash: u32, inner in prop::collection::vec(any::<u8>(), 14..300)) {
-        let outer = Outer {
-            source_mac: MacAddr([2; 6]),
-            destination_mac: MacAddr([4; 6]),
-            source: Ip4([198, 18, 0, 11]),
-            destination: Ip4([198, 18, 0, 12]),
-            source_port: vxlan::source_port(hash),
-            destination_port: Port::new(4789),
-            vni,
-        };
-        let bytes = [&outer.to_bytes(u16::try_from(inner.len()).unwrap())[..], &inner].concat();
+    fn encapsulation_is_read_back(vni in 0_u32..1 << 24, hash: u32, inner_tos: u8, inner in prop::collection::vec(any::<u8>(), 14..300)) {
+        let outer = Outer { vni, source_port: vxlan::source_port(hash), inner_tos, ..outer() };
+        let macs = (MacAddr([4; 6]), MacAddr([2; 6]));
+        let bytes = [&outer.to_bytes(macs, u16::try_from(inner.len()).unwrap())[..], &inner].concat();
         let packet = etherparse::SlicedPacket::from_ethernet(&bytes).unwrap();
         let Some(etherparse::NetSlice::Ipv4(ip)) = packet.net else { panic!("no IPv4") };
         prop_assert_eq!(ip.header().header_checksum(), ip.header().to_header().calc_header_checksum());
@@ -133,6 +144,41 @@ proptest! {
         prop_assert!(udp.source_port() >= 49_152 && udp.destination_port() == 4789);
         prop_assert_eq!(vxlan::vni(&bytes.as_slice(), 34), Ok(Some(vni)));
         prop_assert_eq!(&udp.payload()[8..], &inner);
+        let ecn = u8::from(ip.header().ecn());
+        prop_assert_eq!((ecn, u8::from(ip.header().dcp())), (if inner_tos & 3 == 3 { 2 } else { inner_tos & 3 }, 0));
+    }
+
+    /// What goes behind an Ethernet header is what goes in front of an inner one.
+    #[test]
+    fn both_ways_of_encapsulating_are_one(vni in 0_u32..1 << 24, id: [u8; 2], len in 14_u16..1000) {
+        let outer = Outer { vni, id, ..outer() };
+        let macs = (MacAddr([4; 6]), MacAddr([2; 6]));
+        let in_front = [&outer.to_bytes(macs, len)[..], &INNER.to_bytes()].concat();
+        prop_assert_eq!(&in_front[14..], &outer.behind_ethernet(&INNER, len)[..]);
+    }
+
+    #[test]
+    fn own_headers_are_taken_off_by_others_alone_if_nothing_is_odd(
+        vni in 0_u32..1 << 24, inner_tos in any::<u8>(), payload in 20_usize..300,
+        flip in prop::option::of((0_usize..64, any::<u8>())), padding in 0_usize..20,
+    ) {
+        let outer = Outer { vni, inner_tos, ..outer() };
+        let headers = outer.behind_ethernet(&INNER, u16::try_from(14 + payload).unwrap());
+        let mut frame = [0_u8; vxlan::FRAME_HEADERS_LEN];
+        frame[..14].copy_from_slice(&INNER.to_bytes());
+        frame[14..].copy_from_slice(&headers);
+        let len = 64 + payload + padding;
+        let here = (outer.destination, outer.destination_port);
+        let good = vxlan::Tunnelled { remote: outer.source, vni, inner: INNER };
+        prop_assert_eq!(vxlan::Tunnelled::parse(&frame, len, here), Some(good));
+        prop_assert_eq!(vxlan::Tunnelled::parse(&frame, len - padding - 1, here), None);
+        if let Some((position, to)) = flip {
+            let from = std::mem::replace(&mut frame[position], to);
+            let parsed = vxlan::Tunnelled::parse(&frame, len, here);
+            // MACs, the outer source port, and the VNI may be any; the outer IPv4 header's checksum sees to the rest of it.
+            let may_be_any = [0..12, 34..36, 46..49, 50..62].iter().any(|free| free.contains(&position));
+            prop_assert_eq!(parsed.is_some(), may_be_any || from == to, "byte {}", position);
+        }
     }
 
     #[test]

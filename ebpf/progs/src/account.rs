@@ -1,6 +1,7 @@
 //! Counting, on this CPU's own row: no locks, no shared cache lines.
 
 use ebpf_abi::limits::MAX_DROP_REASONS;
+use ebpf_abi::next_hop::PACKETS_PER_LOOK;
 use ebpf_abi::{CounterRow, DropReason, ProgramId};
 
 use crate::maps::COUNTERS;
@@ -15,6 +16,20 @@ impl Account {
         let account = Self(COUNTERS.get_ptr_mut(program.number()));
         account.with(|row| row.received += 1);
         account
+    }
+
+    /// How many packets this CPU has had.
+    #[inline(always)]
+    pub fn n_received(&self) -> u64 {
+        // SAFETY: as in `with`.
+        self.0.map_or(0, |row| unsafe { (*row).received })
+    }
+
+    /// This packet is the one of [`PACKETS_PER_LOOK`] that asks the kernel for the next hop again.
+    #[inline(always)]
+    pub fn is_to_look(&self) -> bool {
+        const { assert!(PACKETS_PER_LOOK.is_power_of_two()) };
+        self.n_received() & (PACKETS_PER_LOOK - 1) == 0
     }
 
     #[inline(always)]

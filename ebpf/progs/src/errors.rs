@@ -45,7 +45,7 @@ pub fn from_outside(config: &NodeConfig, packet: &Skb, ip: &Ipv4) -> Option<Outc
     Some(if endpoint.is_local() {
         deliver(config, packet, (ip, &tuple), (backend, &endpoint), Chooser::IN_USE)
     } else {
-        route::tunnel_to_endpoint(config, packet, config.ingress_vni, &endpoint)
+        Ok(route::tunnel_to_endpoint(packet, config.ingress_vni, &endpoint))
     })
 }
 
@@ -64,7 +64,7 @@ pub fn deliver(
     let Other { backend, endpoint, chooser } =
         ingress::other(config, tuple, backend, chooser).ok_or(DropReason::UnknownFlow)?;
     if !endpoint.is_local() {
-        return route::tunnel_to_other(config, packet, &endpoint, chooser);
+        return Ok(route::tunnel_to_other(config, packet, &endpoint, chooser));
     }
     let translated = track::translation(tuple, backend).ok_or(DropReason::UnknownFlow)?;
     hand_over(packet, (ip, tuple), (backend, &endpoint), &translated)

@@ -143,7 +143,7 @@ pub fn deliver(
         && let Some(Other { backend, endpoint, chooser }) = other(config, &flow.tuple, backend, asked_by)
     {
         if !endpoint.is_local() {
-            return route::tunnel_to_other(config, packet, &endpoint, chooser);
+            return Ok(route::tunnel_to_other(config, packet, &endpoint, chooser));
         }
         let enters_here = matches!(arrival, Arrival::Outside);
         if let Some(translated) = track::known(flow, backend, !enters_here) {

@@ -3,6 +3,7 @@
 //! - [`ingress`]: published ports, the same for XDP and tc: which backend, and handing a packet to a backend of this node.
 //! - [`uplink`], [`vxlan`], [`task`], [`xdp`]: where packets come from.
 //! - [`track`]: flows of this node's backends; [`gate`]: how many may begin.
+//! - [`route`]: where packets go; [`tunnel`]: to another node.
 //! - [`errors`]: ICMP errors about their packets; [`fragments`]: packets that come in pieces.
 //! - [`socket`]: connect, sendmsg, recvmsg and getpeername.
 //! - [`verdict`]: outcome → verdict and counter; [`skb`]: helpers as `Result`s; [`maps`]: the tables.
@@ -31,6 +32,7 @@ mod skb;
 mod socket;
 mod task;
 mod track;
+mod tunnel;
 mod uplink;
 mod verdict;
 mod vxlan;
@@ -47,7 +49,7 @@ use crate::socket::{V4, V6};
 #[xdp]
 pub fn mesh_xdp(context: XdpContext) -> u32 {
     let account = Account::receive(ProgramId::MeshXdp);
-    verdict::xdp(&account, &xdp::run(&context))
+    verdict::xdp(&account, &xdp::run(&account, &context))
 }
 
 /// Beside native XDP on a veth uplink its far end needs a program too; this one does nothing.
@@ -59,25 +61,29 @@ pub fn mesh_xdp_pass(_context: XdpContext) -> u32 {
 #[classifier]
 pub fn mesh_uplink(context: TcContext) -> i32 {
     let account = Account::receive(ProgramId::MeshUplink);
-    verdict::tc(&account, &uplink::run(&Skb::new(&context)))
+    let packet = Skb::new(&context);
+    verdict::tc(&account, &packet, uplink::run(&account, &packet))
 }
 
 #[classifier]
 pub fn mesh_vxlan(context: TcContext) -> i32 {
     let account = Account::receive(ProgramId::MeshVxlan);
-    verdict::tc(&account, &vxlan::run(&Skb::new(&context)))
+    let packet = Skb::new(&context);
+    verdict::tc(&account, &packet, vxlan::run(&account, &packet))
 }
 
 #[classifier]
 pub fn mesh_vxlan_out(context: TcContext) -> i32 {
     let account = Account::receive(ProgramId::MeshVxlanOut);
-    verdict::tc(&account, &vxlan::run_out(&Skb::new(&context)))
+    let packet = Skb::new(&context);
+    verdict::tc(&account, &packet, vxlan::run_out(&account, &packet))
 }
 
 #[classifier]
 pub fn mesh_task(context: TcContext) -> i32 {
     let account = Account::receive(ProgramId::MeshTask);
-    verdict::tc(&account, &task::run(&Skb::new(&context)))
+    let packet = Skb::new(&context);
+    verdict::tc(&account, &packet, task::run(&account, &packet))
 }
 
 #[cgroup_sock_addr(connect4)]

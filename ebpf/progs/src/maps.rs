@@ -11,8 +11,9 @@ use ebpf_abi::limits::{
 use ebpf_abi::ring::{FIRST_PLACE, RingHeader, WORDS_PER_BLOCK};
 use ebpf_abi::{
     Attachment, CounterRow, Endpoint, EndpointKey, FlowTuple, ForwardFlow, ForwardKey, FragmentKey,
-    FragmentPorts, Frontend, FrontendKey, GateRow, Ip4, NodeConfig, OriginalDestination, Peer, ReplyFlow,
-    ReplyKey, RingBlock, RingKey, SandboxNetworks, SocketNatKey, TargetPort, TargetPortKey, VipKey,
+    FragmentPorts, Frontend, FrontendKey, GateRow, Ip4, NextHop, NodeConfig, OriginalDestination, Peer,
+    ReplyFlow, ReplyKey, RingBlock, RingKey, SandboxNetworks, SocketNatKey, TargetPort, TargetPortKey,
+    VipKey,
 };
 use ebpf_packet::hash::place;
 
@@ -55,6 +56,9 @@ pub static VIPS: HashMap<VipKey, RingKey, { MAX_VIPS as usize }, SPARSE> = HashM
 
 #[btf_map(name = "sandboxes")]
 pub static SANDBOXES: HashMap<u64, SandboxNetworks, { MAX_SANDBOXES as usize }, SPARSE> = HashMap::new();
+
+#[btf_map(name = "next_hops")]
+pub static NEXT_HOPS: LruHashMap<Ip4, NextHop, { MAX_PEERS as usize }> = LruHashMap::new();
 
 #[btf_map(name = "flow_cache")]
 pub static FLOW_CACHE: LruHashMap<FlowTuple, Ip4, { MAX_CACHED_FLOWS as usize }> = LruHashMap::new();

@@ -4,34 +4,35 @@ use ebpf_abi::limits::ROUTER_MAC;
 use ebpf_abi::{Chooser, DropReason, Endpoint, FlowTuple, Ip4, MacAddr, NodeConfig};
 
 use crate::skb::{self, Skb};
+use crate::tunnel::Through;
 use crate::verdict::{Outcome, Verdict};
 use crate::{ingress, maps};
 
 /// Through the tunnel to an endpoint of another node.
 #[inline(always)]
-pub fn tunnel_to_endpoint(config: &NodeConfig, packet: &Skb, vni: u32, endpoint: &Endpoint) -> Outcome {
-    packet.set_macs(endpoint.mac, ROUTER_MAC)?;
-    packet.set_tunnel(endpoint.vtep, vni)?;
-    Ok(skb::send(config.vxlan_ifindex))
+pub fn tunnel_to_endpoint(packet: &Skb, vni: u32, endpoint: &Endpoint) -> Verdict {
+    let (node, destination) = (endpoint.vtep, endpoint.mac);
+    packet.aim(Through { node, vni, destination, source: ROUTER_MAC });
+    Verdict::TUNNEL
 }
 
 /// To a backend of another node that may know a flow.
 #[inline(always)]
-pub fn tunnel_to_other(config: &NodeConfig, packet: &Skb, endpoint: &Endpoint, chooser: Chooser) -> Outcome {
-    packet.set_macs(endpoint.mac, chooser.mac())?;
-    packet.set_tunnel(endpoint.vtep, config.ingress_vni)?;
-    Ok(skb::send(config.vxlan_ifindex))
+pub fn tunnel_to_other(config: &NodeConfig, packet: &Skb, endpoint: &Endpoint, chooser: Chooser) -> Verdict {
+    let (node, destination) = (endpoint.vtep, endpoint.mac);
+    packet.aim(Through { node, vni: config.ingress_vni, destination, source: chooser.mac() });
+    Verdict::TUNNEL
 }
 
 /// A packet whose source is the node address `source`: it leaves from the node that owns that address now.
 #[inline(always)]
 pub fn leave_from(config: &NodeConfig, packet: &Skb, source: Ip4, client: Ip4) -> Outcome {
     let owner = maps::address_owner(source).ok_or(DropReason::UnknownOwner)?;
-    if owner.is_unspecified() {
-        Ok(leave_here(config, client))
+    Ok(if owner.is_unspecified() {
+        leave_here(config, client)
     } else {
         tunnel_to_node(config, packet, owner, ROUTER_MAC)
-    }
+    })
 }
 
 /// As [`leave_from`], for an answer whose client's packets, which have this tuple, came by a detour: the node that they enter
@@ -39,12 +40,12 @@ pub fn leave_from(config: &NodeConfig, packet: &Skb, source: Ip4, client: Ip4) -
 #[inline(always)]
 pub fn leave_and_tell(config: &NodeConfig, packet: &Skb, tuple: &FlowTuple, backend: Ip4) -> Outcome {
     let owner = maps::address_owner(tuple.destination).ok_or(DropReason::UnknownOwner)?;
-    if owner.is_unspecified() {
+    Ok(if owner.is_unspecified() {
         ingress::learn(tuple, backend);
-        Ok(leave_here(config, tuple.source))
+        leave_here(config, tuple.source)
     } else {
         tunnel_to_node(config, packet, owner, MacAddr::of_endpoint(backend))
-    }
+    })
 }
 
 /// Out of this node, to a client or to a process of this node itself.
@@ -59,19 +60,18 @@ pub fn leave_here(config: &NodeConfig, client: Ip4) -> Verdict {
 
 /// To a process of the node that owns `address`.
 #[inline(always)]
-pub fn to_host_process(config: &NodeConfig, packet: &Skb, owner: Ip4) -> Outcome {
+pub fn to_host_process(config: &NodeConfig, packet: &Skb, owner: Ip4) -> Verdict {
     if owner.is_unspecified() {
         // Taken in by the VXLAN device, as if it had been tunnelled: the routes to the ingress network lead there, so
         // that the strictest reverse path filter agrees.
-        Ok(skb::receive_at(config.vxlan_ifindex))
+        skb::receive_at(config.vxlan_ifindex)
     } else {
         tunnel_to_node(config, packet, owner, ROUTER_MAC)
     }
 }
 
 #[inline(always)]
-fn tunnel_to_node(config: &NodeConfig, packet: &Skb, node: Ip4, sender: MacAddr) -> Outcome {
-    packet.set_macs(ROUTER_MAC, sender)?;
-    packet.set_tunnel(node, config.ingress_vni)?;
-    Ok(skb::send(config.vxlan_ifindex))
+fn tunnel_to_node(config: &NodeConfig, packet: &Skb, node: Ip4, source: MacAddr) -> Verdict {
+    packet.aim(Through { node, vni: config.ingress_vni, destination: ROUTER_MAC, source });
+    Verdict::TUNNEL
 }

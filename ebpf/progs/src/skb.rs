@@ -1,21 +1,29 @@
 //! A socket buffer, with the kernel's helpers as `Result`s.
 
+use core::cell::Cell;
+use core::ffi::c_void;
 use core::mem::MaybeUninit;
 
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{
-    __sk_buff, BPF_F_INGRESS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_ZERO_CSUM_TX, bpf_tunnel_key,
+    __sk_buff, BPF_ADJ_ROOM_ENCAP_L2_SHIFT, BPF_CSUM_LEVEL_DEC, BPF_CSUM_LEVEL_QUERY,
+    BPF_F_ADJ_ROOM_ENCAP_L2_ETH, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L4_UDP,
+    BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_ADJ_ROOM_NO_CSUM_RESET, BPF_F_INGRESS, BPF_F_MARK_MANGLED_0,
+    BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM, BPF_F_ZERO_CSUM_TX, bpf_adj_room_mode, bpf_redir_neigh,
+    bpf_tunnel_key,
 };
 use aya_ebpf::helpers::{
-    bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer,
-    bpf_skb_change_tail, bpf_skb_change_type, bpf_skb_get_tunnel_key, bpf_skb_load_bytes,
-    bpf_skb_set_tunnel_key, bpf_skb_store_bytes,
+    bpf_csum_level, bpf_get_hash_recalc, bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_redirect,
+    bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_change_type,
+    bpf_skb_get_tunnel_key, bpf_skb_load_bytes, bpf_skb_set_tunnel_key, bpf_skb_store_bytes,
 };
 use aya_ebpf::programs::TcContext;
-use ebpf_abi::{DropReason, Ip4, MacAddr, Port};
+use ebpf_abi::{DropReason, Ip4, MacAddr, Port, protocol};
 use ebpf_packet::bytes::{Bytes, Truncated};
+use ebpf_packet::vxlan::MTU_OVERHEAD;
 use ebpf_packet::{Ethernet, Flow, ethernet, flow, icmp, ipv4};
 
+use crate::tunnel::Through;
 use crate::verdict::{Outcome, Verdict};
 
 /// `PACKET_HOST`: for this host, whatever the destination MAC says.
@@ -24,6 +32,7 @@ const TUNNEL_TTL: u8 = 64;
 
 pub struct Skb {
     raw: *mut __sk_buff,
+    through: Cell<Through>,
 }
 
 /// The tunnel that a packet came through.
@@ -51,7 +60,18 @@ impl Bytes for Skb {
 impl Skb {
     #[inline(always)]
     pub fn new(context: &TcContext) -> Self {
-        Self { raw: context.as_ptr().cast() }
+        Self { raw: context.as_ptr().cast(), through: Cell::new(Through::default()) }
+    }
+
+    /// Says which tunnel the packet is to go through.
+    #[inline(always)]
+    pub fn aim(&self, through: Through) {
+        self.through.set(through);
+    }
+
+    #[inline(always)]
+    pub fn aimed(&self) -> Through {
+        self.through.get()
     }
 
     /// The interface that the program hangs on.
@@ -75,11 +95,34 @@ impl Skb {
         unsafe { (*self.raw).pkt_type == PACKET_HOST }
     }
 
+    /// For helpers that take a context of any kind.
+    #[inline(always)]
+    pub fn context(&self) -> *mut c_void {
+        self.raw.cast()
+    }
+
+    /// Bytes of the frame.
+    #[inline(always)]
+    pub fn len(&self) -> u32 {
+        // SAFETY: the context outlives the program.
+        unsafe { (*self.raw).len }
+    }
+
     #[inline(always)]
     fn store<const N: usize>(&self, offset: usize, bytes: &[u8; N]) -> Result<(), DropReason> {
+        self.store_with(offset, bytes, 0)
+    }
+
+    #[inline(always)]
+    fn store_with<const N: usize>(
+        &self,
+        offset: usize,
+        bytes: &[u8; N],
+        flags: u64,
+    ) -> Result<(), DropReason> {
         // SAFETY: the kernel reads N bytes, which are there.
         let result = unsafe {
-            bpf_skb_store_bytes(self.raw.cast(), offset as u32, bytes.as_ptr().cast(), N as u32, 0)
+            bpf_skb_store_bytes(self.raw.cast(), offset as u32, bytes.as_ptr().cast(), N as u32, flags)
         };
         if result == 0 { Ok(()) } else { Err(DropReason::Rewrite) }
     }
@@ -88,6 +131,12 @@ impl Skb {
     #[inline(always)]
     pub fn write<const N: usize>(&self, offset: usize, bytes: &[u8; N]) -> Result<(), DropReason> {
         self.store(offset, bytes)
+    }
+
+    /// As [`Skb::write`], for bytes that a NIC may have summed up with the packet.
+    #[inline(always)]
+    pub fn write_counted<const N: usize>(&self, offset: usize, bytes: &[u8; N]) -> Result<(), DropReason> {
+        self.store_with(offset, bytes, BPF_F_RECOMPUTE_CSUM.into())
     }
 
     #[inline(always)]
@@ -186,14 +235,83 @@ impl Skb {
     /// Several packets of one flow, which the kernel has put together and will take apart again.
     #[inline(always)]
     pub fn is_aggregate(&self) -> bool {
+        self.payload_of_parts() != 0
+    }
+
+    /// What each of an aggregate's packets has behind its headers, bytes; 0 for one packet.
+    #[inline(always)]
+    fn payload_of_parts(&self) -> u32 {
         // SAFETY: the context outlives the program.
-        unsafe { (*self.raw).gso_size != 0 }
+        unsafe { (*self.raw).gso_size }
+    }
+
+    /// The longest of an aggregate's packets, bytes from the IPv4 header on; `None` for one packet.
+    #[inline(always)]
+    pub fn part_len(&self, ip: &[u8; ipv4::MIN_LEN]) -> Option<u32> {
+        const UDP_LEN: u32 = 8;
+        /// The longest header (RFC 9293 section 3.1), and where its length is: in the upper half of this byte, in words.
+        const TCP_LEN: u32 = 60;
+        const TCP_LEN_OFFSET: usize = 12;
+        let payload = self.payload_of_parts();
+        if payload == 0 {
+            return None;
+        }
+        let ip_len = usize::from(ip[0] & 0x0f) * 4;
+        let transport_len = if ip[9] == protocol::UDP {
+            UDP_LEN
+        } else {
+            self.load::<1>(ipv4::OFFSET + ip_len + TCP_LEN_OFFSET)
+                .map_or(TCP_LEN, |[offset]| u32::from(offset >> 4) * 4)
+        };
+        Some(payload + ip_len as u32 + transport_len)
+    }
+
+    /// The flow's hash, as the kernel spreads flows by.
+    #[inline(always)]
+    pub fn hash(&self) -> u32 {
+        // SAFETY: a plain helper call.
+        unsafe { bpf_get_hash_recalc(self.raw) }
+    }
+
+    /// Makes room behind the Ethernet header for those of a tunnel and another Ethernet header. False, with the packet
+    /// as it was, if the kernel can't: it is in a tunnel of the task's own already, or an aggregate of another kind than it
+    /// takes apart in a tunnel.
+    #[inline(always)]
+    pub fn make_tunnel_room(&self) -> bool {
+        const FLAGS: u32 = BPF_F_ADJ_ROOM_FIXED_GSO
+            | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4
+            | BPF_F_ADJ_ROOM_ENCAP_L4_UDP
+            | BPF_F_ADJ_ROOM_ENCAP_L2_ETH;
+        const INNER_ETHERNET: u64 = (ethernet::LEN as u64) << BPF_ADJ_ROOM_ENCAP_L2_SHIFT;
+        self.adjust_room(MTU_OVERHEAD as i32, FLAGS as u64 | INNER_ETHERNET).is_ok()
+    }
+
+    /// Takes a tunnel's headers off; the inner Ethernet header takes the place of the outer one. A checksum that the NIC has
+    /// verified inside the tunnel stays verified.
+    #[inline(always)]
+    pub fn leave_tunnel(&self, inner: &Ethernet) -> Result<(), DropReason> {
+        // SAFETY: plain helper calls.
+        let is_verified = unsafe {
+            bpf_csum_level(self.raw, BPF_CSUM_LEVEL_QUERY.into()) > 0
+                && bpf_csum_level(self.raw, BPF_CSUM_LEVEL_DEC.into()) == 0
+        };
+        let kept = if is_verified { BPF_F_ADJ_ROOM_NO_CSUM_RESET } else { 0 };
+        self.adjust_room(-(MTU_OVERHEAD as i32), (BPF_F_ADJ_ROOM_FIXED_GSO | kept).into())?;
+        self.store(0, &inner.to_bytes())
+    }
+
+    #[inline(always)]
+    fn adjust_room(&self, change: i32, flags: u64) -> Result<(), DropReason> {
+        // SAFETY: a plain helper call.
+        let result =
+            unsafe { bpf_skb_adjust_room(self.raw, change, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, flags) };
+        if result == 0 { Ok(()) } else { Err(DropReason::Tunnel) }
     }
 
     /// The tunnel that the packet came through; `None` if it came through none.
     #[inline(always)]
     pub fn tunnel(&self) -> Option<Tunnel> {
-        let mut key = MaybeUninit::<bpf_tunnel_key>::zeroed();
+        let mut key = cleared_key();
         let size = size_of::<bpf_tunnel_key>() as u32;
         // SAFETY: all zero is a tunnel key, and the kernel fills it in or says that it did not.
         let key = unsafe {
@@ -211,7 +329,7 @@ impl Skb {
     /// is fragmented rather than lost.
     #[inline(always)]
     pub fn set_tunnel(&self, remote: Ip4, vni: u32) -> Result<(), DropReason> {
-        let mut key = MaybeUninit::<bpf_tunnel_key>::zeroed();
+        let mut key = cleared_key();
         let size = size_of::<bpf_tunnel_key>() as u32;
         // SAFETY: all zero is a tunnel key.
         let result = unsafe {
@@ -233,11 +351,51 @@ impl Skb {
     }
 }
 
+/// All zero, by whole words: for so many bytes the compiler would call its `memset`, which goes byte by byte.
+#[inline(always)]
+fn cleared_key() -> MaybeUninit<bpf_tunnel_key> {
+    const N_WORDS: usize = size_of::<bpf_tunnel_key>() / 4;
+    const { assert!(size_of::<bpf_tunnel_key>() == 44 && align_of::<bpf_tunnel_key>() == 4) };
+    let mut key = MaybeUninit::<bpf_tunnel_key>::uninit();
+    let words = key.as_mut_ptr().cast::<u32>();
+    let mut index = 0;
+    while index < N_WORDS {
+        // SAFETY: within the key, and aligned as its members are.
+        unsafe { words.add(index).write_volatile(0) };
+        index += 1;
+    }
+    key
+}
+
 /// Out of `ifindex`.
 #[inline(always)]
 pub fn send(ifindex: u32) -> Verdict {
+    Verdict::Forward(send_out(ifindex))
+}
+
+/// As [`send`]: the action.
+#[inline(always)]
+pub fn send_out(ifindex: u32) -> i32 {
     // SAFETY: a plain helper call.
-    Verdict::Forward(unsafe { bpf_redirect(ifindex, 0) } as i32)
+    unsafe { bpf_redirect(ifindex, 0) as i32 }
+}
+
+/// Out of `ifindex` to this neighbour, whose MAC the kernel finds and keeps fresh: the action.
+#[inline(always)]
+pub fn send_by(ifindex: u32, gateway: Ip4) -> i32 {
+    /// `AF_INET`.
+    const IPV4_FAMILY: u32 = 2;
+    let mut next_hop = bpf_redir_neigh { nh_family: IPV4_FAMILY, ..cleared_neighbour() };
+    next_hop.__bindgen_anon_1.ipv4_nh = gateway.to_be_u32();
+    let size = size_of::<bpf_redir_neigh>() as i32;
+    // SAFETY: the kernel reads the parameters, which are there.
+    unsafe { bpf_redirect_neigh(ifindex, &raw mut next_hop, size, 0) as i32 }
+}
+
+#[inline(always)]
+const fn cleared_neighbour() -> bpf_redir_neigh {
+    // SAFETY: of plain integers.
+    unsafe { core::mem::zeroed() }
 }
 
 /// As if it had come in by `ifindex`.

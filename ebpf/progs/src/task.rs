@@ -7,13 +7,19 @@ use ebpf_abi::table::{ATTACHMENT_INGRESS, ATTACHMENT_WAY_OUT};
 use ebpf_abi::{Attachment, DropReason, FlowTuple, Ip4, MacAddr, NodeConfig, ReplyFlow, VipKey};
 use ebpf_packet::{Ethernet, Flow, Ipv4, arp, ethernet, icmp, ipv4};
 
+use crate::account::Account;
 use crate::maps::{self, VIPS};
 use crate::skb::{self, Skb};
-use crate::verdict::{Outcome, Verdict};
+use crate::verdict::{self, Outcome, Verdict};
 use crate::{errors, fragments, route, track};
 
+#[inline(never)]
+pub fn run(account: &Account, packet: &Skb) -> i32 {
+    verdict::part(account, &Some(decide(packet)))
+}
+
 #[inline(always)]
-pub fn run(packet: &Skb) -> Outcome {
+fn decide(packet: &Skb) -> Outcome {
     let attachment = maps::attachment(packet.ifindex()).ok_or(DropReason::UnknownAttachment)?;
     if attachment.flags & ATTACHMENT_WAY_OUT != 0 {
         return answer_by_way_out(packet, &attachment).unwrap_or(Ok(Verdict::Pass));
@@ -97,11 +103,11 @@ fn ipv4(packet: &Skb, attachment: &Attachment, ethernet: &Ethernet) -> Outcome {
             packet.set_macs(endpoint.mac, attachment.mac)?;
             Ok(skb::send_to_sandbox(endpoint.ifindex))
         } else {
-            route::tunnel_to_endpoint(config, packet, attachment.vni, &endpoint)
+            Ok(route::tunnel_to_endpoint(packet, attachment.vni, &endpoint))
         };
     }
     if is_ingress && let Some(owner) = maps::address_owner(ip.destination) {
-        return route::to_host_process(config, packet, owner);
+        return Ok(route::to_host_process(config, packet, owner));
     }
     to_router(packet, attachment, ethernet, &ip)
 }

@@ -4,34 +4,64 @@ use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action};
 use ebpf_abi::DropReason;
 
 use crate::account::Account;
+use crate::skb::Skb;
+use crate::tunnel;
 
 /// What a program decided.
 pub enum Verdict {
     /// The kernel's own stack, or the next program on the hook, may have it.
     Pass,
-    /// Sent on; the value is the hook's own action code.
+    /// Sent on; the value is the hook's own action code, or [`INTO_TUNNEL`].
     Forward(i32),
+}
+
+impl Verdict {
+    /// Through the tunnel that [`Skb::aim`] was told. Of tc alone, and done at the program's end. No variant of its own: one
+    /// without a value beside one with it makes the compiler copy what is not there, which the verifier refuses.
+    pub const TUNNEL: Self = Self::Forward(INTO_TUNNEL);
 }
 
 pub type Outcome = Result<Verdict, DropReason>;
 
-/// Ends a tc program.
+/// What a part of a tc program returns beside the actions of the hook: the next part's turn, and the tunnel's. A program is
+/// made of parts that are functions of their own, one after the other, so that their stacks, which kernel 6.1 counts to the
+/// byte, don't add up. Outcomes don't fit between functions: the verifier wants all of their bytes written.
+pub const NEXT_PART: i32 = 100;
+const INTO_TUNNEL: i32 = 101;
+/// From here on programs have turns of their own.
+pub const FIRST_OWN: i32 = 102;
+
+/// Ends a part; `None` leaves the packet to the next.
 #[inline(always)]
-pub fn tc(account: &Account, outcome: &Outcome) -> i32 {
+pub fn part(account: &Account, outcome: &Option<Outcome>) -> i32 {
     match outcome {
-        Ok(Verdict::Pass) => {
-            account.passed();
-            TC_ACT_UNSPEC
-        }
-        Ok(Verdict::Forward(action)) => {
+        None => NEXT_PART,
+        Some(Ok(Verdict::Forward(turn @ NEXT_PART..))) => *turn,
+        Some(Ok(Verdict::Forward(action))) => {
             account.forwarded();
             *action
         }
-        Err(reason) => {
+        Some(Ok(Verdict::Pass)) => {
+            account.passed();
+            TC_ACT_UNSPEC
+        }
+        Some(Err(reason)) => {
             account.dropped(*reason);
             TC_ACT_SHOT
         }
     }
+}
+
+/// Ends a tc program whose last part has returned this.
+#[inline(always)]
+pub fn tc(account: &Account, packet: &Skb, action: i32) -> i32 {
+    if action == INTO_TUNNEL { into_tunnel(account, packet) } else { action }
+}
+
+#[inline(never)]
+fn into_tunnel(account: &Account, packet: &Skb) -> i32 {
+    let sent = tunnel::send(account, packet, packet.aimed());
+    part(account, &Some(sent.map(Verdict::Forward)))
 }
 
 /// Ends an XDP program.

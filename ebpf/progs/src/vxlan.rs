@@ -1,17 +1,23 @@
-//! The VXLAN device: what comes out of tunnels, and what the node's own processes send into the ingress network.
+//! What comes out of tunnels, by the VXLAN device or by [`crate::uplink`], and what the node's own processes send into the ingress network.
 
 use ebpf_abi::limits::ROUTER_MAC;
 use ebpf_abi::{Chooser, DropReason, Endpoint, Ip4, MacAddr, NodeConfig};
 use ebpf_packet::{Ethernet, Flow, Ipv4, NoFlow, ethernet, icmp};
 
+use crate::account::Account;
 use crate::ingress::Arrival;
 use crate::skb::{self, Skb, Tunnel};
-use crate::verdict::{Outcome, Verdict};
+use crate::verdict::{self, Outcome, Verdict};
 use crate::{errors, fragments, ingress, maps, route};
 
 /// tc ingress.
+#[inline(never)]
+pub fn run(account: &Account, packet: &Skb) -> i32 {
+    verdict::part(account, &Some(decide(packet)))
+}
+
 #[inline(always)]
-pub fn run(packet: &Skb) -> Outcome {
+fn decide(packet: &Skb) -> Outcome {
     let Some(tunnel) = packet.tunnel() else {
         // Put here by `route::to_host_process`: nothing else arrives without a tunnel.
         return packet.pass_to_host();
@@ -24,9 +30,15 @@ pub fn run(packet: &Skb) -> Outcome {
     if ethernet.ether_type != ethernet::TYPE_IPV4 {
         return Err(DropReason::NotIpv4);
     }
+    arrived(config, packet, &tunnel, &ethernet)
+}
+
+/// An IPv4 packet of a peer, out of its tunnel.
+#[inline(always)]
+pub fn arrived(config: &NodeConfig, packet: &Skb, tunnel: &Tunnel, ethernet: &Ethernet) -> Outcome {
     let ip = Ipv4::parse(packet).map_err(|_| DropReason::Malformed)?;
     if ethernet.destination == ROUTER_MAC && tunnel.vni == config.ingress_vni {
-        return to_node(config, packet, &tunnel, &ip, ethernet.source);
+        return to_node(config, packet, tunnel, &ip, ethernet.source);
     }
     let address = ethernet.destination.endpoint().ok_or(DropReason::UnknownEndpoint)?;
     let endpoint = maps::endpoint(tunnel.vni, address).ok_or(DropReason::UnknownEndpoint)?;
@@ -34,7 +46,7 @@ pub fn run(packet: &Skb) -> Outcome {
         return Err(DropReason::UnknownEndpoint);
     }
     if ip.destination == address {
-        return to_endpoint(config, &tunnel, &ip, &endpoint);
+        return to_endpoint(config, tunnel, &ip, &endpoint);
     }
     if tunnel.vni != config.ingress_vni {
         return Err(DropReason::UnknownEndpoint);
@@ -65,7 +77,11 @@ fn to_node(config: &NodeConfig, packet: &Skb, tunnel: &Tunnel, ip: &Ipv4, sender
         return Err(DropReason::UnknownOwner);
     }
     check_source(config, tunnel, ip.source)?;
-    packet.pass_to_host()
+    if packet.ifindex() == config.vxlan_ifindex {
+        return packet.pass_to_host();
+    }
+    // The strictest reverse path filter wants it from there.
+    Ok(skb::receive_at(config.vxlan_ifindex))
 }
 
 /// An answer that tells its backend: the client's packets, which enter here, went astray. A node speaks for its own backends.
@@ -100,8 +116,13 @@ fn check_source(config: &NodeConfig, tunnel: &Tunnel, source: Ip4) -> Result<(),
 
 /// tc egress: packets of the node's own processes, and of tasks that come by their way out and have the node's address by
 /// now. What other programs sent here has its tunnel already.
+#[inline(never)]
+pub fn run_out(account: &Account, packet: &Skb) -> i32 {
+    verdict::part(account, &Some(decide_out(packet)))
+}
+
 #[inline(always)]
-pub fn run_out(packet: &Skb) -> Outcome {
+fn decide_out(packet: &Skb) -> Outcome {
     if packet.ingress_ifindex() != 0 && packet.tunnel().is_some() {
         return Ok(Verdict::Pass);
     }

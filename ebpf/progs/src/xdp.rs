@@ -1,28 +1,24 @@
 //! XDP on an uplink: clients' packets go into the tunnel before the kernel makes a socket buffer of them.
 //!
 //! What this can't do it passes on to the tc program beneath: backends of this node, fragments, options, a next hop that
-//! is not known yet or lies behind another interface, addresses of other nodes, packets too long to be sent in one piece, frames of drivers that left
+//! nobody has asked for in this second or that lies behind another interface, addresses of other nodes, packets too long to
+//! be sent in one piece, frames of drivers that left
 //! no room in front.
 
-use core::mem::MaybeUninit;
-
-use aya_ebpf::EbpfContext as _;
-use aya_ebpf::bindings::{bpf_fib_lookup as FibLookup, xdp_action};
-use aya_ebpf::helpers::{bpf_fib_lookup, bpf_redirect, bpf_xdp_adjust_head};
+use aya_ebpf::bindings::xdp_action;
+use aya_ebpf::helpers::{bpf_redirect, bpf_xdp_adjust_head};
 use aya_ebpf::programs::XdpContext;
 use ebpf_abi::limits::ROUTER_MAC;
 use ebpf_abi::table::CONFIG_XDP_REDIRECT;
-use ebpf_abi::{DropReason, Endpoint, MacAddr, NodeConfig};
+use ebpf_abi::{DropReason, NodeConfig};
 use ebpf_packet::bytes::{Bytes, Truncated};
 use ebpf_packet::vxlan::{self, MTU_OVERHEAD, OVERHEAD, Outer};
-use ebpf_packet::{Ethernet, Flow, ethernet};
+use ebpf_packet::{Ethernet, Flow, ethernet, ipv4};
 
+use crate::account::Account;
 use crate::ingress::{self, Chosen};
-use crate::maps;
 use crate::verdict::{Outcome, Verdict};
-
-/// `AF_INET`.
-const IPV4_FAMILY: u8 = 2;
+use crate::{maps, tunnel};
 
 struct Frame<'a>(&'a XdpContext);
 
@@ -55,7 +51,7 @@ impl Frame<'_> {
 }
 
 #[inline(always)]
-pub fn run(context: &XdpContext) -> Outcome {
+pub fn run(account: &Account, context: &XdpContext) -> Outcome {
     let frame = Frame(context);
     let Some(config) = maps::config().filter(|config| config.ingress_vni != 0) else {
         return Ok(Verdict::Pass);
@@ -66,28 +62,33 @@ pub fn run(context: &XdpContext) -> Outcome {
     let Ok(flow) = Flow::parse(&frame) else { return Ok(Verdict::Pass) };
     let Some(ring) = ingress::ring(&flow.tuple) else { return Ok(Verdict::Pass) };
     match ingress::choose(config, &flow, &ring) {
-        Some(chosen) if !chosen.endpoint.is_local() => encapsulate(config, &frame, &flow, &chosen),
+        Some(chosen) if !chosen.endpoint.is_local() => encapsulate(account, config, &frame, (&flow, &chosen)),
         _ => Ok(Verdict::Pass),
     }
 }
 
 #[inline(always)]
-fn encapsulate(config: &NodeConfig, frame: &Frame<'_>, flow: &Flow, chosen: &Chosen) -> Outcome {
+fn encapsulate(
+    account: &Account,
+    config: &NodeConfig,
+    frame: &Frame<'_>,
+    (flow, chosen): (&Flow, &Chosen),
+) -> Outcome {
     let total_len = flow.total_len;
-    if u32::from(total_len) + MTU_OVERHEAD > config.uplink_mtu {
-        return Ok(Verdict::Pass);
-    }
-    let Some((destination_mac, source_mac)) = next_hop(config, frame.0, &chosen.endpoint) else {
+    let len = u32::from(total_len) + MTU_OVERHEAD;
+    let node = chosen.endpoint.vtep;
+    let Some(macs) = tunnel::macs_of_next_hop(account, frame.0.ctx, node, len) else {
         return Ok(Verdict::Pass);
     };
+    let Ok([tos]) = frame.load::<1>(ipv4::OFFSET + 1) else { return Ok(Verdict::Pass) };
     let outer = Outer {
-        source_mac,
-        destination_mac,
         source: config.vtep,
-        destination: chosen.endpoint.vtep,
+        destination: node,
         source_port: vxlan::source_port(chosen.flow_hash),
         destination_port: config.vxlan_port,
         vni: config.ingress_vni,
+        inner_tos: tos,
+        id: vxlan::id(chosen.flow_hash, account.n_received()),
     };
     let inner =
         Ethernet { destination: chosen.endpoint.mac, source: ROUTER_MAC, ether_type: ethernet::TYPE_IPV4 };
@@ -96,28 +97,8 @@ fn encapsulate(config: &NodeConfig, frame: &Frame<'_>, flow: &Flow, chosen: &Cho
         return Ok(Verdict::Pass);
     }
     frame.store(OVERHEAD, &inner.to_bytes())?;
-    frame.store(0, &outer.to_bytes(total_len + ethernet::LEN as u16))?;
+    frame.store(0, &outer.to_bytes(macs, total_len + ethernet::LEN as u16))?;
     Ok(send_back(config, frame.0))
-}
-
-/// Destination and source MAC towards another node; `None` unless it leads back out of the same interface.
-#[inline(always)]
-fn next_hop(config: &NodeConfig, context: &XdpContext, endpoint: &Endpoint) -> Option<(MacAddr, MacAddr)> {
-    let mut lookup = MaybeUninit::<FibLookup>::zeroed();
-    let ifindex = context.ingress_ifindex() as u32;
-    // SAFETY: all zero is a look-up; the members written and read are those of IPv4.
-    unsafe {
-        let lookup = lookup.assume_init_mut();
-        lookup.family = IPV4_FAMILY;
-        lookup.ifindex = ifindex;
-        lookup.__bindgen_anon_3.ipv4_src = config.vtep.to_be_u32();
-        lookup.__bindgen_anon_4.ipv4_dst = endpoint.vtep.to_be_u32();
-        let size = size_of::<FibLookup>() as i32;
-        if bpf_fib_lookup(context.as_ptr(), lookup, size, 0) != 0 || lookup.ifindex != ifindex {
-            return None;
-        }
-        Some((MacAddr(lookup.dmac), MacAddr(lookup.smac)))
-    }
 }
 
 #[inline(always)]

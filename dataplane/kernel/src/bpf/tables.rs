@@ -3,8 +3,8 @@
 use ebpf_abi::names::map;
 use ebpf_abi::{
     Attachment, Endpoint, EndpointKey, FlowTuple, ForwardFlow, ForwardKey, Frontend, FrontendKey, Ip4,
-    NodeConfig, OriginalDestination, Peer, ReplyFlow, ReplyKey, RingKey, SandboxNetworks, SocketNatKey,
-    TargetPort, TargetPortKey, VipKey,
+    NextHop, NodeConfig, OriginalDestination, Peer, ReplyFlow, ReplyKey, RingKey, SandboxNetworks,
+    SocketNatKey, TargetPort, TargetPortKey, VipKey,
 };
 
 use super::counters::{Counters, Gate};
@@ -28,6 +28,8 @@ pub struct Tables {
     pub vips: Table<VipKey, RingKey>,
     /// By netns cookie.
     pub sandboxes: Table<u64, SandboxNetworks>,
+    /// By tunnel end.
+    pub next_hops: Table<Ip4, NextHop>,
     pub flow_cache: Table<FlowTuple, Ip4>,
     pub flows: Table<ForwardKey, ForwardFlow>,
     pub replies: Table<ReplyKey, ReplyFlow>,
@@ -51,6 +53,7 @@ impl Tables {
             attachments: Table::open(pins, map::ATTACHMENTS)?,
             vips: Table::open(pins, map::VIPS)?,
             sandboxes: Table::open(pins, map::SANDBOXES)?,
+            next_hops: Table::open(pins, map::NEXT_HOPS)?,
             flow_cache: Table::open(pins, map::FLOW_CACHE)?,
             flows: Table::open(pins, map::FLOWS)?,
             replies: Table::open(pins, map::REPLIES)?,

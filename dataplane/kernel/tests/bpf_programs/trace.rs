@@ -18,7 +18,7 @@ use crate::support::lab::{
     tc_mode,
 };
 use crate::support::packets::{Between, Segment, between};
-use crate::tunnel::{Seen, inject};
+use crate::tunnel::{Seen, Taker, inject};
 
 /// Tables and packets of each kind: some seconds.
 const N_TABLES: u64 = 50;
@@ -351,7 +351,14 @@ fn arrivals_go_where_the_trace_says() {
             Fate::Drop(reason) => Seen::Drop(reason),
             Fate::Host | Fate::Tunnel(_) => Seen::Passed,
         };
-        inject(&lab, &lab.nodes[0], packet.vni, &frame, seen);
+        let program = match &report.ways[0].end {
+            TraceEnd::Dropped { program, .. } => program.clone(),
+            _ => ProgramId::MeshUplink.label().to_owned(),
+        };
+        let is_uplink = program == ProgramId::MeshUplink.label();
+        let taker = if is_uplink { Taker::Uplink } else { Taker::DeviceInSpiteOf };
+        assert!(is_uplink || program == ProgramId::MeshVxlan.label(), "{program}");
+        inject(&lab, &lab.nodes[0], (packet.vni, &frame), (taker, seen));
     };
     check(Fate::Sandbox(MacAddr::of_endpoint(TASKS[0]), (TASKS[0], Port::new(80))));
     // The flow that this began is found by its row, also when the port is published no more: then it ends.

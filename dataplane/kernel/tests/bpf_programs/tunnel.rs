@@ -1,4 +1,6 @@
-//! The tunnel device, in and out.
+//! The tunnel device, in and out; and the same frames where the uplink takes them.
+
+use std::os::fd::AsRawFd as _;
 
 use ebpf_abi::limits::{PROBE_VNI, ROUTER_MAC};
 use ebpf_abi::{CounterRow, DropReason, Ip4, MacAddr, ProgramId};
@@ -58,7 +60,10 @@ fn tunnels_carry_what_their_nodes_may_send() {
     let not_ours = between((ROUTER_MAC, NODES[0]), (ROUTER_MAC, CLIENT)).udp((1, 2), b"");
     let spoofed_to_host = between((ROUTER_MAC, Ip4([9, 9, 9, 9])), (ROUTER_MAC, NODES[1])).udp((1, 2), b"");
     let ping_to_node = client(NODES[0]).echo_request();
-    inject(&lab, &lab.client, INGRESS_VNI, &published, Seen::Drop(DropReason::UnknownPeer));
+    for taker in [Taker::Device, Taker::DeviceInSpiteOf] {
+        let seen = Seen::Drop(DropReason::UnknownPeer);
+        inject(&lab, &lab.client, (INGRESS_VNI, &published), (taker, seen));
+    }
     for (vni, frame, seen) in [
         (INGRESS_VNI, published, Seen::Forwarded),
         (OVERLAY_VNI, between(peer, overlay).udp((1, 2), b""), Seen::Forwarded),
@@ -87,12 +92,39 @@ fn tunnels_carry_what_their_nodes_may_send() {
         (5000, between(peer, overlay).udp((1, 2), b""), Seen::Drop(DropReason::UnknownEndpoint)),
         (PROBE_VNI + 1 - 2, between(peer, overlay).udp((1, 2), b""), Seen::Drop(DropReason::UnknownEndpoint)),
     ] {
-        inject(&lab, &lab.nodes[0], vni, &frame, seen);
+        inject(&lab, &lab.nodes[0], (vni, &frame), (Taker::Device, seen));
+        // What is out of the ordinary the uplink leaves to the device, and what is for the node's own processes it puts there.
+        let (taker, seen) = match seen {
+            Seen::Drop(DropReason::NotIpv4) => (Taker::DeviceInSpiteOf, seen),
+            Seen::Passed => (Taker::Uplink, Seen::Forwarded),
+            other => (Taker::Uplink, other),
+        };
+        inject(&lab, &lab.nodes[0], (vni, &frame), (taker, seen));
     }
     lab.check_counters();
 }
 
-/// What the program on the tunnel device counts.
+/// What takes a packet out of its tunnel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Taker {
+    /// The program on the uplink. A packet has no UDP checksum then, as nodes send it.
+    Uplink,
+    /// The kernel's device, because the packet has a checksum to verify.
+    Device,
+    /// The kernel's device, for another reason.
+    DeviceInSpiteOf,
+}
+
+impl Taker {
+    const fn program(self) -> ProgramId {
+        match self {
+            Self::Uplink => ProgramId::MeshUplink,
+            Self::Device | Self::DeviceInSpiteOf => ProgramId::MeshVxlan,
+        }
+    }
+}
+
+/// What the program there counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Seen {
     Forwarded,
@@ -112,20 +144,40 @@ impl Seen {
 
 /// Sends a frame through a tunnel from `namespace` to node 1, and waits until it is counted as it should be.
 #[track_caller]
-pub fn inject(lab: &Lab, namespace: &Namespace, vni: u32, frame: &[u8], seen: Seen) {
-    let before = lab.counted(1, ProgramId::MeshVxlan);
+pub fn inject(lab: &Lab, namespace: &Namespace, (vni, frame): (u32, &[u8]), (taker, seen): (Taker, Seen)) {
+    let before = lab.counted(1, taker.program());
     namespace.run(|| {
         let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+        if taker != Taker::Device {
+            without_checksum(&socket);
+        }
         let to = (std::net::Ipv4Addr::from(NODES[1]), 4789);
         socket.send_to(&vxlan(vni, frame), to).unwrap();
     });
     let patience = std::time::Instant::now() + std::time::Duration::from_secs(5);
     loop {
-        let after = lab.counted(1, ProgramId::MeshVxlan);
+        let after = lab.counted(1, taker.program());
         if seen.count(&after) > seen.count(&before) {
             return;
         }
-        assert!(std::time::Instant::now() < patience, "{seen:?} expected, counted {after:?}");
+        assert!(std::time::Instant::now() < patience, "{taker:?}: {seen:?} expected, counted {after:?}");
         std::thread::yield_now();
     }
+}
+
+/// What the socket sends has the checksum 0, "none" (RFC 768).
+fn without_checksum(socket: &std::net::UdpSocket) {
+    let yes: libc::c_int = 1;
+    let size = libc::socklen_t::try_from(size_of_val(&yes)).unwrap();
+    // SAFETY: the option is an int, which is there.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NO_CHECK,
+            std::ptr::from_ref(&yes).cast(),
+            size,
+        )
+    };
+    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
 }

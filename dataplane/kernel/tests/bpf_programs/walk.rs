@@ -325,6 +325,55 @@ fn the_pins_tell_what_is_there() {
     ));
 }
 
+/// Both ends put headers of their own in front of packets, or one does: the wire has the same.
+#[test]
+fn walk_by_own_headers() {
+    for nodes in [&[0, 1][..], &[0], &[1]] {
+        let lab = lab(tc_mode());
+        for node in nodes {
+            lab.allow_own_headers(*node);
+        }
+        walk(&lab);
+        for node in 0..2 {
+            let known = lab.with_bpf(node, |bpf| bpf.tables.next_hops.get(&NODES[1 - node]).unwrap());
+            let is_own = known.is_some_and(|hop| hop.ifindex == lab.nodes[node].ifindex("up0"));
+            assert_eq!(is_own, nodes.contains(&node), "node {node}: {known:?}");
+        }
+    }
+}
+
+/// The way to the other node leads by a router, then elsewhere, then is shorter than the uplink allows.
+#[test]
+fn tunnels_follow_the_nodes_routes() {
+    let lab = lab(tc_mode());
+    (0..2).for_each(|node| lab.allow_own_headers(node));
+    let ifindex = lab.nodes[0].ifindex("up0");
+    let mut tick = 1;
+    let mut walk_by = |change: &str| {
+        lab.nodes[0].ip(change);
+        tick += 1;
+        lab.with_bpf(0, |bpf| bpf.tables.tick.set(&tick).unwrap());
+        tasks_are_served(&lab);
+        lab.with_bpf(0, |bpf| bpf.tables.next_hops.get(&NODES[1]).unwrap().unwrap())
+    };
+    let peer = NODES[1];
+    let hop = walk_by("link set lo up");
+    assert_eq!((hop.ifindex, hop.gateway, hop.mtu), (ifindex, peer, 1500));
+    // The switch is a router too, where it has an address and may forward.
+    let router = Ip4([198, 18, 0, 1]);
+    lab.switch.ip(&format!("addr add {router}/24 dev br0"));
+    lab.switch.sysctl("ipv4/conf/all/forwarding", "1");
+    let hop = walk_by(&format!("route add {peer} via {router} dev up0"));
+    assert_eq!((hop.ifindex, hop.gateway), (ifindex, router));
+    let hop = walk_by(&format!("route change {peer} dev up0 mtu lock 1400"));
+    assert_eq!((hop.ifindex, hop.gateway, hop.mtu), (ifindex, peer, 1400));
+    lab.nodes[0].ip("link add aside link up0 type macvlan mode bridge");
+    lab.nodes[0].ip("link set aside up");
+    let hop = walk_by(&format!("route change {peer} dev aside"));
+    assert_eq!(hop.ifindex, 0, "another interface is the kernel's");
+    lab.check_counters();
+}
+
 #[test]
 fn walk_by_tcx() {
     if !has_tcx() {

@@ -41,22 +41,28 @@ const SEED: &str = "MESH_MODEL_SEED";
 const STEPS: &str = "MESH_MODEL_STEPS";
 
 /// What packets must have come to, or the generator has lost its bite.
-const ENDS: [(ProgramId, &str); 50] = [
+const ENDS: [(ProgramId, &str); 57] = [
     (ProgramId::MeshXdp, "Forward(Back { redirected: false })"),
     (ProgramId::MeshXdp, "Forward(Back { redirected: true })"),
     (ProgramId::MeshXdp, "Pass"),
+    (ProgramId::MeshUplink, "Forward(In(11))"),
+    (ProgramId::MeshUplink, "Forward(Routed(10))"),
     (ProgramId::MeshUplink, "Pass"),
     (ProgramId::MeshUplink, "asked elsewhere"),
     (ProgramId::MeshUplink, "flow-table-full"),
     (ProgramId::MeshUplink, "rewrite"),
     (ProgramId::MeshUplink, "sent out"),
     (ProgramId::MeshUplink, "to a task"),
+    (ProgramId::MeshUplink, "inner-source"),
     (ProgramId::MeshUplink, "tunnelled"),
+    (ProgramId::MeshUplink, "tunnelled by own headers"),
+    (ProgramId::MeshUplink, "unknown-endpoint"),
     (ProgramId::MeshUplink, "unknown-flow"),
     (ProgramId::MeshUplink, "unpublished-port"),
     (ProgramId::MeshVxlan, "Forward(In(11))"),
     (ProgramId::MeshVxlan, "Forward(Routed(10))"),
     (ProgramId::MeshVxlan, "Pass"),
+    (ProgramId::MeshVxlan, "tunnelled by own headers"),
     (ProgramId::MeshVxlan, "asked elsewhere"),
     (ProgramId::MeshVxlan, "flow-table-full"),
     (ProgramId::MeshVxlan, "fragment"),
@@ -82,6 +88,7 @@ const ENDS: [(ProgramId, &str); 50] = [
     (ProgramId::MeshTask, "sent out"),
     (ProgramId::MeshTask, "to a task"),
     (ProgramId::MeshTask, "tunnelled"),
+    (ProgramId::MeshTask, "tunnelled by own headers"),
     (ProgramId::MeshTask, "vip-protocol"),
     (ProgramId::MeshConnect4, "Forward(Translated)"),
     (ProgramId::MeshConnect4, "no-backend"),

@@ -34,15 +34,18 @@ pub struct Packet {
     pub tunnel: Option<(u32, Ip4)>,
     /// The kernel has put several segments together.
     pub is_aggregate: bool,
-    /// For XDP.
+    /// What the kernel answers if it is asked for the way to another node.
     pub next_hop: NextHop,
 }
 
 /// What the kernel's routes and neighbours say.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct NextHop {
-    pub is_known: bool,
+    /// 0: found; 7: its MAC is not known yet; else there is no way.
+    pub result: u32,
     pub ifindex: u32,
+    pub gateway: Ip4,
+    pub mtu: u16,
     pub source: MacAddr,
     pub destination: MacAddr,
 }
@@ -105,9 +108,7 @@ impl fmt::Debug for Packet {
         if self.is_aggregate {
             write!(f, ", aggregate")?;
         }
-        if self.program == ProgramId::MeshXdp {
-            write!(f, ", {:?}", self.next_hop)?;
-        }
+        write!(f, ", {:?}", self.next_hop)?;
         write!(f, "\n  {}", hex(&self.bytes))
     }
 }

@@ -10,11 +10,14 @@ use crate::generate::dice::Dice;
 use crate::generate::{self, world};
 use crate::kernel::{Machine, Ran, Slate};
 use crate::packet::{Packet, SocketCall, Step, TUNNEL, hex};
-use crate::step::{Outcome, Verdict, Way, socket_step, step};
+use crate::step::{FLOW_HASH, Outcome, Verdict, Way, socket_step, step};
 use crate::tables::{Tables, Wanted};
 
 /// Each costs some tenths of a second: a change of rings waits for the programs that run.
 const MAX_REPLAYS: usize = 100;
+
+/// What is in front of a tunnelled frame, bytes.
+const TUNNEL_HEADERS: usize = 50;
 
 /// Something that differs.
 #[derive(Debug)]
@@ -55,7 +58,7 @@ impl Bench {
         (self.machine.gate().tick, self.machine.gate().n_new) = (tick, n_new);
         (self.model.written.gate.tick, self.model.written.gate.n_new) = (tick, n_new);
         self.filled = wanted;
-        *self.machine.slate() = Slate { random: 1, ..Slate::default() };
+        *self.machine.slate() = Slate { random: 1, hash: FLOW_HASH, ..Slate::default() };
     }
 
     /// A run of `n_steps`, which are in `steps` then.
@@ -122,7 +125,8 @@ impl Bench {
         (slate.has_tunnel, slate.tunnel_vni) = (packet.tunnel.is_some().into(), vni);
         slate.tunnel_remote = remote.to_u32();
         let hop = packet.next_hop;
-        (slate.fib_result, slate.fib_ifindex) = (u32::from(!hop.is_known), hop.ifindex);
+        (slate.fib_result, slate.fib_ifindex) = (hop.result, hop.ifindex);
+        (slate.fib_gateway, slate.fib_mtu) = (hop.gateway.to_be_u32(), hop.mtu.into());
         slate.fib_macs[..6].copy_from_slice(&hop.source.0);
         slate.fib_macs[6..].copy_from_slice(&hop.destination.0);
         let ran = self.machine.run(packet);
@@ -132,7 +136,10 @@ impl Bench {
         if ran.slate.random != self.model.random {
             return Err(format!("random numbers: {} drawn, {}", ran.slate.random, self.model.random));
         }
-        if !matches!(expected.verdict, Verdict::Drop(_)) && checksums_hold(&packet.bytes) {
+        let came_through_tunnel = ran.bytes.len() + TUNNEL_HEADERS == packet.bytes.len();
+        let held = checksums_hold(&packet.bytes)
+            && (!came_through_tunnel || checksums_hold(&packet.bytes[TUNNEL_HEADERS..]));
+        if !matches!(expected.verdict, Verdict::Drop(_)) && held {
             return if checksums_hold(&ran.bytes) { Ok(()) } else { Err("a checksum is wrong".into()) };
         }
         Ok(())
@@ -144,6 +151,7 @@ impl Bench {
                 "asked elsewhere".into()
             }
             Verdict::Forward(Way::Out(TUNNEL)) => "tunnelled".into(),
+            Verdict::Forward(Way::Neighbour(..)) => "tunnelled by own headers".into(),
             Verdict::Forward(Way::Out(_)) => "sent out".into(),
             Verdict::Forward(Way::Sandbox(_)) => "to a task".into(),
             Verdict::Drop(reason) => reason.label().to_owned(),
@@ -261,8 +269,8 @@ fn counted(expected: &Outcome) -> CounterRow {
     row
 }
 
-/// The redirections that a run made: helper, interface, flags.
-fn way(slate: &Slate) -> Vec<(&'static str, u64, u64)> {
+/// The redirections that a run made: helper, interface, flags, neighbour.
+fn way(slate: &Slate) -> Vec<(&'static str, u64, u64, u64)> {
     [
         ("redirect", slate.redirect),
         ("redirect_peer", slate.redirect_peer),
@@ -270,19 +278,20 @@ fn way(slate: &Slate) -> Vec<(&'static str, u64, u64)> {
     ]
     .into_iter()
     .filter(|(_, note)| note.n_calls > 0)
-    .map(|(helper, note)| (helper, note.arguments[0], note.arguments[1]))
+    .map(|(helper, note)| (helper, note.arguments[0], note.arguments[1], note.arguments[2]))
     .collect()
 }
 
-fn way_expected(expected: &Outcome) -> Vec<(&'static str, u64, u64)> {
+fn way_expected(expected: &Outcome) -> Vec<(&'static str, u64, u64, u64)> {
     const INGRESS: u64 = 1;
     let Verdict::Forward(way) = expected.verdict else { return Vec::new() };
     vec![match way {
-        Way::Out(ifindex) => ("redirect", ifindex.into(), 0),
-        Way::In(ifindex) => ("redirect", ifindex.into(), INGRESS),
-        Way::Sandbox(ifindex) => ("redirect_peer", ifindex.into(), 0),
-        Way::Routed(ifindex) => ("redirect_neigh", ifindex.into(), 0),
-        Way::Back { redirected: true } => ("redirect", crate::packet::XDP_UPLINK.into(), 0),
+        Way::Out(ifindex) => ("redirect", ifindex.into(), 0, 0),
+        Way::In(ifindex) => ("redirect", ifindex.into(), INGRESS, 0),
+        Way::Sandbox(ifindex) => ("redirect_peer", ifindex.into(), 0, 0),
+        Way::Routed(ifindex) => ("redirect_neigh", ifindex.into(), 0, 0),
+        Way::Neighbour(ifindex, gateway) => ("redirect_neigh", ifindex.into(), 0, gateway.to_be_u32().into()),
+        Way::Back { redirected: true } => ("redirect", crate::packet::XDP_UPLINK.into(), 0, 0),
         Way::Back { redirected: false } | Way::Translated => return Vec::new(),
     }]
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use ebpf_abi::ring::EARLIER_RINGS;
 use ebpf_abi::{
     Attachment, Endpoint, EndpointKey, FlowTuple, ForwardFlow, ForwardKey, FragmentKey, FragmentPorts,
-    Frontend, FrontendKey, Ip4, NodeConfig, OriginalDestination, ReplyFlow, ReplyKey, RingKey,
+    Frontend, FrontendKey, Ip4, NextHop, NodeConfig, OriginalDestination, ReplyFlow, ReplyKey, RingKey,
     SandboxNetworks, SocketNatKey, TargetPort, TargetPortKey, VipKey,
 };
 
@@ -41,6 +41,7 @@ pub struct Wanted {
 /// What the programs write.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Written {
+    pub next_hops: BTreeMap<Ip4, NextHop>,
     pub flow_cache: BTreeMap<FlowTuple, Ip4>,
     pub fragments: BTreeMap<FragmentKey, FragmentPorts>,
     pub flows: BTreeMap<ForwardKey, ForwardFlow>,
@@ -81,6 +82,7 @@ impl Tables {
             Change::TargetPort(key, row) => set(&mut wanted.target_ports, *key, *row),
             Change::AddressOwner(address, owner) => set(&mut wanted.address_owners, *address, *owner),
             Change::EmptyCaches => {
+                written.next_hops.clear();
                 written.flow_cache.clear();
                 written.fragments.clear();
             }

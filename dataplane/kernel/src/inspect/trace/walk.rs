@@ -205,17 +205,18 @@ impl<'a, T: Lookup> Walk<'a, T> {
         })
     }
 
-    /// `mesh_vxlan`, for what is meant for an endpoint.
+    /// `mesh_uplink`, for what is meant for an endpoint. What it doesn't take `mesh_vxlan` gets from the kernel's device, and
+    /// decides alike: a connection's first packet is that only if a stranger sent it.
     fn arrival(&mut self, packet: &TunnelledPacket) -> Result<TraceEnd, TableError> {
-        const PROGRAM: ProgramId = ProgramId::MeshVxlan;
+        const PROGRAM: ProgramId = ProgramId::MeshUplink;
         if self.config.vtep.is_unspecified() {
             self.say("config", "no row");
-            return Ok(dropped(PROGRAM, DropReason::Unconfigured));
+            return Ok(dropped(ProgramId::MeshVxlan, DropReason::Unconfigured));
         }
         let from = Ip4::from(packet.from);
         if !self.tables.is_peer(from)? {
             self.say("peer", format!("{from} is no node of the cluster"));
-            return Ok(dropped(PROGRAM, DropReason::UnknownPeer));
+            return Ok(dropped(ProgramId::MeshVxlan, DropReason::UnknownPeer));
         }
         let address = Ip4::from(packet.endpoint);
         let Some(endpoint) = self.endpoint(packet.vni, address)?.filter(Endpoint::is_local) else {

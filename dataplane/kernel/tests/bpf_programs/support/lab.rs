@@ -136,6 +136,12 @@ impl Lab {
         }
     }
 
+    /// Lets a node's programs put headers of their own in front of what they tunnel: without forwarding on the uplink the kernel
+    /// tells no program the next hop.
+    pub fn allow_own_headers(&self, node: usize) {
+        self.nodes[node].sysctl("ipv4/conf/up0/forwarding", "1");
+    }
+
     /// Hangs the XDP program on both uplinks. On veth that takes a program at the far end, whole packets (no checksum or
     /// segmentation left to do), and forwarding on the uplink, without which the kernel tells XDP no next hop.
     pub fn start_xdp(&self) {
@@ -145,7 +151,7 @@ impl Lab {
             let pin = self.pin_dir.join(format!("pass{node}"));
             self.switch.run(|| attach_pass(ifindex, &pin).unwrap());
             self.switch.sh(&format!("ethtool -K {port} tx off"));
-            self.nodes[node].sysctl("ipv4/conf/up0/forwarding", "1");
+            self.allow_own_headers(node);
             let uplink = self.nodes[node].ifindex("up0");
             self.with_bpf(node, |bpf| {
                 bpf.hooks.attach(ProgramId::MeshXdp, uplink, HookMode::XdpNative).unwrap();
@@ -157,7 +163,7 @@ impl Lab {
     pub fn start_xdp_redirect(&self) {
         for node in 0..2 {
             self.switch.sh(&format!("ethtool -K sw-{node} tx off gro on"));
-            self.nodes[node].sysctl("ipv4/conf/up0/forwarding", "1");
+            self.allow_own_headers(node);
             let uplink = self.nodes[node].ifindex("up0");
             self.with_bpf(node, |bpf| {
                 let mut config = bpf.tables.config.get().unwrap();

@@ -29,7 +29,16 @@ impl Headers {
         let options = if dice.one_in(25) { 4 * (1 + dice.below(10)) } else { 0 };
         let [high, low] = u16::try_from(20 + options + payload.len()).unwrap().to_be_bytes();
         let mut frame = [self.macs.1.0, self.macs.0.0].concat();
-        frame.extend([8, 0, 0x45 + u8::try_from(options / 4).unwrap(), 0, high, low, 0, self.id]);
+        frame.extend([
+            8,
+            0,
+            0x45 + u8::try_from(options / 4).unwrap(),
+            dice.pick(&[0, 0, 1, 2, 3]),
+            high,
+            low,
+            0,
+            self.id,
+        ]);
         frame.extend(self.fragment.to_be_bytes());
         frame.extend([64, self.protocol, 0, 0]);
         frame.extend([self.source.0, self.destination.0].concat());

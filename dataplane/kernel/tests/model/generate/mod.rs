@@ -11,7 +11,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use ebpf_abi::{Endpoint, EndpointKey, Ip4, MacAddr, Port, ProgramId, RingKey, protocol};
 
 use crate::kernel::SHORTEST_SKB;
-use crate::packet::{Change, NextHop, Packet, SocketAddress, SocketCall, Step, TUNNEL, UPLINK, XDP_UPLINK};
+use crate::packet::{Change, NextHop, Packet, STRAY_END, SocketAddress, SocketCall, Step, TUNNEL, UPLINK};
 use crate::tables::Tables;
 use dice::Dice;
 use world::{
@@ -24,22 +24,36 @@ pub fn next(dice: &mut Dice, tables: &Tables) -> Step {
     match dice.below(100) {
         0 => Step::Change(change(dice, tables)),
         1..6 => Step::Socket(socket_call(dice, tables)),
-        6..17 => Step::Packet(packet(dice, ProgramId::MeshXdp, |dice| places::from_outside(dice, tables))),
-        17..45 => {
-            Step::Packet(packet(dice, ProgramId::MeshUplink, |dice| places::from_outside(dice, tables)))
+        6..17 => {
+            Step::Packet(packet(dice, tables, ProgramId::MeshXdp, |dice| places::from_outside(dice, tables)))
         }
-        45..70 => Step::Packet(tunnelled(dice, tables)),
-        70..76 => Step::Packet(packet(dice, ProgramId::MeshVxlanOut, |dice| places::from_host(dice, tables))),
+        17..27 => Step::Packet(packet(dice, tables, ProgramId::MeshUplink, |dice| {
+            let (vni, remote) = (vni(dice), dice.pick(&[PEERS[0], PEERS[1], STRANGER]));
+            let inner = places::from_node(dice, tables, vni, remote);
+            places::in_tunnel(dice, tables, (vni, remote), &inner)
+        })),
+        27..48 => Step::Packet(packet(dice, tables, ProgramId::MeshUplink, |dice| {
+            places::from_outside(dice, tables)
+        })),
+        48..70 => Step::Packet(tunnelled(dice, tables)),
+        70..76 => Step::Packet(packet(dice, tables, ProgramId::MeshVxlanOut, |dice| {
+            places::from_host(dice, tables)
+        })),
         _ => {
             let (ifindex, frame) = places::from_task(dice, tables);
-            let mut packet = packet(dice, ProgramId::MeshTask, |_| frame);
+            let mut packet = packet(dice, tables, ProgramId::MeshTask, |_| frame);
             (packet.ifindex, packet.ingress_ifindex) = (ifindex, ifindex);
             Step::Packet(packet)
         }
     }
 }
 
-fn packet(dice: &mut Dice, program: ProgramId, frame: impl FnOnce(&mut Dice) -> Vec<u8>) -> Packet {
+fn packet(
+    dice: &mut Dice,
+    tables: &Tables,
+    program: ProgramId,
+    frame: impl FnOnce(&mut Dice) -> Vec<u8>,
+) -> Packet {
     let mut bytes = frame(dice);
     if dice.one_in(100) {
         let count = 14 + dice.below(100);
@@ -58,24 +72,36 @@ fn packet(dice: &mut Dice, program: ProgramId, frame: impl FnOnce(&mut Dice) -> 
         ingress_ifindex: if from_host { 0 } else { UPLINK },
         tunnel: (is_out && dice.one_in(6)).then_some((INGRESS, PEERS[0])),
         is_aggregate,
-        next_hop: next_hop(dice),
+        next_hop: next_hop(dice, tables),
     }
 }
 
-fn next_hop(dice: &mut Dice) -> NextHop {
-    let ifindex = if dice.one_in(12) { UPLINK } else { XDP_UPLINK };
+fn next_hop(dice: &mut Dice, tables: &Tables) -> NextHop {
+    let uplink = tables.wanted.config.uplink_ifindex;
+    let ifindex = if dice.one_in(12) { STRAY_END } else { uplink };
     let [source, destination] = [11, 12].map(|last| MacAddr([2, 0, 0, 0, 0, last]));
-    NextHop { is_known: !dice.one_in(12), ifindex, source, destination }
+    let result = match dice.below(24) {
+        0 => 4,
+        1 | 2 => 7,
+        _ => 0,
+    };
+    let (gateway, mtu) = (dice.pick(&[PEERS[0], STRANGER]), dice.pick(&[1500, 1500, 100, 9000]));
+    NextHop { result, ifindex, gateway, mtu, source, destination }
 }
 
-fn tunnelled(dice: &mut Dice, tables: &Tables) -> Packet {
-    let vni = match dice.below(20) {
+fn vni(dice: &mut Dice) -> u32 {
+    match dice.below(20) {
         0 => dice.pick(&[0, 5000, OVERLAPPING]),
         1..4 => OVERLAY,
         _ => INGRESS,
-    };
+    }
+}
+
+fn tunnelled(dice: &mut Dice, tables: &Tables) -> Packet {
+    let vni = vni(dice);
     let remote = if dice.one_in(25) { STRANGER } else { dice.pick(&PEERS) };
-    let mut packet = packet(dice, ProgramId::MeshVxlan, |dice| places::from_node(dice, tables, vni, remote));
+    let mut packet =
+        packet(dice, tables, ProgramId::MeshVxlan, |dice| places::from_node(dice, tables, vni, remote));
     (packet.ifindex, packet.ingress_ifindex) = (TUNNEL, TUNNEL);
     packet.tunnel = if dice.one_in(60) { None } else { Some((vni, remote)) };
     packet

@@ -10,6 +10,7 @@ use super::frames::{Headers, icmp_error, transport};
 use super::world::{
     BACKENDS, CLIENTS, INGRESS, OVERLAY_TASKS, OWN, PEERS, PEERS_OTHER, SERVICES, STRANGER, VIPS,
 };
+use crate::frame::checksum;
 use crate::packet::{INGRESS_ENDS, OVERLAY_ENDS, STRAY_END, UPLINK_MAC, WAYS_OUT};
 use crate::tables::Tables;
 
@@ -107,6 +108,33 @@ fn probe(dice: &mut Dice, tables: &Tables) -> Vec<u8> {
     datagram.extend((vni << 8).to_be_bytes());
     datagram.extend(b"echo");
     Headers::of(OUTSIDE, &tuple).frame(dice, &datagram)
+}
+
+/// What a node sends that has tunnelled a frame; now and then one that the kernel has to judge.
+pub fn in_tunnel(dice: &mut Dice, tables: &Tables, (vni, remote): (u32, Ip4), inner: &[u8]) -> Vec<u8> {
+    let port = tables.wanted.config.vxlan_port;
+    let to = if dice.one_in(30) { OWN[1] } else { OWN[0] };
+    let tuple = FlowTuple::new((remote, Port::new(51_000)), (to, port), protocol::UDP);
+    let length = u16::try_from(inner.len() + 16).unwrap();
+    let mut datagram = [tuple.source_port.0, port.0, length.to_be_bytes(), [0, 0]].concat();
+    datagram.extend([8, 0, 0, 0]);
+    datagram.extend((vni << 8).to_be_bytes());
+    datagram.extend(inner);
+    if dice.one_in(20) {
+        let position = 6 + dice.below(10);
+        datagram[position] ^= 1 << dice.below(8);
+    }
+    let macs = if dice.one_in(30) { (CLIENT_MAC, CLIENT_MAC) } else { OUTSIDE };
+    let mut frame = Headers::of(macs, &tuple).frame(dice, &datagram);
+    let congestion = dice.pick(&[0, 0, 0, 1, 2, 3]);
+    let sound = checksum(&frame[14..34]) == 0;
+    frame[15] = congestion;
+    if sound && frame[14] == 0x45 {
+        frame[24..26].fill(0);
+        let sum = checksum(&frame[14..34]).to_be_bytes();
+        frame[24..26].copy_from_slice(&sum);
+    }
+    frame
 }
 
 fn ping(dice: &mut Dice, macs: (MacAddr, MacAddr), between: (Ip4, Ip4)) -> Vec<u8> {

@@ -8,7 +8,7 @@ use ebpf_abi::{
 };
 
 use super::dice::Dice;
-use crate::packet::{INGRESS_ENDS, OVERLAY_ENDS, TUNNEL, UPLINK, WAYS_OUT};
+use crate::packet::{INGRESS_ENDS, OVERLAY_ENDS, TUNNEL, UPLINK, WAYS_OUT, XDP_UPLINK};
 use crate::tables::Wanted;
 
 pub const INGRESS: u32 = 4096;
@@ -76,7 +76,7 @@ pub fn config(dice: &mut Dice) -> NodeConfig {
         vtep: OWN[0],
         vxlan_ifindex: TUNNEL,
         ingress_vni: if dice.one_in(30) { 0 } else { INGRESS },
-        uplink_ifindex: UPLINK,
+        uplink_ifindex: dice.pick(&[UPLINK, XDP_UPLINK]),
         uplink_mtu: dice.pick(&[1500, 1500, 1280, 9000]),
         flags: dice.pick(&[0, CONFIG_XDP_REDIRECT]),
         vxlan_port: Port::new(dice.pick(&[4789, 4789, 8472])),

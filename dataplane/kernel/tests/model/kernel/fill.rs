@@ -27,6 +27,7 @@ impl Machine {
         let peers = |wanted: &Wanted| wanted.peers.iter().map(|peer| (*peer, Peer::default())).collect();
         replace(&mut tables.peers, &peers(before), &peers(after));
         self.fill_rings(before, after);
+        self.clear::<Ip4>(map::NEXT_HOPS);
         self.clear::<FlowTuple>(map::FLOW_CACHE);
         self.clear::<FragmentKey>(map::FRAGMENTS);
         self.clear::<ForwardKey>(map::FLOWS);
@@ -64,6 +65,7 @@ impl Machine {
             Change::TargetPort(key, row) => put(&mut tables.target_ports, key, row.as_ref()),
             Change::AddressOwner(address, row) => put(&mut tables.address_owners, address, row.as_ref()),
             Change::EmptyCaches => {
+                self.clear::<Ip4>(map::NEXT_HOPS);
                 self.clear::<FlowTuple>(map::FLOW_CACHE);
                 self.clear::<FragmentKey>(map::FRAGMENTS);
             }
@@ -86,6 +88,7 @@ impl Machine {
     pub fn take_written(&mut self) -> Written {
         let gate = *self.gate();
         Written {
+            next_hops: self.rows(map::NEXT_HOPS),
             flow_cache: self.rows(map::FLOW_CACHE),
             fragments: self.rows(map::FRAGMENTS),
             flows: self.rows(map::FLOWS),

@@ -39,8 +39,13 @@ pub struct Slate {
     pub tunnel_remote: u32,
     /// The last random number.
     pub random: u32,
+    /// The flow's hash.
+    pub hash: u32,
     pub fib_result: u32,
     pub fib_ifindex: u32,
+    /// As the kernel calls `__be32`.
+    pub fib_gateway: u32,
+    pub fib_mtu: u32,
     /// Source and destination MAC of the next hop.
     pub fib_macs: [u8; 12],
     /// Not 0: the frame is cut to this length before the program sees it.
@@ -90,6 +95,8 @@ enum Argument {
     Register(u8),
     /// 32 bits behind the pointer in this register.
     Behind(u8, usize),
+    /// The same, or nothing if the register is 0.
+    BehindIfAny(u8, usize),
 }
 
 /// Notes the arguments, and calls the helper unless it is to refuse.
@@ -107,6 +114,11 @@ fn acts(map: i32, offset: usize, helper: i32, arguments: &[Argument]) -> Vec<u64
             Argument::Behind(register, from) => {
                 code.extend([op(LOAD_32, SCRATCH, register, from, 0), op(STORE_64, SLATE, SCRATCH, to, 0)]);
             }
+            Argument::BehindIfAny(register, from) => code.extend([
+                op(JUMP_IF_ZERO, register, 0, 2, 0),
+                op(LOAD_32, SCRATCH, register, from, 0),
+                op(STORE_64, SLATE, SCRATCH, to, 0),
+            ]),
         }
     }
     code.extend([
@@ -124,6 +136,12 @@ fn notes(map: i32, offset: usize, arguments: &[Argument]) -> Vec<u64> {
     let mut code = acts(map, offset, 0, arguments);
     let call = code.len() - 2;
     code[call] = op(MOVE, 0, 0, 0, 0);
+    code
+}
+
+fn answers_32(map: i32, offset: usize) -> Vec<u64> {
+    let mut code = slate(map, offset).to_vec();
+    code.extend([op(LOAD_32, 0, SLATE, 0, 0), op(EXIT, 0, 0, 0, 0)]);
     code
 }
 
@@ -168,18 +186,27 @@ fn tunnel(map: i32) -> Vec<u64> {
 /// `bpf_fib_lookup` with `struct bpf_fib_lookup` of linux/bpf.h.
 fn next_hop(map: i32) -> Vec<u64> {
     const LOOKUP: u8 = 2;
+    const MTU: usize = 6;
     const IFINDEX: usize = 8;
     const SOURCE: usize = 16;
     const DESTINATION: usize = 32;
     const MACS: usize = 52;
+    let behind = |offset: usize| offset - offset_of!(Slate, fib_result);
     let asked = [IFINDEX, SOURCE, DESTINATION].map(|offset| Argument::Behind(LOOKUP, offset));
     let mut code = notes(map, offset_of!(Slate, fib_lookup), &asked);
     code.truncate(code.len() - 2);
     code.extend(slate(map, offset_of!(Slate, fib_result)));
-    code.extend([op(LOAD_32, SCRATCH, SLATE, 4, 0), op(STORE_32, LOOKUP, SCRATCH, IFINDEX, 0)]);
+    code.extend([
+        op(LOAD_32, SCRATCH, SLATE, behind(offset_of!(Slate, fib_ifindex)), 0),
+        op(STORE_32, LOOKUP, SCRATCH, IFINDEX, 0),
+        op(LOAD_32, SCRATCH, SLATE, behind(offset_of!(Slate, fib_gateway)), 0),
+        op(STORE_32, LOOKUP, SCRATCH, DESTINATION, 0),
+        op(LOAD_32, SCRATCH, SLATE, behind(offset_of!(Slate, fib_mtu)), 0),
+        op(STORE_16, LOOKUP, SCRATCH, MTU, 0),
+    ]);
     for offset in (0..12).step_by(2) {
         code.extend([
-            op(LOAD_16, SCRATCH, SLATE, 8 + offset, 0),
+            op(LOAD_16, SCRATCH, SLATE, behind(offset_of!(Slate, fib_macs)) + offset, 0),
             op(STORE_16, LOOKUP, SCRATCH, MACS + offset, 0),
         ]);
     }
@@ -205,7 +232,7 @@ pub fn cut(map: i32) -> Vec<u64> {
 
 /// The stand-in for a helper (numbers of linux/bpf.h); `None` for one that is left as it is.
 fn stand_in(helper: i32, map: i32) -> Option<Vec<u64>> {
-    use Argument::{Behind, Register};
+    use Argument::{Behind, BehindIfAny, Register};
     let note = |offset, arguments: &[Argument]| Some(acts(map, offset, helper, arguments));
     match helper {
         7 => Some(random(map)),
@@ -213,11 +240,12 @@ fn stand_in(helper: i32, map: i32) -> Option<Vec<u64>> {
         21 => note(offset_of!(Slate, set_tunnel), &[Behind(2, 0), Behind(2, 4), Register(4)]),
         23 => note(offset_of!(Slate, redirect), &[Register(1), Register(2)]),
         32 => note(offset_of!(Slate, change_type), &[Register(2)]),
+        34 => Some(answers_32(map, offset_of!(Slate, hash))),
         38 => note(offset_of!(Slate, change_tail), &[Register(2)]),
         46 => Some(answers_64(map, offset_of!(Slate, socket_cookie))),
         69 => Some(next_hop(map)),
         122 => Some(answers_64(map, offset_of!(Slate, netns_cookie))),
-        152 => note(offset_of!(Slate, redirect_neigh), &[Register(1), Register(4)]),
+        152 => note(offset_of!(Slate, redirect_neigh), &[Register(1), Register(4), BehindIfAny(2, 4)]),
         155 => note(offset_of!(Slate, redirect_peer), &[Register(1), Register(2)]),
         187 => Some(notes(map, offset_of!(Slate, set_retval), &[Register(1)])),
         _ => None,

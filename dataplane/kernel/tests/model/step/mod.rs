@@ -4,6 +4,7 @@
 //! hashes that say which place of a ring a flow has.
 
 mod errors;
+mod headers;
 mod mesh;
 mod rewrite;
 mod socket;
@@ -11,6 +12,8 @@ mod state;
 mod task;
 mod tunnel;
 mod uplink;
+
+pub use headers::FLOW_HASH;
 
 use ebpf_abi::limits::ROUTER_MAC;
 use ebpf_abi::{DropReason, FlowTuple, Ip4, MacAddr, ProgramId};
@@ -29,6 +32,8 @@ pub enum Way {
     Sandbox(u32),
     /// Out of an interface, by routes and neighbours.
     Routed(u32),
+    /// Out of an interface, to this neighbour.
+    Neighbour(u32, Ip4),
     /// Back out of the interface that XDP runs on: by `XDP_TX`, or as a redirection.
     Back { redirected: bool },
     /// A socket that was translated.
@@ -95,13 +100,6 @@ pub fn socket_step(tables: &mut Tables, call: &SocketCall) -> Outcome {
 }
 
 impl Walk<'_> {
-    /// Through the tunnel, to an endpoint or (both MACs the router's) to a node.
-    fn send_tunnelled(&mut self, remote: Ip4, vni: u32, macs: (MacAddr, MacAddr)) -> Verdict {
-        self.set_macs(macs.0, macs.1);
-        self.tunnel = Some((vni, remote));
-        Verdict::Forward(Way::Out(self.tables.wanted.config.vxlan_ifindex))
-    }
-
     /// A packet from the node address `source`, which leaves from the node that has it now.
     fn leave_from(&mut self, source: Ip4, client: Ip4) -> Step {
         Ok(match self.owner(source)? {

@@ -13,10 +13,17 @@ impl Walk<'_> {
             self.for_host = true;
             return Ok(Verdict::Pass);
         };
-        let config = self.tables.config().ok_or(DropReason::Unconfigured)?;
+        self.tables.config().ok_or(DropReason::Unconfigured)?;
         if !self.tables.wanted.peers.contains(&remote) {
             return Err(DropReason::UnknownPeer);
         }
+        self.ipv4()?;
+        self.arrives(vni, remote)
+    }
+
+    /// An IPv4 packet of a peer, out of its tunnel.
+    pub fn arrives(&mut self, vni: u32, remote: Ip4) -> Step {
+        let config = self.tables.wanted.config;
         let (link, ip) = self.ipv4()?;
         if link.destination == ROUTER_MAC && vni == config.ingress_vni {
             return self.node_receives(&ip, remote, link.source);
@@ -54,7 +61,11 @@ impl Walk<'_> {
         if !self.tables.is_own(ip.destination) {
             return Err(DropReason::UnknownOwner);
         }
-        self.check_sender(self.tables.wanted.config.ingress_vni, remote, ip.source)?;
+        let config = self.tables.wanted.config;
+        self.check_sender(config.ingress_vni, remote, ip.source)?;
+        if self.packet.ifindex != config.vxlan_ifindex {
+            return Ok(Verdict::Forward(Way::In(config.vxlan_ifindex)));
+        }
         self.for_host = true;
         Ok(Verdict::Pass)
     }

@@ -6,10 +6,11 @@ use ebpf_abi::{Ip4, NodeConfig, protocol};
 use ebpf_packet::hash::flow_hash;
 
 use super::errors::TUNNEL_OVERHEAD;
+use super::headers::outer;
 use super::mesh::Backend;
 use super::rewrite::{DESTINATION, SOURCE};
 use super::{Step, Verdict, Walk, Way};
-use crate::frame::{ETHERNET, IPV4, Link, Network, Piece, Segment, at, checksum, put};
+use crate::frame::{ETHERNET, IPV4, Link, Network, Piece, Segment, at, put};
 use crate::packet::UPLINK_MAC;
 
 /// The UDP header of a packet without options.
@@ -31,32 +32,28 @@ impl Walk<'_> {
         }
     }
 
+    /// The way is one that tc has asked the kernel for in this second.
     fn encapsulate(&mut self, config: &NodeConfig, segment: &Segment, (_, endpoint): Backend) -> Verdict {
-        let next_hop = self.packet.next_hop;
-        let fits = u32::from(segment.total_len) + TUNNEL_OVERHEAD <= config.uplink_mtu;
-        if !fits || !next_hop.is_known || next_hop.ifindex != crate::packet::XDP_UPLINK {
-            return Verdict::Pass;
-        }
+        let tables = &self.tables;
+        let hop = tables.written.next_hops.get(&endpoint.vtep).copied();
+        let hop =
+            hop.filter(|hop| hop.seen == tables.wanted.tick && hop.ifindex == crate::packet::XDP_UPLINK);
+        let fits = |mtu: u32| u32::from(segment.total_len) + TUNNEL_OVERHEAD <= mtu;
+        let Some(hop) = hop.filter(|hop| fits(hop.mtu)) else { return Verdict::Pass };
+        let by_flow = (flow_hash(&segment.tuple), self.frame[15]);
+        let inner_len = u32::from(segment.total_len) + 14;
+        let headers = outer(config, (endpoint.vtep, config.ingress_vni), by_flow, inner_len);
         self.set_macs(endpoint.mac, ROUTER_MAC);
-        let [high, low] = (segment.total_len + 14 + 8 + 8).to_be_bytes();
-        let [longer_high, longer_low] = (segment.total_len + 14 + 8 + 8 + 20).to_be_bytes();
-        let mut outer = [next_hop.destination.0, next_hop.source.0].concat();
-        outer.extend([8, 0]);
-        outer.extend([0x45, 0, longer_high, longer_low, 0, 0, 0, 0, 64, protocol::UDP, 0, 0]);
-        outer.extend([config.vtep.0, endpoint.vtep.0].concat());
-        let sum = checksum(&outer[ETHERNET..]).to_be_bytes();
-        put(&mut outer, ETHERNET + 10, &sum);
-        // A port of the dynamic range that spreads flows (RFC 7348 section 5).
-        let source_port = 0xc000 + u16::try_from(flow_hash(&segment.tuple) % 0x4000).unwrap();
-        outer.extend([source_port.to_be_bytes(), config.vxlan_port.0, [high, low], [0, 0]].concat());
-        let [_, a, b, c] = config.ingress_vni.to_be_bytes();
-        outer.extend([8, 0, 0, 0, a, b, c, 0]);
-        self.frame.splice(0..0, outer);
+        let link = [hop.destination.0.as_slice(), &hop.source.0, &IPV4].concat();
+        self.frame.splice(0..0, [link, headers].concat());
         Verdict::Forward(Way::Back { redirected: config.flags & CONFIG_XDP_REDIRECT != 0 })
     }
 
-    /// Published ports, errors about their answers, and nodes' probes; the rest is the host's.
+    /// What other nodes have tunnelled, published ports, errors about their answers, and nodes' probes; the rest is the host's.
     pub fn uplink(&mut self) -> Step {
+        if let Some(step) = self.take_out_of_tunnel() {
+            return step;
+        }
         let (config, link) = (self.tables.config(), Link::of(&self.frame));
         let (Some(config), Some(link)) = (config, link.filter(|link| link.kind == IPV4)) else {
             return Ok(Verdict::Pass);

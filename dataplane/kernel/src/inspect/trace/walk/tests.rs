@@ -191,10 +191,10 @@ fn a_client_is_led_through_a_tunnel_to_the_other_node() {
         let report = Walk::new(node, protocol::TCP).unwrap().from_tunnel(&packet).unwrap();
         report.ways[0].end.clone()
     };
-    assert_eq!(arrival(&node), dropped(ProgramId::MeshVxlan, DropReason::UnknownEndpoint));
+    assert_eq!(arrival(&node), dropped(ProgramId::MeshUplink, DropReason::UnknownEndpoint));
     let key = EndpointKey { vni: INGRESS, address: REMOTE };
     node.endpoints.insert(key, Endpoint::local(MacAddr::of_endpoint(REMOTE), 3));
-    assert_eq!(arrival(&node), dropped(ProgramId::MeshVxlan, DropReason::UnpublishedPort));
+    assert_eq!(arrival(&node), dropped(ProgramId::MeshUplink, DropReason::UnpublishedPort));
     let key = TargetPortKey::new(REMOTE, Port::new(8080), protocol::TCP);
     node.targets.insert(key, TargetPort::new(Port::new(80)));
     let there =

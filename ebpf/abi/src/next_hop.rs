@@ -1,0 +1,25 @@
+//! Ways to other nodes, written by the programs.
+
+use crate::wire::{Ip4, MacAddr};
+
+map_type! {
+    /// What the kernel's routes and neighbours said of the way to another node.
+    pub struct NextHop: 28 bytes {
+        /// The tick in which they were asked; the answer holds until the next.
+        pub seen: u32,
+        /// The interface that leads there; 0 if the kernel's own tunnel device has to send.
+        pub ifindex: u32,
+        /// The router on the way, or the node itself.
+        pub gateway: Ip4,
+        /// Longest packet of the way, bytes.
+        pub mtu: u32,
+        /// The interface's MAC.
+        pub source: MacAddr,
+        /// The router's, or the node's.
+        pub destination: MacAddr,
+    }
+}
+
+/// A packet is the one that asks the kernel again, although the tick has not moved, if a CPU has had so many since the last
+/// one: while nobody counts the seconds, a way that has changed is found all the same.
+pub const PACKETS_PER_LOOK: u64 = 1024;

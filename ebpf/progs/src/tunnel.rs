@@ -1,0 +1,159 @@
+//! Into a tunnel: by headers of our own where the way to the other node leads out of the uplink, which spares the packet a
+//! walk through the kernel's stack; else by the kernel's VXLAN device. The wire has the same either way.
+
+use core::mem::MaybeUninit;
+
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::bindings::{bpf_fib_lookup as FibLookup, xdp_md};
+use aya_ebpf::helpers::bpf_fib_lookup;
+use ebpf_abi::{DropReason, Ip4, MacAddr, NextHop, NodeConfig};
+use ebpf_packet::vxlan::{self, MTU_OVERHEAD, Outer};
+use ebpf_packet::{Bytes as _, Ethernet, ethernet, ipv4};
+
+use crate::account::Account;
+use crate::maps::{self, NEXT_HOPS};
+use crate::skb::{self, Skb};
+
+/// `AF_INET`.
+const IPV4_FAMILY: u8 = 2;
+/// `BPF_FIB_LKUP_RET_SUCCESS` and `BPF_FIB_LKUP_RET_NO_NEIGH`.
+const FOUND: i64 = 0;
+const NO_NEIGHBOUR: i64 = 7;
+
+/// A tunnel, and what the inner Ethernet header says.
+#[derive(Clone, Copy, Default)]
+pub struct Through {
+    /// The far end.
+    pub node: Ip4,
+    pub vni: u32,
+    pub destination: MacAddr,
+    pub source: MacAddr,
+}
+
+/// Sends an IPv4 packet; the hook's action.
+#[inline(always)]
+pub fn send(account: &Account, packet: &Skb, through: Through) -> Result<i32, DropReason> {
+    let config = maps::config().ok_or(DropReason::Unconfigured)?;
+    let ip = packet.load::<{ ipv4::MIN_LEN }>(ipv4::OFFSET).map_err(|_| DropReason::Malformed)?;
+    if let Some(hop) = next_hop(config, packet, through.node, account.is_to_look())
+        && fits(packet, &ip, hop.mtu)
+        && packet.make_tunnel_room()
+    {
+        let hash = packet.hash();
+        let outer = Outer {
+            source: config.vtep,
+            destination: through.node,
+            source_port: vxlan::source_port(hash),
+            destination_port: config.vxlan_port,
+            vni: through.vni,
+            inner_tos: ip[1],
+            id: vxlan::id(hash, account.n_received()),
+        };
+        let inner = inner_header(through);
+        let inner_len = packet.len() - MTU_OVERHEAD;
+        packet.write_counted(ethernet::LEN, &outer.behind_ethernet(&inner, inner_len as u16))?;
+        return Ok(skb::send_by(hop.ifindex, hop.gateway));
+    }
+    packet.set_macs(through.destination, through.source)?;
+    packet.set_tunnel(through.node, through.vni)?;
+    Ok(skb::send_out(config.vxlan_ifindex))
+}
+
+#[inline(always)]
+const fn inner_header(through: Through) -> Ethernet {
+    let (destination, source) = (through.destination, through.source);
+    Ethernet { destination, source, ether_type: ethernet::TYPE_IPV4 }
+}
+
+/// The packet with all headers is no longer than the way allows, in the parts that the kernel will make of it, and than an
+/// IPv4 packet may be: the kernel's device sends others in fragments, or in more parts.
+#[inline(always)]
+fn fits(packet: &Skb, ip: &[u8; ipv4::MIN_LEN], mtu: u32) -> bool {
+    const LONGEST: u32 = u16::MAX as u32;
+    let whole = packet.len() - ethernet::LEN as u32 + MTU_OVERHEAD;
+    match packet.part_len(ip) {
+        None => whole <= mtu,
+        Some(part) => whole <= LONGEST && part + MTU_OVERHEAD <= mtu,
+    }
+}
+
+/// Where own headers lead to a node: what was found in this second, or the kernel's answer now. `None` leaves the packet to the
+/// kernel's device: the way leads elsewhere, or the next hop has yet to be asked for its MAC.
+#[inline(always)]
+fn next_hop(config: &NodeConfig, packet: &Skb, node: Ip4, asks_again: bool) -> Option<NextHop> {
+    // SAFETY: the row is copied at once.
+    if let Some(known) = unsafe { NEXT_HOPS.get(node) }
+        && known.seen == maps::tick()
+        && !asks_again
+    {
+        return if known.ifindex == 0 { None } else { Some(*known) };
+    }
+    look_up(config, packet, node)
+}
+
+#[inline(always)]
+fn look_up(config: &NodeConfig, packet: &Skb, node: Ip4) -> Option<NextHop> {
+    let mut lookup = MaybeUninit::<FibLookup>::uninit();
+    // SAFETY: every byte is written before the kernel reads, and the members read are those of IPv4.
+    let hop = unsafe {
+        clear(&mut lookup);
+        let lookup = lookup.assume_init_mut();
+        lookup.family = IPV4_FAMILY;
+        // Not 0: then the kernel would measure the packet as it is now, and not tell the way's MTU.
+        lookup.__bindgen_anon_1.tot_len = 1;
+        lookup.ifindex = config.uplink_ifindex;
+        lookup.__bindgen_anon_3.ipv4_src = config.vtep.to_be_u32();
+        lookup.__bindgen_anon_4.ipv4_dst = node.to_be_u32();
+        let found = bpf_fib_lookup(packet.context(), lookup, size_of::<FibLookup>() as i32, 0);
+        if found == NO_NEIGHBOUR {
+            return None;
+        }
+        let is_ours =
+            found == FOUND && lookup.family == IPV4_FAMILY && lookup.ifindex == config.uplink_ifindex;
+        NextHop {
+            seen: maps::tick(),
+            ifindex: if is_ours { config.uplink_ifindex } else { 0 },
+            gateway: Ip4::from_be_u32(lookup.__bindgen_anon_4.ipv4_dst),
+            mtu: lookup.__bindgen_anon_1.mtu_result.into(),
+            source: MacAddr(lookup.smac),
+            destination: MacAddr(lookup.dmac),
+        }
+    };
+    // A full table makes room by itself.
+    let _ = NEXT_HOPS.insert(node, hop, 0);
+    if hop.ifindex == 0 { None } else { Some(hop) }
+}
+
+/// All zero, by whole words: the compiler would call its `memset`, which goes byte by byte.
+#[inline(always)]
+fn clear(lookup: &mut MaybeUninit<FibLookup>) {
+    const { assert!(size_of::<FibLookup>() == 64 && align_of::<FibLookup>() >= 4) };
+    let words = lookup.as_mut_ptr().cast::<u32>();
+    let mut index = 0;
+    while index < 16 {
+        // SAFETY: within the look-up, and aligned as its members are.
+        unsafe { words.add(index).write_volatile(0) };
+        index += 1;
+    }
+}
+
+/// Destination and source MAC towards a node out of the interface that XDP runs on, if that is known in this second and lets
+/// through packets of `len` bytes; else tc, which is beneath, asks the kernel.
+#[inline(always)]
+pub fn macs_of_next_hop(
+    account: &Account,
+    context: *mut xdp_md,
+    node: Ip4,
+    len: u32,
+) -> Option<(MacAddr, MacAddr)> {
+    let hop = NEXT_HOPS.get_ptr_mut(node)?;
+    // SAFETY: the row stays until this program ends; another CPU that writes it too writes the same.
+    let hop = unsafe { &mut *hop };
+    // SAFETY: the context outlives the program.
+    let ifindex = unsafe { (*context).ingress_ifindex };
+    if account.is_to_look() {
+        hop.seen = hop.seen.wrapping_sub(1);
+    }
+    let is_known = hop.seen == maps::tick() && hop.ifindex == ifindex && len <= hop.mtu;
+    is_known.then_some((hop.destination, hop.source))
+}
