@@ -52,7 +52,8 @@ pub trait Kernel {
 /// The sockets of the processes in a sandbox, or (`None`) in the node's own namespace. Used on any thread that began in
 /// the node's namespace. A sandbox that is gone has none.
 pub trait Sockets: Clone + Send + 'static {
-    /// Ends TCP sockets and connected UDP sockets with a peer among `peers`.
+    /// Ends TCP sockets and connected UDP sockets with a peer among `peers`, which are asked for by their IPv4 or IPv6
+    /// addresses.
     fn reset(&self, sandbox: Option<&SandboxId>, peers: &BTreeSet<Ipv4Addr>) -> Result<(), KernelError>;
 
     /// The peers of all of them.

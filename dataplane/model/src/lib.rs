@@ -12,5 +12,5 @@ pub use kernel_state::{KernelState, Op};
 pub use report::{DataPlane, Report, SandboxStatus};
 pub use view::{
     Attachment, Backend, Generation, Mac, Network, NetworkKey, NodeView, Peer, ProtocolNumber, PublishedPort,
-    RemoteEndpoint, Sandbox, SandboxId, Service, ServiceKey, ServicePort, Vni,
+    RemoteEndpoint, Sandbox, SandboxId, Service, ServiceKey, ServicePort, Vni, endpoint_of,
 };

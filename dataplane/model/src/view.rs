@@ -113,14 +113,14 @@ impl Network {
         let host = address.to_bits() & !self.subnet.mask().to_bits();
         self.subnet6.map(|subnet6| (subnet6.network().to_bits() | u128::from(host)).into())
     }
+}
 
-    /// The endpoint's IPv4 address, from the IPv6 address that [`Self::address6`] gives it. `None` for an address
-    /// that no endpoint of this network has.
-    pub fn endpoint_of(&self, address6: Ipv6Addr) -> Option<Ipv4Addr> {
-        let host = u32::try_from(address6.to_bits() ^ self.subnet6?.network().to_bits()).ok()?;
-        let is_host = host & self.subnet.mask().to_bits() == 0;
-        is_host.then(|| (self.subnet.network().to_bits() | host).into())
-    }
+/// The IPv4 address of the endpoint that [`Network::address6`] gives `address6` in a network with these subnets. `None`
+/// for an address that none of its endpoints can have.
+pub fn endpoint_of(subnet: Ipv4Network, subnet6: Ipv6Network, address6: Ipv6Addr) -> Option<Ipv4Addr> {
+    let host = u32::try_from(address6.to_bits() ^ subnet6.network().to_bits()).ok()?;
+    let is_host = host & subnet.mask().to_bits() == 0;
+    is_host.then(|| (subnet.network().to_bits() | host).into())
 }
 
 /// The network namespace of one task.
@@ -248,10 +248,11 @@ mod tests {
     #[test]
     fn the_ipv6_address_names_the_endpoint() {
         let network = network("10.0.9.64/26", Some("fd00:9::/64"));
-        let endpoint = |address6: &str| network.endpoint_of(address6.parse().unwrap());
+        let (subnet, subnet6) = (network.subnet, network.subnet6.unwrap());
+        let endpoint = |address6: &str| endpoint_of(subnet, subnet6, address6.parse().unwrap());
         for host in 64..128 {
             let address = Ipv4Addr::new(10, 0, 9, host);
-            assert_eq!(network.endpoint_of(network.address6(address).unwrap()), Some(address));
+            assert_eq!(endpoint_of(subnet, subnet6, network.address6(address).unwrap()), Some(address));
         }
         assert_eq!(endpoint("fd00:9::40"), None, "a host number of seven bits");
         assert_eq!(endpoint("fd00:9::1:0:5"), None, "beyond 32 bits");

@@ -49,6 +49,12 @@ pub(super) const KINDS: [Kind; 4] = [
     Kind { family: libc::AF_INET6, protocol: libc::IPPROTO_UDP },
 ];
 
+impl Kind {
+    pub(super) fn is_ipv6(self) -> bool {
+        self.family == libc::AF_INET6
+    }
+}
+
 /// A socket that was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Found {

@@ -6,7 +6,10 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
-use dataplane_model::SandboxId;
+use dataplane_model::{SandboxId, endpoint_of};
+use ipnetwork::{Ipv4Network, Ipv6Network};
+use nix::ifaddrs::getifaddrs;
+use nix::net::if_::InterfaceFlags;
 use rtnetlink::sys::Socket;
 use rtnetlink::sys::protocols::NETLINK_SOCK_DIAG;
 
@@ -69,15 +72,17 @@ struct Diagnosis(Socket);
 /// Ends all TCP sockets and connected UDP sockets of the calling thread's namespace with a peer among `gone`; says how many.
 fn reset(gone: &BTreeSet<Ipv4Addr>) -> Result<usize, NetError> {
     let diagnosis = Diagnosis::open_here()?;
+    let families = Families::here()?;
     let named: Vec<Ipv4Addr> = gone.iter().copied().collect();
-    // One dump of all sockets costs less than many with a comparison.
-    let wanted = if gone.len() <= PEERS_PER_DUMP { Wanted::With(&named) } else { Wanted::All };
     let mut n_reset = 0;
     for kind in KINDS {
+        // One dump of all sockets costs less than many with a comparison; and only IPv4 addresses are compared.
+        let all = gone.len() > PEERS_PER_DUMP || (kind.is_ipv6() && !families.0.is_empty());
+        let wanted = if all { Wanted::All } else { Wanted::With(&named) };
         let found = diagnosis.list(kind, wanted).map_err(|error| NetError::io("list sockets", error))?;
         // The kernel may have compared already; a reset that hits someone else's socket would be worse than none.
-        for socket in found.iter().filter(|socket| ipv4_peer(socket).is_some_and(|peer| gone.contains(&peer)))
-        {
+        let is_gone = |socket: &&Found| families.peer(socket).is_some_and(|peer| gone.contains(&peer));
+        for socket in found.iter().filter(is_gone) {
             let is_reset = diagnosis.destroy(kind, socket);
             n_reset += usize::from(is_reset.map_err(|error| NetError::io("reset a socket", error))?);
         }
@@ -88,10 +93,11 @@ fn reset(gone: &BTreeSet<Ipv4Addr>) -> Result<usize, NetError> {
 /// The peers of all TCP sockets and connected UDP sockets of the calling thread's namespace.
 fn peers() -> Result<BTreeSet<Ipv4Addr>, NetError> {
     let diagnosis = Diagnosis::open_here()?;
+    let families = Families::here()?;
     let mut peers = BTreeSet::new();
     for kind in KINDS {
         let found = diagnosis.list(kind, Wanted::All).map_err(|error| NetError::io("list sockets", error))?;
-        peers.extend(found.iter().filter_map(ipv4_peer));
+        peers.extend(found.iter().filter_map(|socket| families.peer(socket)));
     }
     Ok(peers)
 }
@@ -113,11 +119,41 @@ pub(super) fn can_reset() -> bool {
     })
 }
 
-/// Of an IPv6 socket the peer that its mapped address stands for.
-fn ipv4_peer(socket: &Found) -> Option<Ipv4Addr> {
-    match socket.peer() {
-        IpAddr::V4(peer) => Some(peer),
-        IpAddr::V6(peer) => Ipv6Addr::to_ipv4_mapped(&peer),
+/// The subnets of both families of the namespace's links, loopback apart: what gives an IPv6 peer its name.
+struct Families(Vec<(Ipv4Network, Ipv6Network)>);
+
+impl Families {
+    /// Of the calling thread's namespace.
+    fn here() -> Result<Self, NetError> {
+        let failed = |error: nix::Error| NetError::io("list addresses", error.into());
+        let (mut v4, mut v6) = (Vec::new(), Vec::new());
+        for link in getifaddrs().map_err(failed)? {
+            let (Some(address), Some(mask)) = (link.address, link.netmask) else { continue };
+            if link.flags.contains(InterfaceFlags::IFF_LOOPBACK) {
+                continue;
+            }
+            let name = link.interface_name;
+            if let (Some(address), Some(mask)) = (address.as_sockaddr_in(), mask.as_sockaddr_in()) {
+                v4.extend(Ipv4Network::with_netmask(address.ip(), mask.ip()).map(|subnet| (name, subnet)));
+            } else if let (Some(address), Some(mask)) = (address.as_sockaddr_in6(), mask.as_sockaddr_in6()) {
+                v6.extend(Ipv6Network::with_netmask(address.ip(), mask.ip()).map(|subnet| (name, subnet)));
+            }
+        }
+        let beside = |(name, subnet6): &(String, Ipv6Network)| {
+            let subnet6 = *subnet6;
+            let same_link = v4.iter().filter(move |(of, _)| of == name);
+            same_link.map(move |(_, subnet)| (*subnet, subnet6)).collect::<Vec<_>>()
+        };
+        Ok(Self(v6.iter().flat_map(beside).collect()))
+    }
+
+    /// The peer by its IPv4 address: that which a mapped address stands for, or which has the same host number.
+    fn peer(&self, socket: &Found) -> Option<Ipv4Addr> {
+        match socket.peer() {
+            IpAddr::V4(peer) => Some(peer),
+            IpAddr::V6(peer) => Ipv6Addr::to_ipv4_mapped(&peer)
+                .or_else(|| self.0.iter().find_map(|(subnet, subnet6)| endpoint_of(*subnet, *subnet6, peer))),
+        }
     }
 }
 
@@ -163,11 +199,13 @@ impl Diagnosis {
 #[cfg(test)]
 mod tests {
     use std::io::Read as _;
-    use std::net::{TcpListener, TcpStream, UdpSocket};
+    use std::net::{SocketAddrV6, TcpListener, TcpStream, UdpSocket};
+    use std::os::fd::AsRawFd as _;
     use std::process::Command;
     use std::thread;
 
     use nix::sched::{CloneFlags, unshare};
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn6, bind, connect, socket};
 
     use super::*;
 
@@ -201,6 +239,48 @@ mod tests {
         for n_gone in [PEERS_PER_DUMP, PEERS_PER_DUMP + 1] {
             check_reset(n_gone);
         }
+    }
+
+    /// A connection from the task's address: by itself the kernel would take the peer's, which is its own too.
+    fn from_task(peer: &str) -> TcpStream {
+        let address = |ip: &str, port| SockaddrIn6::from(SocketAddrV6::new(ip.parse().unwrap(), port, 0, 0));
+        let socket = socket(AddressFamily::Inet6, SockType::Stream, SockFlag::empty(), None).unwrap();
+        bind(socket.as_raw_fd(), &address("fd00:9::2", 0)).unwrap();
+        connect(socket.as_raw_fd(), &address(peer, 80)).unwrap();
+        socket.into()
+    }
+
+    /// A task in a network of both families, whose peers are on its loopback interface.
+    #[test]
+    fn sockets_with_the_same_peers_by_ipv6_are_reset_too() {
+        alone(|| {
+            for command in [
+                "link add eth0 type veth peer name eth1",
+                "link set eth0 up",
+                "link set eth1 up",
+                "addr add 10.0.9.2/24 dev eth0",
+                "addr add fd00:9::2/64 dev eth0 nodad",
+                "addr add fd00:9::5/128 dev lo nodad",
+                "addr add fd00:9::6/128 dev lo nodad",
+                "addr add fd00:8::5/128 dev lo nodad",
+            ] {
+                assert!(Command::new("ip").args(command.split(' ')).status().unwrap().success(), "{command}");
+            }
+            let _listener = TcpListener::bind("[::]:80").unwrap();
+            let (gone, alive, foreign) =
+                (from_task("fd00:9::5"), from_task("fd00:9::6"), from_task("fd00:8::5"));
+            let datagrams = UdpSocket::bind("[::]:0").unwrap();
+            datagrams.connect(("fd00:9::5", 53)).unwrap();
+            let names = [Ipv4Addr::new(10, 0, 9, 5), Ipv4Addr::new(10, 0, 9, 6)];
+
+            assert!(names.iter().all(|name| peers().unwrap().contains(name)));
+            let n_reset = reset(&[names[0]].into()).unwrap();
+
+            assert_eq!(n_reset, 2);
+            assert_eq!(outcome(&gone), io::ErrorKind::ConnectionAborted);
+            assert_eq!(outcome(&alive), io::ErrorKind::WouldBlock);
+            assert_eq!(outcome(&foreign), io::ErrorKind::WouldBlock);
+        });
     }
 
     fn check_reset(n_gone: usize) {
