@@ -10,13 +10,14 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use dataplane_driver::{Driver, DriverOptions};
+use dataplane_kernel::bpf::{PinDir, Tables};
 use dataplane_model::{DataPlane as _, NodeView, Report, SandboxId, SandboxStatus};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 use crate::netns::{Namespace, Place};
 
-pub use view::{Extent, PORT, VIP, overlay_address, view_of};
+pub use view::{Extent, PORT, VIP, last_ring, overlay_address, set_one_more, view_of};
 
 /// Tunnel ends of the two nodes; clients ask the first, the task that serves is on the second.
 pub const NODES: [Ipv4Addr; 2] = [Ipv4Addr::new(198, 18, 0, 11), Ipv4Addr::new(198, 18, 0, 12)];
@@ -90,6 +91,16 @@ impl Node {
         let driver = namespace.place().inside(|| Ok(Driver::start(&options)?))?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         Ok(Self { driver, runtime, options, _namespace: namespace, _directory: directory })
+    }
+
+    /// Gives the driver a view.
+    pub fn want(&self, view: NodeView) {
+        self.driver.set_view(view);
+    }
+
+    /// The maps that its programs read.
+    pub fn tables(&self) -> Result<Tables> {
+        Ok(Tables::open(&PinDir::new(&self.options.bpffs_dir))?)
     }
 
     /// Returns at once when the kernel holds the view and all sandboxes are ready.

@@ -1,13 +1,12 @@
 //! The agent as the daemon sees it.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use control_model::Network;
 use control_model::executor::{Executor, ExecutorError};
 use control_rpc::Channels;
-use dataplane_model::{DataPlane, NodeView};
+use dataplane_model::{DataPlane, NodeView, Table};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -159,10 +158,10 @@ fn emptied(view: &NodeView) -> NodeView {
         vtep: view.vtep,
         vxlan_port: view.vxlan_port,
         ingress: None,
-        networks: BTreeMap::new(),
-        sandboxes: BTreeMap::new(),
-        remote_endpoints: BTreeMap::new(),
-        services: BTreeMap::new(),
-        peers: BTreeMap::new(),
+        networks: Table::new(),
+        sandboxes: Table::new(),
+        remote_endpoints: Table::new(),
+        services: Table::new(),
+        peers: Table::new(),
     }
 }

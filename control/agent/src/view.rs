@@ -53,11 +53,11 @@ pub fn build(
         vtep: context.vtep,
         vxlan_port: context.vxlan_port,
         ingress: builder.ingress(),
-        sandboxes: builder.sandboxes(),
-        remote_endpoints: builder.remote_endpoints(),
+        sandboxes: builder.sandboxes().into(),
+        remote_endpoints: builder.remote_endpoints().into(),
         services: set.services.values().map(|service| builder.service(service)).collect(),
-        peers: builder.peers(),
-        networks: builder.networks,
+        peers: builder.peers().into(),
+        networks: builder.networks.into(),
     }
 }
 

@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 
 use dataplane_model::{
     Attachment, Backend, Generation, Network, NetworkKey, NodeView, RemoteEndpoint, Sandbox, SandboxId,
-    Service, ServiceKey, ServicePort, Vni,
+    Service, ServiceKey, ServicePort, Table, Vni,
 };
 
 pub const INGRESS: NetworkKey = NetworkKey(1);
@@ -28,16 +28,16 @@ pub fn node_view() -> NodeView {
         vxlan_port: 4789,
         ingress: Some(INGRESS),
         networks: networks(),
-        sandboxes: BTreeMap::from([
+        sandboxes: Table::from_iter([
             (
                 SandboxId("client".to_owned()),
                 sandbox("client.1.c", &[(INGRESS, 0, 4), (APP, 1, 4), (BACK, 2, 4)], true),
             ),
             (SandboxId("vault".to_owned()), sandbox("vault.1.v", &[(BACK, 2, 5)], false)),
         ]),
-        remote_endpoints: BTreeMap::from([back_to((APP, ip(1, 6)), "web.2.b", THERE)]),
+        remote_endpoints: Table::from_iter([back_to((APP, ip(1, 6)), "web.2.b", THERE)]),
         services: services(),
-        peers: BTreeMap::new(),
+        peers: Table::new(),
     }
 }
 
@@ -45,7 +45,7 @@ pub fn ip(network: u8, host: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, 0, network, host)
 }
 
-fn networks() -> BTreeMap<NetworkKey, Network> {
+fn networks() -> Table<NetworkKey, Network> {
     let network = |name: &str, number: u8, internal| Network {
         name: name.to_owned(),
         vni: Vni::new(4096 + u32::from(number)).unwrap(),
@@ -55,7 +55,7 @@ fn networks() -> BTreeMap<NetworkKey, Network> {
         internal,
         mtu_bytes: None,
     };
-    BTreeMap::from([
+    Table::from_iter([
         (INGRESS, network("ingress", 0, false)),
         (APP, network("App", 1, false)),
         (BACK, network("back", 2, true)),
@@ -88,7 +88,7 @@ fn web_ports() -> Vec<ServicePort> {
     vec![port("HTTP", 6, 80), port("", 17, 53)]
 }
 
-fn services() -> BTreeMap<ServiceKey, Service> {
+fn services() -> Table<ServiceKey, Service> {
     let backends = |rows: &[(&str, u8, bool)]| {
         let backend = |name: &str, ready| Backend { task_name: name.to_owned(), vtep: THERE, ready };
         rows.iter().map(|(name, host, ready)| ((APP, ip(1, *host)), backend(name, *ready))).collect()
@@ -101,7 +101,7 @@ fn services() -> BTreeMap<ServiceKey, Service> {
         ports: if name == "web" { web_ports() } else { Vec::new() },
         backends: backends(rows),
     };
-    BTreeMap::from([
+    Table::from_iter([
         (
             ServiceKey(1),
             service(

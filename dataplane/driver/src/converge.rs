@@ -9,7 +9,7 @@ use dataplane_kernel::{Kernel, KernelError, Machine};
 use dataplane_model::inspect::Difference;
 use dataplane_model::kernel_state::{EndpointKey, SocketReset};
 use dataplane_model::{KernelState, NodeView, Op, SandboxId};
-use dataplane_plan::{IngressHook, NodeFacts, Plan, PlanError, RingMemo, TcAttach, plan, resets, steps};
+use dataplane_plan::{IngressHook, NodeFacts, Plan, PlanError, Planner, TcAttach, resets, steps};
 use ipnetwork::Ipv4Network;
 use tokio::time::sleep_until;
 
@@ -27,12 +27,14 @@ pub(crate) struct Choices {
 pub(crate) struct Converger<K> {
     kernel: K,
     choices: Choices,
-    memo: RingMemo,
+    planner: Planner,
     /// What the kernel holds, as last seen and changed.
     held: Option<KernelState>,
     /// The kernel must be looked at before the next pass.
     is_stale: bool,
+    /// As last looked at, for views with this tunnel end.
     machine: Option<Machine>,
+    vtep: Ipv4Addr,
     backoff: Backoff,
 }
 
@@ -73,22 +75,42 @@ pub(crate) enum PassError {
 
 impl<K: Kernel> Converger<K> {
     pub(crate) fn new(kernel: K, choices: Choices) -> Self {
-        let (memo, backoff) = (RingMemo::default(), Backoff::default());
-        Self { kernel, choices, memo, held: None, is_stale: true, machine: None, backoff }
+        let (planner, backoff) = (Planner::default(), Backoff::default());
+        Self {
+            kernel,
+            choices,
+            planner,
+            held: None,
+            is_stale: true,
+            machine: None,
+            vtep: Ipv4Addr::UNSPECIFIED,
+            backoff,
+        }
     }
 
-    /// Plans for `view`; writes nothing.
+    /// Plans for `view`; writes nothing. Costs what has changed since the pass before, unless the kernel must be looked at:
+    /// then the machine is too, and nothing of the plan is taken from the one before.
     pub(crate) async fn begin(&mut self, view: &NodeView) -> Result<Pass, PassError> {
-        let machine = self.kernel.machine(view.vtep).await?;
-        let held = match self.held.take_if(|_| !self.is_stale) {
-            Some(held) => held,
-            None => self.kernel.observe().await?,
+        let is_whole = self.is_stale || self.held.is_none();
+        // Stays so if the pass can't begin.
+        self.is_stale = true;
+        if is_whole || self.vtep != view.vtep {
+            self.machine = None;
+        }
+        let machine = match self.machine.take() {
+            Some(machine) => machine,
+            None => self.kernel.machine(view.vtep).await?,
         };
+        self.vtep = view.vtep;
+        let machine = self.machine.insert(machine);
+        if is_whole {
+            self.held = Some(self.kernel.observe().await?);
+        }
+        let held = self.held.get_or_insert_default();
+        let facts = facts(self.choices, machine, held);
+        let plan =
+            if is_whole { self.planner.plan_whole(view, &facts) } else { self.planner.plan(view, &facts) }?;
         self.is_stale = false;
-        let held = self.held.insert(held);
-        let facts = facts(self.choices, &machine, held);
-        self.machine = Some(machine);
-        let plan = plan(view, &facts, &mut self.memo)?;
         Ok(Pass::new(held, plan))
     }
 
@@ -106,7 +128,7 @@ impl<K: Kernel> Converger<K> {
     pub(crate) async fn compare(&mut self, view: &NodeView) -> Result<Comparison, PassError> {
         let machine = self.kernel.machine(view.vtep).await?;
         let held = self.kernel.observe().await?;
-        let plan = plan(view, &facts(self.choices, &machine, &held), &mut self.memo)?;
+        let plan = self.planner.plan_whole(view, &facts(self.choices, &machine, &held))?;
         let differences = held.differences(&plan.state);
         Ok(Comparison { plan, differences })
     }
@@ -120,6 +142,10 @@ impl<K: Kernel> Converger<K> {
     pub(crate) async fn delete(&mut self, pass: &mut Pass, now: Instant) {
         self.take_steps(pass, now, Op::is_delete).await;
         self.backoff.keep(pass.failed.iter().map(|failed| &failed.op));
+        if self.held.as_ref() == Some(&pass.plan.state) {
+            // The same rows, but shared with the next plan: what is shared need not be compared.
+            self.held = Some(pass.plan.state.clone());
+        }
         if !pass.is_applied() {
             // A step that failed may have done half of its work.
             self.is_stale = true;
@@ -165,10 +191,12 @@ impl<K: Kernel> Converger<K> {
         self.kernel.changed().await;
     }
 
-    /// Has the machine changed since the last pass (an address moved here, an MTU)?
+    /// Has the machine changed since the last pass (an address moved here, an MTU)? The next pass knows it.
     pub(crate) async fn machine_changed(&mut self, vtep: Ipv4Addr) -> bool {
-        let now = self.kernel.machine(vtep).await.ok();
-        now.is_some() && now != self.machine
+        let Ok(now) = self.kernel.machine(vtep).await else { return false };
+        let before = self.machine.replace(now);
+        self.vtep = vtep;
+        before != self.machine
     }
 
     pub(crate) fn held(&self) -> Option<&KernelState> {

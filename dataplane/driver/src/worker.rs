@@ -196,7 +196,7 @@ impl<K: Kernel> Worker<K> {
         // Names come before the removal, so that sockets in sandboxes that leave are closed by then.
         if let Some(held) = self.converger.held() {
             self.names.serve(view, held);
-            let leaving = held.sandboxes.keys().filter(|id| !view.sandboxes.contains_key(id));
+            let leaving = held.sandboxes.keys().filter(|id| !view.sandboxes.contains_key(*id));
             let leaving: Vec<SandboxId> = leaving.cloned().collect();
             if !leaving.is_empty() {
                 self.names.wait_until_closed(&leaving).await;

@@ -11,7 +11,7 @@ use dataplane_kernel::{FakeKernel, Machine};
 use dataplane_model::kernel_state::LinkName;
 use dataplane_model::{
     Attachment, Backend, DataPlane as _, Generation, Network, NetworkKey, NodeView, PublishedPort,
-    RemoteEndpoint, Report, Sandbox, SandboxId, SandboxStatus, Service, ServiceKey, Vni,
+    RemoteEndpoint, Report, Sandbox, SandboxId, SandboxStatus, Service, ServiceKey, Table, Vni, change_rows,
 };
 use dataplane_plan::Uplink;
 
@@ -85,11 +85,11 @@ fn view(revision: u64, n_here: u8) -> NodeView {
         vtep: OWN,
         vxlan_port: 4789,
         ingress: Some(ingress),
-        networks: BTreeMap::from([(ingress, network)]),
+        networks: Table::from_iter([(ingress, network)]),
         sandboxes: here.map(|n| (id(n), sandbox(n))).collect(),
-        remote_endpoints: BTreeMap::from([((ingress, address(200)), remote)]),
-        services: BTreeMap::from([(ServiceKey(1), service)]),
-        peers: BTreeMap::new(),
+        remote_endpoints: Table::from_iter([((ingress, address(200)), remote)]),
+        services: Table::from_iter([(ServiceKey(1), service)]),
+        peers: Table::new(),
     }
 }
 
@@ -279,7 +279,7 @@ fn resets_until(kernel: &FakeKernel, last: &str) -> Vec<String> {
 fn without_other(revision: u64, n_here: u8) -> NodeView {
     let mut view = view(revision, n_here);
     view.remote_endpoints.clear();
-    view.services.values_mut().for_each(|service| service.backends.retain(|(_, at), _| *at != address(200)));
+    change_rows(&mut view.services, |service| service.backends.retain(|(_, at), _| *at != address(200)));
     view
 }
 
@@ -290,8 +290,8 @@ async fn sockets_are_reset_for_endpoints_that_go_and_for_no_others() {
     driver.set_view(view(1, 2));
     until(&driver, "applied", |report| report.applied_revision == 1).await;
     let mut draining = view(2, 2);
-    draining.services.values_mut().flat_map(|service| service.backends.values_mut()).for_each(|backend| {
-        backend.ready = backend.vtep == OWN;
+    change_rows(&mut draining.services, |service| {
+        service.backends.values_mut().for_each(|backend| backend.ready = backend.vtep == OWN);
     });
     driver.set_view(draining);
     until(&driver, "draining", |report| report.applied_revision == 2).await;

@@ -9,7 +9,7 @@ use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 
 use dataplane_kernel::bpf::{PinDir, Tables};
-use dataplane_model::NodeView;
+use dataplane_model::{NodeView, change_rows};
 use lab::{Lab, NODE_A, NODE_B, Ns, view};
 
 /// Where backends say who they are, as long as they are asked.
@@ -151,12 +151,12 @@ fn sockets_that_a_killed_driver_left_are_reset_by_the_next() {
 fn sockets_to_a_backend_that_drains_stay() {
     let (lab, sockets) = connected();
     let mut drained = with_lone_task(view::of_node(2, NODE_A));
-    for service in drained.services.values_mut() {
+    change_rows(&mut drained.services, |service| {
         service
             .backends
             .iter_mut()
             .for_each(|((_, address), backend)| backend.ready = address.octets()[3] != 6);
-    }
+    });
 
     lab.a.converge(drained);
 

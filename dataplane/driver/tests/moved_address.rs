@@ -7,6 +7,7 @@ mod lab;
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use dataplane_model::change_rows;
 use lab::seam::Say;
 use lab::{Lab, NODE_A, NODE_B, ask_tcp, serve_tcp, view};
 
@@ -22,7 +23,7 @@ fn the_news_of_an_address_brings_its_frontends() {
     lab.a.converge(view::of_node(1, NODE_A));
     // The other node's answers find the way back: the managers know already whose the addresses are.
     let mut seen_from_b = view::of_node(1, NODE_B);
-    seen_from_b.peers.values_mut().for_each(|peer| peer.addresses.extend(MOVED.map(IpAddr::from)));
+    change_rows(&mut seen_from_b.peers, |peer| peer.addresses.extend(MOVED.map(IpAddr::from)));
     lab.b.converge(seen_from_b);
     serve_tcp(&lab.a.sandbox(5), 80, "five");
     serve_tcp(&lab.b.sandbox(6), 80, "six");
@@ -49,7 +50,7 @@ fn an_address_is_served_by_its_new_node_before_its_driver_knows() {
     let moved = MOVED[0];
     lab.b.ns.shell(&format!("ip addr add {moved}/24 dev up0"));
     let mut seen_from_a = view::of_node(1, NODE_A);
-    seen_from_a.peers.values_mut().for_each(|peer| peer.addresses.push(moved.into()));
+    change_rows(&mut seen_from_a.peers, |peer| peer.addresses.push(moved.into()));
     lab.a.converge(seen_from_a);
     lab.b.converge(view::of_node(1, NODE_B));
     serve_tcp(&lab.a.sandbox(5), 80, "five");

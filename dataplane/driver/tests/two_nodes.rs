@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 
 use dataplane_kernel::inspect::{self, InspectError};
+use dataplane_model::change_rows;
 use dataplane_model::inspect::HookRow;
 use dataplane_plan::{IngressHook, TcAttach};
 use lab::{CLIENT, Lab, NODE_A, NODE_B, Node, ask_tcp, ask_udp, serve_tcp, serve_udp, view};
@@ -312,12 +313,12 @@ fn a_backend_that_drains_keeps_its_connections() {
     let held: Vec<(TcpStream, String)> = (0..20).map(|_| lab.client.run(open_and_greet)).collect();
     let drained = |revision, vtep| {
         let mut view = view::of_node(revision, vtep);
-        for service in view.services.values_mut() {
+        change_rows(&mut view.services, |service| {
             service
                 .backends
                 .iter_mut()
                 .for_each(|((_, address), backend)| backend.ready = address.octets()[3] != 5);
-        }
+        });
         view
     };
 

@@ -5,11 +5,13 @@
 pub mod inspect;
 pub mod kernel_state;
 pub mod report;
+mod table;
 pub mod view;
 mod view_text;
 
 pub use kernel_state::{KernelState, Op};
 pub use report::{DataPlane, Report, SandboxStatus};
+pub use table::{Table, change_rows, remove_rows};
 pub use view::{
     Attachment, Backend, Generation, Mac, Network, NetworkKey, NodeView, Peer, ProtocolNumber, PublishedPort,
     RemoteEndpoint, Sandbox, SandboxId, Service, ServiceKey, ServicePort, Vni, endpoint_of,

@@ -8,6 +8,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnetwork::{Ipv4Network, Ipv6Network};
 use serde::{Deserialize, Serialize};
 
+use crate::Table;
+
 /// A VXLAN network identifier, 24 bits (RFC 7348 section 5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Vni(u32);
@@ -80,14 +82,14 @@ pub struct NodeView {
     pub vxlan_port: u16,
     /// The VNI of the routing mesh, once there is one.
     pub ingress: Option<NetworkKey>,
-    pub networks: BTreeMap<NetworkKey, Network>,
+    pub networks: Table<NetworkKey, Network>,
     /// One per task of this node, from before its container starts until after it is removed.
-    pub sandboxes: BTreeMap<SandboxId, Sandbox>,
+    pub sandboxes: Table<SandboxId, Sandbox>,
     /// Endpoints of the networks above that live on other nodes, by (network, address).
-    pub remote_endpoints: BTreeMap<(NetworkKey, Ipv4Addr), RemoteEndpoint>,
-    pub services: BTreeMap<ServiceKey, Service>,
+    pub remote_endpoints: Table<(NetworkKey, Ipv4Addr), RemoteEndpoint>,
+    pub services: Table<ServiceKey, Service>,
     /// All nodes of the cluster but this one, by tunnel end.
-    pub peers: BTreeMap<Ipv4Addr, Peer>,
+    pub peers: Table<Ipv4Addr, Peer>,
 }
 
 /// An overlay network.

@@ -9,7 +9,12 @@ pub fn steps(held: &KernelState, wanted: &KernelState) -> Vec<Op> {
     for (id, sandbox) in &wanted.sandboxes {
         if held.sandboxes.get(id) != Some(sandbox) {
             held_after.forget_dependents_of_sandbox(id);
-            sandbox.legs.iter().for_each(|leg| held_after.forget_dependents_of_link(&leg.host));
+            for leg in &sandbox.legs {
+                held_after.forget_dependents_of_link(&leg.host);
+                if let Some(endpoint) = wanted.endpoint_behind(&leg.host) {
+                    held_after.endpoints.remove(&endpoint);
+                }
+            }
         }
         // A stray host end with a wanted name goes when the sandbox's link is made; deleting it last would hit the new one.
         for leg in &sandbox.legs {

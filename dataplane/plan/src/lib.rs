@@ -2,11 +2,13 @@
 //! lead there. The same view and facts give the same plan on every run; nothing here asks the kernel, a clock or chance.
 #![forbid(unsafe_code)]
 
+mod claims;
 pub mod delta;
 pub mod facts;
 mod hooks;
 pub mod maglev;
 mod plan;
+mod planner;
 mod resets;
 mod sandboxes;
 mod services;
@@ -15,6 +17,6 @@ mod tests;
 
 pub use delta::steps;
 pub use facts::{IngressHook, NodeFacts, TcAttach, Uplink};
-pub use maglev::RingMemo;
 pub use plan::{Plan, PlanError, plan};
+pub use planner::Planner;
 pub use resets::{resets, strays};

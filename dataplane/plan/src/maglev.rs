@@ -1,7 +1,7 @@
 //! Maglev look-up tables: Eisenbud et al., "Maglev: A Fast and Reliable Software Network Load Balancer", NSDI 2016,
 //! section 3.4. Every node computes the same table from the same backends.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
@@ -14,30 +14,6 @@ const SIZES: [u32; 9] = [251, 509, 1021, 2039, 4093, 8191, 16_381, 32_749, 65_53
 
 /// Places per backend that keep the shares within a percent or two of each other (section 5.3 of the paper).
 const PLACES_PER_BACKEND: usize = 100;
-
-/// Rings of the last plan, by their backends: a view changes few services, the rest are not computed again.
-#[derive(Debug, Default)]
-pub struct RingMemo {
-    known: BTreeMap<BTreeSet<Ipv4Addr>, Ring>,
-    used: BTreeMap<BTreeSet<Ipv4Addr>, Ring>,
-}
-
-impl RingMemo {
-    /// The ring of these backends.
-    pub fn ring(&mut self, backends: &BTreeSet<Ipv4Addr>) -> Ring {
-        if let Some(ring) = self.used.get(backends) {
-            return ring.clone();
-        }
-        let ring = self.known.remove(backends).unwrap_or_else(|| ring(backends));
-        self.used.insert(backends.clone(), ring.clone());
-        ring
-    }
-
-    /// Forgets the rings that the plan made last did not use.
-    pub(crate) fn finish_plan(&mut self) {
-        self.known = std::mem::take(&mut self.used);
-    }
-}
 
 /// The smallest size with enough places for `n_backends`.
 pub fn size(n_backends: usize) -> u32 {

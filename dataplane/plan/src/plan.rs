@@ -1,15 +1,15 @@
-//! [`plan`]: from the view and the machine's facts to the wanted kernel state.
+//! [`plan`]: from the view and the machine's facts to the wanted kernel state; the parts of the node and of its peers.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use dataplane_model::kernel_state::{Device, Hook, LinkName, NodeRoute, Owner, Present, Settings, Singleton};
-use dataplane_model::{KernelState, NodeView, Peer, SandboxId, Vni};
+use dataplane_model::{KernelState, NodeView, Peer, SandboxId, Table, Vni};
 use ipnetwork::Ipv4Network;
 
 use crate::facts::{NodeFacts, Uplink};
-use crate::maglev::RingMemo;
-use crate::{hooks, sandboxes, services};
+use crate::planner::Planner;
+use crate::{hooks, sandboxes};
 
 /// Bytes that VXLAN adds over IPv4: outer IPv4 20, UDP 8, VXLAN 8, inner Ethernet 14 (RFC 7348 section 5).
 pub(crate) const VXLAN_OVERHEAD_BYTES: u32 = 50;
@@ -43,24 +43,24 @@ pub enum PlanError {
     NoUplink { vtep: Ipv4Addr },
 }
 
-/// The wanted kernel state.
-pub fn plan(view: &NodeView, facts: &NodeFacts, memo: &mut RingMemo) -> Result<Plan, PlanError> {
-    let (name, uplink) = primary_uplink(view, facts)?;
-    let facts = &NodeFacts { gateway_subnet: free_gateway_subnet(view, facts), ..facts.clone() };
+/// The wanted kernel state, planned from nothing.
+pub fn plan(view: &NodeView, facts: &NodeFacts) -> Result<Plan, PlanError> {
+    Planner::default().plan(view, facts)
+}
+
+/// The part of the node itself: all tables but those of peers and services; of the endpoints, those in its sandboxes.
+pub(crate) fn node(view: &NodeView, facts: &NodeFacts, uplink: (&LinkName, &Uplink)) -> Plan {
     let mut plan = Plan::default();
-    plan_node(view, facts, (name, uplink), &mut plan.state);
-    sandboxes::plan(view, facts, uplink.mtu_bytes, &mut plan);
-    plan_peers(view, facts, &mut plan.state);
-    services::plan(view, facts, memo, &mut plan);
+    plan_node(view, facts, uplink, &mut plan.state);
+    sandboxes::plan(view, facts, uplink.1.mtu_bytes, &mut plan);
     hooks::plan(facts, &mut plan);
     if !facts.has_socket_reset {
         plan.problems.push(NO_SOCKET_RESET.to_owned());
     }
-    memo.finish_plan();
-    Ok(plan)
+    plan
 }
 
-fn primary_uplink<'a>(
+pub(crate) fn primary_uplink<'a>(
     view: &NodeView,
     facts: &'a NodeFacts,
 ) -> Result<(&'a LinkName, &'a Uplink), PlanError> {
@@ -73,7 +73,7 @@ fn primary_uplink<'a>(
 
 /// The subnet behind the gateway bridge: the one asked for, or the next of its size that no node has an address in and no
 /// overlay network overlaps. A bridge on such a subnet would take the packets that are meant for them.
-fn free_gateway_subnet(view: &NodeView, facts: &NodeFacts) -> Ipv4Network {
+pub(crate) fn free_gateway_subnet(view: &NodeView, facts: &NodeFacts) -> Ipv4Network {
     let is_free = |subnet: &Ipv4Network| {
         let mut nodes = own_addresses(facts).chain(view.peers.values().flat_map(ipv4_addresses));
         let mut overlays = view.networks.values().map(|network| network.subnet);
@@ -139,13 +139,17 @@ fn plan_node(
 /// Who may send tunnelled packets, and who owns which address: a tunnel's end is its node's unless another node has it
 /// among its addresses. What this node's interfaces hold is its own, whatever the cluster still thinks: an address may
 /// just have moved here.
-fn plan_peers(view: &NodeView, facts: &NodeFacts, state: &mut KernelState) {
-    state.peers.extend(view.peers.keys().map(|vtep| (*vtep, Present)));
-    state.owners.extend(view.peers.keys().map(|vtep| (*vtep, Owner::Node(*vtep))));
+pub(crate) fn peers(
+    view: &NodeView,
+    facts: &NodeFacts,
+) -> (Table<Ipv4Addr, Present>, Table<Ipv4Addr, Owner>) {
+    let mut owners: Table<Ipv4Addr, Owner> =
+        view.peers.keys().map(|vtep| (*vtep, Owner::Node(*vtep))).collect();
     for (vtep, peer) in &view.peers {
-        state.owners.extend(ipv4_addresses(peer).map(|address| (address, Owner::Node(*vtep))));
+        owners.extend(ipv4_addresses(peer).map(|address| (address, Owner::Node(*vtep))));
     }
-    state.owners.extend(own_addresses(facts).map(|address| (address, Owner::ThisNode)));
+    owners.extend(own_addresses(facts).map(|address| (address, Owner::ThisNode)));
+    (view.peers.keys().map(|vtep| (*vtep, Present)).collect(), owners)
 }
 
 /// Addresses of this node that other machines reach it by.

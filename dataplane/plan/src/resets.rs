@@ -7,14 +7,17 @@ use std::sync::Arc;
 
 use dataplane_model::kernel_state::{AttachmentRole, EndpointKey, SocketReset, VipKey, Vnis};
 use dataplane_model::{KernelState, SandboxId, Vni};
+use imbl::ordmap::DiffItem;
 use ipnetwork::{IpNetwork, Ipv4Network};
 
 /// The resets that the way from `held` to `wanted` asks for: for each endpoint that has no row any more. They belong
 /// behind the removal of the rows: then no ring leads there.
 pub fn resets(held: &KernelState, wanted: &KernelState) -> Vec<SocketReset> {
     let mut gone: BTreeMap<Vni, BTreeSet<Ipv4Addr>> = BTreeMap::new();
-    for key in held.endpoints.keys().filter(|key| !wanted.endpoints.contains_key(key)) {
-        gone.entry(key.vni).or_default().insert(key.address);
+    for item in held.endpoints.diff(&wanted.endpoints) {
+        if let DiffItem::Remove(key, _) = item {
+            gone.entry(key.vni).or_default().insert(key.address);
+        }
     }
     gone.into_iter().filter_map(|(vni, addresses)| reset(held, wanted, vni, addresses)).collect()
 }

@@ -28,8 +28,8 @@ pub(crate) fn bridge_address(facts: &NodeFacts) -> Ipv4Network {
     Ipv4Network::new(first, subnet.prefix()).expect("the prefix of a valid network")
 }
 
-/// Fills the tables of sandboxes, attachments, endpoints and cookies, and the packet filter. Which endpoints serve is
-/// known with the rings.
+/// Fills the tables of sandboxes, attachments, cookies and of the endpoints here, and the packet filter. Which endpoints
+/// serve is known with the rings.
 pub(crate) fn plan(view: &NodeView, facts: &NodeFacts, underlay_mtu_bytes: u32, plan: &mut Plan) {
     let mut gateway = GatewayAddresses::new(facts);
     let mut filter = PacketFilter {
@@ -61,7 +61,6 @@ pub(crate) fn plan(view: &NodeView, facts: &NodeFacts, underlay_mtu_bytes: u32, 
         };
         plan_one(view, id, overlay, way_out, plan);
     }
-    plan_remote_endpoints(view, plan);
     plan.problems.extend(missing_ipv6(view, facts, underlay_mtu_bytes));
     plan.state.filter.insert(Singleton, filter);
 }
@@ -203,17 +202,6 @@ fn plan_one(
 fn attachment(leg: &Leg, network: &Network, address: Ipv4Network, role: AttachmentRole) -> AttachmentRow {
     let Leg { mac, gateway, mtu_bytes, .. } = *leg;
     AttachmentRow { vni: network.vni, address, mac, gateway, mtu_bytes, role }
-}
-
-/// Endpoints of other nodes. An address that a sandbox here has is here, though a manager may still show its last node.
-fn plan_remote_endpoints(view: &NodeView, plan: &mut Plan) {
-    for ((network, address), remote) in &view.remote_endpoints {
-        let Some(network) = view.networks.get(network) else { continue };
-        let key = EndpointKey { vni: network.vni, address: *address };
-        let (mac, place) = (Mac::of_endpoint(*address), Place::Remote(remote.vtep));
-        let endpoint = Endpoint { mac, place, serves: false };
-        plan.state.endpoints.entry(key).or_insert(endpoint);
-    }
 }
 
 fn publish_on_host(

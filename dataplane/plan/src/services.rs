@@ -1,53 +1,204 @@
-//! Services: rings, virtual addresses, frontends and target ports.
+//! Services: rings, virtual addresses, frontends and target ports, each service for itself.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
-use dataplane_model::kernel_state::{EndpointKey, Frontend, FrontendKey, Place, PortKey, RingKey, VipKey};
-use dataplane_model::{NetworkKey, NodeView, PublishedPort, Service, ServiceKey, Vni};
+use dataplane_model::kernel_state::{
+    Endpoint, EndpointKey, Frontend, FrontendKey, Place, PortKey, Ring, RingKey, VipKey,
+};
+use dataplane_model::{KernelState, NetworkKey, NodeView, PublishedPort, Service, ServiceKey, Table, Vni};
 use ebpf_abi::protocol::{TCP, UDP};
 
+use crate::claims::{Claims, put};
 use crate::facts::NodeFacts;
-use crate::maglev::RingMemo;
-use crate::plan::{Plan, ingress_vni, own_addresses};
+use crate::maglev;
+use crate::plan::{ingress_vni, own_addresses};
 
-/// Fills the tables of rings, VIPs, frontends and ports, and marks the endpoints that serve.
-pub(crate) fn plan(view: &NodeView, facts: &NodeFacts, memo: &mut RingMemo, plan: &mut Plan) {
-    for (key, service) in &view.services {
-        for (network, vip) in &service.vips {
-            let Some(vni) = view.networks.get(network).map(|network| network.vni) else { continue };
-            let ring = plan_ring((*key, service), (*network, vni), memo, plan);
-            plan.state.vips.insert(VipKey { vni, address: *vip }, ring);
+/// What all services are planned from besides their own row and the endpoints.
+pub(crate) struct Ground<'a> {
+    pub view: &'a NodeView,
+    pub facts: &'a NodeFacts,
+}
+
+/// The rows of all services, and who wants which.
+#[derive(Debug, Default)]
+pub(crate) struct Services {
+    rows: BTreeMap<ServiceKey, Rows>,
+    vips: Claims<VipKey, RingKey>,
+    frontends: Claims<FrontendKey, Frontend>,
+    ports: Claims<PortKey, u16>,
+    /// The backends of each service, and whether they are in its ring.
+    backends: Claims<EndpointKey, bool>,
+    problems: BTreeMap<ServiceKey, Vec<String>>,
+    contested: BTreeMap<FrontendKey, Vec<String>>,
+}
+
+/// What one service makes of the kernel.
+#[derive(Debug, Default)]
+struct Rows {
+    /// With the backends that they were computed from.
+    rings: BTreeMap<RingKey, (BTreeSet<Ipv4Addr>, Ring)>,
+    vips: Vec<(VipKey, RingKey)>,
+    frontends: Vec<(FrontendKey, Frontend)>,
+    ports: Vec<(PortKey, u16)>,
+    backends: Vec<(EndpointKey, bool)>,
+    problems: Vec<String>,
+}
+
+impl Services {
+    /// With no rows, but with the rings of `before`, which need not be computed again.
+    pub(crate) fn afresh(before: Self) -> (Self, Known) {
+        (Self::default(), Known(before.rows))
+    }
+
+    /// The services that have the endpoint as a backend.
+    pub(crate) fn of_endpoint(&self, key: EndpointKey) -> impl Iterator<Item = ServiceKey> {
+        self.backends.of(key).map(|(service, _)| service)
+    }
+
+    /// A ring holds the endpoint.
+    pub(crate) fn serves(&self, key: EndpointKey) -> bool {
+        self.backends.of(key).any(|(_, is_in_ring)| *is_in_ring)
+    }
+
+    /// Plans `dirty` services anew. The endpoints of `state` are right but for which of them serve.
+    pub(crate) fn plan(
+        &mut self,
+        dirty: &BTreeSet<ServiceKey>,
+        ground: &Ground<'_>,
+        known: &Known,
+        state: &mut KernelState,
+    ) {
+        let (mut vips, mut frontends, mut ports, mut backends) =
+            (BTreeSet::new(), BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        for key in dirty {
+            let old = self.rows.remove(key).unwrap_or_default();
+            let rings = RingSource { own: &old, known: known.0.get(key) };
+            let service = ground.view.services.get(key);
+            let new = service
+                .map(|service| rows(*key, service, ground, (rings, &state.endpoints)))
+                .unwrap_or_default();
+            self.vips.replace(*key, &old.vips, &new.vips, &mut vips);
+            self.frontends.replace(*key, &old.frontends, &new.frontends, &mut frontends);
+            self.ports.replace(*key, &old.ports, &new.ports, &mut ports);
+            self.backends.replace(*key, &old.backends, &new.backends, &mut backends);
+            write_rings(&old, &new, &mut state.rings);
+            self.keep(*key, new, service.is_some());
+            // A frontend's problem names the service.
+            frontends.extend(
+                self.rows.get(key).iter().flat_map(|rows| rows.frontends.iter().map(|(key, _)| *key)),
+            );
         }
-        if let (Some(network), Some(vni)) = (view.ingress, ingress_vni(view)) {
-            let published = publishable(service, plan);
-            if !published.is_empty() {
-                let ring = plan_ring((*key, service), (network, vni), memo, plan);
-                plan_frontends(service, &published, ring, (facts, plan));
-                plan_target_ports(service, &published, (network, vni), plan);
-            }
+        self.vips.write(&vips, &mut state.vips);
+        self.frontends.write(&frontends, &mut state.frontends);
+        self.ports.write(&ports, &mut state.ports);
+        for key in backends {
+            let row =
+                state.endpoints.get(&key).map(|row| Endpoint { serves: self.serves(key), ..row.clone() });
+            put(&mut state.endpoints, key, row);
         }
+        for key in frontends {
+            self.contest(key, ground.view);
+        }
+    }
+
+    fn keep(&mut self, key: ServiceKey, mut rows: Rows, exists: bool) {
+        let problems = std::mem::take(&mut rows.problems);
+        if problems.is_empty() {
+            self.problems.remove(&key)
+        } else {
+            self.problems.insert(key, problems)
+        };
+        if exists {
+            self.rows.insert(key, rows);
+        }
+    }
+
+    /// Notes who wanted a frontend that another service has.
+    fn contest(&mut self, key: FrontendKey, view: &NodeView) {
+        let losers = self.frontends.of(key).skip(1).filter_map(|(loser, _)| view.services.get(&loser));
+        let text = |loser: &Service| format!("{key} of service {} is taken by another service", loser.name);
+        let texts: Vec<String> = losers.map(text).collect();
+        if texts.is_empty() {
+            self.contested.remove(&key)
+        } else {
+            self.contested.insert(key, texts)
+        };
+    }
+
+    /// What of the services is left out, one sentence each.
+    pub(crate) fn problems(&self) -> impl Iterator<Item = &String> {
+        self.problems.values().flatten().chain(self.contested.values().flatten())
     }
 }
 
-/// The service's ring in one network.
-fn plan_ring(
-    (key, service): (ServiceKey, &Service),
-    (network, vni): (NetworkKey, Vni),
-    memo: &mut RingMemo,
-    plan: &mut Plan,
-) -> RingKey {
-    let ring_key = RingKey::of(key, vni);
-    let reachable =
-        |address: &Ipv4Addr| plan.state.endpoints.contains_key(&EndpointKey { vni, address: *address });
-    let backends = chosen_backends(service, network, reachable);
-    for address in &backends {
-        if let Some(endpoint) = plan.state.endpoints.get_mut(&EndpointKey { vni, address: *address }) {
-            endpoint.serves = true;
+/// Rings of an earlier plan.
+#[derive(Debug, Default)]
+pub(crate) struct Known(BTreeMap<ServiceKey, Rows>);
+
+/// Where a service's rings may be found, if they were computed before.
+struct RingSource<'a> {
+    own: &'a Rows,
+    known: Option<&'a Rows>,
+}
+
+impl RingSource<'_> {
+    fn ring(&self, key: RingKey, backends: &BTreeSet<Ipv4Addr>) -> Ring {
+        let before =
+            [Some(self.own), self.known].into_iter().flatten().filter_map(|rows| rows.rings.get(&key));
+        let same = before.into_iter().find(|(of, _)| of == backends);
+        same.map_or_else(|| maglev::ring(backends), |(_, ring)| ring.clone())
+    }
+}
+
+fn write_rings(old: &Rows, new: &Rows, table: &mut Table<RingKey, Ring>) {
+    for key in old.rings.keys().filter(|key| !new.rings.contains_key(key)) {
+        table.remove(key);
+    }
+    for (key, (_, ring)) in &new.rings {
+        put(table, *key, Some(ring.clone()));
+    }
+}
+
+/// What the service makes of the kernel, where `endpoints` are.
+fn rows(
+    key: ServiceKey,
+    service: &Service,
+    ground: &Ground<'_>,
+    (rings, endpoints): (RingSource<'_>, &Table<EndpointKey, Endpoint>),
+) -> Rows {
+    let Ground { view, facts } = ground;
+    let mut rows = Rows::default();
+    let mut networks = BTreeMap::new();
+    for (network, vip) in &service.vips {
+        let Some(vni) = view.networks.get(network).map(|network| network.vni) else { continue };
+        networks.insert(*network, vni);
+        rows.vips.push((VipKey { vni, address: *vip }, RingKey::of(key, vni)));
+    }
+    if let (Some(network), Some(vni)) = (view.ingress, ingress_vni(view)) {
+        let published = publishable(service, &mut rows.problems);
+        if !published.is_empty() {
+            networks.insert(network, vni);
+            rows.frontends = frontends(&published, RingKey::of(key, vni), facts);
+            rows.ports = target_ports(service, &published, (network, vni), endpoints);
         }
     }
-    plan.state.rings.insert(ring_key, memo.ring(&backends));
-    ring_key
+    for (network, vni) in networks {
+        let reachable = |address: &Ipv4Addr| endpoints.contains_key(&EndpointKey { vni, address: *address });
+        let chosen = chosen_backends(service, network, reachable);
+        let in_ring = |address| (EndpointKey { vni, address }, chosen.contains(&address));
+        rows.backends.extend(addresses(service, network).map(|(address, _)| in_ring(address)));
+        let ring_key = RingKey::of(key, vni);
+        let ring = rings.ring(ring_key, &chosen);
+        rows.rings.insert(ring_key, (chosen, ring));
+    }
+    rows
+}
+
+/// The service's backends in one network, and whether they are ready.
+fn addresses(service: &Service, network: NetworkKey) -> impl Iterator<Item = (Ipv4Addr, bool)> {
+    let all = (network, Ipv4Addr::UNSPECIFIED)..=(network, Ipv4Addr::BROADCAST);
+    service.backends.range(all).map(|((_, address), backend)| (*address, backend.ready))
 }
 
 /// The backends that new flows may go to: those that are ready. Where none is, those that still exist: a task that is
@@ -58,24 +209,22 @@ fn chosen_backends(
     network: NetworkKey,
     reachable: impl Fn(&Ipv4Addr) -> bool,
 ) -> BTreeSet<Ipv4Addr> {
-    let of_network =
-        service.backends.range((network, Ipv4Addr::UNSPECIFIED)..=(network, Ipv4Addr::BROADCAST));
     let (mut ready, mut rest) = (BTreeSet::new(), BTreeSet::new());
-    for ((_, address), backend) in of_network.filter(|((_, address), _)| reachable(address)) {
-        if backend.ready {
-            ready.insert(*address)
+    for (address, is_ready) in addresses(service, network).filter(|(address, _)| reachable(address)) {
+        if is_ready {
+            ready.insert(address)
         } else {
-            rest.insert(*address)
+            rest.insert(address)
         };
     }
     if ready.is_empty() { rest } else { ready }
 }
 
 /// The ports that the programs can serve.
-fn publishable(service: &Service, plan: &mut Plan) -> Vec<PublishedPort> {
+fn publishable(service: &Service, problems: &mut Vec<String>) -> Vec<PublishedPort> {
     let (known, unknown): (Vec<_>, Vec<_>) =
         service.ingress_ports.iter().partition(|port| matches!(port.protocol, TCP | UDP));
-    plan.problems.extend(unknown.iter().map(|port| {
+    problems.extend(unknown.iter().map(|port| {
         let PublishedPort { protocol, published, .. } = port;
         format!(
             "port {published} of service {}: the routing mesh carries TCP and UDP, not protocol {protocol}",
@@ -86,40 +235,35 @@ fn publishable(service: &Service, plan: &mut Plan) -> Vec<PublishedPort> {
 }
 
 /// Each own address, and 127.0.0.1 for the node's own processes.
-fn plan_frontends(
-    service: &Service,
-    ports: &[PublishedPort],
-    ring: RingKey,
-    (facts, plan): (&NodeFacts, &mut Plan),
-) {
-    for port in ports {
+fn frontends(ports: &[PublishedPort], ring: RingKey, facts: &NodeFacts) -> Vec<(FrontendKey, Frontend)> {
+    let of_port = |port: &PublishedPort| {
+        let PublishedPort { protocol, published, target } = *port;
+        let key = move |address| FrontendKey { address, protocol, port: published };
         let addresses = own_addresses(facts).chain([Ipv4Addr::LOCALHOST]);
-        let keys =
-            addresses.map(|address| FrontendKey { address, protocol: port.protocol, port: port.published });
-        for key in keys {
-            let held = plan.state.frontends.entry(key).or_insert(Frontend { ring, target: port.target });
-            if held.ring != ring {
-                plan.problems.push(format!("{key} of service {} is taken by another service", service.name));
-            }
-        }
-    }
+        addresses.map(move |address| (key(address), Frontend { ring, target })).collect::<Vec<_>>()
+    };
+    ports.iter().flat_map(of_port).collect()
 }
 
 /// On the node of the task, published port → target port.
-fn plan_target_ports(
+fn target_ports(
     service: &Service,
     ports: &[PublishedPort],
     (network, vni): (NetworkKey, Vni),
-    plan: &mut Plan,
-) {
-    for (backend_network, endpoint) in service.backends.keys().copied() {
-        let here = plan.state.endpoints.get(&EndpointKey { vni, address: endpoint });
-        if backend_network != network || !here.is_some_and(|here| matches!(here.place, Place::Local(_))) {
-            continue;
-        }
-        for port in ports {
-            let key = PortKey { endpoint, protocol: port.protocol, published: port.published };
-            plan.state.ports.insert(key, port.target);
-        }
-    }
+    endpoints: &Table<EndpointKey, Endpoint>,
+) -> Vec<(PortKey, u16)> {
+    let is_here = |address: &Ipv4Addr| {
+        let here = endpoints.get(&EndpointKey { vni, address: *address });
+        here.is_some_and(|here| matches!(here.place, Place::Local(_)))
+    };
+    let here = addresses(service, network).map(|(address, _)| address).filter(is_here);
+    let of_endpoint = |endpoint| {
+        let key = move |port: &PublishedPort| PortKey {
+            endpoint,
+            protocol: port.protocol,
+            published: port.published,
+        };
+        ports.iter().map(move |port| (key(port), port.target))
+    };
+    here.flat_map(of_endpoint).collect()
 }

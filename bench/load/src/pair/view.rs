@@ -5,14 +5,16 @@ use std::net::Ipv4Addr;
 
 use dataplane_model::{
     Attachment, Backend, Generation, Network, NetworkKey, NodeView, Peer, PublishedPort, RemoteEndpoint,
-    Sandbox, SandboxId, Service, ServiceKey, Vni,
+    Sandbox, SandboxId, Service, ServiceKey, Table, Vni,
 };
+use ebpf_abi::RingKey;
 use ebpf_abi::protocol::TCP;
 
 use super::NODES;
 
 const INGRESS: NetworkKey = NetworkKey(1);
 const OVERLAY: NetworkKey = NetworkKey(2);
+const INGRESS_VNI: u32 = 4096;
 
 /// The published port of the service that is asked, and its target.
 pub const PORT: u16 = 9080;
@@ -33,13 +35,11 @@ pub struct Extent {
     pub n_services: u16,
     /// Of each of the others.
     pub n_backends: u32,
-    /// The last service has one backend more.
-    pub one_more: bool,
 }
 
 impl Extent {
     pub const fn services(n_services: u16) -> Self {
-        Self { n_services, n_backends: 1, one_more: false }
+        Self { n_services, n_backends: 1 }
     }
 }
 
@@ -59,12 +59,11 @@ pub fn overlay_address(index: usize) -> Ipv4Addr {
 pub fn view_of(vtep: Ipv4Addr, revision: u64, extent: Extent) -> NodeView {
     let own = usize::from(vtep != NODES[0]);
     let other = 1 - own;
-    let remote = |vtep| RemoteEndpoint { vtep, task_name: "task".to_owned(), aliases: Vec::new() };
     let peer = |address: Ipv4Addr| {
         let peer = Peer { hostname: address.to_string(), addresses: vec![address.into()] };
         (address, peer)
     };
-    let mut services: BTreeMap<ServiceKey, Service> = others(extent).collect();
+    let mut services: Table<ServiceKey, Service> = others(extent).collect();
     let absent = services.values().flat_map(|service| service.backends.keys().copied());
     let remote_endpoints = absent
         .map(|key| (key, remote(ABSENT_NODE)))
@@ -80,14 +79,14 @@ pub fn view_of(vtep: Ipv4Addr, revision: u64, extent: Extent) -> NodeView {
         vtep,
         vxlan_port: 4789,
         ingress: Some(INGRESS),
-        networks: BTreeMap::from([
-            (INGRESS, network("ingress", 4096, "10.0.0.0/8", Ipv4Addr::new(10, 0, 0, 1))),
+        networks: Table::from_iter([
+            (INGRESS, network("ingress", INGRESS_VNI, "10.0.0.0/8", Ipv4Addr::new(10, 0, 0, 1))),
             (OVERLAY, network("app", 4097, "172.30.0.0/24", Ipv4Addr::new(172, 30, 0, 1))),
         ]),
-        sandboxes: BTreeMap::from([(SandboxId(task_name(own)), sandbox(own))]),
+        sandboxes: Table::from_iter([(SandboxId(task_name(own)), sandbox(own))]),
         remote_endpoints,
         services,
-        peers: BTreeMap::from([peer(NODES[other]), peer(ABSENT_NODE)]),
+        peers: Table::from_iter([peer(NODES[other]), peer(ABSENT_NODE)]),
     }
 }
 
@@ -130,6 +129,10 @@ fn service(name: String, port: u16, target: u16) -> Service {
     }
 }
 
+fn remote(vtep: Ipv4Addr) -> RemoteEndpoint {
+    RemoteEndpoint { vtep, task_name: "task".to_owned(), aliases: Vec::new() }
+}
+
 fn backend(vtep: Ipv4Addr) -> Backend {
     Backend { task_name: "task".to_owned(), vtep, ready: true }
 }
@@ -147,11 +150,34 @@ fn asked() -> Service {
 /// Services that nobody asks, with backends that nobody reaches.
 fn others(extent: Extent) -> impl Iterator<Item = (ServiceKey, Service)> {
     (1..extent.n_services).map(move |number| {
-        let n_more = u32::from(extent.one_more && number + 1 == extent.n_services);
-        let first = u32::from(FIRST_OTHER_BACKEND) + u32::from(number) * (extent.n_backends + 1);
+        let first = first_backend(number, extent);
         let mut service = service(format!("other{number}"), FIRST_OTHER_PORT + number, 80);
-        let addresses = (first..first + extent.n_backends + n_more).map(Ipv4Addr::from);
+        let addresses = (first..first + extent.n_backends).map(Ipv4Addr::from);
         service.backends = addresses.map(|address| ((INGRESS, address), backend(ABSENT_NODE))).collect();
         (ServiceKey(number.into()), service)
     })
+}
+
+/// There is room for one more after each service's.
+fn first_backend(number: u16, extent: Extent) -> u32 {
+    u32::from(FIRST_OTHER_BACKEND) + u32::from(number) * (extent.n_backends + 1)
+}
+
+/// Gives the last service one backend more, or takes it away again.
+pub fn set_one_more(view: &mut NodeView, extent: Extent, is_there: bool) {
+    let last = extent.n_services - 1;
+    let key = (INGRESS, Ipv4Addr::from(first_backend(last, extent) + extent.n_backends));
+    let Some(service) = view.services.get_mut(&ServiceKey(last.into())) else { return };
+    if is_there {
+        service.backends.insert(key, backend(ABSENT_NODE));
+        view.remote_endpoints.insert(key, remote(ABSENT_NODE));
+    } else {
+        service.backends.remove(&key);
+        view.remote_endpoints.remove(&key);
+    }
+}
+
+/// The ring of the last service.
+pub fn last_ring(extent: Extent) -> RingKey {
+    RingKey::new((extent.n_services - 1).into(), INGRESS_VNI)
 }

@@ -1,7 +1,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use dataplane_model::SandboxId;
+use dataplane_model::{SandboxId, change_rows};
 
 use super::*;
 use crate::testing::node_view;
@@ -52,9 +52,12 @@ fn times_are_short_and_within_bounds() {
 #[test]
 fn a_service_without_tasks_and_addresses_exists_in_its_networks() {
     let mut view = node_view();
-    let idle = view.services.values_mut().find(|service| service.name == "rr").unwrap();
-    idle.backends.clear();
-    idle.aliases.values_mut().for_each(Vec::clear);
+    change_rows(&mut view.services, |service| {
+        if service.name == "rr" {
+            service.backends.clear();
+            service.aliases.values_mut().for_each(Vec::clear);
+        }
+    });
     let zones = of(&view);
     let names = &zones.networks[&crate::testing::APP].names;
     assert_eq!((names["rr"].len(), names["tasks.rr"].len()), (0, 0));
@@ -95,7 +98,7 @@ fn of(view: &dataplane_model::NodeView) -> Zones {
 #[test]
 fn a_service_wins_over_an_endpoint_of_the_same_name() {
     let mut view = node_view();
-    view.sandboxes.values_mut().for_each(|sandbox| sandbox.hostname = "WEB".to_owned());
+    change_rows(&mut view.sandboxes, |sandbox| sandbox.hostname = "WEB".to_owned());
     let zones = of(&view);
     assert_eq!(zones.networks[&crate::testing::APP].names["web"], vec![crate::testing::ip(1, 2)]);
     assert_eq!(zones.networks[&crate::testing::BACK].names["web"].len(), 2);
@@ -105,7 +108,7 @@ fn a_service_wins_over_an_endpoint_of_the_same_name() {
 fn own_servers_are_asked_only_where_there_is_a_way_out() {
     let mut view = node_view();
     let server: IpAddr = "192.0.2.53".parse().unwrap();
-    view.sandboxes.values_mut().for_each(|sandbox| sandbox.dns_servers = vec![server]);
+    change_rows(&mut view.sandboxes, |sandbox| sandbox.dns_servers = vec![server]);
     let zones = of(&view);
     let forwarding: Vec<_> = zones.sandboxes.values().map(|zone| zone.forwarding.clone()).collect();
     assert_eq!(forwarding, [Forwarding::Servers(vec![server]), Forwarding::Forbidden]);
@@ -115,7 +118,7 @@ fn own_servers_are_asked_only_where_there_is_a_way_out() {
 fn the_service_dns_itself_is_no_resolver() {
     let mut view = node_view();
     let servers = ["127.0.0.11".parse().unwrap(), "192.0.2.53".parse().unwrap()];
-    view.sandboxes.values_mut().for_each(|sandbox| sandbox.dns_servers = servers.to_vec());
+    change_rows(&mut view.sandboxes, |sandbox| sandbox.dns_servers = servers.to_vec());
     let client = of(&view).sandboxes[&SandboxId("client".to_owned())].clone();
     assert_eq!(client.forwarding, Forwarding::Servers(vec![servers[1]]));
 }
@@ -125,7 +128,7 @@ fn ndots_keeps_short_names_inside() {
     let keeps = |options: &[&str]| {
         let mut view = node_view();
         let options: Vec<String> = options.iter().map(|option| (*option).to_owned()).collect();
-        view.sandboxes.values_mut().for_each(|sandbox| sandbox.dns_options.clone_from(&options));
+        change_rows(&mut view.sandboxes, |sandbox| sandbox.dns_options.clone_from(&options));
         of(&view).sandboxes.values().all(|zone| zone.keeps_short_names)
     };
     assert!(!keeps(&[]));

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 
 use dataplane_model::{
     Attachment, Backend, Generation, Network, NetworkKey, NodeView, Peer, PublishedPort, RemoteEndpoint,
-    Sandbox, SandboxId, Service, ServiceKey, Vni,
+    Sandbox, SandboxId, Service, ServiceKey, Table, Vni, change_rows, remove_rows,
 };
 
 use super::{NODE_A, NODE_B};
@@ -40,14 +40,14 @@ pub fn of_node(revision: u64, vtep: Ipv4Addr) -> NodeView {
         vtep,
         vxlan_port: 4789,
         ingress: Some(INGRESS),
-        networks: BTreeMap::from([(INGRESS, network("ingress", 4096, 0)), (APP, network("app", 4097, 1))]),
-        sandboxes: BTreeMap::from([(id(own), sandbox(own))]),
+        networks: Table::from_iter([(INGRESS, network("ingress", 4096, 0)), (APP, network("app", 4097, 1))]),
+        sandboxes: Table::from_iter([(id(own), sandbox(own))]),
         remote_endpoints: [(INGRESS, ingress(other_task)), (APP, app(other_task))]
             .into_iter()
             .map(|key| (key, remote(key)))
             .collect(),
-        services: BTreeMap::from([(WEB, web())]),
-        peers: BTreeMap::from([(other, peer)]),
+        services: Table::from_iter([(WEB, web())]),
+        peers: Table::from_iter([(other, peer)]),
     }
 }
 
@@ -55,10 +55,10 @@ pub fn of_node(revision: u64, vtep: Ipv4Addr) -> NodeView {
 pub fn without_task(revision: u64, vtep: Ipv4Addr, task: u8) -> NodeView {
     let mut view = of_node(revision, vtep);
     view.sandboxes.remove(&id(task));
-    view.remote_endpoints.retain(|(_, address), _| address.octets()[3] != task);
-    for service in view.services.values_mut() {
+    remove_rows(&mut view.remote_endpoints, |(_, address), _| address.octets()[3] == task);
+    change_rows(&mut view.services, |service| {
         service.backends.retain(|(_, address), _| address.octets()[3] != task);
-    }
+    });
     view
 }
 

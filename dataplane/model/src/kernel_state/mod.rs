@@ -10,7 +10,6 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::net::Ipv4Addr;
 
@@ -26,6 +25,7 @@ pub use table::Change;
 use table::{changes, differences, write_table};
 
 use crate::inspect::Difference;
+use crate::table::{Table, remove_rows};
 use crate::view::SandboxId;
 
 /// Declares every table once. The order is the order in which rows are made: a row comes after those that it refers
@@ -35,7 +35,7 @@ macro_rules! tables {
         /// All of the kernel that is ours.
         #[derive(Debug, Clone, Default, PartialEq, Eq)]
         pub struct KernelState {
-            $( $(#[$doc])* pub $field: BTreeMap<$key, $value>, )*
+            $( $(#[$doc])* pub $field: Table<$key, $value>, )*
         }
 
         /// One step towards a wanted state. Idempotent: removing what is absent is success.
@@ -174,15 +174,25 @@ impl KernelState {
         }
     }
 
-    /// The same for one interface.
+    /// The same for one interface. Endpoints are found by what may be sent from the link: all of them are never looked at.
     pub fn forget_dependents_of_link(&mut self, link: &LinkName) {
+        if let Some(key) = self.endpoint_behind(link) {
+            self.endpoints.remove(&key);
+        }
         self.forwarding.remove(link);
         self.attachments.remove(link);
-        self.endpoints.retain(|_, endpoint| endpoint.place != Place::Local(link.clone()));
-        self.hooks.retain(|hook, _| hook.target != HookTarget::Interface(link.clone()));
-        self.routes.retain(|_, route| route.device != *link);
+        remove_rows(&mut self.hooks, |hook, _| hook.target == HookTarget::Interface(link.clone()));
+        remove_rows(&mut self.routes, |_, route| route.device == *link);
         if self.settings.values().any(|settings| settings.mentions(link)) {
             self.settings.clear();
         }
+    }
+
+    /// The endpoint whose row leads to the host end `link`, as the row of the attachment there says.
+    pub fn endpoint_behind(&self, link: &LinkName) -> Option<EndpointKey> {
+        let row = self.attachments.get(link)?;
+        let key = EndpointKey { vni: row.vni, address: row.address.ip() };
+        let leads_there = |endpoint: &Endpoint| matches!(&endpoint.place, Place::Local(host) if host == link);
+        self.endpoints.get(&key).is_some_and(leads_there).then_some(key)
     }
 }

@@ -1,8 +1,10 @@
 //! What all tables have in common: the difference of two, and their text.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use imbl::ordmap::DiffItem;
+
+use crate::Table;
 use crate::inspect::Difference;
 
 /// One row's change.
@@ -22,7 +24,7 @@ impl<K, V> Change<K, V> {
 }
 
 impl<K: Ord + Clone, V: Clone> Change<K, V> {
-    pub(super) fn record(&self, table: &mut BTreeMap<K, V>) {
+    pub(super) fn record(&self, table: &mut Table<K, V>) {
         match self {
             Self::Put(key, value) => table.insert(key.clone(), value.clone()),
             Self::Delete(key) => table.remove(key),
@@ -39,37 +41,37 @@ impl<K: fmt::Display, V: fmt::Display> Change<K, V> {
     }
 }
 
-/// Appends the changes that lead from `held` to `wanted`.
+/// Appends the changes that lead from `held` to `wanted`. Costs what is not shared between them.
 pub(super) fn changes<K: Ord + Clone, V: Clone + Eq, T>(
-    held: &BTreeMap<K, V>,
-    wanted: &BTreeMap<K, V>,
+    held: &Table<K, V>,
+    wanted: &Table<K, V>,
     puts: &mut Vec<T>,
     deletes: &mut Vec<T>,
     wrap: impl Fn(Change<K, V>) -> T,
 ) {
-    for (key, value) in wanted {
-        if held.get(key) != Some(value) {
-            puts.push(wrap(Change::Put(key.clone(), value.clone())));
+    for item in held.diff(wanted) {
+        match item {
+            DiffItem::Add(key, value) | DiffItem::Update { new: (key, value), .. } => {
+                puts.push(wrap(Change::Put(key.clone(), value.clone())));
+            }
+            DiffItem::Remove(key, _) => deletes.push(wrap(Change::Delete(key.clone()))),
         }
-    }
-    for key in held.keys().filter(|key| !wanted.contains_key(key)) {
-        deletes.push(wrap(Change::Delete(key.clone())));
     }
 }
 
 /// Appends the rows of `held` that are not as in `wanted`, in words.
 pub(super) fn differences<K: Ord + fmt::Display, V: Eq + fmt::Display>(
     table: &str,
-    held: &BTreeMap<K, V>,
-    wanted: &BTreeMap<K, V>,
+    held: &Table<K, V>,
+    wanted: &Table<K, V>,
     found: &mut Vec<Difference>,
 ) {
-    let keys: BTreeSet<&K> = held.keys().chain(wanted.keys()).collect();
-    for key in keys {
-        let (is, should) = (held.get(key), wanted.get(key));
-        if is == should {
-            continue;
-        }
+    for item in held.diff(wanted) {
+        let (key, is, should) = match item {
+            DiffItem::Add(key, should) => (key, None, Some(should)),
+            DiffItem::Remove(key, is) => (key, Some(is), None),
+            DiffItem::Update { old: (key, is), new: (_, should) } => (key, Some(is), Some(should)),
+        };
         let (is, mut should) = (is.map(words), should.map(words));
         if is == should {
             should = should.map(|should| should + ", in another order");
@@ -85,10 +87,10 @@ fn words(row: &impl fmt::Display) -> String {
 }
 
 /// One line per row; nothing for an empty table.
-pub(super) fn write_table<K: fmt::Display, V: fmt::Display>(
+pub(super) fn write_table<K: Ord + fmt::Display, V: fmt::Display>(
     f: &mut fmt::Formatter<'_>,
     name: &str,
-    table: &BTreeMap<K, V>,
+    table: &Table<K, V>,
 ) -> fmt::Result {
     for (key, value) in table {
         writeln!(f, "{}", format!("{name} {key} {value}").trim_end())?;

@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 use dataplane_model::kernel_state::LinkName;
 use dataplane_model::{
     Attachment, Backend, Generation, Network, NetworkKey, NodeView, Peer, PublishedPort, RemoteEndpoint,
-    Sandbox, SandboxId, Service, ServiceKey, Vni,
+    Sandbox, SandboxId, Service, ServiceKey, Table, Vni,
 };
 
 use crate::facts::{IngressHook, NodeFacts, TcAttach, Uplink};
@@ -90,13 +90,13 @@ pub fn view() -> NodeView {
         vtep: NODE_I,
         vxlan_port: 4789,
         ingress: Some(INGRESS),
-        networks: BTreeMap::from([(INGRESS, network("ingress", 4096, 0)), (APP, network("app", 4097, 1))]),
-        sandboxes: BTreeMap::from([sandbox(5)]),
-        remote_endpoints: BTreeMap::from([
+        networks: Table::from_iter([(INGRESS, network("ingress", 4096, 0)), (APP, network("app", 4097, 1))]),
+        sandboxes: Table::from_iter([sandbox(5)]),
+        remote_endpoints: Table::from_iter([
             ((INGRESS, Ipv4Addr::new(10, 0, 0, 6)), remote()),
             ((APP, Ipv4Addr::new(10, 0, 1, 6)), remote()),
         ]),
-        services: BTreeMap::from([(WEB, web)]),
-        peers: BTreeMap::from([(NODE_B, Peer { hostname: "b".into(), addresses: vec![NODE_B.into()] })]),
+        services: Table::from_iter([(WEB, web)]),
+        peers: Table::from_iter([(NODE_B, Peer { hostname: "b".into(), addresses: vec![NODE_B.into()] })]),
     }
 }

@@ -6,7 +6,6 @@ use std::net::Ipv4Addr;
 use dataplane_model::kernel_state::Ring;
 use proptest::prelude::*;
 
-use crate::RingMemo;
 use crate::maglev::{ring, size};
 
 fn backends() -> impl Strategy<Value = BTreeSet<Ipv4Addr>> {
@@ -89,17 +88,4 @@ fn no_backends_no_places() {
 fn more_backends_than_places_end() {
     let many: BTreeSet<Ipv4Addr> = (0..70_000).map(|low| Ipv4Addr::from(0x0a00_0000 + low)).collect();
     assert_eq!(ring(&many).0.len(), 65_537);
-}
-
-#[test]
-fn the_memo_gives_the_same_rings() {
-    let set: BTreeSet<Ipv4Addr> = (1..5).map(|low| Ipv4Addr::new(10, 0, 0, low)).collect();
-    let mut memo = RingMemo::default();
-
-    let first = memo.ring(&set);
-    memo.finish_plan();
-    let second = memo.ring(&set);
-
-    assert_eq!(first, ring(&set));
-    assert!(std::sync::Arc::ptr_eq(&first.0, &second.0));
 }

@@ -1,5 +1,6 @@
 mod fixture;
 mod golden;
 mod maglev;
+mod planner;
 mod resets;
 mod rules;

@@ -6,14 +6,15 @@ use std::net::Ipv4Addr;
 use dataplane_model::kernel_state::{
     Hook, HookMode, HookTarget, LinkName, Owner, Place, Program, RingKey, Singleton,
 };
-use dataplane_model::{KernelState, NetworkKey, NodeView, Peer, PublishedPort, SandboxId, Vni};
+use dataplane_model::{KernelState, NetworkKey, NodeView, Peer, PublishedPort, SandboxId, Table, Vni};
+use ipnetwork::IpNetwork;
 
 use super::fixture::{APP, HTTP, INGRESS, NODE_B, NODE_I, WEB, facts, sandbox, view};
 use crate::facts::{IngressHook, NodeFacts, TcAttach};
-use crate::{Plan, PlanError, RingMemo, plan};
+use crate::{Plan, PlanError, plan};
 
 fn planned(view: &NodeView, facts: &NodeFacts) -> Plan {
-    plan(view, facts, &mut RingMemo::default()).unwrap()
+    plan(view, facts).unwrap()
 }
 
 fn ingress_ring(state: &KernelState) -> BTreeSet<Ipv4Addr> {
@@ -88,7 +89,7 @@ fn all_rings_are_the_same_on_both_nodes() {
     let mut there = view();
     let (id, _) = sandbox(5);
     there.vtep = NODE_B;
-    there.sandboxes = [sandbox(6)].into();
+    there.sandboxes = Table::from_iter([sandbox(6)]);
     there.remote_endpoints.clear();
     for (key, address) in [(INGRESS, Ipv4Addr::new(10, 0, 0, 5)), (APP, Ipv4Addr::new(10, 0, 1, 5))] {
         let endpoint =
@@ -144,7 +145,7 @@ fn a_leg_has_its_host_number_in_ipv6_too() {
 #[test]
 fn the_node_reaches_the_ingress_network_over_ipv6_if_it_has_an_address() {
     let mut facts = facts();
-    let subnet6 = "fd00::/64".parse().unwrap();
+    let subnet6: IpNetwork = "fd00::/64".parse().unwrap();
     let without = planned(&dual_stack_view(), &facts).state;
     facts.uplinks.values_mut().for_each(|uplink| {
         uplink.addresses6 = ["2001:db8::12", "2001:db8::11"].map(|address| address.parse().unwrap()).into();
@@ -308,7 +309,7 @@ fn no_interface_with_the_tunnel_end_is_an_error() {
     let mut view = view();
     view.vtep = Ipv4Addr::new(192, 0, 2, 1);
 
-    let refused = plan(&view, &facts(), &mut RingMemo::default());
+    let refused = plan(&view, &facts());
 
     assert_eq!(refused, Err(PlanError::NoUplink { vtep: view.vtep }));
 }

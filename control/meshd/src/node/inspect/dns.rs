@@ -74,9 +74,8 @@ fn failed(error: &inspect::InspectError) -> InspectError {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
 
-    use dataplane_model::{Generation, Sandbox};
+    use dataplane_model::{Generation, Sandbox, Table};
 
     use super::*;
 
@@ -97,11 +96,11 @@ mod tests {
             vtep: std::net::Ipv4Addr::LOCALHOST,
             vxlan_port: 4789,
             ingress: None,
-            networks: BTreeMap::new(),
+            networks: Table::new(),
             sandboxes: sandboxes.collect(),
-            remote_endpoints: BTreeMap::new(),
-            services: BTreeMap::new(),
-            peers: BTreeMap::new(),
+            remote_endpoints: Table::new(),
+            services: Table::new(),
+            peers: Table::new(),
         }
     }
 

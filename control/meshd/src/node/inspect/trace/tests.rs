@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use dataplane_model::{
-    Attachment, Backend, Generation, Network, NetworkKey, PublishedPort, Sandbox, ServiceKey, Vni,
+    Attachment, Backend, Generation, Network, NetworkKey, PublishedPort, Sandbox, ServiceKey, Table, Vni,
 };
 
 use super::*;
@@ -59,14 +59,14 @@ fn view() -> NodeView {
         vtep: Ipv4Addr::new(198, 18, 0, 11),
         vxlan_port: 4789,
         ingress: Some(INGRESS),
-        networks: BTreeMap::from([(INGRESS, network(0)), (APP, network(1))]),
-        sandboxes: BTreeMap::from([(SandboxId("c".to_owned()), sandbox)]),
-        remote_endpoints: BTreeMap::new(),
-        services: BTreeMap::from([
+        networks: Table::from_iter([(INGRESS, network(0)), (APP, network(1))]),
+        sandboxes: Table::from_iter([(SandboxId("c".to_owned()), sandbox)]),
+        remote_endpoints: Table::new(),
+        services: Table::from_iter([
             (ServiceKey(1), service("web", &[(INGRESS, ip(0, 2)), (APP, ip(1, 2))])),
             (ServiceKey(2), service("rr", &[])),
         ]),
-        peers: BTreeMap::new(),
+        peers: Table::new(),
     }
 }
 
