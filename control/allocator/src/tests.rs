@@ -16,6 +16,8 @@ use ipnetwork::IpNetwork;
 use crate::subnet::Holder;
 use crate::{Allocator, check_beside_pool, check_ports, check_subnets};
 
+mod many;
+
 /// A state, the machine, and users of both.
 struct World {
     state: State,
@@ -361,7 +363,8 @@ fn random_action(world: &mut World, random: &mut Random, n_names: &mut usize) {
     *n_names += 1;
     match random.below(12) {
         0 if networks.len() < 10 => {
-            world.add_network(&format!("n{n_names}"), if n_names.is_multiple_of(2) { &[] } else { &["ipv6"] })
+            let families: &[&str] = if n_names.is_multiple_of(2) { &[] } else { &["ipv6"] };
+            world.add_network(&format!("n{n_names}"), families);
         }
         1 if services.len() < 12 => world.add_service(&format!("s{n_names}"), &words),
         2 if !services.is_empty() => world.update_service(&services[random.below(services.len())], &words),

@@ -199,6 +199,12 @@ const DETACHED: &[Sabotage] = &[
     broken("devices", "mesh-vx", &|node| sh(node, "ip link del mesh-vx")),
 ];
 
+/// The IPv6 side of a sandbox's links; of the node's own routes, `dataplane-kernel`'s tests.
+const IPV6: &[Sabotage] = &[
+    broken("sandboxes", "task5", &|node| sh_inside(node, "ip -6 route del default table 100")),
+    broken("sandboxes", "task5", &|node| sh_inside(node, "ip -6 addr flush dev eth1")),
+];
+
 const fn broken(table: &'static str, key: &'static str, harm: &'static dyn Fn(&Node)) -> Sabotage {
     Sabotage { table, key, harm }
 }
@@ -322,7 +328,7 @@ fn what_a_running_driver_finds_broken_heals() {
 #[test]
 fn what_a_driver_finds_broken_when_it_starts_heals() {
     let mut still = Still::new();
-    for (sabotages, revision) in [(ALTERED, 2), (DETACHED, 3)] {
+    for (sabotages, revision) in [(ALTERED, 2), (DETACHED, 3), (IPV6, 4)] {
         still.hold(true);
         check_found(&still.lab.a, sabotages);
         still.hold(false);

@@ -23,7 +23,7 @@ const CALL: u8 = 0x85;
 const PSEUDO_CALL: u8 = 1;
 
 /// How far below the top of its frame an instruction reaches.
-fn reach(instruction: &bpf_insn) -> usize {
+fn reach(instruction: bpf_insn) -> usize {
     let class = instruction.code & 7;
     let is_of_frame = (class == LOAD && instruction.src_reg() == FRAME)
         || (STORES.contains(&class) && instruction.dst_reg() == FRAME);
@@ -40,7 +40,7 @@ fn callee(code: &[bpf_insn], position: usize) -> Option<usize> {
 /// Bytes that the function that begins at `start` takes, with the deepest of those that it calls.
 fn depth(code: &[bpf_insn], starts: &BTreeSet<usize>, start: usize) -> usize {
     let end = starts.range(start + 1..).next().copied().unwrap_or(code.len());
-    let own = code[start..end].iter().map(reach).max().unwrap_or(0);
+    let own = code[start..end].iter().copied().map(reach).max().unwrap_or(0);
     let called = (start..end).filter_map(|position| callee(code, position));
     let deepest = called.map(|callee| depth(code, starts, callee)).max().unwrap_or(0);
     own.max(1).next_multiple_of(FRAME_UNIT) + deepest

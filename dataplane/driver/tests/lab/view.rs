@@ -74,7 +74,7 @@ fn network(name: &str, vni: u32, third: u8) -> Network {
         vni: Vni::new(vni).unwrap(),
         subnet: format!("10.0.{third}.0/24").parse().unwrap(),
         gateway: Ipv4Addr::new(10, 0, third, 1),
-        subnet6: None,
+        subnet6: Some(format!("fd00:0:{third}::/64").parse().unwrap()),
         internal: false,
         mtu_bytes: None,
     }

@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use crate::support::{Node, converge, id, observe, ok, shell, wanted, way_out};
 use dataplane_kernel::net::namespace::Namespace;
 use dataplane_model::KernelState;
-use dataplane_model::kernel_state::{LinkName, Singleton};
+use dataplane_model::kernel_state::{Device, LinkName, Singleton};
 
 #[test]
 fn a_node_is_made_kept_and_removed() {
@@ -139,6 +139,36 @@ fn a_lost_mount_and_a_stray_link_are_put_right() {
     assert!(repaired.iter().any(|step| step == "- devices mv00000000abc"), "{repaired:#?}");
     assert_eq!(node.run(converge(&mut net, &wanted)), Vec::<String>::new());
     assert_eq!(node.run(observe(&mut net)), wanted);
+}
+
+#[test]
+fn the_tunnel_device_has_the_port_that_is_wanted() {
+    let node = Node::enter();
+    let mut wanted = wanted(&id("t1"));
+    let mut net = node.net();
+    node.run(converge(&mut net, &wanted));
+    assert!(ok("ip -d link show mesh-vx").contains("dstport 4789"));
+    let device = Device::Vxlan { port: 5789, mtu_bytes: 1400 };
+    wanted.devices.insert(LinkName::vxlan(), device);
+
+    node.run(converge(&mut net, &wanted));
+
+    let shown = ok("ip -d link show mesh-vx");
+    assert!(shown.contains("dstport 5789") && shown.contains("mtu 1400"), "{shown}");
+    assert_eq!(node.run(observe(&mut net)), wanted);
+}
+
+#[test]
+fn both_ends_of_a_link_have_the_mtu_that_is_wanted() {
+    let node = Node::enter();
+    let task = id("t1");
+    let mut wanted = wanted(&task);
+    wanted.sandboxes.get_mut(&task).unwrap().legs[0].mtu_bytes = 1337;
+    node.run(converge(&mut node.net(), &wanted));
+
+    let host = &wanted.sandboxes[&task].legs[0].host;
+    assert!(ok(&format!("ip link show {host}")).contains("mtu 1337"));
+    assert!(node.sandbox(&task, "ip link show eth0").contains("mtu 1337"));
 }
 
 #[test]

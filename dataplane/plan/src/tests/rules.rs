@@ -114,6 +114,17 @@ fn mtu_follows_the_underlay_and_never_exceeds_it() {
     assert_eq!(mtus, [1450, 1400, 1500]);
 }
 
+#[test]
+fn the_tunnels_use_the_cluster_s_port() {
+    let mut view = view();
+    view.vxlan_port = 5789;
+
+    let state = planned(&view, &facts()).state;
+
+    assert_eq!(state.devices[&LinkName::vxlan()].to_string(), "vxlan port 5789 mtu 1450");
+    assert_eq!((state.settings[&Singleton].vxlan_port, state.filter[&Singleton].tunnel_port), (5789, 5789));
+}
+
 /// The fixture, with an IPv6 prefix for `app` alone and for the ingress network.
 fn dual_stack_view() -> NodeView {
     let mut view = view();
