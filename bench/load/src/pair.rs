@@ -6,6 +6,7 @@ mod view;
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -25,6 +26,9 @@ pub const CLIENT: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 100);
 
 /// How long a view may take; the programs are loaded meanwhile, and 100,000 endpoints written.
 const CONVERGE_LIMIT: Duration = Duration::from_mins(2);
+
+/// For so long programs go by a next hop that they have asked for, and some more.
+const NEXT_HOP_LIFE: Duration = Duration::from_millis(1500);
 
 /// The nodes and their client.
 pub struct Pair {
@@ -57,6 +61,24 @@ impl Pair {
         &self.nodes[index]
     }
 
+    /// Does `work` while the nodes leave all tunnels to the kernel's VXLAN device: without forwarding on its interface the
+    /// kernel tells no program the next hop.
+    pub fn by_tunnel_device<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        self.set_forwarding("0")?;
+        let done = work();
+        self.set_forwarding("1")?;
+        done
+    }
+
+    fn set_forwarding(&self, value: &str) -> Result<()> {
+        for node in &self.nodes {
+            let command = format!("echo {value} > /proc/sys/net/ipv4/conf/eth0/forwarding");
+            node.namespace.place().run("sh", &["-c", &command])?;
+        }
+        thread::sleep(NEXT_HOP_LIFE);
+        Ok(())
+    }
+
     /// Gives both nodes their views.
     pub fn converge(&self, revision: u64, extent: Extent) -> Result<()> {
         for (node, vtep) in self.nodes.iter().zip(NODES) {
@@ -79,7 +101,7 @@ pub struct Node {
     driver: Driver,
     runtime: Runtime,
     options: DriverOptions,
-    _namespace: Namespace,
+    namespace: Namespace,
     _directory: TempDir,
 }
 
@@ -90,7 +112,7 @@ impl Node {
         let options = DriverOptions::new(directory.path().to_owned(), pins);
         let driver = namespace.place().inside(|| Ok(Driver::start(&options)?))?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        Ok(Self { driver, runtime, options, _namespace: namespace, _directory: directory })
+        Ok(Self { driver, runtime, options, namespace, _directory: directory })
     }
 
     /// Gives the driver a view.

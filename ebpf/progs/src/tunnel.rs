@@ -84,6 +84,7 @@ fn next_hop(config: &NodeConfig, packet: &Skb, node: Ip4, asks_again: bool) -> O
     // SAFETY: the row is copied at once.
     if let Some(known) = unsafe { NEXT_HOPS.get(node) }
         && known.seen == maps::tick()
+        && known.to_renew == 0
         && !asks_again
     {
         return if known.ifindex == 0 { None } else { Some(*known) };
@@ -112,6 +113,7 @@ fn look_up(config: &NodeConfig, packet: &Skb, node: Ip4) -> Option<NextHop> {
             found == FOUND && lookup.family == IPV4_FAMILY && lookup.ifindex == config.uplink_ifindex;
         NextHop {
             seen: maps::tick(),
+            to_renew: 0,
             ifindex: if is_ours { config.uplink_ifindex } else { 0 },
             gateway: Ip4::from_be_u32(lookup.__bindgen_anon_4.ipv4_dst),
             mtu: lookup.__bindgen_anon_1.mtu_result.into(),
@@ -152,7 +154,8 @@ pub fn macs_of_next_hop(
     // SAFETY: the context outlives the program.
     let ifindex = unsafe { (*context).ingress_ifindex };
     if account.is_to_look() {
-        hop.seen = hop.seen.wrapping_sub(1);
+        hop.to_renew = 1;
+        return None;
     }
     let is_known = hop.seen == maps::tick() && hop.ifindex == ifindex && len <= hop.mtu;
     is_known.then_some((hop.destination, hop.source))

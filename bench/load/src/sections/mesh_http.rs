@@ -18,6 +18,7 @@ const SHORT: Metric = Metric { name: "HTTP, a connection each", unit: "requests/
 const MESH_1: &str = "mesh, 1 service";
 const MESH_100: &str = "mesh, 100 services";
 const MESH_10000: &str = "mesh, 10,000 services";
+const BY_DEVICE: &str = "mesh, 1 service, tunnels by the kernel's device";
 const DNAT_1: &str = "nftables DNAT, 1 rule";
 const DNAT_100: &str = "nftables DNAT, 100 rules";
 const HAPROXY: &str = "HAProxy";
@@ -56,6 +57,10 @@ pub fn measure(plan: Plan) -> Vec<Comparison> {
             Peer::maybe(MESH_100, &ours, mesh(100)),
             Peer::maybe(DNAT_100, &gateways, peer(Gateways::forwarded(1))),
             Peer::maybe(MESH_10000, &ours, mesh(10_000)),
+            Peer::maybe(BY_DEVICE, &ours, move |served: &Served| {
+                served.extend(1)?;
+                served.pair.by_tunnel_device(|| mesh(1)(served))
+            }),
             Peer::maybe("nftables DNAT, a map of 10,000", &gateways, peer(Gateways::forwarded(2))),
         ];
         compare(metric, plan, rows).aiming_at(&GOALS)

@@ -26,6 +26,7 @@ const TASKS: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 99, 0, 1), Ipv4Addr::new(10, 99,
 const TASK_MTU: u32 = 1450;
 
 const MESH: &str = "mesh";
+const BY_DEVICE: &str = "mesh, tunnels by the kernel's device";
 const BRIDGE: &str = "bridge and VXLAN";
 const UNDERLAY: &str = "underlay";
 
@@ -40,23 +41,37 @@ const EXCHANGE_GOALS: [Goal; 2] = [
 
 /// From task to task of a lab of real daemons.
 pub fn measure(plan: Plan, mesh: &LazyMesh) -> Vec<Comparison> {
-    compare_paths(plan, &mesh.get().and_then(MeshPath::start), |path| &path.route).into()
+    compare_paths(plan, &mesh.get().and_then(MeshPath::start), |path| &path.route, None).into()
 }
 
 /// From task to task of two nodes by their data planes alone.
 pub fn measure_pair(plan: Plan) -> Vec<Comparison> {
-    let [stream, exchange] = compare_paths(plan, &PairPath::start(), |path| &path.route);
+    let by_device: ByDevice<PairPath> = |path, sample| path.pair.by_tunnel_device(|| sample(&path.route));
+    let [stream, exchange] = compare_paths(plan, &PairPath::start(), |path| &path.route, Some(by_device));
     vec![stream.aiming_at(&STREAM_GOALS), exchange.aiming_at(&EXCHANGE_GOALS)]
 }
 
-fn compare_paths<T>(plan: Plan, ours: &Result<T>, route: fn(&T) -> &Route) -> [Comparison; 2] {
+/// Takes a sample while the mesh leaves its tunnels to the kernel's device.
+type ByDevice<T> = fn(&T, &dyn Fn(&Route) -> Result<f64>) -> Result<f64>;
+
+fn compare_paths<T>(
+    plan: Plan,
+    ours: &Result<T>,
+    route: fn(&T) -> &Route,
+    by_device: Option<ByDevice<T>>,
+) -> [Comparison; 2] {
     let plain = PlainPath::start();
     let table = |metric, sample: fn(&Route, Plan) -> Result<f64>| {
-        let rows = vec![
+        let mut rows = vec![
             Peer::maybe(MESH, ours, move |path| sample(route(path), plan)),
             Peer::maybe(BRIDGE, &plain, move |path| sample(&path.overlay, plan)),
             Peer::maybe(UNDERLAY, &plain, move |path| sample(&path.underlay, plan)),
         ];
+        if let Some(by_device) = by_device {
+            rows.push(Peer::maybe(BY_DEVICE, ours, move |path| {
+                by_device(path, &|route| sample(route, plan))
+            }));
+        }
         compare(metric, plan, rows)
     };
     [table(STREAM, Route::stream), table(EXCHANGE, Route::exchange)]
@@ -102,7 +117,7 @@ impl MeshPath {
 /// The same without control plane.
 struct PairPath {
     route: Route,
-    _pair: Pair,
+    pair: Pair,
 }
 
 impl PairPath {
@@ -110,7 +125,7 @@ impl PairPath {
         let pair = Pair::start()?;
         pair.converge(1, Extent::services(1))?;
         let route = Route::new(&pair.task(0)?, &pair.task(1)?, pair::overlay_address(1))?;
-        Ok(Self { route, _pair: pair })
+        Ok(Self { route, pair })
     }
 }
 

@@ -73,8 +73,12 @@ fn run(node: &Node, step: &Step, (n_runs, n_rows): (u32, usize)) -> Result<Durat
         for _ in 0..n_rows {
             let tick = bpf.tables.tick.get()?;
             bpf.tables.tick.set(&tick.wrapping_add(1))?;
+            node.tell_next_hop(&mut bpf.tables, tick.wrapping_add(1), step.is_of_xdp())?;
             let (duration, verdict) = replay.run(&step.frame(), step.ifindex, n_runs)?;
-            ensure!(step.expects(verdict), "the verdict is {}", verdict.cast_signed());
+            // Now and then a packet is left to tc, to ask for the next hop: the last of these may be that, but not two.
+            let expected =
+                step.expects(verdict) || step.expects(replay.run(&step.frame(), step.ifindex, 1)?.1);
+            ensure!(expected, "the verdict is {}", verdict.cast_signed());
             durations.push(duration);
         }
         durations.sort();

@@ -9,7 +9,7 @@ use dataplane_model::kernel_state::HookMode;
 use ebpf_abi::limits::ROUTER_MAC;
 use ebpf_abi::table::ATTACHMENT_INGRESS;
 use ebpf_abi::{
-    Attachment, Endpoint, EndpointKey, Frontend, FrontendKey, Ip4, MacAddr, NodeConfig, Peer, Port,
+    Attachment, Endpoint, EndpointKey, Frontend, FrontendKey, Ip4, MacAddr, NextHop, NodeConfig, Peer, Port,
     ProgramId, RingKey, TargetPort, TargetPortKey, protocol,
 };
 use etherparse::PacketBuilder;
@@ -21,6 +21,7 @@ const NODE: Ip4 = Ip4([198, 18, 0, 11]);
 pub const OTHER_NODE: Ip4 = Ip4([198, 18, 0, 12]);
 const CLIENT_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 100]);
 const NODE_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 11]);
+const OTHER_NODE_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 12]);
 
 pub const INGRESS_VNI: u32 = 4096;
 pub const OVERLAY_VNI: u32 = 4097;
@@ -78,8 +79,7 @@ impl Node {
         }
         namespace.ip(&format!("link set up0 address {NODE_MAC}"))?;
         namespace.ip(&format!("addr add {NODE}/24 dev up0"))?;
-        namespace
-            .ip(&format!("neigh replace {OTHER_NODE} lladdr 02:00:00:00:00:0c dev up0 nud permanent"))?;
+        namespace.ip(&format!("neigh replace {OTHER_NODE} lladdr {OTHER_NODE_MAC} dev up0 nud permanent"))?;
         namespace.ip("link add mesh-vx type vxlan external dstport 4789 nolearning")?;
         namespace.ip("link set mesh-vx up")?;
         namespace.place().run("sh", &["-c", "echo 1 > /proc/sys/net/ipv4/conf/up0/forwarding"])?;
@@ -108,6 +108,21 @@ impl Node {
         let mut bpf = self.bpf.lock().map_err(|_| anyhow!("a run panicked"))?;
         let bpf = bpf.as_mut().context("the programs are loaded")?;
         self.namespace.place().inside(|| work(bpf))
+    }
+
+    /// What tc would ask the kernel for, once in this tick: nothing but the program that is measured runs. tc itself leaves
+    /// what it tunnels to the kernel's device: own headers make a packet longer and mark it as tunnelled, which can't be undone.
+    pub fn tell_next_hop(&self, tables: &mut Tables, tick: u32, is_for_xdp: bool) -> Result<()> {
+        let hop = NextHop {
+            seen: tick,
+            to_renew: 0,
+            ifindex: if is_for_xdp { self.uplink } else { 0 },
+            gateway: OTHER_NODE,
+            mtu: 1500,
+            source: NODE_MAC,
+            destination: OTHER_NODE_MAC,
+        };
+        Ok(tables.next_hops.insert(&OTHER_NODE, &hop)?)
     }
 
     fn fill(&self, tables: &mut Tables) -> Result<()> {

@@ -57,7 +57,8 @@ const SOURCE_OFFSET: i16 = 26;
 pub enum Restore<'a> {
     /// XDP: so many bytes in front are taken off, which a program that encapsulates has put there. The first packet needs
     /// them too.
-    Head { len: usize, another_flow: bool },
+    /// A frame that is no longer than `kept` was passed as it is, and stays so.
+    Head { len: usize, kept: usize, another_flow: bool },
     /// tc: the frame's first bytes are written anew, and if a tunnel is given the packet is as if it came out of it.
     Bytes { first: &'a [u8], tunnel: Option<Tunnel> },
 }
@@ -167,7 +168,7 @@ fn restoring(restore: &Restore<'_>, jump: RawFd) -> Vec<Insn> {
     use asm::{R0, R1, R2, R3, R6};
     let mut program = vec![asm::mov(R6, R1)];
     match *restore {
-        Restore::Head { len, another_flow } => take_head_off(&mut program, len, another_flow),
+        Restore::Head { len, kept, another_flow } => take_head_off(&mut program, (len, kept), another_flow),
         Restore::Bytes { first, tunnel } => {
             write_anew(&mut program, first);
             if let Some(tunnel) = tunnel {
@@ -183,9 +184,18 @@ fn restoring(restore: &Restore<'_>, jump: RawFd) -> Vec<Insn> {
     program
 }
 
-fn take_head_off(program: &mut Vec<Insn>, len: usize, another_flow: bool) {
+fn take_head_off(program: &mut Vec<Insn>, (len, kept): (usize, usize), another_flow: bool) {
     use asm::{R1, R2, R3, R4, R6};
-    let len = i32::try_from(len).expect("a header's length");
+    let [len, kept] = [len, kept].map(|len| i32::try_from(len).expect("a header's length"));
+    if len > 0 {
+        program.extend([
+            asm::load_word(R3, R6, 0),
+            asm::load_word(R2, R6, 4),
+            asm::add_number(R3, kept),
+            asm::skip_if_greater(R2, R3, 1),
+            asm::skip(3),
+        ]);
+    }
     program.extend([asm::mov(R1, R6), asm::mov_number(R2, len), asm::call(uapi::XDP_ADJUST_HEAD)]);
     if another_flow {
         // The client's address counts up: no run before had it.
@@ -380,7 +390,7 @@ mod tests {
 
     #[test]
     fn programs_run_after_every_kind_of_restoring() {
-        let head = Restore::Head { len: 0, another_flow: true };
+        let head = Restore::Head { len: 0, kept: FRAME.len(), another_flow: true };
         let tunnel = Some(Tunnel { remote: Ip4([192, 0, 2, 1]), vni: 4096 });
         let bytes = Restore::Bytes { first: &FRAME[..52], tunnel };
 
@@ -398,9 +408,26 @@ mod tests {
         }
     }
 
+    /// One that passes the frame as it is finds it whole each time.
+    #[test]
+    fn only_what_was_put_in_front_is_taken_off() {
+        let head = Restore::Head { len: 50, kept: 50, another_flow: false };
+        let mut is_long = vec![asm::load_word(asm::R2, asm::R1, 0), asm::load_word(asm::R3, asm::R1, 4)];
+        is_long.extend([
+            asm::add_number(asm::R2, 49),
+            asm::mov_number(asm::R0, uapi::XDP_PASS),
+            asm::skip_if_greater(asm::R3, asm::R2, 1),
+            asm::mov_number(asm::R0, 0),
+            asm::exit(),
+        ]);
+        let program = load(Kind::Xdp, &is_long).unwrap();
+        let replay = Replay::of(program.as_fd(), &head).unwrap();
+        assert_eq!(verdict(&replay), uapi::XDP_PASS.cast_unsigned());
+    }
+
     #[test]
     fn a_program_for_another_hook_is_refused() {
-        let head = Restore::Head { len: 0, another_flow: false };
+        let head = Restore::Head { len: 0, kept: FRAME.len(), another_flow: false };
         let tc = load(Kind::Tc, &nothing(Kind::Tc)).unwrap();
         assert!(Replay::of(tc.as_fd(), &head).is_err());
     }

@@ -76,9 +76,13 @@ impl Step {
         }
     }
 
+    pub fn is_of_xdp(&self) -> bool {
+        self.program == Subject::Ours(ProgramId::MeshXdp)
+    }
+
     /// A program that encapsulates leaves its headers; who does not takes nothing off.
     fn head(&self) -> usize {
-        if self.program == Subject::Ours(ProgramId::MeshXdp) { OVERHEAD } else { 0 }
+        if self.is_of_xdp() { OVERHEAD } else { 0 }
     }
 
     /// The packet, and in front of it what is taken off first.
@@ -88,7 +92,10 @@ impl Step {
 
     pub fn replay(&self, bpf: &mut Bpf) -> Result<Replay> {
         let restore = match self.kind() {
-            Kind::Xdp => Restore::Head { len: self.head(), another_flow: self.another_flow },
+            Kind::Xdp => {
+                let (len, kept) = (self.head(), self.packet.len());
+                Restore::Head { len, kept, another_flow: self.another_flow }
+            }
             Kind::Tc => Restore::Bytes { first: &self.packet[..CHANGED], tunnel: self.tunnel },
         };
         match self.program {

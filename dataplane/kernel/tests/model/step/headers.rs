@@ -48,6 +48,7 @@ impl Walk<'_> {
                 let is_ours = told.result == 0 && told.ifindex == config.uplink_ifindex;
                 let hop = NextHop {
                     seen: tick,
+                    to_renew: 0,
                     ifindex: if is_ours { told.ifindex } else { 0 },
                     gateway: told.gateway,
                     mtu: told.mtu.into(),

@@ -64,6 +64,10 @@ pub const fn skip_if_greater(a: u8, b: u8, n_insns: i16) -> Insn {
     insn(0x2d, a, b, n_insns, 0)
 }
 
+pub const fn skip(n_insns: i16) -> Insn {
+    insn(0x05, 0, 0, n_insns, 0)
+}
+
 pub const fn call(helper: i32) -> Insn {
     insn(0x85, 0, 0, 0, helper)
 }
