@@ -58,6 +58,39 @@ fn a_backend_that_leaves_moves_few_others() {
     assert!(n_moved * 100 <= n_places * 3, "{n_moved} of {n_places}");
 }
 
+/// Of 1,000 places, how many change hands between backends that stay when one of `n_backends` goes: the mean over `seeds`
+/// sets, where the ring keeps its size.
+fn moved_permille(n_backends: u32, seeds: u32) -> f64 {
+    let (mut n_moved, mut n_places) = (0, 0);
+    for seed in 0..seeds {
+        let address = |n| Ipv4Addr::from(0x0a00_0000 + 4096 * seed + n);
+        let set: BTreeSet<Ipv4Addr> = (2..2 + n_backends).map(address).collect();
+        let before = ring(&set);
+        n_moved += moved_without(&set, &before, address(2 + seed * 7 % n_backends));
+        n_places += before.0.len();
+    }
+    let number = |count: usize| f64::from(u32::try_from(count).unwrap());
+    number(n_moved) * 1000.0 / number(n_places)
+}
+
+/// One percent at most from 400 backends on, where all rings have the largest size; 2.5 below, where a ring has 100 to 200
+/// places per backend and the walks of so few backends meet more often.
+#[test]
+fn one_of_many_backends_moves_one_percent_of_the_others() {
+    for (n_backends, seeds, most_permille) in [
+        (5, 60, 25.0),
+        (10, 40, 25.0),
+        (20, 20, 25.0),
+        (100, 6, 25.0),
+        (400, 3, 10.0),
+        (655, 3, 10.0),
+        (1000, 3, 10.0),
+    ] {
+        let moved = moved_permille(n_backends, seeds);
+        assert!(moved <= most_permille, "{moved:.1} of 1,000 among {n_backends}");
+    }
+}
+
 /// Places that change hands between backends that stay, when `victim` goes.
 fn moved_without(set: &BTreeSet<Ipv4Addr>, before: &Ring, victim: Ipv4Addr) -> usize {
     let mut rest = set.clone();
