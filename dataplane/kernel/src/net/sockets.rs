@@ -54,7 +54,7 @@ impl NodeSockets {
 
 impl Sockets for NodeSockets {
     fn reset(&self, sandbox: Option<&SandboxId>, peers: &BTreeSet<Ipv4Addr>) -> Result<(), KernelError> {
-        let n_reset = self.within(sandbox, || reset(peers))?;
+        let n_reset = self.within(sandbox, || reset(peers, &Families::of(sandbox)?))?;
         if n_reset > 0 {
             tracing::debug!(n_reset, ?sandbox, "sockets to tasks that are gone were reset");
         }
@@ -62,7 +62,7 @@ impl Sockets for NodeSockets {
     }
 
     fn peers(&self, sandbox: Option<&SandboxId>) -> Result<BTreeSet<Ipv4Addr>, KernelError> {
-        self.within(sandbox, peers)
+        self.within(sandbox, || peers(&Families::of(sandbox)?))
     }
 }
 
@@ -70,9 +70,8 @@ impl Sockets for NodeSockets {
 struct Diagnosis(Socket);
 
 /// Ends all TCP sockets and connected UDP sockets of the calling thread's namespace with a peer among `gone`; says how many.
-fn reset(gone: &BTreeSet<Ipv4Addr>) -> Result<usize, NetError> {
+fn reset(gone: &BTreeSet<Ipv4Addr>, families: &Families) -> Result<usize, NetError> {
     let diagnosis = Diagnosis::open_here()?;
-    let families = Families::here()?;
     let named: Vec<Ipv4Addr> = gone.iter().copied().collect();
     let mut n_reset = 0;
     for kind in KINDS {
@@ -91,9 +90,8 @@ fn reset(gone: &BTreeSet<Ipv4Addr>) -> Result<usize, NetError> {
 }
 
 /// The peers of all TCP sockets and connected UDP sockets of the calling thread's namespace.
-fn peers() -> Result<BTreeSet<Ipv4Addr>, NetError> {
+fn peers(families: &Families) -> Result<BTreeSet<Ipv4Addr>, NetError> {
     let diagnosis = Diagnosis::open_here()?;
-    let families = Families::here()?;
     let mut peers = BTreeSet::new();
     for kind in KINDS {
         let found = diagnosis.list(kind, Wanted::All).map_err(|error| NetError::io("list sockets", error))?;
@@ -119,11 +117,17 @@ pub(super) fn can_reset() -> bool {
     })
 }
 
-/// The subnets of both families of the namespace's links, loopback apart: what gives an IPv6 peer its name.
+/// The subnets of both families of a sandbox's links, loopback apart: what gives an IPv6 peer its name.
+#[derive(Default)]
 struct Families(Vec<(Ipv4Network, Ipv6Network)>);
 
 impl Families {
-    /// Of the calling thread's namespace.
+    /// Of the calling thread's namespace, which is the sandbox's. The node's links are not ours, and a peer with some host
+    /// number there is nobody's endpoint: its processes reach tasks by IPv4.
+    fn of(sandbox: Option<&SandboxId>) -> Result<Self, NetError> {
+        if sandbox.is_none() { Ok(Self::default()) } else { Self::here() }
+    }
+
     fn here() -> Result<Self, NetError> {
         let failed = |error: nix::Error| NetError::io("list addresses", error.into());
         let (mut v4, mut v6) = (Vec::new(), Vec::new());
@@ -273,8 +277,10 @@ mod tests {
             datagrams.connect(("fd00:9::5", 53)).unwrap();
             let names = [Ipv4Addr::new(10, 0, 9, 5), Ipv4Addr::new(10, 0, 9, 6)];
 
-            assert!(names.iter().all(|name| peers().unwrap().contains(name)));
-            let n_reset = reset(&[names[0]].into()).unwrap();
+            let (families, none) = (Families::here().unwrap(), Families::of(None).unwrap());
+            assert!(names.iter().all(|name| peers(&families).unwrap().contains(name)));
+            assert!(names.iter().all(|name| !peers(&none).unwrap().contains(name)), "not in the node");
+            let n_reset = reset(&[names[0]].into(), &families).unwrap();
 
             assert_eq!(n_reset, 2);
             assert_eq!(outcome(&gone), io::ErrorKind::ConnectionAborted);
@@ -298,8 +304,8 @@ mod tests {
             });
 
             let expected = [0, 1, 2, n_gone / 2, n_gone - 1, n_gone].map(peer);
-            assert!(expected.iter().all(|peer| peers().unwrap().contains(peer)));
-            let n_reset = reset(&(0..n_gone).map(peer).collect()).unwrap();
+            assert!(expected.iter().all(|peer| peers(&Families::default()).unwrap().contains(peer)));
+            let n_reset = reset(&(0..n_gone).map(peer).collect(), &Families::default()).unwrap();
 
             assert_eq!(n_reset, 5);
             for stream in gone.iter().chain([&mapped]) {
