@@ -30,14 +30,15 @@ impl Control {
         find_network(&*self.read().await?, input).cloned()
     }
 
-    /// Makes a network. One that is being removed and still holds the name or the subnet is waited for.
+    /// Makes a network. One that is being removed and still holds the name, the subnet or
+    /// the routing mesh is waited for.
     pub async fn create_network(&self, spec: NetworkSpec) -> Result<NetworkId, ControlError> {
         validate_network(&spec)?;
         self.wait_while(|state| {
-            state
-                .networks()
-                .iter()
-                .any(|n| n.pending_delete && (n.spec.name == spec.name || overlaps(&spec, n)))
+            let holds = |n: &Network| {
+                n.spec.name == spec.name || (n.spec.ingress && spec.ingress) || overlaps(&spec, n)
+            };
+            state.networks().iter().any(|n| n.pending_delete && holds(n))
         })
         .await;
         let id = NetworkId::from_bits(rand::random());

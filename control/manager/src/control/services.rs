@@ -199,7 +199,7 @@ fn check_against_others(
     }
     check_ports(state, &spec.endpoint.ports, own).map_err(ControlError::PortInUse)?;
     let needs_ingress = spec.endpoint.ports.iter().any(|port| port.mode == PublishMode::Ingress);
-    if needs_ingress && state.ingress_network().is_none() {
+    if needs_ingress && state.ingress_network().is_none_or(|network| network.pending_delete) {
         return Err(ControlError::NoIngress);
     }
     Ok(())

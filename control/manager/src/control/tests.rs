@@ -1,7 +1,10 @@
 use std::collections::BTreeSet;
 
 use control_model::object::{NodeStatus, TaskStatus, UpdateState};
-use control_model::spec::{ContainerSpec, NetworkSpec, NodeSpec, Role, ServiceMode, ServiceSpec, TaskSpec};
+use control_model::spec::{
+    ContainerSpec, NetworkSpec, NodeSpec, PortConfig, Protocol, PublishMode, Role, ServiceMode, ServiceSpec,
+    TaskSpec,
+};
 use control_model::{Change, Node, NodeId, Object, ObjectRef, Task, TaskId, TaskState};
 use control_store::LocalStore;
 
@@ -165,6 +168,25 @@ async fn a_create_waits_for_the_name_to_be_free() {
     store.commit(vec![Change::Delete(ObjectRef::Service(old))]).expect("gone");
     let new = create.await.expect("no panic").expect("the name is free");
     assert_eq!(control.service("web").await.expect("found").id, new);
+}
+
+/// As fast as a script is: `docker network rm ingress` and the next one under another name.
+#[tokio::test]
+async fn a_new_ingress_network_waits_for_the_old_one_to_go() {
+    let (store, control) = control(1);
+    let old = store.state().ingress_network().expect("made").id;
+    control.remove_network("ingress").await.expect("unused");
+    let spec = NetworkSpec { name: "mesh".into(), ingress: true, ..NetworkSpec::default() };
+    let create = control.create_network(spec);
+    tokio::pin!(create);
+    assert!(futures::poll!(&mut create).is_pending(), "the old one is there still");
+    let mut published = self::spec("web");
+    published.endpoint.ports = vec![PortConfig::new(Protocol::Tcp, 80, 8080, PublishMode::Ingress)];
+    let refused = control.create_service(published).await;
+    assert!(matches!(refused, Err(ControlError::NoIngress)), "{refused:?}");
+    store.commit(vec![Change::Delete(ObjectRef::Network(old))]).expect("there");
+    let new = create.await.expect("the old one is gone");
+    assert_eq!(store.state().ingress_network().map(|network| network.id), Some(new));
 }
 
 #[tokio::test]
