@@ -13,7 +13,7 @@ use control_model::spec::Availability;
 use control_model::{ClusterId, Network, NodeId};
 use control_store::ReplicatedStore;
 use dataplane_model::inspect::{
-    Assigned, DnsQueryReport, DnsZoneReport, DropsReport, EndpointRow, FdbReport, FlowsReport,
+    Assigned, DnsQueryReport, DnsZoneReport, DropsReport, EndpointRow, FdbReport, FlowSamples, FlowsReport,
     LoadBalancerRow, NodeStatus, RingReport, TopReport, TraceReport, TraceRequest, TunnelledPacket,
     VerifyReport,
 };
@@ -89,8 +89,17 @@ pub trait Node: Send + Sync + 'static {
     ) -> Result<DnsQueryReport, InspectError>;
     /// `meshctl top`: takes about a second.
     async fn mesh_top(&self) -> Result<TopReport, InspectError>;
+    /// `meshctl flows`: one of `every` packets at each program; takes about a second.
+    async fn mesh_samples(&self, every: u32) -> Result<FlowSamples, InspectError>;
     /// `meshctl trace`: as far as this node decides.
     async fn mesh_trace(&self, request: &TraceRequest) -> Result<TraceReport, InspectError>;
+    /// `meshctl trace --live`: sends a packet from a task of this node.
+    async fn mesh_trace_live(&self, request: &TraceRequest) -> Result<TraceReport, InspectError>;
+    /// `meshctl trace --live`: from now on this node's programs tell of packets with this source port, for some seconds; of
+    /// none any more if it is 0.
+    async fn mesh_trace_mark(&self, protocol: u8, port: u16) -> Result<(), InspectError>;
+    /// `meshctl trace --live`: the rest of a marked packet's way, from another node's tunnel.
+    async fn mesh_trace_marked(&self, packet: &TunnelledPacket) -> Result<TraceReport, InspectError>;
     /// `meshctl trace`: on, from another node's tunnel.
     async fn mesh_trace_tunnelled(&self, packet: &TunnelledPacket) -> Result<TraceReport, InspectError>;
     /// `meshctl drops`.

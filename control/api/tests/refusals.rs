@@ -413,6 +413,11 @@ async fn inspections_are_answered_and_wrong_ones_refused() {
         &source=192.0.2.1:7&destination=198.18.0.11:80&protocol=6";
     assert_eq!(daemon.error("GET", tunnelled, "").await.0, 500, "it came to the node");
     assert_eq!(daemon.error("GET", &tunnelled.replace("4096", "-1"), "").await.0, 400);
+    assert_eq!(daemon.error("GET", &trace.replace("trace", "trace/live"), "").await, (500, format!("live {asked}")));
+    assert_eq!(daemon.request("GET", "/mesh/trace/mark?protocol=6&port=4000", b"").await.0, 200);
+    assert_eq!(daemon.error("GET", "/mesh/trace/mark?protocol=6&port=x", "").await.0, 400);
+    let marked = daemon.error("GET", &tunnelled.replace("tunnelled", "marked"), "").await;
+    assert!(marked.1.starts_with("marked TunnelledPacket"), "{marked:?}");
     let (status, zone) = daemon.request("GET", "/mesh/dns/zone?task=web.1&network=app", b"").await;
     assert!(status == 200 && zone.contains("\"network\":\"app\",\"name\":\"web.1\""), "{zone}");
     assert_eq!(daemon.request("GET", "/mesh/dns/zone", b"").await.0, 200);
@@ -424,6 +429,11 @@ async fn inspections_are_answered_and_wrong_ones_refused() {
     ] {
         let path = format!("/mesh/dns/query{path}");
         assert_eq!(daemon.error("GET", &path, "").await, (code, error.into()));
+    }
+    let (status, samples) = daemon.request("GET", "/mesh/flows?every=7", b"").await;
+    assert!(status == 200 && samples.contains(r#""every":7"#), "{samples}");
+    for every in ["0", "-1", ""] {
+        assert_eq!(daemon.error("GET", &format!("/mesh/flows?every={every}"), "").await.0, 400);
     }
     let (status, metrics) = daemon.request("GET", "/metrics", b"").await;
     assert_eq!((status, metrics.trim_end()), (200, "meshd_rings 3"));

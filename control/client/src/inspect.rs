@@ -1,8 +1,9 @@
 //! What `meshctl` asks of a node's daemon.
 
 use dataplane_model::inspect::{
-    DnsQueryReport, DnsZoneReport, DropsReport, EndpointRow, FdbReport, FlowsReport, LoadBalancerRow,
-    NodeRow, NodeStatus, RingReport, TopReport, TraceReport, TraceRequest, TunnelledPacket, VerifyReport,
+    DnsQueryReport, DnsZoneReport, DropsReport, EndpointRow, FdbReport, FlowSamples, FlowsReport,
+    LoadBalancerRow, NodeRow, NodeStatus, RingReport, TopReport, TraceReport, TraceRequest, TunnelledPacket,
+    VerifyReport,
 };
 use http::Method;
 use serde::de::DeserializeOwned;
@@ -33,16 +34,32 @@ impl Client {
 
     /// What would become of a connection. `from` and `to` go into the path as they are.
     pub async fn trace(&self, request: &TraceRequest) -> Result<TraceReport, ClientError> {
-        let TraceRequest { from, to, protocol, port } = request;
-        self.inspect(&format!("/trace?from={from}&to={to}&protocol={protocol}&port={port}")).await
+        self.inspect(&format!("/trace?{}", between(request))).await
+    }
+
+    /// What becomes of a packet that is sent now.
+    pub async fn trace_live(&self, request: &TraceRequest) -> Result<TraceReport, ClientError> {
+        self.inspect(&format!("/trace/live?{}", between(request))).await
+    }
+
+    /// The node tells of packets with this source port, for some seconds; of none any more if it is 0.
+    pub async fn trace_mark(&self, protocol: u8, port: u16) -> Result<(), ClientError> {
+        self.inspect(&format!("/trace/mark?protocol={protocol}&port={port}")).await
     }
 
     /// The rest of a way that leads through a tunnel to this node.
     pub async fn trace_tunnelled(&self, packet: &TunnelledPacket) -> Result<TraceReport, ClientError> {
-        let TunnelledPacket { from, to, vni, endpoint, source, destination, protocol } = packet;
-        let tunnel = format!("from={from}&to={to}&vni={vni}&endpoint={endpoint}");
-        let flow = format!("source={source}&destination={destination}&protocol={protocol}");
-        self.inspect(&format!("/trace/tunnelled?{tunnel}&{flow}")).await
+        self.inspect(&format!("/trace/tunnelled?{}", tunnelled(packet))).await
+    }
+
+    /// The same of a marked packet that has come.
+    pub async fn trace_marked(&self, packet: &TunnelledPacket) -> Result<TraceReport, ClientError> {
+        self.inspect(&format!("/trace/marked?{}", tunnelled(packet))).await
+    }
+
+    /// One of `every` packets at each program, of about a second.
+    pub async fn samples(&self, every: u32) -> Result<FlowSamples, ClientError> {
+        self.inspect(&format!("/flows?every={every}")).await
     }
 
     /// What happens in about a second, which the answer takes.
@@ -103,4 +120,14 @@ impl Client {
         };
         Ok(serde_json::from_slice(&self.send(Method::GET, &path, None).await?)?)
     }
+}
+
+fn between(TraceRequest { from, to, protocol, port }: &TraceRequest) -> String {
+    format!("from={from}&to={to}&protocol={protocol}&port={port}")
+}
+
+fn tunnelled(packet: &TunnelledPacket) -> String {
+    let TunnelledPacket { from, to, vni, endpoint, source, destination, protocol } = packet;
+    let tunnel = format!("from={from}&to={to}&vni={vni}&endpoint={endpoint}");
+    format!("{tunnel}&source={source}&destination={destination}&protocol={protocol}")
 }

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod dns;
+mod flows;
 mod nodes;
 mod pins;
 mod source;
@@ -77,6 +78,15 @@ enum Command {
         #[arg(long)]
         once: bool,
     },
+    /// Single packets, and what each program did with them, of one second
+    Flows {
+        /// One of so many packets, by chance, at each program
+        #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
+        every: u32,
+        /// Second after second, until nobody reads any more
+        #[arg(long)]
+        watch: bool,
+    },
     /// What each program did with its packets; fails if one is not accounted for
     Drops {
         /// Once a second, what was dropped in it and why, until SIGINT
@@ -129,6 +139,10 @@ async fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         }
         Command::Top { once } => {
             top::show(&view.sources().await?, *once, arguments.json).await?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Flows { every, watch } => {
+            flows::show(&view.sources().await?, *every, *watch, arguments.json).await?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Hooks => {

@@ -8,8 +8,9 @@ use std::time::Duration;
 use anyhow::Context;
 use control_client::{Client, ClientError};
 use dataplane_model::inspect::{
-    DnsQueryReport, DnsZoneReport, DropsReport, EndpointRow, FdbReport, FlowsReport, LoadBalancerRow,
-    NodeRow, NodeStatus, RingReport, TopReport, TraceReport, TraceRequest, TunnelledPacket, VerifyReport,
+    DnsQueryReport, DnsZoneReport, DropsReport, EndpointRow, FdbReport, FlowSamples, FlowsReport,
+    LoadBalancerRow, NodeRow, NodeStatus, RingReport, TopReport, TraceReport, TraceRequest, TunnelledPacket,
+    VerifyReport,
 };
 
 use crate::pins;
@@ -91,6 +92,26 @@ impl Source {
     /// On, from another node's tunnel.
     pub async fn trace_tunnelled(&self, packet: &TunnelledPacket) -> anyhow::Result<TraceReport> {
         Ok(self.client.trace_tunnelled(packet).await?)
+    }
+
+    /// A packet that is sent now. Of meshd alone.
+    pub async fn trace_live(&self, request: &TraceRequest) -> anyhow::Result<TraceReport> {
+        Ok(self.client.trace_live(request).await?)
+    }
+
+    /// The node waits for marked packets, for some seconds.
+    pub async fn trace_mark(&self, protocol: u8, port: u16) -> anyhow::Result<()> {
+        Ok(self.client.trace_mark(protocol, port).await?)
+    }
+
+    /// On, from another node's tunnel, with a marked packet.
+    pub async fn trace_marked(&self, packet: &TunnelledPacket) -> anyhow::Result<TraceReport> {
+        Ok(self.client.trace_marked(packet).await?)
+    }
+
+    /// Of meshd alone: the kernel's buffer has one reader.
+    pub async fn samples(&self, every: u32) -> anyhow::Result<FlowSamples> {
+        Ok(self.client.samples(every).await?)
     }
 
     pub async fn top(&self) -> anyhow::Result<TopReport> {

@@ -4,8 +4,11 @@ use std::fmt::Write as _;
 
 use anyhow::Context;
 use clap::Args;
-use dataplane_model::inspect::{TraceEnd, TraceReport, TraceRequest, TraceStep, TraceWay};
+use dataplane_model::inspect::{
+    TraceEnd, TraceReport, TraceRequest, TraceStep, TraceWay, TunnelledPacket,
+};
 
+use crate::nodes::{self, Asked, gather};
 use crate::parse_name;
 use crate::source::Source;
 
@@ -25,25 +28,63 @@ pub struct TraceArguments {
     /// Source port, where --from has none: it decides the place in a ring
     #[arg(long, default_value_t = 40_000)]
     port: u16,
+    /// Send a packet, and show its way by what the programs tell of it. The task begins a connection, which is reset, or sends
+    /// an empty datagram, from --port
+    #[arg(long)]
+    live: bool,
 }
 
 /// The trace, followed from node to node by whom `source` can ask.
 pub async fn ask(source: &Source, arguments: &TraceArguments) -> anyhow::Result<TraceReport> {
-    let TraceArguments { from, to, protocol, port } = arguments;
+    let TraceArguments { from, to, protocol, port, live } = arguments;
     let request = TraceRequest { from: from.clone(), to: to.clone(), protocol: *protocol, port: *port };
     let is_outside = request.from.starts_with("outside/");
     anyhow::ensure!(!is_outside || request.client().is_some(), "{from}: expected outside/ADDRESS[:PORT]");
+    if *live {
+        return ask_live(source, &request).await;
+    }
     let mut report = source.trace(&request).await?;
     for way in &mut report.ways {
-        follow(source, way).await?;
+        follow(source, way, Source::trace_tunnelled).await?;
     }
     Ok(report)
 }
 
-async fn follow(source: &Source, way: &mut TraceWay) -> anyhow::Result<()> {
+/// All nodes wait for the packet before it is sent. Where `source` may ask no others, its own part is shown.
+async fn ask_live(source: &Source, request: &TraceRequest) -> anyhow::Result<TraceReport> {
+    let own = source.status().await?.node_id;
+    let nodes = nodes::all(source).await.unwrap_or_default();
+    let others: Vec<Asked> = nodes.into_iter().filter(|node| node.node_id != own).collect();
+    // One that can't wait is told of if the packet goes there.
+    let mark = async |port| {
+        let mark = async |source: &Source| source.trace_mark(request.protocol, port).await;
+        drop(gather(&others, &mark).await);
+    };
+    mark(request.port).await;
+    let traced = source.trace_live(request).await;
+    let followed = match traced {
+        Ok(mut report) => follow_all(source, &mut report).await.map(|()| report),
+        Err(error) => Err(error),
+    };
+    mark(0).await;
+    followed
+}
+
+async fn follow_all(source: &Source, report: &mut TraceReport) -> anyhow::Result<()> {
+    for way in &mut report.ways {
+        follow(source, way, Source::trace_marked).await?;
+    }
+    Ok(())
+}
+
+async fn follow(
+    source: &Source,
+    way: &mut TraceWay,
+    go_on: impl AsyncFn(&Source, &TunnelledPacket) -> anyhow::Result<TraceReport>,
+) -> anyhow::Result<()> {
     for _ in 0..MAX_NODES {
         let TraceEnd::Tunnel(packet) = way.end else { return Ok(()) };
-        let report = match source.of_node(&packet.to.to_string()).trace_tunnelled(&packet).await {
+        let report = match go_on(&source.of_node(&packet.to.to_string()), &packet).await {
             Ok(report) => report,
             Err(error) => {
                 let step = TraceStep { node: packet.to, at: "not asked".into(), says: format!("{error:#}") };
@@ -110,7 +151,7 @@ fn parse_protocol(text: &str) -> Result<u8, String> {
 mod tests {
     use std::net::Ipv4Addr;
 
-    use dataplane_model::inspect::{TraceChance, TunnelledPacket};
+    use dataplane_model::inspect::TraceChance;
 
     use super::*;
 

@@ -251,6 +251,16 @@ fn another_node_is_asked_through_the_daemon_and_never_from_the_pins() {
 }
 
 #[test]
+fn packets_are_sampled_at_the_rate_asked_for() {
+    let report = r#"{"every":7,"samples":[],"n_left_off":0,"n_lost":2}"#;
+    let output = with_answer("/mesh/flows?every=7", "200 OK", report, &["flows", "--every", "7"]);
+    assert!(text(&output.stdout).starts_with("(2 events were lost"), "{}", text(&output.stdout));
+    let directory = tempfile::tempdir().expect("a directory");
+    let output = meshctl(directory.path(), &["flows", "--every", "0"]);
+    assert_eq!(output.status.code(), Some(2), "refused");
+}
+
+#[test]
 fn a_refusal_is_shown_and_nothing_else_tried() {
     let output =
         with_answer("/mesh/lb", "500 Internal Server Error", r#"{"message":"no maps"}"#, &["lb", "ls"]);

@@ -7,6 +7,7 @@ mod flows;
 mod rings;
 mod top;
 pub mod trace;
+mod watch;
 
 use std::path::Path;
 
@@ -18,6 +19,7 @@ pub use fdb::fdb;
 pub use flows::{FlowCounts, count_flows, flows};
 pub use rings::{Entrance, count_rings, load_balancers, rings};
 pub use top::TopReading;
+pub use watch::{Watch, Which};
 
 use crate::bpf::{HookPin, PinDir, PinError, TableError, Tables, interface_name, is_alive, read_drops};
 

@@ -8,13 +8,17 @@ use crate::view::Generation;
 
 mod cluster;
 mod dns;
+mod sample;
 mod top;
 mod trace;
 
 pub use cluster::{Assigned, NodeAnswer, NodeOutcome, NodeRow};
 pub use dns::{DnsName, DnsQueryReport, DnsRecord, DnsSandbox, DnsWay, DnsZoneReport};
+pub use sample::{FlowSample, FlowSamples, MAX_SAMPLES, SampledPacket, SampledTunnel};
 pub use top::{TopDrop, TopProgram, TopReport, TopRows, TopService};
-pub use trace::{TraceChance, TraceEnd, TraceReport, TraceRequest, TraceStep, TraceWay, TunnelledPacket};
+pub use trace::{
+    HOP, TraceChance, TraceEnd, TraceReport, TraceRequest, TraceStep, TraceWay, TunnelledPacket,
+};
 
 /// `meshctl status`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

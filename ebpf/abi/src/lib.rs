@@ -17,6 +17,7 @@ pub mod limits;
 pub mod names;
 pub mod next_hop;
 pub mod ring;
+pub mod sample;
 pub mod socket;
 pub mod table;
 pub mod wire;
@@ -25,6 +26,7 @@ pub use counters::{CounterRow, DropReason, GateRow, ProgramId};
 pub use flow::{FlowTuple, ForwardFlow, ForwardKey, FragmentKey, FragmentPorts, ReplyFlow, ReplyKey};
 pub use next_hop::NextHop;
 pub use ring::{Chooser, RingBlock, RingKey};
+pub use sample::{FlowEvent, Sampling, TellingRow};
 pub use socket::{OriginalAddress, OriginalDestination, SandboxNetworks, SocketNatKey};
 pub use table::{
     Attachment, Endpoint, EndpointKey, Frontend, FrontendKey, NodeConfig, Peer, TargetPort, TargetPortKey,

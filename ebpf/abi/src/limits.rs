@@ -54,6 +54,9 @@ pub const MAX_HALF_OPEN: u32 = MAX_FLOWS / 4;
 pub const MAX_SOCKET_NATS: u32 = 65_536;
 /// Source ports tried before a flow that collides with another is refused.
 pub const SOURCE_PORT_TRIES: u32 = 16;
+/// Bytes of the ring buffer of events: some 6,000, which is one read of user space that is late by a second at 6,000 events a
+/// second. A power of two, as the kernel wants it. What finds no room is counted.
+pub const EVENT_BUFFER_BYTES: u32 = 1 << 20;
 /// Programs and drop reasons that the counters have room for.
 pub const MAX_PROGRAMS: u32 = 16;
 pub const MAX_DROP_REASONS: usize = 29;

@@ -55,11 +55,18 @@ pub mod map {
     /// Per-CPU array\[1\] of [`crate::GateRow`].
     pub const GATE: &str = "gate";
 
+    /// Array\[1\] of [`crate::Sampling`].
+    pub const SAMPLING: &str = "sampling";
+    /// Ring buffer of [`crate::FlowEvent`].
+    pub const EVENTS: &str = "events";
+    /// Per-CPU array\[1\] of [`crate::TellingRow`].
+    pub const TELLING: &str = "telling";
+
     /// What outlives a change of the ABI, as long as [`crate::FLOW_LAYOUT`] stays: flows, and the clock that they are dated by.
     pub const OF_FLOWS: [&str; 6] = [TICK, FLOW_CACHE, FLOWS, REPLIES, HALF_OPEN, SOCKET_NAT];
 
     /// All of them: what is pinned.
-    pub const ALL: [&str; 20] = [
+    pub const ALL: [&str; 23] = [
         CONFIG,
         TICK,
         FRONTENDS,
@@ -80,5 +87,8 @@ pub mod map {
         SOCKET_NAT,
         COUNTERS,
         GATE,
+        SAMPLING,
+        EVENTS,
+        TELLING,
     ];
 }

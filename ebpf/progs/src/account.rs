@@ -5,6 +5,7 @@ use ebpf_abi::next_hop::PACKETS_PER_LOOK;
 use ebpf_abi::{CounterRow, DropReason, ProgramId};
 
 use crate::maps::COUNTERS;
+use crate::sample;
 
 /// One program's row.
 pub struct Account(Option<*mut CounterRow>);
@@ -44,6 +45,7 @@ impl Account {
 
     #[inline(always)]
     pub fn dropped(&self, reason: DropReason) {
+        sample::note(reason);
         let number = reason.number();
         // SAFETY: reads what was just written. The compiler knows how many reasons there are and would leave the check out;
         // the verifier of kernel 6.1 has forgotten by then, and insists on it.

@@ -6,6 +6,7 @@
 //! - [`route`]: where packets go; [`tunnel`]: to another node.
 //! - [`errors`]: ICMP errors about their packets; [`fragments`]: packets that come in pieces.
 //! - [`socket`]: connect, sendmsg, recvmsg and getpeername.
+//! - [`sample`]: what is told of single packets.
 //! - [`verdict`]: outcome → verdict and counter; [`skb`]: helpers as `Result`s; [`maps`]: the tables.
 #![no_std]
 #![no_main]
@@ -28,6 +29,7 @@ mod gate;
 mod ingress;
 mod maps;
 mod route;
+mod sample;
 mod skb;
 mod socket;
 mod task;
@@ -48,8 +50,12 @@ use crate::socket::{V4, V6};
 
 #[xdp]
 pub fn mesh_xdp(context: XdpContext) -> u32 {
-    let account = Account::receive(ProgramId::MeshXdp);
-    verdict::xdp(&account, &xdp::run(&account, &context))
+    const PROGRAM: ProgramId = ProgramId::MeshXdp;
+    let account = Account::receive(PROGRAM);
+    sample::begin(PROGRAM, context.ctx);
+    let action = verdict::xdp(&account, &xdp::run(&account, &context));
+    sample::end(PROGRAM, context.ctx, sample::stage_of_xdp(action));
+    action
 }
 
 /// Beside native XDP on a veth uplink its far end needs a program too; this one does nothing.
@@ -60,30 +66,35 @@ pub fn mesh_xdp_pass(_context: XdpContext) -> u32 {
 
 #[classifier]
 pub fn mesh_uplink(context: TcContext) -> i32 {
-    let account = Account::receive(ProgramId::MeshUplink);
-    let packet = Skb::new(&context);
-    verdict::tc(&account, &packet, uplink::run(&account, &packet))
+    tc(ProgramId::MeshUplink, &context, uplink::run)
 }
 
 #[classifier]
 pub fn mesh_vxlan(context: TcContext) -> i32 {
-    let account = Account::receive(ProgramId::MeshVxlan);
-    let packet = Skb::new(&context);
-    verdict::tc(&account, &packet, vxlan::run(&account, &packet))
+    tc(ProgramId::MeshVxlan, &context, vxlan::run)
 }
 
 #[classifier]
 pub fn mesh_vxlan_out(context: TcContext) -> i32 {
-    let account = Account::receive(ProgramId::MeshVxlanOut);
-    let packet = Skb::new(&context);
-    verdict::tc(&account, &packet, vxlan::run_out(&account, &packet))
+    tc(ProgramId::MeshVxlanOut, &context, vxlan::run_out)
 }
 
 #[classifier]
 pub fn mesh_task(context: TcContext) -> i32 {
-    let account = Account::receive(ProgramId::MeshTask);
-    let packet = Skb::new(&context);
-    verdict::tc(&account, &packet, task::run(&account, &packet))
+    tc(ProgramId::MeshTask, &context, task::run)
+}
+
+#[inline(always)]
+fn tc(program: ProgramId, context: &TcContext, run: impl FnOnce(&Account, &Skb) -> i32) -> i32 {
+    let hook = context.skb.skb;
+    sample::begin(program, hook);
+    // In a block of its own: what follows may have the stack of what is in it.
+    let action = {
+        let (account, packet) = (Account::receive(program), Skb::new(context));
+        verdict::tc(&account, &packet, run(&account, &packet))
+    };
+    sample::end(program, hook, sample::stage_of_tc(action));
+    action
 }
 
 #[cgroup_sock_addr(connect4)]

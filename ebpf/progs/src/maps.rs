@@ -1,19 +1,19 @@
 //! The tables. Names, keys, values and sizes are the contract's.
 
 use aya_ebpf::bindings::{BPF_F_INNER_MAP, BPF_F_NO_PREALLOC};
-use aya_ebpf::btf_maps::{Array, HashMap, HashOfMaps, LruHashMap, PerCpuArray, Queue};
+use aya_ebpf::btf_maps::{Array, HashMap, HashOfMaps, LruHashMap, PerCpuArray, Queue, RingBuf};
 use aya_ebpf::macros::btf_map;
 use ebpf_abi::limits::{
-    MAX_ADDRESS_OWNERS, MAX_ATTACHMENTS, MAX_CACHED_FLOWS, MAX_ENDPOINTS, MAX_FLOWS, MAX_FRAGMENTED_PACKETS,
-    MAX_FRONTENDS, MAX_HALF_OPEN, MAX_PEERS, MAX_PROGRAMS, MAX_RINGS, MAX_SANDBOXES, MAX_SOCKET_NATS,
-    MAX_TARGET_PORTS, MAX_VIPS,
+    EVENT_BUFFER_BYTES, MAX_ADDRESS_OWNERS, MAX_ATTACHMENTS, MAX_CACHED_FLOWS, MAX_ENDPOINTS, MAX_FLOWS,
+    MAX_FRAGMENTED_PACKETS, MAX_FRONTENDS, MAX_HALF_OPEN, MAX_PEERS, MAX_PROGRAMS, MAX_RINGS, MAX_SANDBOXES,
+    MAX_SOCKET_NATS, MAX_TARGET_PORTS, MAX_VIPS,
 };
 use ebpf_abi::ring::{FIRST_PLACE, RingHeader, WORDS_PER_BLOCK};
 use ebpf_abi::{
-    Attachment, CounterRow, Endpoint, EndpointKey, FlowTuple, ForwardFlow, ForwardKey, FragmentKey,
-    FragmentPorts, Frontend, FrontendKey, GateRow, Ip4, NextHop, NodeConfig, OriginalDestination, Peer,
-    ReplyFlow, ReplyKey, RingBlock, RingKey, SandboxNetworks, SocketNatKey, TargetPort, TargetPortKey,
-    VipKey,
+    Attachment, CounterRow, Endpoint, EndpointKey, FlowEvent, FlowTuple, ForwardFlow, ForwardKey,
+    FragmentKey, FragmentPorts, Frontend, FrontendKey, GateRow, Ip4, NextHop, NodeConfig,
+    OriginalDestination, Peer, ReplyFlow, ReplyKey, RingBlock, RingKey, Sampling, SandboxNetworks,
+    SocketNatKey, TargetPort, TargetPortKey, TellingRow, VipKey,
 };
 use ebpf_packet::hash::place;
 
@@ -85,6 +85,15 @@ pub static COUNTERS: PerCpuArray<CounterRow, { MAX_PROGRAMS as usize }> = PerCpu
 
 #[btf_map(name = "gate")]
 pub static GATE: PerCpuArray<GateRow, 1> = PerCpuArray::new();
+
+#[btf_map(name = "sampling")]
+pub static SAMPLING: Array<Sampling, 1> = Array::new();
+
+#[btf_map(name = "events")]
+pub static EVENTS: RingBuf<FlowEvent, { EVENT_BUFFER_BYTES as usize }> = RingBuf::new();
+
+#[btf_map(name = "telling")]
+pub static TELLING: PerCpuArray<TellingRow, 1> = PerCpuArray::new();
 
 /// This node's row; `None` while user space has not written it.
 #[inline(always)]

@@ -66,6 +66,14 @@ pub async fn top(State(api): State<Api>) -> Reply {
     ok(&api.node.mesh_top().await?)
 }
 
+pub async fn samples(State(api): State<Api>, query: Query) -> Reply {
+    let every = number(&query, "every")?;
+    if every == 0 {
+        return Err(ApiError::invalid("every must be at least 1"));
+    }
+    ok(&api.node.mesh_samples(every).await?)
+}
+
 pub async fn dns_zone(State(api): State<Api>, query: Query) -> Reply {
     ok(&api.node.mesh_dns_zone(given(&query, "task"), given(&query, "network")).await?)
 }
@@ -78,25 +86,43 @@ pub async fn dns_query(State(api): State<Api>, query: Query) -> Reply {
 }
 
 pub async fn trace(State(api): State<Api>, query: Query) -> Reply {
-    let (Some(from), Some(to)) = (given(&query, "from"), given(&query, "to")) else {
-        return Err(ApiError::invalid("from and to must say between what"));
-    };
-    let (protocol, port) = (number(&query, "protocol")?, number(&query, "port")?);
-    let request = TraceRequest { from: from.to_owned(), to: to.to_owned(), protocol, port };
-    ok(&api.node.mesh_trace(&request).await?)
+    ok(&api.node.mesh_trace(&trace_request(&query)?).await?)
+}
+
+pub async fn trace_live(State(api): State<Api>, query: Query) -> Reply {
+    ok(&api.node.mesh_trace_live(&trace_request(&query)?).await?)
+}
+
+pub async fn trace_mark(State(api): State<Api>, query: Query) -> Reply {
+    ok(&api.node.mesh_trace_mark(number(&query, "protocol")?, number(&query, "port")?).await?)
 }
 
 pub async fn trace_tunnelled(State(api): State<Api>, query: Query) -> Reply {
-    let packet = TunnelledPacket {
-        from: number(&query, "from")?,
-        to: number(&query, "to")?,
-        vni: number(&query, "vni")?,
-        endpoint: number(&query, "endpoint")?,
-        source: number(&query, "source")?,
-        destination: number(&query, "destination")?,
-        protocol: number(&query, "protocol")?,
+    ok(&api.node.mesh_trace_tunnelled(&tunnelled(&query)?).await?)
+}
+
+pub async fn trace_marked(State(api): State<Api>, query: Query) -> Reply {
+    ok(&api.node.mesh_trace_marked(&tunnelled(&query)?).await?)
+}
+
+fn trace_request(query: &Query) -> Result<TraceRequest, ApiError> {
+    let (Some(from), Some(to)) = (given(query, "from"), given(query, "to")) else {
+        return Err(ApiError::invalid("from and to must say between what"));
     };
-    ok(&api.node.mesh_trace_tunnelled(&packet).await?)
+    let (protocol, port) = (number(query, "protocol")?, number(query, "port")?);
+    Ok(TraceRequest { from: from.to_owned(), to: to.to_owned(), protocol, port })
+}
+
+fn tunnelled(query: &Query) -> Result<TunnelledPacket, ApiError> {
+    Ok(TunnelledPacket {
+        from: number(query, "from")?,
+        to: number(query, "to")?,
+        vni: number(query, "vni")?,
+        endpoint: number(query, "endpoint")?,
+        source: number(query, "source")?,
+        destination: number(query, "destination")?,
+        protocol: number(query, "protocol")?,
+    })
 }
 
 /// A number, address or socket address.

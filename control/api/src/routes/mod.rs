@@ -72,7 +72,11 @@ fn mesh_routes() -> Router<Api> {
         .route("/mesh/dns/zone", get(mesh::dns_zone))
         .route("/mesh/dns/query", get(mesh::dns_query))
         .route("/mesh/trace", get(mesh::trace))
+        .route("/mesh/trace/live", get(mesh::trace_live))
+        .route("/mesh/trace/mark", get(mesh::trace_mark))
+        .route("/mesh/trace/marked", get(mesh::trace_marked))
         .route("/mesh/trace/tunnelled", get(mesh::trace_tunnelled))
+        .route("/mesh/flows", get(mesh::samples))
         .route("/mesh/top", get(mesh::top))
         .route("/mesh/drops", get(mesh::drops))
 }

@@ -11,9 +11,9 @@ use control_api::node::{
 use control_model::{Network, NodeId};
 use control_store::{LocalStore, ReplicatedStore};
 use dataplane_model::inspect::{
-    Assigned, DnsName, DnsQueryReport, DnsZoneReport, DropsReport, EndpointRow, FdbReport, FlowsReport,
-    LoadBalancerRow, NodeStatus, ProgramCounters, RingReport, TopReport, TraceReport, TraceRequest,
-    TunnelledPacket, VerifyReport,
+    Assigned, DnsName, DnsQueryReport, DnsZoneReport, DropsReport, EndpointRow, FdbReport, FlowSamples,
+    FlowsReport, LoadBalancerRow, NodeStatus, ProgramCounters, RingReport, TopReport, TraceReport,
+    TraceRequest, TunnelledPacket, VerifyReport,
 };
 
 use super::engine::FakeEngine;
@@ -206,8 +206,24 @@ impl Node for FakeNode {
         Ok(TopReport { elapsed_ms: 1000, ..TopReport::default() })
     }
 
+    async fn mesh_samples(&self, every: u32) -> Result<FlowSamples, InspectError> {
+        Ok(FlowSamples { every, ..FlowSamples::default() })
+    }
+
     async fn mesh_trace(&self, request: &TraceRequest) -> Result<TraceReport, InspectError> {
         Err(InspectError(format!("{request:?}")))
+    }
+
+    async fn mesh_trace_live(&self, request: &TraceRequest) -> Result<TraceReport, InspectError> {
+        Err(InspectError(format!("live {request:?}")))
+    }
+
+    async fn mesh_trace_mark(&self, _: u8, _: u16) -> Result<(), InspectError> {
+        Ok(())
+    }
+
+    async fn mesh_trace_marked(&self, packet: &TunnelledPacket) -> Result<TraceReport, InspectError> {
+        Err(InspectError(format!("marked {packet:?}")))
     }
 
     async fn mesh_trace_tunnelled(&self, packet: &TunnelledPacket) -> Result<TraceReport, InspectError> {

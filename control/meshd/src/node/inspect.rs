@@ -20,6 +20,7 @@ pub mod cluster;
 pub mod dns;
 pub mod top;
 pub mod trace;
+pub mod watch;
 
 use super::metrics::{self, Maps, Metrics, Raft};
 use super::swarm::Swarm;

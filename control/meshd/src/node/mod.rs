@@ -24,7 +24,7 @@ use control_model::{Network, NodeId};
 use control_rpc::{Channels, Identity, IdentityPem};
 use control_store::ReplicatedStore;
 use dataplane_model::inspect::{
-    Assigned, DnsQueryReport, DnsZoneReport, DropsReport, EndpointRow, FdbReport, FlowsReport,
+    Assigned, DnsQueryReport, DnsZoneReport, DropsReport, EndpointRow, FdbReport, FlowSamples, FlowsReport,
     LoadBalancerRow, NodeStatus, RingReport, TopReport, TraceReport, TraceRequest, TunnelledPacket,
     VerifyReport,
 };
@@ -36,6 +36,7 @@ use crate::engine::OciEngine;
 use crate::host::Host;
 use crate::teardown;
 use genesis::Genesis;
+use inspect::watch::Watching;
 use manager::RunningManager;
 use metrics::Scrapes;
 use swarm::{Parts, Swarm, new_raft_id};
@@ -56,6 +57,7 @@ pub struct MeshNode {
     engine: Arc<dyn Engine>,
     standing: Mutex<Standing>,
     scrapes: Scrapes,
+    watching: Watching,
     /// Held while the standing changes: one init, join or leave at a time.
     changing: tokio::sync::Mutex<()>,
 }
@@ -87,6 +89,7 @@ impl MeshNode {
             engine,
             standing: Mutex::new(Standing::Out),
             scrapes: Scrapes::default(),
+            watching: Watching::default(),
             changing: tokio::sync::Mutex::default(),
             host,
         });
@@ -447,12 +450,28 @@ impl control_api::Node for MeshNode {
         inspect::trace::from_here(&self.host, self.swarm().as_deref(), request).await
     }
 
+    async fn mesh_trace_live(&self, request: &TraceRequest) -> Result<TraceReport, InspectError> {
+        inspect::trace::live(&self.host, self.swarm().as_deref(), &self.watching, request).await
+    }
+
+    async fn mesh_trace_mark(&self, protocol: u8, port: u16) -> Result<(), InspectError> {
+        self.watching.mark(&self.host, protocol, port).await
+    }
+
+    async fn mesh_trace_marked(&self, packet: &TunnelledPacket) -> Result<TraceReport, InspectError> {
+        inspect::trace::marked(&self.host, self.swarm().as_deref(), &self.watching, *packet).await
+    }
+
     async fn mesh_trace_tunnelled(&self, packet: &TunnelledPacket) -> Result<TraceReport, InspectError> {
         inspect::trace::arrival(&self.host, self.swarm().as_deref(), *packet).await
     }
 
     async fn mesh_top(&self) -> Result<TopReport, InspectError> {
         inspect::top::top(&self.host, self.swarm().as_deref()).await
+    }
+
+    async fn mesh_samples(&self, every: u32) -> Result<FlowSamples, InspectError> {
+        self.watching.samples(&self.host, every).await
     }
 
     async fn metrics(&self) -> Result<String, InspectError> {

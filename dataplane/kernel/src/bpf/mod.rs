@@ -7,6 +7,7 @@
 
 mod batch;
 mod counters;
+mod events;
 mod filter;
 mod flows;
 mod hooks;
@@ -25,6 +26,7 @@ mod test_run;
 use std::path::Path;
 
 pub use counters::{Counters, Gate, GateCounts, read_drops};
+pub use events::Events;
 pub use flows::{FlowSweep, SweepError};
 pub use hooks::{HookError, Hooks};
 pub(crate) use hooks::{interface_name, is_alive};

@@ -1,6 +1,8 @@
 //! What would become of a connection that begins now: the look-ups that the programs make, made by their own keys and
 //! hashes, and told one by one. No packet is sent and nothing is written.
 
+mod hops;
+mod live;
 mod lookup;
 mod walk;
 
@@ -10,6 +12,7 @@ use std::path::Path;
 use dataplane_model::ProtocolNumber;
 use dataplane_model::inspect::{TraceEnd, TraceReport, TunnelledPacket};
 
+pub use live::{AT_MOST, LiveError, trace_live, trace_marked};
 pub use lookup::Lookup;
 pub use walk::Walk;
 
@@ -32,6 +35,13 @@ pub struct TaskOrigin {
     pub addresses: Vec<(u32, Ipv4Addr)>,
     /// The port that its socket has.
     pub port: u16,
+}
+
+impl TaskOrigin {
+    /// The task's own address in one of its networks.
+    fn has(&self, address: Ipv4Addr) -> bool {
+        self.addresses.iter().any(|(_, own)| *own == address)
+    }
 }
 
 /// From `origin` to `destination`, as far as this node decides.

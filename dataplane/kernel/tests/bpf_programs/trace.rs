@@ -17,7 +17,7 @@ use crate::support::lab::{
     CLIENT, INGRESS_VNI, Lab, NODES, OVERLAY_VNI, RING, SHARED_RING, TASKS, TASKS_OVERLAY, VIP, VIP_RING,
     tc_mode,
 };
-use crate::support::packets::{Between, Segment, between};
+use crate::support::packets::{Between, Segment, arp, between};
 use crate::tunnel::{Seen, Taker, inject};
 
 /// Tables and packets of each kind: some seconds.
@@ -242,6 +242,12 @@ fn tasks_packets_go_where_the_trace_says() {
                 let walk = Walk::new(&bpf.tables, protocol).unwrap();
                 let report = walk.from_task(&task, socket(to, ports.1)).unwrap();
                 let told = fate(&report, MacAddr::of_endpoint);
+                // Without a neighbour there is a question only.
+                let frame = if told == Fate::Drop(DropReason::ArpUnanswered) {
+                    arp(1, (MacAddr::of_endpoint(own), own), (MacAddr::default(), to), MacAddr::BROADCAST)
+                } else {
+                    frame
+                };
                 let packet = TestPacket::received(&frame, leg);
                 assert_eq!(done(bpf, ProgramId::MeshTask, &packet, false), told, "{report:#?}");
                 count(&mut seen, told);

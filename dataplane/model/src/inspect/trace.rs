@@ -29,6 +29,17 @@ pub struct TraceChance {
     pub of: u32,
 }
 
+/// [`TraceStep::at`] of what a program did: a way through the tables and a packet's real way have the same of these.
+pub const HOP: &str = "program";
+
+impl TraceWay {
+    /// What the programs do, node by node.
+    pub fn hops(&self) -> Vec<(Ipv4Addr, &str)> {
+        let hops = self.steps.iter().filter(|step| step.at == HOP);
+        hops.map(|step| (step.node, step.says.as_str())).collect()
+    }
+}
+
 /// What one look-up says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TraceStep {

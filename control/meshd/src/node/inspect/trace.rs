@@ -6,7 +6,9 @@ use std::path::Path;
 use control_api::node::InspectError;
 use dataplane_dns::answer::{addresses, sandbox_views};
 use dataplane_dns::{TtlPolicy, zones_from_view};
-use dataplane_kernel::inspect::trace::{Origin, TaskOrigin, trace, trace_arrival};
+use dataplane_kernel::inspect::trace::{
+    Origin, TaskOrigin, trace, trace_arrival, trace_live, trace_marked,
+};
 use dataplane_kernel::net::namespace::Namespace;
 use dataplane_model::inspect::{TraceEnd, TraceReport, TraceRequest, TunnelledPacket};
 use dataplane_model::kernel_state::protocol_name;
@@ -14,6 +16,7 @@ use dataplane_model::{NodeView, SandboxId, Service};
 
 use super::dns::find_sandbox;
 use super::read;
+use super::watch::Watching;
 use crate::host::Host;
 use crate::node::swarm::Swarm;
 
@@ -49,16 +52,70 @@ pub async fn arrival(
     })
 }
 
+/// A packet that is sent now, from a task.
+pub async fn live(
+    host: &Host,
+    swarm: Option<&Swarm>,
+    watching: &Watching,
+    request: &TraceRequest,
+) -> Result<TraceReport, InspectError> {
+    let view = swarm.and_then(|swarm| swarm.views.borrow().clone());
+    let view = view.ok_or_else(|| InspectError("this node has no tasks and no services yet".to_owned()))?;
+    let Origin::Task(task) = origin(host, &view, request)? else {
+        return Err(InspectError("this node can't send a client's packet: trace --live from a task".to_owned()));
+    };
+    let id = find_sandbox(Some(&view), &request.from)?;
+    let sandbox = sandbox(host, &id)?;
+    let destinations = destinations(&view, request).map_err(InspectError)?;
+    let destination = destinations.first().copied();
+    let destination = destination.ok_or_else(|| InspectError("it has no address".to_owned()))?;
+    let (turn, protocol, pins) = (watching.turn(true)?, request.protocol, host.config.bpffs_dir.clone());
+    let traced = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
+        trace_live(&pins, &sandbox, &task, destination, protocol)
+    });
+    let report = traced.await.map_err(|error| failed(&error))?.map_err(|error| failed(&error))?;
+    Ok(named(report, &view))
+}
+
+/// On, from another node's tunnel, for the packets that this node was told to wait for.
+pub async fn marked(
+    host: &Host,
+    swarm: Option<&Swarm>,
+    watching: &Watching,
+    packet: TunnelledPacket,
+) -> Result<TraceReport, InspectError> {
+    let marked = watching.take_marked();
+    let mut marked = marked.ok_or_else(|| InspectError("the node does not wait for the packet".to_owned()))?;
+    let pins = host.config.bpffs_dir.clone();
+    let traced = tokio::task::spawn_blocking(move || trace_marked(&pins, &mut marked.watch, &packet));
+    let report = traced.await.map_err(|error| failed(&error))?.map_err(|error| failed(&error))?;
+    let report = report.ok_or_else(|| InspectError("the packet has not come to this node".to_owned()))?;
+    let view = swarm.and_then(|swarm| swarm.views.borrow().clone());
+    Ok(match view {
+        Some(view) => named(report, &view),
+        None => report,
+    })
+}
+
+fn failed(error: &dyn std::error::Error) -> InspectError {
+    let source = error.source().map(|source| format!(": {source}"));
+    InspectError(format!("{error}{}", source.unwrap_or_default()))
+}
+
+fn sandbox(host: &Host, id: &SandboxId) -> Result<Namespace, InspectError> {
+    let path = host.config.run_dir.join("netns").join(&id.0);
+    let failed = |error: &dyn std::fmt::Display| InspectError(format!("{}: {error}", path.display()));
+    let namespace = Namespace::open(&path).map_err(|error| failed(&error))?;
+    namespace.ok_or_else(|| failed(&"there is no sandbox yet"))
+}
+
 fn origin(host: &Host, view: &NodeView, request: &TraceRequest) -> Result<Origin, InspectError> {
     if let Some(client) = request.client() {
         return Ok(Origin::Outside(client));
     }
     let id = find_sandbox(Some(view), &request.from)?;
-    let path = host.config.run_dir.join("netns").join(&id.0);
-    let failed = |error: &dyn std::fmt::Display| InspectError(format!("{}: {error}", path.display()));
-    let namespace = Namespace::open(&path).map_err(|error| failed(&error))?;
-    let namespace = namespace.ok_or_else(|| failed(&"there is no sandbox yet"))?;
-    let netns_cookie = namespace.cookie().map_err(|error| failed(&error))?;
+    let netns_cookie = sandbox(host, &id)?.cookie().map_err(|error| failed(&error))?;
     Ok(Origin::Task(TaskOrigin { netns_cookie, addresses: legs(view, &id), port: request.port }))
 }
 

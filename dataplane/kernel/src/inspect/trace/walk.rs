@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use dataplane_model::ProtocolNumber;
-use dataplane_model::inspect::{TraceChance, TraceEnd, TraceReport, TraceStep, TraceWay, TunnelledPacket};
+use dataplane_model::inspect::{
+    HOP, TraceChance, TraceEnd, TraceReport, TraceStep, TraceWay, TunnelledPacket,
+};
 use dataplane_model::kernel_state::protocol_name;
 use ebpf_abi::table::{ATTACHMENT_INGRESS, ATTACHMENT_WAY_OUT};
 use ebpf_abi::{
@@ -13,6 +15,7 @@ use ebpf_abi::{
 };
 use ebpf_packet::hash::{flow_hash, place};
 
+use super::hops::{Verdict, packet_hop, refused, socket_hop, within_sandbox};
 use super::{Lookup, TaskOrigin};
 use crate::bpf::TableError;
 
@@ -40,6 +43,7 @@ impl<'a, T: Lookup> Walk<'a, T> {
     ) -> Result<TraceReport, TableError> {
         let tuple = FlowTuple::new(pair(client), pair(destination), self.protocol);
         let end = self.uplink(&tuple)?;
+        self.hop(ProgramId::MeshUplink, &end);
         Ok(self.only(end))
     }
 
@@ -63,13 +67,9 @@ impl<'a, T: Lookup> Walk<'a, T> {
         let places = self.places(&ring)?;
         if places.is_empty() {
             self.say("ring", "has no place: the system call fails with ECONNREFUSED");
-            let program = if self.protocol == protocol::UDP {
-                ProgramId::MeshSendmsg4
-            } else {
-                ProgramId::MeshConnect4
-            };
-            let (program, reason) = names(program, DropReason::NoBackend);
-            return Ok(self.only(TraceEnd::Refused { program, reason }));
+            self.say(HOP, socket_hop(self.protocol, None));
+            let end = refused(self.protocol);
+            return Ok(self.only(end));
         }
         self.each_backend(task, &places, target)
     }
@@ -77,6 +77,13 @@ impl<'a, T: Lookup> Walk<'a, T> {
     /// A packet that another node has put into a tunnel.
     pub fn from_tunnel(mut self, packet: &TunnelledPacket) -> Result<TraceReport, TableError> {
         let end = self.arrival(packet)?;
+        let device = ProgramId::MeshVxlan;
+        if matches!(&end, TraceEnd::Dropped { program, .. } if program == device.label()) {
+            self.say(HOP, packet_hop(ProgramId::MeshUplink.label(), Verdict::Passed));
+            self.hop(device, &end);
+        } else {
+            self.hop(ProgramId::MeshUplink, &end);
+        }
         Ok(self.only(end))
     }
 
@@ -86,6 +93,16 @@ impl<'a, T: Lookup> Walk<'a, T> {
 
     fn say(&mut self, at: &str, says: impl Into<String>) {
         self.steps.push(TraceStep { node: self.config.vtep.into(), at: at.to_owned(), says: says.into() });
+    }
+
+    /// What the program does with a packet that ends so.
+    fn hop(&mut self, program: ProgramId, end: &TraceEnd) {
+        let verdict = match end {
+            TraceEnd::Dropped { reason, .. } => Verdict::Dropped(reason),
+            TraceEnd::Host if program == ProgramId::MeshUplink => Verdict::Passed,
+            _ => Verdict::Forwarded,
+        };
+        self.say(HOP, packet_hop(program.label(), verdict));
     }
 
     /// `mesh_uplink` and `mesh_xdp`.
@@ -301,7 +318,9 @@ impl<'a, T: Lookup> Walk<'a, T> {
                 "ring",
                 format!("{n_places} of {of} places are {backend}'s: the socket goes to {backend}:{target}"),
             );
-            let end = walk.packet(task, socket((backend, target)))?;
+            let translated = socket((backend, target));
+            walk.say(HOP, socket_hop(self.protocol, Some(translated)));
+            let end = walk.packet(task, translated)?;
             let chance = Some(TraceChance { places: n_places, of });
             report.ways.push(TraceWay { chance, steps: walk.steps, end });
         }
@@ -314,12 +333,33 @@ impl<'a, T: Lookup> Walk<'a, T> {
         let is_its = |leg: &Attachment| task.addresses.contains(&(leg.vni, leg.address.into()));
         let own: Vec<Leg> = attachments.into_iter().filter(|(_, leg)| is_its(leg)).collect();
         let address = Ip4::from(*destination.ip());
+        if task.has(*destination.ip()) {
+            self.say("sandbox", "the task's own address: no program sees the packet");
+            return Ok(within_sandbox(destination));
+        }
         let is_inside = |leg: &Attachment| leg.flags & ATTACHMENT_WAY_OUT == 0 && has(leg, address);
         let Some(leg) = own.iter().find(|(_, leg)| is_inside(leg)) else {
             return self.way_out(task, destination);
         };
+        if !self.has_neighbour(&leg.1, address)? {
+            self.say("neighbour", format!("nobody answers for {address}: the packet is not even sent"));
+            let end = dropped(ProgramId::MeshTask, DropReason::ArpUnanswered);
+            self.hop(ProgramId::MeshTask, &end);
+            return Ok(end);
+        }
         let source = socket((leg.1.address, Port::new(task.port)));
-        self.leg(leg, source, destination)
+        let end = self.leg(leg, source, destination)?;
+        self.hop(ProgramId::MeshTask, &end);
+        Ok(end)
+    }
+
+    /// `mesh_task` answers the task's question for the address's MAC, if it does not know it still.
+    fn has_neighbour(&self, leg: &Attachment, address: Ip4) -> Result<bool, TableError> {
+        let (vni, is_own) = (leg.vni, address == leg.address);
+        let is_known = address == leg.gateway
+            || self.tables.vip(&VipKey { vni, address })?.is_some()
+            || self.tables.endpoint(&EndpointKey { vni, address })?.is_some();
+        Ok(is_known && !is_own)
     }
 
     /// `mesh_task`.
@@ -363,8 +403,11 @@ impl<'a, T: Lookup> Walk<'a, T> {
             "way out",
             "no leg of the task has the destination: the node forwards it, if the task has a way out",
         );
+        self.say(HOP, packet_hop(ProgramId::MeshTask.label(), Verdict::Passed));
         let Some(endpoint) = endpoint.filter(|_| is_ingress) else { return Ok(TraceEnd::Host) };
         let _ = self.endpoint(vni, address)?;
+        let verdict = if endpoint.is_local() { Verdict::Forwarded } else { Verdict::Passed };
+        self.say(HOP, packet_hop(ProgramId::MeshVxlanOut.label(), verdict));
         if endpoint.is_local() {
             return Ok(sandbox((address, port), &endpoint));
         }

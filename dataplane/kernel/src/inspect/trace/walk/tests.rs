@@ -138,7 +138,7 @@ fn task() -> TaskOrigin {
 fn text(report: &TraceReport) -> String {
     let mut out = String::new();
     for way in &report.ways {
-        for step in &way.steps {
+        for step in way.steps.iter().filter(|step| step.at != HOP) {
             writeln!(out, "{}: {}", step.at, step.says).unwrap();
         }
         writeln!(out, "=> {:?}", way.end).unwrap();
@@ -234,7 +234,7 @@ fn a_socket_to_a_virtual_address_has_as_many_ways_as_backends() {
         protocol: protocol::TCP,
     };
     let here =
-        TraceEnd::Sandbox { destination: at("10.0.1.5:80"), interface: "2".into(), task: String::new() };
+        TraceEnd::Sandbox { destination: at("10.0.1.5:80"), interface: "lo".into(), task: String::new() };
     assert_eq!(ends, [(chance(1), &here), (chance(2), &TraceEnd::Tunnel(packet))]);
     assert!(text(&report).starts_with("virtual address: 10.0.1.2 in VNI 4097 leads to the ring"));
 }
@@ -256,7 +256,7 @@ fn a_socket_without_backends_is_refused_and_an_untranslated_one_dropped() {
     node.sandboxes.clear();
     let past = dropped(ProgramId::MeshTask, DropReason::VipProtocol);
     assert_eq!(trace(&node, protocol::TCP, "10.0.1.2:80"), past);
-    let nobody = dropped(ProgramId::MeshTask, DropReason::NoRoute);
+    let nobody = dropped(ProgramId::MeshTask, DropReason::ArpUnanswered);
     assert_eq!(trace(&node, protocol::TCP, "10.0.1.77:80"), nobody);
     assert_eq!(trace(&node, protocol::TCP, "203.0.113.9:80"), TraceEnd::Host);
 }

@@ -1,0 +1,229 @@
+//! Tells user space of single packets: one of so many, or those with a mark, each before and after a program. Switched off it
+//! costs two reads of one row.
+
+use core::ffi::c_void;
+use core::ptr;
+
+use aya_ebpf::bindings::{__sk_buff, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_tunnel_key, xdp_action, xdp_md};
+use aya_ebpf::helpers::{
+    bpf_get_prandom_u32, bpf_ktime_get_ns, bpf_skb_get_tunnel_key, bpf_skb_load_bytes, bpf_xdp_load_bytes,
+};
+use ebpf_abi::sample::{
+    FlowEvent, N_HEAD_BYTES, STAGE_DROPPED, STAGE_FORWARDED, STAGE_PASSED, STAGE_RECEIVED, Sampling,
+};
+use ebpf_abi::{DropReason, Ip4, ProgramId, TellingRow};
+use ebpf_packet::vxlan::MTU_OVERHEAD;
+use ebpf_packet::{ethernet, flow, ipv4};
+
+use crate::maps::{EVENTS, SAMPLING, TELLING};
+
+/// The packet as its hook knows it.
+pub trait Hooked: Copy {
+    /// Copies `len` bytes, or none.
+    ///
+    /// # Safety
+    /// There must be room for them.
+    unsafe fn load(self, offset: u32, to: *mut c_void, len: u32) -> bool;
+    fn len(self) -> u32;
+    fn ifindex(self) -> u32;
+    /// # Safety
+    /// There must be room for a key.
+    unsafe fn tunnel(self, to: *mut bpf_tunnel_key) -> bool;
+}
+
+impl Hooked for *mut __sk_buff {
+    #[inline(always)]
+    unsafe fn load(self, offset: u32, to: *mut c_void, len: u32) -> bool {
+        // SAFETY: the caller's.
+        unsafe { bpf_skb_load_bytes(self.cast(), offset, to, len) == 0 }
+    }
+
+    #[inline(always)]
+    fn len(self) -> u32 {
+        // SAFETY: the context outlives the program.
+        unsafe { (*self).len }
+    }
+
+    #[inline(always)]
+    fn ifindex(self) -> u32 {
+        // SAFETY: as above.
+        unsafe { (*self).ifindex }
+    }
+
+    #[inline(always)]
+    unsafe fn tunnel(self, to: *mut bpf_tunnel_key) -> bool {
+        // SAFETY: the caller's.
+        unsafe { bpf_skb_get_tunnel_key(self, to, size_of::<bpf_tunnel_key>() as u32, 0) == 0 }
+    }
+}
+
+impl Hooked for *mut xdp_md {
+    #[inline(always)]
+    unsafe fn load(self, offset: u32, to: *mut c_void, len: u32) -> bool {
+        // SAFETY: the caller's.
+        unsafe { bpf_xdp_load_bytes(self, offset, to, len) == 0 }
+    }
+
+    #[inline(always)]
+    fn len(self) -> u32 {
+        // SAFETY: the context outlives the program.
+        unsafe { (*self).data_end - (*self).data }
+    }
+
+    #[inline(always)]
+    fn ifindex(self) -> u32 {
+        // SAFETY: as above.
+        unsafe { (*self).ingress_ifindex }
+    }
+
+    #[inline(always)]
+    unsafe fn tunnel(self, _: *mut bpf_tunnel_key) -> bool {
+        false
+    }
+}
+
+/// The packet as the program gets it.
+#[inline(always)]
+pub fn begin<H: Hooked>(program: ProgramId, hook: H) {
+    if sampling().is_some() {
+        choose(hook, what(program, STAGE_RECEIVED, 0));
+    }
+}
+
+/// The packet as it leaves the program.
+#[inline(always)]
+pub fn end<H: Hooked>(program: ProgramId, hook: H, stage: u8) {
+    if sampling().is_some() {
+        finish(hook, what(program, stage, 0));
+    }
+}
+
+#[inline(never)]
+fn finish<H: Hooked>(hook: H, what: u32) {
+    let Some(row) = row() else { return };
+    let packet = core::mem::take(&mut row.packet);
+    if packet != 0 {
+        let reason = if (what >> 8) as u8 == STAGE_DROPPED { row.reason << 16 } else { 0 };
+        tell(hook, what | reason, packet);
+    }
+}
+
+/// Why the packet is dropped.
+#[inline(never)]
+pub fn note(reason: DropReason) {
+    if sampling().is_some()
+        && let Some(row) = row()
+    {
+        row.reason = reason.number();
+    }
+}
+
+/// What a tc program's last word means.
+#[inline(always)]
+pub const fn stage_of_tc(action: i32) -> u8 {
+    match action {
+        TC_ACT_UNSPEC => STAGE_PASSED,
+        TC_ACT_SHOT => STAGE_DROPPED,
+        _ => STAGE_FORWARDED,
+    }
+}
+
+/// As [`stage_of_tc`], for XDP.
+#[inline(always)]
+pub const fn stage_of_xdp(action: u32) -> u8 {
+    match action {
+        xdp_action::XDP_PASS => STAGE_PASSED,
+        xdp_action::XDP_DROP => STAGE_DROPPED,
+        _ => STAGE_FORWARDED,
+    }
+}
+
+/// `None` while it is switched off.
+#[inline(always)]
+fn sampling() -> Option<&'static Sampling> {
+    SAMPLING.get(0).filter(|sampling| sampling.is_on != 0)
+}
+
+#[inline(always)]
+fn row() -> Option<&'static mut TellingRow> {
+    // SAFETY: the row belongs to this CPU, which a program does not leave before it ends.
+    TELLING.get_ptr_mut(0).map(|row| unsafe { &mut *row })
+}
+
+/// Remembers the packet's number if it is to be told of.
+#[inline(never)]
+fn choose<H: Hooked>(hook: H, what: u32) {
+    let (Some(sampling), Some(row)) = (sampling(), row()) else { return };
+    // SAFETY: plain helper calls.
+    let (now, random) = unsafe { (bpf_ktime_get_ns(), bpf_get_prandom_u32()) };
+    let is_sampled = sampling.every != 0 && random % sampling.every == 0;
+    if now > sampling.until_ns || !(is_sampled || is_marked(hook, sampling)) {
+        row.packet = 0;
+        return;
+    }
+    row.packet = random | 1;
+    tell(hook, what, random | 1);
+}
+
+/// By its source port, which no program changes unless another flow has it already. Of IPv4 without options.
+#[inline(always)]
+fn is_marked<H: Hooked>(hook: H, sampling: &Sampling) -> bool {
+    sampling.marked_port.get() != 0 && (has_mark(hook, sampling, 0) || has_mark(hook, sampling, MTU_OVERHEAD))
+}
+
+#[inline(always)]
+fn has_mark<H: Hooked>(hook: H, sampling: &Sampling, frame: u32) -> bool {
+    let (mut protocol, mut port) = ([0_u8; 1], [0_u8; 2]);
+    // SAFETY: both have room for what is asked for.
+    let is_there = unsafe {
+        hook.load(frame + PROTOCOL_OFFSET, (&raw mut protocol).cast(), 1)
+            && hook.load(frame + SOURCE_PORT_OFFSET, (&raw mut port).cast(), 2)
+    };
+    is_there && protocol[0] == sampling.marked_protocol && port == sampling.marked_port.0
+}
+
+const PROTOCOL_OFFSET: u32 = ipv4::OFFSET as u32 + 9;
+const SOURCE_PORT_OFFSET: u32 = (ethernet::LEN + ipv4::MIN_LEN + flow::SOURCE_PORT_OFFSET) as u32;
+
+#[inline(always)]
+const fn what(program: ProgramId, stage: u8, reason: u32) -> u32 {
+    program.number() | (stage as u32) << 8 | reason << 16
+}
+
+/// Program, stage and reason are one number.
+#[inline(always)]
+fn tell<H: Hooked>(hook: H, what: u32, packet: u32) {
+    let Some(mut event) = EVENTS.reserve(0) else {
+        if let Some(row) = row() {
+            row.n_lost += 1;
+        }
+        return;
+    };
+    // SAFETY: all of the record is written before it is given away; the head has room for a tunnel key, and for its own bytes.
+    unsafe {
+        let event: *mut FlowEvent = event.as_mut_ptr();
+        let head = (&raw mut (*event).head).cast::<c_void>();
+        let key = head.cast::<bpf_tunnel_key>();
+        let is_tunnelled = hook.tunnel(key);
+        (*event).remote =
+            if is_tunnelled { Ip4::from_u32((*key).__bindgen_anon_1.remote_ipv4) } else { Ip4::UNSPECIFIED };
+        (*event).vni = if is_tunnelled { (*key).tunnel_id } else { 0 };
+        (*event).at_ns = bpf_ktime_get_ns();
+        (*event).packet = packet;
+        (*event).ifindex = hook.ifindex();
+        (*event).len = hook.len();
+        (*event).program = what as u8;
+        (*event).stage = (what >> 8) as u8;
+        (*event).reason = (what >> 16) as u8;
+        (*event).reserved = 0;
+        ptr::write_bytes(head.cast::<u64>(), 0, N_HEAD_BYTES / 8);
+        let _ = hook.load(0, head, N_HEAD_BYTES as u32)
+            || hook.load(0, head, 104)
+            || hook.load(0, head, 92)
+            || hook.load(0, head, 64)
+            || hook.load(0, head, 54)
+            || hook.load(0, head, 42)
+            || hook.load(0, head, 14);
+    }
+    event.submit(0);
+}
