@@ -413,7 +413,10 @@ async fn inspections_are_answered_and_wrong_ones_refused() {
         &source=192.0.2.1:7&destination=198.18.0.11:80&protocol=6";
     assert_eq!(daemon.error("GET", tunnelled, "").await.0, 500, "it came to the node");
     assert_eq!(daemon.error("GET", &tunnelled.replace("4096", "-1"), "").await.0, 400);
-    assert_eq!(daemon.error("GET", &trace.replace("trace", "trace/live"), "").await, (500, format!("live {asked}")));
+    assert_eq!(
+        daemon.error("GET", &trace.replace("trace", "trace/live"), "").await,
+        (500, format!("live {asked}"))
+    );
     assert_eq!(daemon.request("GET", "/mesh/trace/mark?protocol=6&port=4000", b"").await.0, 200);
     assert_eq!(daemon.error("GET", "/mesh/trace/mark?protocol=6&port=x", "").await.0, 400);
     let marked = daemon.error("GET", &tunnelled.replace("tunnelled", "marked"), "").await;

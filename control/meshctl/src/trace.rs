@@ -4,9 +4,7 @@ use std::fmt::Write as _;
 
 use anyhow::Context;
 use clap::Args;
-use dataplane_model::inspect::{
-    TraceEnd, TraceReport, TraceRequest, TraceStep, TraceWay, TunnelledPacket,
-};
+use dataplane_model::inspect::{TraceEnd, TraceReport, TraceRequest, TraceStep, TraceWay, TunnelledPacket};
 
 use crate::nodes::{self, Asked, gather};
 use crate::parse_name;

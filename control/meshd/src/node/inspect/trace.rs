@@ -6,9 +6,7 @@ use std::path::Path;
 use control_api::node::InspectError;
 use dataplane_dns::answer::{addresses, sandbox_views};
 use dataplane_dns::{TtlPolicy, zones_from_view};
-use dataplane_kernel::inspect::trace::{
-    Origin, TaskOrigin, trace, trace_arrival, trace_live, trace_marked,
-};
+use dataplane_kernel::inspect::trace::{Origin, TaskOrigin, trace, trace_arrival, trace_live, trace_marked};
 use dataplane_kernel::net::namespace::Namespace;
 use dataplane_model::inspect::{TraceEnd, TraceReport, TraceRequest, TunnelledPacket};
 use dataplane_model::kernel_state::protocol_name;
@@ -62,7 +60,9 @@ pub async fn live(
     let view = swarm.and_then(|swarm| swarm.views.borrow().clone());
     let view = view.ok_or_else(|| InspectError("this node has no tasks and no services yet".to_owned()))?;
     let Origin::Task(task) = origin(host, &view, request)? else {
-        return Err(InspectError("this node can't send a client's packet: trace --live from a task".to_owned()));
+        return Err(InspectError(
+            "this node can't send a client's packet: trace --live from a task".to_owned(),
+        ));
     };
     let id = find_sandbox(Some(&view), &request.from)?;
     let sandbox = sandbox(host, &id)?;
@@ -86,7 +86,8 @@ pub async fn marked(
     packet: TunnelledPacket,
 ) -> Result<TraceReport, InspectError> {
     let marked = watching.take_marked();
-    let mut marked = marked.ok_or_else(|| InspectError("the node does not wait for the packet".to_owned()))?;
+    let mut marked =
+        marked.ok_or_else(|| InspectError("the node does not wait for the packet".to_owned()))?;
     let pins = host.config.bpffs_dir.clone();
     let traced = tokio::task::spawn_blocking(move || trace_marked(&pins, &mut marked.watch, &packet));
     let report = traced.await.map_err(|error| failed(&error))?.map_err(|error| failed(&error))?;

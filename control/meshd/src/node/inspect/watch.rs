@@ -52,7 +52,8 @@ impl Watching {
             return Ok(());
         }
         let turn = self.turn(true)?;
-        let watch = read(host, move |pins| Watch::begin(pins, Which::Marked { protocol, port }, AT_MOST)).await?;
+        let watch =
+            read(host, move |pins| Watch::begin(pins, Which::Marked { protocol, port }, AT_MOST)).await?;
         *self.lock() = Some(Marked { watch, until: Instant::now() + AT_MOST, _turn: turn });
         Ok(())
     }
