@@ -251,6 +251,36 @@ fn another_node_is_asked_through_the_daemon_and_never_from_the_pins() {
 }
 
 #[test]
+fn a_packet_is_sent_when_all_other_nodes_wait_for_it() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let generation = r#"{"epoch":1,"index":2}"#;
+    let status = format!(
+        r#"{{"hostname":"m1","node_id":"a1","cluster_id":"","role":"","vtep":null,"wanted":{generation},"applied":{generation},"hooks":[],"errors":[],"from_pins":false}}"#
+    );
+    let mark = |port: u16| (format!("/mesh/nodes/b2/trace/mark?protocol=6&port={port}"), "null".to_owned());
+    let sandbox = r#"{"sandbox":{"destination":"10.0.0.6:80","interface":"mv1","task":"web.2.b"}}"#;
+    let marked = "/mesh/nodes/198.18.0.12/trace/marked?from=198.18.0.11&to=198.18.0.12&vni=4096\
+                  &endpoint=10.0.0.6&source=192.0.2.1:40000&destination=198.18.0.11:8080&protocol=6";
+    let answers = vec![
+        ("/mesh/status".to_owned(), status),
+        ("/mesh/nodes".to_owned(), TWO_NODES.to_owned()),
+        mark(4000),
+        (
+            "/mesh/trace/live?from=web.1&to=db:80&protocol=6&port=4000".to_owned(),
+            way("program", &format!(r#"{{"tunnel":{PACKET}}}"#)),
+        ),
+        (marked.to_owned(), way("program", sandbox)),
+        mark(0),
+    ];
+    let daemon = serve(directory.path(), answers);
+    let arguments = ["trace", "--live", "--from", "web.1", "--to", "db:80", "--port", "4000"];
+    let output = meshctl(directory.path(), &arguments);
+    daemon.join().expect("it was asked rightly");
+    let shown = text(&output.stdout);
+    assert!(shown.ends_with("=> into the sandbox of web.2.b behind mv1, to 10.0.0.6:80\n"), "{shown}");
+}
+
+#[test]
 fn packets_are_sampled_at_the_rate_asked_for() {
     let report = r#"{"every":7,"samples":[],"n_left_off":0,"n_lost":2}"#;
     let output = with_answer("/mesh/flows?every=7", "200 OK", report, &["flows", "--every", "7"]);

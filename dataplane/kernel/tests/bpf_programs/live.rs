@@ -15,7 +15,7 @@ use crate::support::lab::{
     INGRESS_VNI, Lab, NODES, OVERLAY_VNI, SHARED_RING, TASKS, TASKS_OVERLAY, VIP, VIP_RING, tc_mode,
 };
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 /// A VNI that node 1 has no network of.
 const STRANGE_VNI: u32 = 4999;
 
