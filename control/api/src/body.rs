@@ -1,13 +1,20 @@
-//! Request bodies in JSON, with the checks and words of moby `daemon/server/httputils`.
+//! Request bodies in JSON, with the checks and words of moby `daemon/server/httputils`; and what no handler reads.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
 use axum::body::Body;
 use axum::extract::{FromRequest, Request};
+use axum::middleware::Next;
+use axum::response::Response;
 use control_manager::control::ControlError;
 use http::HeaderMap;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http_body_util::BodyExt;
+use hyper::body::{Body as HttpBody, Bytes, Frame, SizeHint};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use tokio::sync::oneshot;
 
 use crate::dto::common::strip_nulls;
 use crate::error::ApiError;
@@ -51,6 +58,60 @@ async fn read(mut body: Body) -> Result<Vec<u8>, ApiError> {
     }
     // Docker's words and status for a spec that is too large for its log.
     if length > MAX_JSON_BYTES { Err(ControlError::TooLarge.into()) } else { Ok(bytes) }
+}
+
+/// Reads what the handler left of the body before the reply goes out: a connection that is closed under a client that
+/// still writes costs it the reply (its write fails first). A handler that replies while it reads keeps its body.
+pub async fn drain(request: Request, next: Next) -> Response {
+    let (parts, body) = request.into_parts();
+    let worth_reading = check_declared_length(&parts.headers).is_ok();
+    let (back, mut left) = oneshot::channel();
+    let lent = Body::new(Lent { body, back: Some(back) });
+    let reply = next.run(Request::from_parts(parts, lent)).await;
+    if let (true, Ok(mut body)) = (worth_reading, left.try_recv()) {
+        let mut length = 0_usize;
+        while length <= MAX_DRAINED_BYTES
+            && let Some(Ok(frame)) = body.frame().await
+        {
+            length = length.saturating_add(frame.data_ref().map_or(0, Bytes::len));
+        }
+    }
+    reply
+}
+
+/// A body that goes back to its owner when it is dropped.
+struct Lent {
+    body: Body,
+    back: Option<oneshot::Sender<Body>>,
+}
+
+impl HttpBody for Lent {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        if let Some(back) = self.back.take() {
+            // The owner may have gone: the client did.
+            let _ = back.send(std::mem::take(&mut self.body));
+        }
+    }
 }
 
 /// A body that says it is larger than what would be drained is answered at once: waiting for it would only hold the

@@ -5,6 +5,8 @@ mod common;
 
 use common::Daemon;
 use control_store::ReplicatedStore;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
 
 /// Method, path, body, status, and how the message begins.
 type Case = (&'static str, String, String, u16, &'static str);
@@ -160,6 +162,35 @@ fn paths() -> Vec<Case> {
         ("GET", "//nodes".into(), 404, "page not found"),
     ];
     cases.map(|(method, path, status, text)| (method, path, "{}".to_owned(), status, text)).into()
+}
+
+/// A client writes its whole body, then reads the reply: also where nobody looks at the body.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_that_nobody_asks_for_costs_no_client_its_reply() {
+    let daemon = Daemon::manager().await;
+    let refused = [
+        ("/networks/ingress/connect", 500),
+        ("/build", 501),
+        ("/containers/web/start", 501),
+        ("/v9.9/info", 400),
+        ("/nowhere", 404),
+    ];
+    let body = vec![b' '; 8 << 20];
+    let mut stream = UnixStream::connect(&daemon.socket).await.expect("the socket answers");
+    for (path, status) in refused {
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).await.expect("the head is taken");
+        stream.write_all(&body).await.unwrap_or_else(|error| panic!("{path}: {error}"));
+        let mut reply = Vec::new();
+        while !reply.ends_with(b"}\n") {
+            assert!(stream.read_buf(&mut reply).await.expect("a reply") > 0, "{path}: closed");
+        }
+        let reply = String::from_utf8(reply).expect("text");
+        assert!(reply.starts_with(&format!("HTTP/1.1 {status} ")), "{path}: {reply}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

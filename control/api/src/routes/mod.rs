@@ -22,6 +22,7 @@ use axum::routing::{delete, get, post};
 
 pub use cluster::inspect;
 
+use crate::body::drain;
 use crate::context::Api;
 use crate::error::ApiError;
 use crate::node::Node;
@@ -39,7 +40,7 @@ pub fn router(node: Arc<dyn Node>) -> Router {
         .layer(DefaultBodyLimit::disable())
         .with_state(Api { node });
     // The version is taken off before the path is looked up, hence a router around the router.
-    Router::new().fallback_service(routes).layer(from_fn(negotiate))
+    Router::new().fallback_service(routes).layer(from_fn(negotiate)).layer(from_fn(drain))
 }
 
 /// `/metrics` alone.
