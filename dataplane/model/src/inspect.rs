@@ -1,6 +1,6 @@
 //! What `meshctl` shows of one node's kernel, read from its maps.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -133,9 +133,9 @@ pub struct FlowsReport {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CachedFlow {
     pub protocol: String,
-    pub client: SocketAddrV4,
+    pub client: SocketAddr,
     /// The address and published port that the client connected to.
-    pub service: SocketAddrV4,
+    pub service: SocketAddr,
     pub backend: Ipv4Addr,
 }
 
@@ -143,11 +143,11 @@ pub struct CachedFlow {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeptFlow {
     pub protocol: String,
-    pub client: SocketAddrV4,
+    pub client: SocketAddr,
     /// The address and published port that the client connected to.
-    pub service: SocketAddrV4,
+    pub service: SocketAddr,
     /// The task's address and port.
-    pub backend: SocketAddrV4,
+    pub backend: SocketAddr,
     /// The source port that the task sees: the client's own, unless another flow has it.
     pub client_port_seen: u16,
     /// `new`, `answered` (the client has not gone on yet), `established`, `closing` (one side has ended), `closed`.
@@ -168,7 +168,7 @@ pub struct FdbReport {
 /// Which node has an address that clients connect to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OwnerRow {
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     /// Tunnel end of its owner; `None` for this node.
     pub vtep: Option<Ipv4Addr>,
 }

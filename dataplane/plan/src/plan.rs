@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
-use dataplane_model::kernel_state::{Device, Hook, LinkName, NodeRoute, Owner, Present, Settings, Singleton};
+use dataplane_model::kernel_state::{
+    Device, Dual, Hook, LinkName, NodeRoute, Owner, Present, Settings, Singleton,
+};
 use dataplane_model::{KernelState, NodeView, Peer, SandboxId, Table, Vni};
-use ipnetwork::Ipv4Network;
+use ipnetwork::{Ipv4Network, Ipv6Network};
 
 use crate::facts::{NodeFacts, Uplink};
 use crate::planner::Planner;
@@ -53,6 +55,7 @@ pub(crate) fn node(view: &NodeView, facts: &NodeFacts, uplink: (&LinkName, &Upli
     let mut plan = Plan::default();
     plan_node(view, facts, uplink, &mut plan.state);
     sandboxes::plan(view, facts, uplink.1.mtu_bytes, &mut plan);
+    plan_prefixes6(view, &mut plan.state);
     hooks::plan(facts, &mut plan);
     if !facts.has_socket_reset {
         plan.problems.push(NO_SOCKET_RESET.to_owned());
@@ -139,20 +142,33 @@ fn plan_node(
 /// Who may send tunnelled packets, and who owns which address: a tunnel's end is its node's unless another node has it
 /// among its addresses. What this node's interfaces hold is its own, whatever the cluster still thinks: an address may
 /// just have moved here.
-pub(crate) fn peers(
-    view: &NodeView,
-    facts: &NodeFacts,
-) -> (Table<Ipv4Addr, Present>, Table<Ipv4Addr, Owner>) {
-    let mut owners: Table<Ipv4Addr, Owner> =
-        view.peers.keys().map(|vtep| (*vtep, Owner::Node(*vtep))).collect();
+pub(crate) fn peers(view: &NodeView, facts: &NodeFacts) -> (Table<Ipv4Addr, Present>, Table<IpAddr, Owner>) {
+    let mut owners: Table<IpAddr, Owner> =
+        view.peers.keys().map(|vtep| (IpAddr::from(*vtep), Owner::Node(*vtep))).collect();
     for (vtep, peer) in &view.peers {
-        owners.extend(ipv4_addresses(peer).map(|address| (address, Owner::Node(*vtep))));
+        owners.extend(peer.addresses.iter().map(|address| (*address, Owner::Node(*vtep))));
     }
-    owners.extend(own_addresses(facts).map(|address| (address, Owner::ThisNode)));
+    owners.extend(all_own_addresses(facts).map(|address| (address, Owner::ThisNode)));
     (view.peers.keys().map(|vtep| (*vtep, Present)).collect(), owners)
 }
 
-/// Addresses of this node that other machines reach it by.
+/// Both addresses of endpoints belong together by their host number: the IPv6 prefix goes as far as that.
+fn plan_prefixes6(view: &NodeView, state: &mut KernelState) {
+    for network in view.networks.values() {
+        let Some(subnet6) = network.subnet6 else { continue };
+        let bits = 96 + network.subnet.prefix();
+        let subnet6 = Ipv6Network::new(subnet6.network(), bits).expect("an IPv4 prefix has 32 bits at most");
+        state.prefixes6.insert(network.vni, Dual { subnet: network.subnet, subnet6 });
+    }
+}
+
+/// Addresses of both families that other machines reach this node by.
+pub(crate) fn all_own_addresses(facts: &NodeFacts) -> impl Iterator<Item = IpAddr> + '_ {
+    let ipv6 = facts.uplinks.values().flat_map(|uplink| uplink.addresses6.iter().copied().map(IpAddr::V6));
+    own_addresses(facts).map(IpAddr::V4).chain(ipv6)
+}
+
+/// IPv4 addresses of this node that other machines reach it by.
 pub(crate) fn own_addresses(facts: &NodeFacts) -> impl Iterator<Item = Ipv4Addr> + '_ {
     facts.uplinks.values().flat_map(|uplink| uplink.addresses.iter().copied())
 }

@@ -9,7 +9,7 @@ use imbl::ordmap::DiffItem;
 
 use crate::claims::put;
 use crate::facts::NodeFacts;
-use crate::plan::{self, Plan, PlanError, own_addresses};
+use crate::plan::{self, Plan, PlanError, all_own_addresses};
 use crate::services::{Ground, Known, Services};
 
 /// Makes plans; remembers the parts of the last one.
@@ -107,7 +107,7 @@ impl Planner {
 fn has_same_ground(one: (&NodeView, &NodeFacts), other: (&NodeView, &NodeFacts)) -> bool {
     one.0.networks == other.0.networks
         && one.0.ingress == other.0.ingress
-        && own_addresses(one.1).eq(own_addresses(other.1))
+        && all_own_addresses(one.1).eq(all_own_addresses(other.1))
 }
 
 /// Do both have the same in what the node's part is made of, besides the ground?

@@ -12,7 +12,7 @@ use ebpf_abi::protocol::{TCP, UDP};
 use crate::claims::{Claims, put};
 use crate::facts::NodeFacts;
 use crate::maglev;
-use crate::plan::{ingress_vni, own_addresses};
+use crate::plan::{all_own_addresses, ingress_vni};
 
 /// What all services are planned from besides their own row and the endpoints.
 pub(crate) struct Ground<'a> {
@@ -239,7 +239,7 @@ fn frontends(ports: &[PublishedPort], ring: RingKey, facts: &NodeFacts) -> Vec<(
     let of_port = |port: &PublishedPort| {
         let PublishedPort { protocol, published, target } = *port;
         let key = move |address| FrontendKey { address, protocol, port: published };
-        let addresses = own_addresses(facts).chain([Ipv4Addr::LOCALHOST]);
+        let addresses = all_own_addresses(facts).chain([Ipv4Addr::LOCALHOST.into()]);
         addresses.map(move |address| (key(address), Frontend { ring, target })).collect::<Vec<_>>()
     };
     ports.iter().flat_map(of_port).collect()

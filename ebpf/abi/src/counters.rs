@@ -18,7 +18,7 @@ map_type! {
 
 map_type! {
     /// What one CPU has let into the tables of flows.
-    pub struct GateRow: 64 bytes {
+    pub struct GateRow: 96 bytes {
         /// The tick that `n_new` counts in.
         pub tick: u32,
         /// New rows of the flow cache.
@@ -30,7 +30,6 @@ map_type! {
         /// Where the programs look at the flow whose turn it is: their stacks have no room.
         pub oldest: ForwardKey,
         pub oldest_reply: ReplyKey,
-        pad: u32,
     }
 }
 
@@ -88,8 +87,8 @@ numbered! {
         NoBackend = 8, "no-backend", "the service has no endpoint that is ready";
         Tunnel = 9, "tunnel", "the kernel refused to set or tell the tunnel's ends";
         Rewrite = 10, "rewrite", "the kernel refused to change the packet";
-        NotIpv4 = 11, "not-ipv4", "overlay networks carry IPv4 and ARP only";
-        ArpUnanswered = 12, "arp-unanswered", "asks for an address that nobody has, or needs no answer";
+        NotIp = 11, "not-ip", "neither IPv4 nor ARP, nor IPv6 where the network has it";
+        NeighbourUnanswered = 12, "neighbour-unanswered", "asks (by ARP or neighbour discovery) for an address that nobody has, or needs no answer";
         NoRoute = 13, "no-route", "the network has no endpoint with the destination address";
         SourceAddress = 14, "source-address", "sent by a task with an address or MAC that is not its own";
         UnknownAttachment = 15, "unknown-attachment", "came from an interface that belongs to no task";
@@ -114,9 +113,10 @@ numbered! {
         MeshSendmsg4 = 6, "mesh_sendmsg4", "datagrams sent by sockets that are not connected";
         MeshRecvmsg4 = 7, "mesh_recvmsg4", "datagrams received: whom they seem to come from";
         MeshGetpeername4 = 8, "mesh_getpeername4", "sockets that ask for their peer";
-        MeshConnect6 = 9, "mesh_connect6", "as `mesh_connect4`, for IPv6 sockets that connect to IPv4";
+        MeshConnect6 = 9, "mesh_connect6", "as `mesh_connect4`, for IPv6 sockets";
         MeshRecvmsg6 = 10, "mesh_recvmsg6", "as `mesh_recvmsg4`, for IPv6 sockets";
         MeshGetpeername6 = 11, "mesh_getpeername6", "as `mesh_getpeername4`, for IPv6 sockets";
+        MeshSendmsg6 = 12, "mesh_sendmsg6", "as `mesh_sendmsg4`, for IPv6 sockets";
     }
 }
 

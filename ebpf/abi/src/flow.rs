@@ -1,12 +1,15 @@
 //! Flows, written by the programs. User space only collects the dead ones.
+//!
+//! Clients, and the addresses that they connect to, are of either family. A backend has one name, its IPv4 address in the
+//! routing mesh's network, whichever of its addresses the packets have.
 
-use crate::wire::{Ip4, Port};
+use crate::wire::{Ip, Ip4, Port};
 
 map_type! {
     /// A packet's addresses as the client sent it.
-    pub struct FlowTuple: 16 bytes {
-        pub source: Ip4,
-        pub destination: Ip4,
+    pub struct FlowTuple: 40 bytes {
+        pub source: Ip,
+        pub destination: Ip,
         pub source_port: Port,
         pub destination_port: Port,
         pub protocol: u8,
@@ -16,13 +19,15 @@ map_type! {
 }
 
 map_type! {
-    /// A packet that comes in fragments, as it arrives (RFC 791 section 2.3).
-    pub struct FragmentKey: 12 bytes {
-        pub source: Ip4,
-        pub destination: Ip4,
-        pub id: [u8; 2],
+    /// A packet that comes in fragments, as it arrives (RFC 791 section 2.3, RFC 8200 section 4.5). IPv4's id is in the last
+    /// two bytes.
+    pub struct FragmentKey: 40 bytes {
+        pub source: Ip,
+        pub destination: Ip,
+        pub id: [u8; 4],
         pub protocol: u8,
         pad: u8,
+        pad_word: u16,
     }
 }
 
@@ -38,10 +43,10 @@ map_type! {
 
 map_type! {
     /// A client's flow to a backend of this node, as it arrives.
-    pub struct ForwardKey: 20 bytes {
-        pub client: Ip4,
+    pub struct ForwardKey: 44 bytes {
+        pub client: Ip,
         /// The node address that the client connected to.
-        pub service: Ip4,
+        pub service: Ip,
         pub endpoint: Ip4,
         pub client_port: Port,
         /// The published port.
@@ -70,9 +75,9 @@ map_type! {
 
 map_type! {
     /// The same flow as the task's answers carry it.
-    pub struct ReplyKey: 16 bytes {
+    pub struct ReplyKey: 28 bytes {
         pub endpoint: Ip4,
-        pub client: Ip4,
+        pub client: Ip,
         pub target_port: Port,
         /// As the task sees it.
         pub client_port: Port,
@@ -84,11 +89,11 @@ map_type! {
 
 map_type! {
     /// How the task's answers are rewritten back.
-    pub struct ReplyFlow: 16 bytes {
+    pub struct ReplyFlow: 28 bytes {
         /// Tick of the last packet.
         pub last_seen: u32,
         /// The node address that the client connected to. The answer goes to the node that owns it now.
-        pub service: Ip4,
+        pub service: Ip,
         pub service_port: Port,
         /// The client's own source port.
         pub client_port: Port,
@@ -121,10 +126,10 @@ pub const FLOW_RESET: u8 = 4;
 
 impl FlowTuple {
     #[inline]
-    pub const fn new(source: (Ip4, Port), destination: (Ip4, Port), protocol: u8) -> Self {
+    pub fn new(source: (impl Into<Ip>, Port), destination: (impl Into<Ip>, Port), protocol: u8) -> Self {
         Self {
-            source: source.0,
-            destination: destination.0,
+            source: source.0.into(),
+            destination: destination.0.into(),
             source_port: source.1,
             destination_port: destination.1,
             protocol,
@@ -138,7 +143,7 @@ impl FlowTuple {
     /// Of the packets that answer.
     #[inline]
     #[must_use]
-    pub const fn reversed(&self) -> Self {
+    pub fn reversed(&self) -> Self {
         let (source, destination) =
             ((self.source, self.source_port), (self.destination, self.destination_port));
         Self::new(destination, source, self.protocol)
@@ -147,8 +152,8 @@ impl FlowTuple {
 
 impl FragmentKey {
     #[inline]
-    pub const fn new(source: Ip4, destination: Ip4, id: [u8; 2], protocol: u8) -> Self {
-        Self { source, destination, id, protocol, pad: 0 }
+    pub const fn new(source: Ip, destination: Ip, id: [u8; 4], protocol: u8) -> Self {
+        Self { source, destination, id, protocol, pad: 0, pad_word: 0 }
     }
 }
 
@@ -178,10 +183,10 @@ impl ForwardFlow {
 
 impl ReplyKey {
     #[inline]
-    pub const fn new(endpoint: (Ip4, Port), client: (Ip4, Port), protocol: u8) -> Self {
+    pub fn new(endpoint: (Ip4, Port), client: (impl Into<Ip>, Port), protocol: u8) -> Self {
         Self {
             endpoint: endpoint.0,
-            client: client.0,
+            client: client.0.into(),
             target_port: endpoint.1,
             client_port: client.1,
             protocol,
@@ -208,10 +213,10 @@ impl ReplyKey {
 
 impl ReplyFlow {
     #[inline]
-    pub const fn new(service: (Ip4, Port), client_port: Port, last_seen: u32) -> Self {
+    pub fn new(service: (impl Into<Ip>, Port), client_port: Port, last_seen: u32) -> Self {
         Self {
             last_seen,
-            service: service.0,
+            service: service.0.into(),
             service_port: service.1,
             client_port,
             closing: 0,

@@ -4,7 +4,8 @@
 //! layout or meaning raises [`ABI_VERSION`]: maps of two versions never share a pin. The maps of flows have a version of
 //! their own, [`FLOW_LAYOUT`]: connections go on over a change of all the rest.
 //!
-//! IPv4 only. IPv6 will be a new version with new keys.
+//! Addresses of clients and of nodes are of either family ([`Ip`]); endpoints are named by their IPv4 address ([`Ip4`]), and
+//! have an IPv6 address beside it by [`table::Prefix6`].
 #![no_std]
 #![cfg_attr(not(feature = "user"), forbid(unsafe_code))]
 
@@ -27,26 +28,24 @@ pub use flow::{FlowTuple, ForwardFlow, ForwardKey, FragmentKey, FragmentPorts, R
 pub use next_hop::NextHop;
 pub use ring::{Chooser, RingBlock, RingKey};
 pub use sample::{FlowEvent, Sampling, TellingRow};
-pub use socket::{OriginalAddress, OriginalDestination, SandboxNetworks, SocketNatKey};
+pub use socket::{OriginalDestination, SandboxNetworks, SocketNatKey};
 pub use table::{
-    Attachment, Endpoint, EndpointKey, Frontend, FrontendKey, NodeConfig, Peer, TargetPort, TargetPortKey,
-    VipKey,
+    Attachment, Endpoint, EndpointKey, Frontend, FrontendKey, NodeConfig, Peer, Prefix6, TargetPort,
+    TargetPortKey, VipKey,
 };
-pub use wire::{Ip4, MacAddr, Port};
+pub use wire::{Ip, Ip4, MacAddr, Port};
 
 /// Version of this contract; part of the pins' path.
-pub const ABI_VERSION: u32 = 6;
+pub const ABI_VERSION: u32 = 7;
 
 /// Version of layout and meaning of the maps in [`names::map::OF_FLOWS`]; part of their pins' path. Changing it ends the
 /// connections that a node's backends have with clients outside.
-pub const FLOW_LAYOUT: u32 = 1;
-
-/// The ABI version whose flows have layout 1, but lie among its other maps.
-pub const ABI_WITH_FLOWS_INSIDE: u32 = 4;
+pub const FLOW_LAYOUT: u32 = 2;
 
 /// Transport protocol numbers (IANA) that the programs know.
 pub mod protocol {
     pub const ICMP: u8 = 1;
     pub const TCP: u8 = 6;
     pub const UDP: u8 = 17;
+    pub const ICMP6: u8 = 58;
 }

@@ -16,6 +16,8 @@ pub const MAX_FRONTENDS: u32 = 65_536;
 pub const MAX_RINGS: u32 = 32_768;
 /// Places of one ring (see [`crate::ring`]).
 pub const MAX_RING_PLACES: u32 = 65_537;
+/// Networks with IPv6 that this node takes part in.
+pub const MAX_PREFIXES6: u32 = 8_192;
 /// Endpoints of all networks that this node takes part in.
 pub const MAX_ENDPOINTS: u32 = 131_072;
 /// Published ports of this node's own endpoints.

@@ -22,13 +22,15 @@ pub mod map {
     pub const FRONTENDS: &str = "frontends";
     /// [`crate::RingKey`] → inner array, see [`crate::ring`].
     pub const RINGS: &str = "rings";
+    /// VNI `u32` → [`crate::Prefix6`], for networks that have IPv6.
+    pub const PREFIXES6: &str = "prefixes6";
     /// [`crate::EndpointKey`] → [`crate::Endpoint`].
     pub const ENDPOINTS: &str = "endpoints";
     /// [`crate::TargetPortKey`] → [`crate::TargetPort`].
     pub const TARGET_PORTS: &str = "target_ports";
     /// Tunnel end [`crate::Ip4`] → [`crate::Peer`].
     pub const PEERS: &str = "peers";
-    /// Node address [`crate::Ip4`] → tunnel end [`crate::Ip4`] of its owner; unspecified for this node.
+    /// Node address [`crate::Ip`] → tunnel end [`crate::Ip4`] of its owner; unspecified for this node.
     pub const ADDRESS_OWNERS: &str = "address_owners";
     /// Interface index `u32` of the host end of a veth pair → [`crate::Attachment`].
     pub const ATTACHMENTS: &str = "attachments";
@@ -66,11 +68,12 @@ pub mod map {
     pub const OF_FLOWS: [&str; 6] = [TICK, FLOW_CACHE, FLOWS, REPLIES, HALF_OPEN, SOCKET_NAT];
 
     /// All of them: what is pinned.
-    pub const ALL: [&str; 23] = [
+    pub const ALL: [&str; 24] = [
         CONFIG,
         TICK,
         FRONTENDS,
         RINGS,
+        PREFIXES6,
         ENDPOINTS,
         TARGET_PORTS,
         PEERS,

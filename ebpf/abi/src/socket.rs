@@ -1,7 +1,7 @@
 //! Tables of the socket hooks.
 
 use crate::limits::MAX_SANDBOX_NETWORKS;
-use crate::wire::{Ip4, Port};
+use crate::wire::{Ip, Port};
 
 map_type! {
     /// The networks of a sandbox, by its netns cookie: whose virtual addresses its sockets may use.
@@ -14,44 +14,22 @@ map_type! {
 
 map_type! {
     /// A translated socket, seen from its backend.
-    pub struct SocketNatKey: 16 bytes {
+    pub struct SocketNatKey: 32 bytes {
         pub socket_cookie: u64,
-        pub backend: Ip4,
+        pub backend: Ip,
         pub port: Port,
         pub protocol: u8,
         pad: u8,
+        pad_word: u32,
     }
 }
 
 map_type! {
     /// What the socket's owner asked for.
-    pub struct OriginalDestination: 8 bytes {
-        address: Ip4,
-        port: Port,
-        /// 1: `::1`, and `address` is 127.0.0.1.
-        is_localhost6: u8,
-        pad: u8,
-    }
-}
-
-/// An address that a socket's owner may have asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OriginalAddress {
-    /// As it is, or mapped into IPv6 (RFC 4291 section 2.5.5.2) if the socket is one of IPv6.
-    Ip4(Ip4),
-    /// `::1`.
-    Localhost6,
-}
-
-impl OriginalAddress {
-    /// The address that stands for it.
-    #[inline]
-    #[must_use]
-    pub const fn ip4(self) -> Ip4 {
-        match self {
-            Self::Ip4(address) => address,
-            Self::Localhost6 => Ip4::LOCALHOST,
-        }
+    pub struct OriginalDestination: 20 bytes {
+        pub address: Ip,
+        pub port: Port,
+        pad: u16,
     }
 }
 
@@ -73,25 +51,14 @@ impl SandboxNetworks {
 
 impl SocketNatKey {
     #[inline]
-    pub const fn new(socket_cookie: u64, backend: (Ip4, Port), protocol: u8) -> Self {
-        Self { socket_cookie, backend: backend.0, port: backend.1, protocol, pad: 0 }
+    pub fn new(socket_cookie: u64, backend: (impl Into<Ip>, Port), protocol: u8) -> Self {
+        Self { socket_cookie, backend: backend.0.into(), port: backend.1, protocol, pad: 0, pad_word: 0 }
     }
 }
 
 impl OriginalDestination {
     #[inline]
-    pub const fn new(address: OriginalAddress, port: Port) -> Self {
-        let is_localhost6 = matches!(address, OriginalAddress::Localhost6) as u8;
-        Self { address: address.ip4(), port, is_localhost6, pad: 0 }
-    }
-
-    #[inline]
-    pub const fn destination(&self) -> (OriginalAddress, Port) {
-        let address = if self.is_localhost6 == 0 {
-            OriginalAddress::Ip4(self.address)
-        } else {
-            OriginalAddress::Localhost6
-        };
-        (address, self.port)
+    pub fn new(address: impl Into<Ip>, port: Port) -> Self {
+        Self { address: address.into(), port, pad: 0 }
     }
 }

@@ -1,7 +1,7 @@
 //! Tables that user space writes and the programs read.
 
 use crate::ring::RingKey;
-use crate::wire::{Ip4, MacAddr, Port};
+use crate::wire::{Ip, Ip4, MacAddr, Port};
 
 map_type! {
     /// This node. All zero until user space has written it: the programs then pass everything.
@@ -32,8 +32,8 @@ pub const CONFIG_XDP_REDIRECT: u32 = 1;
 
 map_type! {
     /// Where clients connect: an address of this node (or 127.0.0.1, for its own processes only) and a published port.
-    pub struct FrontendKey: 8 bytes {
-        pub address: Ip4,
+    pub struct FrontendKey: 20 bytes {
+        pub address: Ip,
         pub port: Port,
         pub protocol: u8,
         pad: u8,
@@ -48,6 +48,40 @@ map_type! {
         /// The port that the backends listen on; for host processes, which are translated at the socket.
         pub target: Port,
         pad: [u8; 6],
+    }
+}
+
+map_type! {
+    /// The IPv6 side of a network: an endpoint, gateway or virtual address has one name there, its IPv4 address, and its IPv6
+    /// address is the prefix with the same host number.
+    pub struct Prefix6: 24 bytes {
+        /// All bits behind the prefix are zero.
+        pub prefix: Ip,
+        /// The IPv4 subnet's address.
+        pub subnet: Ip4,
+        /// The bits of the IPv4 host number, as in [`Ip4::to_u32`].
+        pub host_mask: u32,
+    }
+}
+
+impl Prefix6 {
+    /// The IPv6 address of the endpoint with this name.
+    #[inline]
+    pub const fn address(&self, name: Ip4) -> Ip {
+        let [a, b, c, d] = self.prefix.to_be_words();
+        Ip::from_be_words([a, b, c, d | (name.to_u32() & self.host_mask).to_be()])
+    }
+
+    /// Who has this IPv6 address; `None` if it is none of the network.
+    #[inline]
+    pub const fn name(&self, address: Ip) -> Option<Ip4> {
+        let (prefix, whole) = (self.prefix.to_be_words(), address.to_be_words());
+        let number = address.low().to_u32() ^ self.prefix.low().to_u32();
+        let is_of_network = prefix[0] == whole[0] && prefix[1] == whole[1] && prefix[2] == whole[2];
+        if !is_of_network || number & !self.host_mask != 0 {
+            return None;
+        }
+        Some(Ip4::from_u32(self.subnet.to_u32() | number))
     }
 }
 
@@ -138,8 +172,8 @@ map_type! {
 
 impl FrontendKey {
     #[inline]
-    pub const fn new(address: Ip4, port: Port, protocol: u8) -> Self {
-        Self { address, port, protocol, pad: 0 }
+    pub fn new(address: impl Into<Ip>, port: Port, protocol: u8) -> Self {
+        Self { address: address.into(), port, protocol, pad: 0 }
     }
 }
 
@@ -188,5 +222,31 @@ impl TargetPortKey {
 impl TargetPort {
     pub const fn new(target: Port) -> Self {
         Self { target, pad: [0; 2] }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::net::{IpAddr, Ipv4Addr};
+
+    use super::*;
+
+    fn ip(text: &str) -> Ip {
+        text.parse::<IpAddr>().unwrap().into()
+    }
+
+    #[test]
+    fn one_name_two_addresses() {
+        let subnet = Ip4::from(Ipv4Addr::new(10, 0, 9, 0));
+        for (prefix, address) in [("fd00:9::", "fd00:9::7"), ("fd00:9::1:ff00", "fd00:9::1:ff07")] {
+            let network = Prefix6 { prefix: ip(prefix), subnet, host_mask: 0xff };
+            let name = Ip4::from(Ipv4Addr::new(10, 0, 9, 7));
+            assert_eq!(network.address(name), ip(address));
+            assert_eq!(network.name(ip(address)), Some(name));
+        }
+        let network = Prefix6 { prefix: ip("fd00:9::"), subnet, host_mask: 0xff };
+        for foreign in ["fd00:8::7", "fd00:9::107", "fd00:9::1:0:7", "10.0.9.7", "fd00:9:0:1::7"] {
+            assert_eq!(network.name(ip(foreign)), None, "{foreign}");
+        }
     }
 }

@@ -2,12 +2,28 @@
 //! them with one instruction.
 
 use core::fmt;
-use core::net::Ipv4Addr;
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// An IPv4 address.
 #[repr(C, align(4))]
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ip4(pub [u8; 4]);
+
+/// An address of either family: IPv6, or IPv4 mapped into it (RFC 4291 section 2.5.5.2). No IPv6 packet has a mapped address
+/// (the parser refuses it), so one key never means two flows.
+#[repr(C, align(4))]
+#[derive(Clone, Copy, Default, Eq, PartialOrd, Ord, Hash)]
+#[expect(clippy::derived_hash_with_manual_eq, reason = "equal by words is equal by bytes")]
+pub struct Ip(pub [u8; 16]);
+
+/// By words: for bytes the compiler would call its `memcmp`, which goes byte by byte.
+impl PartialEq for Ip {
+    #[inline]
+    fn eq(&self, other: &Self) -> bool {
+        let (own, others) = (self.to_be_words(), other.to_be_words());
+        (own[0] ^ others[0]) | (own[1] ^ others[1]) | (own[2] ^ others[2]) | (own[3] ^ others[3]) == 0
+    }
+}
 
 /// A TCP or UDP port.
 #[repr(C, align(2))]
@@ -19,7 +35,8 @@ pub struct Port(pub [u8; 2]);
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MacAddr(pub [u8; 6]);
 
-const _: () = assert!(size_of::<Ip4>() == 4 && size_of::<Port>() == 2 && size_of::<MacAddr>() == 6);
+const _: () = assert!(size_of::<Ip4>() == 4 && size_of::<Ip>() == 16);
+const _: () = assert!(size_of::<Port>() == 2 && size_of::<MacAddr>() == 6);
 
 impl Ip4 {
     pub const UNSPECIFIED: Self = Self([0; 4]);
@@ -63,6 +80,83 @@ impl Ip4 {
     #[inline]
     pub const fn is_multicast_or_above(self) -> bool {
         self.0[0] >= 224
+    }
+}
+
+impl Ip {
+    /// `::`.
+    pub const UNSPECIFIED: Self = Self([0; 16]);
+    /// 127.0.0.1.
+    pub const LOCALHOST4: Self = Self::v4(Ip4::LOCALHOST);
+    /// `::1`.
+    pub const LOCALHOST6: Self = Self([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+
+    /// The third word of all mapped addresses.
+    const MAPPED: u32 = 0xffff_u32.to_be();
+
+    /// The mapped form.
+    #[inline]
+    pub const fn v4(address: Ip4) -> Self {
+        Self::from_be_words([0, 0, Self::MAPPED, address.to_be_u32()])
+    }
+
+    /// The four integers that the kernel calls `__be32[4]`.
+    #[inline]
+    pub const fn to_be_words(self) -> [u32; 4] {
+        let all = u128::from_le_bytes(self.0);
+        #[expect(clippy::cast_possible_truncation, reason = "a word at a time")]
+        [
+            (all as u32).to_le(),
+            ((all >> 32) as u32).to_le(),
+            ((all >> 64) as u32).to_le(),
+            ((all >> 96) as u32).to_le(),
+        ]
+    }
+
+    /// From what the kernel calls `__be32[4]`. By one number: bytes one by one the compiler would fill in by its `memset`.
+    #[inline]
+    pub const fn from_be_words([a, b, c, d]: [u32; 4]) -> Self {
+        let low = a.to_le() as u128 | (b.to_le() as u128) << 32;
+        let high = c.to_le() as u128 | (d.to_le() as u128) << 32;
+        Self((low | high << 64).to_le_bytes())
+    }
+
+    #[inline]
+    pub const fn is_v4(self) -> bool {
+        matches!(self.to_be_words(), [0, 0, Self::MAPPED, _])
+    }
+
+    /// The last 32 bits.
+    #[inline]
+    pub const fn low(self) -> Ip4 {
+        let [.., low] = self.to_be_words();
+        Ip4::from_be_u32(low)
+    }
+
+    /// `None` for an IPv6 address.
+    #[inline]
+    pub const fn to_v4(self) -> Option<Ip4> {
+        if self.is_v4() { Some(self.low()) } else { None }
+    }
+
+    /// 0.0.0.0 or `::`.
+    #[inline]
+    pub const fn is_unspecified(self) -> bool {
+        let [a, b, c, d] = self.to_be_words();
+        a == 0 && b == 0 && d == 0 && (c == 0 || self.is_v4())
+    }
+
+    /// 127.0.0.0/8 or `::1`.
+    #[inline]
+    pub const fn is_loopback(self) -> bool {
+        const LAST_OF_ONE: u32 = 1_u32.to_be();
+        matches!(self.to_be_words(), [0, 0, 0, LAST_OF_ONE]) || (self.is_v4() && self.low().is_loopback())
+    }
+
+    /// Nothing that one endpoint owns: see [`Ip4::is_multicast_or_above`], and `ff00::/8` (RFC 4291 section 2.7).
+    #[inline]
+    pub const fn is_multicast_or_above(self) -> bool {
+        self.0[0] == 0xff || (self.is_v4() && self.low().is_multicast_or_above())
     }
 }
 
@@ -122,6 +216,42 @@ impl From<Ip4> for Ipv4Addr {
     }
 }
 
+impl From<Ip4> for Ip {
+    #[inline]
+    fn from(address: Ip4) -> Self {
+        Self::v4(address)
+    }
+}
+
+impl From<IpAddr> for Ip {
+    fn from(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(address) => Self::v4(address.into()),
+            IpAddr::V6(address) => Self(address.octets()),
+        }
+    }
+}
+
+impl From<Ip> for IpAddr {
+    fn from(address: Ip) -> Self {
+        address
+            .to_v4()
+            .map_or_else(|| Self::V6(Ipv6Addr::from(address.0)), |address| Self::V4(address.into()))
+    }
+}
+
+impl fmt::Display for Ip {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        IpAddr::from(*self).fmt(f)
+    }
+}
+
+impl fmt::Debug for Ip {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
 impl fmt::Display for Ip4 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         Ipv4Addr::from(*self).fmt(f)
@@ -166,6 +296,8 @@ impl fmt::Debug for MacAddr {
 mod pod {
     // SAFETY: an array of four bytes, without padding.
     unsafe impl aya::Pod for super::Ip4 {}
+    // SAFETY: an array of sixteen bytes, without padding.
+    unsafe impl aya::Pod for super::Ip {}
 }
 
 #[cfg(test)]
@@ -180,6 +312,22 @@ mod tests {
         assert_eq!(Ip4::from_be_u32(ip.to_be_u32()), ip);
         assert_eq!(Port::new(8080).to_be_u16(), 8080_u16.to_be());
         assert_eq!(Port::from_be_u16(8080_u16.to_be()).get(), 8080);
+    }
+
+    #[test]
+    fn addresses_of_both_families() {
+        for text in ["10.0.0.5", "0.0.0.0", "127.0.0.9", "224.0.0.1", "2001:db8::5", "::", "::1", "ff02::1"] {
+            let address: IpAddr = text.parse().unwrap();
+            let ip = Ip::from(address);
+            assert_eq!(IpAddr::from(ip), address);
+            assert_eq!(Ip::from_be_words(ip.to_be_words()), ip);
+            assert_eq!(ip.is_v4(), address.is_ipv4(), "{text}");
+            assert_eq!(ip.is_unspecified(), address.is_unspecified(), "{text}");
+            assert_eq!(ip.is_loopback(), address.is_loopback(), "{text}");
+            assert_eq!(ip.is_multicast_or_above(), address.is_multicast(), "{text}");
+        }
+        assert_eq!(Ip::v4(Ip4([10, 0, 0, 5])).to_v4(), Some(Ip4([10, 0, 0, 5])));
+        assert_eq!(Ip::LOCALHOST6.to_v4(), None);
     }
 
     #[test]

@@ -11,6 +11,13 @@ pub trait Bytes {
 
     /// `N` bytes from `offset`, counted from the Ethernet header.
     fn load<const N: usize>(&self, offset: usize) -> Result<[u8; N], Truncated>;
+
+    /// The same, put where they are to be.
+    #[inline]
+    fn load_into<const N: usize>(&self, offset: usize, to: &mut [u8; N]) -> Result<(), Truncated> {
+        *to = self.load(offset)?;
+        Ok(())
+    }
 }
 
 impl Bytes for &[u8] {

@@ -1,5 +1,7 @@
 //! The Internet checksum (RFC 1071) and its incremental update (RFC 1624 equation 3).
 
+use ebpf_abi::{Ip, protocol};
+
 /// Adds up to two 16-bit carries back in.
 #[inline]
 #[expect(clippy::cast_possible_truncation, reason = "folded below 2^16")]
@@ -27,6 +29,15 @@ pub fn header_checksum<const N: usize>(header: &[u8; N]) -> [u8; 2] {
 pub const fn join(first: [u8; 2], rest: [u8; 2]) -> [u8; 2] {
     let sum = !u16::from_be_bytes(first) as u32 + !u16::from_be_bytes(rest) as u32;
     (!fold(sum)).to_be_bytes()
+}
+
+/// The checksum of the pseudo-header of an ICMPv6 message of `len` bytes (RFC 8200 section 8.1).
+#[inline]
+pub fn pseudo_header6((source, destination): (Ip, Ip), len: u16) -> [u8; 2] {
+    let [high, low] = len.to_be_bytes();
+    let rest = [0, 0, high, low, 0, 0, 0, protocol::ICMP6];
+    let addresses = join(header_checksum(&source.0), header_checksum(&destination.0));
+    join(addresses, header_checksum(&rest))
 }
 
 /// The checksum after one 16-bit word changed from `from` to `to`.

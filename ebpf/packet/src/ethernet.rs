@@ -10,6 +10,7 @@ pub const LEN: usize = 14;
 pub const SOURCE_OFFSET: usize = 6;
 
 pub const TYPE_IPV4: [u8; 2] = [0x08, 0x00];
+pub const TYPE_IPV6: [u8; 2] = [0x86, 0xdd];
 pub const TYPE_ARP: [u8; 2] = [0x08, 0x06];
 
 /// An Ethernet header.

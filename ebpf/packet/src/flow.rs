@@ -3,7 +3,7 @@
 use ebpf_abi::{Endpoint, FlowTuple, FragmentPorts, Port, protocol};
 
 use crate::bytes::Bytes;
-use crate::ipv4::{self, Ipv4, Part};
+use crate::ip::{IpHeader, OFFSET, Part, Version};
 
 const TCP_FIN: u8 = 0x01;
 const TCP_SYN: u8 = 0x02;
@@ -20,10 +20,11 @@ pub const UDP_CHECKSUM_OFFSET: usize = 6;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Flow {
     pub tuple: FlowTuple,
+    pub version: Version,
     /// Where the transport header starts in the frame, if it has one.
     pub transport_offset: usize,
     pub part: Part,
-    /// Length of the IPv4 packet, bytes.
+    /// Length of the IP packet, bytes.
     pub total_len: u16,
     /// TCP flags; 0 for UDP.
     flags: u8,
@@ -38,35 +39,38 @@ pub enum NoFlow {
     Fragment,
     /// Neither TCP nor UDP.
     Protocol,
-    /// IPv4 options, where [`Bytes::VARIABLE_OFFSETS`] is false.
+    /// IPv4 options or IPv6 extensions, where [`Bytes::VARIABLE_OFFSETS`] is false.
     Options,
 }
 
 impl Flow {
-    /// The flow of a frame that has the type IPv4.
+    /// The flow of a frame whose IP header is of this version.
     #[inline]
-    pub fn parse<B: Bytes>(packet: &B) -> Result<Self, NoFlow> {
-        let ip = Ipv4::parse(packet).map_err(|_| NoFlow::Malformed)?;
+    pub fn parse<B: Bytes>(packet: &B, version: Version) -> Result<Self, NoFlow> {
+        let ip = IpHeader::parse(packet, version).map_err(|_| NoFlow::Malformed)?;
         Self::of(packet, &ip)
     }
 
-    /// The flow of a frame whose IPv4 header is `ip`.
+    /// The flow of a frame whose IP header is `ip`.
     #[inline]
-    pub fn of<B: Bytes>(packet: &B, ip: &Ipv4) -> Result<Self, NoFlow> {
+    pub fn of<B: Bytes>(packet: &B, ip: &IpHeader) -> Result<Self, NoFlow> {
         if ip.part == Part::LaterFragment || (ip.part == Part::FirstFragment && !B::VARIABLE_OFFSETS) {
             return Err(NoFlow::Fragment);
         }
-        if ip.header_len == ipv4::MIN_LEN {
-            return Self::at(packet, ip, ipv4::OFFSET + ipv4::MIN_LEN);
+        if B::VARIABLE_OFFSETS {
+            return Self::at(packet, ip, ip.transport_offset);
         }
-        if !B::VARIABLE_OFFSETS {
+        if ip.has_options() {
             return Err(NoFlow::Options);
         }
-        Self::at(packet, ip, ipv4::OFFSET + ip.header_len)
+        match ip.version {
+            Version::V4 => Self::at(packet, ip, const { OFFSET + Version::V4.min_len() }),
+            Version::V6 => Self::at(packet, ip, const { OFFSET + Version::V6.min_len() }),
+        }
     }
 
     #[inline]
-    fn at(packet: &impl Bytes, ip: &Ipv4, transport_offset: usize) -> Result<Self, NoFlow> {
+    fn at(packet: &impl Bytes, ip: &IpHeader, transport_offset: usize) -> Result<Self, NoFlow> {
         let (ports, flags) = match ip.protocol {
             protocol::TCP => {
                 let header = packet.load::<14>(transport_offset).map_err(|_| NoFlow::Malformed)?;
@@ -78,15 +82,17 @@ impl Flow {
         let source = (ip.source, Port([ports[0], ports[1]]));
         let destination = (ip.destination, Port([ports[2], ports[3]]));
         let tuple = FlowTuple::new(source, destination, ip.protocol);
-        Ok(Self { tuple, transport_offset, part: ip.part, total_len: ip.total_len, flags })
+        let (version, part, total_len) = (ip.version, ip.part, ip.total_len);
+        Ok(Self { tuple, version, transport_offset, part, total_len, flags })
     }
 
     /// The flow of a fragment whose header is `ip`, and whose packet began with `ports`.
     #[inline]
-    pub const fn of_later(ip: &Ipv4, ports: FragmentPorts) -> Self {
+    pub fn of_later(ip: &IpHeader, ports: FragmentPorts) -> Self {
         let (source, destination) = ((ip.source, ports.source), (ip.destination, ports.destination));
         let tuple = FlowTuple::new(source, destination, ip.protocol);
-        Self { tuple, transport_offset: ipv4::OFFSET, part: ip.part, total_len: ip.total_len, flags: 0 }
+        let (version, part, total_len) = (ip.version, ip.part, ip.total_len);
+        Self { tuple, version, transport_offset: OFFSET, part, total_len, flags: 0 }
     }
 
     /// Ports and checksum are in the frame.

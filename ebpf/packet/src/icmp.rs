@@ -1,14 +1,12 @@
-//! ICMP (RFC 792): echo, and the errors that carry a piece of the packet at fault.
+//! ICMP (RFC 792) and ICMPv6 (RFC 4443): echo, and the errors that carry a piece of the packet at fault.
 
-use ebpf_abi::{FlowTuple, Port, protocol};
+use ebpf_abi::{FlowTuple, Ip, Ip4, protocol};
 
 use crate::bytes::Bytes;
 use crate::checksum;
-use crate::ipv4::{self, Ipv4, Part};
+use crate::ip::{self, IpHeader, Part, Version};
+use crate::{ipv4, ipv6};
 
-/// Where the header starts in a frame without IPv4 options.
-pub const OFFSET: usize = ipv4::OFFSET + ipv4::MIN_LEN;
-pub const CHECKSUM_OFFSET: usize = OFFSET + 2;
 /// Length of the fixed header, bytes.
 pub const LEN: usize = 8;
 
@@ -18,24 +16,62 @@ const ECHO_REQUEST: u8 = 8;
 const TIME_EXCEEDED: u8 = 11;
 const PARAMETER_PROBLEM: u8 = 12;
 
-/// Where the piece of the packet at fault starts.
-pub const EMBEDDED_OFFSET: usize = OFFSET + LEN;
-/// Where its IPv4 header's checksum and addresses are.
-pub const EMBEDDED_CHECKSUM_OFFSET: usize = EMBEDDED_OFFSET + 10;
-pub const EMBEDDED_SOURCE_OFFSET: usize = EMBEDDED_OFFSET + 12;
-pub const EMBEDDED_DESTINATION_OFFSET: usize = EMBEDDED_OFFSET + 16;
-/// Where its transport header starts.
-pub const EMBEDDED_TRANSPORT_OFFSET: usize = EMBEDDED_OFFSET + ipv4::MIN_LEN;
+/// RFC 4443 section 2.1: errors are 1 (unreachable), 2 (too big), 3 (time exceeded) and 4 (parameter problem).
+const FIRST_ERROR6: u8 = 1;
+const PACKET_TOO_BIG: u8 = 2;
+const LAST_ERROR6: u8 = 4;
+const ECHO_REQUEST6: u8 = 128;
+const ECHO_REPLY6: u8 = 129;
 
 /// Code of "destination unreachable": fragmentation needed and DF set.
 const FRAGMENTATION_NEEDED: u8 = 4;
-/// Of the packet at fault an error carries the header, here one without options, and 64 bits (RFC 792).
-pub const CARRIED_LEN: usize = ipv4::MIN_LEN + 8;
+/// Of the packet at fault an error of ours carries the header, here one without options, and 64 bits (RFC 792). RFC 4443
+/// section 2.4 (c) would have more for IPv6; who looks a connection up needs no more.
+pub const CARRIED_LEN4: usize = ipv4::MIN_LEN + 8;
+pub const CARRIED_LEN6: usize = ipv6::LEN + 8;
+
+/// Where the parts of a message are in a frame whose IP header has no options.
+impl Version {
+    #[inline]
+    pub const fn icmp_offset(self) -> usize {
+        ip::OFFSET + self.min_len()
+    }
+
+    #[inline]
+    pub const fn icmp_checksum_offset(self) -> usize {
+        self.icmp_offset() + 2
+    }
+
+    /// Of the piece of the packet at fault.
+    #[inline]
+    pub const fn embedded_offset(self) -> usize {
+        self.icmp_offset() + LEN
+    }
+
+    #[inline]
+    pub const fn embedded_source_offset(self) -> usize {
+        self.embedded_offset() + self.source_offset() - ip::OFFSET
+    }
+
+    #[inline]
+    pub const fn embedded_destination_offset(self) -> usize {
+        self.embedded_offset() + self.destination_offset() - ip::OFFSET
+    }
+
+    /// Of its transport header.
+    #[inline]
+    pub const fn embedded_transport_offset(self) -> usize {
+        self.embedded_offset() + self.min_len()
+    }
+}
+
+/// Where the checksum of an embedded IPv4 header is.
+pub const EMBEDDED_CHECKSUM_OFFSET4: usize = Version::V4.embedded_offset() + 10;
 
 /// The header of an error that tells the sender of a packet, which begins with `carried`, that none longer than `mtu` bytes
 /// gets to where it was sent (RFC 1191 section 4).
 #[inline]
-pub fn fragmentation_needed(carried: &[u8; CARRIED_LEN], mtu: u16) -> [u8; LEN] {
+pub fn fragmentation_needed(carried: &[u8; CARRIED_LEN4], mtu: u16) -> [u8; LEN] {
     let mut header = [DESTINATION_UNREACHABLE, FRAGMENTATION_NEEDED, 0, 0, 0, 0, 0, 0];
     header[6..8].copy_from_slice(&mtu.to_be_bytes());
     let checksum = checksum::join(checksum::header_checksum(&header), checksum::header_checksum(carried));
@@ -43,46 +79,104 @@ pub fn fragmentation_needed(carried: &[u8; CARRIED_LEN], mtu: u16) -> [u8; LEN] 
     header
 }
 
+/// The same for IPv6 (RFC 4443 section 3.2); `addresses` are those of the error itself.
+#[inline]
+pub fn packet_too_big(addresses: (Ip, Ip), carried: &[u8; CARRIED_LEN6], mtu: u16) -> [u8; LEN] {
+    let mut header = [PACKET_TOO_BIG, 0, 0, 0, 0, 0, 0, 0];
+    header[6..8].copy_from_slice(&mtu.to_be_bytes());
+    let pseudo = checksum::pseudo_header6(addresses, const { (LEN + CARRIED_LEN6) as u16 });
+    let message = checksum::join(checksum::header_checksum(&header), checksum::header_checksum(carried));
+    header[2..4].copy_from_slice(&checksum::join(pseudo, message));
+    header
+}
+
 /// The first four bytes of the answer to an echo request; `None` if the packet is none.
 #[inline]
-pub fn echo_reply(packet: &impl Bytes, ip: &Ipv4) -> Option<[u8; 4]> {
-    if ip.protocol != protocol::ICMP || ip.header_len != ipv4::MIN_LEN || ip.part != Part::Whole {
+pub fn echo_reply(packet: &impl Bytes, ip: &IpHeader) -> Option<[u8; 4]> {
+    if !is_message(ip) {
         return None;
     }
-    let [kind, code, high, low] = packet.load::<4>(OFFSET).ok()?;
-    if kind != ECHO_REQUEST {
+    let (request, reply) = match ip.version {
+        Version::V4 => (ECHO_REQUEST, ECHO_REPLY),
+        Version::V6 => (ECHO_REQUEST6, ECHO_REPLY6),
+    };
+    let [kind, code, high, low] = packet.load::<4>(ip.version.icmp_offset()).ok()?;
+    if kind != request {
         return None;
     }
-    let [high, low] = checksum::replace([high, low], [ECHO_REQUEST, code], [ECHO_REPLY, code]);
-    Some([ECHO_REPLY, code, high, low])
+    let [high, low] = checksum::replace([high, low], [request, code], [reply, code]);
+    Some([reply, code, high, low])
 }
 
 /// The flow of the packet that an ICMP error complains of, as that packet carries it; `None` if this is no error, or not
 /// about TCP or UDP without options.
 #[inline]
-pub fn embedded_flow(packet: &impl Bytes, ip: &Ipv4) -> Option<FlowTuple> {
-    if ip.protocol != protocol::ICMP || ip.header_len != ipv4::MIN_LEN || ip.part != Part::Whole {
+pub fn embedded_flow(packet: &impl Bytes, ip: &IpHeader) -> Option<FlowTuple> {
+    let mut tuple = FlowTuple::default();
+    embedded_flow_into(packet, ip, &mut tuple).then_some(tuple)
+}
+
+/// As [`embedded_flow`], read into `tuple`; false, with anything there, if there is none.
+#[inline]
+pub fn embedded_flow_into(packet: &impl Bytes, ip: &IpHeader, tuple: &mut FlowTuple) -> bool {
+    if !is_message(ip) {
+        return false;
+    }
+    let has_addresses = match ip.version {
+        Version::V4 => embedded4(packet, tuple),
+        Version::V6 => embedded6(packet, tuple),
+    };
+    let transport = ip.version.embedded_transport_offset();
+    has_addresses.is_some()
+        && matches!(tuple.protocol, protocol::TCP | protocol::UDP)
+        && packet.load_into(transport, &mut tuple.source_port.0).is_ok()
+        && packet.load_into(transport + 2, &mut tuple.destination_port.0).is_ok()
+}
+
+#[inline]
+fn embedded4(packet: &impl Bytes, tuple: &mut FlowTuple) -> Option<()> {
+    const OFFSET: usize = Version::V4.embedded_offset();
+    let [kind] = packet.load::<1>(Version::V4.icmp_offset()).ok()?;
+    let [start] = packet.load::<1>(OFFSET).ok()?;
+    let fragment = packet.load::<2>(OFFSET + 6).ok()?;
+    let is_error = matches!(kind, DESTINATION_UNREACHABLE | TIME_EXCEEDED | PARAMETER_PROBLEM);
+    if !is_error || start != 0x45 || u16::from_be_bytes(fragment) & 0x1fff != 0 {
         return None;
     }
-    let [kind] = packet.load::<1>(OFFSET).ok()?;
-    if !matches!(kind, DESTINATION_UNREACHABLE | TIME_EXCEEDED | PARAMETER_PROBLEM) {
+    [tuple.protocol] = packet.load::<1>(OFFSET + 9).ok()?;
+    tuple.source = Ip::v4(Ip4(packet.load::<4>(Version::V4.embedded_source_offset()).ok()?));
+    tuple.destination = Ip::v4(Ip4(packet.load::<4>(Version::V4.embedded_destination_offset()).ok()?));
+    Some(())
+}
+
+#[inline]
+fn embedded6(packet: &impl Bytes, tuple: &mut FlowTuple) -> Option<()> {
+    const OFFSET: usize = Version::V6.embedded_offset();
+    let [kind] = packet.load::<1>(Version::V6.icmp_offset()).ok()?;
+    let [start] = packet.load::<1>(OFFSET).ok()?;
+    if !matches!(kind, FIRST_ERROR6..=LAST_ERROR6) || start >> 4 != 6 {
         return None;
     }
-    let header = packet.load::<{ ipv4::MIN_LEN }>(EMBEDDED_OFFSET).ok()?;
-    let has_ports = matches!(header[9], protocol::TCP | protocol::UDP) && header[0] == 0x45;
-    if !has_ports || u16::from_be_bytes([header[6], header[7]]) & 0x1fff != 0 {
-        return None;
-    }
-    let [a, b, c, d] = packet.load::<4>(EMBEDDED_TRANSPORT_OFFSET).ok()?;
-    let source = ebpf_abi::Ip4([header[12], header[13], header[14], header[15]]);
-    let destination = ebpf_abi::Ip4([header[16], header[17], header[18], header[19]]);
-    Some(FlowTuple::new((source, Port([a, b])), (destination, Port([c, d])), header[9]))
+    [tuple.protocol] = packet.load::<1>(OFFSET + 6).ok()?;
+    packet.load_into(Version::V6.embedded_source_offset(), &mut tuple.source.0).ok()?;
+    packet.load_into(Version::V6.embedded_destination_offset(), &mut tuple.destination.0).ok()?;
+    if tuple.source.is_v4() || tuple.destination.is_v4() { None } else { Some(()) }
+}
+
+/// A whole message whose fields are where [`Version`] says.
+#[inline]
+pub fn is_message(ip: &IpHeader) -> bool {
+    let protocol = match ip.version {
+        Version::V4 => protocol::ICMP,
+        Version::V6 => protocol::ICMP6,
+    };
+    ip.protocol == protocol && !ip.has_options() && ip.part == Part::Whole
 }
 
 /// The client's flow that an error is about whose packet at fault was an answer to the client. Such an error comes to the
 /// address that the answer came from.
 #[inline]
-pub fn answered_flow(packet: &impl Bytes, ip: &Ipv4) -> Option<FlowTuple> {
+pub fn answered_flow(packet: &impl Bytes, ip: &IpHeader) -> Option<FlowTuple> {
     let answer = embedded_flow(packet, ip)?;
     if answer.source != ip.destination {
         return None;

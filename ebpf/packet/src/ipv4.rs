@@ -1,15 +1,13 @@
 //! The IPv4 header (RFC 791 section 3.1).
 
-use ebpf_abi::Ip4;
+use ebpf_abi::{Ip, Ip4};
 
 use crate::bytes::Bytes;
 use crate::checksum;
-use crate::ethernet;
+use crate::ip::{IpHeader, NotIp, OFFSET, Part, Version};
 
 /// Length of a header without options, bytes.
 pub const MIN_LEN: usize = 20;
-/// Where the header starts in a frame.
-pub const OFFSET: usize = ethernet::LEN;
 /// Where fields start in a frame.
 pub const CHECKSUM_OFFSET: usize = OFFSET + 10;
 pub const SOURCE_OFFSET: usize = OFFSET + 12;
@@ -21,56 +19,26 @@ const FRAGMENT_OFFSET: u16 = 0x1fff;
 /// In the first byte of the two.
 const DONT_FRAGMENT: u8 = 0x40;
 
-/// Which part of a packet this is: only a whole one and a first fragment have ports.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Part {
-    Whole,
-    FirstFragment,
-    LaterFragment,
-}
-
-/// What the data plane asks of an IPv4 header.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ipv4 {
-    pub source: Ip4,
-    pub destination: Ip4,
-    pub protocol: u8,
-    pub part: Part,
-    /// It must not be fragmented on its way.
-    pub dont_fragment: bool,
-    /// What the fragments of a packet have in common.
-    pub id: [u8; 2],
-    /// Length of the header, options included, bytes.
-    pub header_len: usize,
-    /// Length of the packet, bytes.
-    pub total_len: u16,
-}
-
-/// The bytes are no sound IPv4 header.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NotIpv4;
-
-impl Ipv4 {
-    /// Reads the header behind the Ethernet header.
-    #[inline]
-    pub fn parse(packet: &impl Bytes) -> Result<Self, NotIpv4> {
-        let header = packet.load::<MIN_LEN>(OFFSET).map_err(|_| NotIpv4)?;
-        let header_len = usize::from(header[0] & 0x0f) * 4;
-        let total_len = u16::from_be_bytes([header[2], header[3]]);
-        if header[0] >> 4 != 4 || header_len < MIN_LEN || usize::from(total_len) < header_len {
-            return Err(NotIpv4);
-        }
-        Ok(Self {
-            source: Ip4([header[12], header[13], header[14], header[15]]),
-            destination: Ip4([header[16], header[17], header[18], header[19]]),
-            protocol: header[9],
-            part: part(u16::from_be_bytes([header[6], header[7]])),
-            dont_fragment: header[6] & DONT_FRAGMENT != 0,
-            id: [header[4], header[5]],
-            header_len,
-            total_len,
-        })
+/// Reads the header behind the Ethernet header.
+#[inline]
+pub fn parse(packet: &impl Bytes) -> Result<IpHeader, NotIp> {
+    let header = packet.load::<MIN_LEN>(OFFSET).map_err(|_| NotIp)?;
+    let header_len = usize::from(header[0] & 0x0f) * 4;
+    let total_len = u16::from_be_bytes([header[2], header[3]]);
+    if header[0] >> 4 != 4 || header_len < MIN_LEN || usize::from(total_len) < header_len {
+        return Err(NotIp);
     }
+    Ok(IpHeader {
+        version: Version::V4,
+        source: Ip::v4(Ip4([header[12], header[13], header[14], header[15]])),
+        destination: Ip::v4(Ip4([header[16], header[17], header[18], header[19]])),
+        protocol: header[9],
+        part: part(u16::from_be_bytes([header[6], header[7]])),
+        dont_fragment: header[6] & DONT_FRAGMENT != 0,
+        id: [0, 0, header[4], header[5]],
+        transport_offset: OFFSET + header_len,
+        total_len,
+    })
 }
 
 #[inline]

@@ -13,10 +13,13 @@ pub mod ethernet;
 pub mod flow;
 pub mod hash;
 pub mod icmp;
+pub mod ip;
 pub mod ipv4;
+pub mod ipv6;
+pub mod ndp;
 pub mod vxlan;
 
 pub use bytes::{Bytes, Truncated};
 pub use ethernet::Ethernet;
 pub use flow::{Flow, NoFlow};
-pub use ipv4::Ipv4;
+pub use ip::{IpHeader, Version};

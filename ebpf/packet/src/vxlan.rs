@@ -4,7 +4,7 @@ use ebpf_abi::{Ip4, MacAddr, Port, protocol};
 
 use crate::bytes::{Bytes, Truncated};
 use crate::ethernet::{self, Ethernet};
-use crate::{checksum, ipv4};
+use crate::{checksum, ip, ipv4};
 
 /// Length of a VXLAN header, bytes.
 pub const LEN: usize = 8;
@@ -128,8 +128,7 @@ impl Tunnelled {
         let udp_len = u16::from_be_bytes([f[38], f[39]]);
         let has_all = usize::from(total_len) + ethernet::LEN <= frame_len
             && usize::from(total_len) >= HEADERS_LEN + ethernet::LEN + ipv4::MIN_LEN;
-        let is_whole =
-            ipv4::part(u16::from_be_bytes([f[20], f[21]])) == ipv4::Part::Whole && f[20] & 0x80 == 0;
+        let is_whole = ipv4::part(u16::from_be_bytes([f[20], f[21]])) == ip::Part::Whole && f[20] & 0x80 == 0;
         if !has_all || !is_whole || udp_len != total_len.wrapping_sub(20) || f[15] & ECN == CE {
             return None;
         }
@@ -154,7 +153,7 @@ impl Tunnelled {
 #[inline]
 fn is_sound(frame: &[u8; FRAME_HEADERS_LEN]) -> bool {
     let mut header = [0; ipv4::MIN_LEN];
-    header.copy_from_slice(&frame[ipv4::OFFSET..ipv4::OFFSET + ipv4::MIN_LEN]);
+    header.copy_from_slice(&frame[ip::OFFSET..ip::OFFSET + ipv4::MIN_LEN]);
     checksum::header_checksum(&header) == [0, 0]
 }
 

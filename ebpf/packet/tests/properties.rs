@@ -2,9 +2,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a frame that can't be built is a failed test")]
 
-use ebpf_abi::{Endpoint, FragmentPorts, Ip4, MacAddr, Port, protocol};
+use ebpf_abi::{Endpoint, FragmentPorts, Ip, Ip4, MacAddr, Port, protocol};
 use ebpf_packet::vxlan::Outer;
-use ebpf_packet::{Ethernet, Flow, Ipv4, NoFlow, arp, checksum, flow, hash, icmp, ipv4, vxlan};
+use ebpf_packet::{
+    Ethernet, Flow, IpHeader, NoFlow, Version, arp, checksum, flow, hash, icmp, ip, ipv4, ndp, vxlan,
+};
 use etherparse::PacketBuilder;
 use proptest::prelude::*;
 
@@ -49,14 +51,17 @@ proptest! {
     fn no_bytes_panic_a_parser(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         let packet = bytes.as_slice();
         let _ = Ethernet::parse(&packet);
-        let _ = Flow::parse(&packet);
         let _ = arp::Request::parse(&packet);
         let _ = vxlan::vni(&packet, 34);
-        if let Ok(ip) = Ipv4::parse(&packet) {
-            let _ = Flow::of(&packet, &ip);
-            let _ = icmp::echo_reply(&packet, &ip);
-            let _ = icmp::embedded_flow(&packet, &ip);
-            prop_assert!(ip.header_len >= 20 && usize::from(ip.total_len) >= ip.header_len);
+        for version in [Version::V4, Version::V6] {
+            let _ = Flow::parse(&packet, version);
+            if let Ok(ip) = IpHeader::parse(&packet, version) {
+                let _ = Flow::of(&packet, &ip);
+                let _ = icmp::echo_reply(&packet, &ip);
+                let _ = icmp::embedded_flow(&packet, &ip);
+                let _ = ndp::Solicitation::parse(&packet, &ip);
+                prop_assert!(ip.transport_offset >= ip::OFFSET + version.min_len());
+            }
         }
     }
 
@@ -67,7 +72,7 @@ proptest! {
         bytes[position] = to;
         bytes.truncate(cut);
         let packet = bytes.as_slice();
-        if let Ok(flow) = Flow::parse(&packet) {
+        if let Ok(flow) = Flow::parse(&packet, Version::V4) {
             prop_assert!(flow.transport_offset + 4 <= packet.len());
         }
     }
@@ -96,9 +101,9 @@ proptest! {
         tcp: bool, source: ([u8; 4], u16), destination: ([u8; 4], u16), payload in prop::collection::vec(any::<u8>(), 0..64),
     ) {
         let bytes = frame(tcp, source, destination, &payload);
-        let flow = Flow::parse(&bytes.as_slice()).unwrap();
-        prop_assert_eq!(flow.tuple.source, Ip4(source.0));
-        prop_assert_eq!(flow.tuple.destination, Ip4(destination.0));
+        let flow = Flow::parse(&bytes.as_slice(), Version::V4).unwrap();
+        prop_assert_eq!(flow.tuple.source, Ip::v4(Ip4(source.0)));
+        prop_assert_eq!(flow.tuple.destination, Ip::v4(Ip4(destination.0)));
         prop_assert_eq!((flow.tuple.source_port.get(), flow.tuple.destination_port.get()), (source.1, destination.1));
         prop_assert_eq!(flow.tuple.protocol, if tcp { protocol::TCP } else { protocol::UDP });
         prop_assert_eq!(flow.is_first_syn(), tcp);
@@ -111,7 +116,7 @@ proptest! {
         tcp: bool, source: ([u8; 4], u16), from: ([u8; 4], u16), to: ([u8; 4], u16), payload in prop::collection::vec(any::<u8>(), 0..64),
     ) {
         let mut bytes = frame(tcp, source, from, &payload);
-        let flow = Flow::parse(&bytes.as_slice()).unwrap();
+        let flow = Flow::parse(&bytes.as_slice(), Version::V4).unwrap();
         let (ip_sum, sum) = (ipv4::CHECKSUM_OFFSET, flow.checksum_offset());
         let ip_checksum = replace_words([bytes[ip_sum], bytes[ip_sum + 1]], &from.0, &to.0);
         let checksum = replace_words([bytes[sum], bytes[sum + 1]], &from.0, &to.0);
@@ -186,10 +191,10 @@ proptest! {
         let ip = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([10, 0, 1, 5], [10, 0, 1, 2], 64);
         let mut bytes = Vec::new();
         ip.icmpv4_echo_request(id, sequence).write(&mut bytes, &payload).unwrap();
-        let header = Ipv4::parse(&bytes.as_slice()).unwrap();
+        let header = IpHeader::parse(&bytes.as_slice(), Version::V4).unwrap();
         let reply = icmp::echo_reply(&bytes.as_slice(), &header).unwrap();
-        bytes[icmp::OFFSET..icmp::OFFSET + 4].copy_from_slice(&reply);
-        prop_assert_eq!(checksum::full(&bytes[icmp::OFFSET..]), [0, 0]);
+        bytes[Version::V4.icmp_offset()..Version::V4.icmp_offset() + 4].copy_from_slice(&reply);
+        prop_assert_eq!(checksum::full(&bytes[Version::V4.icmp_offset()..]), [0, 0]);
     }
 }
 
@@ -198,19 +203,19 @@ fn fragments_and_other_protocols_have_no_flow() {
     let mut bytes = frame(false, ([1; 4], 1), ([2; 4], 2), b"x");
     for flags in [0x0001_u16, 0x2001] {
         bytes[20..22].copy_from_slice(&flags.to_be_bytes());
-        assert_eq!(Flow::parse(&bytes.as_slice()), Err(NoFlow::Fragment));
+        assert_eq!(Flow::parse(&bytes.as_slice(), Version::V4), Err(NoFlow::Fragment));
     }
     bytes[20..22].copy_from_slice(&0x2000_u16.to_be_bytes());
-    let first = Flow::parse(&bytes.as_slice()).expect("a first fragment has ports");
-    let ip = Ipv4::parse(&bytes.as_slice()).unwrap();
+    let first = Flow::parse(&bytes.as_slice(), Version::V4).expect("a first fragment has ports");
+    let ip = IpHeader::parse(&bytes.as_slice(), Version::V4).unwrap();
     let (source, destination) = (first.tuple.source_port, first.tuple.destination_port);
     let ports = FragmentPorts { source, destination, seen: 0 };
     let later = Flow::of_later(&ip, ports);
     assert_eq!(later.tuple, first.tuple);
     bytes[20..22].copy_from_slice(&[0x40, 0]);
-    assert!(Flow::parse(&bytes.as_slice()).is_ok(), "DF alone is no fragment");
+    assert!(Flow::parse(&bytes.as_slice(), Version::V4).is_ok(), "DF alone is no fragment");
     bytes[23] = 47;
-    assert_eq!(Flow::parse(&bytes.as_slice()), Err(NoFlow::Protocol));
+    assert_eq!(Flow::parse(&bytes.as_slice(), Version::V4), Err(NoFlow::Protocol));
 }
 
 #[test]
@@ -224,16 +229,16 @@ fn the_flow_in_an_icmp_error_is_the_one_complained_of() {
         ))
         .write(&mut bytes, &about[14..])
         .unwrap();
-    let ip = Ipv4::parse(&bytes.as_slice()).unwrap();
+    let ip = IpHeader::parse(&bytes.as_slice(), Version::V4).unwrap();
     let flow = icmp::embedded_flow(&bytes.as_slice(), &ip).unwrap();
-    assert_eq!(flow, Flow::parse(&about.as_slice()).unwrap().tuple);
+    assert_eq!(flow, Flow::parse(&about.as_slice(), Version::V4).unwrap().tuple);
     assert_eq!(icmp::echo_reply(&bytes.as_slice(), &ip), None);
 }
 
 #[test]
 fn connections_stay_with_a_backend_that_serves_no_more_and_datagrams_do_not() {
     let packet = |tcp| frame(tcp, ([198, 18, 0, 100], 40_000), ([198, 18, 0, 11], 8080), b"");
-    let flow = |bytes: Vec<u8>| Flow::parse(&bytes.as_slice()).unwrap();
+    let flow = |bytes: Vec<u8>| Flow::parse(&bytes.as_slice(), Version::V4).unwrap();
     let (datagram, syn) = (flow(packet(false)), flow(packet(true)));
     let mut segment = packet(true);
     segment[14 + 20 + 13] = 0x10;

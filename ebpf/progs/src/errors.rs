@@ -7,43 +7,64 @@ use ebpf_abi::{
 };
 use ebpf_packet::hash::flow_hash;
 use ebpf_packet::vxlan::MTU_OVERHEAD;
-use ebpf_packet::{Bytes as _, Ethernet, Ipv4, icmp, ipv4};
+use ebpf_packet::{Bytes as _, Ethernet, IpHeader, Version, icmp, ip, ipv4, ipv6};
 
 use crate::ingress::{self, Other};
-use crate::route;
 use crate::skb::{self, Skb};
 use crate::track::{self, Translated};
 use crate::verdict::Outcome;
+use crate::{headers, maps, route};
 
 /// Of errors that are made here.
 const TTL: u8 = 64;
-const EMBEDDED_SOURCE_PORT: usize = icmp::EMBEDDED_TRANSPORT_OFFSET;
-const EMBEDDED_DESTINATION_PORT: usize = icmp::EMBEDDED_TRANSPORT_OFFSET + 2;
 
 /// Sends a client's packet back as an error: it is too long for the tunnel.
 #[inline(always)]
-pub fn refuse_length(config: &NodeConfig, packet: &Skb, ethernet: &Ethernet, ip: &Ipv4) -> Outcome {
-    const PAYLOAD_LEN: usize = icmp::LEN + icmp::CARRIED_LEN;
-    let carried = packet.load::<{ icmp::CARRIED_LEN }>(ipv4::OFFSET).map_err(|_| DropReason::Malformed)?;
+pub fn refuse_length(config: &NodeConfig, packet: &Skb, ethernet: &Ethernet, ip: &IpHeader) -> Outcome {
     let mtu = config.uplink_mtu.saturating_sub(MTU_OVERHEAD) as u16;
-    packet.set_len(icmp::OFFSET + PAYLOAD_LEN)?;
+    match ip.version {
+        Version::V4 => refuse_length4(packet, ip, mtu)?,
+        Version::V6 => refuse_length6(packet, ip, mtu)?,
+    }
     packet.set_macs(ethernet.source, ethernet.destination)?;
-    let addresses = (ip.destination, ip.source);
-    packet.write(ipv4::OFFSET, &ipv4::header(addresses, protocol::ICMP, TTL, PAYLOAD_LEN as u16))?;
-    packet.write(icmp::OFFSET, &icmp::fragmentation_needed(&carried, mtu))?;
-    packet.write(icmp::EMBEDDED_OFFSET, &carried)?;
     Ok(skb::send(packet.ifindex()))
+}
+
+#[inline(always)]
+fn refuse_length4(packet: &Skb, ip: &IpHeader, mtu: u16) -> Result<(), DropReason> {
+    const PAYLOAD_LEN: usize = icmp::LEN + icmp::CARRIED_LEN4;
+    const OFFSET: usize = Version::V4.icmp_offset();
+    let carried = packet.load::<{ icmp::CARRIED_LEN4 }>(ip::OFFSET).map_err(|_| DropReason::Malformed)?;
+    packet.set_len(OFFSET + PAYLOAD_LEN)?;
+    let (source, destination) = (ip.destination.low(), ip.source.low());
+    let header = ipv4::Plain { source, destination, protocol: protocol::ICMP, ttl: TTL, tos: 0, id: [0; 2] };
+    packet.write(ip::OFFSET, &header.to_bytes(PAYLOAD_LEN as u16))?;
+    packet.write(OFFSET, &icmp::fragmentation_needed(&carried, mtu))?;
+    packet.write(OFFSET + icmp::LEN, &carried)
+}
+
+#[inline(always)]
+fn refuse_length6(packet: &Skb, ip: &IpHeader, mtu: u16) -> Result<(), DropReason> {
+    const PAYLOAD_LEN: usize = icmp::LEN + icmp::CARRIED_LEN6;
+    const OFFSET: usize = Version::V6.icmp_offset();
+    let carried = packet.load::<{ icmp::CARRIED_LEN6 }>(ip::OFFSET).map_err(|_| DropReason::Malformed)?;
+    packet.set_len(OFFSET + PAYLOAD_LEN)?;
+    packet.write(ip::OFFSET, &ipv6::start(TTL, PAYLOAD_LEN as u16))?;
+    packet.write(ip.version.source_offset(), &ip.destination.0)?;
+    packet.write(ip.version.destination_offset(), &ip.source.0)?;
+    packet.write(OFFSET, &icmp::packet_too_big((ip.destination, ip.source), &carried, mtu))?;
+    packet.write(OFFSET + icmp::LEN, &carried)
 }
 
 /// An error from outside about a backend's answer: to that backend. `None` if it is about nothing published.
 #[inline(always)]
-pub fn from_outside(config: &NodeConfig, packet: &Skb, ip: &Ipv4) -> Option<Outcome> {
-    let tuple = icmp::answered_flow(packet, ip)?;
-    let ring = ingress::ring(&tuple)?;
+pub fn from_outside(config: &NodeConfig, packet: &Skb, ip: &IpHeader) -> Option<Outcome> {
+    let tuple = headers::answered_flow(packet, ip)?;
+    let ring = ingress::ring(tuple)?;
     let (backend, endpoint) =
-        ingress::known_backend(config, &tuple).or_else(|| ingress::pick(config, &ring, flow_hash(&tuple)))?;
+        ingress::known_backend(config, tuple).or_else(|| ingress::pick(config, &ring, flow_hash(tuple)))?;
     Some(if endpoint.is_local() {
-        deliver(config, packet, (ip, &tuple), (backend, &endpoint), Chooser::IN_USE)
+        deliver(config, packet, (ip, tuple), (backend, &endpoint), Chooser::IN_USE)
     } else {
         Ok(route::tunnel_to_endpoint(packet, config.ingress_vni, &endpoint))
     })
@@ -54,12 +75,12 @@ pub fn from_outside(config: &NodeConfig, packet: &Skb, ip: &Ipv4) -> Option<Outc
 pub fn deliver(
     config: &NodeConfig,
     packet: &Skb,
-    (ip, tuple): (&Ipv4, &FlowTuple),
+    (ip, tuple): (&IpHeader, &FlowTuple),
     (backend, endpoint): (Ip4, &Endpoint),
     chooser: Chooser,
 ) -> Outcome {
     if let Some(translated) = track::translation(tuple, backend) {
-        return hand_over(packet, (ip, tuple), (backend, endpoint), &translated);
+        return hand_over(config, packet, (ip, tuple), (backend, endpoint), &translated);
     }
     let Other { backend, endpoint, chooser } =
         ingress::other(config, tuple, backend, chooser).ok_or(DropReason::UnknownFlow)?;
@@ -67,35 +88,50 @@ pub fn deliver(
         return Ok(route::tunnel_to_other(config, packet, &endpoint, chooser));
     }
     let translated = track::translation(tuple, backend).ok_or(DropReason::UnknownFlow)?;
-    hand_over(packet, (ip, tuple), (backend, &endpoint), &translated)
+    hand_over(config, packet, (ip, tuple), (backend, &endpoint), &translated)
 }
 
-/// The packet at fault becomes what the task sent. Its header's checksum makes up for the change of its address: the ICMP
-/// checksum, which covers both, changes by the ports alone.
+/// The packet at fault becomes what the task sent.
 #[inline(always)]
 fn hand_over(
+    config: &NodeConfig,
     packet: &Skb,
-    (ip, tuple): (&Ipv4, &FlowTuple),
+    (ip, tuple): (&IpHeader, &FlowTuple),
     (backend, endpoint): (Ip4, &Endpoint),
     translated: &Translated,
 ) -> Outcome {
-    packet.replace_embedded_source(tuple.destination, backend)?;
-    packet.replace_embedded_port(EMBEDDED_SOURCE_PORT, tuple.destination_port, translated.target_port)?;
-    packet.replace_embedded_port(EMBEDDED_DESTINATION_PORT, tuple.source_port, translated.client_port)?;
-    packet.replace_address_checksum(ip.destination, backend)?;
-    packet.write(ipv4::DESTINATION_OFFSET, &backend.0)?;
+    let version = ip.version;
+    let task = maps::address(config.ingress_vni, backend, version).ok_or(DropReason::NotIp)?;
+    let (source_port, destination_port) = embedded_ports(version);
+    let source = (tuple.destination, task);
+    packet.replace_embedded_address(version, version.embedded_source_offset(), source)?;
+    let ports = (tuple.destination_port, translated.target_port);
+    packet.replace_embedded_port(version, source_port, ports)?;
+    let ports = (tuple.source_port, translated.client_port);
+    packet.replace_embedded_port(version, destination_port, ports)?;
+    packet.replace_error_address(version, version.destination_offset(), (ip.destination, task))?;
     packet.set_macs(endpoint.mac, ROUTER_MAC)?;
     Ok(skb::send_to_sandbox(endpoint.ifindex))
 }
 
-/// An error of a task about a client's packet: to the client. `None` if it is about none.
+/// Where the ports of the packet at fault are, source and destination.
 #[inline(always)]
-pub fn from_task(config: &NodeConfig, packet: &Skb, ip: &Ipv4) -> Option<Outcome> {
-    let embedded = icmp::embedded_flow(packet, ip)?;
+const fn embedded_ports(version: Version) -> (usize, usize) {
+    let transport = version.embedded_transport_offset();
+    (transport, transport + 2)
+}
+
+/// An error of the task with this name about a client's packet: to the client. `None` if it is about none.
+#[inline(always)]
+pub fn from_task(config: &NodeConfig, packet: &Skb, ip: &IpHeader, task: Ip4) -> Option<Outcome> {
+    let embedded = headers::embedded_flow(packet, ip)?;
+    if embedded.destination != ip.source {
+        return None;
+    }
     let client = (embedded.source, embedded.source_port);
-    let task = (embedded.destination, embedded.destination_port);
-    let reply = track::reply_to_embedded(&ReplyKey::new(task, client, embedded.protocol))?;
-    Some(restore(config, packet, ip, (client.1, task), &reply))
+    let key = ReplyKey::new((task, embedded.destination_port), client, embedded.protocol);
+    let reply = track::reply_to_embedded(key)?;
+    Some(restore(config, packet, ip, (client.1, embedded.destination_port), reply))
 }
 
 /// The packet at fault becomes what the client sent, and the error comes from the address that it asked.
@@ -103,14 +139,16 @@ pub fn from_task(config: &NodeConfig, packet: &Skb, ip: &Ipv4) -> Option<Outcome
 fn restore(
     config: &NodeConfig,
     packet: &Skb,
-    ip: &Ipv4,
-    (client_port, (task, task_port)): (Port, (Ip4, Port)),
+    ip: &IpHeader,
+    (client_port, task_port): (Port, Port),
     reply: &ReplyFlow,
 ) -> Outcome {
-    packet.replace_embedded_destination(task, reply.service)?;
-    packet.replace_embedded_port(EMBEDDED_SOURCE_PORT, client_port, reply.client_port)?;
-    packet.replace_embedded_port(EMBEDDED_DESTINATION_PORT, task_port, reply.service_port)?;
-    packet.replace_address_checksum(ip.source, reply.service)?;
-    packet.write(ipv4::SOURCE_OFFSET, &reply.service.0)?;
+    let version = ip.version;
+    let (source_port, destination_port) = embedded_ports(version);
+    let addresses = (ip.source, reply.service);
+    packet.replace_embedded_address(version, version.embedded_destination_offset(), addresses)?;
+    packet.replace_embedded_port(version, source_port, (client_port, reply.client_port))?;
+    packet.replace_embedded_port(version, destination_port, (task_port, reply.service_port))?;
+    packet.replace_error_address(version, version.source_offset(), addresses)?;
     route::leave_from(config, packet, reply.service, ip.destination)
 }

@@ -3,39 +3,42 @@
 
 use ebpf_abi::limits::FRAGMENTS_SECS;
 use ebpf_abi::{FragmentKey, FragmentPorts};
-use ebpf_packet::ipv4::Part;
-use ebpf_packet::{Flow, Ipv4, NoFlow};
+use ebpf_packet::ip::Part;
+use ebpf_packet::{Flow, IpHeader, NoFlow};
 
 use crate::maps::{self, FRAGMENTS};
+use crate::scratch;
 use crate::skb::Skb;
 
 /// The flow of a packet or fragment.
 #[inline(always)]
-pub fn flow(packet: &Skb, ip: &Ipv4) -> Result<Flow, NoFlow> {
+pub fn flow(packet: &Skb, ip: &IpHeader) -> Result<&'static Flow, NoFlow> {
     if ip.part != Part::LaterFragment {
-        return Flow::of(packet, ip);
+        return scratch::flow(Flow::of(packet, ip)?).map(|flow| &*flow).ok_or(NoFlow::Malformed);
     }
     // SAFETY: the row is copied at once.
-    let ports = *unsafe { FRAGMENTS.get(key(ip)) }.ok_or(NoFlow::Fragment)?;
+    let ports = *unsafe { FRAGMENTS.get(&*key(ip).ok_or(NoFlow::Fragment)?) }.ok_or(NoFlow::Fragment)?;
     // A tick ahead is now: another CPU has seen the next second already.
     if maps::tick().saturating_sub(ports.seen) > FRAGMENTS_SECS {
         return Err(NoFlow::Fragment);
     }
-    Ok(Flow::of_later(ip, ports))
+    scratch::flow(Flow::of_later(ip, ports)).map(|flow| &*flow).ok_or(NoFlow::Fragment)
 }
 
 /// Remembers a first fragment, once it is known that its flow is one of ours.
 #[inline(always)]
-pub fn remember(ip: &Ipv4, flow: &Flow) {
-    if ip.part == Part::FirstFragment {
+pub fn remember(ip: &IpHeader, flow: &Flow) {
+    if ip.part == Part::FirstFragment
+        && let Some(key) = key(ip)
+    {
         let (source, destination) = (flow.tuple.source_port, flow.tuple.destination_port);
         let ports = FragmentPorts { source, destination, seen: maps::tick() };
         // A full table makes room by itself.
-        let _ = FRAGMENTS.insert(key(ip), ports, 0);
+        let _ = FRAGMENTS.insert(&*key, ports, 0);
     }
 }
 
 #[inline(always)]
-const fn key(ip: &Ipv4) -> FragmentKey {
-    FragmentKey::new(ip.source, ip.destination, ip.id, ip.protocol)
+fn key(ip: &IpHeader) -> Option<&'static mut FragmentKey> {
+    scratch::fragment(FragmentKey::new(ip.source, ip.destination, ip.id, ip.protocol))
 }

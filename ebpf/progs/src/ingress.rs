@@ -3,7 +3,7 @@
 use ebpf_abi::limits::ROUTER_MAC;
 use ebpf_abi::ring::{EARLIER_RINGS, MAX_HOPS, RingHeader};
 use ebpf_abi::{
-    Chooser, DropReason, Endpoint, FlowTuple, FrontendKey, Ip4, NodeConfig, RingKey, TargetPortKey,
+    Chooser, DropReason, Endpoint, FlowTuple, FrontendKey, Ip, Ip4, NodeConfig, RingKey, TargetPortKey,
 };
 use ebpf_packet::Flow;
 use ebpf_packet::hash::flow_hash;
@@ -45,14 +45,14 @@ pub fn ring(tuple: &FlowTuple) -> Option<RingKey> {
 /// this machine all the same is for an address that is about to come here, or has just gone, or for one behind this router.
 #[inline(always)]
 pub fn ring_of_other_node(config: &NodeConfig, tuple: &FlowTuple) -> Option<RingKey> {
-    let may_be = tuple.destination != config.vtep;
+    let may_be = tuple.destination != Ip::v4(config.vtep);
     let owner = may_be.then(|| maps::address_owner(tuple.destination))??;
-    if owner.is_unspecified() { None } else { ring_at(Ip4::LOCALHOST, tuple) }
+    if owner.is_unspecified() { None } else { ring_at(Ip::LOCALHOST4, tuple) }
 }
 
 /// Addresses of other nodes are in no key here; localhost is in each node's.
 #[inline(always)]
-fn ring_at(address: Ip4, tuple: &FlowTuple) -> Option<RingKey> {
+fn ring_at(address: Ip, tuple: &FlowTuple) -> Option<RingKey> {
     let key = FrontendKey::new(address, tuple.destination_port, tuple.protocol);
     // SAFETY: user space alone writes this table; the row is copied at once.
     Some(unsafe { FRONTENDS.get(key) }?.ring)
@@ -137,7 +137,7 @@ pub fn deliver(
     let target = unsafe { TARGET_PORTS.get(key) }.ok_or(DropReason::UnpublishedPort)?.target;
     let asked_by = arrival.chooser();
     if let Some(translated) = track::known(flow, backend, asked_by.hops > 0) {
-        return hand_over(packet, flow, (backend, endpoint), &translated);
+        return hand_over(config, packet, flow, (backend, endpoint), &translated);
     }
     if flow.goes_on()
         && let Some(Other { backend, endpoint, chooser }) = other(config, &flow.tuple, backend, asked_by)
@@ -150,12 +150,12 @@ pub fn deliver(
             if enters_here {
                 learn(&flow.tuple, backend);
             }
-            return hand_over(packet, flow, (backend, &endpoint), &translated);
+            return hand_over(config, packet, flow, (backend, &endpoint), &translated);
         }
     }
     // A segment of a connection that nobody knows gets its reset from the task.
     let translated = track::open(flow, backend, target)?;
-    hand_over(packet, flow, (backend, endpoint), &translated)
+    hand_over(config, packet, flow, (backend, endpoint), &translated)
 }
 
 /// Remembers the backend of a flow that enters here and had to be looked for: its packets go straight from now on, and its
@@ -183,7 +183,7 @@ pub fn other(config: &NodeConfig, tuple: &FlowTuple, asked: Ip4, chooser: Choose
     if chooser.hops >= MAX_HOPS {
         return None;
     }
-    let ring = ring_at(Ip4::LOCALHOST, tuple)?;
+    let ring = ring_at(Ip::LOCALHOST4, tuple)?;
     let rings = maps::rings(&ring)?;
     let header = RingHeader(rings.get(0)?);
     let first = first_to_ask(header, chooser);
@@ -224,13 +224,15 @@ fn first_to_ask(header: RingHeader<'_>, chooser: Chooser) -> u8 {
 /// Node address and published port become the task's.
 #[inline(always)]
 fn hand_over(
+    config: &NodeConfig,
     packet: &Skb,
     flow: &Flow,
     (backend, endpoint): (Ip4, &Endpoint),
     translated: &Translated,
 ) -> Outcome {
     packet.set_macs(endpoint.mac, ROUTER_MAC)?;
+    let task = maps::address(config.ingress_vni, backend, flow.version).ok_or(DropReason::NotIp)?;
     packet.set_source(flow, flow.tuple.source, translated.client_port)?;
-    packet.set_destination(flow, backend, translated.target_port)?;
+    packet.set_destination(flow, task, translated.target_port)?;
     Ok(skb::send_to_sandbox(endpoint.ifindex))
 }

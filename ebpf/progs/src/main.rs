@@ -6,7 +6,8 @@
 //! - [`route`]: where packets go; [`tunnel`]: to another node.
 //! - [`errors`]: ICMP errors about their packets; [`fragments`]: packets that come in pieces.
 //! - [`socket`]: connect, sendmsg, recvmsg and getpeername.
-//! - [`sample`]: what is told of single packets.
+//! - [`sample`]: what is told of single packets; [`headers`] and [`scratch`]: what a
+//!   program has read of its packet.
 //! - [`verdict`]: outcome → verdict and counter; [`skb`]: helpers as `Result`s; [`maps`]: the tables.
 #![no_std]
 #![no_main]
@@ -26,10 +27,12 @@ mod account;
 mod errors;
 mod fragments;
 mod gate;
+mod headers;
 mod ingress;
 mod maps;
 mod route;
 mod sample;
+mod scratch;
 mod skb;
 mod socket;
 mod task;
@@ -46,7 +49,7 @@ use ebpf_abi::ProgramId;
 
 use crate::account::Account;
 use crate::skb::Skb;
-use crate::socket::{V4, V6};
+use crate::socket::{V4, V6, V6Datagram};
 
 #[xdp]
 pub fn mesh_xdp(context: XdpContext) -> u32 {
@@ -104,7 +107,7 @@ pub fn mesh_connect4(context: SockAddrContext) -> i32 {
 
 #[cgroup_sock_addr(sendmsg4)]
 pub fn mesh_sendmsg4(context: SockAddrContext) -> i32 {
-    socket::sendmsg(&context)
+    socket::sendmsg::<V4>(ProgramId::MeshSendmsg4, &context)
 }
 
 #[cgroup_sock_addr(recvmsg4)]
@@ -120,6 +123,11 @@ pub fn mesh_getpeername4(context: SockAddrContext) -> i32 {
 #[cgroup_sock_addr(connect6)]
 pub fn mesh_connect6(context: SockAddrContext) -> i32 {
     socket::connect::<V6>(ProgramId::MeshConnect6, &context)
+}
+
+#[cgroup_sock_addr(sendmsg6)]
+pub fn mesh_sendmsg6(context: SockAddrContext) -> i32 {
+    socket::sendmsg::<V6Datagram>(ProgramId::MeshSendmsg6, &context)
 }
 
 #[cgroup_sock_addr(recvmsg6)]

@@ -5,16 +5,17 @@ use aya_ebpf::btf_maps::{Array, HashMap, HashOfMaps, LruHashMap, PerCpuArray, Qu
 use aya_ebpf::macros::btf_map;
 use ebpf_abi::limits::{
     EVENT_BUFFER_BYTES, MAX_ADDRESS_OWNERS, MAX_ATTACHMENTS, MAX_CACHED_FLOWS, MAX_ENDPOINTS, MAX_FLOWS,
-    MAX_FRAGMENTED_PACKETS, MAX_FRONTENDS, MAX_HALF_OPEN, MAX_PEERS, MAX_PROGRAMS, MAX_RINGS, MAX_SANDBOXES,
-    MAX_SOCKET_NATS, MAX_TARGET_PORTS, MAX_VIPS,
+    MAX_FRAGMENTED_PACKETS, MAX_FRONTENDS, MAX_HALF_OPEN, MAX_PEERS, MAX_PREFIXES6, MAX_PROGRAMS, MAX_RINGS,
+    MAX_SANDBOXES, MAX_SOCKET_NATS, MAX_TARGET_PORTS, MAX_VIPS,
 };
 use ebpf_abi::ring::{FIRST_PLACE, RingHeader, WORDS_PER_BLOCK};
 use ebpf_abi::{
     Attachment, CounterRow, Endpoint, EndpointKey, FlowEvent, FlowTuple, ForwardFlow, ForwardKey,
-    FragmentKey, FragmentPorts, Frontend, FrontendKey, GateRow, Ip4, NextHop, NodeConfig,
-    OriginalDestination, Peer, ReplyFlow, ReplyKey, RingBlock, RingKey, Sampling, SandboxNetworks,
+    FragmentKey, FragmentPorts, Frontend, FrontendKey, GateRow, Ip, Ip4, NextHop, NodeConfig,
+    OriginalDestination, Peer, Prefix6, ReplyFlow, ReplyKey, RingBlock, RingKey, Sampling, SandboxNetworks,
     SocketNatKey, TargetPort, TargetPortKey, TellingRow, VipKey,
 };
+use ebpf_packet::Version;
 use ebpf_packet::hash::place;
 
 /// Tables whose size is a far bound take memory row by row.
@@ -35,6 +36,9 @@ pub static FRONTENDS: HashMap<FrontendKey, Frontend, { MAX_FRONTENDS as usize },
 #[btf_map(name = "rings")]
 static RINGS: HashOfMaps<RingKey, Rings, { MAX_RINGS as usize }, SPARSE> = HashOfMaps::new();
 
+#[btf_map(name = "prefixes6")]
+static PREFIXES6: HashMap<u32, Prefix6, { MAX_PREFIXES6 as usize }, SPARSE> = HashMap::new();
+
 #[btf_map(name = "endpoints")]
 static ENDPOINTS: HashMap<EndpointKey, Endpoint, { MAX_ENDPOINTS as usize }, SPARSE> = HashMap::new();
 
@@ -46,7 +50,7 @@ pub static TARGET_PORTS: HashMap<TargetPortKey, TargetPort, { MAX_TARGET_PORTS a
 static PEERS: HashMap<Ip4, Peer, { MAX_PEERS as usize }, SPARSE> = HashMap::new();
 
 #[btf_map(name = "address_owners")]
-static ADDRESS_OWNERS: HashMap<Ip4, Ip4, { MAX_ADDRESS_OWNERS as usize }, SPARSE> = HashMap::new();
+static ADDRESS_OWNERS: HashMap<Ip, Ip4, { MAX_ADDRESS_OWNERS as usize }, SPARSE> = HashMap::new();
 
 #[btf_map(name = "attachments")]
 static ATTACHMENTS: HashMap<u32, Attachment, { MAX_ATTACHMENTS as usize }, SPARSE> = HashMap::new();
@@ -114,6 +118,28 @@ pub fn endpoint(vni: u32, address: Ip4) -> Option<Endpoint> {
     unsafe { ENDPOINTS.get(EndpointKey { vni, address }) }.copied()
 }
 
+/// Who has this address in a network: the name of an endpoint, gateway or virtual address. `None` for an IPv6 address that is
+/// none of the network's.
+#[inline(always)]
+pub fn name(vni: u32, address: Ip) -> Option<Ip4> {
+    if address.is_v4() { Some(address.low()) } else { prefix6(vni)?.name(address) }
+}
+
+/// The address of that version that a name in a network has; `None` if the network has no IPv6.
+#[inline(always)]
+pub fn address(vni: u32, name: Ip4, version: Version) -> Option<Ip> {
+    match version {
+        Version::V4 => Some(Ip::v4(name)),
+        Version::V6 => Some(prefix6(vni)?.address(name)),
+    }
+}
+
+#[inline(always)]
+pub fn prefix6(vni: u32) -> Option<&'static Prefix6> {
+    // SAFETY: as in `endpoint`.
+    unsafe { PREFIXES6.get(vni) }
+}
+
 #[inline(always)]
 pub fn is_peer(vtep: Ip4) -> bool {
     PEERS.get_ptr(vtep).is_some()
@@ -121,14 +147,14 @@ pub fn is_peer(vtep: Ip4) -> bool {
 
 /// The tunnel end of the node that owns this address; unspecified for this node itself.
 #[inline(always)]
-pub fn address_owner(address: Ip4) -> Option<Ip4> {
+pub fn address_owner(address: Ip) -> Option<Ip4> {
     // SAFETY: as in `endpoint`.
     unsafe { ADDRESS_OWNERS.get(address) }.copied()
 }
 
 /// The address is one of this node's own.
 #[inline(always)]
-pub fn is_own(address: Ip4) -> bool {
+pub fn is_own(address: Ip) -> bool {
     address_owner(address).is_some_and(Ip4::is_unspecified)
 }
 

@@ -1,7 +1,7 @@
 //! Where packets go once it is known for whom they are.
 
 use ebpf_abi::limits::ROUTER_MAC;
-use ebpf_abi::{Chooser, DropReason, Endpoint, FlowTuple, Ip4, MacAddr, NodeConfig};
+use ebpf_abi::{Chooser, DropReason, Endpoint, FlowTuple, Ip, Ip4, MacAddr, NodeConfig};
 
 use crate::skb::{self, Skb};
 use crate::tunnel::Through;
@@ -26,7 +26,7 @@ pub fn tunnel_to_other(config: &NodeConfig, packet: &Skb, endpoint: &Endpoint, c
 
 /// A packet whose source is the node address `source`: it leaves from the node that owns that address now.
 #[inline(always)]
-pub fn leave_from(config: &NodeConfig, packet: &Skb, source: Ip4, client: Ip4) -> Outcome {
+pub fn leave_from(config: &NodeConfig, packet: &Skb, source: Ip, client: Ip) -> Outcome {
     let owner = maps::address_owner(source).ok_or(DropReason::UnknownOwner)?;
     Ok(if owner.is_unspecified() {
         leave_here(config, client)
@@ -50,7 +50,7 @@ pub fn leave_and_tell(config: &NodeConfig, packet: &Skb, tuple: &FlowTuple, back
 
 /// Out of this node, to a client or to a process of this node itself.
 #[inline(always)]
-pub fn leave_here(config: &NodeConfig, client: Ip4) -> Verdict {
+pub fn leave_here(config: &NodeConfig, client: Ip) -> Verdict {
     if maps::is_own(client) {
         skb::receive_at(config.vxlan_ifindex)
     } else {

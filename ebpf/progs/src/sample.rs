@@ -13,7 +13,7 @@ use ebpf_abi::sample::{
 };
 use ebpf_abi::{DropReason, Ip4, ProgramId, TellingRow};
 use ebpf_packet::vxlan::MTU_OVERHEAD;
-use ebpf_packet::{ethernet, flow, ipv4};
+use ebpf_packet::{ethernet, flow, ip, ipv4};
 
 use crate::maps::{EVENTS, SAMPLING, TELLING};
 
@@ -182,7 +182,7 @@ fn has_mark<H: Hooked>(hook: H, sampling: &Sampling, frame: u32) -> bool {
     is_there && protocol[0] == sampling.marked_protocol && port == sampling.marked_port.0
 }
 
-const PROTOCOL_OFFSET: u32 = ipv4::OFFSET as u32 + 9;
+const PROTOCOL_OFFSET: u32 = ip::OFFSET as u32 + 9;
 const SOURCE_PORT_OFFSET: u32 = (ethernet::LEN + ipv4::MIN_LEN + flow::SOURCE_PORT_OFFSET) as u32;
 
 #[inline(always)]

@@ -13,15 +13,16 @@ use aya_ebpf::bindings::{
     bpf_tunnel_key,
 };
 use aya_ebpf::helpers::{
-    bpf_csum_level, bpf_get_hash_recalc, bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_redirect,
-    bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_change_type,
-    bpf_skb_get_tunnel_key, bpf_skb_load_bytes, bpf_skb_set_tunnel_key, bpf_skb_store_bytes,
+    bpf_csum_diff, bpf_csum_level, bpf_get_hash_recalc, bpf_l3_csum_replace, bpf_l4_csum_replace,
+    bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_adjust_room, bpf_skb_change_tail,
+    bpf_skb_change_type, bpf_skb_get_tunnel_key, bpf_skb_load_bytes, bpf_skb_set_tunnel_key,
+    bpf_skb_store_bytes,
 };
 use aya_ebpf::programs::TcContext;
-use ebpf_abi::{DropReason, Ip4, MacAddr, Port, protocol};
+use ebpf_abi::{DropReason, Ip, Ip4, MacAddr, Port, protocol};
 use ebpf_packet::bytes::{Bytes, Truncated};
 use ebpf_packet::vxlan::MTU_OVERHEAD;
-use ebpf_packet::{Ethernet, Flow, ethernet, flow, icmp, ipv4};
+use ebpf_packet::{Ethernet, Flow, Version, ethernet, flow, icmp, ip, ipv4};
 
 use crate::tunnel::Through;
 use crate::verdict::{Outcome, Verdict};
@@ -54,6 +55,14 @@ impl Bytes for Skb {
                 _ => Err(Truncated),
             }
         }
+    }
+
+    #[inline(always)]
+    fn load_into<const N: usize>(&self, offset: usize, to: &mut [u8; N]) -> Result<(), Truncated> {
+        // SAFETY: there is room for N bytes.
+        let result =
+            unsafe { bpf_skb_load_bytes(self.raw.cast(), offset as u32, to.as_mut_ptr().cast(), N as u32) };
+        if result == 0 { Ok(()) } else { Err(Truncated) }
     }
 }
 
@@ -141,22 +150,19 @@ impl Skb {
 
     #[inline(always)]
     pub fn set_macs(&self, destination: MacAddr, source: MacAddr) -> Result<(), DropReason> {
-        let header = Ethernet { destination, source, ether_type: ethernet::TYPE_IPV4 };
-        self.store(0, &header.to_bytes())
+        let ([a, b, c, d, e, f], [g, h, i, j, k, l]) = (destination.0, source.0);
+        self.store(0, &[a, b, c, d, e, f, g, h, i, j, k, l])
     }
 
     /// Changes an address of a flow, and the checksums that cover it.
     #[inline(always)]
-    fn replace_address(&self, flow: &Flow, offset: usize, from: Ip4, to: Ip4) -> Result<(), DropReason> {
+    fn replace_address(&self, flow: &Flow, offset: usize, from: Ip, to: Ip) -> Result<(), DropReason> {
         if from == to {
             return Ok(());
         }
-        self.replace_address_checksum(from, to)?;
-        if flow.has_transport() {
-            let flags = u64::from(BPF_F_PSEUDO_HDR) | mangled_0(flow) | 4;
-            self.replace_l4(flow.checksum_offset(), from.to_be_u32().into(), to.to_be_u32().into(), flags)?;
-        }
-        self.store(offset, &to.0)
+        let covered = flow.has_transport().then(|| flow.checksum_offset());
+        let flags = u64::from(BPF_F_PSEUDO_HDR) | mangled_0(flow);
+        self.replace(flow.version, offset, (from, to), (covered, flags))
     }
 
     #[inline(always)]
@@ -169,31 +175,82 @@ impl Skb {
         self.store(flow.transport_offset + offset, &to.0)
     }
 
-    /// Corrects the IPv4 header's checksum for a changed address.
+    /// Changes an address of an ICMP error's own header, and the checksum that covers it.
     #[inline(always)]
-    pub fn replace_address_checksum(&self, from: Ip4, to: Ip4) -> Result<(), DropReason> {
-        self.replace_l3(ipv4::CHECKSUM_OFFSET, from, to)
+    pub fn replace_error_address(
+        &self,
+        version: Version,
+        offset: usize,
+        (from, to): (Ip, Ip),
+    ) -> Result<(), DropReason> {
+        // ICMP has no pseudo-header (RFC 792), ICMPv6 has one (RFC 4443 section 2.3).
+        let covered = match version {
+            Version::V4 => None,
+            Version::V6 => Some(Version::V6.icmp_checksum_offset()),
+        };
+        self.replace(version, offset, (from, to), (covered, BPF_F_PSEUDO_HDR.into()))
     }
 
-    /// Changes the destination inside the packet that an ICMP error carries, and that header's checksum.
+    /// Changes an address inside the packet that an ICMP error carries, and the checksum that covers it: that header's own,
+    /// by which the error's stays as it is, or the error's.
     #[inline(always)]
-    pub fn replace_embedded_destination(&self, from: Ip4, to: Ip4) -> Result<(), DropReason> {
-        self.replace_l3(icmp::EMBEDDED_CHECKSUM_OFFSET, from, to)?;
-        self.store(icmp::EMBEDDED_DESTINATION_OFFSET, &to.0)
-    }
-
-    /// Changes the source inside the packet that an ICMP error carries, and that header's checksum.
-    #[inline(always)]
-    pub fn replace_embedded_source(&self, from: Ip4, to: Ip4) -> Result<(), DropReason> {
-        self.replace_l3(icmp::EMBEDDED_CHECKSUM_OFFSET, from, to)?;
-        self.store(icmp::EMBEDDED_SOURCE_OFFSET, &to.0)
+    pub fn replace_embedded_address(
+        &self,
+        version: Version,
+        offset: usize,
+        (from, to): (Ip, Ip),
+    ) -> Result<(), DropReason> {
+        match version {
+            Version::V4 => {
+                self.replace_l3(icmp::EMBEDDED_CHECKSUM_OFFSET4, from.low(), to.low())?;
+                self.store(offset, &to.low().0)
+            }
+            Version::V6 => {
+                self.replace_l4(Version::V6.icmp_checksum_offset(), 0, difference(from, to), 0)?;
+                self.store(offset, &to.0)
+            }
+        }
     }
 
     /// Changes a port inside the packet that an ICMP error carries, and the error's checksum.
     #[inline(always)]
-    pub fn replace_embedded_port(&self, offset: usize, from: Port, to: Port) -> Result<(), DropReason> {
-        self.replace_l4(icmp::CHECKSUM_OFFSET, from.to_be_u16().into(), to.to_be_u16().into(), 2)?;
+    pub fn replace_embedded_port(
+        &self,
+        version: Version,
+        offset: usize,
+        (from, to): (Port, Port),
+    ) -> Result<(), DropReason> {
+        let covered = version.icmp_checksum_offset();
+        self.replace_l4(covered, from.to_be_u16().into(), to.to_be_u16().into(), 2)?;
         self.store(offset, &to.0)
+    }
+
+    /// Changes an address of the IP header: its checksum, which IPv6 has not, and that of the transport.
+    #[inline(always)]
+    fn replace(
+        &self,
+        version: Version,
+        offset: usize,
+        (from, to): (Ip, Ip),
+        (covered, flags): (Option<usize>, u64),
+    ) -> Result<(), DropReason> {
+        match version {
+            Version::V4 => {
+                let (from, to) = (from.low(), to.low());
+                self.replace_l3(ipv4::CHECKSUM_OFFSET, from, to)?;
+                if let Some(covered) = covered {
+                    self.replace_l4(covered, from.to_be_u32().into(), to.to_be_u32().into(), flags | 4)?;
+                }
+                self.store(offset, &to.0)
+            }
+            Version::V6 => {
+                let Some(covered) = covered else { return self.write_counted(offset, &to.0) };
+                self.replace_l4(covered, 0, difference(from, to), flags)?;
+                // The helper takes the change off the sum that a NIC may have made of the whole packet, as is right where
+                // another checksum makes up for the address: here that is done by counting the address.
+                self.write_counted(offset, &to.0)
+            }
+        }
     }
 
     #[inline(always)]
@@ -213,14 +270,14 @@ impl Skb {
     }
 
     #[inline(always)]
-    pub fn set_source(&self, flow: &Flow, address: Ip4, port: Port) -> Result<(), DropReason> {
-        self.replace_address(flow, ipv4::SOURCE_OFFSET, flow.tuple.source, address)?;
+    pub fn set_source(&self, flow: &Flow, address: Ip, port: Port) -> Result<(), DropReason> {
+        self.replace_address(flow, flow.version.source_offset(), flow.tuple.source, address)?;
         self.replace_port(flow, flow::SOURCE_PORT_OFFSET, flow.tuple.source_port, port)
     }
 
     #[inline(always)]
-    pub fn set_destination(&self, flow: &Flow, address: Ip4, port: Port) -> Result<(), DropReason> {
-        self.replace_address(flow, ipv4::DESTINATION_OFFSET, flow.tuple.destination, address)?;
+    pub fn set_destination(&self, flow: &Flow, address: Ip, port: Port) -> Result<(), DropReason> {
+        self.replace_address(flow, flow.version.destination_offset(), flow.tuple.destination, address)?;
         self.replace_port(flow, flow::DESTINATION_PORT_OFFSET, flow.tuple.destination_port, port)
     }
 
@@ -260,7 +317,7 @@ impl Skb {
         let transport_len = if ip[9] == protocol::UDP {
             UDP_LEN
         } else {
-            self.load::<1>(ipv4::OFFSET + ip_len + TCP_LEN_OFFSET)
+            self.load::<1>(ip::OFFSET + ip_len + TCP_LEN_OFFSET)
                 .map_or(TCP_LEN, |[offset]| u32::from(offset >> 4) * 4)
         };
         Some(payload + ip_len as u32 + transport_len)
@@ -417,6 +474,15 @@ pub fn send_to_sandbox(ifindex: u32) -> Verdict {
 pub fn send_routed(ifindex: u32) -> Verdict {
     // SAFETY: no parameters: the kernel looks the next hop up by the packet's destination.
     Verdict::Forward(unsafe { bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) } as i32)
+}
+
+/// What a checksum changes by when an address does.
+#[inline(always)]
+fn difference(from: Ip, to: Ip) -> u64 {
+    let (mut from, mut to) = (from.to_be_words(), to.to_be_words());
+    // SAFETY: the kernel reads sixteen bytes of each.
+    let sum = unsafe { bpf_csum_diff(from.as_mut_ptr(), 16, to.as_mut_ptr(), 16, 0) };
+    sum as u32 as u64
 }
 
 /// A UDP checksum of zero means "none" (RFC 768) and must stay so.

@@ -6,8 +6,9 @@
 //!
 //! An IPv6 socket reaches IPv4 by mapped addresses (RFC 4291 section 2.5.5.2), as every socket of a Java program does. The
 //! kernel asks the hooks of IPv6 for it when it connects, receives and asks for its peer, and those of IPv4 when it sends
-//! without being connected. A node's process that connects to `::1` (or `::`, which means the same) is served as at
-//! 127.0.0.1.
+//! without being connected. A task's socket that asks for an IPv6 virtual address gets the backend's IPv6 address. A node's
+//! process that asks for an IPv6 address of the node, `::1` among them (or `::`, which means the same), is served by IPv4,
+//! with the node's address as source: the routing mesh's network gives nodes no IPv6 address that tasks could answer to.
 
 use core::marker::PhantomData;
 
@@ -15,9 +16,10 @@ use aya_ebpf::EbpfContext as _;
 use aya_ebpf::helpers::{bpf_get_netns_cookie, bpf_get_prandom_u32, bpf_get_socket_cookie, bpf_set_retval};
 use aya_ebpf::programs::SockAddrContext;
 use ebpf_abi::{
-    DropReason, FrontendKey, Ip4, OriginalAddress, OriginalDestination, Port, ProgramId, RingKey,
-    SandboxNetworks, SocketNatKey, VipKey, protocol,
+    DropReason, FrontendKey, Ip, Ip4, OriginalDestination, Port, ProgramId, RingKey, SandboxNetworks,
+    SocketNatKey, VipKey, protocol,
 };
+use ebpf_packet::Version;
 use ebpf_packet::hash::socket_hash;
 
 use crate::account::Account;
@@ -35,27 +37,30 @@ struct Service {
     ring: RingKey,
     /// The backends' port.
     target: Port,
+    /// Which of their addresses is used.
+    version: Version,
 }
 
 #[inline(always)]
 pub fn connect<F: Family>(program: ProgramId, context: &SockAddrContext) -> i32 {
-    let Some(socket) = Socket::<F>::of(context) else { return PROCEED };
+    let socket = Socket::<F>::of(context);
     // SAFETY: a plain helper call.
     let random = unsafe { bpf_get_prandom_u32() };
     translate(program, &socket, random)
 }
 
 /// Datagrams of one socket to one service stay with one backend while the ring stays.
-pub fn sendmsg(context: &SockAddrContext) -> i32 {
-    let Some(socket) = Socket::<V4>::of(context) else { return PROCEED };
+#[inline(always)]
+pub fn sendmsg<F: Family>(program: ProgramId, context: &SockAddrContext) -> i32 {
+    let socket = Socket::<F>::of(context);
     let (address, port) = socket.destination();
-    translate(ProgramId::MeshSendmsg4, &socket, socket_hash(socket.cookie(), address, port))
+    translate(program, &socket, socket_hash(socket.cookie(), address, port))
 }
 
 /// Shows the address that the socket's owner asked for in place of the backend's.
 #[inline(always)]
 pub fn restore<F: Family>(program: ProgramId, context: &SockAddrContext) -> i32 {
-    let Some(socket) = Socket::<F>::of(context) else { return PROCEED };
+    let socket = Socket::<F>::of(context);
     if !socket.is_ours() {
         return PROCEED;
     }
@@ -63,7 +68,7 @@ pub fn restore<F: Family>(program: ProgramId, context: &SockAddrContext) -> i32 
     // SAFETY: the row is copied at once.
     match unsafe { SOCKET_NAT.get(socket.nat_key(socket.destination())) }.copied() {
         Some(original) => {
-            socket.set_destination(original.destination());
+            socket.set_destination((original.address, original.port));
             account.forwarded();
         }
         None => account.passed(),
@@ -98,7 +103,9 @@ fn serve<F: Family>(account: &Account, socket: &Socket<'_, F>, service: Option<S
         account.passed();
         return PROCEED;
     };
-    let Some(backend) = maps::pick(&service.ring, hash) else {
+    let backend = maps::pick(&service.ring, hash)
+        .and_then(|backend| maps::address(service.ring.vni, backend, service.version));
+    let Some(backend) = backend else {
         account.dropped(DropReason::NoBackend);
         // SAFETY: a plain helper call.
         let _ = unsafe { bpf_set_retval(-ECONNREFUSED) };
@@ -109,14 +116,15 @@ fn serve<F: Family>(account: &Account, socket: &Socket<'_, F>, service: Option<S
     PROCEED
 }
 
-/// A published port on an address of this node; 0.0.0.0 means this host, as for the kernel.
+/// A published port on an address of this node; 0.0.0.0 and `::` mean this host, as for the kernel.
 #[inline(always)]
 fn frontend<F: Family>(socket: &Socket<'_, F>) -> Option<Service> {
     let (address, port) = socket.destination();
-    let address = if address.is_unspecified() { Ip4::LOCALHOST } else { address };
+    let is_here = address.is_unspecified() || address == Ip::LOCALHOST6;
+    let address = if is_here { Ip::LOCALHOST4 } else { address };
     // SAFETY: user space alone writes this table; the row is copied at once.
     let frontend = unsafe { FRONTENDS.get(FrontendKey::new(address, port, socket.protocol())) }?;
-    Some(Service { ring: frontend.ring, target: frontend.target })
+    Some(Service { ring: frontend.ring, target: frontend.target, version: F::PUBLISHED })
 }
 
 /// As [`frontend`], for a task: this host is the task's own there, the node has its addresses only. The kernel takes the
@@ -135,13 +143,15 @@ fn vip<F: Family>(socket: &Socket<'_, F>, networks: &SandboxNetworks) -> Option<
         return None;
     }
     let (address, target) = socket.destination();
+    let version = if address.is_v4() { Version::V4 } else { Version::V6 };
     for (index, vni) in networks.vnis.iter().enumerate() {
         if index as u32 >= networks.n_vnis {
             return None;
         }
+        let Some(address) = maps::name(*vni, address) else { continue };
         // SAFETY: as in `frontend`.
         if let Some(ring) = unsafe { VIPS.get(VipKey { vni: *vni, address }) } {
-            return Some(Service { ring: *ring, target });
+            return Some(Service { ring: *ring, target, version });
         }
     }
     None
@@ -149,9 +159,10 @@ fn vip<F: Family>(socket: &Socket<'_, F>, networks: &SandboxNetworks) -> Option<
 
 /// How a hook's context tells addresses.
 pub trait Family {
-    /// `None` if it is not one of those that are translated.
-    fn address(context: &SockAddrContext) -> Option<OriginalAddress>;
-    fn set_address(context: &SockAddrContext, address: OriginalAddress);
+    /// By which of their addresses backends of published ports are reached.
+    const PUBLISHED: Version;
+    fn address(context: &SockAddrContext) -> Ip;
+    fn set_address(context: &SockAddrContext, address: Ip);
 }
 
 /// The hooks of IPv4.
@@ -160,58 +171,65 @@ pub enum V4 {}
 /// The hooks of IPv6.
 pub enum V6 {}
 
+/// The hook of IPv6 datagrams that are sent unconnected: the kernel refuses a mapped address in the place of another.
+pub enum V6Datagram {}
+
 impl Family for V4 {
+    const PUBLISHED: Version = Version::V4;
+
     #[inline(always)]
-    fn address(context: &SockAddrContext) -> Option<OriginalAddress> {
+    fn address(context: &SockAddrContext) -> Ip {
         // SAFETY: the context outlives the program.
-        Some(OriginalAddress::Ip4(Ip4::from_be_u32(unsafe { (*context.sock_addr).user_ip4 })))
+        Ip::v4(Ip4::from_be_u32(unsafe { (*context.sock_addr).user_ip4 }))
     }
 
     #[inline(always)]
-    fn set_address(context: &SockAddrContext, address: OriginalAddress) {
+    fn set_address(context: &SockAddrContext, address: Ip) {
         // SAFETY: the context outlives the program, and the member may be written in all four hooks.
-        unsafe { (*context.sock_addr).user_ip4 = address.ip4().to_be_u32() };
+        unsafe { (*context.sock_addr).user_ip4 = address.low().to_be_u32() };
     }
 }
 
-/// The third word of a mapped address.
-const MAPPED: u32 = 0xffff_u32.to_be();
-/// The last word of `::1`.
-const ONE: u32 = 1_u32.to_be();
-
 impl Family for V6 {
+    const PUBLISHED: Version = Version::V4;
+
     #[inline(always)]
-    fn address(context: &SockAddrContext) -> Option<OriginalAddress> {
+    fn address(context: &SockAddrContext) -> Ip {
         // SAFETY: as in `V4`.
-        match unsafe { (*context.sock_addr).user_ip6 } {
-            [0, 0, MAPPED, address] => Some(OriginalAddress::Ip4(Ip4::from_be_u32(address))),
-            [0, 0, 0, 0 | ONE] => Some(OriginalAddress::Localhost6),
-            _ => None,
-        }
+        Ip::from_be_words(unsafe { (*context.sock_addr).user_ip6 })
     }
 
     #[inline(always)]
-    fn set_address(context: &SockAddrContext, address: OriginalAddress) {
-        let words = match address {
-            OriginalAddress::Ip4(address) => [0, 0, MAPPED, address.to_be_u32()],
-            OriginalAddress::Localhost6 => [0, 0, 0, ONE],
-        };
+    fn set_address(context: &SockAddrContext, address: Ip) {
         // SAFETY: as in `V4`.
-        unsafe { (*context.sock_addr).user_ip6 = words };
+        unsafe { (*context.sock_addr).user_ip6 = address.to_be_words() };
+    }
+}
+
+impl Family for V6Datagram {
+    const PUBLISHED: Version = Version::V6;
+
+    #[inline(always)]
+    fn address(context: &SockAddrContext) -> Ip {
+        V6::address(context)
+    }
+
+    #[inline(always)]
+    fn set_address(context: &SockAddrContext, address: Ip) {
+        V6::set_address(context, address);
     }
 }
 
 struct Socket<'a, F> {
     context: &'a SockAddrContext,
-    original: OriginalAddress,
+    original: Ip,
     family: PhantomData<F>,
 }
 
 impl<'a, F: Family> Socket<'a, F> {
-    /// `None` if its destination is none that is translated.
     #[inline(always)]
-    fn of(context: &'a SockAddrContext) -> Option<Self> {
-        Some(Self { context, original: F::address(context)?, family: PhantomData })
+    fn of(context: &'a SockAddrContext) -> Self {
+        Self { context, original: F::address(context), family: PhantomData }
     }
 
     #[inline(always)]
@@ -246,25 +264,25 @@ impl<'a, F: Family> Socket<'a, F> {
     }
 
     #[inline(always)]
-    fn destination(&self) -> (Ip4, Port) {
-        (self.original.ip4(), self.port())
+    fn destination(&self) -> (Ip, Port) {
+        (self.original, self.port())
     }
 
     #[inline(always)]
-    fn set_destination(&self, (address, port): (OriginalAddress, Port)) {
+    fn set_destination(&self, (address, port): (Ip, Port)) {
         F::set_address(self.context, address);
         // SAFETY: the context outlives the program, and the member may be written in all hooks.
         unsafe { (*self.context.sock_addr).user_port = port.to_be_u16().into() };
     }
 
     #[inline(always)]
-    fn nat_key(&self, backend: (Ip4, Port)) -> SocketNatKey {
+    fn nat_key(&self, backend: (Ip, Port)) -> SocketNatKey {
         SocketNatKey::new(self.cookie(), backend, self.protocol())
     }
 
     /// Sends the socket to a backend and remembers what it asked for.
     #[inline(always)]
-    fn translate(&self, backend: Ip4, target: Port) {
+    fn translate(&self, backend: Ip, target: Port) {
         let key = self.nat_key((backend, target));
         let original = OriginalDestination::new(self.original, self.port());
         // SAFETY: compared at once.
@@ -272,6 +290,6 @@ impl<'a, F: Family> Socket<'a, F> {
             // A full table makes room by itself.
             let _ = SOCKET_NAT.insert(key, original, 0);
         }
-        self.set_destination((OriginalAddress::Ip4(backend), target));
+        self.set_destination((backend, target));
     }
 }

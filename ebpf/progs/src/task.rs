@@ -5,68 +5,139 @@ use ebpf_abi::limits::ROUTER_MAC;
 use ebpf_abi::protocol::UDP;
 use ebpf_abi::table::{ATTACHMENT_INGRESS, ATTACHMENT_WAY_OUT};
 use ebpf_abi::{Attachment, DropReason, FlowTuple, Ip4, MacAddr, NodeConfig, ReplyFlow, VipKey};
-use ebpf_packet::{Ethernet, Flow, Ipv4, arp, ethernet, icmp, ipv4};
+use ebpf_packet::{Ethernet, Flow, IpHeader, Version, arp, ethernet, icmp, ip, ndp};
 
 use crate::account::Account;
 use crate::maps::{self, VIPS};
 use crate::skb::{self, Skb};
 use crate::verdict::{self, Outcome, Verdict};
-use crate::{errors, fragments, route, track};
-
-#[inline(never)]
-pub fn run(account: &Account, packet: &Skb) -> i32 {
-    verdict::part(account, &Some(decide(packet)))
-}
+use crate::{errors, fragments, headers, route, scratch, track};
 
 #[inline(always)]
-fn decide(packet: &Skb) -> Outcome {
-    let attachment = maps::attachment(packet.ifindex()).ok_or(DropReason::UnknownAttachment)?;
-    if attachment.flags & ATTACHMENT_WAY_OUT != 0 {
-        return answer_by_way_out(packet, &attachment).unwrap_or(Ok(Verdict::Pass));
+pub fn run(account: &Account, packet: &Skb) -> i32 {
+    let mut action = first_part(account, packet);
+    if action == verdict::NEXT_PART {
+        action = part_of_answers(account, packet);
     }
-    let ethernet = Ethernet::parse(packet).map_err(|_| DropReason::Malformed)?;
+    match action {
+        verdict::ERROR => part_of_errors(account, packet),
+        verdict::NEXT_PART => last_part(account, packet),
+        other => other,
+    }
+}
+
+#[inline(never)]
+fn first_part(account: &Account, packet: &Skb) -> i32 {
+    let outcome = match first(packet) {
+        Ok(outcome) => outcome.map(Ok),
+        Err(reason) => Some(Err(reason)),
+    };
+    verdict::part(account, &outcome)
+}
+
+#[inline(never)]
+fn part_of_answers(account: &Account, packet: &Skb) -> i32 {
+    verdict::part(account, &answers(packet))
+}
+
+#[inline(never)]
+fn part_of_errors(account: &Account, packet: &Skb) -> i32 {
+    verdict::part(account, &Some(error(packet)))
+}
+
+#[inline(never)]
+fn last_part(account: &Account, packet: &Skb) -> i32 {
+    verdict::part(account, &Some(last(packet)))
+}
+
+/// Checks who sends, and answers who asks for a neighbour's MAC; `None` leaves the packet, kept by [`scratch`], to the others.
+#[inline(always)]
+fn first(packet: &Skb) -> Result<Option<Verdict>, DropReason> {
+    let attachment = maps::attachment(packet.ifindex()).ok_or(DropReason::UnknownAttachment)?;
+    let attachment = &*scratch::attachment(attachment).ok_or(DropReason::Unconfigured)?;
+    let is_way_out = attachment.flags & ATTACHMENT_WAY_OUT != 0;
+    let Ok(ethernet) = Ethernet::parse(packet) else {
+        return if is_way_out { Ok(Some(Verdict::Pass)) } else { Err(DropReason::Malformed) };
+    };
+    if is_way_out {
+        let header = (ethernet.ether_type == ethernet::TYPE_IPV4).then(|| headers::ip(packet, Version::V4));
+        return Ok(if header.flatten().is_some() { None } else { Some(Verdict::Pass) });
+    }
     if ethernet.source != attachment.mac {
         return Err(DropReason::SourceAddress);
     }
-    match ethernet.ether_type {
-        ethernet::TYPE_ARP => answer_arp(packet, &attachment),
-        ethernet::TYPE_IPV4 => ipv4(packet, &attachment, &ethernet),
-        _ => Err(DropReason::NotIpv4),
+    if ethernet.ether_type == ethernet::TYPE_ARP {
+        return answer_arp(packet, attachment).map(Some);
     }
+    let version = Version::of(ethernet.ether_type).ok_or(DropReason::NotIp)?;
+    if version == Version::V6 && maps::prefix6(attachment.vni).is_none() {
+        return Err(DropReason::NotIp);
+    }
+    maps::config().ok_or(DropReason::Unconfigured)?;
+    let ip = headers::ip(packet, version).ok_or(DropReason::Malformed)?;
+    if version == Version::V6
+        && let Some(asks) = ndp::Solicitation::parse(packet, ip).map_err(|_| DropReason::Malformed)?
+    {
+        return answer_solicitation(packet, attachment, &asks).map(Some);
+    }
+    if maps::name(attachment.vni, ip.source) != Some(attachment.address) {
+        return Err(DropReason::SourceAddress);
+    }
+    if ip.destination.is_multicast_or_above() { Err(DropReason::Group) } else { Ok(None) }
 }
 
-/// On the way out, which is the kernel's own: the datagrams that answer a client of a published port. `None` for all else.
+/// Answers to clients of published ports; `None` leaves the packet to the last part. On the way out, which is the kernel's
+/// own, datagrams alone are looked for, and all else passes.
 #[inline(always)]
-fn answer_by_way_out(packet: &Skb, attachment: &Attachment) -> Option<Outcome> {
-    let ethernet = Ethernet::parse(packet).ok()?;
-    if ethernet.ether_type != ethernet::TYPE_IPV4 {
+fn answers(packet: &Skb) -> Option<Outcome> {
+    let (attachment, ip) = scratch::of_task()?;
+    if attachment.flags & ATTACHMENT_WAY_OUT != 0 {
+        return Some(answer_client(packet, attachment, ip).unwrap_or(Ok(Verdict::Pass)));
+    }
+    if attachment.flags & ATTACHMENT_INGRESS == 0 {
         return None;
     }
+    answer_client(packet, attachment, ip)
+}
+
+/// An answer to a client of a published port leaves with the address and port that the client connected to.
+#[inline(always)]
+fn answer_client(packet: &Skb, attachment: &Attachment, ip: &IpHeader) -> Option<Outcome> {
+    let is_way_out = attachment.flags & ATTACHMENT_WAY_OUT != 0;
     let config = maps::config()?;
-    let ip = Ipv4::parse(packet).ok()?;
-    let flow = fragments::flow(packet, &ip).ok()?;
-    if flow.tuple.protocol != UDP {
+    let Ok(flow) = fragments::flow(packet, ip) else {
+        let is_error = !is_way_out && headers::embedded_flow(packet, ip).is_some();
+        return is_error.then_some(Ok(Verdict::ERROR));
+    };
+    if is_way_out && flow.tuple.protocol != UDP {
         return None;
     }
-    let mut bound = flow;
-    bound.tuple.source = attachment.address;
-    let reply = track::reply(&bound)?;
-    fragments::remember(&ip, &flow);
-    Some(restore(config, packet, &flow, attachment.address, &reply))
+    let reply = track::reply(flow, attachment.address)?;
+    fragments::remember(ip, flow);
+    Some(restore(config, packet, flow, attachment.address, reply))
+}
+
+/// An ICMP error of the task: about a client's packet, or like any other packet.
+#[inline(always)]
+fn error(packet: &Skb) -> Outcome {
+    let config = maps::config().ok_or(DropReason::Unconfigured)?;
+    let (attachment, ip) = scratch::of_task().ok_or(DropReason::Unconfigured)?;
+    errors::from_task(config, packet, ip, attachment.address).unwrap_or_else(|| last(packet))
 }
 
 /// Every node knows every endpoint: no question leaves it.
 #[inline(always)]
 fn answer_arp(packet: &Skb, attachment: &Attachment) -> Outcome {
-    let request =
-        arp::Request::parse(packet).map_err(|_| DropReason::Malformed)?.ok_or(DropReason::ArpUnanswered)?;
+    let request = arp::Request::parse(packet)
+        .map_err(|_| DropReason::Malformed)?
+        .ok_or(DropReason::NeighbourUnanswered)?;
     if request.sender_mac != attachment.mac {
         return Err(DropReason::SourceAddress);
     }
     if request.target == attachment.address {
-        return Err(DropReason::ArpUnanswered);
+        return Err(DropReason::NeighbourUnanswered);
     }
-    let mac = mac_of(attachment, request.target).ok_or(DropReason::ArpUnanswered)?;
+    let mac = mac_of(attachment, request.target).ok_or(DropReason::NeighbourUnanswered)?;
     packet.write(0, &request.reply(mac))?;
     Ok(skb::send(packet.ifindex()))
 }
@@ -84,21 +155,36 @@ fn is_vip(attachment: &Attachment, address: Ip4) -> bool {
     VIPS.get_ptr(VipKey { vni: attachment.vni, address }).is_some()
 }
 
+/// The same for IPv6, by neighbour discovery. Who wants to know whether an address is taken is its owner, or nobody's guest.
 #[inline(always)]
-fn ipv4(packet: &Skb, attachment: &Attachment, ethernet: &Ethernet) -> Outcome {
-    let config = maps::config().ok_or(DropReason::Unconfigured)?;
-    let ip = Ipv4::parse(packet).map_err(|_| DropReason::Malformed)?;
-    if ip.source != attachment.address {
+fn answer_solicitation(packet: &Skb, attachment: &Attachment, asks: &ndp::Solicitation) -> Outcome {
+    if asks.sender.is_unspecified() {
+        return Err(DropReason::NeighbourUnanswered);
+    }
+    if maps::name(attachment.vni, asks.sender) != Some(attachment.address) {
         return Err(DropReason::SourceAddress);
     }
-    if ip.destination.is_multicast_or_above() {
-        return Err(DropReason::Group);
+    let target = maps::name(attachment.vni, asks.target).ok_or(DropReason::NeighbourUnanswered)?;
+    if target == attachment.address {
+        return Err(DropReason::NeighbourUnanswered);
     }
-    let is_ingress = attachment.flags & ATTACHMENT_INGRESS != 0;
-    if is_ingress && let Some(outcome) = answer_client(config, packet, &ip) {
-        return outcome;
-    }
-    if let Some(endpoint) = maps::endpoint(attachment.vni, ip.destination) {
+    let mac = mac_of(attachment, target).ok_or(DropReason::NeighbourUnanswered)?;
+    packet.set_len(ndp::FRAME_LEN)?;
+    packet.set_macs(asks.sender_mac, mac)?;
+    packet.write(ip::OFFSET, &ndp::ip_start())?;
+    packet.write(Version::V6.source_offset(), &asks.target.0)?;
+    packet.write(Version::V6.destination_offset(), &asks.sender.0)?;
+    packet.write(ndp::MESSAGE_OFFSET, &asks.advertisement(mac))?;
+    Ok(skb::send(packet.ifindex()))
+}
+
+/// From endpoint to endpoint, to a node's process, or to the router that nobody is.
+#[inline(always)]
+fn last(packet: &Skb) -> Outcome {
+    let config = maps::config().ok_or(DropReason::Unconfigured)?;
+    let (attachment, ip) = scratch::of_task().ok_or(DropReason::Unconfigured)?;
+    let destination = maps::name(attachment.vni, ip.destination).unwrap_or(Ip4::UNSPECIFIED);
+    if let Some(endpoint) = maps::endpoint(attachment.vni, destination) {
         return if endpoint.is_local() {
             packet.set_macs(endpoint.mac, attachment.mac)?;
             Ok(skb::send_to_sandbox(endpoint.ifindex))
@@ -106,38 +192,37 @@ fn ipv4(packet: &Skb, attachment: &Attachment, ethernet: &Ethernet) -> Outcome {
             Ok(route::tunnel_to_endpoint(packet, attachment.vni, &endpoint))
         };
     }
+    let is_ingress = attachment.flags & ATTACHMENT_INGRESS != 0;
     if is_ingress && let Some(owner) = maps::address_owner(ip.destination) {
         return Ok(route::to_host_process(config, packet, owner));
     }
-    to_router(packet, attachment, ethernet, &ip)
+    to_router(packet, attachment, (ip, destination))
 }
 
 /// The gateway and virtual addresses are nobody's: ping alone is answered for them, here.
 #[inline(always)]
-fn to_router(packet: &Skb, attachment: &Attachment, ethernet: &Ethernet, ip: &Ipv4) -> Outcome {
-    let is_vip = is_vip(attachment, ip.destination);
-    if !is_vip && ip.destination != attachment.gateway {
+fn to_router(packet: &Skb, attachment: &Attachment, (ip, destination): (&IpHeader, Ip4)) -> Outcome {
+    let is_vip = is_vip(attachment, destination);
+    if !is_vip && destination != attachment.gateway {
         return Err(DropReason::NoRoute);
     }
     let Some(reply) = icmp::echo_reply(packet, ip) else {
         return Err(if is_vip { DropReason::VipProtocol } else { DropReason::NoRoute });
     };
-    packet.set_macs(ethernet.source, ROUTER_MAC)?;
-    packet.write(ipv4::SOURCE_OFFSET, &ip.destination.0)?;
-    packet.write(ipv4::DESTINATION_OFFSET, &ip.source.0)?;
-    packet.write(icmp::OFFSET, &reply)?;
-    Ok(skb::send(packet.ifindex()))
-}
-
-/// An answer to a client of a published port leaves with the address and port that the client connected to.
-#[inline(always)]
-fn answer_client(config: &NodeConfig, packet: &Skb, ip: &Ipv4) -> Option<Outcome> {
-    if let Ok(flow) = fragments::flow(packet, ip) {
-        let reply = track::reply(&flow)?;
-        fragments::remember(ip, &flow);
-        return Some(restore(config, packet, &flow, ip.source, &reply));
+    packet.set_macs(attachment.mac, ROUTER_MAC)?;
+    let (source_offset, destination_offset) = (ip.version.source_offset(), ip.version.destination_offset());
+    match ip.version {
+        Version::V4 => {
+            packet.write(source_offset, &ip.destination.low().0)?;
+            packet.write(destination_offset, &ip.source.low().0)?;
+        }
+        Version::V6 => {
+            packet.write(source_offset, &ip.destination.0)?;
+            packet.write(destination_offset, &ip.source.0)?;
+        }
     }
-    errors::from_task(config, packet, ip)
+    packet.write(ip.version.icmp_offset(), &reply)?;
+    Ok(skb::send(packet.ifindex()))
 }
 
 #[inline(always)]
@@ -150,5 +235,6 @@ fn restore(config: &NodeConfig, packet: &Skb, flow: &Flow, task: Ip4, reply: &Re
     }
     let service = (reply.service, reply.service_port);
     let tuple = FlowTuple::new((client, reply.client_port), service, flow.tuple.protocol);
-    route::leave_and_tell(config, packet, &tuple, task)
+    let tuple = scratch::tuple(tuple).ok_or(DropReason::Unconfigured)?;
+    route::leave_and_tell(config, packet, tuple, task)
 }

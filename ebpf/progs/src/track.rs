@@ -14,6 +14,7 @@ use ebpf_packet::Flow;
 
 use crate::gate;
 use crate::maps::{self, FLOWS, REPLIES};
+use crate::scratch;
 
 /// Linux's code for "file exists".
 const EEXIST: i32 = 17;
@@ -30,7 +31,7 @@ pub struct Translated {
 /// there.
 #[inline(always)]
 pub fn known(flow: &Flow, backend: Ip4, has_strayed: bool) -> Option<Translated> {
-    let key = ForwardKey::new(&flow.tuple, backend);
+    let key = &*scratch::forward_key(ForwardKey::new(&flow.tuple, backend))?;
     let row = FLOWS.get_ptr_mut(key)?;
     // SAFETY: the row stays in its place while this program runs; two CPUs that write it write the same.
     let row = unsafe { &mut *row };
@@ -43,11 +44,12 @@ pub fn known(flow: &Flow, backend: Ip4, has_strayed: bool) -> Option<Translated>
     let strayed = if has_strayed { FLOW_STRAYED } else { 0 };
     if ends || row.state != FLOW_ESTABLISHED || row.strayed != strayed {
         let client = (flow.tuple.source, row.client_port);
-        let reply_key = ReplyKey::new((backend, row.target_port), client, flow.tuple.protocol);
+        let reply_key =
+            &*scratch::reply_key(ReplyKey::new((backend, row.target_port), client, flow.tuple.protocol))?;
         if let Some(reply) = REPLIES.get_ptr_mut(reply_key) {
             // SAFETY: as above.
             let reply = unsafe { &mut *reply };
-            if !is_of(reply, &key) {
+            if !is_of(reply, key) {
                 // The flow was over and another one took its port: what the client sends now is neither's.
                 let _ = FLOWS.remove(key);
                 return None;
@@ -66,20 +68,24 @@ pub fn known(flow: &Flow, backend: Ip4, has_strayed: bool) -> Option<Translated>
 #[inline(always)]
 pub fn translation(tuple: &FlowTuple, backend: Ip4) -> Option<Translated> {
     // SAFETY: the row is copied at once.
-    let row = unsafe { FLOWS.get(ForwardKey::new(tuple, backend)) }?;
+    let row = unsafe { FLOWS.get(&*scratch::forward_key(ForwardKey::new(tuple, backend))?) }?;
     Some(Translated { target_port: row.target_port, client_port: row.client_port })
 }
 
-/// The flow that a task's packet answers to; its `closing` is as it was before this packet.
+/// The flow that a packet of the task with this name answers to; its `closing` is as it was before this packet.
 #[inline(always)]
-pub fn reply(flow: &Flow) -> Option<ReplyFlow> {
+pub fn reply(flow: &Flow, task: Ip4) -> Option<&'static ReplyFlow> {
     let tuple = &flow.tuple;
-    let source = (tuple.source, tuple.source_port);
-    let key = ReplyKey::new(source, (tuple.destination, tuple.destination_port), tuple.protocol);
+    let source = (task, tuple.source_port);
+    let key = &*scratch::reply_key(ReplyKey::new(
+        source,
+        (tuple.destination, tuple.destination_port),
+        tuple.protocol,
+    ))?;
     let row = REPLIES.get_ptr_mut(key)?;
     // SAFETY: as in `known`.
     let row = unsafe { &mut *row };
-    let found = *row;
+    let found = &*scratch::reply(*row)?;
     let tick = maps::tick();
     if row.last_seen != tick {
         row.last_seen = tick;
@@ -95,9 +101,10 @@ pub fn reply(flow: &Flow) -> Option<ReplyFlow> {
 
 /// As [`reply`], for the packet that an ICMP error of the task complains of.
 #[inline(always)]
-pub fn reply_to_embedded(key: &ReplyKey) -> Option<ReplyFlow> {
+pub fn reply_to_embedded(key: ReplyKey) -> Option<&'static ReplyFlow> {
+    let key = &*scratch::reply_key(key)?;
     // SAFETY: the row is copied at once.
-    unsafe { REPLIES.get(key) }.copied()
+    Some(scratch::reply(*unsafe { REPLIES.get(key) }?)?)
 }
 
 /// Remembers that a connection begins anew, ends, or that its client went on after the task's answer. Nothing that a client
@@ -127,12 +134,13 @@ fn closing(flow: &Flow, fin: u8) -> u8 {
 pub fn open(flow: &Flow, backend: Ip4, target: Port) -> Result<Translated, DropReason> {
     let tick = maps::tick();
     let tuple = &flow.tuple;
-    let key = ForwardKey::new(tuple, backend);
+    let key = &*scratch::forward_key(ForwardKey::new(tuple, backend)).ok_or(DropReason::Unconfigured)?;
     let row = ReplyFlow::new((tuple.destination, tuple.destination_port), tuple.source_port, tick);
-    let mut reply_key =
-        ReplyKey::new((key.endpoint, target), (tuple.source, tuple.source_port), tuple.protocol);
+    let row = &*scratch::reply(row).ok_or(DropReason::Unconfigured)?;
+    let reply_key = ReplyKey::new((backend, target), (tuple.source, tuple.source_port), tuple.protocol);
+    let reply_key = scratch::reply_key(reply_key).ok_or(DropReason::Unconfigured)?;
     let mut tries = 0;
-    while !claim(&reply_key, &row)? {
+    while !claim(reply_key, row)? {
         tries += 1;
         if tries == SOURCE_PORT_TRIES {
             return Err(DropReason::SourcePortsExhausted);
@@ -143,12 +151,12 @@ pub fn open(flow: &Flow, backend: Ip4, target: Port) -> Result<Translated, DropR
     let own = Translated { target_port: target, client_port: reply_key.client_port };
     match FLOWS.insert(key, forward, BPF_NOEXIST.into()) {
         Ok(()) => {
-            gate::line_up(&key);
+            gate::line_up(key);
             Ok(own)
         }
-        Err(code) if code == -EEXIST => Ok(yield_to_other(&key, &reply_key, own)),
+        Err(code) if code == -EEXIST => Ok(yield_to_other(key, reply_key, own)),
         Err(_) => {
-            let _ = REPLIES.remove(reply_key);
+            let _ = REPLIES.remove(&*reply_key);
             Err(DropReason::FlowTableFull)
         }
     }
@@ -198,8 +206,8 @@ fn claim(key: &ReplyKey, row: &ReplyFlow) -> Result<bool, DropReason> {
         Err(code) if code != -EEXIST => return Err(DropReason::FlowTableFull),
         Err(_) => {}
     }
-    // SAFETY: the row is copied at once.
-    let Some(other) = unsafe { REPLIES.get(key) }.copied() else { return Ok(false) };
+    // SAFETY: the row stays in its place while this program runs.
+    let Some(other) = (unsafe { REPLIES.get(key) }) else { return Ok(false) };
     if !other.is_same_flow(row) && !other.is_closed() {
         return Ok(false);
     }

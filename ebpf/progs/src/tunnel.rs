@@ -3,12 +3,11 @@
 
 use core::mem::MaybeUninit;
 
-use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{bpf_fib_lookup as FibLookup, xdp_md};
 use aya_ebpf::helpers::bpf_fib_lookup;
 use ebpf_abi::{DropReason, Ip4, MacAddr, NextHop, NodeConfig};
 use ebpf_packet::vxlan::{self, MTU_OVERHEAD, Outer};
-use ebpf_packet::{Bytes as _, Ethernet, ethernet, ipv4};
+use ebpf_packet::{Bytes as _, Ethernet, ethernet, ip, ipv4};
 
 use crate::account::Account;
 use crate::maps::{self, NEXT_HOPS};
@@ -30,13 +29,14 @@ pub struct Through {
     pub source: MacAddr,
 }
 
-/// Sends an IPv4 packet; the hook's action.
+/// Sends an IP packet; the hook's action. IPv6 goes by the kernel's device.
 #[inline(always)]
 pub fn send(account: &Account, packet: &Skb, through: Through) -> Result<i32, DropReason> {
     let config = maps::config().ok_or(DropReason::Unconfigured)?;
-    let ip = packet.load::<{ ipv4::MIN_LEN }>(ipv4::OFFSET).map_err(|_| DropReason::Malformed)?;
-    if let Some(hop) = next_hop(config, packet, through.node, account.is_to_look())
-        && fits(packet, &ip, hop.mtu)
+    let header = packet.load::<{ ipv4::MIN_LEN }>(ip::OFFSET).map_err(|_| DropReason::Malformed)?;
+    if header[0] >> 4 == 4
+        && let Some(hop) = next_hop(config, packet, through.node, account.is_to_look())
+        && fits(packet, &header, hop.mtu)
         && packet.make_tunnel_room()
     {
         let hash = packet.hash();
@@ -46,7 +46,7 @@ pub fn send(account: &Account, packet: &Skb, through: Through) -> Result<i32, Dr
             source_port: vxlan::source_port(hash),
             destination_port: config.vxlan_port,
             vni: through.vni,
-            inner_tos: ip[1],
+            inner_tos: header[1],
             id: vxlan::id(hash, account.n_received()),
         };
         let inner = inner_header(through);

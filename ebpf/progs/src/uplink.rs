@@ -1,29 +1,29 @@
 //! tc ingress of an uplink: published ports, the liveness probe's echo, and what other nodes have tunnelled.
 
 use ebpf_abi::limits::PROBE_VNI;
-use ebpf_abi::{DropReason, NodeConfig, RingKey, protocol};
+use ebpf_abi::{DropReason, Ip, NodeConfig, RingKey, protocol};
 use ebpf_packet::Bytes as _;
 use ebpf_packet::vxlan::{MTU_OVERHEAD, Tunnelled};
-use ebpf_packet::{Ethernet, Flow, Ipv4, ethernet, ipv4, vxlan};
+use ebpf_packet::{Ethernet, Flow, IpHeader, Version, ip, vxlan};
 
 use crate::account::Account;
 use crate::ingress::Arrival;
 use crate::skb::{self, Skb, Tunnel};
 use crate::verdict::{self, Outcome, Verdict};
-use crate::{errors, fragments, ingress, maps, route, vxlan as arrivals};
-
-/// What the part of clients leaves to that of refusals.
-const TOO_LONG: i32 = verdict::FIRST_OWN;
+use crate::{errors, fragments, headers, ingress, maps, route, scratch, vxlan as arrivals};
 
 #[inline(always)]
 pub fn run(account: &Account, packet: &Skb) -> i32 {
     let mut action = part_of_nodes(account, packet);
+    if action == verdict::ARRIVED {
+        return arrivals::arrive(account, packet);
+    }
     if action == verdict::NEXT_PART {
         action = part_of_clients(account, packet);
     }
     match action {
         verdict::NEXT_PART => last_part(account, packet),
-        TOO_LONG => part_of_refusals(account, packet),
+        verdict::TOO_LONG => part_of_refusals(account, packet),
         _ => action,
     }
 }
@@ -65,21 +65,22 @@ fn from_node(packet: &Skb) -> Option<Outcome> {
         return Some(Err(reason));
     }
     let tunnel = Tunnel { remote: tunnelled.remote, vni: tunnelled.vni };
-    Some(arrivals::arrived(config, packet, &tunnel, &tunnelled.inner))
+    Some(scratch::tunnel(tunnel).map_or(Err(DropReason::Unconfigured), |_| Ok(Verdict::ARRIVED)))
 }
 
 /// A packet for a published port; `None` for all others.
 #[inline(always)]
 fn from_client(packet: &Skb) -> Option<Outcome> {
     let config = maps::config().filter(|config| config.ingress_vni != 0)?;
-    let (_, ip) = ipv4(packet)?;
-    let flow = fragments::flow(packet, &ip).ok()?;
-    let chosen = ingress::choose(config, &flow, &ring(config, packet, &flow)?)?;
-    fragments::remember(&ip, &flow);
+    let (_, ip) = both(packet)?;
+    let flow = fragments::flow(packet, ip).ok()?;
+    let ring = ring(config, packet, flow)?;
+    let chosen = ingress::choose(config, flow, &ring)?;
+    fragments::remember(ip, flow);
     Some(if chosen.endpoint.is_local() {
-        ingress::deliver(config, packet, &flow, (chosen.backend, &chosen.endpoint), Arrival::Outside)
-    } else if is_too_long(config, packet, &ip) {
-        Ok(Verdict::Forward(TOO_LONG))
+        ingress::deliver(config, packet, flow, (chosen.backend, &chosen.endpoint), Arrival::Outside)
+    } else if is_too_long(config, packet, ip) {
+        Ok(Verdict::TOO_LONG)
     } else {
         Ok(route::tunnel_to_endpoint(packet, config.ingress_vni, &chosen.endpoint))
     })
@@ -89,13 +90,13 @@ fn from_client(packet: &Skb) -> Option<Outcome> {
 #[inline(always)]
 fn rest(packet: &Skb) -> Outcome {
     let Some(config) = maps::config() else { return Ok(Verdict::Pass) };
-    let Some((ethernet, ip)) = ipv4(packet) else { return Ok(Verdict::Pass) };
+    let Some((ethernet, ip)) = both(packet) else { return Ok(Verdict::Pass) };
     if config.ingress_vni != 0
-        && let Some(outcome) = errors::from_outside(config, packet, &ip)
+        && let Some(outcome) = errors::from_outside(config, packet, ip)
     {
         return outcome;
     }
-    if is_probe(config, packet, &ip) { echo(packet, &ethernet, &ip) } else { Ok(Verdict::Pass) }
+    if is_probe(config, packet, ip) { echo(packet, &ethernet, ip) } else { Ok(Verdict::Pass) }
 }
 
 /// The ring for a client's packet. What a switch floods, or a bridge shows of other machines' frames, is not for this one.
@@ -112,34 +113,32 @@ fn ring(config: &NodeConfig, packet: &Skb, flow: &Flow) -> Option<RingKey> {
 #[inline(always)]
 fn refuse_length(packet: &Skb) -> Outcome {
     let config = maps::config().ok_or(DropReason::Unconfigured)?;
-    let (ethernet, ip) = ipv4(packet).ok_or(DropReason::Malformed)?;
-    errors::refuse_length(config, packet, &ethernet, &ip)
+    let (ethernet, ip) = both(packet).ok_or(DropReason::Malformed)?;
+    errors::refuse_length(config, packet, &ethernet, ip)
 }
 
 #[inline(always)]
-fn ipv4(packet: &Skb) -> Option<(Ethernet, Ipv4)> {
+fn both(packet: &Skb) -> Option<(Ethernet, &'static IpHeader)> {
     let ethernet = Ethernet::parse(packet).ok()?;
-    if ethernet.ether_type != ethernet::TYPE_IPV4 {
-        return None;
-    }
-    Some((ethernet, Ipv4::parse(packet).ok()?))
+    let version = Version::of(ethernet.ether_type)?;
+    Some((ethernet, headers::ip(packet, version)?))
 }
 
 /// The packet doesn't fit into the tunnel and may not be fragmented. Parts of an aggregate are as long as the task allowed
 /// by its MSS, which knows of the tunnel.
 #[inline(always)]
-fn is_too_long(config: &NodeConfig, packet: &Skb, ip: &Ipv4) -> bool {
+fn is_too_long(config: &NodeConfig, packet: &Skb, ip: &IpHeader) -> bool {
     let is_long = u32::from(ip.total_len) + MTU_OVERHEAD > config.uplink_mtu;
-    is_long && ip.dont_fragment && ip.header_len == ipv4::MIN_LEN && !packet.is_aggregate()
+    is_long && ip.dont_fragment && !ip.has_options() && !packet.is_aggregate()
 }
 
 /// A liveness probe of another node. One sent from the tunnel port is none: its echo would be a probe too, and two nodes
 /// would send it to and fro for ever.
 #[inline(always)]
-fn is_probe(config: &NodeConfig, packet: &Skb, ip: &Ipv4) -> bool {
+fn is_probe(config: &NodeConfig, packet: &Skb, ip: &IpHeader) -> bool {
     let may_be =
-        ip.protocol == protocol::UDP && ip.destination == config.vtep && ip.part == ipv4::Part::Whole;
-    if !may_be || ip.header_len != ipv4::MIN_LEN {
+        ip.protocol == protocol::UDP && ip.destination == Ip::v4(config.vtep) && ip.part == ip::Part::Whole;
+    if !may_be || ip.has_options() {
         return false;
     }
     let Ok([source_high, source_low, high, low]) = packet.load::<4>(UDP_OFFSET) else { return false };
@@ -147,18 +146,18 @@ fn is_probe(config: &NodeConfig, packet: &Skb, ip: &Ipv4) -> bool {
     if [high, low] != tunnels || [source_high, source_low] == tunnels {
         return false;
     }
-    vxlan::vni(packet, UDP_OFFSET) == Ok(Some(PROBE_VNI)) && maps::is_peer(ip.source)
+    vxlan::vni(packet, UDP_OFFSET) == Ok(Some(PROBE_VNI)) && maps::is_peer(ip.source.low())
 }
 
-const UDP_OFFSET: usize = ipv4::OFFSET + ipv4::MIN_LEN;
+const UDP_OFFSET: usize = ip::OFFSET + Version::V4.min_len();
 
 /// Sends a probe back to where it came from: all pairs change sides, which no checksum notices.
 #[inline(always)]
-fn echo(packet: &Skb, ethernet: &Ethernet, ip: &Ipv4) -> Outcome {
+fn echo(packet: &Skb, ethernet: &Ethernet, ip: &IpHeader) -> Outcome {
     let [a, b, c, d] = packet.load::<4>(UDP_OFFSET).map_err(|_| DropReason::Malformed)?;
     packet.set_macs(ethernet.source, ethernet.destination)?;
-    packet.write(ipv4::SOURCE_OFFSET, &ip.destination.0)?;
-    packet.write(ipv4::DESTINATION_OFFSET, &ip.source.0)?;
+    packet.write(Version::V4.source_offset(), &ip.destination.low().0)?;
+    packet.write(Version::V4.destination_offset(), &ip.source.low().0)?;
     packet.write(UDP_OFFSET, &[c, d, a, b])?;
     Ok(skb::send(packet.ifindex()))
 }

@@ -11,7 +11,7 @@ use crate::tunnel;
 pub enum Verdict {
     /// The kernel's own stack, or the next program on the hook, may have it.
     Pass,
-    /// Sent on; the value is the hook's own action code, or [`INTO_TUNNEL`].
+    /// Sent on; the value is the hook's own action code, or a turn from [`NEXT_PART`] on.
     Forward(i32),
 }
 
@@ -19,6 +19,12 @@ impl Verdict {
     /// Through the tunnel that [`Skb::aim`] was told. Of tc alone, and done at the program's end. No variant of its own: one
     /// without a value beside one with it makes the compiler copy what is not there, which the verifier refuses.
     pub const TUNNEL: Self = Self::Forward(INTO_TUNNEL);
+    /// To be refused for its length, by a part of its own.
+    pub const TOO_LONG: Self = Self::Forward(TOO_LONG);
+    /// An ICMP error about a backend's answer, which a part of its own delivers.
+    pub const ERROR: Self = Self::Forward(ERROR);
+    /// Taken out of the tunnel that [`crate::scratch`] keeps.
+    pub const ARRIVED: Self = Self::Forward(ARRIVED);
 }
 
 pub type Outcome = Result<Verdict, DropReason>;
@@ -28,8 +34,9 @@ pub type Outcome = Result<Verdict, DropReason>;
 /// byte, don't add up. Outcomes don't fit between functions: the verifier wants all of their bytes written.
 pub const NEXT_PART: i32 = 100;
 const INTO_TUNNEL: i32 = 101;
-/// From here on programs have turns of their own.
-pub const FIRST_OWN: i32 = 102;
+pub const TOO_LONG: i32 = 102;
+pub const ERROR: i32 = 103;
+pub const ARRIVED: i32 = 104;
 
 /// Ends a part; `None` leaves the packet to the next.
 #[inline(always)]

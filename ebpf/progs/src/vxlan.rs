@@ -1,72 +1,111 @@
 //! What comes out of tunnels, by the VXLAN device or by [`crate::uplink`], and what the node's own processes send into the ingress network.
 
 use ebpf_abi::limits::ROUTER_MAC;
-use ebpf_abi::{Chooser, DropReason, Endpoint, Ip4, MacAddr, NodeConfig};
-use ebpf_packet::{Ethernet, Flow, Ipv4, NoFlow, ethernet, icmp};
+use ebpf_abi::{Chooser, DropReason, Endpoint, Ip, Ip4, MacAddr, NodeConfig};
+use ebpf_packet::{Ethernet, Flow, IpHeader, NoFlow, Version, icmp};
 
 use crate::account::Account;
 use crate::ingress::Arrival;
 use crate::skb::{self, Skb, Tunnel};
 use crate::verdict::{self, Outcome, Verdict};
-use crate::{errors, fragments, ingress, maps, route};
+use crate::{errors, fragments, headers, ingress, maps, route, scratch};
 
 /// tc ingress.
-#[inline(never)]
+#[inline(always)]
 pub fn run(account: &Account, packet: &Skb) -> i32 {
+    let action = part_of_tunnels(account, packet);
+    if action == verdict::NEXT_PART { arrive(account, packet) } else { action }
+}
+
+/// A packet of a peer, out of the tunnel that [`scratch`] keeps.
+#[inline(always)]
+pub fn arrive(account: &Account, packet: &Skb) -> i32 {
+    let action = part_of_all(account, packet);
+    if action == verdict::ERROR { part_of_errors(account, packet) } else { action }
+}
+
+#[inline(never)]
+fn part_of_tunnels(account: &Account, packet: &Skb) -> i32 {
+    verdict::part(account, &not_tunnelled(packet))
+}
+
+/// What came through no tunnel, or not from a node of the cluster; `None` leaves the packet, its tunnel kept by [`scratch`].
+#[inline(always)]
+fn not_tunnelled(packet: &Skb) -> Option<Outcome> {
+    let Some(tunnel) = packet.tunnel() else {
+        // Put here by `route::to_host_process`: nothing else arrives without a tunnel.
+        return Some(packet.pass_to_host());
+    };
+    if maps::config().is_none() {
+        return Some(Err(DropReason::Unconfigured));
+    }
+    if !maps::is_peer(tunnel.remote) || scratch::tunnel(tunnel).is_none() {
+        return Some(Err(DropReason::UnknownPeer));
+    }
+    None
+}
+
+#[inline(never)]
+fn part_of_all(account: &Account, packet: &Skb) -> i32 {
     verdict::part(account, &Some(decide(packet)))
+}
+
+#[inline(never)]
+fn part_of_errors(account: &Account, packet: &Skb) -> i32 {
+    verdict::part(account, &Some(error(packet)))
+}
+
+/// The packet, in the ingress network, is an error about an answer of an endpoint of this node.
+#[inline(always)]
+fn error(packet: &Skb) -> Outcome {
+    let config = maps::config().ok_or(DropReason::Unconfigured)?;
+    let ethernet = Ethernet::parse(packet).map_err(|_| DropReason::Malformed)?;
+    let version = Version::of(ethernet.ether_type).ok_or(DropReason::NotIp)?;
+    let ip = headers::ip(packet, version).ok_or(DropReason::Malformed)?;
+    let address = ethernet.destination.endpoint().ok_or(DropReason::UnknownEndpoint)?;
+    let endpoint = maps::endpoint(config.ingress_vni, address).ok_or(DropReason::UnknownEndpoint)?;
+    let chooser = Chooser::of(ethernet.source).ok_or(DropReason::InnerSource)?;
+    let tuple = headers::answered_flow(packet, ip).ok_or(DropReason::UnpublishedPort)?;
+    errors::deliver(config, packet, (ip, tuple), (address, &endpoint), chooser)
 }
 
 #[inline(always)]
 fn decide(packet: &Skb) -> Outcome {
-    let Some(tunnel) = packet.tunnel() else {
-        // Put here by `route::to_host_process`: nothing else arrives without a tunnel.
-        return packet.pass_to_host();
-    };
     let config = maps::config().ok_or(DropReason::Unconfigured)?;
-    if !maps::is_peer(tunnel.remote) {
-        return Err(DropReason::UnknownPeer);
-    }
+    let tunnel = scratch::of_tunnel().ok_or(DropReason::Unconfigured)?;
     let ethernet = Ethernet::parse(packet).map_err(|_| DropReason::Malformed)?;
-    if ethernet.ether_type != ethernet::TYPE_IPV4 {
-        return Err(DropReason::NotIpv4);
-    }
-    arrived(config, packet, &tunnel, &ethernet)
-}
-
-/// An IPv4 packet of a peer, out of its tunnel.
-#[inline(always)]
-pub fn arrived(config: &NodeConfig, packet: &Skb, tunnel: &Tunnel, ethernet: &Ethernet) -> Outcome {
-    let ip = Ipv4::parse(packet).map_err(|_| DropReason::Malformed)?;
+    let version = Version::of(ethernet.ether_type).ok_or(DropReason::NotIp)?;
+    let ip = headers::ip(packet, version).ok_or(DropReason::Malformed)?;
     if ethernet.destination == ROUTER_MAC && tunnel.vni == config.ingress_vni {
-        return to_node(config, packet, tunnel, &ip, ethernet.source);
+        return to_node(config, packet, tunnel, ip, ethernet.source);
     }
     let address = ethernet.destination.endpoint().ok_or(DropReason::UnknownEndpoint)?;
     let endpoint = maps::endpoint(tunnel.vni, address).ok_or(DropReason::UnknownEndpoint)?;
     if !endpoint.is_local() {
         return Err(DropReason::UnknownEndpoint);
     }
-    if ip.destination == address {
-        return to_endpoint(config, tunnel, &ip, &endpoint);
+    if maps::name(tunnel.vni, ip.destination) == Some(address) {
+        return to_endpoint(config, tunnel, ip, &endpoint);
     }
     if tunnel.vni != config.ingress_vni {
         return Err(DropReason::UnknownEndpoint);
     }
     let chooser = Chooser::of(ethernet.source).ok_or(DropReason::InnerSource)?;
-    if let Some(tuple) = icmp::answered_flow(packet, &ip) {
-        return errors::deliver(config, packet, (&ip, &tuple), (address, &endpoint), chooser);
+    if icmp::is_message(ip) {
+        return Ok(Verdict::ERROR);
     }
-    let flow = fragments::flow(packet, &ip).map_err(|error| match error {
+    let flow = fragments::flow(packet, ip).map_err(|error| match error {
         NoFlow::Fragment => DropReason::Fragment,
         NoFlow::Protocol => DropReason::UnpublishedPort,
         NoFlow::Malformed | NoFlow::Options => DropReason::Malformed,
     })?;
-    fragments::remember(&ip, &flow);
-    ingress::deliver(config, packet, &flow, (address, &endpoint), Arrival::Tunnel(chooser))
+    fragments::remember(ip, flow);
+    ingress::deliver(config, packet, flow, (address, &endpoint), Arrival::Tunnel(chooser))
 }
 
 /// To the node itself: an answer to a client outside, or to a process here.
 #[inline(always)]
-fn to_node(config: &NodeConfig, packet: &Skb, tunnel: &Tunnel, ip: &Ipv4, sender: MacAddr) -> Outcome {
+fn to_node(config: &NodeConfig, packet: &Skb, tunnel: &Tunnel, ip: &IpHeader, sender: MacAddr) -> Outcome {
     if maps::is_own(ip.source) {
         if let Some(backend) = sender.endpoint() {
             learn(config, packet, tunnel, ip, backend);
@@ -86,26 +125,29 @@ fn to_node(config: &NodeConfig, packet: &Skb, tunnel: &Tunnel, ip: &Ipv4, sender
 
 /// An answer that tells its backend: the client's packets, which enter here, went astray. A node speaks for its own backends.
 #[inline(always)]
-fn learn(config: &NodeConfig, packet: &Skb, tunnel: &Tunnel, ip: &Ipv4, backend: Ip4) {
+fn learn(config: &NodeConfig, packet: &Skb, tunnel: &Tunnel, ip: &IpHeader, backend: Ip4) {
     let endpoint = maps::endpoint(config.ingress_vni, backend);
     if endpoint.is_some_and(|endpoint| endpoint.vtep == tunnel.remote)
         && let Ok(answer) = Flow::of(packet, ip)
+        && let Some(tuple) = scratch::tuple(answer.tuple.reversed())
     {
-        ingress::learn(&answer.tuple.reversed(), backend);
+        ingress::learn(tuple, backend);
     }
 }
 
 /// From endpoint to endpoint, or from a process of another node to an endpoint of the ingress network.
 #[inline(always)]
-fn to_endpoint(config: &NodeConfig, tunnel: &Tunnel, ip: &Ipv4, endpoint: &Endpoint) -> Outcome {
+fn to_endpoint(config: &NodeConfig, tunnel: &Tunnel, ip: &IpHeader, endpoint: &Endpoint) -> Outcome {
     check_source(config, tunnel, ip.source)?;
     Ok(skb::send_to_sandbox(endpoint.ifindex))
 }
 
 /// A node speaks for its own endpoints, and in the ingress network for its own addresses.
 #[inline(always)]
-fn check_source(config: &NodeConfig, tunnel: &Tunnel, source: Ip4) -> Result<(), DropReason> {
-    if maps::endpoint(tunnel.vni, source).is_some_and(|endpoint| endpoint.vtep == tunnel.remote) {
+fn check_source(config: &NodeConfig, tunnel: &Tunnel, source: Ip) -> Result<(), DropReason> {
+    if let Some(name) = maps::name(tunnel.vni, source)
+        && maps::endpoint(tunnel.vni, name).is_some_and(|endpoint| endpoint.vtep == tunnel.remote)
+    {
         return Ok(());
     }
     if tunnel.vni == config.ingress_vni && maps::address_owner(source) == Some(tunnel.remote) {
@@ -128,17 +170,16 @@ fn decide_out(packet: &Skb) -> Outcome {
     }
     let config = maps::config().ok_or(DropReason::Unconfigured)?;
     let ethernet = Ethernet::parse(packet).map_err(|_| DropReason::Malformed)?;
-    if ethernet.ether_type != ethernet::TYPE_IPV4 {
-        return Err(DropReason::NotIpv4);
-    }
-    let ip = Ipv4::parse(packet).map_err(|_| DropReason::Malformed)?;
+    let version = Version::of(ethernet.ether_type).ok_or(DropReason::NotIp)?;
+    let ip = headers::ip(packet, version).ok_or(DropReason::Malformed)?;
     if ip.destination.is_multicast_or_above() {
         return Err(DropReason::Group);
     }
     if !maps::is_own(ip.source) {
         return Err(DropReason::HostSource);
     }
-    let endpoint = maps::endpoint(config.ingress_vni, ip.destination).ok_or(DropReason::NoRoute)?;
+    let name = maps::name(config.ingress_vni, ip.destination).ok_or(DropReason::NoRoute)?;
+    let endpoint = maps::endpoint(config.ingress_vni, name).ok_or(DropReason::NoRoute)?;
     packet.set_macs(endpoint.mac, ROUTER_MAC)?;
     if endpoint.is_local() {
         return Ok(skb::send(endpoint.ifindex));

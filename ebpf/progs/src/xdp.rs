@@ -13,7 +13,7 @@ use ebpf_abi::table::CONFIG_XDP_REDIRECT;
 use ebpf_abi::{DropReason, NodeConfig};
 use ebpf_packet::bytes::{Bytes, Truncated};
 use ebpf_packet::vxlan::{self, MTU_OVERHEAD, OVERHEAD, Outer};
-use ebpf_packet::{Ethernet, Flow, ethernet, ipv4};
+use ebpf_packet::{Ethernet, Flow, Version, ethernet, ip};
 
 use crate::account::Account;
 use crate::ingress::{self, Chosen};
@@ -56,10 +56,9 @@ pub fn run(account: &Account, context: &XdpContext) -> Outcome {
     let Some(config) = maps::config().filter(|config| config.ingress_vni != 0) else {
         return Ok(Verdict::Pass);
     };
-    if !matches!(frame.load::<2>(12), Ok(ethernet::TYPE_IPV4)) {
-        return Ok(Verdict::Pass);
-    }
-    let Ok(flow) = Flow::parse(&frame) else { return Ok(Verdict::Pass) };
+    let Ok(ether_type) = frame.load::<2>(12) else { return Ok(Verdict::Pass) };
+    let Some(version) = Version::of(ether_type) else { return Ok(Verdict::Pass) };
+    let Ok(flow) = Flow::parse(&frame, version) else { return Ok(Verdict::Pass) };
     let Some(ring) = ingress::ring(&flow.tuple) else { return Ok(Verdict::Pass) };
     match ingress::choose(config, &flow, &ring) {
         Some(chosen) if !chosen.endpoint.is_local() => encapsulate(account, config, &frame, (&flow, &chosen)),
@@ -80,7 +79,11 @@ fn encapsulate(
     let Some(macs) = tunnel::macs_of_next_hop(account, frame.0.ctx, node, len) else {
         return Ok(Verdict::Pass);
     };
-    let Ok([tos]) = frame.load::<1>(ipv4::OFFSET + 1) else { return Ok(Verdict::Pass) };
+    let Ok([first, second]) = frame.load::<2>(ip::OFFSET) else { return Ok(Verdict::Pass) };
+    let tos = match flow.version {
+        Version::V4 => second,
+        Version::V6 => first << 4 | second >> 4,
+    };
     let outer = Outer {
         source: config.vtep,
         destination: node,
@@ -90,8 +93,11 @@ fn encapsulate(
         inner_tos: tos,
         id: vxlan::id(chosen.flow_hash, account.n_received()),
     };
-    let inner =
-        Ethernet { destination: chosen.endpoint.mac, source: ROUTER_MAC, ether_type: ethernet::TYPE_IPV4 };
+    let inner = Ethernet {
+        destination: chosen.endpoint.mac,
+        source: ROUTER_MAC,
+        ether_type: flow.version.ether_type(),
+    };
     // SAFETY: makes room in front, or says that there is none and leaves the frame as it is.
     if unsafe { bpf_xdp_adjust_head(frame.0.ctx, -(OVERHEAD as i32)) } != 0 {
         return Ok(Verdict::Pass);

@@ -11,7 +11,6 @@ const BPF_MAP_CREATE: libc::c_int = 0;
 const BPF_MAP_TYPE_ARRAY: u32 = 2;
 /// Arrays of any size fit one outer map (kernel 5.10).
 const BPF_F_INNER_MAP: u32 = 1 << 12;
-const BPF_OBJ_PIN: libc::c_int = 6;
 const BPF_OBJ_GET: libc::c_int = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 pub const BPF_MAP_LOOKUP_BATCH: libc::c_int = 24;
@@ -150,14 +149,6 @@ pub fn open_pin(path: &Path) -> io::Result<OwnedFd> {
     let mut attr = ObjAttr { pathname: path.as_ptr().addr() as u64, bpf_fd: 0, file_flags: 0 };
     // SAFETY: the path outlives the call.
     unsafe { bpf(BPF_OBJ_GET, &mut attr) }.map(own)
-}
-
-/// Pins a map at `path`, beside the pins that it has.
-pub fn pin_map(map: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
-    let path = CString::new(path.as_os_str().as_bytes())?;
-    let mut attr = ObjAttr { pathname: path.as_ptr().addr() as u64, bpf_fd: number(map), file_flags: 0 };
-    // SAFETY: the path outlives the call.
-    unsafe { bpf(BPF_OBJ_PIN, &mut attr) }.map(drop)
 }
 
 /// A descriptor that a command has returned.

@@ -2,8 +2,8 @@
 
 use ebpf_abi::names::map;
 use ebpf_abi::{
-    Attachment, Endpoint, EndpointKey, FlowTuple, ForwardFlow, ForwardKey, Frontend, FrontendKey, Ip4,
-    NextHop, NodeConfig, OriginalDestination, Peer, ReplyFlow, ReplyKey, RingKey, SandboxNetworks,
+    Attachment, Endpoint, EndpointKey, FlowTuple, ForwardFlow, ForwardKey, Frontend, FrontendKey, Ip, Ip4,
+    NextHop, NodeConfig, OriginalDestination, Peer, Prefix6, ReplyFlow, ReplyKey, RingKey, SandboxNetworks,
     SocketNatKey, TargetPort, TargetPortKey, VipKey,
 };
 
@@ -22,7 +22,9 @@ pub struct Tables {
     pub endpoints: Table<EndpointKey, Endpoint>,
     pub target_ports: Table<TargetPortKey, TargetPort>,
     pub peers: Table<Ip4, Peer>,
-    pub address_owners: Table<Ip4, Ip4>,
+    pub address_owners: Table<Ip, Ip4>,
+    /// By VNI.
+    pub prefixes6: Table<u32, Prefix6>,
     /// By interface index.
     pub attachments: Table<u32, Attachment>,
     pub vips: Table<VipKey, RingKey>,
@@ -50,6 +52,7 @@ impl Tables {
             target_ports: Table::open(pins, map::TARGET_PORTS)?,
             peers: Table::open(pins, map::PEERS)?,
             address_owners: Table::open(pins, map::ADDRESS_OWNERS)?,
+            prefixes6: Table::open(pins, map::PREFIXES6)?,
             attachments: Table::open(pins, map::ATTACHMENTS)?,
             vips: Table::open(pins, map::VIPS)?,
             sandboxes: Table::open(pins, map::SANDBOXES)?,

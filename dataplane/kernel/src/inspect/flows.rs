@@ -1,14 +1,14 @@
 //! Flows: what the node remembers of those that enter by it, and what it keeps of those to its own backends.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::path::Path;
 
 use aya::Pod;
 use dataplane_model::inspect::{CachedFlow, FlowsReport, KeptFlow};
 use dataplane_model::kernel_state::protocol_name;
 use ebpf_abi::flow::{FLOW_ANSWERED, FLOW_ESTABLISHED};
-use ebpf_abi::{FlowTuple, ForwardFlow, ForwardKey, Ip4, Port, ReplyFlow, ReplyKey};
+use ebpf_abi::{FlowTuple, ForwardFlow, ForwardKey, Ip, Ip4, Port, ReplyFlow, ReplyKey};
 
 use super::{InspectError, open};
 use crate::bpf::{GateCounts, Table, TableError, Tables};
@@ -117,8 +117,8 @@ fn state(forward: &ForwardFlow, reply: Option<&ReplyFlow>) -> &'static str {
     }
 }
 
-fn socket(address: Ip4, port: Port) -> SocketAddrV4 {
-    SocketAddrV4::new(address.into(), port.get())
+fn socket(address: impl Into<Ip>, port: Port) -> SocketAddr {
+    SocketAddr::new(address.into().into(), port.get())
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use dataplane_model::inspect::{DropsReport, TopDrop, TopProgram, TopReport, TopRows, TopService};
 use dataplane_model::kernel_state::protocol_name;
-use ebpf_abi::{FlowTuple, ForwardKey, Ip4, OriginalDestination, ProgramId, SocketNatKey};
+use ebpf_abi::{FlowTuple, ForwardKey, Ip, Ip4, OriginalDestination, ProgramId, SocketNatKey};
 
 use super::{InspectError, open};
 use crate::bpf::{PinDir, ProgramRuns, TableError, Tables, program_runs, read_drops};
@@ -140,15 +140,14 @@ fn kept(tables: &Tables) -> Result<Rows, InspectError> {
 
 /// By what the sockets' owners asked for: a published port of one of the node's addresses counts as that port.
 fn sockets(tables: &Tables) -> Result<Rows, InspectError> {
-    let is_own = |address: Ip4| -> Result<bool, TableError> {
+    let is_own = |address: Ip| -> Result<bool, TableError> {
         let owner = tables.address_owners.get(&address)?;
         Ok(address.is_loopback() || owner.is_some_and(Ip4::is_unspecified))
     };
     let mut rows = Rows::new();
     tables.socket_nat.visit(|key: SocketNatKey, original: OriginalDestination| {
-        let (address, port) = original.destination();
-        let (address, port) = (address.ip4(), format!("{port}/{}", protocol_name(key.protocol)));
-        let port = if is_own(address)? { port } else { format!("{address}:{port}") };
+        let port = format!("{}/{}", original.port, protocol_name(key.protocol));
+        let port = if is_own(original.address)? { port } else { format!("{}:{port}", original.address) };
         rows.entry(port).or_default().push(hash(&(key, original)));
         Ok(())
     })?;

@@ -116,6 +116,11 @@ fn places(tables: &Tables, links: &Links, state: &mut KernelState) -> Result<(),
     for (address, vtep) in tables.address_owners.rows()? {
         state.owners.insert(address.into(), rows::vtep_back(vtep).map_or(Owner::ThisNode, Owner::Node));
     }
+    for (vni, row) in tables.prefixes6.rows()? {
+        if let Some((vni, row)) = Vni::new(vni).zip(rows::prefix6_back(&row)) {
+            state.prefixes6.insert(vni, row);
+        }
+    }
     for (key, row) in tables.endpoints.rows()? {
         let Some((key, serves)) = rows::endpoint_key_back(key).zip(rows::serves_back(row.flags)) else {
             continue;

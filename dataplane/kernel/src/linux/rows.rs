@@ -1,14 +1,15 @@
 //! Rows of the model as keys and values of the maps, and back.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use dataplane_model::kernel_state::{
-    AttachmentRole, AttachmentRow, EndpointKey, Frontend, FrontendKey, PortKey, Program, RingKey, VipKey,
+    AttachmentRole, AttachmentRow, Dual, EndpointKey, Frontend, FrontendKey, PortKey, Program, RingKey,
+    VipKey,
 };
 use dataplane_model::{Mac, Vni};
 use ebpf_abi::table::{ATTACHMENT_INGRESS, ATTACHMENT_WAY_OUT, ENDPOINT_SERVES};
-use ebpf_abi::{Ip4, MacAddr, Port, ProgramId};
-use ipnetwork::Ipv4Network;
+use ebpf_abi::{Ip, Ip4, MacAddr, Port, Prefix6, ProgramId};
+use ipnetwork::{Ipv4Network, Ipv6Network};
 
 pub(super) fn ring_key(key: RingKey) -> ebpf_abi::RingKey {
     ebpf_abi::RingKey::new(key.service, key.vni.get())
@@ -20,7 +21,7 @@ pub(super) fn ring_key_back(key: ebpf_abi::RingKey) -> Option<RingKey> {
 }
 
 pub(super) fn frontend_key(key: FrontendKey) -> ebpf_abi::FrontendKey {
-    ebpf_abi::FrontendKey::new(key.address.into(), Port::new(key.port), key.protocol)
+    ebpf_abi::FrontendKey::new(Ip::from(key.address), Port::new(key.port), key.protocol)
 }
 
 pub(super) fn frontend_key_back(key: ebpf_abi::FrontendKey) -> FrontendKey {
@@ -33,6 +34,25 @@ pub(super) fn frontend(row: Frontend) -> ebpf_abi::Frontend {
 
 pub(super) fn frontend_back(row: ebpf_abi::Frontend) -> Option<Frontend> {
     Some(Frontend { ring: ring_key_back(row.ring)?, target: row.target.get() })
+}
+
+pub(super) fn prefix6(row: Dual) -> Prefix6 {
+    let host_mask = u32::from(row.subnet.mask()) ^ u32::MAX;
+    Prefix6 {
+        prefix: IpAddr::V6(row.subnet6.network()).into(),
+        subnet: row.subnet.network().into(),
+        host_mask,
+    }
+}
+
+/// `None` for a row that this version does not write. How long the prefix is doesn't stand in it: all the bits are in that
+/// which programs ask for.
+pub(super) fn prefix6_back(row: &Prefix6) -> Option<Dual> {
+    let bits = u8::try_from((!row.host_mask).leading_ones()).ok()?;
+    let subnet = Ipv4Network::new(row.subnet.into(), bits).ok()?;
+    let IpAddr::V6(prefix) = IpAddr::from(row.prefix) else { return None };
+    let back = Dual { subnet, subnet6: Ipv6Network::new(prefix, 96 + bits).ok()? };
+    (prefix6(back) == *row).then_some(back)
 }
 
 pub(super) fn endpoint_key(key: EndpointKey) -> ebpf_abi::EndpointKey {
@@ -120,6 +140,7 @@ pub(super) fn program_id(program: Program) -> ProgramId {
         Program::Recvmsg4 => ProgramId::MeshRecvmsg4,
         Program::Getpeername4 => ProgramId::MeshGetpeername4,
         Program::Connect6 => ProgramId::MeshConnect6,
+        Program::Sendmsg6 => ProgramId::MeshSendmsg6,
         Program::Recvmsg6 => ProgramId::MeshRecvmsg6,
         Program::Getpeername6 => ProgramId::MeshGetpeername6,
         Program::Uplink => ProgramId::MeshUplink,
@@ -137,6 +158,7 @@ pub(super) fn program_back(program: ProgramId) -> Program {
         ProgramId::MeshRecvmsg4 => Program::Recvmsg4,
         ProgramId::MeshGetpeername4 => Program::Getpeername4,
         ProgramId::MeshConnect6 => Program::Connect6,
+        ProgramId::MeshSendmsg6 => Program::Sendmsg6,
         ProgramId::MeshRecvmsg6 => Program::Recvmsg6,
         ProgramId::MeshGetpeername6 => Program::Getpeername6,
         ProgramId::MeshUplink => Program::Uplink,
@@ -173,7 +195,7 @@ mod tests {
         assert_eq!(attachment_back(&foreign), None);
 
         assert_eq!([0, ENDPOINT_SERVES, 2, 3].map(serves_back), [Some(false), Some(true), None, None]);
-        let key = FrontendKey { address: Ipv4Addr::new(198, 18, 0, 11), protocol: 6, port: 8080 };
+        let key = FrontendKey { address: Ipv4Addr::new(198, 18, 0, 11).into(), protocol: 6, port: 8080 };
         assert_eq!(frontend_key_back(frontend_key(key)), key);
         let ring = RingKey { service: 7, vni: Vni::new(4096).unwrap() };
         assert_eq!(

@@ -1,10 +1,11 @@
 //! Writing rows into the maps, and programs into their hooks.
 
+use dataplane_model::Vni;
 use dataplane_model::kernel_state::{
     Change, Endpoint, Hook, HookMode, HookTarget, LinkName, Owner, Place, Ring, Vnis,
 };
 use dataplane_model::{Op, SandboxId};
-use ebpf_abi::{Ip4, NodeConfig, Peer, Port, SandboxNetworks, TargetPort};
+use ebpf_abi::{Ip, Ip4, NodeConfig, Peer, Port, SandboxNetworks, TargetPort};
 
 use super::{LinuxKernel, links, rows};
 use crate::bpf::{self, HookPin, Replaced, Tables};
@@ -43,8 +44,9 @@ impl LinuxKernel {
         match op {
             Op::Peer(change) => row!(tables.peers, change, Ip4::from, |_| Peer::default()),
             Op::Owner(change) => {
-                row!(tables.address_owners, change, Ip4::from, owner)
+                row!(tables.address_owners, change, Ip::from, owner)
             }
+            Op::Prefix6(change) => row!(tables.prefixes6, change, Vni::get, rows::prefix6),
             Op::Endpoint(Change::Put(key, row)) => tables
                 .endpoints
                 .insert(&rows::endpoint_key(*key), &endpoint(row)?)

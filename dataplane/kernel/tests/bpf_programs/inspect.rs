@@ -38,7 +38,7 @@ fn rings_flows_and_forwarding_tables_are_told() {
 
     // Task 0 is on node 1.
     let kept = lab.nodes[1].run(|| inspect::flows(&pins[1], 10).unwrap());
-    let flow = kept.kept.iter().find(|flow| *flow.client.ip() == address(CLIENT)).unwrap();
+    let flow = kept.kept.iter().find(|flow| flow.client.ip() == address(CLIENT)).unwrap();
     assert_eq!((flow.service.to_string().as_str(), flow.backend.port()), ("198.18.0.11:8080", 80));
     assert!(["established", "closing", "closed"].contains(&flow.state.as_str()), "{flow:?}");
     let none = lab.nodes[1].run(|| inspect::flows(&pins[1], 0).unwrap());

@@ -33,9 +33,9 @@ fn tasks_get_their_arp_answers() {
         let asks =
             |who: (MacAddr, Ip4), whom: Ip4| arp(1, who, (MacAddr::default(), whom), MacAddr::BROADCAST);
         for (name, frame, reason) in [
-            ("for nobody", asks(task, Ip4([10, 0, 1, 77])), DropReason::ArpUnanswered),
-            ("for itself", asks(task, task.1), DropReason::ArpUnanswered),
-            ("an answer", arp(2, task, peer, peer.0), DropReason::ArpUnanswered),
+            ("for nobody", asks(task, Ip4([10, 0, 1, 77])), DropReason::NeighbourUnanswered),
+            ("for itself", asks(task, task.1), DropReason::NeighbourUnanswered),
+            ("an answer", arp(2, task, peer, peer.0), DropReason::NeighbourUnanswered),
             ("cut", asks(task, gateway)[..40].to_vec(), DropReason::Malformed),
             ("from another MAC", asks((peer.0, task.1), gateway), DropReason::SourceAddress),
         ] {
@@ -75,7 +75,7 @@ fn tasks_reach_their_network_and_no_more() {
             ("multicast", router(Ip4([224, 0, 0, 251])).udp((1, 2), b""), DropReason::Group),
             ("spoofed address", between(stranger, peer).udp((1, 2), b""), DropReason::SourceAddress),
             ("spoofed MAC", between((peer.0, task.1), peer).udp((1, 2), b""), DropReason::SourceAddress),
-            ("IPv6", version6, DropReason::NotIpv4),
+            ("IPv6", version6, DropReason::NotIp),
             ("IPv4 in name only", bad_version, DropReason::Malformed),
         ] {
             bench.check(name, &frame, &Expect::Drop(reason));
@@ -118,7 +118,7 @@ fn tasks_answer_clients_as_the_node() {
         bench.check("an ICMP error", &frame, &Expect::ForwardAs(with_embedded_checksum_of(expected, &frame)));
         let frame = answer.tcp((80, 40_001), Segment::SynAck, b"");
         bench.check("to no flow", &frame, &Expect::Drop(DropReason::NoRoute));
-        bench.bpf.tables.address_owners.remove(&NODES[1]).unwrap();
+        bench.bpf.tables.address_owners.remove(&NODES[1].into()).unwrap();
         let frame = answer.udp((53, 40_000), b"answer");
         bench.check("an address without owner", &frame, &Expect::Drop(DropReason::UnknownOwner));
     });
@@ -195,7 +195,11 @@ fn closed_flows_give_their_ports_back() {
         bench.check_forwarded("a late segment of the flow that is over", &late);
         let key = ReplyKey::new((TASKS[0], Port::new(80)), (CLIENT, Port::new(40_000)), protocol::TCP);
         let reply = bench.bpf.tables.replies.get(&key).unwrap().unwrap();
-        assert_eq!((reply.service, reply.closing), (NODES[0], 0), "the flow that has the port now goes on");
+        assert_eq!(
+            (reply.service, reply.closing),
+            (NODES[0].into(), 0),
+            "the flow that has the port now goes on"
+        );
     });
 }
 
@@ -223,7 +227,7 @@ fn a_sweep_spares_flows_that_began_meanwhile() {
         let replies = bench.bpf.tables.replies.rows().unwrap();
         let left: Vec<_> =
             replies.iter().map(|(key, reply)| (key.client_port.get(), reply.service)).collect();
-        assert_eq!(left, [(1, NODES[1]), (2, NODES[0])]);
+        assert_eq!(left, [(1, NODES[1].into()), (2, NODES[0].into())]);
         let forward = bench.bpf.tables.flows.rows().unwrap();
         assert!(
             replies.iter().all(|(key, reply)| forward.contains_key(&key.forward_key(reply))),

@@ -243,7 +243,7 @@ fn tasks_packets_go_where_the_trace_says() {
                 let report = walk.from_task(&task, socket(to, ports.1)).unwrap();
                 let told = fate(&report, MacAddr::of_endpoint);
                 // Without a neighbour there is a question only.
-                let frame = if told == Fate::Drop(DropReason::ArpUnanswered) {
+                let frame = if told == Fate::Drop(DropReason::NeighbourUnanswered) {
                     arp(1, (MacAddr::of_endpoint(own), own), (MacAddr::default(), to), MacAddr::BROADCAST)
                 } else {
                     frame
@@ -331,7 +331,7 @@ fn connect(bpf: &Bpf, lab: &Lab, to: SocketAddrV4, by_udp: bool) -> (BTreeSet<So
     });
     let after = bpf.tables.socket_nat.rows().unwrap();
     let new = after.into_iter().filter(|(key, original)| before.get(key) != Some(original));
-    (new.map(|(key, _)| socket(key.backend, key.port.get())).collect(), is_refused)
+    (new.map(|(key, _)| socket(key.backend.low(), key.port.get())).collect(), is_refused)
 }
 
 /// What node 0 sends by the tunnel, traced on node 1 and sent there.

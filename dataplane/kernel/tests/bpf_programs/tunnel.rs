@@ -10,6 +10,9 @@ use crate::support::lab::{CLIENT, INGRESS_VNI, Lab, NODES, OVERLAY_VNI, TASKS, T
 use crate::support::namespace::Namespace;
 use crate::support::packets::{Segment, between, fragment, vxlan, with_total_len};
 
+/// Ethernet type of a protocol that no network carries.
+const LLDP: [u8; 2] = [0x88, 0xcc];
+
 #[test]
 fn host_processes_send_into_the_ingress_network_only() {
     bench(0, |bpf, lab| {
@@ -23,13 +26,13 @@ fn host_processes_send_into_the_ingress_network_only() {
             let expect = if forwards { Expect::ForwardAs(bytes) } else { Expect::PassAs(bytes) };
             bench.check("to a task", &frame, &expect);
         }
-        let mut version6 = from(NODES[0], TASKS[0]).udp((1, 2), &[0; 40]);
-        version6[12..14].copy_from_slice(&[0x86, 0xdd]);
+        let mut not_ip = from(NODES[0], TASKS[0]).udp((1, 2), &[0; 40]);
+        not_ip[12..14].copy_from_slice(&LLDP);
         for (name, frame, reason) in [
             ("from elsewhere", from(CLIENT, TASKS[0]).udp((1, 2), b""), DropReason::HostSource),
             ("to nobody", from(NODES[0], Ip4([10, 0, 0, 77])).udp((1, 2), b""), DropReason::NoRoute),
             ("multicast", from(NODES[0], Ip4([224, 0, 0, 1])).udp((1, 2), b""), DropReason::Group),
-            ("IPv6", version6, DropReason::NotIpv4),
+            ("LLDP", not_ip, DropReason::NotIp),
         ] {
             bench.check(name, &frame, &Expect::Drop(reason));
         }
@@ -49,8 +52,8 @@ fn tunnels_carry_what_their_nodes_may_send() {
     let peer = (MacAddr::of_endpoint(TASKS_OVERLAY[1]), TASKS_OVERLAY[1]);
     let client = |to: Ip4| between((ROUTER_MAC, CLIENT), (task.0, to));
     let published = client(NODES[0]).tcp((40_000, 8080), Segment::Syn, b"");
-    let mut version6 = published.clone();
-    version6[12..14].copy_from_slice(&[0x86, 0xdd]);
+    let mut not_ip = published.clone();
+    not_ip[12..14].copy_from_slice(&LLDP);
     let bad_length = with_total_len(published.clone(), 19);
     let mut bad_fragment = published.clone();
     bad_fragment.truncate(14 + 20 + 3);
@@ -74,7 +77,7 @@ fn tunnels_carry_what_their_nodes_may_send() {
             Seen::Forwarded,
         ),
         (INGRESS_VNI, between((ROUTER_MAC, TASKS[1]), (ROUTER_MAC, NODES[1])).udp((1, 2), b""), Seen::Passed),
-        (INGRESS_VNI, version6, Seen::Drop(DropReason::NotIpv4)),
+        (INGRESS_VNI, not_ip, Seen::Drop(DropReason::NotIp)),
         (INGRESS_VNI, bad_length, Seen::Drop(DropReason::Malformed)),
         (INGRESS_VNI, bad_fragment, Seen::Drop(DropReason::Malformed)),
         (INGRESS_VNI, ping_to_node, Seen::Drop(DropReason::UnpublishedPort)),
@@ -95,7 +98,7 @@ fn tunnels_carry_what_their_nodes_may_send() {
         inject(&lab, &lab.nodes[0], (vni, &frame), (Taker::Device, seen));
         // What is out of the ordinary the uplink leaves to the device, and what is for the node's own processes it puts there.
         let (taker, seen) = match seen {
-            Seen::Drop(DropReason::NotIpv4) => (Taker::DeviceInSpiteOf, seen),
+            Seen::Drop(DropReason::NotIp) => (Taker::DeviceInSpiteOf, seen),
             Seen::Passed => (Taker::Uplink, Seen::Forwarded),
             other => (Taker::Uplink, other),
         };

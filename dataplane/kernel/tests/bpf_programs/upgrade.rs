@@ -6,8 +6,7 @@ use std::path::PathBuf;
 use dataplane_kernel::bpf::{Bpf, PinDir, Tables};
 use ebpf_abi::names::map;
 use ebpf_abi::{
-    ABI_VERSION, ABI_WITH_FLOWS_INSIDE, FLOW_LAYOUT, FlowTuple, ForwardFlow, ForwardKey, Port, ReplyFlow,
-    ReplyKey, protocol,
+    ABI_VERSION, FLOW_LAYOUT, FlowTuple, ForwardFlow, ForwardKey, Port, ReplyFlow, ReplyKey, protocol,
 };
 
 use crate::support::lab::{CLIENT, NODES, TASKS};
@@ -59,34 +58,6 @@ fn count_flows(tables: &Tables) -> [usize; 3] {
         tables.flows.rows().unwrap().len(),
         tables.replies.rows().unwrap().len(),
     ]
-}
-
-/// That version had its flows among its other maps.
-#[test]
-fn flows_of_an_older_version_are_taken_over() {
-    let pinned = Pinned::new("older");
-    let mut older = pinned.open();
-    older.tick.set(&77).unwrap();
-    add_flow(&mut older, 40_000);
-    for name in map::OF_FLOWS {
-        let inside = pinned.version(ABI_VERSION).join("maps").join(name);
-        fs::rename(pinned.flows(FLOW_LAYOUT).join(name), inside).unwrap();
-    }
-    fs::remove_dir(pinned.flows(FLOW_LAYOUT)).unwrap();
-    fs::rename(pinned.version(ABI_VERSION), pinned.version(ABI_WITH_FLOWS_INSIDE)).unwrap();
-
-    let newer = pinned.open();
-    assert_eq!((newer.tick.get().unwrap(), count_flows(&newer)), (77, [1, 1, 1]));
-    add_flow(&mut older, 40_001);
-    assert_eq!(
-        count_flows(&newer),
-        [2, 2, 2],
-        "what the older programs write until they are replaced counts"
-    );
-
-    PinDir::new(&pinned.0).remove_others().unwrap();
-    assert!(!pinned.version(ABI_WITH_FLOWS_INSIDE).exists());
-    assert_eq!(count_flows(&pinned.open()), [2, 2, 2]);
 }
 
 #[test]

@@ -190,8 +190,8 @@ fn from_task() -> Vec<Fixture> {
     let past_the_hooks = to(VIPS[0]).tcp((1, 80), Segment::Syn, b"");
     vec![
         plain(DropReason::Malformed, sent(other_version)),
-        plain(DropReason::NotIpv4, sent(with_type(datagram(REMOTE), [0x86, 0xdd]))),
-        plain(DropReason::ArpUnanswered, sent(asks)),
+        plain(DropReason::NotIp, sent(with_type(datagram(REMOTE), [0x88, 0xcc]))),
+        plain(DropReason::NeighbourUnanswered, sent(asks)),
         plain(DropReason::NoRoute, sent(datagram(STRANGER))),
         plain(DropReason::SourceAddress, sent(spoofed)),
         plain(DropReason::UnknownAttachment, step(ProgramId::MeshTask, STRAY_END, datagram(REMOTE))),

@@ -178,7 +178,7 @@ pub fn fault_of_answer(frame: &[u8], ip: &Network) -> Option<FlowTuple> {
     let answer = fault(frame, ip)?;
     let (service, client) =
         ((answer.source, answer.source_port), (answer.destination, answer.destination_port));
-    (answer.source == ip.destination).then(|| FlowTuple::new(client, service, answer.protocol))
+    (answer.source == ip.destination.into()).then(|| FlowTuple::new(client, service, answer.protocol))
 }
 
 /// An echo request's code and checksum.

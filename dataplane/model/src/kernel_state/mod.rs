@@ -11,22 +11,22 @@ mod table;
 mod tests;
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipnetwork::IpNetwork;
 
 pub use reset::SocketReset;
 pub use rows::{
-    AttachmentRole, AttachmentRow, Device, Endpoint, EndpointKey, Frontend, FrontendKey, Hook, HookMode,
-    HookTarget, Leg, Leg6, LinkName, NodeRoute, Owner, PacketFilter, Place, PortKey, Present, Program, Ring,
-    RingKey, SandboxNet, Settings, Singleton, VipKey, Vnis, protocol_name,
+    AttachmentRole, AttachmentRow, Device, Dual, Endpoint, EndpointKey, Frontend, FrontendKey, Hook,
+    HookMode, HookTarget, Leg, Leg6, LinkName, NodeRoute, Owner, PacketFilter, Place, PortKey, Present,
+    Program, Ring, RingKey, SandboxNet, Settings, Singleton, VipKey, Vnis, protocol_name,
 };
 pub use table::Change;
 use table::{changes, differences, write_table};
 
 use crate::inspect::Difference;
 use crate::table::{Table, remove_rows};
-use crate::view::SandboxId;
+use crate::view::{SandboxId, Vni};
 
 /// Declares every table once. The order is the order in which rows are made: a row comes after those that it refers
 /// to. Removal goes the other way.
@@ -117,7 +117,9 @@ tables! {
     /// Nodes that tunnelled packets are taken from.
     peers: Peer(Ipv4Addr => Present),
     /// Whose address is it? Replies of published ports go there.
-    owners: Owner(Ipv4Addr => Owner),
+    owners: Owner(IpAddr => Owner),
+    /// Networks whose endpoints have IPv6 addresses too.
+    prefixes6: Prefix6(Vni => Dual),
     /// Where each address of each network lives.
     endpoints: Endpoint(EndpointKey => Endpoint),
     /// Published port → target port, on the node of the task.

@@ -199,6 +199,14 @@ pub enum Owner {
     Node(Ipv4Addr),
 }
 
+/// How the two addresses of an endpoint belong together: the same host number in both. `subnet6` is as long as leaves room
+/// for that number and no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Dual {
+    pub subnet: Ipv4Network,
+    pub subnet6: Ipv6Network,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct EndpointKey {
     pub vni: Vni,
@@ -260,7 +268,7 @@ pub struct VipKey {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct FrontendKey {
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     pub protocol: ProtocolNumber,
     pub port: u16,
 }
@@ -314,6 +322,7 @@ pub enum Program {
     Recvmsg4,
     Getpeername4,
     Connect6,
+    Sendmsg6,
     Recvmsg6,
     Getpeername6,
     Uplink,
@@ -341,12 +350,13 @@ pub enum HookMode {
 
 impl Program {
     /// Those that translate sockets, all of them on the root cgroup.
-    pub const OF_SOCKETS: [Self; 7] = [
+    pub const OF_SOCKETS: [Self; 8] = [
         Self::Connect4,
         Self::Sendmsg4,
         Self::Recvmsg4,
         Self::Getpeername4,
         Self::Connect6,
+        Self::Sendmsg6,
         Self::Recvmsg6,
         Self::Getpeername6,
     ];
@@ -362,6 +372,7 @@ impl Program {
             Self::Recvmsg4 => "mesh_recvmsg4",
             Self::Getpeername4 => "mesh_getpeername4",
             Self::Connect6 => "mesh_connect6",
+            Self::Sendmsg6 => "mesh_sendmsg6",
             Self::Recvmsg6 => "mesh_recvmsg6",
             Self::Getpeername6 => "mesh_getpeername6",
             Self::Uplink => "mesh_uplink",

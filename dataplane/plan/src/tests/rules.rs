@@ -1,7 +1,7 @@
 //! Single rules of planning.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use dataplane_model::kernel_state::{
     Hook, HookMode, HookTarget, LinkName, Owner, Place, Program, RingKey, Singleton,
@@ -198,8 +198,8 @@ fn an_address_held_here_is_here() {
 
     let state = planned(&view, &facts).state;
 
-    assert_eq!(state.owners[&moved], Owner::ThisNode);
-    assert_eq!(state.owners[&NODE_B], Owner::Node(NODE_B));
+    assert_eq!(state.owners[&IpAddr::from(moved)], Owner::ThisNode);
+    assert_eq!(state.owners[&IpAddr::from(NODE_B)], Owner::Node(NODE_B));
     assert!(state.frontends.keys().any(|key| key.address == moved && key.port == 8080));
 }
 
@@ -213,7 +213,10 @@ fn a_tunnels_end_that_another_node_has_taken_over_is_that_nodes() {
 
         let owners = planned(&view, &facts()).state.owners;
 
-        assert_eq!((owners[&NODE_B], owners[&heir]), (Owner::Node(heir), Owner::Node(heir)));
+        assert_eq!(
+            (owners[&IpAddr::from(NODE_B)], owners[&IpAddr::from(heir)]),
+            (Owner::Node(heir), Owner::Node(heir))
+        );
     }
 }
 

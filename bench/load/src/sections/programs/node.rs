@@ -138,8 +138,8 @@ impl Node {
         })?;
         tables.tick.set(&1)?;
         tables.peers.insert(&OTHER_NODE, &Peer::default())?;
-        tables.address_owners.insert(&NODE, &Ip4::UNSPECIFIED)?;
-        tables.address_owners.insert(&OTHER_NODE, &OTHER_NODE)?;
+        tables.address_owners.insert(&NODE.into(), &Ip4::UNSPECIFIED)?;
+        tables.address_owners.insert(&OTHER_NODE.into(), &OTHER_NODE)?;
         self.fill_endpoints(tables)?;
         fill_services(tables)
     }

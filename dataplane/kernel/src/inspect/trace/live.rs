@@ -151,7 +151,7 @@ impl Sent {
             cookie(&self.socket).map_err(|error| NetError::io("ask for a socket's cookie", error))?;
         let rows = tables.socket_nat.rows()?;
         let key = rows.keys().find(|key| key.socket_cookie == cookie);
-        Ok(key.map(|key| SocketAddrV4::new(key.backend.into(), key.port.get())))
+        Ok(key.map(|key| SocketAddrV4::new(key.backend.low().into(), key.port.get())))
     }
 }
 
@@ -235,7 +235,7 @@ impl Way<'_> {
     /// A task that finds no neighbour sends nothing but questions, which have no ports to be known by.
     fn not_sent(&mut self) -> Result<TraceEnd, LiveError> {
         if unanswered(self.tables)? > self.unanswered {
-            let (program, reason) = (ProgramId::MeshTask.label(), DropReason::ArpUnanswered.label());
+            let (program, reason) = (ProgramId::MeshTask.label(), DropReason::NeighbourUnanswered.label());
             self.say(packet_hop(program, Verdict::Dropped(reason)));
             return Ok(TraceEnd::Dropped { program: program.to_owned(), reason: reason.to_owned() });
         }
@@ -293,7 +293,7 @@ impl Way<'_> {
 
 fn unanswered(tables: &Tables) -> Result<u64, TableError> {
     let row = tables.counters.program(ProgramId::MeshTask)?;
-    Ok(row.drops[DropReason::ArpUnanswered as usize])
+    Ok(row.drops[DropReason::NeighbourUnanswered as usize])
 }
 
 fn in_sandbox(destination: SocketAddrV4, ifindex: u32) -> TraceEnd {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use ebpf_abi::{
-    Attachment, Endpoint, EndpointKey, FlowTuple, ForwardFlow, ForwardKey, Frontend, FrontendKey, Ip4,
+    Attachment, Endpoint, EndpointKey, FlowTuple, ForwardFlow, ForwardKey, Frontend, FrontendKey, Ip, Ip4,
     NodeConfig, ReplyFlow, ReplyKey, RingKey, SandboxNetworks, TargetPort, TargetPortKey, VipKey,
 };
 
@@ -22,7 +22,7 @@ pub trait Lookup {
     fn reply(&self, key: &ReplyKey) -> Result<Option<ReplyFlow>, TableError>;
     fn is_peer(&self, vtep: Ip4) -> Result<bool, TableError>;
     /// The tunnel end of the node that owns an address; unspecified for this node.
-    fn owner(&self, address: Ip4) -> Result<Option<Ip4>, TableError>;
+    fn owner(&self, address: Ip) -> Result<Option<Ip4>, TableError>;
     fn vip(&self, key: &VipKey) -> Result<Option<RingKey>, TableError>;
     fn sandbox(&self, cookie: u64) -> Result<Option<SandboxNetworks>, TableError>;
     /// All of this node, by interface.
@@ -66,7 +66,7 @@ impl Lookup for Tables {
         Ok(self.peers.get(&vtep)?.is_some())
     }
 
-    fn owner(&self, address: Ip4) -> Result<Option<Ip4>, TableError> {
+    fn owner(&self, address: Ip) -> Result<Option<Ip4>, TableError> {
         self.address_owners.get(&address)
     }
 

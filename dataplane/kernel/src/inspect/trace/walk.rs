@@ -112,7 +112,7 @@ impl<'a, T: Lookup> Walk<'a, T> {
             return Ok(TraceEnd::Host);
         }
         let key = FrontendKey::new(tuple.destination, tuple.destination_port, tuple.protocol);
-        let name = self.port_name(tuple.destination, tuple.destination_port);
+        let name = self.port_name(tuple.destination.low(), tuple.destination_port);
         // Localhost is for the node's own processes: from outside it is nobody's.
         let frontend = if tuple.destination.is_loopback() { None } else { self.tables.frontend(&key)? };
         let Some(frontend) = frontend else {
@@ -216,8 +216,8 @@ impl<'a, T: Lookup> Walk<'a, T> {
             to: endpoint.vtep.into(),
             vni,
             endpoint: address.into(),
-            source: socket((tuple.source, tuple.source_port)),
-            destination: socket((tuple.destination, tuple.destination_port)),
+            source: socket((tuple.source.low(), tuple.source_port)),
+            destination: socket((tuple.destination.low(), tuple.destination_port)),
             protocol: self.protocol,
         })
     }
@@ -240,8 +240,8 @@ impl<'a, T: Lookup> Walk<'a, T> {
             return Ok(dropped(PROGRAM, DropReason::UnknownEndpoint));
         };
         let tuple = FlowTuple::new(pair(packet.source), pair(packet.destination), packet.protocol);
-        if tuple.destination == address {
-            if !self.is_speaker(packet.vni, tuple.source, from)? {
+        if tuple.destination.low() == address {
+            if !self.is_speaker(packet.vni, tuple.source.low(), from)? {
                 self.say("source", format!("{} is not node {from}'s", tuple.source));
                 return Ok(dropped(PROGRAM, DropReason::InnerSource));
             }
@@ -261,7 +261,7 @@ impl<'a, T: Lookup> Walk<'a, T> {
         if endpoint.is_some_and(|endpoint| endpoint.vtep == node) {
             return Ok(true);
         }
-        Ok(vni == self.config.ingress_vni && self.tables.owner(source)? == Some(node))
+        Ok(vni == self.config.ingress_vni && self.tables.owner(source.into())? == Some(node))
     }
 
     /// `mesh_connect4` and `mesh_sendmsg4`: the ring and port that a task's socket is translated to.
@@ -343,7 +343,7 @@ impl<'a, T: Lookup> Walk<'a, T> {
         };
         if !self.has_neighbour(&leg.1, address)? {
             self.say("neighbour", format!("nobody answers for {address}: the packet is not even sent"));
-            let end = dropped(ProgramId::MeshTask, DropReason::ArpUnanswered);
+            let end = dropped(ProgramId::MeshTask, DropReason::NeighbourUnanswered);
             self.hop(ProgramId::MeshTask, &end);
             return Ok(end);
         }
@@ -376,17 +376,18 @@ impl<'a, T: Lookup> Walk<'a, T> {
             return Ok(dropped(PROGRAM, DropReason::Unconfigured));
         }
         let tuple = FlowTuple::new(pair(source), pair(destination), self.protocol);
-        if let Some(endpoint) = self.endpoint(leg.vni, tuple.destination)? {
+        let address = tuple.destination.low();
+        if let Some(endpoint) = self.endpoint(leg.vni, address)? {
             if endpoint.is_local() {
-                return Ok(sandbox((tuple.destination, tuple.destination_port), &endpoint));
+                return Ok(sandbox((address, tuple.destination_port), &endpoint));
             }
-            return Ok(self.tunnel(leg.vni, (tuple.destination, &endpoint), &tuple));
+            return Ok(self.tunnel(leg.vni, (address, &endpoint), &tuple));
         }
         if leg.flags & ATTACHMENT_INGRESS != 0 && self.tables.owner(tuple.destination)?.is_some() {
             self.say("owner", "a node's address: to a process there");
             return Ok(TraceEnd::Host);
         }
-        let is_vip = self.tables.vip(&VipKey { vni: leg.vni, address: tuple.destination })?.is_some();
+        let is_vip = self.tables.vip(&VipKey { vni: leg.vni, address })?.is_some();
         let reason = if is_vip { DropReason::VipProtocol } else { DropReason::NoRoute };
         self.say("route", reason.text());
         Ok(dropped(PROGRAM, reason))

@@ -271,8 +271,8 @@ fn fill(tables: &mut Tables, facts: &Facts) {
     tables.tick.set(&1).unwrap();
     let other = NODES[1 - facts.node];
     tables.peers.insert(&other, &Peer::default()).unwrap();
-    tables.address_owners.insert(&other, &other).unwrap();
-    tables.address_owners.insert(&NODES[facts.node], &Ip4::UNSPECIFIED).unwrap();
+    tables.address_owners.insert(&other.into(), &other).unwrap();
+    tables.address_owners.insert(&NODES[facts.node].into(), &Ip4::UNSPECIFIED).unwrap();
     fill_endpoints(tables, facts);
     fill_services(tables, facts);
 }

@@ -20,7 +20,7 @@ pub struct Headers {
 impl Headers {
     /// From the first MAC to the second, whole.
     pub fn of(macs: (MacAddr, MacAddr), tuple: &FlowTuple) -> Self {
-        let (source, destination, protocol) = (tuple.source, tuple.destination, tuple.protocol);
+        let (source, destination, protocol) = (tuple.source.low(), tuple.destination.low(), tuple.protocol);
         Self { macs, source, destination, protocol, fragment: 0, id: 1 }
     }
 

@@ -132,7 +132,7 @@ fn socket_call(dice: &mut Dice, tables: &Tables) -> SocketCall {
         && dice.one_in(2)
         && let Some(key) = dice.pick_from(tables.written.socket_nat.keys())
     {
-        (address, port, kind, socket_cookie) = (key.backend, key.port, key.protocol, key.socket_cookie);
+        (address, port, kind, socket_cookie) = (key.backend.low(), key.port, key.protocol, key.socket_cookie);
     }
     let protocol = if dice.one_in(30) { protocol::ICMP } else { kind };
     let is_v6 =

@@ -87,11 +87,11 @@ pub fn from_outside(dice: &mut Dice, tables: &Tables) -> Vec<u8> {
         0 => probe(dice, tables),
         1 => {
             let mut frame = of_client(dice, OUTSIDE, &tuple);
-            let kind = dice.pick(&[[8, 6], [0x86, 0xdd], [0x81, 0]]);
+            let kind = dice.pick(&[[8, 6], [0x88, 0xcc], [0x81, 0]]);
             frame[12..14].copy_from_slice(&kind);
             frame
         }
-        2 => ping(dice, OUTSIDE, (tuple.source, tuple.destination)),
+        2 => ping(dice, OUTSIDE, (tuple.source.low(), tuple.destination.low())),
         3 => of_client(dice, FLOODED, &tuple),
         _ => of_client(dice, OUTSIDE, &tuple),
     }
@@ -226,7 +226,7 @@ pub fn from_host(dice: &mut Dice, tables: &Tables) -> Vec<u8> {
     };
     let mut frame = between(dice, OUTSIDE, from, to);
     if dice.one_in(30) || tables.wanted.config == ebpf_abi::NodeConfig::default() {
-        frame[12..14].copy_from_slice(&[0x86, 0xdd]);
+        frame[12..14].copy_from_slice(&[0x88, 0xcc]);
     }
     frame
 }
@@ -252,7 +252,7 @@ pub fn from_task(dice: &mut Dice, tables: &Tables) -> (u32, Vec<u8>) {
         frame[6 + dice.below(6)] ^= 1;
     }
     if dice.one_in(60) {
-        frame[12..14].copy_from_slice(&[0x86, 0xdd]);
+        frame[12..14].copy_from_slice(&[0x88, 0xcc]);
     }
     (ifindex, frame)
 }

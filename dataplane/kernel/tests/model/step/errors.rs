@@ -73,10 +73,13 @@ impl Walk<'_> {
     /// A task's error about a client's packet, which becomes what the client sent; `None` if it is about none.
     pub fn error_from_task(&mut self, ip: &Network) -> Option<Step> {
         let asked = fault(&self.frame, ip)?;
+        if asked.destination != ip.source.into() {
+            return None;
+        }
         let client = (asked.source, asked.source_port);
-        let key = ReplyKey::new((asked.destination, asked.destination_port), client, asked.protocol);
+        let key = ReplyKey::new((asked.destination.low(), asked.destination_port), client, asked.protocol);
         let flow = *self.tables.written.replies.get(&key)?;
-        Some(self.restore_error(ip.destination, flow.service, (flow.client_port, flow.service_port)))
+        Some(self.restore_error(ip.destination, flow.service.low(), (flow.client_port, flow.service_port)))
     }
 
     fn restore_error(&mut self, client: Ip4, service: Ip4, ports: (Port, Port)) -> Step {

@@ -1,5 +1,7 @@
 //! The routing mesh: which backend a client's packet goes to, and how it becomes the task's.
 
+use std::net::IpAddr;
+
 use ebpf_abi::limits::{FRAGMENTS_SECS, MAX_NEW_CACHED_FLOWS, ROUTER_MAC};
 use ebpf_abi::ring::{EARLIER_RINGS, MAX_HOPS, fingerprint};
 use ebpf_abi::{
@@ -23,7 +25,7 @@ impl Tables {
         if ip.piece != Piece::Later {
             return Segment::of(frame, ip);
         }
-        let key = FragmentKey::new(ip.source, ip.destination, ip.id, ip.protocol);
+        let key = fragment_key(ip);
         let ports = self.written.fragments.get(&key);
         let is_fresh = |ports: &&FragmentPorts| self.wanted.tick <= ports.seen + FRAGMENTS_SECS;
         let ports = ports.filter(is_fresh).ok_or(NoPorts::Fragment)?;
@@ -32,7 +34,7 @@ impl Tables {
 
     pub fn remember_fragment(&mut self, ip: &Network, segment: &Segment) {
         if ip.piece == Piece::First {
-            let key = FragmentKey::new(ip.source, ip.destination, ip.id, ip.protocol);
+            let key = fragment_key(ip);
             let tuple = &segment.tuple;
             let (source, destination) = (tuple.source_port, tuple.destination_port);
             let ports = FragmentPorts { source, destination, seen: self.wanted.tick };
@@ -59,8 +61,8 @@ impl Tables {
 
     /// What another node publishes at its address is what this one publishes at localhost.
     pub fn ring_of_other_node(&self, tuple: &FlowTuple) -> Option<RingKey> {
-        let owner = self.wanted.address_owners.get(&tuple.destination)?;
-        let is_other = *owner != Ip4::UNSPECIFIED && tuple.destination != self.wanted.config.vtep;
+        let owner = self.wanted.address_owners.get(&tuple.destination.low())?;
+        let is_other = *owner != Ip4::UNSPECIFIED && tuple.destination.low() != self.wanted.config.vtep;
         let key = FrontendKey::new(Ip4::LOCALHOST, tuple.destination_port, tuple.protocol);
         self.wanted.frontends.get(&key).filter(|_| is_other).map(|frontend| frontend.ring)
     }
@@ -68,7 +70,7 @@ impl Tables {
     /// Who serves a client's packet that is for this ring; `None` leaves it to the host.
     pub fn choose(&mut self, segment: &Segment, ring: Option<RingKey>) -> Option<Backend> {
         let tuple = &segment.tuple;
-        if tuple.destination.0[0] == 127 {
+        if IpAddr::from(tuple.destination).is_loopback() {
             return None;
         }
         let ring = ring?;
@@ -168,10 +170,15 @@ impl Walk<'_> {
     fn hand_over(&mut self, segment: &Segment, (backend, endpoint): Backend, seen: Seen) -> Step {
         let tuple = segment.tuple;
         self.set_macs(endpoint.mac, ROUTER_MAC);
-        let client = (tuple.source, tuple.source_port);
+        let client = (tuple.source.low(), tuple.source_port);
         self.translate(segment, CLIENT_SIDE, client, (client.0, seen.client))?;
-        let service = (tuple.destination, tuple.destination_port);
+        let service = (tuple.destination.low(), tuple.destination_port);
         self.translate(segment, SERVICE_SIDE, service, (backend, seen.target))?;
         Ok(Verdict::Forward(Way::Sandbox(endpoint.ifindex)))
     }
+}
+
+fn fragment_key(ip: &Network) -> FragmentKey {
+    let [high, low] = ip.id;
+    FragmentKey::new(ip.source.into(), ip.destination.into(), [0, 0, high, low], ip.protocol)
 }

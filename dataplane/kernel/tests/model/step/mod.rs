@@ -111,10 +111,10 @@ impl Walk<'_> {
     /// The same for an answer of a flow, as its client's packets have it, that comes here by a detour: the node that they
     /// enter by learns who answers.
     fn leave_and_tell(&mut self, tuple: FlowTuple, backend: Ip4) -> Step {
-        Ok(match self.owner(tuple.destination)? {
+        Ok(match self.owner(tuple.destination.low())? {
             Ip4::UNSPECIFIED => {
                 self.tables.learn(tuple, backend);
-                self.leave_here(tuple.source)
+                self.leave_here(tuple.source.low())
             }
             owner => self.send_to_node(owner, MacAddr::of_endpoint(backend)),
         })

@@ -2,11 +2,9 @@
 //! and the other way round where its owner asks for the peer. IPv6 sockets reach IPv4 by mapped addresses (RFC 4291 section
 //! 2.5.5.2), and this host by `::1` or `::`.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
-
 use ebpf_abi::{
-    DropReason, FrontendKey, Ip4, OriginalAddress, OriginalDestination, Port, ProgramId, RingKey,
-    SocketNatKey, VipKey, protocol,
+    DropReason, FrontendKey, Ip, Ip4, OriginalDestination, Port, ProgramId, RingKey, SocketNatKey, VipKey,
+    protocol,
 };
 use ebpf_packet::hash::socket_hash;
 
@@ -17,7 +15,7 @@ use crate::tables::Tables;
 type Destination = (SocketAddress, Port);
 
 pub fn step(tables: &mut Tables, call: &SocketCall) -> (Verdict, Destination) {
-    let Some(asked) = meaning(&call.address) else { return (Verdict::Ignore, (call.address, call.port)) };
+    let asked = meaning(&call.address);
     let (verdict, destination) = match call.program {
         ProgramId::MeshConnect4 | ProgramId::MeshConnect6 => {
             // Asked for before it is known whose socket it is.
@@ -25,7 +23,7 @@ pub fn step(tables: &mut Tables, call: &SocketCall) -> (Verdict, Destination) {
             translate(tables, call, asked, random)
         }
         ProgramId::MeshSendmsg4 => {
-            let hash = socket_hash(call.socket_cookie, asked.ip4(), call.port);
+            let hash = socket_hash(call.socket_cookie, asked, call.port);
             translate(tables, call, asked, hash)
         }
         _ => restore(tables, call, asked),
@@ -34,28 +32,24 @@ pub fn step(tables: &mut Tables, call: &SocketCall) -> (Verdict, Destination) {
     (verdict, destination.map_or((call.address, call.port), told))
 }
 
-/// What an address stands for; `None` if that is nothing of ours.
-fn meaning(address: &SocketAddress) -> Option<OriginalAddress> {
+/// As the tables have it.
+fn meaning(address: &SocketAddress) -> Ip {
     match address {
-        SocketAddress::V4(address) => Some(OriginalAddress::Ip4(*address)),
-        SocketAddress::V6(Ipv6Addr::LOCALHOST | Ipv6Addr::UNSPECIFIED) => Some(OriginalAddress::Localhost6),
-        SocketAddress::V6(address) => Some(OriginalAddress::Ip4(address.to_ipv4_mapped()?.into())),
+        SocketAddress::V4(address) => (*address).into(),
+        SocketAddress::V6(address) => Ip(address.octets()),
     }
 }
 
 /// How an address is told to a socket of this family.
-fn telling(family: &SocketAddress, address: OriginalAddress) -> SocketAddress {
-    match (family, address) {
-        (SocketAddress::V4(_), address) => SocketAddress::V4(address.ip4()),
-        (SocketAddress::V6(_), OriginalAddress::Localhost6) => SocketAddress::V6(Ipv6Addr::LOCALHOST),
-        (SocketAddress::V6(_), OriginalAddress::Ip4(address)) => {
-            SocketAddress::V6(Ipv4Addr::from(address).to_ipv6_mapped())
-        }
+fn telling(family: &SocketAddress, address: Ip) -> SocketAddress {
+    match family {
+        SocketAddress::V4(_) => SocketAddress::V4(address.low()),
+        SocketAddress::V6(_) => SocketAddress::V6(address.0.into()),
     }
 }
 
 /// What a hook decides, and where the socket goes or seems to, if elsewhere than it says.
-type Decision = (Verdict, Option<(OriginalAddress, Port)>);
+type Decision = (Verdict, Option<(Ip, Port)>);
 
 fn is_node(tables: &Tables, call: &SocketCall) -> bool {
     call.netns_cookie == tables.wanted.config.netns_cookie
@@ -67,25 +61,26 @@ fn is_foreign(tables: &Tables, call: &SocketCall) -> bool {
     tables.config().is_none() || !known
 }
 
-fn translate(tables: &mut Tables, call: &SocketCall, asked: OriginalAddress, hash: u32) -> Decision {
+fn translate(tables: &mut Tables, call: &SocketCall, asked: Ip, hash: u32) -> Decision {
     if is_foreign(tables, call) {
         return (Verdict::Ignore, None);
     }
-    let Some((ring, port)) = service(tables, call, asked.ip4()) else { return (Verdict::Pass, None) };
+    let Some((ring, port)) = service(tables, call, asked) else { return (Verdict::Pass, None) };
     let Some(backend) = tables.wanted.place(&ring, 0, hash) else {
         return (Verdict::Drop(DropReason::NoBackend), None);
     };
     let key = SocketNatKey::new(call.socket_cookie, (backend, port), call.protocol);
     tables.written.socket_nat.insert(key, OriginalDestination::new(asked, call.port));
-    (Verdict::Forward(Way::Translated), Some((OriginalAddress::Ip4(backend), port)))
+    (Verdict::Forward(Way::Translated), Some((backend.into(), port)))
 }
 
 /// The ring that serves a destination, and the backends' port. 0.0.0.0 is this host (as localhost is): the node's own
 /// processes mean the node, and a task itself.
-fn service(tables: &Tables, call: &SocketCall, address: Ip4) -> Option<(RingKey, Port)> {
-    let is_this_host = address == Ip4::UNSPECIFIED || address.0[0] == 127;
+fn service(tables: &Tables, call: &SocketCall, address: Ip) -> Option<(RingKey, Port)> {
+    let is_any = address == Ip4::UNSPECIFIED.into() || address == Ip::UNSPECIFIED;
+    let is_this_host = is_any || address == Ip::LOCALHOST6 || (address.is_v4() && address.low().0[0] == 127);
     let of_node = is_node(tables, call);
-    let meant = if address == Ip4::UNSPECIFIED { Ip4::LOCALHOST } else { address };
+    let meant = if is_any || address == Ip::LOCALHOST6 { Ip4::LOCALHOST.into() } else { address };
     let key = FrontendKey::new(meant, call.port, call.protocol);
     if let Some(frontend) = tables.wanted.frontends.get(&key).filter(|_| of_node || !is_this_host) {
         return Some((frontend.ring, frontend.target));
@@ -94,17 +89,18 @@ fn service(tables: &Tables, call: &SocketCall, address: Ip4) -> Option<(RingKey,
     if ![protocol::TCP, protocol::UDP].contains(&call.protocol) {
         return None;
     }
+    let address = address.to_v4()?;
     let vip = |vni: &u32| tables.wanted.vips.get(&VipKey { vni: *vni, address });
     networks.networks().iter().find_map(vip).map(|ring| (*ring, call.port))
 }
 
-fn restore(tables: &Tables, call: &SocketCall, told: OriginalAddress) -> Decision {
+fn restore(tables: &Tables, call: &SocketCall, told: Ip) -> Decision {
     if is_foreign(tables, call) {
         return (Verdict::Ignore, None);
     }
-    let key = SocketNatKey::new(call.socket_cookie, (told.ip4(), call.port), call.protocol);
+    let key = SocketNatKey::new(call.socket_cookie, (told, call.port), call.protocol);
     match tables.written.socket_nat.get(&key) {
-        Some(asked) => (Verdict::Forward(Way::Translated), Some(asked.destination())),
+        Some(asked) => (Verdict::Forward(Way::Translated), Some((asked.address, asked.port))),
         None => (Verdict::Pass, None),
     }
 }

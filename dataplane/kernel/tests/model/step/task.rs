@@ -24,7 +24,7 @@ impl Walk<'_> {
         match link.kind {
             ARP => self.arp(&attachment),
             IPV4 => self.across_network(&attachment, &link),
-            _ => Err(DropReason::NotIpv4),
+            _ => Err(DropReason::NotIp),
         }
     }
 
@@ -35,7 +35,7 @@ impl Walk<'_> {
         let ip = Network::of(&self.frame)?;
         let segment = self.tables.segment(&self.frame, &ip).ok().filter(Segment::is_datagram)?;
         let mut as_if_bound = segment;
-        as_if_bound.tuple.source = attachment.address;
+        as_if_bound.tuple.source = attachment.address.into();
         let flow = self.tables.task_answers(&as_if_bound)?;
         self.tables.remember_fragment(&ip, &segment);
         Some(self.restore(&segment, attachment.address, &flow))
@@ -46,14 +46,14 @@ impl Walk<'_> {
         const WHO_HAS: [u8; 8] = [0, 1, 8, 0, 6, 4, 0, 1];
         let question: [u8; 28] = at(&self.frame, ETHERNET).ok_or(DropReason::Malformed)?;
         if question[..8] != WHO_HAS {
-            return Err(DropReason::ArpUnanswered);
+            return Err(DropReason::NeighbourUnanswered);
         }
         if question[8..14] != attachment.mac.0 {
             return Err(DropReason::SourceAddress);
         }
         let target = Ip4(at(&question, 24).ok_or(DropReason::Malformed)?);
         let mac = self.mac_of(attachment, target).filter(|_| target != attachment.address);
-        let MacAddr(mac) = mac.ok_or(DropReason::ArpUnanswered)?;
+        let MacAddr(mac) = mac.ok_or(DropReason::NeighbourUnanswered)?;
         let mut answer = [attachment.mac.0, mac].concat();
         answer.extend([8, 6, 0, 1, 8, 0, 6, 4, 0, 2]);
         answer.extend(mac);
@@ -115,13 +115,13 @@ impl Walk<'_> {
     /// The client sees the address and port that it connected to.
     fn restore(&mut self, segment: &Segment, backend: Ip4, flow: &ReplyFlow) -> Step {
         let (task, client) = (
-            (segment.tuple.source, segment.tuple.source_port),
-            (segment.tuple.destination, segment.tuple.destination_port),
+            (segment.tuple.source.low(), segment.tuple.source_port),
+            (segment.tuple.destination.low(), segment.tuple.destination_port),
         );
-        self.translate(segment, CLIENT_SIDE, task, (flow.service, flow.service_port))?;
+        self.translate(segment, CLIENT_SIDE, task, (flow.service.low(), flow.service_port))?;
         self.translate(segment, SERVICE_SIDE, client, (client.0, flow.client_port))?;
         if flow.strayed == 0 {
-            return self.leave_from(flow.service, client.0);
+            return self.leave_from(flow.service.low(), client.0);
         }
         let service = (flow.service, flow.service_port);
         let tuple = FlowTuple::new((client.0, flow.client_port), service, segment.tuple.protocol);

@@ -119,7 +119,7 @@ impl Walk<'_> {
     pub fn ipv4(&self) -> Result<(Link, Network), DropReason> {
         let link = Link::of(&self.frame).ok_or(DropReason::Malformed)?;
         if link.kind != IPV4 {
-            return Err(DropReason::NotIpv4);
+            return Err(DropReason::NotIp);
         }
         Ok((link, Network::of(&self.frame).ok_or(DropReason::Malformed)?))
     }

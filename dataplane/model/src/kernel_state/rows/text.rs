@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::SocketAddr;
 
 use super::{
-    AttachmentRole, AttachmentRow, Device, Endpoint, EndpointKey, Frontend, FrontendKey, Hook, HookMode,
-    HookTarget, Leg, Leg6, LinkName, NodeRoute, Owner, PacketFilter, Place, PortKey, Present, Ring, RingKey,
-    SandboxNet, Settings, Singleton, VipKey, Vnis,
+    AttachmentRole, AttachmentRow, Device, Dual, Endpoint, EndpointKey, Frontend, FrontendKey, Hook,
+    HookMode, HookTarget, Leg, Leg6, LinkName, NodeRoute, Owner, PacketFilter, Place, PortKey, Present, Ring,
+    RingKey, SandboxNet, Settings, Singleton, VipKey, Vnis,
 };
 use crate::view::{ProtocolNumber, SandboxId, Vni};
 
@@ -207,7 +208,14 @@ impl fmt::Display for VipKey {
 
 impl fmt::Display for FrontendKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}/{}", self.address, self.port, protocol_name(self.protocol))
+        let Self { address, port, protocol } = *self;
+        write!(f, "{}/{}", SocketAddr::new(address, port), protocol_name(protocol))
+    }
+}
+
+impl fmt::Display for Dual {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} as {}", self.subnet, self.subnet6)
     }
 }
 

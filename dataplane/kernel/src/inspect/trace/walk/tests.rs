@@ -5,6 +5,8 @@ use std::fmt::Write as _;
 
 use ebpf_abi::{ForwardFlow, Frontend, MacAddr, TargetPort};
 
+use ebpf_abi::Ip;
+
 use super::*;
 
 const INGRESS: u32 = 4096;
@@ -29,7 +31,7 @@ struct Fixture {
     flows: BTreeMap<ForwardKey, ForwardFlow>,
     replies: BTreeMap<ReplyKey, ReplyFlow>,
     peers: BTreeSet<Ip4>,
-    owners: BTreeMap<Ip4, Ip4>,
+    owners: BTreeMap<Ip, Ip4>,
     vips: BTreeMap<VipKey, RingKey>,
     sandboxes: BTreeMap<u64, SandboxNetworks>,
     attachments: BTreeMap<u32, Attachment>,
@@ -72,7 +74,7 @@ impl Lookup for Fixture {
         Ok(self.peers.contains(&vtep))
     }
 
-    fn owner(&self, address: Ip4) -> Result<Option<Ip4>, TableError> {
+    fn owner(&self, address: Ip) -> Result<Option<Ip4>, TableError> {
         Ok(self.owners.get(&address).copied())
     }
 
@@ -114,7 +116,7 @@ fn node() -> Fixture {
     let key = TargetPortKey::new(LOCAL, Port::new(8080), protocol::TCP);
     node.targets.insert(key, TargetPort::new(Port::new(80)));
     node.peers.insert(THERE);
-    node.owners.extend([(HERE, Ip4::UNSPECIFIED), (THERE, THERE)]);
+    node.owners.extend([(HERE.into(), Ip4::UNSPECIFIED), (THERE.into(), THERE)]);
     node.vips.insert(VipKey { vni: OVERLAY, address: VIP }, WEB_OVERLAY);
     node.sandboxes.insert(COOKIE, SandboxNetworks::new(&[INGRESS, OVERLAY]).unwrap());
     node
@@ -256,7 +258,7 @@ fn a_socket_without_backends_is_refused_and_an_untranslated_one_dropped() {
     node.sandboxes.clear();
     let past = dropped(ProgramId::MeshTask, DropReason::VipProtocol);
     assert_eq!(trace(&node, protocol::TCP, "10.0.1.2:80"), past);
-    let nobody = dropped(ProgramId::MeshTask, DropReason::ArpUnanswered);
+    let nobody = dropped(ProgramId::MeshTask, DropReason::NeighbourUnanswered);
     assert_eq!(trace(&node, protocol::TCP, "10.0.1.77:80"), nobody);
     assert_eq!(trace(&node, protocol::TCP, "203.0.113.9:80"), TraceEnd::Host);
 }

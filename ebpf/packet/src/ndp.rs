@@ -1,0 +1,73 @@
+//! Neighbour discovery for IPv6 over Ethernet (RFC 4861): solicitations, and the advertisements that answer them.
+
+use ebpf_abi::{Ip, MacAddr, protocol};
+
+use crate::bytes::{Bytes, Truncated};
+use crate::checksum;
+use crate::ethernet;
+use crate::ip::{IpHeader, OFFSET, Part};
+use crate::ipv6;
+
+/// Where the ICMPv6 message starts in a frame without extension headers.
+pub const MESSAGE_OFFSET: usize = OFFSET + ipv6::LEN;
+/// Length of an advertisement with its link-layer address, bytes.
+pub const ADVERTISEMENT_LEN: usize = 32;
+/// The same with all headers in front.
+pub const FRAME_LEN: usize = MESSAGE_OFFSET + ADVERTISEMENT_LEN;
+
+const SOLICITATION: u8 = 135;
+const ADVERTISEMENT: u8 = 136;
+/// It answers a solicitation, and replaces what the asker knows (RFC 4861 section 4.4).
+const SOLICITED_OVERRIDE: u8 = 0x60;
+/// Option: target link-layer address, of one unit of eight bytes (RFC 4861 section 4.6.1).
+const TARGET_ADDRESS: [u8; 2] = [2, 1];
+/// No router has passed it on (RFC 4861 section 7.1).
+const HOP_LIMIT: u8 = 255;
+
+/// Who asks for whom.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Solicitation {
+    pub sender_mac: MacAddr,
+    /// Unspecified if it only wants to know whether the target is taken (RFC 4862 section 5.4.2).
+    pub sender: Ip,
+    pub target: Ip,
+}
+
+impl Solicitation {
+    /// `Ok(None)` for any other packet.
+    #[inline]
+    pub fn parse(packet: &impl Bytes, ip: &IpHeader) -> Result<Option<Self>, Truncated> {
+        if ip.protocol != protocol::ICMP6 || ip.has_options() || ip.part != Part::Whole {
+            return Ok(None);
+        }
+        let [kind, code] = packet.load::<2>(MESSAGE_OFFSET)?;
+        let [hop_limit] = packet.load::<1>(OFFSET + 7)?;
+        if kind != SOLICITATION || code != 0 || hop_limit != HOP_LIMIT {
+            return Ok(None);
+        }
+        let sender_mac = MacAddr(packet.load::<6>(ethernet::SOURCE_OFFSET)?);
+        let target = Ip(packet.load::<16>(MESSAGE_OFFSET + 8)?);
+        Ok(Some(Self { sender_mac, sender: ip.source, target }))
+    }
+
+    /// The answering message: it goes behind [`ip_start`], from the target to the sender.
+    #[inline]
+    pub fn advertisement(&self, mac: MacAddr) -> [u8; ADVERTISEMENT_LEN] {
+        let mut message = [0; ADVERTISEMENT_LEN];
+        message[0] = ADVERTISEMENT;
+        message[4] = SOLICITED_OVERRIDE;
+        message[8..24].copy_from_slice(&self.target.0);
+        message[24..26].copy_from_slice(&TARGET_ADDRESS);
+        message[26..32].copy_from_slice(&mac.0);
+        let pseudo = checksum::pseudo_header6((self.target, self.sender), ADVERTISEMENT_LEN as u16);
+        let sum = checksum::join(pseudo, checksum::header_checksum(&message));
+        message[2..4].copy_from_slice(&sum);
+        message
+    }
+}
+
+/// The IP header of an advertisement, up to its addresses.
+#[inline]
+pub const fn ip_start() -> [u8; 8] {
+    ipv6::start(HOP_LIMIT, ADVERTISEMENT_LEN as u16)
+}

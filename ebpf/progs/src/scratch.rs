@@ -1,0 +1,91 @@
+//! What a program has read of its packet, and the keys that it makes of that: on this CPU's own row of a map, because the
+//! stack has no room for addresses of sixteen bytes. A program does not leave its CPU before it ends, and none interrupts
+//! another.
+
+use aya_ebpf::btf_maps::PerCpuArray;
+use aya_ebpf::macros::btf_map;
+use ebpf_abi::{Attachment, FlowTuple, ForwardKey, FragmentKey, ReplyFlow, ReplyKey};
+use ebpf_packet::{Flow, IpHeader};
+
+use crate::skb::Tunnel;
+
+/// Each is written before it is read; all zero, as the kernel makes it, is a value of each.
+#[repr(C)]
+pub struct Scratch {
+    attachment: Attachment,
+    tunnel: Tunnel,
+    header: IpHeader,
+    flow: Flow,
+    tuple: FlowTuple,
+    fragment: FragmentKey,
+    forward_key: ForwardKey,
+    reply_key: ReplyKey,
+    reply: ReplyFlow,
+}
+
+#[btf_map(name = "scratch")]
+static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
+
+#[inline(always)]
+fn row() -> Option<*mut Scratch> {
+    SCRATCH.get_ptr_mut(0)
+}
+
+/// Makes a function that keeps a value, and lends it until the next of its kind is kept.
+macro_rules! keep {
+    ($($name:ident: $type:ty;)+) => {
+        $(
+            #[inline(always)]
+            pub fn $name(value: $type) -> Option<&'static mut $type> {
+                let row = row()?;
+                // SAFETY: the row belongs to this CPU and program, and each member to one kind of value.
+                unsafe {
+                    (*row).$name = value;
+                    Some(&mut (*row).$name)
+                }
+            }
+        )+
+    };
+}
+
+keep! {
+    attachment: Attachment;
+    tunnel: Tunnel;
+    header: IpHeader;
+    flow: Flow;
+    tuple: FlowTuple;
+    fragment: FragmentKey;
+    forward_key: ForwardKey;
+    reply_key: ReplyKey;
+    reply: ReplyFlow;
+}
+
+/// Room for an IP header.
+#[inline(always)]
+pub fn room_for_header() -> Option<&'static mut IpHeader> {
+    // SAFETY: as in `keep`.
+    row().map(|row| unsafe { &mut (*row).header })
+}
+
+/// Room for a flow's addresses and ports.
+#[inline(always)]
+pub fn room_for_tuple() -> Option<&'static mut FlowTuple> {
+    // SAFETY: as in `keep`.
+    row().map(|row| unsafe { &mut (*row).tuple })
+}
+
+/// What the first part of [`crate::task`] has kept for the others.
+#[inline(always)]
+pub fn of_task() -> Option<(&'static Attachment, &'static IpHeader)> {
+    let row = row()?;
+    // SAFETY: that part ends the program unless it has written both.
+    unsafe { Some((&(*row).attachment, &(*row).header)) }
+}
+
+/// What the first part of [`crate::vxlan`] has kept for the next.
+#[inline(always)]
+pub fn of_tunnel() -> Option<&'static Tunnel> {
+    let row = row()?;
+    // SAFETY: that part ends the program unless it has written it.
+    unsafe { Some(&(*row).tunnel) }
+}
