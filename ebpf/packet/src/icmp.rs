@@ -81,6 +81,7 @@ pub fn fragmentation_needed(carried: &[u8; CARRIED_LEN4], mtu: u16) -> [u8; LEN]
 
 /// The same for IPv6 (RFC 4443 section 3.2); `addresses` are those of the error itself.
 #[inline]
+#[expect(clippy::cast_possible_truncation, reason = "few bytes")]
 pub fn packet_too_big(addresses: (Ip, Ip), carried: &[u8; CARRIED_LEN6], mtu: u16) -> [u8; LEN] {
     let mut header = [PACKET_TOO_BIG, 0, 0, 0, 0, 0, 0, 0];
     header[6..8].copy_from_slice(&mtu.to_be_bytes());

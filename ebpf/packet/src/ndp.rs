@@ -52,6 +52,7 @@ impl Solicitation {
 
     /// The answering message: it goes behind [`ip_start`], from the target to the sender.
     #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "few bytes")]
     pub fn advertisement(&self, mac: MacAddr) -> [u8; ADVERTISEMENT_LEN] {
         let mut message = [0; ADVERTISEMENT_LEN];
         message[0] = ADVERTISEMENT;
@@ -68,6 +69,7 @@ impl Solicitation {
 
 /// The IP header of an advertisement, up to its addresses.
 #[inline]
+#[expect(clippy::cast_possible_truncation, reason = "few bytes")]
 pub const fn ip_start() -> [u8; 8] {
     ipv6::start(HOP_LIMIT, ADVERTISEMENT_LEN as u16)
 }

@@ -67,7 +67,7 @@ impl Machine {
             Change::Endpoint(key, row) => put(&mut tables.endpoints, key, row.as_ref()),
             Change::TargetPort(key, row) => put(&mut tables.target_ports, key, row.as_ref()),
             Change::AddressOwner(address, row) => {
-                put(&mut tables.address_owners, &Ip::from(*address), row.as_ref())
+                put(&mut tables.address_owners, &Ip::from(*address), row.as_ref());
             }
             Change::EmptyCaches => {
                 self.clear::<Ip4>(map::NEXT_HOPS);
