@@ -116,7 +116,7 @@ fn is_ready(report: &Report, n: u8) -> bool {
 async fn nothing_is_done_before_the_first_view() {
     let kernel = FakeKernel::new(machine());
     kernel.damage(|state| {
-        state.owners.insert(OWN, dataplane_model::kernel_state::Owner::ThisNode);
+        state.owners.insert(OWN.into(), dataplane_model::kernel_state::Owner::ThisNode);
     });
 
     drop(start(&kernel));

@@ -5,7 +5,7 @@
 mod lab;
 
 use std::fs;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -36,7 +36,7 @@ const REMOVED: &[Sabotage] = &[
         tables(node, |tables| tables.peers.remove(&NODE_B.into()).unwrap());
     }),
     broken("owners", "198.18.0.12", &|node| {
-        tables(node, |tables| tables.address_owners.remove(&NODE_B.into()).unwrap());
+        tables(node, |tables| tables.address_owners.remove(&IpAddr::V4(NODE_B).into()).unwrap());
     }),
     broken("endpoints", "4097/10.0.1.6", &|node| {
         tables(node, |tables| {
@@ -103,7 +103,7 @@ const ALTERED: &[Sabotage] = &[
     broken("owners", "198.18.0.12", &|node| {
         tables(node, |tables| {
             let elsewhere = Ipv4Addr::new(198, 18, 0, 99).into();
-            tables.address_owners.insert(&NODE_B.into(), &elsewhere).unwrap();
+            tables.address_owners.insert(&IpAddr::V4(NODE_B).into(), &elsewhere).unwrap();
         });
     }),
     broken("endpoints", "4096/10.0.0.6", &|node| {
@@ -221,7 +221,7 @@ fn ring(tables: &Tables, vni: u32) -> ebpf_abi::RingKey {
 fn frontend(tables: &Tables) -> ebpf_abi::FrontendKey {
     let keys = tables.frontends.rows().unwrap().into_keys();
     let is_it = |key: &ebpf_abi::FrontendKey| {
-        key.address == NODE_A.into() && key.port.get() == 8080 && key.protocol == 6
+        key.address == IpAddr::V4(NODE_A).into() && key.port.get() == 8080 && key.protocol == 6
     };
     keys.into_iter().find(is_it).unwrap()
 }

@@ -199,8 +199,8 @@ tcp        198.18.0.100:40000   198.18.0.11:8080   10.0.0.5:80   :40000    estab
         let report = FdbReport {
             peers: vec![NODE],
             owners: vec![
-                OwnerRow { address: NODE, vtep: Some(NODE) },
-                OwnerRow { address: task(1), vtep: None },
+                OwnerRow { address: NODE.into(), vtep: Some(NODE) },
+                OwnerRow { address: task(1).into(), vtep: None },
             ],
             endpoints: vec![endpoint(5, true), endpoint(6, false)],
         };
