@@ -18,7 +18,7 @@ use tokio::runtime::Runtime;
 
 use crate::netns::{Namespace, Place};
 
-pub use view::{Extent, PORT, VIP, last_ring, overlay_address, set_one_more, view_of};
+pub use view::{Extent, PORT, VIP, add_endpoints, last_ring, overlay_address, set_one_more, view_of};
 
 /// Tunnel ends of the two nodes; clients ask the first, the task that serves is on the second.
 pub const NODES: [Ipv4Addr; 2] = [Ipv4Addr::new(198, 18, 0, 11), Ipv4Addr::new(198, 18, 0, 12)];

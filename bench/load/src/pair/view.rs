@@ -27,6 +27,8 @@ const ABSENT_NODE: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 13);
 const FIRST_OTHER_PORT: u16 = 10_000;
 /// Addresses of the others' backends, likewise.
 const FIRST_OTHER_BACKEND: Ipv4Addr = Ipv4Addr::new(10, 16, 0, 0);
+/// Addresses of endpoints without a service, likewise.
+const FIRST_IDLE_ENDPOINT: Ipv4Addr = Ipv4Addr::new(10, 128, 0, 0);
 
 /// How much there is besides what is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -161,6 +163,14 @@ fn others(extent: Extent) -> impl Iterator<Item = (ServiceKey, Service)> {
 /// There is room for one more after each service's.
 fn first_backend(number: u16, extent: Extent) -> u32 {
     u32::from(FIRST_OTHER_BACKEND) + u32::from(number) * (extent.n_backends + 1)
+}
+
+/// Adds endpoints of the absent node that no service has.
+pub fn add_endpoints(view: &mut NodeView, n_endpoints: u32) {
+    let first = u32::from(FIRST_IDLE_ENDPOINT);
+    for address in first..first + n_endpoints {
+        view.remote_endpoints.insert((INGRESS, Ipv4Addr::from(address)), remote(ABSENT_NODE));
+    }
 }
 
 /// Gives the last service one backend more, or takes it away again.

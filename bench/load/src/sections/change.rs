@@ -4,6 +4,8 @@
 //! The kernel takes a changed ring at once, and then waits for the programs that may still use the old one: an RCU grace
 //! period, which lasts as long with two services as with many. So two times are measured: until packets follow the new ring,
 //! and until the driver has reported the view as applied.
+//!
+//! And: a node that knew few endpoints hears of 65,000 on other nodes, as one that joins a large cluster does.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
@@ -31,7 +33,16 @@ const CHANGE: Metric = Metric {
 const FEW: &str = "among 2 services with 1 backend each";
 const MANY: &str = "among 10,000 services with 100,000 backends";
 
+const LOAD: Metric = Metric {
+    name: "Endpoints of other nodes: from the view to the report",
+    unit: "s",
+    better: Better::Lower,
+};
+const ENDPOINTS: &str = "65,000 at once";
+const N_ENDPOINTS: u32 = 65_000;
+
 const GOALS: [Goal; 1] = [Goal { row: MANY, bound: Bound::Below(1.0) }];
+const LOAD_GOALS: [Goal; 1] = [Goal { row: ENDPOINTS, bound: Bound::Below(1.0) }];
 
 pub fn measure(plan: Plan) -> Vec<Comparison> {
     let nodes = Nodes::start();
@@ -43,8 +54,10 @@ pub fn measure(plan: Plan) -> Vec<Comparison> {
     };
     let seen = compare(SEEN, plan, rows(Changing::until_seen)).aiming_at(&GOALS);
     let change = compare(CHANGE, plan, rows(Changing::until_reported));
+    let loading = vec![Peer::maybe(ENDPOINTS, &nodes, |nodes: &Nodes| nodes.few.until_loaded(&nodes.pair))];
+    let load = compare(LOAD, plan, loading).aiming_at(&LOAD_GOALS);
     drop(nodes);
-    vec![seen, change, programs::measure_look_ups(plan)]
+    vec![seen, change, load, programs::measure_look_ups(plan)]
 }
 
 /// How long a ring may take.
@@ -112,6 +125,20 @@ impl Changing {
         let start = Instant::now();
         pair.node(self.index).converge(view)?;
         Ok(start.elapsed().as_secs_f64() * 1e3)
+    }
+
+    /// Seconds until many endpoints are in the kernel. They are taken out again.
+    fn until_loaded(&self, pair: &Pair) -> Result<f64> {
+        let mut view = self.next();
+        pair.node(self.index).converge(view.clone())?;
+        view.revision += 1;
+        pair::add_endpoints(&mut view, N_ENDPOINTS);
+        let start = Instant::now();
+        pair.node(self.index).converge(view)?;
+        let taken = start.elapsed();
+        self.view.borrow_mut().revision += 1;
+        pair.node(self.index).converge(self.next())?;
+        Ok(taken.as_secs_f64())
     }
 
     fn n_in_ring(&self) -> Result<usize> {
