@@ -6,7 +6,7 @@ use core::mem::MaybeUninit;
 
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{
-    __sk_buff, BPF_ADJ_ROOM_ENCAP_L2_SHIFT, BPF_CSUM_LEVEL_DEC, BPF_CSUM_LEVEL_QUERY,
+    __sk_buff, BPF_ADJ_ROOM_ENCAP_L2_SHIFT, BPF_CSUM_LEVEL_DEC, BPF_CSUM_LEVEL_INC, BPF_CSUM_LEVEL_QUERY,
     BPF_F_ADJ_ROOM_ENCAP_L2_ETH, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L4_UDP,
     BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_ADJ_ROOM_NO_CSUM_RESET, BPF_F_INGRESS, BPF_F_MARK_MANGLED_0,
     BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM, BPF_F_ZERO_CSUM_TX, bpf_adj_room_mode, bpf_redir_neigh,
@@ -344,7 +344,7 @@ impl Skb {
     }
 
     /// Takes a tunnel's headers off; the inner Ethernet header takes the place of the outer one. A checksum that the NIC has
-    /// verified inside the tunnel stays verified.
+    /// verified inside the tunnel stays verified. An aggregate of another kind than the kernel can take out stays as it was.
     #[inline(always)]
     pub fn leave_tunnel(&self, inner: &Ethernet) -> Result<(), DropReason> {
         // SAFETY: plain helper calls.
@@ -353,8 +353,12 @@ impl Skb {
                 && bpf_csum_level(self.raw, BPF_CSUM_LEVEL_DEC.into()) == 0
         };
         let kept = if is_verified { BPF_F_ADJ_ROOM_NO_CSUM_RESET } else { 0 };
-        self.adjust_room(-(MTU_OVERHEAD as i32), (BPF_F_ADJ_ROOM_FIXED_GSO | kept).into())?;
-        self.store(0, &inner.to_bytes())
+        let left = self.adjust_room(-(MTU_OVERHEAD as i32), (BPF_F_ADJ_ROOM_FIXED_GSO | kept).into());
+        if left.is_err() && is_verified {
+            // SAFETY: as above.
+            unsafe { bpf_csum_level(self.raw, BPF_CSUM_LEVEL_INC.into()) };
+        }
+        left.and_then(|()| self.store(0, &inner.to_bytes()))
     }
 
     #[inline(always)]

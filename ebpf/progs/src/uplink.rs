@@ -1,6 +1,6 @@
 //! tc ingress of an uplink: published ports, the liveness probe's echo, and what other nodes have tunnelled.
 
-use ebpf_abi::limits::PROBE_VNI;
+use ebpf_abi::limits::{PROBE_VNI, ROUTER_MAC};
 use ebpf_abi::{DropReason, Ip, NodeConfig, RingKey, protocol};
 use ebpf_packet::Bytes as _;
 use ebpf_packet::vxlan::{MTU_OVERHEAD, Tunnelled};
@@ -50,23 +50,37 @@ fn last_part(account: &Account, packet: &Skb) -> i32 {
 
 /// A packet that another node has tunnelled to this one, taken out of its tunnel here: that spares it a walk through the
 /// kernel's stack. `None` for all others, and for those that the kernel's VXLAN device has to take: it judges what is out of
-/// the ordinary, and takes aggregates, which would stay marked as tunnelled here and be taken apart wrongly if they left
-/// the node again.
+/// the ordinary, and takes aggregates that can't do with the marks of a tunnel, see [`keeps_marks`].
 #[inline(always)]
 fn from_node(packet: &Skb) -> Option<Outcome> {
     let config = maps::config()?;
     let headers = packet.load::<{ vxlan::FRAME_HEADERS_LEN }>(0).ok()?;
     let tunnelled = Tunnelled::parse(&headers, packet.len() as usize, (config.vtep, config.vxlan_port))?;
-    let is_ours = packet.is_for_host() && !packet.is_aggregate() && tunnelled.vni != PROBE_VNI;
-    if !is_ours || !maps::is_peer(tunnelled.remote) {
+    let is_ours = packet.is_for_host() && tunnelled.vni != PROBE_VNI && maps::is_peer(tunnelled.remote);
+    let is_aggregate = packet.is_aggregate();
+    if !is_ours || (is_aggregate && !keeps_marks(packet, &tunnelled.inner)) {
         return None;
     }
-    if let Err(reason) = packet.leave_tunnel(&tunnelled.inner) {
-        return Some(Err(reason));
+    match packet.leave_tunnel(&tunnelled.inner) {
+        Ok(()) => {}
+        Err(_) if is_aggregate => return None,
+        Err(reason) => return Some(Err(reason)),
     }
     let tunnel = Tunnel { remote: tunnelled.remote, vni: tunnelled.vni };
     Some(scratch::tunnel(tunnel).map_or(Err(DropReason::Unconfigured), |_| Ok(Verdict::ARRIVED)))
 }
+
+/// An aggregate may come out of its tunnel here, although no helper takes the tunnel's marks off it (`SKB_GSO_UDP_TUNNEL`,
+/// `encapsulation`): it is for a task, and TCP, which nobody on the way into a socket asks about them. A NIC would be misled
+/// by them, so what leaves the node again goes the kernel's way; and so do datagrams, since a socket that wants them one
+/// by one has them taken apart as a tunnel's.
+#[inline(always)]
+fn keeps_marks(packet: &Skb, inner: &Ethernet) -> bool {
+    inner.destination != ROUTER_MAC && packet.load::<1>(INNER_PROTOCOL_OFFSET) == Ok([protocol::TCP])
+}
+
+/// Of a tunnelled IPv4 packet.
+const INNER_PROTOCOL_OFFSET: usize = vxlan::FRAME_HEADERS_LEN + 9;
 
 /// A packet for a published port; `None` for all others.
 #[inline(always)]

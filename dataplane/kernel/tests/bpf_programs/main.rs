@@ -1,6 +1,7 @@
 //! The BPF programs, in the kernel: single packets, and whole walks between two nodes.
 #![expect(clippy::unwrap_used, reason = "a test that can't be set up has failed")]
 
+mod bulk;
 mod detour;
 mod drift;
 mod flood;
