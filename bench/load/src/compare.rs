@@ -107,10 +107,15 @@ pub struct Row {
     pub error: Option<String>,
 }
 
+impl Row {
+    pub fn new(peer: &'static str, samples: Vec<f64>, error: Option<String>) -> Self {
+        Self { peer, median: median(&samples), samples, error }
+    }
+}
+
 /// Samples every peer once, then every peer again, until each has its samples or has failed.
 pub fn compare(metric: Metric, plan: Plan, mut peers: Vec<Peer<'_>>) -> Comparison {
-    let empty = |peer: &Peer<'_>| Row { peer: peer.name, samples: Vec::new(), median: None, error: None };
-    let mut rows: Vec<Row> = peers.iter().map(empty).collect();
+    let mut rows: Vec<Row> = peers.iter().map(|peer| Row::new(peer.name, Vec::new(), None)).collect();
     for _ in 0..plan.runs {
         for (peer, row) in peers.iter_mut().zip(&mut rows).filter(|(_, row)| row.error.is_none()) {
             match interrupt::check().and_then(|()| (peer.sample)()) {

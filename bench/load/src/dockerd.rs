@@ -1,5 +1,7 @@
 //! Debian's dockerd in a namespace of its own: the peer, with nothing left of it when it is dropped.
 
+mod swarm;
+
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
@@ -9,6 +11,17 @@ use tempfile::TempDir;
 use crate::image::{COMMAND, IMAGE, ImageFile};
 use crate::netns::Namespace;
 use crate::process::Background;
+
+pub use swarm::{Size, Swarm, address};
+
+/// Whether a daemon may write rules into the packet filter of its namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PacketFilter {
+    /// The machine's packet filter and its modules stay as they are. Published ports and ways out don't work.
+    Untouched,
+    /// As Docker does where it is installed.
+    Written,
+}
 
 /// A daemon, and the containers that it runs.
 pub struct Dockerd {
@@ -20,7 +33,7 @@ pub struct Dockerd {
 
 impl Dockerd {
     /// Starts one in a new namespace; `role` names it.
-    pub fn start(role: &str) -> Result<Self> {
+    pub fn start(role: &str, filter: PacketFilter) -> Result<Self> {
         let namespace = Namespace::new(role)?;
         let directory = tempfile::Builder::new().prefix("bench-dockerd-").tempdir()?;
         let mut this = Self { server: None, namespace, directory };
@@ -29,8 +42,9 @@ impl Dockerd {
         command
             .args(["--data-root", &at("data"), "--exec-root", &at("exec"), "--pidfile", &at("pid")])
             .args(["-H", &format!("unix://{}", at("docker.sock")), "--config-file", &at("daemon.json")])
-            // The machine's packet filter and bridges stay as they are; vfs needs nothing of the kernel.
-            .args(["--iptables=false", "--bridge=none", "--storage-driver=vfs", "--log-level=error"])
+            // vfs needs nothing of the kernel.
+            .args(["--bridge=none", "--storage-driver=vfs", "--log-level=error"])
+            .arg(format!("--iptables={}", filter == PacketFilter::Written))
             .arg(format!("--cgroup-parent=/{}", this.cgroup()));
         std::fs::write(at("daemon.json"), "{}")?;
         let mut server = Background::start(command)?;

@@ -68,6 +68,18 @@ enum Command {
         #[arg(long)]
         docs: bool,
     },
+    /// HTTP beside Docker Swarm's own mesh and IPVS; for the test guest, whose kernel has IPVS
+    Guest {
+        /// Samples per row; the tables have their median
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+        runs: u32,
+        /// Seconds per sample
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=60))]
+        seconds: u32,
+        /// Where the JSON file and the Markdown table go
+        #[arg(long, default_value = "target/bench")]
+        out: PathBuf,
+    },
     /// The DNS process that the `dns` section measures; what `meshd dns` runs
     #[command(hide = true)]
     DnsProcess { socket: PathBuf },
@@ -79,6 +91,7 @@ fn main() -> ExitCode {
         Command::Dataplane { only, runs, seconds, out, docs } => {
             dataplane(&only, Plan { runs, seconds }, if docs { Path::new("docs") } else { &out })
         }
+        Command::Guest { runs, seconds, out } => guest(Plan { runs, seconds }, &out),
         Command::DnsProcess { socket } => {
             dataplane_dns::run_server(&dataplane_dns::ServerOptions::new(socket)).map_err(Into::into)
         }
@@ -97,14 +110,22 @@ fn quick(only: &[Section], plan: Plan, out: &Path) -> Result<()> {
     let mesh = LazyMesh::default();
     let comparisons = measure(only, |section| section.measure(plan, &mesh))?;
     drop(mesh);
-    finish(&Report { title: "Bench, quick form", machine, plan, comparisons }, out, "quick")
+    finish(&Report { title: "Bench, quick form", method: "", machine, plan, comparisons }, out, "quick")
 }
 
 fn dataplane(only: &[DataplaneSection], plan: Plan, out: &Path) -> Result<()> {
     let machine = Machine::here()?;
     let comparisons = measure(only, |section| section.measure(plan))?;
     let title = "Bench of the data plane";
-    finish(&Report { title, machine, plan, comparisons }, out, "bench-dataplane")
+    finish(&Report { title, method: "", machine, plan, comparisons }, out, "bench-dataplane")
+}
+
+fn guest(plan: Plan, out: &Path) -> Result<()> {
+    begin()?;
+    let machine = Machine::here()?;
+    let comparisons = sections::measure_beside_swarm(plan);
+    let (title, method) = ("Bench beside Docker Swarm", sections::METHOD_BESIDE_SWARM);
+    finish(&Report { title, method, machine, plan, comparisons }, out, "bench-guest")
 }
 
 /// Runs the sections one after the other. A section that can't be measured says why in the table.
@@ -112,8 +133,7 @@ fn measure<S: ValueEnum + Copy + std::fmt::Debug>(
     only: &[S],
     mut section: impl FnMut(S) -> Vec<Comparison>,
 ) -> Result<Vec<Comparison>> {
-    ensure!(nix::unistd::geteuid().is_root(), "benchmarks make network namespaces: run this as root");
-    interrupt::watch()?;
+    begin()?;
     let mut comparisons = Vec::new();
     for wanted in if only.is_empty() { S::value_variants() } else { only } {
         if interrupt::check().is_err() {
@@ -123,6 +143,11 @@ fn measure<S: ValueEnum + Copy + std::fmt::Debug>(
         comparisons.extend(section(*wanted));
     }
     Ok(comparisons)
+}
+
+fn begin() -> Result<()> {
+    ensure!(nix::unistd::geteuid().is_root(), "benchmarks make network namespaces: run this as root");
+    interrupt::watch()
 }
 
 /// Writes what was measured, also after Ctrl-C, and shows it.

@@ -12,6 +12,8 @@ use crate::compare::{Better, Bound, Comparison, Goal, Plan, Row};
 #[derive(Debug, Serialize)]
 pub struct Report {
     pub title: &'static str,
+    /// How it was measured, where that is not for all to know; may be empty.
+    pub method: &'static str,
     pub machine: Machine,
     pub plan: Plan,
     pub comparisons: Vec<Comparison>,
@@ -64,6 +66,9 @@ impl Report {
              turns."
         )
         .expect("a string takes all");
+        if !self.method.is_empty() {
+            writeln!(out, "\n{}", self.method).expect("a string takes all");
+        }
         for comparison in &self.comparisons {
             write_comparison(&mut out, comparison);
         }

@@ -10,8 +10,11 @@ mod memory;
 mod mesh_http;
 mod path;
 mod programs;
+mod swarm_http;
 
 use clap::ValueEnum;
+
+pub use swarm_http::{METHOD as METHOD_BESIDE_SWARM, measure as measure_beside_swarm};
 
 use crate::compare::{Comparison, Plan};
 use crate::mesh::LazyMesh;

@@ -3,8 +3,7 @@
 //! Both clusters get the same service with `--endpoint-mode dnsrr`: Docker's virtual addresses need IPVS, which not
 //! every kernel has.
 
-use std::net::Ipv4Addr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -14,10 +13,9 @@ use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
 use crate::compare::{Better, Comparison, Metric, Peer, Plan, compare};
-use crate::dockerd::Dockerd;
+use crate::dockerd::{PacketFilter, Size, Swarm};
 use crate::image::{COMMAND, IMAGE};
 use crate::mesh::{LazyMesh, Mesh, N_MANAGERS, N_NODES};
-use crate::netns::Namespace;
 
 const METRIC: Metric =
     Metric { name: "service create --replicas 20 to all running", unit: "s", better: Better::Lower };
@@ -33,8 +31,8 @@ const LIMIT: Duration = Duration::from_mins(1);
 /// How often the daemon is asked: what is measured takes seconds.
 const POLL_PERIOD: Duration = Duration::from_millis(20);
 
-/// How long dockerd's swarm may take to form.
-const JOIN_LIMIT: Duration = Duration::from_secs(30);
+/// How long a network may take to be free of its tasks.
+const FREE_LIMIT: Duration = Duration::from_secs(30);
 
 pub fn measure(plan: Plan, mesh: &LazyMesh) -> Vec<Comparison> {
     let ours = mesh.get().and_then(Mesh::socket).and_then(|socket| Cluster::new(&socket));
@@ -110,7 +108,7 @@ impl Cluster {
 impl Drop for Cluster {
     fn drop(&mut self) {
         let path = format!("/networks/{}", self.network);
-        let removed = wait_until("the network to be free", JOIN_LIMIT, || {
+        let removed = wait_until("the network to be free", FREE_LIMIT, || {
             Ok(Some(self.runtime.block_on(self.client.delete(&path))?))
         });
         if let Err(error) = removed {
@@ -123,51 +121,17 @@ fn is_running(task: &Value) -> bool {
     task["Status"]["State"] == "running"
 }
 
-/// Debian's dockerd, as many nodes and managers as the lab has, each in a namespace.
+/// Debian's dockerd, as many nodes and managers as the lab has.
 struct DockerdSwarm {
     // Dropped in this order.
     cluster: Cluster,
-    _daemons: Vec<Dockerd>,
-    _bridge: Namespace,
+    _swarm: Swarm,
 }
 
 impl DockerdSwarm {
     fn start() -> Result<Self> {
-        let bridge = Namespace::new("swarm")?;
-        bridge.add_bridge()?;
-        let mut daemons = Vec::new();
-        let mut tokens = Vec::new();
-        for (index, host) in (0..N_NODES).zip(1..) {
-            let address = Ipv4Addr::new(198, 19, 2, host);
-            let dockerd = Dockerd::start(&format!("d{index}"))?;
-            bridge.plug(dockerd.namespace(), &format!("d{index}"), &format!("{address}/24"))?;
-            dockerd.import_image()?;
-            if index == 0 {
-                dockerd.docker(&["swarm", "init", "--advertise-addr", &address.to_string()])?;
-                for role in ["manager", "worker"] {
-                    tokens.push(dockerd.docker(&["swarm", "join-token", "-q", role])?.trim().to_owned());
-                }
-            } else {
-                let token = &tokens[usize::from(index >= N_MANAGERS)];
-                let own = address.to_string();
-                dockerd.docker(&[
-                    "swarm",
-                    "join",
-                    "--advertise-addr",
-                    &own,
-                    "--token",
-                    token,
-                    "198.19.2.1:2377",
-                ])?;
-            }
-            daemons.push(dockerd);
-        }
-        let first = &daemons[0];
-        wait_until("dockerd's nodes to be ready", JOIN_LIMIT, || {
-            let states = first.docker(&["node", "ls", "--format", "{{.Status}}"])?;
-            Ok((states.lines().filter(|state| *state == "Ready").count() == N_NODES).then_some(()))
-        })?;
-        let socket: PathBuf = first.socket();
-        Ok(Self { cluster: Cluster::new(&socket)?, _daemons: daemons, _bridge: bridge })
+        let size = Size { n_managers: N_MANAGERS, n_nodes: N_NODES };
+        let swarm = Swarm::start(size, PacketFilter::Untouched)?;
+        Ok(Self { cluster: Cluster::new(&swarm.manager().socket())?, _swarm: swarm })
     }
 }

@@ -11,7 +11,7 @@ use dataplane_model::{NetworkKey, SandboxId};
 use tempfile::{NamedTempFile, TempDir};
 
 use crate::compare::{Better, Bound, Comparison, Goal, Metric, Peer, Plan, compare};
-use crate::dockerd::Dockerd;
+use crate::dockerd::{Dockerd, PacketFilter};
 use crate::netns::{Namespace, Place};
 use crate::process::Background;
 use crate::tools::dnspace::PacedLoad;
@@ -326,7 +326,7 @@ impl Server for DockerdDns {
 
 impl DockerdDns {
     fn start() -> Result<Self> {
-        let dockerd = Dockerd::start("dockerd")?;
+        let dockerd = Dockerd::start("dockerd", PacketFilter::Untouched)?;
         dockerd.import_image()?;
         dockerd.docker(&["network", "create", "app"])?;
         dockerd.run_container(&["--name", NAME, "--network", "app"])?;

@@ -11,6 +11,8 @@ use crate::process::Background;
 use crate::tools::nginx::Nginx;
 
 const CLIENT: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 1);
+/// The client's towards a gateway with IPVS, see [`forward_by_ipvs`].
+const CLIENT_OF_IPVS: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 2);
 const SERVER: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 3);
 /// Gateways count up from here.
 const FIRST_GATEWAY: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 10);
@@ -23,16 +25,18 @@ const HAPROXY_PORT: u16 = 9082;
 /// Published ports that nobody asks count up from here.
 const FIRST_OTHER_PORT: u16 = 10_000;
 
-/// How a gateway's rules are kept.
+/// How a gateway forwards, and how its rules are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rules {
     /// One rule per port, as Docker writes them; the one that is asked is the last.
     List(u16),
     /// One rule with a map of this many ports.
     Map(u16),
+    /// The kernel's own load balancer, where there is one. One gateway may be of this kind.
+    Ipvs,
 }
 
-/// A web server on a bridge, with a client and gateways that forward to it by nftables.
+/// A web server on a bridge, with a client and gateways that forward to it.
 pub struct Gateways {
     _nginx: Nginx,
     client: Namespace,
@@ -56,7 +60,10 @@ impl Gateways {
         let mut forwarders = Vec::new();
         for (index, rules) in (0..).zip(rules) {
             let gateway = place(&format!("gw{index}"), address_of(index))?;
-            forward_by_nftables(gateway.place(), *rules)?;
+            match ruleset(*rules) {
+                Some(ruleset) => forward_by_nftables(gateway.place(), &ruleset)?,
+                None => forward_by_ipvs(&client, gateway.place(), address_of(index), &server)?,
+            }
             forwarders.push(gateway);
         }
         let nginx = Nginx::start(server.place(), (SERVER, SERVER_PORT).into())?;
@@ -83,14 +90,32 @@ fn address_of(gateway: u8) -> Ipv4Addr {
 }
 
 /// As Docker's own rules do it: the destination is translated, and the source, so that the answer comes back this way.
-fn forward_by_nftables(gateway: &Place, rules: Rules) -> Result<()> {
+fn forward_by_nftables(gateway: &Place, ruleset: &str) -> Result<()> {
     let mut file = NamedTempFile::new()?;
-    std::io::Write::write_all(&mut file, ruleset(rules).as_bytes())?;
+    std::io::Write::write_all(&mut file, ruleset.as_bytes())?;
     gateway.run("sh", &["-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"])?;
     gateway.run("nft", &["-f", &file.path().display().to_string()]).map(drop)
 }
 
-fn ruleset(rules: Rules) -> String {
+/// IPVS as it is quickest with translation (NAT): the destination alone, nothing tracked but by itself. Answers have to come
+/// back this way, so the client asks it from an address of its own to which the server's way leads here.
+fn forward_by_ipvs(client: &Namespace, gateway: &Place, address: Ipv4Addr, server: &Namespace) -> Result<()> {
+    client.ip(&format!("addr add {CLIENT_OF_IPVS}/24 dev eth0"))?;
+    client.ip(&format!("route add {address} dev eth0 src {CLIENT_OF_IPVS}"))?;
+    server.ip(&format!("route add {CLIENT_OF_IPVS} via {address}"))?;
+    gateway.run("sh", &["-c", FORWARD_ON_ONE_LINK])?;
+    let service = format!("{address}:{DNAT_PORT}");
+    let backend = format!("{SERVER}:{SERVER_PORT}");
+    gateway.run("ipvsadm", &["-A", "-t", &service, "-s", "rr"])?;
+    gateway.run("ipvsadm", &["-a", "-t", &service, "-r", &backend, "-m"]).map(drop)
+}
+
+/// Forwards, and tells nobody of a shorter way.
+const FORWARD_ON_ONE_LINK: &str = "cd /proc/sys/net/ipv4; echo 1 > ip_forward; \
+    for link in all eth0; do echo 0 > conf/$link/send_redirects; done";
+
+/// `None` where there are none.
+fn ruleset(rules: Rules) -> Option<String> {
     let mut text = format!(
         "add table ip bench\n\
          add chain ip bench prerouting {{ type nat hook prerouting priority dstnat; }}\n\
@@ -99,6 +124,7 @@ fn ruleset(rules: Rules) -> String {
     );
     let ports = |n_rules: u16| (1..n_rules).map(|number| FIRST_OTHER_PORT + number).chain([DNAT_PORT]);
     match rules {
+        Rules::Ipvs => return None,
         Rules::List(n_rules) => {
             for port in ports(n_rules) {
                 writeln!(
@@ -119,7 +145,7 @@ fn ruleset(rules: Rules) -> String {
             .expect("a string takes all");
         }
     }
-    text
+    Some(text)
 }
 
 /// A proxy on the first gateway, in TCP mode: it moves bytes between two connections and reads none of them.

@@ -12,8 +12,10 @@ use crate::pair::{self, Extent, Pair};
 use crate::tools::nginx::Nginx;
 use crate::tools::wrk::{Connections, requests_per_second};
 
-const KEPT: Metric = Metric { name: "HTTP, connections kept", unit: "requests/s", better: Better::Higher };
-const SHORT: Metric = Metric { name: "HTTP, a connection each", unit: "requests/s", better: Better::Higher };
+pub(super) const KEPT: Metric =
+    Metric { name: "HTTP, connections kept", unit: "requests/s", better: Better::Higher };
+pub(super) const SHORT: Metric =
+    Metric { name: "HTTP, a connection each", unit: "requests/s", better: Better::Higher };
 
 const MESH_1: &str = "mesh, 1 service";
 const MESH_100: &str = "mesh, 100 services";
@@ -69,15 +71,15 @@ pub fn measure(plan: Plan) -> Vec<Comparison> {
 }
 
 /// Two nodes; the task on the second serves.
-struct Served {
+pub(super) struct Served {
     _nginx: Nginx,
-    pair: Pair,
+    pub pair: Pair,
     revision: Cell<u64>,
     n_services: Cell<u16>,
 }
 
 impl Served {
-    fn start() -> Result<Self> {
+    pub fn start() -> Result<Self> {
         let pair = Pair::start()?;
         pair.converge(1, Extent::services(1))?;
         let nginx = Nginx::start(&pair.task(1)?, (Ipv4Addr::UNSPECIFIED, pair::PORT).into())?;
