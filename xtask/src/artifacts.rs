@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
+use crate::guest::Guest;
 use crate::sh::{cargo, cargo_command, root, show, target_dir};
 use crate::{image, setup};
 
@@ -46,6 +47,25 @@ pub fn bench(form: &str, arguments: &[String]) -> Result<()> {
     let programs = programs_and(Profile::Release, &["bench-load"])?;
     let mut bench = std::process::Command::new(target_dir().join("release/bench-load"));
     show(bench.arg(form).args(arguments).current_dir(root()).envs(environment(&programs)))
+}
+
+/// `cargo xtask bench guest <arguments>`: boots the test guest, measures there, and takes the tables out of it.
+pub fn bench_in_guest(into_docs: bool, arguments: &[String]) -> Result<()> {
+    setup::run(setup::Scope::Guest)?;
+    cargo(&["build", "--release", "-p", "bench-load"])?;
+    let guest = Guest::build()?;
+    let share = guest.share();
+    std::fs::copy(target_dir().join("release/bench-load"), share.join("bench-load"))?;
+    // Docker's ingress forwards in a namespace of its own, which has this from the machine's.
+    let forwarding = "echo 1 > /proc/sys/net/ipv4/ip_forward";
+    let bench = format!("/tmp/bench-load guest --out /share/bench {}", arguments.join(" "));
+    guest.run(&format!("{forwarding}\ncp /share/bench-load /tmp/\n{bench}\n"))?;
+    let out = if into_docs { root().join("docs") } else { target_dir().join("bench") };
+    std::fs::create_dir_all(&out)?;
+    for name in ["bench-guest.md", "bench-guest.json"] {
+        std::fs::copy(share.join("bench").join(name), out.join(name))?;
+    }
+    Ok(())
 }
 
 /// Tells tests and benches where the programs are.

@@ -12,7 +12,7 @@ use crate::sh::{show, target_dir};
 
 /// What the guest has besides Debian's minimum.
 const PACKAGES: &str = "linux-image-amd64,runc,crun,conmon,skopeo,umoci,nftables,iproute2,curl,docker.io,\
-    docker-registry,busybox-static,kmod,procps,ethtool,ca-certificates,apparmor-";
+    docker-registry,busybox-static,kmod,procps,ethtool,ca-certificates,wrk,nginx-light,ipvsadm,iptables,apparmor-";
 /// Modules that the root disk and the share need before the root is there.
 const BOOT_MODULES: [&str; 5] = ["virtio_pci", "virtio_blk", "ext4", "9pnet_virtio", "9p"];
 const INIT: &str = include_str!("../guest/init.sh");

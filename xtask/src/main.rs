@@ -1,6 +1,7 @@
 //! `cargo xtask …`: what a developer or a curious user does with this project, each as one command.
 
 mod artifacts;
+mod budgets;
 mod demo;
 mod deny;
 mod ebpf;
@@ -66,6 +67,9 @@ enum Task {
         /// Compare with the committed object instead of replacing it
         #[arg(long)]
         check: bool,
+        /// Write what the kernel's verifier makes of it, here and in the test guest, to `docs/design/programs.md`
+        #[arg(long, conflicts_with = "check")]
+        budgets: bool,
     },
 }
 
@@ -80,6 +84,15 @@ enum BenchCommand {
     /// The data plane beside its peers, with its goals
     Dataplane {
         /// Passed on: see `--help` of `bench-load dataplane`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// HTTP beside Docker Swarm's own mesh and IPVS, in the test guest
+    Guest {
+        /// The result goes to `docs/bench-guest.md` and `.json`, else to `target/bench`
+        #[arg(long)]
+        docs: bool,
+        /// Passed on: see `--help` of `bench-load guest`
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
@@ -103,13 +116,15 @@ fn run(task: Task) -> Result<()> {
         Task::Lab(command) => lab::run(command),
         Task::Bench(BenchCommand::Quick { arguments }) => artifacts::bench("quick", &arguments),
         Task::Bench(BenchCommand::Dataplane { arguments }) => artifacts::bench("dataplane", &arguments),
+        Task::Bench(BenchCommand::Guest { docs, arguments }) => artifacts::bench_in_guest(docs, &arguments),
         Task::Fmt => sh::cargo(&["fmt", "--all"]),
         Task::Lint => test::lint(),
         Task::Guest { command } => {
             setup::run(setup::Scope::Guest)?;
             guest::Guest::build()?.run(&command)
         }
-        Task::Ebpf { check: true } => ebpf::check(),
-        Task::Ebpf { check: false } => ebpf::write(),
+        Task::Ebpf { check: true, .. } => ebpf::check(),
+        Task::Ebpf { budgets: true, .. } => budgets::write(),
+        Task::Ebpf { .. } => ebpf::write(),
     }
 }

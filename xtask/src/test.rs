@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use bench_lab::{leftovers, wait_until};
 
 use crate::artifacts::{Profile, environment, programs};
@@ -107,8 +107,9 @@ fn guest_tests() -> Result<()> {
     let guest = guest::Guest::build()?;
     let mut files = vec![programs.meshd.clone(), programs.meshctl.clone(), programs.whoami_image.clone()];
     files.push(programs.whoami_image.with_file_name("whoami-rootfs").join("whoami"));
-    let suites = test_programs("dataplane-kernel")?;
-    let cluster = test_programs("bench-lab")?.into_iter().find(|p| file_name(p).starts_with("cluster-"));
+    let suites = test_programs("dataplane-kernel", &["--tests"])?;
+    let cluster =
+        test_programs("bench-lab", &["--tests"])?.into_iter().find(|p| file_name(p).starts_with("cluster-"));
     let cluster = cluster.context("cargo built no cluster test")?;
     for file in files.iter().chain(&suites).chain([&cluster]) {
         std::fs::copy(file, guest.share().join(file_name(file)))?;
@@ -123,21 +124,13 @@ fn guest_tests() -> Result<()> {
     guest.run(&script)
 }
 
-/// The test programs of a package, built.
-fn test_programs(package: &str) -> Result<Vec<std::path::PathBuf>> {
+/// Test programs of a package, built; `which` is how cargo is told.
+pub fn test_programs(package: &str, which: &[&str]) -> Result<Vec<std::path::PathBuf>> {
     let output = cargo_command()
-        .args([
-            "test",
-            "--quiet",
-            "--release",
-            "--no-run",
-            "--tests",
-            "--message-format",
-            "json",
-            "-p",
-            package,
-        ])
+        .args(["test", "--quiet", "--release", "--no-run", "--message-format", "json", "-p", package])
+        .args(which)
         .output()?;
+    ensure!(output.status.success(), "cargo can't build the tests of {package}");
     let text = String::from_utf8(output.stdout)?;
     let programs = text.lines().filter_map(|line| {
         let message: serde_json::Value = serde_json::from_str(line).ok()?;

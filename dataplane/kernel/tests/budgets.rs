@@ -1,14 +1,23 @@
-//! The programs' stacks, as kernel 6.1 counts them: for each function that is being run its own frame, rounded up to 32 bytes
-//! and 32 at least; 512 bytes in all. Programs are made of functions one after the other, so that their frames don't add up.
+//! What the kernel limits of a program: how many instructions its verifier looks at, and the stack. With `MESH_BUDGETS=FILE` the
+//! figures go to a file, from which `cargo xtask ebpf --budgets` makes `docs/design/programs.md`.
+//!
+//! Stacks are counted as kernel 6.1 does: for each function that is being run its own frame, rounded up to 32 bytes and 32 at
+//! least; 512 bytes in all. Programs are made of functions one after the other, so that their frames don't add up.
 #![expect(clippy::unwrap_used, reason = "a test that can't be set up has failed")]
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::fmt::Write as _;
 
 use aya_obj::Object;
 use aya_obj::generated::bpf_insn;
+use dataplane_kernel::bpf::Programs;
+use ebpf_abi::{ABI_VERSION, ProgramId};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/mesh.o"));
 
+/// Instructions that the verifier looks at, over all ways through a program: half of what it does before it refuses
+/// (`BPF_COMPLEXITY_LIMIT_INSNS`, a million), as each kernel and compiler counts to something else.
+const MAX_VERIFIED: u32 = 500_000;
 /// Bytes of all frames.
 const MAX_STACK: usize = 512;
 const FRAME_UNIT: usize = 32;
@@ -46,19 +55,45 @@ fn depth(code: &[bpf_insn], starts: &BTreeSet<usize>, start: usize) -> usize {
     own.max(1).next_multiple_of(FRAME_UNIT) + deepest
 }
 
-#[test]
-fn stacks_fit_on_the_oldest_kernel() {
+/// A program as it is in the object.
+struct Size {
+    n_instructions: usize,
+    stack_bytes: usize,
+}
+
+fn sizes() -> BTreeMap<String, Size> {
     let mut object = Object::parse(OBJECT).unwrap();
     let text: HashSet<usize> = object.functions.keys().map(|(section, _)| *section).collect();
     object.relocate_calls(&text).unwrap();
     let mut n_calls = 0;
-    for (name, program) in &object.programs {
-        let code = &object.functions[&program.function_key()].instructions;
+    let mut size = |code: &[bpf_insn]| {
         let callees = (0..code.len()).filter_map(|position| callee(code, position));
         let starts: BTreeSet<usize> = callees.chain([0]).collect();
         n_calls += starts.len() - 1;
-        let deepest = depth(code, &starts, 0);
-        assert!(deepest <= MAX_STACK, "{name} takes {deepest} bytes: kernel 6.1 would refuse it");
-    }
+        Size { n_instructions: code.len(), stack_bytes: depth(code, &starts, 0) }
+    };
+    let code = |program: &aya_obj::Program| &object.functions[&program.function_key()].instructions[..];
+    let codes = object.programs.iter().map(|(name, program)| (name.clone(), code(program)));
+    let sizes = codes.map(|(name, code)| (name, size(code))).collect();
     assert!(n_calls > 5, "the object was not understood");
+    sizes
+}
+
+#[test]
+fn programs_are_within_what_kernels_take() {
+    let sizes = sizes();
+    let mut programs = Programs::load_private().unwrap();
+    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut table = format!("ABI {ABI_VERSION}\t{}\n", kernel.trim());
+    for program in ProgramId::ALL {
+        let name = program.label();
+        let verified = programs.get(*program).unwrap().info().unwrap().verified_instruction_count().unwrap();
+        let Size { n_instructions, stack_bytes } = sizes[name];
+        writeln!(table, "{name}\t{n_instructions}\t{stack_bytes}\t{verified}").unwrap();
+        assert!(stack_bytes <= MAX_STACK, "{name} takes {stack_bytes} bytes: kernel 6.1 would refuse it");
+        assert!(verified <= MAX_VERIFIED, "{name}: the verifier looks at {verified} instructions");
+    }
+    if let Some(file) = std::env::var_os("MESH_BUDGETS") {
+        std::fs::write(file, table).unwrap();
+    }
 }
