@@ -54,7 +54,8 @@ pub fn parse_into<B: Bytes>(packet: &B, header: &mut IpHeader) -> Result<(), Not
 /// Goes on to the transport header, or to the payload of a later fragment.
 #[inline]
 fn skip_extensions(packet: &impl Bytes, header: &mut IpHeader) -> Result<(), NotIp> {
-    for _ in 0..MAX_EXTENSIONS {
+    // Once more than that, to see that none is behind the last.
+    for _ in 0..=MAX_EXTENSIONS {
         if !matches!(header.protocol, HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION_OPTIONS) {
             return Ok(());
         }

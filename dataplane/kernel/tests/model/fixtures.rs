@@ -94,7 +94,7 @@ fn wanted() -> Wanted {
     };
     let mut wanted = Wanted { config, tick: 1, ..Wanted::default() };
     wanted.peers.insert(PEERS[0]);
-    wanted.address_owners.extend([(OWN[0], Ip4::UNSPECIFIED), (PEERS[0], PEERS[0])]);
+    wanted.address_owners.extend([(OWN[0].into(), Ip4::UNSPECIFIED), (PEERS[0].into(), PEERS[0])]);
     let local = Endpoint::local(MacAddr::of_endpoint(LOCAL), INGRESS_ENDS[0]);
     let remote = Endpoint::remote(MacAddr::of_endpoint(REMOTE), PEERS[0]);
     for (address, endpoint) in [(LOCAL, local), (REMOTE, remote)] {

@@ -1,14 +1,14 @@
 //! The model's own view of a frame: fields by their offsets in the standards, checksums by plain arithmetic.
 
 use aya::Pod;
-use ebpf_abi::{FlowTuple, Ip4, MacAddr, Port, protocol};
+use ebpf_abi::{FlowTuple, Ip, Ip4, MacAddr, Port, protocol};
+
+use crate::network::{Family, Network, Piece, pseudo_header};
 
 pub const ETHERNET: usize = 14;
 pub const IPV4: [u8; 2] = [8, 0];
+pub const IPV6: [u8; 2] = [0x86, 0xdd];
 pub const ARP: [u8; 2] = [8, 6];
-/// Where an ICMP header is, and the packet at fault in an error: behind a header without options (RFC 792).
-pub const ICMP: usize = ETHERNET + 20;
-pub const FAULTY: usize = ICMP + 8;
 
 /// TCP flags (RFC 9293 section 3.1).
 pub const FIN: u8 = 1;
@@ -46,61 +46,6 @@ impl Link {
             source: MacAddr(at(frame, 6)?),
             kind: at(frame, 12)?,
         })
-    }
-}
-
-/// Which part of an IPv4 packet a frame carries (RFC 791 section 3.2).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Piece {
-    Whole,
-    First,
-    Later,
-}
-
-/// An IPv4 header.
-#[derive(Debug, Clone, Copy)]
-pub struct Network {
-    pub source: Ip4,
-    pub destination: Ip4,
-    pub protocol: u8,
-    pub id: [u8; 2],
-    pub piece: Piece,
-    pub dont_fragment: bool,
-    pub header_len: usize,
-    pub total_len: u16,
-}
-
-impl Network {
-    /// `None` if the header is cut off or contradicts itself.
-    pub fn of(frame: &[u8]) -> Option<Self> {
-        let header: [u8; 20] = at(frame, ETHERNET)?;
-        let header_len = usize::from(header[0] % 16) * 4;
-        let total_len = u16::from_be_bytes([header[2], header[3]]);
-        let is_sound = header[0] / 16 == 4 && header_len >= 20 && usize::from(total_len) >= header_len;
-        let fragment = u16::from_be_bytes([header[6], header[7]]);
-        is_sound.then_some(Self {
-            source: Ip4(at(&header, 12)?),
-            destination: Ip4(at(&header, 16)?),
-            protocol: header[9],
-            id: [header[4], header[5]],
-            piece: match (fragment % (1 << 13), fragment & 1 << 13) {
-                (0, 0) => Piece::Whole,
-                (0, _) => Piece::First,
-                _ => Piece::Later,
-            },
-            dont_fragment: fragment & 1 << 14 != 0,
-            header_len,
-            total_len,
-        })
-    }
-
-    pub fn has_options(&self) -> bool {
-        self.header_len > 20
-    }
-
-    /// A whole ICMP message whose header is where [`ICMP`] says.
-    fn is_plain_icmp(&self) -> bool {
-        self.protocol == protocol::ICMP && !self.has_options() && self.piece == Piece::Whole
     }
 }
 
@@ -159,18 +104,38 @@ impl Segment {
 
 /// The flow of the packet at fault in an ICMP error, as that packet has it.
 pub fn fault(frame: &[u8], ip: &Network) -> Option<FlowTuple> {
-    /// Destination unreachable, time exceeded, parameter problem (RFC 792).
-    const ERRORS: [u8; 3] = [3, 11, 12];
-    if !ip.is_plain_icmp() || !ERRORS.contains(frame.get(ICMP)?) {
+    if !ip.is_plain_icmp() {
         return None;
     }
-    let [a, b, c, d] = at(frame, FAULTY + 20)?;
-    let header: [u8; 20] = at(frame, FAULTY)?;
+    let (addresses, protocol) = match ip.family {
+        Family::V4 => fault4(frame)?,
+        Family::V6 => fault6(frame)?,
+    };
+    let [a, b, c, d] = at(frame, ip.family.faulty() + ip.family.header_len())?;
+    let has_ports = [protocol::TCP, protocol::UDP].contains(&protocol);
+    let ports = (Port([a, b]), Port([c, d]));
+    has_ports.then(|| FlowTuple::new((addresses.0, ports.0), (addresses.1, ports.1), protocol))
+}
+
+/// Addresses and protocol of the packet at fault.
+fn fault4(frame: &[u8]) -> Option<((Ip, Ip), u8)> {
+    /// Destination unreachable, time exceeded, parameter problem (RFC 792).
+    const ERRORS: [u8; 3] = [3, 11, 12];
+    let header: [u8; 20] = at(frame, Family::V4.faulty())?;
     let is_later = u16::from_be_bytes([header[6], header[7]]) << 3 != 0;
-    let has_ports = [protocol::TCP, protocol::UDP].contains(&header[9]);
-    let source = (Ip4(at(&header, 12)?), Port([a, b]));
-    let destination = (Ip4(at(&header, 16)?), Port([c, d]));
-    (header[0] == 0x45 && !is_later && has_ports).then(|| FlowTuple::new(source, destination, header[9]))
+    let is_error = ERRORS.contains(frame.get(Family::V4.icmp())?);
+    let addresses = (Ip4(at(&header, 12)?).into(), Ip4(at(&header, 16)?).into());
+    (is_error && header[0] == 0x45 && !is_later).then_some((addresses, header[9]))
+}
+
+fn fault6(frame: &[u8]) -> Option<((Ip, Ip), u8)> {
+    /// Destination unreachable, packet too big, time exceeded, parameter problem (RFC 4443 section 2.1).
+    const ERRORS: [u8; 4] = [1, 2, 3, 4];
+    let header: [u8; 40] = at(frame, Family::V6.faulty())?;
+    let is_error = ERRORS.contains(frame.get(Family::V6.icmp())?);
+    let (source, destination) = (Ip(at(&header, 8)?), Ip(at(&header, 24)?));
+    let is_sound = header[0] / 16 == 6 && !source.is_v4() && !destination.is_v4();
+    (is_error && is_sound).then_some(((source, destination), header[6]))
 }
 
 /// The client's flow that an error is about which met an answer to the client on its way.
@@ -178,13 +143,17 @@ pub fn fault_of_answer(frame: &[u8], ip: &Network) -> Option<FlowTuple> {
     let answer = fault(frame, ip)?;
     let (service, client) =
         ((answer.source, answer.source_port), (answer.destination, answer.destination_port));
-    (answer.source == ip.destination.into()).then(|| FlowTuple::new(client, service, answer.protocol))
+    (answer.source == ip.destination).then(|| FlowTuple::new(client, service, answer.protocol))
 }
 
-/// An echo request's code and checksum.
-pub fn echo_request(frame: &[u8], ip: &Network) -> Option<(u8, u16)> {
-    let [kind, code, high, low] = at(frame, ICMP)?;
-    (ip.is_plain_icmp() && kind == 8).then_some((code, u16::from_be_bytes([high, low])))
+/// An echo request's type, code and checksum.
+pub fn echo_request(frame: &[u8], ip: &Network) -> Option<(u8, u8, u16)> {
+    let request = match ip.family {
+        Family::V4 => 8,
+        Family::V6 => 128,
+    };
+    let [kind, code, high, low] = at(frame, ip.family.icmp())?;
+    (ip.is_plain_icmp() && kind == request).then_some((kind, code, u16::from_be_bytes([high, low])))
 }
 
 /// The Internet checksum (RFC 1071) of what has zero in its place.
@@ -210,21 +179,23 @@ pub fn changed_checksum(before: u16, from: &[u8], to: &[u8]) -> u16 {
 
 /// Whether IPv4's and the transport's checksums hold, as far as the frame is whole.
 pub fn checksums_hold(frame: &[u8]) -> bool {
-    let Some(ip) = Network::of(frame).filter(|_| at(frame, 12) == Some(IPV4)) else { return true };
+    let family = at(frame, 12).and_then(Family::of);
+    let Some(ip) = family.and_then(|family| Network::of(frame, family)) else { return true };
     let end = ETHERNET + usize::from(ip.total_len);
     let header = ETHERNET + ip.header_len;
-    if frame.get(ETHERNET..header).is_none_or(|header| checksum(header) != 0) {
+    let is_sound = |header: &[u8]| ip.family == Family::V6 || checksum(header) == 0;
+    if !frame.get(ETHERNET..header).is_some_and(is_sound) {
         return false;
     }
     let Some(payload) = frame.get(header..end).filter(|_| ip.piece == Piece::Whole) else { return true };
-    let pseudo = |length: u16| {
-        let addresses = [ip.source.0, ip.destination.0].concat();
-        [addresses.as_slice(), &[0, ip.protocol], &length.to_be_bytes(), payload].concat()
+    let pseudo = || {
+        let length = u16::try_from(payload.len()).unwrap();
+        [pseudo_header((ip.source, ip.destination), ip.protocol, length).as_slice(), payload].concat()
     };
-    let covered = match ip.protocol {
-        protocol::ICMP => payload.to_vec(),
-        protocol::UDP if payload.get(6..8) == Some(&[0, 0]) => return true,
-        protocol::TCP | protocol::UDP => pseudo(ip.total_len - u16::try_from(ip.header_len).unwrap()),
+    let covered = match (ip.family, ip.protocol) {
+        (Family::V4, protocol::ICMP) => payload.to_vec(),
+        (_, protocol::UDP) if payload.get(6..8) == Some(&[0, 0]) => return true,
+        (_, protocol::TCP | protocol::UDP) | (Family::V6, protocol::ICMP6) => pseudo(),
         _ => return true,
     };
     checksum(&covered) == 0

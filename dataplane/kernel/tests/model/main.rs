@@ -11,6 +11,7 @@ mod kernel;
 #[path = "../bpf_programs/support/namespace.rs"]
 #[expect(dead_code, reason = "the walks need more of it")]
 mod namespace;
+mod network;
 mod packet;
 #[path = "../bpf_programs/support/packets.rs"]
 #[expect(dead_code, reason = "the packet tests need more of it")]

@@ -3,9 +3,9 @@
 use std::fmt;
 use std::net::Ipv6Addr;
 
-use ebpf_abi::{Endpoint, TargetPort};
 use ebpf_abi::{
-    EndpointKey, ForwardKey, Ip4, MacAddr, NodeConfig, Port, ProgramId, ReplyKey, RingKey, TargetPortKey,
+    Endpoint, EndpointKey, ForwardKey, Ip, Ip4, MacAddr, NodeConfig, Port, Prefix6, ProgramId, ReplyKey, RingKey,
+    TargetPort, TargetPortKey,
 };
 
 /// The interfaces that packets name, in a namespace of the test's own.
@@ -61,6 +61,13 @@ pub struct SocketCall {
     pub port: Port,
 }
 
+impl SocketCall {
+    /// It names an IPv6 address, not IPv4's in another form.
+    pub fn is_of_v6_alone(&self) -> bool {
+        matches!(self.address, SocketAddress::V6(address) if address.to_ipv4_mapped().is_none())
+    }
+}
+
 /// As the hooks of IPv4 and of IPv6 see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SocketAddress {
@@ -85,7 +92,9 @@ pub enum Change {
     Ring(RingKey, Vec<Ip4>),
     Endpoint(EndpointKey, Option<Endpoint>),
     TargetPort(TargetPortKey, Option<TargetPort>),
-    AddressOwner(Ip4, Option<Ip4>),
+    AddressOwner(Ip, Option<Ip4>),
+    /// The IPv6 side of the network with this VNI.
+    Prefix6(u32, Option<Prefix6>),
     EmptyCaches,
     ForgetFlow(Option<ForwardKey>, Option<ReplyKey>),
     EmptyFlows,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use ebpf_abi::limits::{MAX_DROP_REASONS, MAX_NEW_CACHED_FLOWS, ROUTER_MAC};
 use ebpf_abi::{CounterRow, Ip4, ProgramId};
 
-use crate::frame::checksums_hold;
+use crate::frame::{IPV6, at, checksums_hold};
 use crate::generate::dice::Dice;
 use crate::generate::{self, world};
 use crate::kernel::{Machine, Ran, Slate};
@@ -130,7 +130,7 @@ impl Bench {
         slate.fib_macs[..6].copy_from_slice(&hop.source.0);
         slate.fib_macs[6..].copy_from_slice(&hop.destination.0);
         let ran = self.machine.run(packet);
-        self.count(packet.program, &expected);
+        self.count(packet.program, &expected, at(&packet.bytes, 12) == Some(IPV6));
         let is_xdp = packet.program == ProgramId::MeshXdp;
         agree(&expected, &ran, if is_xdp { xdp_code(&expected) } else { tc_code(&expected) })?;
         if ran.slate.random != self.model.random {
@@ -145,7 +145,7 @@ impl Bench {
         Ok(())
     }
 
-    fn count(&mut self, program: ProgramId, outcome: &Outcome) {
+    fn count(&mut self, program: ProgramId, outcome: &Outcome, is_v6: bool) {
         let end = match outcome.verdict {
             Verdict::Forward(Way::Out(TUNNEL)) if outcome.bytes[6..12] != ROUTER_MAC.0 => {
                 "asked elsewhere".into()
@@ -157,6 +157,7 @@ impl Bench {
             Verdict::Drop(reason) => reason.label().to_owned(),
             other => format!("{other:?}"),
         };
+        let end = if is_v6 { format!("{end}, IPv6") } else { end };
         *self.ends.entry((program, end)).or_default() += 1;
     }
 
@@ -165,7 +166,7 @@ impl Bench {
         let slate = self.machine.slate();
         (slate.netns_cookie, slate.socket_cookie) = (call.netns_cookie, call.socket_cookie);
         let ran = self.machine.run_socket(call);
-        self.count(call.program, &expected);
+        self.count(call.program, &expected, call.is_of_v6_alone());
         let (code, error) = match expected.verdict {
             Verdict::Drop(_) => (REFUSE, Some(ECONNREFUSED)),
             _ => (PROCEED, None),

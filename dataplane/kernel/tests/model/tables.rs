@@ -5,11 +5,12 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use ebpf_abi::ring::EARLIER_RINGS;
 use ebpf_abi::{
     Attachment, Endpoint, EndpointKey, FlowTuple, ForwardFlow, ForwardKey, FragmentKey, FragmentPorts,
-    Frontend, FrontendKey, Ip4, NextHop, NodeConfig, OriginalDestination, ReplyFlow, ReplyKey, RingKey,
-    SandboxNetworks, SocketNatKey, TargetPort, TargetPortKey, VipKey,
+    Frontend, FrontendKey, Ip, Ip4, NextHop, NodeConfig, OriginalDestination, Prefix6, ReplyFlow, ReplyKey,
+    RingKey, SandboxNetworks, SocketNatKey, TargetPort, TargetPortKey, VipKey,
 };
 
 use crate::kernel::{FLOW_ROWS, INCREMENT, MULTIPLIER};
+use crate::network::Family;
 use crate::packet::Change;
 
 /// All tables of one node.
@@ -32,7 +33,9 @@ pub struct Wanted {
     pub endpoints: BTreeMap<EndpointKey, Endpoint>,
     pub target_ports: BTreeMap<TargetPortKey, TargetPort>,
     pub peers: BTreeSet<Ip4>,
-    pub address_owners: BTreeMap<Ip4, Ip4>,
+    pub address_owners: BTreeMap<Ip, Ip4>,
+    /// By VNI, of networks that have IPv6.
+    pub prefixes6: BTreeMap<u32, Prefix6>,
     pub attachments: BTreeMap<u32, Attachment>,
     pub vips: BTreeMap<VipKey, RingKey>,
     pub sandboxes: BTreeMap<u64, SandboxNetworks>,
@@ -81,6 +84,7 @@ impl Tables {
             Change::Endpoint(key, row) => set(&mut wanted.endpoints, *key, *row),
             Change::TargetPort(key, row) => set(&mut wanted.target_ports, *key, *row),
             Change::AddressOwner(address, owner) => set(&mut wanted.address_owners, *address, *owner),
+            Change::Prefix6(vni, row) => set(&mut wanted.prefixes6, *vni, *row),
             Change::EmptyCaches => {
                 written.next_hops.clear();
                 written.flow_cache.clear();
@@ -102,7 +106,27 @@ impl Tables {
         self.wanted.endpoints.get(&EndpointKey { vni: self.wanted.config.ingress_vni, address }).copied()
     }
 
-    pub fn is_own(&self, address: Ip4) -> bool {
+    /// Who has an address in a network: an endpoint's name is its IPv4 address, and its IPv6 address the network's prefix with
+    /// the same host number.
+    pub fn name(&self, vni: u32, address: Ip) -> Option<Ip4> {
+        if address.is_v4() {
+            return Some(address.low());
+        }
+        let row = self.wanted.prefixes6.get(&vni)?;
+        let host = u128::from_be_bytes(address.0).checked_sub(u128::from_be_bytes(row.prefix.0))?;
+        let host = u32::try_from(host).ok().filter(|host| *host <= row.host_mask)?;
+        Some(Ip4::from_u32(row.subnet.to_u32() + host))
+    }
+
+    /// The other way round; `None` if the network has no such family.
+    pub fn address(&self, vni: u32, name: Ip4, family: Family) -> Option<Ip> {
+        match family {
+            Family::V4 => Some(name.into()),
+            Family::V6 => self.wanted.prefixes6.get(&vni).map(|row| address6(row, name)),
+        }
+    }
+
+    pub fn is_own(&self, address: Ip) -> bool {
         self.wanted.address_owners.get(&address) == Some(&Ip4::UNSPECIFIED)
     }
 
@@ -110,6 +134,12 @@ impl Tables {
     pub fn config(&self) -> Option<NodeConfig> {
         Some(self.wanted.config).filter(|config| config.vtep != Ip4::UNSPECIFIED)
     }
+}
+
+/// The IPv6 address of who has this name.
+pub fn address6(network: &Prefix6, name: Ip4) -> Ip {
+    let host = name.to_u32() % (network.host_mask + 1);
+    Ip((u128::from_be_bytes(network.prefix.0) + u128::from(host)).to_be_bytes())
 }
 
 impl Wanted {

@@ -6,17 +6,17 @@ mod frames;
 mod places;
 pub mod world;
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::Ipv6Addr;
 
-use ebpf_abi::{Endpoint, EndpointKey, Ip4, MacAddr, Port, ProgramId, RingKey, protocol};
+use ebpf_abi::{Endpoint, EndpointKey, Ip, Ip4, MacAddr, Port, ProgramId, RingKey, protocol};
 
 use crate::kernel::SHORTEST_SKB;
 use crate::packet::{Change, NextHop, Packet, STRAY_END, SocketAddress, SocketCall, Step, TUNNEL, UPLINK};
-use crate::tables::Tables;
+use crate::tables::{Tables, address6};
 use dice::Dice;
 use world::{
-    BACKENDS, CLIENTS, INGRESS, NODE_COOKIE, OVERLAPPING, OVERLAY, OWN, PEERS, SANDBOX_COOKIES, SERVICES,
-    STRANGE_COOKIE, STRANGER, VIPS,
+    BACKENDS, CLIENTS, INGRESS, NODE_COOKIE, OVERLAPPING, OVERLAY, OWN, OWN6, PEERS, SANDBOX_COOKIES, SERVICES,
+    STRANGE_COOKIE, STRANGER, VIPS, prefix6,
 };
 
 /// The next step of a run whose tables are these.
@@ -114,6 +114,7 @@ fn socket_call(dice: &mut Dice, tables: &Tables) -> SocketCall {
         ProgramId::MeshRecvmsg4,
         ProgramId::MeshGetpeername4,
         ProgramId::MeshConnect6,
+        ProgramId::MeshSendmsg6,
         ProgramId::MeshRecvmsg6,
         ProgramId::MeshGetpeername6,
     ]);
@@ -124,41 +125,58 @@ fn socket_call(dice: &mut Dice, tables: &Tables) -> SocketCall {
     };
     let (_, mut kind, published, _) = dice.pick(&SERVICES);
     let addresses = [OWN[0], OWN[1], VIPS[0], VIPS[1], Ip4::LOCALHOST, Ip4::UNSPECIFIED, CLIENTS[0]];
-    let (mut address, mut port) = (dice.pick(&addresses), Port::new(published));
+    let (mut address, mut port): (Ip, Port) = (dice.pick(&addresses).into(), Port::new(published));
     let mut socket_cookie = 1 + dice.number() % 4;
-    let asks =
-        ![ProgramId::MeshConnect4, ProgramId::MeshConnect6, ProgramId::MeshSendmsg4].contains(&program);
+    let asks = [
+        ProgramId::MeshRecvmsg4,
+        ProgramId::MeshRecvmsg6,
+        ProgramId::MeshGetpeername4,
+        ProgramId::MeshGetpeername6,
+    ]
+    .contains(&program);
     if asks
         && dice.one_in(2)
         && let Some(key) = dice.pick_from(tables.written.socket_nat.keys())
     {
-        (address, port, kind, socket_cookie) = (key.backend.low(), key.port, key.protocol, key.socket_cookie);
+        (address, port, kind, socket_cookie) = (key.backend, key.port, key.protocol, key.socket_cookie);
     }
     let protocol = if dice.one_in(30) { protocol::ICMP } else { kind };
-    let is_v6 =
-        [ProgramId::MeshConnect6, ProgramId::MeshRecvmsg6, ProgramId::MeshGetpeername6].contains(&program);
-    let address = if is_v6 { address_in_v6(dice, address) } else { SocketAddress::V4(address) };
+    let is_v6 = [
+        ProgramId::MeshConnect6,
+        ProgramId::MeshSendmsg6,
+        ProgramId::MeshRecvmsg6,
+        ProgramId::MeshGetpeername6,
+    ]
+    .contains(&program);
+    let address = if is_v6 { address_in_v6(dice, address) } else { SocketAddress::V4(address.low()) };
     SocketCall { program, netns_cookie, socket_cookie, protocol, address, port }
 }
 
-/// Mostly mapped (RFC 4291 section 2.5.5.2); this host's own; one of IPv6 alone, and one that ends like a mapped one.
-fn address_in_v6(dice: &mut Dice, address: Ip4) -> SocketAddress {
-    let mapped = Ipv4Addr::from(address).to_ipv6_mapped();
-    let mut other = mapped.octets();
-    other[dice.below(12)] ^= 1;
-    SocketAddress::V6(match dice.below(12) {
-        0 => Ipv6Addr::LOCALHOST,
-        1 => Ipv6Addr::UNSPECIFIED,
-        2 => Ipv6Addr::from(other),
-        _ => mapped,
-    })
+/// Mostly as it is, IPv4 mapped (RFC 4291 section 2.5.5.2); this host's own; the same in a network's prefix, and one that
+/// differs in a bit of that.
+fn address_in_v6(dice: &mut Dice, address: Ip) -> SocketAddress {
+    let of_network = match address.to_v4() {
+        Some(name) => address6(&prefix6(dice.pick(&[OVERLAY, OVERLAY, OVERLAPPING])), name),
+        None => address,
+    };
+    let mut other = of_network;
+    other.0[dice.below(16)] ^= 1;
+    let address = match dice.below(16) {
+        0 => Ip::LOCALHOST6,
+        1 => Ip::UNSPECIFIED,
+        2 => other,
+        3 => OWN6,
+        4..9 => of_network,
+        _ => address,
+    };
+    SocketAddress::V6(Ipv6Addr::from(address.0))
 }
 
 fn change(dice: &mut Dice, tables: &Tables) -> Change {
     let wanted = &tables.wanted;
     let backend = dice.pick(&BACKENDS);
     let key = EndpointKey { vni: INGRESS, address: backend };
-    match dice.below(26) {
+    match dice.below(28) {
         0..5 => Change::Tick(wanted.tick + u32::try_from(dice.below(40)).unwrap()),
         5..9 => {
             let ring = RingKey::new(1 + dice.number() % 2, INGRESS);
@@ -181,12 +199,16 @@ fn change(dice: &mut Dice, tables: &Tables) -> Change {
             Change::Endpoint(key, row)
         }
         21 => Change::AddressOwner(
-            dice.pick(&[OWN[1], PEERS[0]]),
+            dice.pick(&[OWN[1].into(), PEERS[0].into(), OWN6]),
             dice.pick(&[None, Some(Ip4::UNSPECIFIED), Some(PEERS[1])]),
         ),
         22 => {
             let port = dice.pick_from(wanted.target_ports.keys()).copied();
             port.map_or(Change::EmptyCaches, |key| Change::TargetPort(key, None))
+        }
+        23 | 24 => {
+            let vni = dice.pick(&[INGRESS, OVERLAY]);
+            Change::Prefix6(vni, (!dice.one_in(3)).then(|| prefix6(vni)))
         }
         _ => Change::Config(world::config(dice)),
     }

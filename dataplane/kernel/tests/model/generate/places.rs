@@ -3,16 +3,18 @@
 use ebpf_abi::limits::{PROBE_VNI, ROUTER_MAC};
 use ebpf_abi::ring::{MAX_HOPS, fingerprint};
 use ebpf_abi::table::ATTACHMENT_WAY_OUT;
-use ebpf_abi::{Attachment, Chooser, FlowTuple, ForwardKey, Ip4, MacAddr, Port, protocol};
+use ebpf_abi::{Attachment, Chooser, FlowTuple, ForwardKey, Ip, Ip4, MacAddr, Port, protocol};
 
 use super::dice::Dice;
-use super::frames::{Headers, icmp_error, transport};
+use super::frames::{Headers, icmp_checksum, icmp_error, transport};
 use super::world::{
-    BACKENDS, CLIENTS, INGRESS, OVERLAY_TASKS, OWN, PEERS, PEERS_OTHER, SERVICES, STRANGER, VIPS,
+    BACKENDS, CLIENTS, CLIENTS6, INGRESS, OVERLAY_TASKS, OWN, OWN6, PEER6, PEERS, PEERS_OTHER, SERVICES, STRANGER,
+    STRANGER6, VIPS, prefix6,
 };
 use crate::frame::checksum;
 use crate::packet::{INGRESS_ENDS, OVERLAY_ENDS, STRAY_END, UPLINK_MAC, WAYS_OUT};
-use crate::tables::Tables;
+use crate::network::Family;
+use crate::tables::{Tables, address6};
 
 const CLIENT_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 100]);
 const OUTSIDE: (MacAddr, MacAddr) = (CLIENT_MAC, UPLINK_MAC);
@@ -20,6 +22,8 @@ const OUTSIDE: (MacAddr, MacAddr) = (CLIENT_MAC, UPLINK_MAC);
 const FLOODED: (MacAddr, MacAddr) = (CLIENT_MAC, MacAddr([2, 0, 0, 0, 0, 12]));
 const DONT_FRAGMENT: u16 = 1 << 14;
 const MORE_FRAGMENTS: u16 = 1 << 13;
+/// `ff02::1`.
+const ALL_NODES: Ip = Ip([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
 
 /// A client's flow: one that is known, or one of the few that there are.
 fn client_flow(dice: &mut Dice, tables: &Tables) -> FlowTuple {
@@ -31,17 +35,32 @@ fn client_flow(dice: &mut Dice, tables: &Tables) -> FlowTuple {
     known.unwrap_or_else(|| {
         let services = if dice.one_in(8) { &SERVICES[..] } else { &SERVICES[..4] };
         let (_, protocol, published, _) = dice.pick(services);
-        let client = if dice.one_in(15) { dice.pick(&[OWN[0], PEERS[0]]) } else { dice.pick(&CLIENTS) };
+        let (client, service) = if dice.one_in(3) { client_and_node6(dice) } else { client_and_node(dice) };
         let port = dice.pick(&[40_000, 40_001, 33_333, 65_535]);
-        let service = match dice.below(25) {
-            0 => dice.pick(&[Ip4::LOCALHOST, STRANGER]),
-            1 => dice.pick(&[PEERS[0], PEERS_OTHER]),
-            2..8 => OWN[1],
-            _ => OWN[0],
-        };
         let published = if dice.one_in(40) { 22 } else { published };
         FlowTuple::new((client, Port::new(port)), (service, Port::new(published)), protocol)
     })
+}
+
+fn client_and_node(dice: &mut Dice) -> (Ip, Ip) {
+    let client = if dice.one_in(15) { dice.pick(&[OWN[0], PEERS[0]]) } else { dice.pick(&CLIENTS) };
+    let service = match dice.below(25) {
+        0 => dice.pick(&[Ip4::LOCALHOST, STRANGER]),
+        1 => dice.pick(&[PEERS[0], PEERS_OTHER]),
+        2..8 => OWN[1],
+        _ => OWN[0],
+    };
+    (client.into(), service.into())
+}
+
+fn client_and_node6(dice: &mut Dice) -> (Ip, Ip) {
+    let client = if dice.one_in(15) { dice.pick(&[OWN6, PEER6]) } else { dice.pick(&CLIENTS6) };
+    let service = match dice.below(25) {
+        0 => dice.pick(&[Ip::LOCALHOST6, STRANGER6]),
+        1 => PEER6,
+        _ => OWN6,
+    };
+    (client, service)
 }
 
 fn as_tuple(key: &ForwardKey) -> FlowTuple {
@@ -58,11 +77,11 @@ fn reversed(tuple: &FlowTuple) -> FlowTuple {
 fn of_client(dice: &mut Dice, macs: (MacAddr, MacAddr), tuple: &FlowTuple) -> Vec<u8> {
     let mut headers = Headers::of(macs, tuple);
     if dice.one_in(9) {
-        headers.protocol = protocol::ICMP;
+        headers.protocol = headers.family().icmp_protocol();
         if dice.one_in(3) {
-            headers.source = STRANGER;
+            headers.source = if tuple.source.is_v4() { STRANGER.into() } else { STRANGER6 };
         }
-        let message = icmp_error(dice, &reversed(tuple));
+        let message = icmp_error(dice, &headers, &reversed(tuple));
         return headers.frame(dice, &message);
     }
     headers.id = u8::try_from(dice.below(4)).unwrap();
@@ -75,7 +94,7 @@ fn of_client(dice: &mut Dice, macs: (MacAddr, MacAddr), tuple: &FlowTuple) -> Ve
     };
     let mut segment = transport(dice, tuple);
     if dice.one_in(60) {
-        segment.resize(dice.pick(&[1210, 1211, 1430, 1431]), 7);
+        segment.resize(dice.pick(&[1190, 1191, 1210, 1211, 1410, 1411, 1430, 1431]), 7);
     }
     headers.frame(dice, &segment)
 }
@@ -91,7 +110,7 @@ pub fn from_outside(dice: &mut Dice, tables: &Tables) -> Vec<u8> {
             frame[12..14].copy_from_slice(&kind);
             frame
         }
-        2 => ping(dice, OUTSIDE, (tuple.source.low(), tuple.destination.low())),
+        2 => ping(dice, OUTSIDE, (tuple.source, tuple.destination)),
         3 => of_client(dice, FLOODED, &tuple),
         _ => of_client(dice, OUTSIDE, &tuple),
     }
@@ -137,16 +156,28 @@ pub fn in_tunnel(dice: &mut Dice, tables: &Tables, (vni, remote): (u32, Ip4), in
     frame
 }
 
-fn ping(dice: &mut Dice, macs: (MacAddr, MacAddr), between: (Ip4, Ip4)) -> Vec<u8> {
+fn ping(dice: &mut Dice, macs: (MacAddr, MacAddr), between: (Ip, Ip)) -> Vec<u8> {
     let nowhere = Port::default();
-    let tuple = FlowTuple::new((between.0, nowhere), (between.1, nowhere), protocol::ICMP);
-    let mut message = vec![dice.pick(&[8, 8, 8, 0, 13]), dice.pick(&[0, 0, 0, 3])];
+    let family = Family::of_address(between.0);
+    let tuple = FlowTuple::new((between.0, nowhere), (between.1, nowhere), family.icmp_protocol());
+    let kinds = match family {
+        Family::V4 => [8, 8, 8, 0, 13],
+        Family::V6 => [128, 128, 128, 129, 133],
+    };
+    let mut message = vec![dice.pick(&kinds), dice.pick(&[0, 0, 0, 3])];
     message.extend(dice.bytes(10));
-    Headers::of(macs, &tuple).frame(dice, &message)
+    let headers = Headers::of(macs, &tuple);
+    icmp_checksum(dice, &headers, &mut message);
+    headers.frame(dice, &message)
 }
 
 /// Between any two of these addresses.
-fn between(dice: &mut Dice, macs: (MacAddr, MacAddr), source: Ip4, destination: Ip4) -> Vec<u8> {
+fn between(
+    dice: &mut Dice,
+    macs: (MacAddr, MacAddr),
+    source: impl Into<Ip>,
+    destination: impl Into<Ip>,
+) -> Vec<u8> {
     let ports = [40_000, 80, 53].map(Port::new);
     let kind = dice.pick(&[protocol::TCP, protocol::UDP]);
     let tuple = FlowTuple::new((source, dice.pick(&ports)), (destination, dice.pick(&ports)), kind);
@@ -164,8 +195,11 @@ pub fn from_node(dice: &mut Dice, tables: &Tables, vni: u32, remote: Ip4) -> Vec
     match (vni == INGRESS, dice.below(12)) {
         // Answers to clients, and packets for this node's processes.
         (true, 0) => {
-            let to = dice.pick(&[CLIENTS[0], OWN[0], PEERS[1]]);
-            let from = dice.pick(&OWN);
+            let (from, to) = if dice.one_in(3) {
+                (OWN6, dice.pick(&[CLIENTS6[0], OWN6, PEER6]))
+            } else {
+                (dice.pick(&OWN).into(), dice.pick(&[CLIENTS[0], OWN[0], PEERS[1]]).into())
+            };
             let backend = endpoint(dice);
             let sender = if dice.one_in(2) { ROUTER_MAC } else { MacAddr::of_endpoint(backend) };
             if dice.one_in(2) {
@@ -175,13 +209,23 @@ pub fn from_node(dice: &mut Dice, tables: &Tables, vni: u32, remote: Ip4) -> Vec
             between(dice, (sender, ROUTER_MAC), from, to)
         }
         (true, 1) => {
-            let (from, to) = (endpoint(dice), dice.pick(&[OWN[0], OWN[1], CLIENTS[1]]));
+            let from = endpoint(dice);
+            if dice.one_in(3) {
+                let to = dice.pick(&[OWN6, OWN6, CLIENTS6[1]]);
+                return between(dice, (ROUTER_MAC, ROUTER_MAC), in_network6(vni, from), to);
+            }
+            let to = dice.pick(&[OWN[0], OWN[1], CLIENTS[1]]);
             between(dice, (ROUTER_MAC, ROUTER_MAC), from, to)
         }
         (true, 2) => {
             let to = endpoint(dice);
+            let macs = (ROUTER_MAC, MacAddr::of_endpoint(to));
+            if dice.one_in(3) {
+                let from = dice.pick(&[PEER6, CLIENTS6[0], OWN6]);
+                return between(dice, macs, from, in_network6(vni, to));
+            }
             let from = dice.pick(&[remote, PEERS_OTHER, CLIENTS[0], OWN[0]]);
-            between(dice, (ROUTER_MAC, MacAddr::of_endpoint(to)), from, to)
+            between(dice, macs, from, to)
         }
         (true, 3..) => {
             let tuple = client_flow(dice, tables);
@@ -196,9 +240,17 @@ pub fn from_node(dice: &mut Dice, tables: &Tables, vni: u32, remote: Ip4) -> Vec
             let (from, to) = (endpoint(dice), endpoint(dice));
             let mac = if dice.one_in(12) { ROUTER_MAC } else { MacAddr::of_endpoint(to) };
             let to = if dice.one_in(12) { OVERLAY_TASKS[2] } else { to };
+            if dice.one_in(3) {
+                return between(dice, (ROUTER_MAC, mac), in_network6(vni, from), in_network6(vni, to));
+            }
             between(dice, (ROUTER_MAC, mac), from, to)
         }
     }
+}
+
+/// An address of a network's prefix, which that may not have now.
+fn in_network6(vni: u32, name: Ip4) -> Ip {
+    address6(&prefix6(vni), name)
 }
 
 /// What chose a packet's destination: mostly a ring in use, or one that this node has had.
@@ -218,13 +270,22 @@ fn inner_source(dice: &mut Dice, tables: &Tables) -> MacAddr {
 
 /// Into the tunnel device.
 pub fn from_host(dice: &mut Dice, tables: &Tables) -> Vec<u8> {
-    let from = dice.pick(&[OWN[0], OWN[0], OWN[1], CLIENTS[0], BACKENDS[0]]);
-    let to = match dice.below(12) {
-        0 => dice.pick(&[Ip4([224, 0, 0, 1]), Ip4([255, 255, 255, 255]), CLIENTS[0]]),
-        1 => dice.pick(&OVERLAY_TASKS),
-        _ => dice.pick(&BACKENDS),
+    let mut frame = if dice.one_in(4) {
+        let to = match dice.below(12) {
+            0 => dice.pick(&[ALL_NODES, CLIENTS6[0]]),
+            _ => in_network6(INGRESS, dice.pick(&BACKENDS)),
+        };
+        let from = dice.pick(&[OWN6, OWN6, OWN6, CLIENTS6[0]]);
+        between(dice, OUTSIDE, from, to)
+    } else {
+        let from = dice.pick(&[OWN[0], OWN[0], OWN[1], CLIENTS[0], BACKENDS[0]]);
+        let to = match dice.below(12) {
+            0 => dice.pick(&[Ip4([224, 0, 0, 1]), Ip4([255, 255, 255, 255]), CLIENTS[0]]),
+            1 => dice.pick(&OVERLAY_TASKS),
+            _ => dice.pick(&BACKENDS),
+        };
+        between(dice, OUTSIDE, from, to)
     };
-    let mut frame = between(dice, OUTSIDE, from, to);
     if dice.one_in(30) || tables.wanted.config == ebpf_abi::NodeConfig::default() {
         frame[12..14].copy_from_slice(&[0x88, 0xcc]);
     }
@@ -243,6 +304,7 @@ pub fn from_task(dice: &mut Dice, tables: &Tables) -> (u32, Vec<u8>) {
         return (ifindex, between(dice, OUTSIDE, CLIENTS[0], OWN[0]));
     };
     let mut frame = match dice.below(12) {
+        0 if dice.one_in(2) => solicitation(dice, attachment),
         0 => question(dice, attachment),
         1..4 => to_neighbour(dice, attachment),
         4 => error(dice, tables, attachment),
@@ -269,7 +331,11 @@ fn answer(dice: &mut Dice, tables: &Tables, attachment: &Attachment) -> Vec<u8> 
         let client = dice.pick(&CLIENTS);
         return between(dice, macs(attachment), attachment.address, client);
     };
-    let source = if attachment.flags & ATTACHMENT_WAY_OUT != 0 { STRANGER } else { key.endpoint };
+    let source = match Family::of_address(key.client) {
+        Family::V4 if attachment.flags & ATTACHMENT_WAY_OUT != 0 => STRANGER.into(),
+        Family::V4 => key.endpoint.into(),
+        Family::V6 => in_network6(INGRESS, key.endpoint),
+    };
     let tuple = FlowTuple::new((source, key.target_port), (key.client, key.client_port), key.protocol);
     let mut headers = Headers::of(macs(attachment), &tuple);
     headers.id = u8::try_from(dice.below(3)).unwrap();
@@ -282,10 +348,12 @@ fn error(dice: &mut Dice, tables: &Tables, attachment: &Attachment) -> Vec<u8> {
     let about = dice.pick_from(tables.written.replies.keys()).copied();
     let Some(key) = about else { return to_neighbour(dice, attachment) };
     let client = (key.client, key.client_port);
-    let asked = FlowTuple::new(client, (key.endpoint, key.target_port), key.protocol);
+    let of_client = |name: Ip4| if key.client.is_v4() { name.into() } else { in_network6(INGRESS, name) };
+    let asked = FlowTuple::new(client, (of_client(key.endpoint), key.target_port), key.protocol);
     let mut headers = Headers::of(macs(attachment), &reversed(&asked));
-    (headers.protocol, headers.source) = (protocol::ICMP, attachment.address);
-    let message = icmp_error(dice, &asked);
+    headers.protocol = headers.family().icmp_protocol();
+    headers.source = of_client(attachment.address);
+    let message = icmp_error(dice, &headers, &asked);
     headers.frame(dice, &message)
 }
 
@@ -309,10 +377,50 @@ fn to_neighbour(dice: &mut Dice, attachment: &Attachment) -> Vec<u8> {
         Ip4([239, 1, 1, 1]),
     ];
     let to = dice.pick(&destinations);
+    let (source, to) = if dice.one_in(3) {
+        let others = [OWN6, PEER6, CLIENTS6[0], ALL_NODES];
+        let to = if dice.one_in(5) { dice.pick(&others) } else { in_network6(attachment.vni, to) };
+        (in_network6(attachment.vni, source), to)
+    } else {
+        (source.into(), to.into())
+    };
     if dice.one_in(3) {
         return ping(dice, macs(attachment), (source, to));
     }
     between(dice, macs(attachment), source, to)
+}
+
+/// A neighbour solicitation (RFC 4861 section 4.3): from an address, or from nobody yet; to many, or to one.
+fn solicitation(dice: &mut Dice, attachment: &Attachment) -> Vec<u8> {
+    let targets = [
+        attachment.gateway,
+        attachment.gateway,
+        attachment.address,
+        VIPS[0],
+        OVERLAY_TASKS[1],
+        BACKENDS[1],
+        BACKENDS[2],
+        CLIENTS[0],
+    ];
+    let target = in_network6(attachment.vni, dice.pick(&targets));
+    let target = if dice.one_in(20) { STRANGER6 } else { target };
+    let source = match dice.below(12) {
+        0 => Ip::UNSPECIFIED,
+        1 => in_network6(attachment.vni, STRANGER),
+        _ => in_network6(attachment.vni, attachment.address),
+    };
+    let nowhere = Port::default();
+    let to = if dice.one_in(3) { target } else { ALL_NODES };
+    let tuple = FlowTuple::new((source, nowhere), (to, nowhere), protocol::ICMP6);
+    let mut message = vec![dice.pick(&[135, 135, 135, 135, 136]), u8::from(dice.one_in(20)), 0, 0, 0, 0, 0, 0];
+    message.extend(target.0);
+    if !dice.one_in(4) {
+        message.extend([1, 1]);
+        message.extend(attachment.mac.0);
+    }
+    let headers = Headers::of(macs(attachment), &tuple);
+    icmp_checksum(dice, &headers, &mut message);
+    headers.frame(dice, &message)
 }
 
 fn question(dice: &mut Dice, attachment: &Attachment) -> Vec<u8> {

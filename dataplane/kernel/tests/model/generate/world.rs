@@ -3,8 +3,8 @@
 
 use ebpf_abi::table::{ATTACHMENT_INGRESS, ATTACHMENT_WAY_OUT, CONFIG_XDP_REDIRECT};
 use ebpf_abi::{
-    Attachment, Endpoint, EndpointKey, Frontend, FrontendKey, Ip4, MacAddr, NodeConfig, Port, RingKey,
-    SandboxNetworks, TargetPort, TargetPortKey, VipKey, protocol,
+    Attachment, Endpoint, EndpointKey, Frontend, FrontendKey, Ip, Ip4, MacAddr, NodeConfig, Port, Prefix6,
+    RingKey, SandboxNetworks, TargetPort, TargetPortKey, VipKey, protocol,
 };
 
 use super::dice::Dice;
@@ -21,6 +21,11 @@ pub const PEERS: [Ip4; 2] = [Ip4([198, 18, 0, 12]), Ip4([198, 18, 0, 13])];
 pub const PEERS_OTHER: Ip4 = Ip4([198, 18, 0, 32]);
 pub const STRANGER: Ip4 = Ip4([198, 18, 0, 66]);
 pub const CLIENTS: [Ip4; 3] = [Ip4([203, 0, 113, 1]), Ip4([203, 0, 113, 2]), Ip4([203, 0, 113, 3])];
+/// The same nodes' and other clients' IPv6 addresses.
+pub const OWN6: Ip = outside6(0x11);
+pub const PEER6: Ip = outside6(0x12);
+pub const STRANGER6: Ip = outside6(0x66);
+pub const CLIENTS6: [Ip; 3] = [outside6(0xc1), outside6(0xc2), outside6(0xc3)];
 /// The last has no endpoint.
 pub const BACKENDS: [Ip4; 6] = [
     Ip4([10, 0, 0, 5]),
@@ -46,19 +51,39 @@ pub const NODE_COOKIE: u64 = 7;
 pub const SANDBOX_COOKIES: [u64; 2] = [8, 9];
 pub const STRANGE_COOKIE: u64 = 10;
 
+const fn outside6(last: u8) -> Ip {
+    Ip([0x20, 1, 0x0d, 0xb8, 0, 0x18, 0, 0, 0, 0, 0, 0, 0, 0, 0, last])
+}
+
+/// The IPv6 side of a network: its prefix has 64 bits, or as many as leave room for the host number alone.
+pub fn prefix6(vni: u32) -> Prefix6 {
+    let [_, _, high, low] = vni.to_be_bytes();
+    let is_long = u8::from(vni == OVERLAPPING);
+    let prefix = Ip([0xfd, 0, 0, 0, 0, 0, high, low, 0, 0, 0, is_long, 0, 0, is_long, 0]);
+    let subnet = if vni == OVERLAY { Ip4([10, 0, 1, 0]) } else { Ip4([10, 0, 0, 0]) };
+    Prefix6 { prefix, subnet, host_mask: 0xff }
+}
+
 /// The tables of one run.
 pub fn wanted(dice: &mut Dice) -> Wanted {
     let mut wanted = Wanted { config: config(dice), tick: 100, ..Wanted::default() };
     wanted.peers.extend(PEERS);
     for (address, owner) in [
-        (OWN[0], Ip4::UNSPECIFIED),
-        (OWN[1], Ip4::UNSPECIFIED),
-        (PEERS[0], PEERS[0]),
-        (PEERS[1], PEERS[1]),
-        (PEERS_OTHER, PEERS[0]),
+        (OWN[0].into(), Ip4::UNSPECIFIED),
+        (OWN[1].into(), Ip4::UNSPECIFIED),
+        (OWN6, Ip4::UNSPECIFIED),
+        (PEERS[0].into(), PEERS[0]),
+        (PEERS[1].into(), PEERS[1]),
+        (PEERS_OTHER.into(), PEERS[0]),
+        (PEER6, PEERS[0]),
     ] {
         if !dice.one_in(20) {
             wanted.address_owners.insert(address, owner);
+        }
+    }
+    for vni in [INGRESS, OVERLAY, OVERLAPPING] {
+        if !dice.one_in(10) {
+            wanted.prefixes6.insert(vni, prefix6(vni));
         }
     }
     endpoints(dice, &mut wanted);
@@ -126,7 +151,7 @@ fn attachments(wanted: &mut Wanted) {
 fn services(dice: &mut Dice, wanted: &mut Wanted) {
     for (service, protocol, published, target) in SERVICES {
         let frontend = Frontend::new(RingKey::new(service, INGRESS), Port::new(target));
-        for address in [OWN[0], OWN[1], Ip4::LOCALHOST] {
+        for address in [OWN[0].into(), OWN[1].into(), OWN6, Ip::LOCALHOST4] {
             if !dice.one_in(15) {
                 wanted.frontends.insert(FrontendKey::new(address, Port::new(published), protocol), frontend);
             }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use aya::Pod;
 use dataplane_kernel::bpf::{Replaced, Table};
 use ebpf_abi::names::map;
-use ebpf_abi::{FlowTuple, ForwardKey, FragmentKey, GateRow, Ip, Ip4, Peer, ReplyKey, RingKey, SocketNatKey};
+use ebpf_abi::{FlowTuple, ForwardKey, FragmentKey, GateRow, Ip4, Peer, ReplyKey, RingKey, SocketNatKey};
 
 use super::Machine;
 use crate::packet::Change;
@@ -20,10 +20,8 @@ impl Machine {
         replace(&mut tables.frontends, &before.frontends, &after.frontends);
         replace(&mut tables.endpoints, &before.endpoints, &after.endpoints);
         replace(&mut tables.target_ports, &before.target_ports, &after.target_ports);
-        let owners = |wanted: &Wanted| {
-            wanted.address_owners.iter().map(|(address, owner)| (Ip::from(*address), *owner)).collect()
-        };
-        replace(&mut tables.address_owners, &owners(before), &owners(after));
+        replace(&mut tables.address_owners, &before.address_owners, &after.address_owners);
+        replace(&mut tables.prefixes6, &before.prefixes6, &after.prefixes6);
         replace(&mut tables.attachments, &before.attachments, &after.attachments);
         replace(&mut tables.vips, &before.vips, &after.vips);
         replace(&mut tables.sandboxes, &before.sandboxes, &after.sandboxes);
@@ -66,9 +64,8 @@ impl Machine {
             Change::Ring(key, places) => tables.rings.swap(key, places).unwrap(),
             Change::Endpoint(key, row) => put(&mut tables.endpoints, key, row.as_ref()),
             Change::TargetPort(key, row) => put(&mut tables.target_ports, key, row.as_ref()),
-            Change::AddressOwner(address, row) => {
-                put(&mut tables.address_owners, &Ip::from(*address), row.as_ref());
-            }
+            Change::AddressOwner(address, row) => put(&mut tables.address_owners, address, row.as_ref()),
+            Change::Prefix6(vni, row) => put(&mut tables.prefixes6, vni, row.as_ref()),
             Change::EmptyCaches => {
                 self.clear::<Ip4>(map::NEXT_HOPS);
                 self.clear::<FlowTuple>(map::FLOW_CACHE);

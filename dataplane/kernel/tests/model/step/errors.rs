@@ -1,33 +1,47 @@
 //! ICMP errors: made here, steered to a backend, and sent by a task.
 
 use ebpf_abi::limits::ROUTER_MAC;
-use ebpf_abi::{Chooser, DropReason, FlowTuple, Ip4, Port, ReplyKey, protocol};
+use ebpf_abi::{Chooser, DropReason, FlowTuple, Ip, Ip4, Port, ReplyKey, protocol};
 
 use super::mesh::Backend;
-use super::rewrite::{DESTINATION, SOURCE};
+use super::rewrite::Side;
 use super::state::Seen;
 use super::{Step, Verdict, Walk, Way};
-use crate::frame::{ETHERNET, Link, Network, checksum, fault, fault_of_answer, put};
+use crate::frame::{ETHERNET, Link, checksum, fault, fault_of_answer, put};
+use crate::network::{Family, Network, pseudo_header};
 
-/// Of the packet at fault an error carries the header and 64 bits (RFC 792).
-const CARRIED: usize = 28;
 /// What the tunnel's headers take of an underlay packet.
 pub const TUNNEL_OVERHEAD: u32 = 50;
 
 impl Walk<'_> {
-    /// "Fragmentation needed" with the size that fits (RFC 1191 section 4), back to who sent the packet.
+    /// "Fragmentation needed" (RFC 1191 section 4) or "packet too big" (RFC 4443 section 3.2) with the size that fits, back to
+    /// who sent the packet, of which it carries the header and 64 bits.
     pub fn refuse_length(&mut self, link: &Link, ip: &Network) -> Step {
-        let carried = self.frame.get(ETHERNET..ETHERNET + CARRIED).ok_or(DropReason::Malformed)?.to_vec();
+        let carried = ETHERNET + ip.family.header_len() + 8;
+        let carried = self.frame.get(ETHERNET..carried).ok_or(DropReason::Malformed)?.to_vec();
         let fits = self.tables.wanted.config.uplink_mtu.saturating_sub(TUNNEL_OVERHEAD);
-        let mut header = vec![0x45, 0, 0, 56, 0, 0, 0, 0, 64, protocol::ICMP, 0, 0];
-        header.extend([ip.destination.0, ip.source.0].concat());
-        let sum = checksum(&header).to_be_bytes();
-        put(&mut header, 10, &sum);
-        let mut message = vec![3, 4, 0, 0, 0, 0];
-        message.extend(u16::try_from(fits).unwrap_or(u16::MAX).to_be_bytes());
+        let [high, low] = u16::try_from(fits).unwrap_or(u16::MAX).to_be_bytes();
+        let addresses = [ip.destination, ip.source].map(|address| ip.family.bytes(address)).concat();
+        let (mut header, kind) = match ip.family {
+            Family::V4 => (vec![0x45, 0, 0, 56, 0, 0, 0, 0, 64, protocol::ICMP, 0, 0], [3, 4]),
+            Family::V6 => (vec![0x60, 0, 0, 0, 0, 56, protocol::ICMP6, 64], [2, 0]),
+        };
+        header.extend(addresses);
+        let mut message = [kind[0], kind[1], 0, 0, 0, 0, high, low].to_vec();
         message.extend(carried);
-        let sum = checksum(&message).to_be_bytes();
-        put(&mut message, 2, &sum);
+        let covered = match ip.family {
+            Family::V4 => {
+                let sum = checksum(&header).to_be_bytes();
+                put(&mut header, 10, &sum);
+                message.clone()
+            }
+            Family::V6 => {
+                let mut covered = pseudo_header((ip.destination, ip.source), protocol::ICMP6, 56);
+                covered.extend(&message);
+                covered
+            }
+        };
+        put(&mut message, 2, &checksum(&covered).to_be_bytes());
         self.frame.truncate(ETHERNET);
         self.frame.extend(header);
         self.frame.extend(message);
@@ -49,44 +63,47 @@ impl Walk<'_> {
 
     /// To a backend of this node that knows the flow, or to who may.
     pub fn deliver_error(&mut self, tuple: &FlowTuple, backend: Backend, chooser: Chooser) -> Step {
+        let family = Family::of_address(tuple.source);
         if let Some(seen) = self.tables.known_flow(tuple, backend.0) {
-            return self.hand_over_error(backend, seen);
+            return self.hand_over_error(family, backend, seen);
         }
         let (other, next) = self.tables.other(tuple, backend.0, chooser).ok_or(DropReason::UnknownFlow)?;
         if !other.1.is_local() {
             return Ok(self.ask_other_node(&other.1, next));
         }
         let seen = self.tables.known_flow(tuple, other.0).ok_or(DropReason::UnknownFlow)?;
-        self.hand_over_error(other, seen)
+        self.hand_over_error(family, other, seen)
     }
 
     /// The packet at fault becomes what the task sent.
-    fn hand_over_error(&mut self, (backend, endpoint): Backend, seen: Seen) -> Step {
-        self.translate_fault_address(12, backend)?;
-        self.translate_fault_port(0, seen.target)?;
-        self.translate_fault_port(2, seen.client)?;
-        self.set_address(DESTINATION, backend)?;
+    fn hand_over_error(&mut self, family: Family, (backend, endpoint): Backend, seen: Seen) -> Step {
+        let task = self.task_address(backend, family)?;
+        self.translate_fault_address(family, Side::Source, task)?;
+        self.translate_fault_port(family, Side::Source, seen.target)?;
+        self.translate_fault_port(family, Side::Destination, seen.client)?;
+        self.set_error_address(family, Side::Destination, task)?;
         self.set_macs(endpoint.mac, ROUTER_MAC);
         Ok(Verdict::Forward(Way::Sandbox(endpoint.ifindex)))
     }
 
-    /// A task's error about a client's packet, which becomes what the client sent; `None` if it is about none.
-    pub fn error_from_task(&mut self, ip: &Network) -> Option<Step> {
+    /// The error, about a client's packet, of the task with this name; the packet becomes what the client sent. `None` if it is
+    /// about none.
+    pub fn error_from_task(&mut self, ip: &Network, task: Ip4) -> Option<Step> {
         let asked = fault(&self.frame, ip)?;
-        if asked.destination != ip.source.into() {
+        if asked.destination != ip.source {
             return None;
         }
         let client = (asked.source, asked.source_port);
-        let key = ReplyKey::new((asked.destination.low(), asked.destination_port), client, asked.protocol);
+        let key = ReplyKey::new((task, asked.destination_port), client, asked.protocol);
         let flow = *self.tables.written.replies.get(&key)?;
-        Some(self.restore_error(ip.destination, flow.service.low(), (flow.client_port, flow.service_port)))
+        Some(self.restore_error(ip, flow.service, (flow.client_port, flow.service_port)))
     }
 
-    fn restore_error(&mut self, client: Ip4, service: Ip4, ports: (Port, Port)) -> Step {
-        self.translate_fault_address(16, service)?;
-        self.translate_fault_port(0, ports.0)?;
-        self.translate_fault_port(2, ports.1)?;
-        self.set_address(SOURCE, service)?;
-        self.leave_from(service, client)
+    fn restore_error(&mut self, ip: &Network, service: Ip, ports: (Port, Port)) -> Step {
+        self.translate_fault_address(ip.family, Side::Destination, service)?;
+        self.translate_fault_port(ip.family, Side::Source, ports.0)?;
+        self.translate_fault_port(ip.family, Side::Destination, ports.1)?;
+        self.set_error_address(ip.family, Side::Source, service)?;
+        self.leave_from(service, ip.destination)
     }
 }

@@ -4,7 +4,8 @@ use ebpf_abi::{Ip4, MacAddr, NextHop, NodeConfig, protocol};
 
 use super::errors::TUNNEL_OVERHEAD;
 use super::{Step, Verdict, Walk, Way};
-use crate::frame::{ETHERNET, IPV4, Link, Network, Piece, at, checksum};
+use crate::frame::{ETHERNET, IPV4, Link, at, checksum};
+use crate::network::{Family, Network, Piece};
 use crate::packet::UPLINK_MAC;
 
 /// The kernel's hash of every flow here.
@@ -17,12 +18,14 @@ const CONGESTION: u8 = 3;
 
 impl Walk<'_> {
     /// Through the tunnel, to an endpoint or (both MACs the router's) to a node: by own headers where the way leads out of
-    /// the uplink and takes the packet in one piece, else by the kernel's device.
+    /// the uplink and takes the packet in one piece, else, as all of IPv6, by the kernel's device.
     pub fn send_tunnelled(&mut self, remote: Ip4, vni: u32, macs: (MacAddr, MacAddr)) -> Verdict {
         let config = self.tables.wanted.config;
         let len = u32::try_from(self.frame.len() - ETHERNET).unwrap() + TUNNEL_OVERHEAD;
         // The runs' aggregates are of no kind that can be taken apart in a tunnel.
-        let hop = self.next_hop(&config, remote).filter(|hop| len <= hop.mtu && !self.packet.is_aggregate);
+        let is_v4 = at(&self.frame, 12) == Some(IPV4);
+        let hop = if is_v4 { self.next_hop(&config, remote) } else { None };
+        let hop = hop.filter(|hop| len <= hop.mtu && !self.packet.is_aggregate);
         let Some(hop) = hop else {
             self.set_macs(macs.0, macs.1);
             self.tunnel = Some((vni, remote));
@@ -67,14 +70,14 @@ impl Walk<'_> {
         const PROBES: u32 = 0x00ff_ffff;
         let config = self.tables.config()?;
         Link::of(&self.frame).filter(|link| link.kind == IPV4 && link.destination == UPLINK_MAC)?;
-        let ip = Network::of(&self.frame)?;
+        let ip = Network::of(&self.frame, Family::V4)?;
         let is_plain = ip.protocol == protocol::UDP && ip.piece == Piece::Whole && !ip.has_options();
         let has_all = ETHERNET + usize::from(ip.total_len) <= self.frame.len() && ip.total_len >= 70;
         let reserved_flag = self.frame[20] & 0x80;
         let is_sound = checksum(self.frame.get(ETHERNET..ETHERNET + 20)?) == 0;
         let was_congested = self.frame[15] & CONGESTION == CONGESTION;
         let odd = !is_plain || !has_all || reserved_flag != 0 || !is_sound || was_congested;
-        if odd || ip.destination != config.vtep || self.packet.is_aggregate {
+        if odd || ip.destination != config.vtep.into() || self.packet.is_aggregate {
             return None;
         }
         let expected =
@@ -82,11 +85,11 @@ impl Walk<'_> {
         let vni = u32::from_be_bytes([0, self.frame[46], self.frame[47], self.frame[48]]);
         let is_vxlan =
             self.frame[36..46] == expected && self.frame[49] == 0 && at(&self.frame, 62) == Some(IPV4);
-        if !is_vxlan || vni == PROBES || !self.tables.wanted.peers.contains(&ip.source) {
+        if !is_vxlan || vni == PROBES || !self.tables.wanted.peers.contains(&ip.source.low()) {
             return None;
         }
         self.frame.drain(..50);
-        Some(self.arrives(vni, ip.source))
+        Some(self.arrives(vni, ip.source.low()))
     }
 }
 

@@ -10,10 +10,11 @@ use ebpf_abi::{
 };
 use ebpf_packet::hash::flow_hash;
 
-use super::rewrite::{CLIENT_SIDE, SERVICE_SIDE};
+use super::rewrite::Side;
 use super::state::Seen;
 use super::{Step, Verdict, Walk, Way};
-use crate::frame::{Network, NoPorts, Piece, Segment};
+use crate::frame::{NoPorts, Segment};
+use crate::network::{Family, Network, Piece};
 use crate::tables::Tables;
 
 /// A backend and what is known of it.
@@ -61,8 +62,8 @@ impl Tables {
 
     /// What another node publishes at its address is what this one publishes at localhost.
     pub fn ring_of_other_node(&self, tuple: &FlowTuple) -> Option<RingKey> {
-        let owner = self.wanted.address_owners.get(&tuple.destination.low())?;
-        let is_other = *owner != Ip4::UNSPECIFIED && tuple.destination.low() != self.wanted.config.vtep;
+        let owner = self.wanted.address_owners.get(&tuple.destination)?;
+        let is_other = *owner != Ip4::UNSPECIFIED && tuple.destination != self.wanted.config.vtep.into();
         let key = FrontendKey::new(Ip4::LOCALHOST, tuple.destination_port, tuple.protocol);
         self.wanted.frontends.get(&key).filter(|_| is_other).map(|frontend| frontend.ring)
     }
@@ -170,15 +171,15 @@ impl Walk<'_> {
     fn hand_over(&mut self, segment: &Segment, (backend, endpoint): Backend, seen: Seen) -> Step {
         let tuple = segment.tuple;
         self.set_macs(endpoint.mac, ROUTER_MAC);
-        let client = (tuple.source.low(), tuple.source_port);
-        self.translate(segment, CLIENT_SIDE, client, (client.0, seen.client))?;
-        let service = (tuple.destination.low(), tuple.destination_port);
-        self.translate(segment, SERVICE_SIDE, service, (backend, seen.target))?;
+        let task = self.task_address(backend, Family::of_address(tuple.destination))?;
+        let client = (tuple.source, tuple.source_port);
+        self.translate(segment, Side::Source, client, (client.0, seen.client))?;
+        let service = (tuple.destination, tuple.destination_port);
+        self.translate(segment, Side::Destination, service, (task, seen.target))?;
         Ok(Verdict::Forward(Way::Sandbox(endpoint.ifindex)))
     }
 }
 
 fn fragment_key(ip: &Network) -> FragmentKey {
-    let [high, low] = ip.id;
-    FragmentKey::new(ip.source.into(), ip.destination.into(), [0, 0, high, low], ip.protocol)
+    FragmentKey::new(ip.source, ip.destination, ip.id, ip.protocol)
 }

@@ -6,6 +6,7 @@
 mod errors;
 mod headers;
 mod mesh;
+mod neighbour;
 mod rewrite;
 mod socket;
 mod state;
@@ -16,8 +17,9 @@ mod uplink;
 pub use headers::FLOW_HASH;
 
 use ebpf_abi::limits::ROUTER_MAC;
-use ebpf_abi::{DropReason, FlowTuple, Ip4, MacAddr, ProgramId};
+use ebpf_abi::{DropReason, FlowTuple, Ip, Ip4, MacAddr, ProgramId};
 
+use crate::network::Family;
 use crate::packet::{Packet, SocketCall};
 use crate::tables::Tables;
 
@@ -99,9 +101,23 @@ pub fn socket_step(tables: &mut Tables, call: &SocketCall) -> Outcome {
     Outcome { verdict, bytes, tunnel: None, for_host: false }
 }
 
+/// Multicast, reserved or broadcast (RFC 5771, RFC 1112 section 4, RFC 4291 section 2.7).
+fn is_group(address: Ip) -> bool {
+    match Family::of_address(address) {
+        Family::V4 => address.low().0[0] >= 224,
+        Family::V6 => address.0[0] == 0xff,
+    }
+}
+
 impl Walk<'_> {
+    /// The address that a task of the routing mesh has in the family of its client; the network may have none.
+    fn task_address(&self, task: Ip4, family: Family) -> Result<Ip, DropReason> {
+        let vni = self.tables.wanted.config.ingress_vni;
+        self.tables.address(vni, task, family).ok_or(DropReason::NotIp)
+    }
+
     /// A packet from the node address `source`, which leaves from the node that has it now.
-    fn leave_from(&mut self, source: Ip4, client: Ip4) -> Step {
+    fn leave_from(&mut self, source: Ip, client: Ip) -> Step {
         Ok(match self.owner(source)? {
             Ip4::UNSPECIFIED => self.leave_here(client),
             owner => self.send_to_node(owner, ROUTER_MAC),
@@ -111,17 +127,17 @@ impl Walk<'_> {
     /// The same for an answer of a flow, as its client's packets have it, that comes here by a detour: the node that they
     /// enter by learns who answers.
     fn leave_and_tell(&mut self, tuple: FlowTuple, backend: Ip4) -> Step {
-        Ok(match self.owner(tuple.destination.low())? {
+        Ok(match self.owner(tuple.destination)? {
             Ip4::UNSPECIFIED => {
                 self.tables.learn(tuple, backend);
-                self.leave_here(tuple.source.low())
+                self.leave_here(tuple.source)
             }
             owner => self.send_to_node(owner, MacAddr::of_endpoint(backend)),
         })
     }
 
     /// The tunnel's end of the node that has an address; unspecified for this one.
-    fn owner(&self, address: Ip4) -> Result<Ip4, DropReason> {
+    fn owner(&self, address: Ip) -> Result<Ip4, DropReason> {
         self.tables.wanted.address_owners.get(&address).copied().ok_or(DropReason::UnknownOwner)
     }
 
@@ -130,7 +146,7 @@ impl Walk<'_> {
     }
 
     /// To a client outside, or to a process of this node.
-    fn leave_here(&self, client: Ip4) -> Verdict {
+    fn leave_here(&self, client: Ip) -> Verdict {
         let config = &self.tables.wanted.config;
         Verdict::Forward(if self.tables.is_own(client) {
             Way::In(config.vxlan_ifindex)

@@ -1,30 +1,38 @@
 //! Changes of a frame. A checksum that lies beyond the frame's end can't be corrected: then the packet is dropped.
 
-use ebpf_abi::{DropReason, Ip4, MacAddr, Port};
+use ebpf_abi::{DropReason, Ip, MacAddr, Port};
 
 use super::Walk;
-use crate::frame::{ETHERNET, FAULTY, ICMP, IPV4, Segment, at, changed_checksum, put};
+use crate::frame::{ETHERNET, Segment, at, changed_checksum, put};
+use crate::network::{Family, Network};
 
-const IP_CHECKSUM: usize = ETHERNET + 10;
-pub const SOURCE: usize = ETHERNET + 12;
-pub const DESTINATION: usize = ETHERNET + 16;
+/// IPv6 has none.
+const IPV4_CHECKSUM: usize = ETHERNET + 10;
 
-/// One side of a flow: where its address is in the IPv4 header, and its port in the transport's.
-#[derive(Clone, Copy)]
-pub struct Side {
-    address: usize,
-    port: usize,
+/// One side of a flow.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    Source,
+    Destination,
 }
 
-pub const CLIENT_SIDE: Side = Side { address: SOURCE, port: 0 };
-pub const SERVICE_SIDE: Side = Side { address: DESTINATION, port: 2 };
+impl Side {
+    /// Where its address is, in a header of this family that begins at `start`.
+    fn address(self, family: Family, start: usize) -> usize {
+        let (source, destination) = family.addresses();
+        start + if self == Self::Source { source } else { destination }
+    }
+
+    /// Where its port is, behind the start of the transport's header.
+    fn port(self) -> usize {
+        if self == Self::Source { 0 } else { 2 }
+    }
+}
 
 impl Walk<'_> {
-    /// Both, and the type IPv4.
     pub fn set_macs(&mut self, destination: MacAddr, source: MacAddr) {
         put(&mut self.frame, 0, &destination.0);
         put(&mut self.frame, 6, &source.0);
-        put(&mut self.frame, 12, &IPV4);
     }
 
     /// Gives one side of a flow another address and port.
@@ -32,17 +40,21 @@ impl Walk<'_> {
         &mut self,
         segment: &Segment,
         side: Side,
-        from: (Ip4, Port),
-        to: (Ip4, Port),
+        from: (Ip, Port),
+        to: (Ip, Port),
     ) -> Result<(), DropReason> {
         if from.0 != to.0 {
-            self.correct(IP_CHECKSUM, &from.0.0, &to.0.0)?;
-            self.correct_transport(segment, &from.0.0, &to.0.0)?;
-            put(&mut self.frame, side.address, &to.0.0);
+            let family = Family::of_address(from.0);
+            let (before, after) = (family.bytes(from.0), family.bytes(to.0));
+            if family == Family::V4 {
+                self.correct(IPV4_CHECKSUM, &before, &after)?;
+            }
+            self.correct_transport(segment, &before, &after)?;
+            put(&mut self.frame, side.address(family, ETHERNET), &after);
         }
         if let Some(header) = segment.header.filter(|_| from.1 != to.1) {
             self.correct_transport(segment, &from.1.0, &to.1.0)?;
-            put(&mut self.frame, header + side.port, &to.1.0);
+            put(&mut self.frame, header + side.port(), &to.1.0);
         }
         Ok(())
     }
@@ -70,28 +82,44 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Changes an address of the packet at fault in an ICMP error; its header's checksum makes up for that.
-    pub fn translate_fault_address(&mut self, offset: usize, to: Ip4) -> Result<(), DropReason> {
-        let from: [u8; 4] = at(&self.frame, FAULTY + offset).ok_or(DropReason::Rewrite)?;
-        self.correct(FAULTY + 10, &from, &to.0)?;
-        put(&mut self.frame, FAULTY + offset, &to.0);
+    /// Overwrites bytes that the checksum at `covered` covers.
+    fn overwrite(&mut self, offset: usize, to: &[u8], covered: usize) -> Result<(), DropReason> {
+        let from = self.frame.get(offset..offset + to.len()).ok_or(DropReason::Rewrite)?.to_vec();
+        self.correct(covered, &from, to)?;
+        put(&mut self.frame, offset, to);
         Ok(())
+    }
+
+    /// Changes an address of the packet at fault in an ICMP error. IPv4's header makes up for that by its own checksum; IPv6's
+    /// has none, so the error's changes.
+    pub fn translate_fault_address(&mut self, family: Family, side: Side, to: Ip) -> Result<(), DropReason> {
+        let covered = match family {
+            Family::V4 => Family::V4.faulty() + 10,
+            Family::V6 => Family::V6.icmp() + 2,
+        };
+        self.overwrite(side.address(family, family.faulty()), &family.bytes(to), covered)
     }
 
     /// Changes a port of the packet at fault, and the ICMP checksum, which covers it.
-    pub fn translate_fault_port(&mut self, offset: usize, to: Port) -> Result<(), DropReason> {
-        let offset = FAULTY + 20 + offset;
-        let from: [u8; 2] = at(&self.frame, offset).ok_or(DropReason::Rewrite)?;
-        self.correct(ICMP + 2, &from, &to.0)?;
-        put(&mut self.frame, offset, &to.0);
-        Ok(())
+    pub fn translate_fault_port(&mut self, family: Family, side: Side, to: Port) -> Result<(), DropReason> {
+        let offset = family.faulty() + family.header_len() + side.port();
+        self.overwrite(offset, &to.0, family.icmp() + 2)
     }
 
-    /// Changes an address of the packet itself, whose payload is no segment.
-    pub fn set_address(&mut self, offset: usize, to: Ip4) -> Result<(), DropReason> {
-        let from: [u8; 4] = at(&self.frame, offset).ok_or(DropReason::Rewrite)?;
-        self.correct(IP_CHECKSUM, &from, &to.0)?;
-        put(&mut self.frame, offset, &to.0);
-        Ok(())
+    /// Changes an address of an ICMP error itself: IPv4's header has a checksum, ICMPv6 covers the addresses (RFC 4443 section
+    /// 2.3).
+    pub fn set_error_address(&mut self, family: Family, side: Side, to: Ip) -> Result<(), DropReason> {
+        let covered = match family {
+            Family::V4 => IPV4_CHECKSUM,
+            Family::V6 => Family::V6.icmp() + 2,
+        };
+        self.overwrite(side.address(family, ETHERNET), &family.bytes(to), covered)
+    }
+
+    /// No checksum notices.
+    pub fn swap_addresses(&mut self, ip: &Network) {
+        let (source, destination) = ip.addresses();
+        put(&mut self.frame, source, &ip.family.bytes(ip.destination));
+        put(&mut self.frame, destination, &ip.family.bytes(ip.source));
     }
 }

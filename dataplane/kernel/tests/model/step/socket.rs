@@ -9,6 +9,7 @@ use ebpf_abi::{
 use ebpf_packet::hash::socket_hash;
 
 use super::{Verdict, Way};
+use crate::network::Family;
 use crate::packet::{SocketAddress, SocketCall};
 use crate::tables::Tables;
 
@@ -22,7 +23,7 @@ pub fn step(tables: &mut Tables, call: &SocketCall) -> (Verdict, Destination) {
             let random = tables.next_random();
             translate(tables, call, asked, random)
         }
-        ProgramId::MeshSendmsg4 => {
+        ProgramId::MeshSendmsg4 | ProgramId::MeshSendmsg6 => {
             let hash = socket_hash(call.socket_cookie, asked, call.port);
             translate(tables, call, asked, hash)
         }
@@ -65,33 +66,40 @@ fn translate(tables: &mut Tables, call: &SocketCall, asked: Ip, hash: u32) -> De
     if is_foreign(tables, call) {
         return (Verdict::Ignore, None);
     }
-    let Some((ring, port)) = service(tables, call, asked) else { return (Verdict::Pass, None) };
-    let Some(backend) = tables.wanted.place(&ring, 0, hash) else {
+    let Some((ring, port, family)) = service(tables, call, asked) else { return (Verdict::Pass, None) };
+    let backend = tables.wanted.place(&ring, 0, hash);
+    let Some(backend) = backend.and_then(|backend| tables.address(ring.vni, backend, family)) else {
         return (Verdict::Drop(DropReason::NoBackend), None);
     };
     let key = SocketNatKey::new(call.socket_cookie, (backend, port), call.protocol);
     tables.written.socket_nat.insert(key, OriginalDestination::new(asked, call.port));
-    (Verdict::Forward(Way::Translated), Some((backend.into(), port)))
+    (Verdict::Forward(Way::Translated), Some((backend, port)))
 }
 
-/// The ring that serves a destination, and the backends' port. 0.0.0.0 is this host (as localhost is): the node's own
+/// The ring that serves a destination, the backends' port, and which of their addresses is used: a published port's IPv4 ones,
+/// except where a datagram may not become one of IPv4, and a virtual address's of the family that was asked for. 0.0.0.0 is this host (as localhost is): the node's own
 /// processes mean the node, and a task itself.
-fn service(tables: &Tables, call: &SocketCall, address: Ip) -> Option<(RingKey, Port)> {
+fn service(tables: &Tables, call: &SocketCall, address: Ip) -> Option<(RingKey, Port, Family)> {
     let is_any = address == Ip4::UNSPECIFIED.into() || address == Ip::UNSPECIFIED;
     let is_this_host = is_any || address == Ip::LOCALHOST6 || (address.is_v4() && address.low().0[0] == 127);
     let of_node = is_node(tables, call);
     let meant = if is_any || address == Ip::LOCALHOST6 { Ip4::LOCALHOST.into() } else { address };
     let key = FrontendKey::new(meant, call.port, call.protocol);
     if let Some(frontend) = tables.wanted.frontends.get(&key).filter(|_| of_node || !is_this_host) {
-        return Some((frontend.ring, frontend.target));
+        let is_datagram6 = call.program == ProgramId::MeshSendmsg6;
+        let family = if is_datagram6 { Family::V6 } else { Family::V4 };
+        return Some((frontend.ring, frontend.target, family));
     }
     let networks = tables.wanted.sandboxes.get(&call.netns_cookie).filter(|_| !of_node)?;
     if ![protocol::TCP, protocol::UDP].contains(&call.protocol) {
         return None;
     }
-    let address = address.to_v4()?;
-    let vip = |vni: &u32| tables.wanted.vips.get(&VipKey { vni: *vni, address });
-    networks.networks().iter().find_map(vip).map(|ring| (*ring, call.port))
+    let vip = |vni: &u32| {
+        let key = VipKey { vni: *vni, address: tables.name(*vni, address)? };
+        tables.wanted.vips.get(&key)
+    };
+    let ring = networks.networks().iter().find_map(vip)?;
+    Some((*ring, call.port, Family::of_address(address)))
 }
 
 fn restore(tables: &Tables, call: &SocketCall, told: Ip) -> Decision {

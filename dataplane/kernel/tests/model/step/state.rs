@@ -128,11 +128,10 @@ impl Tables {
         Ok(true)
     }
 
-    /// The flow that a task's segment answers, if any; remembers that it did.
-    pub fn task_answers(&mut self, segment: &Segment) -> Option<ReplyFlow> {
+    /// The flow that a segment of the task with this name answers, if any; remembers that it did.
+    pub fn task_answers(&mut self, segment: &Segment, task: Ip4) -> Option<ReplyFlow> {
         let tuple = &segment.tuple;
-        let (task, client) =
-            ((tuple.source.low(), tuple.source_port), (tuple.destination, tuple.destination_port));
+        let (task, client) = ((task, tuple.source_port), (tuple.destination, tuple.destination_port));
         let row = self.written.replies.get_mut(&ReplyKey::new(task, client, tuple.protocol))?;
         let found = *row;
         row.last_seen = self.wanted.tick;

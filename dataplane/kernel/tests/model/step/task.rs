@@ -2,13 +2,12 @@
 
 use ebpf_abi::limits::ROUTER_MAC;
 use ebpf_abi::table::{ATTACHMENT_INGRESS, ATTACHMENT_WAY_OUT};
-use ebpf_abi::{Attachment, DropReason, EndpointKey, FlowTuple, Ip4, MacAddr, ReplyFlow, VipKey};
+use ebpf_abi::{Attachment, DropReason, EndpointKey, FlowTuple, Ip4, ReplyFlow};
 
-use super::rewrite::{CLIENT_SIDE, SERVICE_SIDE};
-use super::{Step, Verdict, Walk, Way};
-use crate::frame::{
-    ARP, ETHERNET, ICMP, IPV4, Link, Network, Segment, at, changed_checksum, echo_request, put,
-};
+use super::rewrite::Side;
+use super::{Step, Verdict, Walk, Way, is_group};
+use crate::frame::{ARP, IPV4, Link, Segment, changed_checksum, echo_request, put};
+use crate::network::{Family, Network};
 
 impl Walk<'_> {
     pub fn task_sends(&mut self) -> Step {
@@ -21,75 +20,46 @@ impl Walk<'_> {
         if link.source != attachment.mac {
             return Err(DropReason::SourceAddress);
         }
-        match link.kind {
-            ARP => self.arp(&attachment),
-            IPV4 => self.across_network(&attachment, &link),
-            _ => Err(DropReason::NotIp),
+        if link.kind == ARP {
+            return self.arp(&attachment);
         }
+        let family = Family::of(link.kind).ok_or(DropReason::NotIp)?;
+        if family == Family::V6 && !self.tables.wanted.prefixes6.contains_key(&attachment.vni) {
+            return Err(DropReason::NotIp);
+        }
+        self.tables.config().ok_or(DropReason::Unconfigured)?;
+        let ip = Network::of(&self.frame, family).ok_or(DropReason::Malformed)?;
+        self.solicitation(&attachment, &link, &ip)
+            .unwrap_or_else(|| self.across_network(&attachment, &link, &ip))
     }
 
-    /// The datagrams that answer clients, from a socket that let the routing table choose the way; `None` for the rest.
+    /// The datagrams that answer clients, from a socket that let the routing table choose the way; `None` for the rest. The way
+    /// out is of IPv4.
     fn by_way_out(&mut self, attachment: &Attachment) -> Option<Step> {
         Link::of(&self.frame).filter(|link| link.kind == IPV4)?;
         self.tables.config()?;
-        let ip = Network::of(&self.frame)?;
+        let ip = Network::of(&self.frame, Family::V4)?;
         let segment = self.tables.segment(&self.frame, &ip).ok().filter(Segment::is_datagram)?;
-        let mut as_if_bound = segment;
-        as_if_bound.tuple.source = attachment.address.into();
-        let flow = self.tables.task_answers(&as_if_bound)?;
+        let flow = self.tables.task_answers(&segment, attachment.address)?;
         self.tables.remember_fragment(&ip, &segment);
         Some(self.restore(&segment, attachment.address, &flow))
     }
 
-    /// Answers who-has (RFC 826) for the gateway, virtual addresses and endpoints.
-    fn arp(&mut self, attachment: &Attachment) -> Step {
-        const WHO_HAS: [u8; 8] = [0, 1, 8, 0, 6, 4, 0, 1];
-        let question: [u8; 28] = at(&self.frame, ETHERNET).ok_or(DropReason::Malformed)?;
-        if question[..8] != WHO_HAS {
-            return Err(DropReason::NeighbourUnanswered);
-        }
-        if question[8..14] != attachment.mac.0 {
+    /// To a client, an endpoint, a process of a node, or the router.
+    fn across_network(&mut self, attachment: &Attachment, link: &Link, ip: &Network) -> Step {
+        if self.tables.name(attachment.vni, ip.source) != Some(attachment.address) {
             return Err(DropReason::SourceAddress);
         }
-        let target = Ip4(at(&question, 24).ok_or(DropReason::Malformed)?);
-        let mac = self.mac_of(attachment, target).filter(|_| target != attachment.address);
-        let MacAddr(mac) = mac.ok_or(DropReason::NeighbourUnanswered)?;
-        let mut answer = [attachment.mac.0, mac].concat();
-        answer.extend([8, 6, 0, 1, 8, 0, 6, 4, 0, 2]);
-        answer.extend(mac);
-        answer.extend(target.0);
-        answer.extend(&question[8..18]);
-        put(&mut self.frame, 0, &answer);
-        Ok(Verdict::Forward(Way::Out(self.packet.ifindex)))
-    }
-
-    fn mac_of(&self, attachment: &Attachment, address: Ip4) -> Option<MacAddr> {
-        if address == attachment.gateway || self.is_vip(attachment, address) {
-            return Some(ROUTER_MAC);
-        }
-        let key = EndpointKey { vni: attachment.vni, address };
-        self.tables.wanted.endpoints.get(&key).map(|endpoint| endpoint.mac)
-    }
-
-    fn is_vip(&self, attachment: &Attachment, address: Ip4) -> bool {
-        self.tables.wanted.vips.contains_key(&VipKey { vni: attachment.vni, address })
-    }
-
-    fn across_network(&mut self, attachment: &Attachment, link: &Link) -> Step {
-        self.tables.config().ok_or(DropReason::Unconfigured)?;
-        let ip = Network::of(&self.frame).ok_or(DropReason::Malformed)?;
-        if ip.source != attachment.address {
-            return Err(DropReason::SourceAddress);
-        }
-        if ip.destination.0[0] >= 224 {
+        if is_group(ip.destination) {
             return Err(DropReason::Group);
         }
         let is_ingress = attachment.flags & ATTACHMENT_INGRESS != 0;
-        if is_ingress && let Some(step) = self.answer_client(&ip) {
+        if is_ingress && let Some(step) = self.answer_client(ip, attachment.address) {
             return step;
         }
-        let key = EndpointKey { vni: attachment.vni, address: ip.destination };
-        if let Some(endpoint) = self.tables.wanted.endpoints.get(&key).copied() {
+        let name = self.tables.name(attachment.vni, ip.destination);
+        let key = name.map(|address| EndpointKey { vni: attachment.vni, address });
+        if let Some(endpoint) = key.and_then(|key| self.tables.wanted.endpoints.get(&key).copied()) {
             if endpoint.is_local() {
                 self.set_macs(endpoint.mac, attachment.mac);
                 return Ok(Verdict::Forward(Way::Sandbox(endpoint.ifindex)));
@@ -101,46 +71,48 @@ impl Walk<'_> {
             // A process of this node takes it from the tunnel device.
             Some(Ip4::UNSPECIFIED) => Ok(Verdict::Forward(Way::In(self.tables.wanted.config.vxlan_ifindex))),
             Some(node) => Ok(self.send_to_node(node, ROUTER_MAC)),
-            None => self.router_answers(attachment, link, &ip),
+            None => self.router_answers(attachment, link, (ip, name.ok_or(DropReason::NoRoute)?)),
         }
     }
 
-    fn answer_client(&mut self, ip: &Network) -> Option<Step> {
-        let Ok(segment) = self.tables.segment(&self.frame, ip) else { return self.error_from_task(ip) };
-        let flow = self.tables.task_answers(&segment)?;
+    fn answer_client(&mut self, ip: &Network, task: Ip4) -> Option<Step> {
+        let Ok(segment) = self.tables.segment(&self.frame, ip) else { return self.error_from_task(ip, task) };
+        let flow = self.tables.task_answers(&segment, task)?;
         self.tables.remember_fragment(ip, &segment);
-        Some(self.restore(&segment, ip.source, &flow))
+        Some(self.restore(&segment, task, &flow))
     }
 
     /// The client sees the address and port that it connected to.
     fn restore(&mut self, segment: &Segment, backend: Ip4, flow: &ReplyFlow) -> Step {
-        let (task, client) = (
-            (segment.tuple.source.low(), segment.tuple.source_port),
-            (segment.tuple.destination.low(), segment.tuple.destination_port),
-        );
-        self.translate(segment, CLIENT_SIDE, task, (flow.service.low(), flow.service_port))?;
-        self.translate(segment, SERVICE_SIDE, client, (client.0, flow.client_port))?;
+        let tuple = &segment.tuple;
+        let client = (tuple.destination, tuple.destination_port);
+        let task = (tuple.source, tuple.source_port);
+        self.translate(segment, Side::Source, task, (flow.service, flow.service_port))?;
+        self.translate(segment, Side::Destination, client, (client.0, flow.client_port))?;
         if flow.strayed == 0 {
-            return self.leave_from(flow.service.low(), client.0);
+            return self.leave_from(flow.service, client.0);
         }
         let service = (flow.service, flow.service_port);
-        let tuple = FlowTuple::new((client.0, flow.client_port), service, segment.tuple.protocol);
+        let tuple = FlowTuple::new((client.0, flow.client_port), service, tuple.protocol);
         self.leave_and_tell(tuple, backend)
     }
 
     /// The gateway and virtual addresses answer ping, and nothing else.
-    fn router_answers(&mut self, attachment: &Attachment, link: &Link, ip: &Network) -> Step {
-        let is_vip = self.is_vip(attachment, ip.destination);
-        if !is_vip && ip.destination != attachment.gateway {
+    fn router_answers(&mut self, attachment: &Attachment, link: &Link, (ip, name): (&Network, Ip4)) -> Step {
+        let is_vip = self.is_vip(attachment, name);
+        if !is_vip && name != attachment.gateway {
             return Err(DropReason::NoRoute);
         }
         let refusal = if is_vip { DropReason::VipProtocol } else { DropReason::NoRoute };
-        let (code, sum) = echo_request(&self.frame, ip).ok_or(refusal)?;
+        let (request, code, sum) = echo_request(&self.frame, ip).ok_or(refusal)?;
+        let reply = match ip.family {
+            Family::V4 => 0,
+            Family::V6 => 129,
+        };
         self.set_macs(link.source, ROUTER_MAC);
         self.swap_addresses(ip);
-        let sum = changed_checksum(sum, &[8, code], &[0, code]);
-        put(&mut self.frame, ICMP, &[0, code]);
-        put(&mut self.frame, ICMP + 2, &sum.to_be_bytes());
+        let sum = changed_checksum(sum, &[request, code], &[reply, code]).to_be_bytes();
+        put(&mut self.frame, ip.family.icmp(), &[reply, code, sum[0], sum[1]]);
         Ok(Verdict::Forward(Way::Out(self.packet.ifindex)))
     }
 }

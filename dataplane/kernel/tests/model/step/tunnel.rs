@@ -1,10 +1,11 @@
 //! The tunnel device: packets that come out of tunnels, and those that this node's processes send into the ingress network.
 
 use ebpf_abi::limits::ROUTER_MAC;
-use ebpf_abi::{Chooser, DropReason, EndpointKey, FlowTuple, Ip4, MacAddr};
+use ebpf_abi::{Chooser, DropReason, EndpointKey, FlowTuple, Ip, Ip4, MacAddr};
 
-use super::{Step, Verdict, Walk, Way};
-use crate::frame::{IPV4, Link, Network, NoPorts, Segment, fault_of_answer};
+use super::{Step, Verdict, Walk, Way, is_group};
+use crate::frame::{Link, NoPorts, Segment, fault_of_answer};
+use crate::network::{Family, Network};
 
 impl Walk<'_> {
     pub fn tunnel_receives(&mut self) -> Step {
@@ -17,14 +18,13 @@ impl Walk<'_> {
         if !self.tables.wanted.peers.contains(&remote) {
             return Err(DropReason::UnknownPeer);
         }
-        self.ipv4()?;
         self.arrives(vni, remote)
     }
 
-    /// An IPv4 packet of a peer, out of its tunnel.
+    /// A packet of a peer, out of its tunnel.
     pub fn arrives(&mut self, vni: u32, remote: Ip4) -> Step {
         let config = self.tables.wanted.config;
-        let (link, ip) = self.ipv4()?;
+        let (link, ip) = self.ip()?;
         if link.destination == ROUTER_MAC && vni == config.ingress_vni {
             return self.node_receives(&ip, remote, link.source);
         }
@@ -32,7 +32,7 @@ impl Walk<'_> {
         let address = Ip4([a, b, c, d]);
         let endpoint = self.tables.wanted.endpoints.get(&EndpointKey { vni, address });
         let endpoint = *endpoint.filter(|endpoint| endpoint.is_local()).ok_or(DropReason::UnknownEndpoint)?;
-        if ip.destination == address {
+        if self.tables.name(vni, ip.destination) == Some(address) {
             self.check_sender(vni, remote, ip.source)?;
             return Ok(Verdict::Forward(Way::Sandbox(endpoint.ifindex)));
         }
@@ -84,9 +84,10 @@ impl Walk<'_> {
     }
 
     /// A node speaks for its own endpoints, and in the ingress network for its own addresses.
-    fn check_sender(&self, vni: u32, remote: Ip4, source: Ip4) -> Result<(), DropReason> {
+    fn check_sender(&self, vni: u32, remote: Ip4, source: Ip) -> Result<(), DropReason> {
         let wanted = &self.tables.wanted;
-        let endpoint = wanted.endpoints.get(&EndpointKey { vni, address: source });
+        let key = self.tables.name(vni, source).map(|address| EndpointKey { vni, address });
+        let endpoint = key.and_then(|key| wanted.endpoints.get(&key));
         let has_endpoint = endpoint.is_some_and(|endpoint| endpoint.vtep == remote);
         let has_address =
             vni == wanted.config.ingress_vni && wanted.address_owners.get(&source) == Some(&remote);
@@ -100,14 +101,15 @@ impl Walk<'_> {
             return Ok(Verdict::Pass);
         }
         let config = self.tables.config().ok_or(DropReason::Unconfigured)?;
-        let (_, ip) = self.ipv4()?;
-        if ip.destination.0[0] >= 224 {
+        let (_, ip) = self.ip()?;
+        if is_group(ip.destination) {
             return Err(DropReason::Group);
         }
         if !self.tables.is_own(ip.source) {
             return Err(DropReason::HostSource);
         }
-        let endpoint = self.tables.backend(ip.destination).ok_or(DropReason::NoRoute)?;
+        let name = self.tables.name(config.ingress_vni, ip.destination).ok_or(DropReason::NoRoute)?;
+        let endpoint = self.tables.backend(name).ok_or(DropReason::NoRoute)?;
         self.set_macs(endpoint.mac, ROUTER_MAC);
         if endpoint.is_local() {
             return Ok(Verdict::Forward(Way::Out(endpoint.ifindex)));
@@ -116,11 +118,9 @@ impl Walk<'_> {
         Ok(Verdict::Pass)
     }
 
-    pub fn ipv4(&self) -> Result<(Link, Network), DropReason> {
+    fn ip(&self) -> Result<(Link, Network), DropReason> {
         let link = Link::of(&self.frame).ok_or(DropReason::Malformed)?;
-        if link.kind != IPV4 {
-            return Err(DropReason::NotIp);
-        }
-        Ok((link, Network::of(&self.frame).ok_or(DropReason::Malformed)?))
+        let family = Family::of(link.kind).ok_or(DropReason::NotIp)?;
+        Ok((link, Network::of(&self.frame, family).ok_or(DropReason::Malformed)?))
     }
 }

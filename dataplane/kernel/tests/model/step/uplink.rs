@@ -2,15 +2,15 @@
 
 use ebpf_abi::limits::{PROBE_VNI, ROUTER_MAC};
 use ebpf_abi::table::CONFIG_XDP_REDIRECT;
-use ebpf_abi::{Ip4, NodeConfig, protocol};
+use ebpf_abi::{NodeConfig, protocol};
 use ebpf_packet::hash::flow_hash;
 
 use super::errors::TUNNEL_OVERHEAD;
 use super::headers::outer;
 use super::mesh::Backend;
-use super::rewrite::{DESTINATION, SOURCE};
 use super::{Step, Verdict, Walk, Way};
-use crate::frame::{ETHERNET, IPV4, Link, Network, Piece, Segment, at, put};
+use crate::frame::{ETHERNET, IPV4, Link, Segment, at, put};
+use crate::network::{Family, Network, Piece};
 use crate::packet::UPLINK_MAC;
 
 /// The UDP header of a packet without options.
@@ -21,8 +21,9 @@ impl Walk<'_> {
     pub fn xdp(&mut self) -> Verdict {
         let (tables, frame) = (&mut *self.tables, &self.frame);
         let config = tables.config().filter(|config| config.ingress_vni != 0);
-        let (Some(config), Some(IPV4)) = (config, at(frame, 12)) else { return Verdict::Pass };
-        let ip = Network::of(frame).filter(|ip| ip.piece == Piece::Whole && !ip.has_options());
+        let family = at(frame, 12).and_then(Family::of);
+        let (Some(config), Some(family)) = (config, family) else { return Verdict::Pass };
+        let ip = Network::of(frame, family).filter(|ip| ip.piece == Piece::Whole && !ip.has_options());
         let segment = ip.and_then(|ip| Segment::of(frame, &ip).ok());
         let Some(segment) = segment else { return Verdict::Pass };
         let ring = tables.ring_of(&segment.tuple);
@@ -40,7 +41,12 @@ impl Walk<'_> {
             hop.filter(|hop| hop.seen == tables.wanted.tick && hop.ifindex == crate::packet::XDP_UPLINK);
         let fits = |mtu: u32| u32::from(segment.total_len) + TUNNEL_OVERHEAD <= mtu;
         let Some(hop) = hop.filter(|hop| fits(hop.mtu)) else { return Verdict::Pass };
-        let by_flow = (flow_hash(&segment.tuple), self.frame[15]);
+        let class = match Family::of_address(segment.tuple.source) {
+            Family::V4 => self.frame[15],
+            // Four bits further on (RFC 8200 section 3).
+            Family::V6 => (u16::from_be_bytes([self.frame[14], self.frame[15]]) << 4).to_be_bytes()[0],
+        };
+        let by_flow = (flow_hash(&segment.tuple), class);
         let inner_len = u32::from(segment.total_len) + 14;
         let headers = outer(config, (endpoint.vtep, config.ingress_vni), by_flow, inner_len);
         self.set_macs(endpoint.mac, ROUTER_MAC);
@@ -55,10 +61,9 @@ impl Walk<'_> {
             return step;
         }
         let (config, link) = (self.tables.config(), Link::of(&self.frame));
-        let (Some(config), Some(link)) = (config, link.filter(|link| link.kind == IPV4)) else {
-            return Ok(Verdict::Pass);
-        };
-        let Some(ip) = Network::of(&self.frame) else { return Ok(Verdict::Pass) };
+        let (Some(config), Some(link)) = (config, link) else { return Ok(Verdict::Pass) };
+        let ip = Family::of(link.kind).and_then(|family| Network::of(&self.frame, family));
+        let Some(ip) = ip else { return Ok(Verdict::Pass) };
         if config.ingress_vni != 0 {
             if let Ok(segment) = self.tables.segment(&self.frame, &ip)
                 && let Some(backend) = self.choose(&link, &segment)
@@ -105,20 +110,13 @@ impl Walk<'_> {
         let (true, Some((from, to)), Some(vxlan)) = (is_plain, ports, vxlan) else { return Verdict::Pass };
         let is_probe = vxlan[0] & 8 != 0 && vxlan[4..7] == PROBE_VNI.to_be_bytes()[1..];
         let tunnels = config.vxlan_port.0;
-        let is_for_us = ip.destination == config.vtep && to == tunnels && from != tunnels;
-        if !is_probe || !is_for_us || !self.tables.wanted.peers.contains(&ip.source) {
+        let is_for_us = ip.destination == config.vtep.into() && to == tunnels && from != tunnels;
+        if !is_probe || !is_for_us || !self.tables.wanted.peers.contains(&ip.source.low()) {
             return Verdict::Pass;
         }
         self.set_macs(link.source, link.destination);
         self.swap_addresses(ip);
         put(&mut self.frame, UDP, &[to, from].concat());
         Verdict::Forward(Way::Out(self.packet.ifindex))
-    }
-
-    /// No checksum notices.
-    pub fn swap_addresses(&mut self, ip: &Network) {
-        let (Ip4(source), Ip4(destination)) = (ip.source, ip.destination);
-        put(&mut self.frame, SOURCE, &destination);
-        put(&mut self.frame, DESTINATION, &source);
     }
 }
