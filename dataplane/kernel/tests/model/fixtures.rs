@@ -7,38 +7,39 @@ use ebpf_abi::names::map;
 use ebpf_abi::table::ATTACHMENT_INGRESS;
 use ebpf_abi::{
     Attachment, CounterRow, DropReason, Endpoint, EndpointKey, FlowTuple, ForwardFlow, ForwardKey, Frontend,
-    FrontendKey, Ip4, MacAddr, NodeConfig, Port, ProgramId, ReplyFlow, ReplyKey, RingKey, SandboxNetworks,
-    TargetPort, TargetPortKey, VipKey, protocol,
+    FrontendKey, Ip, Ip4, MacAddr, NodeConfig, Port, ProgramId, ReplyFlow, ReplyKey, RingKey,
+    SandboxNetworks, TargetPort, TargetPortKey, VipKey, protocol,
 };
 
+use crate::fixtures6;
 use crate::generate::world::{
-    BACKENDS, CLIENTS, INGRESS, OVERLAY, OWN, PEERS, SANDBOX_COOKIES, STRANGER, VIPS,
+    BACKENDS, CLIENTS, INGRESS, OVERLAY, OWN, OWN6, PEERS, SANDBOX_COOKIES, STRANGER, VIPS, prefix6,
 };
 use crate::in_namespace;
 use crate::kernel::{FLOW_ROWS, Machine, Ran, Slate};
 use crate::packet::{
-    INGRESS_ENDS, NextHop, Packet, STRAY_END, SocketAddress, SocketCall, Step, TUNNEL, UPLINK,
+    INGRESS_ENDS, NextHop, OVERLAY_ENDS, Packet, STRAY_END, SocketAddress, SocketCall, Step, TUNNEL, UPLINK,
 };
 use crate::packets::{Between, Segment, arp, between, fragment};
 use crate::run::TC_ACT_SHOT;
 use crate::tables::{Tables, Wanted};
 
 /// Of this node, with a published port and its host end.
-const LOCAL: Ip4 = BACKENDS[0];
+pub const LOCAL: Ip4 = BACKENDS[0];
 /// Of the first peer, with another published port.
-const REMOTE: Ip4 = BACKENDS[1];
-const TO_LOCAL: u16 = 8080;
-const TO_REMOTE: u16 = 8081;
+pub const REMOTE: Ip4 = BACKENDS[1];
+pub const TO_LOCAL: u16 = 8080;
+pub const TO_REMOTE: u16 = 8081;
 const CLIENT: Ip4 = CLIENTS[0];
-const CLIENT_PORT: u16 = 40_000;
-const GATEWAY: Ip4 = Ip4([10, 0, 0, 1]);
+pub const CLIENT_PORT: u16 = 40_000;
+pub const GATEWAY: Ip4 = Ip4([10, 0, 0, 1]);
 const RINGS: [RingKey; 3] = [RingKey::new(1, INGRESS), RingKey::new(2, INGRESS), RingKey::new(3, OVERLAY)];
 
 /// A packet that is dropped, and what must be so before.
-struct Fixture {
-    reason: DropReason,
-    step: Step,
-    prepare: fn(&mut Machine),
+pub struct Fixture {
+    pub reason: DropReason,
+    pub step: Step,
+    pub prepare: fn(&mut Machine),
 }
 
 #[test]
@@ -55,7 +56,7 @@ fn fixtures_are_dropped_for_their_reason_alone() {
         let wanted = wanted();
         machine.fill(&Wanted::default(), &wanted);
         for fixture in fixtures() {
-            machine.fill(&wanted, &wanted);
+            machine.fill(&Wanted::default(), &wanted);
             *machine.slate() = Slate { netns_cookie: SANDBOX_COOKIES[0], random: 1, ..Slate::default() };
             (fixture.prepare)(&mut machine);
             let ran = run(&mut machine, &fixture.step);
@@ -94,7 +95,9 @@ fn wanted() -> Wanted {
     };
     let mut wanted = Wanted { config, tick: 1, ..Wanted::default() };
     wanted.peers.insert(PEERS[0]);
-    wanted.address_owners.extend([(OWN[0].into(), Ip4::UNSPECIFIED), (PEERS[0].into(), PEERS[0])]);
+    let owners = [(OWN[0].into(), Ip4::UNSPECIFIED), (OWN6, Ip4::UNSPECIFIED), (PEERS[0].into(), PEERS[0])];
+    wanted.address_owners.extend(owners);
+    wanted.prefixes6.insert(INGRESS, prefix6(INGRESS));
     let local = Endpoint::local(MacAddr::of_endpoint(LOCAL), INGRESS_ENDS[0]);
     let remote = Endpoint::remote(MacAddr::of_endpoint(REMOTE), PEERS[0]);
     for (address, endpoint) in [(LOCAL, local), (REMOTE, remote)] {
@@ -111,34 +114,41 @@ fn wanted() -> Wanted {
         prefix: 24,
     };
     wanted.attachments.insert(INGRESS_ENDS[0], attachment);
+    // The overlay has no prefix.
+    wanted.attachments.insert(OVERLAY_ENDS[0], Attachment { vni: OVERLAY, flags: 0, ..attachment });
     for (ring, backend, port) in [(RINGS[0], LOCAL, TO_LOCAL), (RINGS[1], REMOTE, TO_REMOTE)] {
         wanted.swap_ring(ring, &[backend]);
-        let key = FrontendKey::new(OWN[0], Port::new(port), protocol::TCP);
-        wanted.frontends.insert(key, Frontend::new(ring, Port::new(80)));
+        for address in [OWN[0].into(), OWN6] {
+            let key = FrontendKey::new(address, Port::new(port), protocol::TCP);
+            wanted.frontends.insert(key, Frontend::new(ring, Port::new(80)));
+        }
     }
     wanted.swap_ring(RINGS[2], &[]);
     let key = TargetPortKey::new(LOCAL, Port::new(TO_LOCAL), protocol::TCP);
     wanted.target_ports.insert(key, TargetPort::new(Port::new(80)));
-    for vni in [INGRESS, OVERLAY] {
-        wanted.vips.insert(VipKey { vni, address: VIPS[0] }, RINGS[2]);
+    for (vni, address) in [(INGRESS, VIPS[0]), (INGRESS, VIPS[1]), (OVERLAY, VIPS[0])] {
+        wanted.vips.insert(VipKey { vni, address }, RINGS[2]);
     }
-    wanted.sandboxes.insert(SANDBOX_COOKIES[0], SandboxNetworks::new(&[OVERLAY]).unwrap());
+    wanted.sandboxes.insert(SANDBOX_COOKIES[0], SandboxNetworks::new(&[OVERLAY, INGRESS]).unwrap());
     wanted
 }
 
 fn fixtures() -> Vec<Fixture> {
-    [from_tunnel(), from_task(), of_clients(), of_sockets()].into_iter().flatten().collect()
+    [from_tunnel(), from_task(), of_clients(), of_sockets(), fixtures6::fixtures()]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
-fn plain(reason: DropReason, step: Step) -> Fixture {
+pub fn plain(reason: DropReason, step: Step) -> Fixture {
     Fixture { reason, step, prepare: |_| {} }
 }
 
-fn step(program: ProgramId, ifindex: u32, bytes: Vec<u8>) -> Step {
+pub fn step(program: ProgramId, ifindex: u32, bytes: Vec<u8>) -> Step {
     Step::Packet(packet(program, ifindex, bytes))
 }
 
-fn packet(program: ProgramId, ifindex: u32, bytes: Vec<u8>) -> Packet {
+pub fn packet(program: ProgramId, ifindex: u32, bytes: Vec<u8>) -> Packet {
     let next_hop = NextHop::default();
     Packet { program, bytes, ifindex, ingress_ifindex: ifindex, tunnel: None, is_aggregate: false, next_hop }
 }
@@ -219,11 +229,15 @@ fn of_clients() -> Vec<Fixture> {
     vec![
         plain(DropReason::Rewrite, arrives(cut)),
         plain(DropReason::UnknownFlow, arrives(client().port_unreachable(&answer))),
-        Fixture { reason: DropReason::FlowTableFull, step: arrives(syn(TO_LOCAL)), prepare: fill_flows },
+        Fixture {
+            reason: DropReason::FlowTableFull,
+            step: arrives(syn(TO_LOCAL)),
+            prepare: |machine| fill_flows(machine, OWN[0].into()),
+        },
         Fixture {
             reason: DropReason::SourcePortsExhausted,
             step: arrives(syn(TO_LOCAL)),
-            prepare: take_source_ports,
+            prepare: |machine| take_source_ports(machine, CLIENT.into()),
         },
         Fixture {
             // The kernel refuses no key of ours: it would have to be out of memory.
@@ -246,22 +260,22 @@ fn of_sockets() -> Vec<Fixture> {
     vec![plain(DropReason::NoBackend, Step::Socket(call))]
 }
 
-fn fill_flows(machine: &mut Machine) {
+pub fn fill_flows(machine: &mut Machine, service: Ip) {
     for number in 0..FLOW_ROWS {
         let client = (Ip4::from_u32(number), Port::new(1));
-        let tuple = FlowTuple::new(client, (OWN[0], Port::new(TO_LOCAL)), protocol::TCP);
+        let tuple = FlowTuple::new(client, (service, Port::new(TO_LOCAL)), protocol::TCP);
         let row = ForwardFlow::new(Port::new(80), client.1, 1);
         machine.insert(map::FLOWS, &ForwardKey::new(&tuple, LOCAL), &row);
     }
 }
 
 /// The client's own port, and all that the program will try.
-fn take_source_ports(machine: &mut Machine) {
+pub fn take_source_ports(machine: &mut Machine, client: Ip) {
     let mut chance = Tables::new(Wanted::default(), machine.slate().random);
     let tried =
         (1..SOURCE_PORT_TRIES).map(|_| u16::try_from(0x8000 | (chance.next_random() & 0x7fff)).unwrap());
     for port in tried.chain([CLIENT_PORT]) {
-        let key = ReplyKey::new((LOCAL, Port::new(80)), (CLIENT, Port::new(port)), protocol::TCP);
+        let key = ReplyKey::new((LOCAL, Port::new(80)), (client, Port::new(port)), protocol::TCP);
         machine.insert(
             map::REPLIES,
             &key,

@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that can't be set up has failed")]
 
 mod fixtures;
+mod fixtures6;
 mod frame;
 mod generate;
 mod kernel;
@@ -102,6 +103,64 @@ const ENDS: [(ProgramId, &str); 57] = [
     (ProgramId::MeshGetpeername6, "Forward(Translated)"),
 ];
 
+/// The same, for IPv6 alone.
+const ENDS6: [(ProgramId, &str); 54] = [
+    (ProgramId::MeshXdp, "Forward(Back { redirected: false }), IPv6"),
+    (ProgramId::MeshXdp, "Forward(Back { redirected: true }), IPv6"),
+    (ProgramId::MeshXdp, "Pass, IPv6"),
+    (ProgramId::MeshUplink, "Pass, IPv6"),
+    (ProgramId::MeshUplink, "asked elsewhere, IPv6"),
+    (ProgramId::MeshUplink, "flow-table-full, IPv6"),
+    (ProgramId::MeshUplink, "not-ip, IPv6"),
+    (ProgramId::MeshUplink, "rewrite, IPv6"),
+    (ProgramId::MeshUplink, "sent out, IPv6"),
+    (ProgramId::MeshUplink, "to a task, IPv6"),
+    (ProgramId::MeshUplink, "tunnelled, IPv6"),
+    (ProgramId::MeshUplink, "unknown-flow, IPv6"),
+    (ProgramId::MeshUplink, "unpublished-port, IPv6"),
+    (ProgramId::MeshVxlan, "Forward(In(11)), IPv6"),
+    (ProgramId::MeshVxlan, "Forward(Routed(10)), IPv6"),
+    (ProgramId::MeshVxlan, "Pass, IPv6"),
+    (ProgramId::MeshVxlan, "asked elsewhere, IPv6"),
+    (ProgramId::MeshVxlan, "flow-table-full, IPv6"),
+    (ProgramId::MeshVxlan, "fragment, IPv6"),
+    (ProgramId::MeshVxlan, "inner-source, IPv6"),
+    (ProgramId::MeshVxlan, "malformed, IPv6"),
+    (ProgramId::MeshVxlan, "not-ip, IPv6"),
+    (ProgramId::MeshVxlan, "to a task, IPv6"),
+    (ProgramId::MeshVxlan, "unconfigured, IPv6"),
+    (ProgramId::MeshVxlan, "unknown-endpoint, IPv6"),
+    (ProgramId::MeshVxlan, "unknown-flow, IPv6"),
+    (ProgramId::MeshVxlan, "unknown-owner, IPv6"),
+    (ProgramId::MeshVxlan, "unknown-peer, IPv6"),
+    (ProgramId::MeshVxlan, "unpublished-port, IPv6"),
+    (ProgramId::MeshVxlanOut, "Pass, IPv6"),
+    (ProgramId::MeshVxlanOut, "group, IPv6"),
+    (ProgramId::MeshVxlanOut, "host-source, IPv6"),
+    (ProgramId::MeshVxlanOut, "no-route, IPv6"),
+    (ProgramId::MeshVxlanOut, "sent out, IPv6"),
+    (ProgramId::MeshTask, "Forward(In(11)), IPv6"),
+    (ProgramId::MeshTask, "Forward(Routed(10)), IPv6"),
+    (ProgramId::MeshTask, "Pass, IPv6"),
+    (ProgramId::MeshTask, "group, IPv6"),
+    (ProgramId::MeshTask, "malformed, IPv6"),
+    (ProgramId::MeshTask, "neighbour-unanswered, IPv6"),
+    (ProgramId::MeshTask, "no-route, IPv6"),
+    (ProgramId::MeshTask, "not-ip, IPv6"),
+    (ProgramId::MeshTask, "sent out, IPv6"),
+    (ProgramId::MeshTask, "source-address, IPv6"),
+    (ProgramId::MeshTask, "to a task, IPv6"),
+    (ProgramId::MeshTask, "tunnelled, IPv6"),
+    (ProgramId::MeshTask, "vip-protocol, IPv6"),
+    (ProgramId::MeshConnect6, "Forward(Translated), IPv6"),
+    (ProgramId::MeshConnect6, "no-backend, IPv6"),
+    (ProgramId::MeshSendmsg6, "Forward(Translated), IPv6"),
+    (ProgramId::MeshSendmsg6, "no-backend, IPv6"),
+    (ProgramId::MeshRecvmsg6, "Forward(Translated), IPv6"),
+    (ProgramId::MeshGetpeername6, "Forward(Translated), IPv6"),
+    (ProgramId::MeshGetpeername6, "Pass, IPv6"),
+];
+
 /// Works in a namespace with the interfaces that packets name.
 fn in_namespace(work: impl FnOnce() + Send) {
     let namespace = Namespace::new();
@@ -131,7 +190,7 @@ fn the_programs_do_what_the_model_says() {
     }
     println!("{} packets and calls", ends.values().sum::<u64>());
     let is_missing = |(program, end): &&(ProgramId, &str)| !ends.contains_key(&(*program, (*end).into()));
-    let missing: Vec<_> = ENDS.iter().filter(is_missing).collect();
+    let missing: Vec<_> = ENDS.iter().chain(&ENDS6).filter(is_missing).collect();
     assert!(missing.is_empty(), "no packet came to {missing:?}, but to {ends:?}");
 }
 

@@ -4,8 +4,8 @@ use std::fmt;
 use std::net::Ipv6Addr;
 
 use ebpf_abi::{
-    Endpoint, EndpointKey, ForwardKey, Ip, Ip4, MacAddr, NodeConfig, Port, Prefix6, ProgramId, ReplyKey, RingKey,
-    TargetPort, TargetPortKey,
+    Endpoint, EndpointKey, ForwardKey, Ip, Ip4, MacAddr, NodeConfig, Port, Prefix6, ProgramId, ReplyKey,
+    RingKey, TargetPort, TargetPortKey,
 };
 
 /// The interfaces that packets name, in a namespace of the test's own.

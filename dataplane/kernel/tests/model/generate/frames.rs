@@ -67,7 +67,15 @@ impl Headers {
         let [high, low] = u16::try_from(extensions.len() + payload.len()).unwrap().to_be_bytes();
         let mut frame = [self.macs.1.0, self.macs.0.0].concat();
         frame.extend(IPV6);
-        frame.extend([0x60 + dice.pick(&[0, 0, 0, 15]), dice.byte(), dice.byte(), dice.byte(), high, low, first]);
+        frame.extend([
+            0x60 + dice.pick(&[0, 0, 0, 15]),
+            dice.byte(),
+            dice.byte(),
+            dice.byte(),
+            high,
+            low,
+            first,
+        ]);
         frame.push(if self.protocol == protocol::ICMP6 && !dice.one_in(30) { 255 } else { 64 });
         frame.extend([self.source.0, self.destination.0].concat());
         frame.extend(extensions);

@@ -15,8 +15,8 @@ use crate::packet::{Change, NextHop, Packet, STRAY_END, SocketAddress, SocketCal
 use crate::tables::{Tables, address6};
 use dice::Dice;
 use world::{
-    BACKENDS, CLIENTS, INGRESS, NODE_COOKIE, OVERLAPPING, OVERLAY, OWN, OWN6, PEERS, SANDBOX_COOKIES, SERVICES,
-    STRANGE_COOKIE, STRANGER, VIPS, prefix6,
+    BACKENDS, CLIENTS, INGRESS, NODE_COOKIE, OVERLAPPING, OVERLAY, OWN, OWN6, PEERS, SANDBOX_COOKIES,
+    SERVICES, STRANGE_COOKIE, STRANGER, VIPS, prefix6,
 };
 
 /// The next step of a run whose tables are these.

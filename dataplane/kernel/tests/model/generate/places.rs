@@ -8,12 +8,12 @@ use ebpf_abi::{Attachment, Chooser, FlowTuple, ForwardKey, Ip, Ip4, MacAddr, Por
 use super::dice::Dice;
 use super::frames::{Headers, icmp_checksum, icmp_error, transport};
 use super::world::{
-    BACKENDS, CLIENTS, CLIENTS6, INGRESS, OVERLAY_TASKS, OWN, OWN6, PEER6, PEERS, PEERS_OTHER, SERVICES, STRANGER,
-    STRANGER6, VIPS, prefix6,
+    BACKENDS, CLIENTS, CLIENTS6, INGRESS, OVERLAY_TASKS, OWN, OWN6, PEER6, PEERS, PEERS_OTHER, SERVICES,
+    STRANGER, STRANGER6, VIPS, prefix6,
 };
 use crate::frame::checksum;
-use crate::packet::{INGRESS_ENDS, OVERLAY_ENDS, STRAY_END, UPLINK_MAC, WAYS_OUT};
 use crate::network::Family;
+use crate::packet::{INGRESS_ENDS, OVERLAY_ENDS, STRAY_END, UPLINK_MAC, WAYS_OUT};
 use crate::tables::{Tables, address6};
 
 const CLIENT_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 100]);
@@ -412,7 +412,8 @@ fn solicitation(dice: &mut Dice, attachment: &Attachment) -> Vec<u8> {
     let nowhere = Port::default();
     let to = if dice.one_in(3) { target } else { ALL_NODES };
     let tuple = FlowTuple::new((source, nowhere), (to, nowhere), protocol::ICMP6);
-    let mut message = vec![dice.pick(&[135, 135, 135, 135, 136]), u8::from(dice.one_in(20)), 0, 0, 0, 0, 0, 0];
+    let mut message =
+        vec![dice.pick(&[135, 135, 135, 135, 136]), u8::from(dice.one_in(20)), 0, 0, 0, 0, 0, 0];
     message.extend(target.0);
     if !dice.one_in(4) {
         message.extend([1, 1]);

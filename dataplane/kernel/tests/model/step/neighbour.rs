@@ -38,7 +38,9 @@ impl Walk<'_> {
         if ip.family != Family::V6 || !ip.is_plain_icmp() {
             return None;
         }
-        let Some(kind) = at::<2>(&self.frame, Family::V6.icmp()) else { return Some(Err(DropReason::Malformed)) };
+        let Some(kind) = at::<2>(&self.frame, Family::V6.icmp()) else {
+            return Some(Err(DropReason::Malformed));
+        };
         if kind != SOLICITATION || self.frame[ETHERNET + 7] != NEVER_FORWARDED {
             return None;
         }
