@@ -54,9 +54,8 @@ pub fn parse_into<B: Bytes>(packet: &B, header: &mut IpHeader) -> Result<(), Not
 /// Goes on to the transport header, or to the payload of a later fragment.
 #[inline]
 fn skip_extensions(packet: &impl Bytes, header: &mut IpHeader) -> Result<(), NotIp> {
-    // Once more than that, to see that none is behind the last.
-    for _ in 0..=MAX_EXTENSIONS {
-        if !matches!(header.protocol, HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION_OPTIONS) {
+    for _ in 0..MAX_EXTENSIONS {
+        if !is_extension(header.protocol) {
             return Ok(());
         }
         let offset = header.transport_offset;
@@ -74,7 +73,12 @@ fn skip_extensions(packet: &impl Bytes, header: &mut IpHeader) -> Result<(), Not
             header.transport_offset = offset + (usize::from(len) + 1) * 8;
         }
     }
-    Err(NotIp)
+    if is_extension(header.protocol) { Err(NotIp) } else { Ok(()) }
+}
+
+#[inline]
+const fn is_extension(protocol: u8) -> bool {
+    matches!(protocol, HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION_OPTIONS)
 }
 
 /// An offset of zero with nothing behind is a whole packet (RFC 6946).

@@ -1,12 +1,12 @@
 //! Laws of the packet code for IPv6: headers and their extensions, ICMPv6, neighbour discovery, checksums.
 
-#![expect(clippy::unwrap_used, reason = "a frame that can't be built is a failed test")]
-
 use ebpf_abi::{FlowTuple, Ip, MacAddr, Port, protocol};
 use ebpf_packet::ip::Part;
-use ebpf_packet::{Flow, IpHeader, NoFlow, Version, checksum, flow, icmp, ip, ipv6, ndp};
+use ebpf_packet::{Flow, IpHeader, NoFlow, Version, checksum, icmp, ip, ipv6, ndp};
 use etherparse::PacketBuilder;
 use proptest::prelude::*;
+
+use super::send_elsewhere;
 
 type End = ([u8; 16], u16);
 
@@ -51,6 +51,17 @@ fn extend(frame: &mut Vec<u8>, kind: u8, rest: [u8; 7], n_units: u8) {
     frame.splice(TRANSPORT..TRANSPORT, extension);
 }
 
+/// Also not if the sixth is where reading would end.
+#[test]
+fn a_later_fragment_behind_five_extensions_is_refused() {
+    let mut bytes = frame(false, ([1; 16], 1), ([2; 16], 2), b"x");
+    extend(&mut bytes, FRAGMENT, fragment(9, false, [0; 4]), 0);
+    for n_options in 0..8 {
+        assert_eq!(header(&bytes).is_some(), n_options <= 4, "behind {n_options}");
+        extend(&mut bytes, 60, [0, 1, 4, 0, 0, 0, 0], 0);
+    }
+}
+
 /// What is to follow the next-header field of a fragment header.
 fn fragment(offset: u16, is_followed: bool, id: [u8; 4]) -> [u8; 7] {
     let [high, low] = (offset << 3 | u16::from(is_followed)).to_be_bytes();
@@ -66,12 +77,6 @@ fn whole_checksum(addresses: (Ip, Ip), protocol: u8, message: &[u8]) -> [u8; 2] 
     let length = u32::try_from(message.len()).unwrap().to_be_bytes();
     let pseudo = [&addresses.0.0[..], &addresses.1.0, &length, &[0, 0, 0, protocol]].concat();
     checksum::full(&[&pseudo[..], message].concat())
-}
-
-fn replace_words(checksum: [u8; 2], from: &[u8], to: &[u8]) -> [u8; 2] {
-    from.chunks(2)
-        .zip(to.chunks(2))
-        .fold(checksum, |sum, (from, to)| checksum::replace(sum, [from[0], from[1]], [to[0], to[1]]))
 }
 
 fn solicitation(sender: Ip, target: Ip, hop_limit: u8) -> Vec<u8> {
@@ -140,6 +145,7 @@ proptest! {
         let parsed = Flow::parse(&bytes.as_slice(), Version::V6);
         if extensions.len() > 5 {
             prop_assert_eq!(parsed, Err(NoFlow::Malformed));
+            prop_assert_eq!(header(&bytes), None);
         } else {
             let len: usize = extensions.iter().map(|(_, _, n_units)| 8 * (1 + usize::from(*n_units))).sum();
             let parsed = parsed.unwrap();
@@ -181,15 +187,10 @@ proptest! {
     ) {
         let mut bytes = frame(tcp, source, from, &payload);
         let flow = Flow::parse(&bytes.as_slice(), Version::V6).unwrap();
-        let sum = flow.checksum_offset();
-        let checksum = replace_words([bytes[sum], bytes[sum + 1]], &from.0, &to.0);
-        let checksum = replace_words(checksum, &from.1.to_be_bytes(), &to.1.to_be_bytes());
-        bytes[sum..sum + 2].copy_from_slice(&checksum);
-        bytes[ipv6::DESTINATION_OFFSET..][..16].copy_from_slice(&to.0);
-        bytes[flow.transport_offset + flow::DESTINATION_PORT_OFFSET..][..2].copy_from_slice(&to.1.to_be_bytes());
+        let checksum = send_elsewhere(&mut bytes, &flow, (&from.0, from.1), (&to.0, to.1));
         let built = frame(tcp, source, to, &payload);
         // A UDP checksum that comes out as zero is sent as all ones, which the kernel's helper sees to.
-        prop_assume!(tcp || (bytes[sum..sum + 2] != [0, 0] && built[sum..sum + 2] != [0xff, 0xff]));
+        prop_assume!(tcp || (checksum != [0, 0] && built[flow.checksum_offset()..][..2] != [0xff, 0xff]));
         prop_assert_eq!(bytes, built);
     }
 

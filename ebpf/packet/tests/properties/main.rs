@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a frame that can't be built is a failed test")]
 
+mod v6;
+
 use ebpf_abi::{Endpoint, FragmentPorts, Ip, Ip4, MacAddr, Port, protocol};
 use ebpf_packet::vxlan::Outer;
 use ebpf_packet::{
@@ -15,6 +17,18 @@ fn replace_words(checksum: [u8; 2], from: &[u8], to: &[u8]) -> [u8; 2] {
     from.chunks(2)
         .zip(to.chunks(2))
         .fold(checksum, |sum, (from, to)| checksum::replace(sum, [from[0], from[1]], [to[0], to[1]]))
+}
+
+/// Gives a flow's packet another destination, and corrects the transport's checksum, which is returned.
+fn send_elsewhere(bytes: &mut [u8], flow: &Flow, from: (&[u8], u16), to: (&[u8], u16)) -> [u8; 2] {
+    let sum = flow.checksum_offset();
+    let checksum = replace_words([bytes[sum], bytes[sum + 1]], from.0, to.0);
+    let checksum = replace_words(checksum, &from.1.to_be_bytes(), &to.1.to_be_bytes());
+    bytes[sum..sum + 2].copy_from_slice(&checksum);
+    bytes[flow.version.destination_offset()..][..to.0.len()].copy_from_slice(to.0);
+    let port = flow.transport_offset + flow::DESTINATION_PORT_OFFSET;
+    bytes[port..][..2].copy_from_slice(&to.1.to_be_bytes());
+    checksum
 }
 
 fn frame(tcp: bool, source: ([u8; 4], u16), destination: ([u8; 4], u16), payload: &[u8]) -> Vec<u8> {
@@ -117,17 +131,13 @@ proptest! {
     ) {
         let mut bytes = frame(tcp, source, from, &payload);
         let flow = Flow::parse(&bytes.as_slice(), Version::V4).unwrap();
-        let (ip_sum, sum) = (ipv4::CHECKSUM_OFFSET, flow.checksum_offset());
+        let ip_sum = ipv4::CHECKSUM_OFFSET;
         let ip_checksum = replace_words([bytes[ip_sum], bytes[ip_sum + 1]], &from.0, &to.0);
-        let checksum = replace_words([bytes[sum], bytes[sum + 1]], &from.0, &to.0);
-        let checksum = replace_words(checksum, &from.1.to_be_bytes(), &to.1.to_be_bytes());
         bytes[ip_sum..ip_sum + 2].copy_from_slice(&ip_checksum);
-        bytes[sum..sum + 2].copy_from_slice(&checksum);
-        bytes[ipv4::DESTINATION_OFFSET..][..4].copy_from_slice(&to.0);
-        bytes[flow.transport_offset + flow::DESTINATION_PORT_OFFSET..][..2].copy_from_slice(&to.1.to_be_bytes());
+        let checksum = send_elsewhere(&mut bytes, &flow, (&from.0, from.1), (&to.0, to.1));
         let built = frame(tcp, source, to, &payload);
         // A UDP checksum that comes out as zero is sent as all ones (RFC 768), which the kernel's helper sees to.
-        prop_assume!(tcp || (bytes[sum..sum + 2] != [0, 0] && built[sum..sum + 2] != [0xff, 0xff]));
+        prop_assume!(tcp || (checksum != [0, 0] && built[flow.checksum_offset()..][..2] != [0xff, 0xff]));
         prop_assert_eq!(bytes, built);
     }
 
