@@ -1,6 +1,6 @@
 //! The lab's verbs.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use crate::daemon::Daemon;
 use crate::net;
 use crate::process::{Captured, try_run, wait_until};
-use crate::state::{LabOptions, LabState, NodeRecord, Role, bpffs_root, run_root, state_root};
+use crate::state::{LabOptions, LabState, NodeRecord, Role, address6, bpffs_root, run_root, state_root};
 
 /// Longest time for all nodes to be Ready after the last has joined.
 const READY_LIMIT: Duration = Duration::from_secs(30);
@@ -102,6 +102,10 @@ impl Lab {
 
     pub fn client_address(&self) -> Ipv4Addr {
         self.state.client_address()
+    }
+
+    pub fn client_address6(&self) -> Ipv6Addr {
+        address6(self.state.client_address())
     }
 
     /// The node of this (short or long) name.

@@ -1,6 +1,7 @@
 //! The lab's wires: a bridge in a namespace of its own, a veth pair to every node and to the client.
 
 use std::fs::File;
+use std::net::Ipv4Addr;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::Command;
@@ -9,7 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use nix::sched::{CloneFlags, setns};
 
 use crate::process::{run, try_run};
-use crate::state::LabState;
+use crate::state::{LabState, address6};
 
 const BRIDGE: &str = "br0";
 
@@ -42,12 +43,12 @@ pub(crate) fn up(lab: &LabState) -> Result<()> {
         ip(&bridge_namespace, &["link", "set", BRIDGE, "up"])?;
     }
     for node in &lab.nodes {
-        plug(&bridge_namespace, &node.name, &format!("{}/24", node.address))?;
+        plug(&bridge_namespace, &node.name, node.address)?;
         if lab.wants_xdp() {
             prepare_for_xdp(&bridge_namespace, &port(&node.name))?;
         }
     }
-    plug(&bridge_namespace, &lab.client_namespace(), &format!("{}/24", lab.client_address()))
+    plug(&bridge_namespace, &lab.client_namespace(), lab.client_address())
 }
 
 /// Deletes the namespaces, and with them all that is inside.
@@ -72,7 +73,8 @@ fn port(namespace: &str) -> String {
     format!("p-{}", namespace.rsplit('-').next().unwrap_or(namespace))
 }
 
-fn plug(bridge_namespace: &str, namespace: &str, address: &str) -> Result<()> {
+/// Both families, where the kernel has both.
+fn plug(bridge_namespace: &str, namespace: &str, address: Ipv4Addr) -> Result<()> {
     add_namespace(namespace)?;
     if link_exists(namespace, "eth0")? {
         return Ok(());
@@ -83,7 +85,11 @@ fn plug(bridge_namespace: &str, namespace: &str, address: &str) -> Result<()> {
         &["link", "add", &port, "type", "veth", "peer", "name", "eth0", "netns", namespace],
     )?;
     ip(bridge_namespace, &["link", "set", &port, "master", BRIDGE, "up"])?;
-    ip(namespace, &["addr", "add", address, "dev", "eth0"])?;
+    ip(namespace, &["addr", "add", &format!("{address}/24"), "dev", "eth0"])?;
+    if has_ipv6() {
+        // Nobody else has it, and a daemon tells others of it only once that is sure.
+        ip(namespace, &["addr", "add", &format!("{}/64", address6(address)), "dev", "eth0", "nodad"])?;
+    }
     ip(namespace, &["link", "set", "eth0", "up"])
 }
 
@@ -94,6 +100,11 @@ fn prepare_for_xdp(bridge_namespace: &str, port: &str) -> Result<()> {
         command_in(bridge_namespace, "ethtool")?.args(["-K", port, "gro", "on", "tx", "off"]).output()?;
     ensure!(output.status.success(), "ethtool {port}: {}", String::from_utf8_lossy(&output.stderr).trim());
     Ok(())
+}
+
+/// Whether this kernel has IPv6: a lab's machines have addresses of both families then.
+pub fn has_ipv6() -> bool {
+    Path::new("/proc/sys/net/ipv6").exists()
 }
 
 fn add_namespace(name: &str) -> Result<()> {

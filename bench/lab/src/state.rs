@@ -1,6 +1,6 @@
 //! What a lab is: its shape, its addresses, its paths. Kept in a file, so that later commands find it.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, ensure};
@@ -42,6 +42,22 @@ pub struct NodeRecord {
     pub name: String,
     pub role: Role,
     pub address: Ipv4Addr,
+}
+
+impl NodeRecord {
+    /// Its IPv6 address on the same wire.
+    pub fn address6(&self) -> Ipv6Addr {
+        address6(self.address)
+    }
+}
+
+/// fd00:198:18:0::11 belongs to 198.18.0.11: decimal digits are kept, so that a reader finds them again.
+pub(crate) fn address6(address: Ipv4Addr) -> Ipv6Addr {
+    let [a, b, c, d] = address.octets().map(|octet| {
+        let (hundreds, tens, ones) = (octet / 100, octet / 10 % 10, octet % 10);
+        u16::from(hundreds) << 8 | u16::from(tens) << 4 | u16::from(ones)
+    });
+    Ipv6Addr::new(0xfd00, a, b, c, 0, 0, 0, d)
 }
 
 /// A lab on disk.
@@ -201,6 +217,8 @@ mod tests {
             ]
         );
         assert_eq!(lab.client_address(), Ipv4Addr::new(198, 18, 0, 100));
+        assert_eq!(lab.nodes[1].address6().to_string(), "fd00:198:18::12");
+        assert_eq!(address6(lab.client_address()).to_string(), "fd00:198:18::100");
     }
 
     #[test]

@@ -35,7 +35,7 @@ impl Answer {
 
     /// The peer's address without its port, as the server saw it.
     pub fn peer(&self) -> Option<IpAddr> {
-        self.get("peer").parse::<SocketAddr>().ok().map(|peer| peer.ip())
+        self.get("peer").parse::<SocketAddr>().ok().map(|peer| peer.ip().to_canonical())
     }
 }
 

@@ -10,6 +10,8 @@ mod server;
 mod stream;
 mod udp;
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
 use std::process::ExitCode;
 
 const USAGE: &str = "\
@@ -72,6 +74,17 @@ fn positional<'a>(options: &[&'a str], known: &[&str]) -> Result<Vec<&'a str>, S
         }
     }
     Ok(rest)
+}
+
+/// What servers listen on: all addresses, of both families where the kernel has both.
+fn any() -> IpAddr {
+    let has_ipv6 = Path::new("/proc/net/if_inet6").exists();
+    if has_ipv6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() }
+}
+
+/// As a socket of its own family has it: IPv4 addresses are not shown mapped.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
 /// Why a command failed, for people.

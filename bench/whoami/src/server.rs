@@ -1,7 +1,7 @@
 //! The HTTP server: a thread per connection, connections kept alive.
 
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use crate::drain::{
 use crate::http::{HEAD_LEN_MAX, RequestHead, head_len, parse_request, response, stream_head};
 use crate::identity::Identity;
 use crate::stream::{self, CHUNK_PERIOD, StreamRequest};
-use crate::{CommandResult, option, positional};
+use crate::{CommandResult, any, canonical, option, positional};
 
 const DEFAULT_PORT: u16 = 80;
 /// Threads at once: each has a small stack; a demo's load is far below.
@@ -39,7 +39,7 @@ pub fn serve(options: &[&str]) -> CommandResult {
 }
 
 fn run(port: u16, version: &str, drain: Duration) -> io::Result<()> {
-    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))?;
+    let listener = TcpListener::bind((any(), port))?;
     stop_on_signal(&listener)?;
     let identity = Arc::new(Identity::of_this_process(version));
     println!("whoami: serving on {}", listener.local_addr()?);
@@ -77,7 +77,7 @@ impl Connection {
     fn serve(mut self, identity: &Identity) -> io::Result<()> {
         self.stream.set_nodelay(true)?;
         self.stream.set_read_timeout(Some(WAKE))?;
-        let (local, remote) = (self.stream.local_addr()?, self.stream.peer_addr()?);
+        let (local, remote) = (canonical(self.stream.local_addr()?), canonical(self.stream.peer_addr()?));
         while let Some(head) = self.next_head()? {
             let Some(request) = parse_request(&head) else {
                 return self.stream.write_all(&response("400 Bad Request", "bad request\n", false, true));

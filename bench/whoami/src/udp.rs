@@ -3,9 +3,9 @@
 use std::net::{Ipv4Addr, UdpSocket};
 use std::time::Duration;
 
-use crate::CommandResult;
 use crate::dns::resolve_service;
 use crate::drain::exit_on_signal;
+use crate::{CommandResult, any, canonical};
 
 /// Longest datagram over IPv4.
 const DATAGRAM_LEN_MAX: usize = 65_507;
@@ -15,14 +15,14 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 pub fn listen(port: &str) -> CommandResult {
     let port: u16 = port.parse().map_err(|_| "listen-udp needs a port number".to_owned())?;
     let failed = |error| format!("udp port {port}: {error}");
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).map_err(failed)?;
+    let socket = UdpSocket::bind((any(), port)).map_err(failed)?;
     exit_on_signal().map_err(failed)?;
     println!("whoami: echoing on udp port {port}");
     let mut bytes = vec![0; DATAGRAM_LEN_MAX];
     loop {
         // An error is about a peer (an ICMP message): the next one may be well.
         if let Ok((len, peer)) = socket.recv_from(&mut bytes) {
-            let answer = [format!("{peer} ").as_bytes(), &bytes[..len]].concat();
+            let answer = [format!("{} ", canonical(peer)).as_bytes(), &bytes[..len]].concat();
             let _ = socket.send_to(&answer, peer);
         }
     }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use control_model::families::{address6, first_host, own_subnet6};
 use control_model::object::{Cluster, Network, NetworkState};
-use control_model::spec::IpamConfig;
+use control_model::spec::{IpamConfig, NetworkSpec};
 use control_model::validate::check_host_numbers;
 use control_model::{NetworkId, Task};
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
@@ -62,7 +62,7 @@ impl Networks {
         };
         let (vni, v6) = match given(false) {
             Some(given) => (self.free_vni(|_| true)?, Some(given.clone())),
-            None if network.spec.ipv6 => {
+            None if has_ipv6(&network.spec) => {
                 let id = pool()?.id;
                 let vni = self.free_vni(|vni| self.is_free(own_subnet6(id, vni).into()))?;
                 (vni, Some(chosen(own_subnet6(id, vni).into())))
@@ -176,6 +176,11 @@ fn subnet_pool(ipam: &IpamConfig) -> Option<SubnetPool> {
         _ => None,
     };
     Some(SubnetPool::new(subnet, range, gateway))
+}
+
+/// Published ports have an IPv6 client's true address too, so the routing mesh's network always has IPv6.
+fn has_ipv6(spec: &NetworkSpec) -> bool {
+    spec.ipv6 || spec.ingress
 }
 
 fn chosen(subnet: IpNetwork) -> IpamConfig {

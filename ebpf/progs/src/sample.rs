@@ -13,7 +13,7 @@ use ebpf_abi::sample::{
 };
 use ebpf_abi::{DropReason, Ip4, ProgramId, TellingRow};
 use ebpf_packet::vxlan::MTU_OVERHEAD;
-use ebpf_packet::{ethernet, flow, ip, ipv4};
+use ebpf_packet::{Version, flow, ip};
 
 use crate::maps::{EVENTS, SAMPLING, TELLING};
 
@@ -165,7 +165,8 @@ fn choose<H: Hooked>(hook: H, what: u32) {
     tell(hook, what, random | 1);
 }
 
-/// By its source port, which no program changes unless another flow has it already. Of IPv4 without options.
+/// By its source port, which no program changes unless another flow has it already. Of IPv4 without options, and IPv6 without
+/// extensions.
 #[inline(always)]
 fn is_marked<H: Hooked>(hook: H, sampling: &Sampling) -> bool {
     sampling.marked_port.get() != 0 && (has_mark(hook, sampling, 0) || has_mark(hook, sampling, MTU_OVERHEAD))
@@ -173,17 +174,24 @@ fn is_marked<H: Hooked>(hook: H, sampling: &Sampling) -> bool {
 
 #[inline(always)]
 fn has_mark<H: Hooked>(hook: H, sampling: &Sampling, frame: u32) -> bool {
-    let (mut protocol, mut port) = ([0_u8; 1], [0_u8; 2]);
-    // SAFETY: both have room for what is asked for.
-    let is_there = unsafe {
-        hook.load(frame + PROTOCOL_OFFSET, (&raw mut protocol).cast(), 1)
-            && hook.load(frame + SOURCE_PORT_OFFSET, (&raw mut port).cast(), 2)
+    const PROTOCOL_OFFSET4: usize = 9;
+    const PROTOCOL_OFFSET6: usize = 6;
+    let (mut start, mut port) = ([0_u8; PROTOCOL_OFFSET4 + 1], [0_u8; 2]);
+    // SAFETY: there is room for what is asked for.
+    if !unsafe { hook.load(frame + ip::OFFSET as u32, (&raw mut start).cast(), start.len() as u32) } {
+        return false;
+    }
+    let (protocol, version) = if start[0] >> 4 == 6 {
+        (start[PROTOCOL_OFFSET6], Version::V6)
+    } else {
+        (start[PROTOCOL_OFFSET4], Version::V4)
     };
-    is_there && protocol[0] == sampling.marked_protocol && port == sampling.marked_port.0
+    let port_offset = (ip::OFFSET + version.min_len() + flow::SOURCE_PORT_OFFSET) as u32;
+    protocol == sampling.marked_protocol
+        // SAFETY: as above.
+        && unsafe { hook.load(frame + port_offset, (&raw mut port).cast(), 2) }
+        && port == sampling.marked_port.0
 }
-
-const PROTOCOL_OFFSET: u32 = ip::OFFSET as u32 + 9;
-const SOURCE_PORT_OFFSET: u32 = (ethernet::LEN + ipv4::MIN_LEN + flow::SOURCE_PORT_OFFSET) as u32;
 
 #[inline(always)]
 const fn what(program: ProgramId, stage: u8, reason: u32) -> u32 {
@@ -220,6 +228,7 @@ fn tell<H: Hooked>(hook: H, what: u32, packet: u32) {
         let _ = hook.load(0, head, N_HEAD_BYTES as u32)
             || hook.load(0, head, 104)
             || hook.load(0, head, 92)
+            || hook.load(0, head, 74)
             || hook.load(0, head, 64)
             || hook.load(0, head, 54)
             || hook.load(0, head, 42)

@@ -121,18 +121,27 @@ fn serve<F: Family>(account: &Account, socket: &Socket<'_, F>, service: Option<S
 fn frontend<F: Family>(socket: &Socket<'_, F>) -> Option<Service> {
     let (address, port) = socket.destination();
     let is_here = address.is_unspecified() || address == Ip::LOCALHOST6;
-    let address = if is_here { Ip::LOCALHOST4 } else { address };
-    // SAFETY: user space alone writes this table; the row is copied at once.
-    let frontend = unsafe { FRONTENDS.get(FrontendKey::new(address, port, socket.protocol())) }?;
-    Some(Service { ring: frontend.ring, target: frontend.target, version: F::PUBLISHED })
+    service_at::<F>(if is_here { Ip::LOCALHOST4 } else { address }, port, socket.protocol())
 }
 
 /// As [`frontend`], for a task: this host is the task's own there, the node has its addresses only. The kernel takes the
-/// task's packets to the ingress network by its leg there, or by its way out.
+/// task's packets to the ingress network by its leg there, or by its way out. That is IPv4's: at IPv6 addresses of other
+/// nodes, to which no way leads, the same ports are published, and served from here.
 #[inline(always)]
 fn published<F: Family>(socket: &Socket<'_, F>) -> Option<Service> {
-    let (address, _) = socket.destination();
-    if address.is_loopback() || address.is_unspecified() { None } else { frontend(socket) }
+    let (address, port) = socket.destination();
+    if address.is_loopback() || address.is_unspecified() {
+        return None;
+    }
+    let is_nodes = !address.is_v4() && maps::address_owner(address).is_some();
+    service_at::<F>(if is_nodes { Ip::LOCALHOST4 } else { address }, port, socket.protocol())
+}
+
+#[inline(always)]
+fn service_at<F: Family>(address: Ip, port: Port, protocol: u8) -> Option<Service> {
+    // SAFETY: user space alone writes this table; the row is copied at once.
+    let frontend = unsafe { FRONTENDS.get(FrontendKey::new(address, port, protocol)) }?;
+    Some(Service { ring: frontend.ring, target: frontend.target, version: F::PUBLISHED })
 }
 
 /// A virtual address in one of the sandbox's networks, whose subnets do not overlap.

@@ -1,6 +1,6 @@
 //! Connections that live long live on, whatever happens around them.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::{Context as _, ensure};
 use bench_lab::{Connections, Downloads, DownloadsReport, Role, Traffic, TrafficReport, wait_until};
@@ -70,15 +70,28 @@ pub fn downloads_live_on(bench: &mut Bench) -> Outcome {
 /// Downloads through one node's further address. The machine is lost, daemon and links, another node takes the address, and
 /// they go on there: also while a node with backends is drained, and while all caches are emptied.
 pub fn downloads_follow_their_address(bench: &mut Bench) -> Outcome {
+    let [a, b, c, _] = bench.lab.client_address().octets();
+    follow(bench, Ipv4Addr::new(a, b, c, MOVED_HOST).into())
+}
+
+/// The same with an IPv6 address.
+pub fn downloads_follow_their_address6(bench: &mut Bench) -> Outcome {
+    if !bench_lab::has_ipv6() {
+        println!("  skipped: this kernel has no IPv6");
+        return Ok(());
+    }
+    let [a, b, c, ..] = bench.lab.client_address6().segments();
+    follow(bench, Ipv6Addr::new(a, b, c, 0, 0, 0, 0, MOVED_HOST.into()).into())
+}
+
+fn follow(bench: &mut Bench, address: IpAddr) -> Outcome {
     let mut workers =
         bench.lab.nodes().iter().filter(|n| n.role == Role::Worker).map(|n| n.name.clone()).rev();
     let (lost, heir) = (workers.next().context("no worker")?, workers.next().context("one worker only")?);
     drop(workers);
     // A lost backend's downloads are lost, whatever becomes of addresses.
     create_downloads(bench, 6, &["--constraint", &format!("node.hostname!={lost}")])?;
-    let [a, b, c, _] = bench.lab.client_address().octets();
-    let address = Ipv4Addr::new(a, b, c, MOVED_HOST);
-    let target = SocketAddr::new(address.into(), DOWNLOADS_PORT);
+    let target = SocketAddr::new(address, DOWNLOADS_PORT);
     set_address(bench, &lost, "add", address)?;
     let (_, took) =
         wait_until("the further address to answer", SETTLE, || bench.ask("client", &[target], 5).map(Some))?;
@@ -93,7 +106,7 @@ pub fn downloads_follow_their_address(bench: &mut Bench) -> Outcome {
     bench.lab.isolate(&lost)?;
     bench.lab.kill(&lost)?;
     set_address(bench, &heir, "add", address)?;
-    // What the heir's gratuitous ARP is for.
+    // What the heir's gratuitous ARP, or its unsolicited advertisement, is for.
     bench.lab.exec("client", "ip", &["neigh", "flush", "to", &address.to_string()])?;
     step(&format!("{lost} was lost, {heir} took its address"))?;
     let drained = drain_a_backend(bench, &heir, target)?;
@@ -139,8 +152,13 @@ fn is_long() -> bool {
     std::env::var_os("MESH_TEST_LONG").is_some()
 }
 
-fn set_address(bench: &Bench, node: &str, verb: &str, address: Ipv4Addr) -> Outcome {
-    let done = bench.lab.exec(node, "ip", &["addr", verb, &format!("{address}/32"), "dev", "eth0"])?;
+fn set_address(bench: &Bench, node: &str, verb: &str, address: IpAddr) -> Outcome {
+    let host = format!("{address}/{}", if address.is_ipv4() { 32 } else { 128 });
+    let mut words = vec!["addr", verb, &host, "dev", "eth0"];
+    if address.is_ipv6() && verb == "add" {
+        words.push("nodad");
+    }
+    let done = bench.lab.exec(node, "ip", &words)?;
     ensure!(done.success(), "{}", done.text());
     Ok(())
 }

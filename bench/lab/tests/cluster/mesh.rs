@@ -1,6 +1,6 @@
 //! What the data plane promises, seen from outside.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use crate::support::{Bench, Outcome, PORT, SETTLE, counts};
@@ -18,11 +18,13 @@ const SPREAD_TOLERANCE: f64 = 0.25;
 pub fn every_node_answers(bench: &mut Bench) -> Outcome {
     let long = std::env::var_os("MESH_TEST_LONG").is_some();
     let n_connections = if long { N_CONNECTIONS_LONG } else { N_CONNECTIONS };
-    let answers = bench.ask("client", &bench.targets(), n_connections)?;
-    let client = IpAddr::V4(bench.lab.client_address());
-    let strangers: Vec<_> =
-        answers.iter().filter_map(bench_lab::Answer::peer).filter(|p| *p != client).collect();
-    ensure!(strangers.is_empty(), "tasks saw {strangers:?} instead of {client}");
+    let targets: Vec<SocketAddr> = bench.targets().into_iter().chain(bench.targets6()).collect();
+    let answers = bench.ask("client", &targets, n_connections)?;
+    let (client, client6) = (bench.lab.client_address(), bench.lab.client_address6());
+    let sees = |to: &SocketAddr| if to.is_ipv4() { IpAddr::V4(client) } else { IpAddr::V6(client6) };
+    let seen = targets.iter().cycle().zip(&answers).map(|(to, answer)| (answer.peer(), Some(sees(to))));
+    let strangers: Vec<_> = seen.filter(|(peer, client)| peer != client).collect();
+    ensure!(strangers.is_empty(), "tasks saw (first) instead of (second): {strangers:?}");
     let by_task = counts(&answers, "task");
     ensure!(by_task.len() == 6 && !by_task.contains_key(""), "tasks that answered: {by_task:?}");
     let even = f64::from(u32::try_from(n_connections)?) / 6.0;
@@ -30,7 +32,8 @@ pub fn every_node_answers(bench: &mut Bench) -> Outcome {
         by_task.values().map(|n| (f64::from(u32::try_from(*n).unwrap_or(u32::MAX)) / even - 1.0).abs());
     let worst = worst.fold(0.0, f64::max);
     println!(
-        "  {n_connections} answered; busiest or idlest of 6 tasks is {:.0} % off even; all saw {client}",
+        "  {n_connections} answered at {} addresses; busiest or idlest of 6 tasks is {:.0} % off even; all saw {client} or {client6}",
+        targets.len(),
         worst * 100.0
     );
     ensure!(worst <= SPREAD_TOLERANCE, "spread: {by_task:?}");
@@ -52,6 +55,18 @@ pub fn nodes_reach_the_mesh(bench: &mut Bench) -> Outcome {
             ensure!(n_tasks >= 3, "{} → {to} reached {n_tasks} tasks only", node.name);
         }
     }
+    for node in bench.lab.nodes().iter().filter(|_| bench_lab::has_ipv6()) {
+        // Served by IPv4 there.
+        for to in [IpAddr::V6(node.address6()), Ipv6Addr::LOCALHOST.into()] {
+            let answers = bench.ask(&node.name, &[SocketAddr::new(to, PORT)], 12)?;
+            let peers = counts(&answers, "peer");
+            ensure!(
+                answers.iter().all(|a| a.peer() == Some(node.address.into())),
+                "{} → {to}: peers {peers:?}",
+                node.name
+            );
+        }
+    }
     // A node reaches the others' ports like any client.
     let from = &bench.lab.nodes()[0];
     let others: Vec<SocketAddr> =
@@ -62,6 +77,26 @@ pub fn nodes_reach_the_mesh(bench: &mut Bench) -> Outcome {
         "peers {:?}",
         counts(&answers, "peer")
     );
+    let own6 = IpAddr::V6(from.address6());
+    let others: Vec<SocketAddr> = bench.targets6().into_iter().filter(|t| t.ip() != own6).collect();
+    let answers = bench.ask(&from.name, &others, 40)?;
+    ensure!(answers.iter().all(|a| a.peer() == Some(own6)), "peers {:?}", counts(&answers, "peer"));
+    Ok(())
+}
+
+/// A user's own words: `curl` by IPv6, at every node.
+pub fn curl_by_ipv6(bench: &mut Bench) -> Outcome {
+    if !bench_lab::has_ipv6() {
+        println!("  skipped: this kernel has no IPv6");
+        return Ok(());
+    }
+    let client = bench.lab.client_address6();
+    for node in bench.lab.nodes() {
+        let url = format!("http://[{}]:{PORT}/", node.address6());
+        let said = bench.lab.exec("client", "curl", &["-6", "-sS", "--max-time", "5", &url])?;
+        ensure!(said.success(), "{url}: {}", said.text());
+        ensure!(said.stdout.contains(&format!("peer: [{client}]:")), "{url}: {}", said.stdout);
+    }
     Ok(())
 }
 
@@ -84,23 +119,27 @@ pub fn udp_goes_the_same_way(bench: &mut Bench) -> Outcome {
         "9000",
     ];
     bench.docker(&args)?;
-    let targets: Vec<SocketAddr> = bench.targets().iter().map(|t| SocketAddr::new(t.ip(), 9000)).collect();
-    let client = bench.lab.client_address().to_string();
+    let all = bench.targets().into_iter().chain(bench.targets6());
+    let targets: Vec<SocketAddr> = all.map(|t| SocketAddr::new(t.ip(), 9000)).collect();
+    let clients = [bench.lab.client_address().to_string(), bench.lab.client_address6().to_string()];
     let answers = bench.lab.inside("client", || -> anyhow::Result<Vec<String>> {
         let mut answers = Vec::new();
         for (n, target) in targets.iter().cycle().take(50).enumerate() {
-            let socket = UdpSocket::bind("0.0.0.0:0")?;
+            let socket = UdpSocket::bind(if target.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" })?;
             socket.set_read_timeout(Some(Duration::from_secs(3)))?;
             socket.send_to(format!("ping {n}").as_bytes(), target)?;
             let mut buffer = [0; 1500];
             let (length, from) =
                 socket.recv_from(&mut buffer).with_context(|| format!("no answer from {target}"))?;
             ensure!(from == *target, "asked {target}, {from} answered");
-            answers.push(String::from_utf8_lossy(&buffer[..length]).into_owned());
+            let answer = String::from_utf8_lossy(&buffer[..length]).into_owned();
+            let client = &clients[usize::from(target.is_ipv6())];
+            ensure!(answer.contains(client.as_str()), "{target}: the task saw another peer: {answer}");
+            answers.push(answer);
         }
         Ok(answers)
     })??;
-    ensure!(answers.iter().all(|a| a.contains(&client)), "tasks saw other peers: {:?}", answers.first());
+    ensure!(answers.len() == 50, "{} answers", answers.len());
     bench.docker(&["service", "rm", "echo"])?;
     Ok(())
 }

@@ -182,6 +182,12 @@ impl Bench {
         self.lab.nodes().iter().map(|n| SocketAddr::new(n.address.into(), PORT)).collect()
     }
 
+    /// The same by IPv6, where the kernel has it.
+    pub fn targets6(&self) -> Vec<SocketAddr> {
+        let nodes = self.lab.nodes().iter().filter(|_| bench_lab::has_ipv6());
+        nodes.map(|n| SocketAddr::new(n.address6().into(), PORT)).collect()
+    }
+
     /// `n` requests from the client, to the targets in turn; all must be answered.
     pub fn ask(&self, from: &str, targets: &[SocketAddr], n: usize) -> Result<Vec<Answer>> {
         self.lab.inside(from, || {

@@ -14,7 +14,8 @@ const EXCESS: u32 = 1000;
 
 /// Client number `number` of the flood, to node 1.
 fn borrowed(number: u32) -> Between {
-    Between { addresses: (Ip4::from_u32(0x1000_0000 + number), NODES[1]), ..client_to(NODES[1]) }
+    let client = Ip4::from_u32(0x1000_0000 + number);
+    Between { addresses: (client.into(), NODES[1].into()), ..client_to(NODES[1]) }
 }
 
 /// SYNs of `n` different clients.

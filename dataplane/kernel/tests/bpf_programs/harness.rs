@@ -2,9 +2,9 @@
 
 use dataplane_kernel::bpf::{Bpf, TestPacket};
 use ebpf_abi::limits::ROUTER_MAC;
-use ebpf_abi::{CounterRow, DropReason, Ip4, MacAddr, ProgramId};
+use ebpf_abi::{CounterRow, DropReason, Ip, Ip4, MacAddr, ProgramId};
 
-use crate::support::lab::{CLIENT, Lab, tc_mode};
+use crate::support::lab::{CLIENT, CLIENT6, Lab, tc_mode};
 use crate::support::packets::{Between, between};
 
 pub const CLIENT_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 100]);
@@ -106,8 +106,10 @@ pub fn bench(node: usize, work: impl FnOnce(&mut Bpf, &Lab) + Send) {
     lab.check_counters();
 }
 
-pub fn client_to(node: Ip4) -> Between {
-    between((CLIENT_MAC, CLIENT), (NODE_MAC, node))
+pub fn client_to(node: impl Into<Ip>) -> Between {
+    let node = node.into();
+    let client = if node.is_v4() { CLIENT.into() } else { CLIENT6 };
+    between((CLIENT_MAC, client), (NODE_MAC, node))
 }
 
 /// The client's frame as it goes into the tunnel: all but the MACs unchanged.

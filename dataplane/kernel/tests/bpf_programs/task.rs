@@ -75,7 +75,7 @@ fn tasks_reach_their_network_and_no_more() {
             ("multicast", router(Ip4([224, 0, 0, 251])).udp((1, 2), b""), DropReason::Group),
             ("spoofed address", between(stranger, peer).udp((1, 2), b""), DropReason::SourceAddress),
             ("spoofed MAC", between((peer.0, task.1), peer).udp((1, 2), b""), DropReason::SourceAddress),
-            ("IPv6", version6, DropReason::NotIp),
+            ("IPv6 in name only", version6, DropReason::Malformed),
             ("IPv4 in name only", bad_version, DropReason::Malformed),
         ] {
             bench.check(name, &frame, &Expect::Drop(reason));

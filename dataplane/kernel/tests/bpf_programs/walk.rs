@@ -1,18 +1,20 @@
 //! The whole packet walk between two nodes, with real sockets at both ends.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::path::Path;
 use std::time::Instant;
 
-use crate::support::lab::{CLIENT, INGRESS_VNI, Lab, NODES, OVERLAY_VNI, TASKS, TASKS_OVERLAY, VIP, tc_mode};
+use crate::support::lab::{
+    CLIENT, CLIENT6, INGRESS_VNI, Lab, NODES, NODES6, OVERLAY_VNI, TASKS, TASKS_OVERLAY, VIP, tc_mode,
+};
 use crate::support::traffic::{
     PATIENCE, connect_from, exchange, ping, serve_tcp, serve_udp, tcp, udp, udp_connected, udp_path_mtu,
 };
 use dataplane_kernel::bpf::{Bpf, has_tcx};
 use dataplane_kernel::inspect::{self, InspectError};
 use dataplane_model::kernel_state::HookMode;
-use ebpf_abi::{EndpointKey, Ip4, ProgramId};
+use ebpf_abi::{EndpointKey, Ip, Ip4, ProgramId};
 
 /// More than any socket buffer: segmentation offload and checksum offload are at work.
 const BULK: usize = 8 << 20;
@@ -27,42 +29,63 @@ fn lab(mode: HookMode) -> Lab {
     lab
 }
 
-fn ip(address: Ip4) -> IpAddr {
-    IpAddr::V4(address.into())
+fn ip(address: impl Into<Ip>) -> IpAddr {
+    address.into().into()
 }
 
+/// The addresses by which a client comes, and what fits into the tunnel.
+struct Side {
+    client: Ip,
+    nodes: [Ip; 2],
+    any: IpAddr,
+    largest_datagram: usize,
+}
+
+const V4: Side = Side {
+    client: Ip::v4(CLIENT),
+    nodes: [Ip::v4(NODES[0]), Ip::v4(NODES[1])],
+    any: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+    largest_datagram: 1450 - 20 - 8,
+};
+const V6: Side = Side {
+    client: CLIENT6,
+    nodes: NODES6,
+    any: IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    largest_datagram: 1450 - 40 - 8,
+};
+
 /// A client outside reaches the task through either node, and is seen as itself.
-fn clients_are_served(lab: &Lab) {
+fn clients_are_served(lab: &Lab, side: &Side) {
     let bulk: Vec<u8> = (0..=250).cycle().take(BULK).collect();
-    for node in NODES {
+    for node in side.nodes {
         for payload in [&b""[..], b"hello", &bulk] {
             let seen =
                 tcp(&lab.client, node, 8080, payload).unwrap_or_else(|error| panic!("{node}: {error}"));
-            assert_eq!(seen.ip(), ip(CLIENT));
+            assert_eq!(seen.ip(), ip(side.client));
         }
-        for size in [1, 1400, 1422, 4000, 60_000] {
+        for size in [1, 1400, side.largest_datagram, 4000, 60_000] {
             let (seen, from) =
                 udp(&lab.client, node, 5353, size).unwrap_or_else(|error| panic!("{node} {size}: {error}"));
-            assert_eq!((seen.ip(), from.ip(), from.port()), (ip(CLIENT), ip(node), 5353));
+            assert_eq!((seen.ip(), from.ip(), from.port()), (ip(side.client), ip(node), 5353));
         }
         udp_connected(&lab.client, node, 5353).unwrap();
     }
 }
 
 /// A datagram that is too long for the tunnel is lost, and its sender learns what fits.
-fn clients_learn_the_path_mtu(lab: &Lab) {
+fn clients_learn_the_path_mtu(lab: &Lab, side: &Side) {
     let patience = Instant::now() + PATIENCE;
-    while udp_path_mtu(&lab.client, NODES[0], 5353, 1472) != 1450 {
+    while udp_path_mtu(&lab.client, side.nodes[0], 5353, side.largest_datagram + 50) != 1450 {
         assert!(Instant::now() < patience, "no error came");
     }
-    udp(&lab.client, NODES[0], 5353, 1472).unwrap();
+    udp(&lab.client, side.nodes[0], 5353, side.largest_datagram + 50).unwrap();
 }
 
 /// A connection finds the backend that it began with, on another node than the one its packets go to now, although the node
 /// that they enter by has forgotten it and the ring is another.
-fn connections_outlive_cache_and_ring(lab: &Lab) {
+fn connections_outlive_cache_and_ring(lab: &Lab, side: &Side) {
     let bulk = vec![7; BULK];
-    for (ingress, (before, after)) in NODES.into_iter().zip([(0, 1), (1, 0)]) {
+    for (ingress, (before, after)) in side.nodes.into_iter().zip([(0, 1), (1, 0)]) {
         lab.swap_ring(&[TASKS[before]]);
         let source = 41_000 + u16::try_from(before).unwrap();
         let stream = connect_from(&lab.client, source, ingress, 8080);
@@ -71,7 +94,7 @@ fn connections_outlive_cache_and_ring(lab: &Lab) {
 
         let seen = exchange(stream, &bulk).unwrap_or_else(|error| panic!("through {ingress}: {error}"));
 
-        assert_eq!((seen.ip(), seen.port()), (ip(CLIENT), source));
+        assert_eq!((seen.ip(), seen.port()), (ip(side.client), source));
     }
     lab.swap_ring(&[TASKS[0]]);
 }
@@ -110,10 +133,8 @@ fn tasks_are_served(lab: &Lab) {
 
 /// IPv6 sockets reach the same by mapped addresses, and a node's processes by `::1` too; they see what they asked for.
 fn ipv6_sockets_are_served(lab: &Lab) {
-    let mapped = |address: Ip4, port: u16| {
-        SocketAddr::from((std::net::Ipv4Addr::from(address).to_ipv6_mapped(), port))
-    };
-    let localhost = SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, 8080));
+    let mapped = |address: Ip4, port: u16| SocketAddr::from((Ipv4Addr::from(address).to_ipv6_mapped(), port));
+    let localhost = SocketAddr::from((Ipv6Addr::LOCALHOST, 8080));
     let vip = mapped(Ip4(VIP), 80);
     for (from, to, seen) in [
         (&lab.tasks[1], vip, TASKS_OVERLAY[1]),
@@ -156,23 +177,23 @@ fn ipv6_sockets_are_served(lab: &Lab) {
 }
 
 /// One client port through two nodes to one task: two flows.
-fn colliding_flows_are_told_apart(lab: &Lab) {
-    let first = connect_from(&lab.client, 40_077, NODES[0], 8080);
-    let second = connect_from(&lab.client, 40_077, NODES[1], 8080);
+fn colliding_flows_are_told_apart(lab: &Lab, side: &Side) {
+    let first = connect_from(&lab.client, 40_077, side.nodes[0], 8080);
+    let second = connect_from(&lab.client, 40_077, side.nodes[1], 8080);
     let first = exchange(first, b"first").unwrap();
     let second = exchange(second, b"second").unwrap();
-    assert_eq!((first.ip(), second.ip()), (ip(CLIENT), ip(CLIENT)));
+    assert_eq!((first.ip(), second.ip()), (ip(side.client), ip(side.client)));
     assert_eq!(first.port(), 40_077);
     assert_ne!(second.port(), 40_077);
 }
 
 /// A client that is gone refuses the task's answer, and the task hears of it.
-fn errors_reach_tasks(lab: &Lab) {
-    for node in NODES {
-        let server = lab.tasks[0].run(|| UdpSocket::bind("0.0.0.0:99").unwrap());
+fn errors_reach_tasks(lab: &Lab, side: &Side) {
+    for node in side.nodes {
+        let server = lab.tasks[0].run(|| UdpSocket::bind((side.any, 99)).unwrap());
         server.set_read_timeout(Some(PATIENCE)).unwrap();
-        let client = lab.client.run(|| UdpSocket::bind("0.0.0.0:0").unwrap());
-        client.send_to(b"question", (std::net::Ipv4Addr::from(node), 9999)).unwrap();
+        let client = lab.client.run(|| UdpSocket::bind((side.any, 0)).unwrap());
+        client.send_to(b"question", (ip(node), 9999)).unwrap();
         let (_, from) = server.recv_from(&mut [0; 8]).unwrap();
         drop(client);
         server.connect(from).unwrap();
@@ -182,8 +203,8 @@ fn errors_reach_tasks(lab: &Lab) {
     }
 }
 
-fn errors_reach_clients(lab: &Lab) {
-    for node in NODES {
+fn errors_reach_clients(lab: &Lab, side: &Side) {
+    for node in side.nodes {
         let error = udp_connected(&lab.client, node, 9999).unwrap_err();
         assert_eq!(
             error.kind(),
@@ -197,16 +218,60 @@ fn errors_reach_clients(lab: &Lab) {
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused, "no backend, at the socket");
 }
 
+/// Processes of a node ask for its IPv6 addresses, and for the other node's.
+fn nodes_are_served_by_ipv6(lab: &Lab) {
+    for (index, node) in NODES6.into_iter().enumerate() {
+        for address in [node, Ip::LOCALHOST6] {
+            let seen = tcp(&lab.nodes[index], address, 8080, b"hello").unwrap();
+            assert_eq!(seen.ip(), ip(NODES[index]), "served by IPv4: through {address}");
+            let (seen, from) = udp(&lab.nodes[index], address, 5353, 5).unwrap();
+            assert_eq!((seen.ip(), from.ip(), from.port()), (ip(node), ip(address), 5353));
+            udp_connected(&lab.nodes[index], address, 5353).unwrap();
+        }
+        let seen = tcp(&lab.nodes[index], NODES6[1 - index], 8080, b"hello").unwrap();
+        assert_eq!(seen.ip(), ip(node), "through the other node");
+        let (seen, from) = udp(&lab.nodes[index], NODES6[1 - index], 5353, 5).unwrap();
+        assert_eq!((seen.ip(), from.ip()), (ip(node), ip(NODES6[1 - index])));
+    }
+    let error = tcp(&lab.client, Ip::LOCALHOST6, 8080, b"").unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused, "sockets of others are left alone");
+    let error = tcp(&lab.nodes[0], Ip::LOCALHOST6, 8082, b"").unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused, "no backend, at the socket");
+}
+
+/// A task asks for the published ports of all nodes, its own service's among them.
+fn tasks_reach_published_ports_by_ipv6(lab: &Lab) {
+    for (task, seen) in TASKS.into_iter().enumerate() {
+        for node in NODES6 {
+            let peer = tcp(&lab.tasks[task], node, 8080, b"hello").unwrap();
+            assert_eq!(peer.ip(), ip(seen), "task {task} through {node}");
+            let (peer, from) = udp(&lab.tasks[task], node, 5353, 5).unwrap();
+            assert_eq!((from.ip(), from.port()), (ip(node), 5353), "task {task}, seen as {peer}");
+        }
+    }
+}
+
+fn clients_walk(lab: &Lab, side: &Side) {
+    clients_are_served(lab, side);
+    clients_learn_the_path_mtu(lab, side);
+    connections_outlive_cache_and_ring(lab, side);
+    colliding_flows_are_told_apart(lab, side);
+    errors_reach_tasks(lab, side);
+    errors_reach_clients(lab, side);
+}
+
 fn walk(lab: &Lab) {
-    clients_are_served(lab);
     nodes_are_served(lab);
     tasks_are_served(lab);
     ipv6_sockets_are_served(lab);
-    clients_learn_the_path_mtu(lab);
-    connections_outlive_cache_and_ring(lab);
-    colliding_flows_are_told_apart(lab);
-    errors_reach_tasks(lab);
-    errors_reach_clients(lab);
+    clients_walk(lab, &V4);
+    if lab.enable_ipv6() {
+        clients_walk(lab, &V6);
+        nodes_are_served_by_ipv6(lab);
+        tasks_reach_published_ports_by_ipv6(lab);
+    } else {
+        println!("skipped: this kernel has no IPv6");
+    }
     let drops = lab.check_counters();
     println!("{drops:?}");
 }
@@ -241,13 +306,13 @@ fn connections_outlive_the_loader() {
             assert_eq!(bpf.tables.rings.keys().unwrap().len(), 4);
             bpf.hooks.attached().unwrap()
         });
-        assert_eq!(before.len(), 12);
+        assert_eq!(before.len(), 13);
         assert_eq!(before, after);
     }
     for stream in streams {
         exchange(stream, b"still here").unwrap();
     }
-    clients_are_served(&lab);
+    clients_are_served(&lab, &V4);
 }
 
 /// A node that leaves: programs off, pins gone, and the network as the kernel alone has it.
@@ -304,7 +369,7 @@ fn the_pins_tell_what_is_there() {
         let balancers = inspect::load_balancers(&pins).unwrap();
         (balancers, inspect::endpoints(&pins).unwrap(), inspect::hooks(&pins).unwrap())
     });
-    assert_eq!(balancers.len(), 11);
+    assert_eq!(balancers.len(), 16);
     let shared = balancers.iter().find(|row| row.frontend == "198.18.0.11:8081/tcp").unwrap();
     assert_eq!((shared.ring_size, shared.backends.len(), shared.kind.as_str()), (2, 2, "ingress"));
     assert_eq!(shared.backends[0].vtep.to_string(), "198.18.0.12");
@@ -318,7 +383,7 @@ fn the_pins_tell_what_is_there() {
     let tc = if has_tcx() { "tcx" } else { "clsact" };
     assert!(hooks.iter().any(|row| row.interface == "up0" && row.hook == format!("{tc} ingress")));
     assert!(hooks.iter().any(|row| row.interface == "mesh-vx" && row.hook == format!("{tc} egress")));
-    assert_eq!(hooks.iter().filter(|row| row.interface == "cgroup root").count(), 7);
+    assert_eq!(hooks.iter().filter(|row| row.interface == "cgroup root").count(), 8);
     assert!(matches!(
         inspect::drops(Path::new("/sys/fs/bpf/meshd-absent")),
         Err(InspectError::Absent { .. })

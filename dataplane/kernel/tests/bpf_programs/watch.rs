@@ -9,7 +9,7 @@ use ebpf_abi::limits::{EVENT_BUFFER_BYTES, ROUTER_MAC};
 use ebpf_abi::{FlowEvent, MacAddr, ProgramId, protocol};
 
 use crate::harness::{bench, client_to};
-use crate::support::lab::{CLIENT, INGRESS_VNI, Lab, NODES, TASKS, tc_mode};
+use crate::support::lab::{CLIENT, CLIENT6, INGRESS_VNI, Lab, NODES, NODES6, TASKS, tc_mode};
 use crate::support::packets::{Segment, between};
 use crate::tunnel::{Seen, Taker, inject};
 
@@ -83,20 +83,36 @@ fn marked_packets_alone_are_told_of() {
         let uplink = lab.nodes[0].ifindex("up0");
         let which = Which::Marked { protocol: protocol::UDP, port: 40_001 };
         let mut watch = Watch::begin(&lab.node_pins(0), which, PATIENCE).unwrap();
-        let client = client_to(NODES[0]);
-        for frame in [
-            client.udp((40_000, 5353), b"x"),
-            client.udp((40_001, 5353), b"x"),
-            client.tcp((40_001, 8080), Segment::Syn, b""),
-            client.udp((5353, 40_001), b"x"),
-            vec![0; 14],
-        ] {
-            run(bpf, &frame, uplink);
+        for client in [client_to(NODES[0]), client_to(NODES6[0])] {
+            for frame in [
+                client.udp((40_000, 5353), b"x"),
+                client.udp((40_001, 5353), b"x"),
+                client.tcp((40_001, 8080), Segment::Syn, b""),
+                client.udp((5353, 40_001), b"x"),
+                vec![0; 14],
+            ] {
+                run(bpf, &frame, uplink);
+            }
         }
         let report = all(&mut watch);
-        let expected = format!("{CLIENT}:40001");
+        let expected = [format!("{CLIENT}:40001"), format!("[{CLIENT6}]:40001")];
         let sources: Vec<&str> = report.samples.iter().map(|sample| sample.before.source.as_str()).collect();
-        assert_eq!(sources, [expected.as_str()]);
+        assert_eq!(sources, expected);
+    });
+}
+
+/// A segment without options or payload is among the shortest frames.
+#[test]
+fn ipv6_is_told_to_the_flags() {
+    bench(0, |bpf, lab| {
+        let mut watch = Watch::begin(&lab.node_pins(0), Which::OneOf(1), PATIENCE).unwrap();
+        let syn = client_to(NODES6[0]).tcp((40_000, 8080), Segment::Syn, b"");
+        run(bpf, &syn, lab.nodes[0].ifindex("up0"));
+        let report = all(&mut watch);
+        let [sample] = &report.samples[..] else { panic!("{report:?}") };
+        let (client, node) = (format!("[{CLIENT6}]:40000"), format!("[{}]:8080", NODES6[0]));
+        assert_eq!(told(sample), ("mesh_uplink", "forwarded", client.as_str(), node.as_str(), node.as_str()));
+        assert_eq!((sample.before.flags.as_str(), sample.before.protocol.as_str()), ("S", "tcp"));
     });
 }
 

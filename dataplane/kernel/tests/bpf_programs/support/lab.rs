@@ -1,14 +1,15 @@
 //! The machines and their maps.
 
-use std::path::PathBuf;
+use std::net::Ipv6Addr;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use dataplane_kernel::bpf::{Bpf, PinDir, Tables, attach_pass, cgroup2_root, has_tcx, read_drops};
 use dataplane_model::kernel_state::HookMode;
 use ebpf_abi::table::{ATTACHMENT_INGRESS, CONFIG_XDP_REDIRECT};
 use ebpf_abi::{
-    Attachment, Endpoint, EndpointKey, Frontend, FrontendKey, Ip4, MacAddr, NodeConfig, Peer, Port,
-    ProgramId, RingKey, SandboxNetworks, TargetPort, TargetPortKey, VipKey, protocol,
+    Attachment, Endpoint, EndpointKey, Frontend, FrontendKey, Ip, Ip4, MacAddr, NodeConfig, Peer, Port,
+    Prefix6, ProgramId, RingKey, SandboxNetworks, TargetPort, TargetPortKey, VipKey, protocol,
 };
 
 use super::namespace::Namespace;
@@ -38,6 +39,23 @@ pub const NODES: [Ip4; 2] = [Ip4([198, 18, 0, 11]), Ip4([198, 18, 0, 12])];
 pub const NODE_OF_TASK: [usize; 2] = [1, 0];
 pub const TASKS: [Ip4; 2] = [Ip4([10, 0, 0, 5]), Ip4([10, 0, 0, 6])];
 pub const TASKS_OVERLAY: [Ip4; 2] = [Ip4([10, 0, 1, 5]), Ip4([10, 0, 1, 6])];
+
+/// The same by IPv6. The machines have these addresses after [`Lab::enable_ipv6`], the tables know them always.
+pub const CLIENT6: Ip = ip6([0xfd00, 0x18, 0, 0, 0, 0, 0, 0x100]);
+pub const NODES6: [Ip; 2] =
+    [ip6([0xfd00, 0x18, 0, 0, 0, 0, 0, 0x11]), ip6([0xfd00, 0x18, 0, 0, 0, 0, 0, 0x12])];
+/// fd00:0:0:1000::/64 and fd00:0:0:1001::/64.
+pub const INGRESS_PREFIX: Prefix6 = prefix6(0x1000, TASKS[0]);
+pub const OVERLAY_PREFIX: Prefix6 = prefix6(0x1001, TASKS_OVERLAY[0]);
+
+const fn ip6([a, b, c, d, e, f, g, h]: [u16; 8]) -> Ip {
+    Ip(Ipv6Addr::new(a, b, c, d, e, f, g, h).octets())
+}
+
+/// Of a network whose IPv4 subnet, a /24, has this address.
+const fn prefix6(number: u16, Ip4([a, b, c, _]): Ip4) -> Prefix6 {
+    Prefix6 { prefix: ip6([0xfd00, 0, 0, number, 0, 0, 0, 0]), subnet: Ip4([a, b, c, 0]), host_mask: 0xff }
+}
 
 /// How this kernel's tc programs hang.
 pub fn tc_mode() -> HookMode {
@@ -134,6 +152,27 @@ impl Lab {
                 attach(bpf, &facts, self.mode);
             });
         }
+    }
+
+    /// Gives all machines their IPv6 addresses; false if this kernel has no IPv6.
+    pub fn enable_ipv6(&self) -> bool {
+        if !Path::new("/proc/sys/net/ipv6").exists() {
+            return false;
+        }
+        self.client.add_address6("up0", CLIENT6);
+        for (node, address) in NODES6.into_iter().enumerate() {
+            let namespace = &self.nodes[node];
+            namespace.add_address6("up0", address);
+            namespace.sysctl("ipv6/conf/mesh-vx/disable_ipv6", "0");
+            namespace.ip(&format!("route add {}/64 dev mesh-vx src {address}", INGRESS_PREFIX.prefix));
+        }
+        for (task, sandbox) in self.tasks.iter().enumerate() {
+            sandbox.add_address6("eth0", INGRESS_PREFIX.address(TASKS[task]));
+            sandbox.add_address6("eth1", OVERLAY_PREFIX.address(TASKS_OVERLAY[task]));
+            let gateway = INGRESS_PREFIX.address(Ip4([10, 0, 0, 1]));
+            sandbox.ip(&format!("route add default via {gateway} dev eth0"));
+        }
+        true
     }
 
     /// Lets a node's programs put headers of their own in front of what they tunnel: without forwarding on the uplink the kernel
@@ -273,6 +312,10 @@ fn fill(tables: &mut Tables, facts: &Facts) {
     tables.peers.insert(&other, &Peer::default()).unwrap();
     tables.address_owners.insert(&other.into(), &other).unwrap();
     tables.address_owners.insert(&NODES[facts.node].into(), &Ip4::UNSPECIFIED).unwrap();
+    tables.address_owners.insert(&NODES6[1 - facts.node], &other).unwrap();
+    tables.address_owners.insert(&NODES6[facts.node], &Ip4::UNSPECIFIED).unwrap();
+    tables.prefixes6.insert(&INGRESS_VNI, &INGRESS_PREFIX).unwrap();
+    tables.prefixes6.insert(&OVERLAY_VNI, &OVERLAY_PREFIX).unwrap();
     fill_endpoints(tables, facts);
     fill_services(tables, facts);
 }
@@ -314,7 +357,7 @@ fn fill_services(tables: &mut Tables, facts: &Facts) {
     let networks = SandboxNetworks::new(&[INGRESS_VNI, OVERLAY_VNI]).unwrap();
     tables.sandboxes.insert(&facts.sandbox_cookie, &networks).unwrap();
     for (ring, protocol, published, target) in PORTS {
-        for address in [NODES[facts.node], Ip4::LOCALHOST] {
+        for address in [NODES[facts.node].into(), NODES6[facts.node], Ip::LOCALHOST4] {
             let key = FrontendKey::new(address, Port::new(published), protocol);
             tables.frontends.insert(&key, &Frontend::new(ring, Port::new(target))).unwrap();
         }
@@ -340,6 +383,7 @@ fn attach(bpf: &mut Bpf, facts: &Facts, mode: HookMode) {
         ProgramId::MeshRecvmsg4,
         ProgramId::MeshGetpeername4,
         ProgramId::MeshConnect6,
+        ProgramId::MeshSendmsg6,
         ProgramId::MeshRecvmsg6,
         ProgramId::MeshGetpeername6,
     ] {

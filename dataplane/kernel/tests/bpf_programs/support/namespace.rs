@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::Command;
 use std::thread;
 
+use ebpf_abi::Ip;
 use nix::sched::{CloneFlags, setns, unshare};
 
 pub struct Namespace(File);
@@ -46,6 +47,16 @@ impl Namespace {
     /// `ip <arguments>` inside; it must succeed.
     pub fn ip(&self, arguments: &str) {
         self.sh(&format!("ip {arguments}"));
+    }
+
+    /// Lets an interface have IPv6, this address (of a /64), and nothing that the kernel adds or sends by itself.
+    pub fn add_address6(&self, interface: &str, address: Ip) {
+        for (name, value) in
+            [("addr_gen_mode", "1"), ("router_solicitations", "0"), ("accept_ra", "0"), ("disable_ipv6", "0")]
+        {
+            self.sysctl(&format!("ipv6/conf/{interface}/{name}"), value);
+        }
+        self.ip(&format!("addr add {address}/64 dev {interface} nodad"));
     }
 
     /// A command inside; it must succeed.

@@ -1,18 +1,19 @@
 //! Frames as fixtures. Checksums are computed in full here, by another implementation than the programs'.
 
-use ebpf_abi::{Ip4, MacAddr};
-use etherparse::{PacketBuilder, PacketBuilderStep, icmpv4};
+use ebpf_abi::{Ip, Ip4, MacAddr};
+use etherparse::{Icmpv4Type, Icmpv6Type, PacketBuilder, PacketBuilderStep, icmpv4, icmpv6};
 
-/// Ethernet and IPv4 of a frame.
+/// Ethernet and IP of a frame.
 #[derive(Debug, Clone, Copy)]
 pub struct Between {
     pub macs: (MacAddr, MacAddr),
-    pub addresses: (Ip4, Ip4),
+    /// Of one family.
+    pub addresses: (Ip, Ip),
 }
 
 /// From a MAC and address to another.
-pub fn between(source: (MacAddr, Ip4), destination: (MacAddr, Ip4)) -> Between {
-    Between { macs: (source.0, destination.0), addresses: (source.1, destination.1) }
+pub fn between(source: (MacAddr, impl Into<Ip>), destination: (MacAddr, impl Into<Ip>)) -> Between {
+    Between { macs: (source.0, destination.0), addresses: (source.1.into(), destination.1.into()) }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,11 +27,28 @@ pub enum Segment {
 
 impl Between {
     fn ip(&self) -> PacketBuilderStep<etherparse::IpHeaders> {
-        PacketBuilder::ethernet2(self.macs.0.0, self.macs.1.0).ipv4(
-            self.addresses.0.0,
-            self.addresses.1.0,
-            64,
-        )
+        let ethernet = PacketBuilder::ethernet2(self.macs.0.0, self.macs.1.0);
+        let (source, destination) = self.addresses;
+        if self.is_v6() {
+            ethernet.ipv6(source.0, destination.0, 64)
+        } else {
+            ethernet.ipv4(source.low().0, destination.low().0, 64)
+        }
+    }
+
+    fn is_v6(&self) -> bool {
+        assert_eq!(self.addresses.0.is_v4(), self.addresses.1.is_v4(), "one family");
+        !self.addresses.0.is_v4()
+    }
+
+    fn icmp(&self, v4: Icmpv4Type, v6: Icmpv6Type, payload: &[u8]) -> Vec<u8> {
+        let mut frame = Vec::new();
+        if self.is_v6() {
+            self.ip().icmpv6(v6).write(&mut frame, payload).unwrap();
+        } else {
+            self.ip().icmpv4(v4).write(&mut frame, payload).unwrap();
+        }
+        frame
     }
 
     pub fn tcp(&self, ports: (u16, u16), segment: Segment, payload: &[u8]) -> Vec<u8> {
@@ -54,37 +72,27 @@ impl Between {
     }
 
     pub fn echo_request(&self) -> Vec<u8> {
-        let mut frame = Vec::new();
-        self.ip().icmpv4_echo_request(0x1234, 7).write(&mut frame, b"abcdefgh").unwrap();
-        frame
+        let echo = etherparse::IcmpEchoHeader { id: 0x1234, seq: 7 };
+        self.icmp(Icmpv4Type::EchoRequest(echo), Icmpv6Type::EchoRequest(echo), b"abcdefgh")
     }
 
     pub fn echo_reply(&self) -> Vec<u8> {
-        let mut frame = Vec::new();
-        self.ip().icmpv4_echo_reply(0x1234, 7).write(&mut frame, b"abcdefgh").unwrap();
-        frame
+        let echo = etherparse::IcmpEchoHeader { id: 0x1234, seq: 7 };
+        self.icmp(Icmpv4Type::EchoReply(echo), Icmpv6Type::EchoReply(echo), b"abcdefgh")
+    }
+
+    /// As [`Self::port_unreachable`]: the packet, which begins with `about`, is too long, and must not be fragmented.
+    pub fn fragmentation_needed(&self, about: &[u8], mtu: u16) -> Vec<u8> {
+        let v4 = icmpv4::DestUnreachableHeader::FragmentationNeeded { next_hop_mtu: mtu };
+        let v6 = Icmpv6Type::PacketTooBig { mtu: mtu.into() };
+        self.icmp(Icmpv4Type::DestinationUnreachable(v4), v6, about)
     }
 
     /// "Port unreachable" about the packet whose frame is `about`.
-    /// As [`Self::port_unreachable`]: the packet is too long, and must not be fragmented.
-    pub fn fragmentation_needed(&self, about: &[u8], mtu: u16) -> Vec<u8> {
-        let kind = icmpv4::DestUnreachableHeader::FragmentationNeeded { next_hop_mtu: mtu };
-        let mut frame = Vec::new();
-        self.ip()
-            .icmpv4(etherparse::Icmpv4Type::DestinationUnreachable(kind))
-            .write(&mut frame, about)
-            .unwrap();
-        frame
-    }
-
     pub fn port_unreachable(&self, about: &[u8]) -> Vec<u8> {
-        let mut frame = Vec::new();
-        let kind = icmpv4::DestUnreachableHeader::Port;
-        self.ip()
-            .icmpv4(etherparse::Icmpv4Type::DestinationUnreachable(kind))
-            .write(&mut frame, &about[14..])
-            .unwrap();
-        frame
+        let (v4, v6) = (icmpv4::DestUnreachableHeader::Port, icmpv6::DestUnreachableCode::Port);
+        let (v4, v6) = (Icmpv4Type::DestinationUnreachable(v4), Icmpv6Type::DestinationUnreachable(v6));
+        self.icmp(v4, v6, &about[14..])
     }
 }
 
@@ -93,6 +101,28 @@ pub fn fragment(mut frame: Vec<u8>, offset: u16, more: bool) -> Vec<u8> {
     let flags = offset | if more { 0x2000 } else { 0 };
     frame[20..22].copy_from_slice(&flags.to_be_bytes());
     fix_ip_checksum(&mut frame);
+    frame
+}
+
+/// Makes a fragment of an IPv6 frame: its payload from byte `offset` on, which is a multiple of eight, `len` bytes of it.
+pub fn fragment6(frame: &[u8], (offset, len): (usize, usize), id: u32) -> Vec<u8> {
+    let payload = &frame[54..];
+    let end = payload.len().min(offset + len);
+    let more = u16::from(end < payload.len());
+    let at = u16::try_from(offset).unwrap() | more;
+    let header = [&[frame[20], 0][..], &at.to_be_bytes(), &id.to_be_bytes()].concat();
+    with_payload6(frame, 44, &[&header, &payload[offset..end]].concat())
+}
+
+/// Puts destination options, which are padding, in front of an IPv6 frame's transport header.
+pub fn with_options6(frame: &[u8]) -> Vec<u8> {
+    with_payload6(frame, 60, &[&[frame[20], 0, 1, 4, 0, 0, 0, 0], &frame[54..]].concat())
+}
+
+fn with_payload6(frame: &[u8], next: u8, payload: &[u8]) -> Vec<u8> {
+    let mut frame = [&frame[..54], payload].concat();
+    frame[18..20].copy_from_slice(&u16::try_from(payload.len()).unwrap().to_be_bytes());
+    frame[20] = next;
     frame
 }
 

@@ -2,12 +2,16 @@
 //! server answers each datagram with its sender's address, padded to the same size.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::net::{
+    IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, SocketAddrV4, SocketAddrV6, TcpListener, TcpStream,
+    UdpSocket,
+};
+use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use ebpf_abi::Ip4;
-use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrIn};
+use ebpf_abi::{Ip, Ip4};
+use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrIn, SockaddrIn6, SockaddrLike};
 
 use super::namespace::Namespace;
 
@@ -17,8 +21,24 @@ const LARGEST_DATAGRAM: usize = 65_507;
 /// What a client waits before it calls a packet lost. An emulated machine that shares its processors is slow.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
+/// Of both families, where the kernel has both.
+fn any() -> IpAddr {
+    let has_ipv6 = Path::new("/proc/sys/net/ipv6").exists();
+    if has_ipv6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() }
+}
+
+/// An address of this family that means any.
+fn any_like(address: Ip) -> SocketAddr {
+    if address.is_v4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() }
+}
+
+/// As a socket of its own family sees it.
+fn plain(seen: SocketAddr) -> SocketAddr {
+    SocketAddr::new(seen.ip().to_canonical(), seen.port())
+}
+
 pub fn serve_tcp(namespace: &Namespace, port: u16) {
-    let listener = namespace.run(|| TcpListener::bind(("0.0.0.0", port)).unwrap());
+    let listener = namespace.run(|| TcpListener::bind((any(), port)).unwrap());
     thread::spawn(move || {
         for stream in listener.incoming() {
             thread::spawn(move || answer(stream.unwrap()));
@@ -27,7 +47,7 @@ pub fn serve_tcp(namespace: &Namespace, port: u16) {
 }
 
 fn answer(mut stream: TcpStream) {
-    let peer = stream.peer_addr().unwrap();
+    let peer = plain(stream.peer_addr().unwrap());
     let mut received = Vec::new();
     if stream.read_to_end(&mut received).is_ok() {
         let _ = stream.write_all(format!("{peer}\n").as_bytes());
@@ -36,30 +56,48 @@ fn answer(mut stream: TcpStream) {
 }
 
 pub fn serve_udp(namespace: &Namespace, port: u16) {
-    let socket = namespace.run(|| UdpSocket::bind(("0.0.0.0", port)).unwrap());
+    let socket = namespace.run(|| UdpSocket::bind((any(), port)).unwrap());
     thread::spawn(move || {
         let mut datagram = vec![0; LARGEST_DATAGRAM];
         while let Ok((size, from)) = socket.recv_from(&mut datagram) {
-            let answer = format!("{from}{:width$}", "", width = size.saturating_sub(from.to_string().len()));
+            let seen = plain(from).to_string();
+            let answer = format!("{seen}{:width$}", "", width = size.saturating_sub(seen.len()));
             let _ = socket.send_to(answer.as_bytes(), from);
         }
     });
 }
 
 /// Sends `payload` and expects it back. Returns whom the server saw.
-pub fn tcp(from: &Namespace, to: Ip4, port: u16, payload: &[u8]) -> std::io::Result<SocketAddr> {
-    from.run(|| exchange(TcpStream::connect_timeout(&address(to, port), PATIENCE)?, payload))
+pub fn tcp(from: &Namespace, to: impl Into<Ip>, port: u16, payload: &[u8]) -> std::io::Result<SocketAddr> {
+    let to = address(to, port);
+    from.run(|| exchange(TcpStream::connect_timeout(&to, PATIENCE)?, payload))
 }
 
 /// The same from a chosen source port.
-pub fn connect_from(namespace: &Namespace, source: u16, to: Ip4, port: u16) -> TcpStream {
+pub fn connect_from(namespace: &Namespace, source: u16, to: impl Into<Ip>, port: u16) -> TcpStream {
+    match address(to, port) {
+        SocketAddr::V4(to) => {
+            let source = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, source);
+            connect_between(namespace, AddressFamily::Inet, (&source.into(), &SockaddrIn::from(to)))
+        }
+        SocketAddr::V6(to) => {
+            let source = SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, source, 0, 0);
+            connect_between(namespace, AddressFamily::Inet6, (&source.into(), &SockaddrIn6::from(to)))
+        }
+    }
+}
+
+fn connect_between<A: SockaddrLike + Sync>(
+    namespace: &Namespace,
+    family: AddressFamily,
+    (source, to): (&A, &A),
+) -> TcpStream {
     namespace.run(|| {
-        let socket =
-            socket::socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+        let socket = socket::socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
         socket::setsockopt(&socket, socket::sockopt::ReuseAddr, &true).unwrap();
         let fd = std::os::fd::AsRawFd::as_raw_fd(&socket);
-        socket::bind(fd, &SockaddrIn::from(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, source))).unwrap();
-        socket::connect(fd, &SockaddrIn::from(SocketAddrV4::new(to.into(), port))).unwrap();
+        socket::bind(fd, source).unwrap();
+        socket::connect(fd, to).unwrap();
         TcpStream::from(socket)
     })
 }
@@ -81,9 +119,15 @@ pub fn exchange(mut stream: TcpStream, payload: &[u8]) -> std::io::Result<Socket
 }
 
 /// Sends a datagram from an unconnected socket. Returns whom the server saw, and who seems to answer.
-pub fn udp(from: &Namespace, to: Ip4, port: u16, size: usize) -> std::io::Result<(SocketAddr, SocketAddr)> {
+pub fn udp(
+    from: &Namespace,
+    to: impl Into<Ip>,
+    port: u16,
+    size: usize,
+) -> std::io::Result<(SocketAddr, SocketAddr)> {
+    let to = to.into();
     from.run(|| {
-        let socket = UdpSocket::bind("0.0.0.0:0")?;
+        let socket = UdpSocket::bind(any_like(to))?;
         socket.set_read_timeout(Some(PATIENCE))?;
         socket.send_to(&vec![7; size], address(to, port))?;
         receive(&socket)
@@ -91,9 +135,14 @@ pub fn udp(from: &Namespace, to: Ip4, port: u16, size: usize) -> std::io::Result
 }
 
 /// The same from a connected one, which hears of ICMP errors.
-pub fn udp_connected(from: &Namespace, to: Ip4, port: u16) -> std::io::Result<(SocketAddr, SocketAddr)> {
+pub fn udp_connected(
+    from: &Namespace,
+    to: impl Into<Ip>,
+    port: u16,
+) -> std::io::Result<(SocketAddr, SocketAddr)> {
+    let to = to.into();
     from.run(|| {
-        let socket = UdpSocket::bind("0.0.0.0:0")?;
+        let socket = UdpSocket::bind(any_like(to))?;
         socket.set_read_timeout(Some(PATIENCE))?;
         socket.connect(address(to, port))?;
         assert_eq!(socket.peer_addr()?, address(to, port), "getpeername");
@@ -103,9 +152,12 @@ pub fn udp_connected(from: &Namespace, to: Ip4, port: u16) -> std::io::Result<(S
 }
 
 /// Sends a datagram of `size` bytes, and returns how long a packet may be by what the kernel knows then.
-pub fn udp_path_mtu(from: &Namespace, to: Ip4, port: u16, size: usize) -> i32 {
+pub fn udp_path_mtu(from: &Namespace, to: impl Into<Ip>, port: u16, size: usize) -> i32 {
+    let to = to.into();
+    let (level, option) =
+        if to.is_v4() { (libc::IPPROTO_IP, libc::IP_MTU) } else { (libc::IPPROTO_IPV6, libc::IPV6_MTU) };
     from.run(|| {
-        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        let socket = UdpSocket::bind(any_like(to)).unwrap();
         socket.connect(address(to, port)).unwrap();
         socket.send(&vec![7; size]).unwrap();
         let (mut mtu, mut len) = (0_i32, 4);
@@ -113,8 +165,8 @@ pub fn udp_path_mtu(from: &Namespace, to: Ip4, port: u16, size: usize) -> i32 {
         let result = unsafe {
             libc::getsockopt(
                 std::os::fd::AsRawFd::as_raw_fd(&socket),
-                libc::IPPROTO_IP,
-                libc::IP_MTU,
+                level,
+                option,
                 (&raw mut mtu).cast(),
                 &raw mut len,
             )
@@ -158,6 +210,6 @@ pub fn ping(from: &Namespace, to: Ip4) -> bool {
     })
 }
 
-fn address(to: Ip4, port: u16) -> SocketAddr {
-    SocketAddr::from((Ipv4Addr::from(to), port))
+fn address(to: impl Into<Ip>, port: u16) -> SocketAddr {
+    SocketAddr::from((IpAddr::from(to.into()), port))
 }
