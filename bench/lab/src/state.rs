@@ -51,7 +51,7 @@ impl NodeRecord {
     }
 }
 
-/// fd00:198:18:0::11 belongs to 198.18.0.11: decimal digits are kept, so that a reader finds them again.
+/// `fd00:198:18:0::11` belongs to 198.18.0.11: decimal digits are kept, so that a reader finds them again.
 pub(crate) fn address6(address: Ipv4Addr) -> Ipv6Addr {
     let [a, b, c, d] = address.octets().map(|octet| {
         let (hundreds, tens, ones) = (octet / 100, octet / 10 % 10, octet % 10);

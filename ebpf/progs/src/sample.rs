@@ -229,7 +229,7 @@ fn tell<H: Hooked>(hook: H, what: u32, packet: u32) {
             || hook.load(0, head, 104)
             || hook.load(0, head, 92)
             || hook.load(0, head, 74)
-            || hook.load(0, head, 64)
+            || hook.load(0, head, 62)
             || hook.load(0, head, 54)
             || hook.load(0, head, 42)
             || hook.load(0, head, 14);

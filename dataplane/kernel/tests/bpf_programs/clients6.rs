@@ -85,10 +85,10 @@ fn connections_that_the_backend_does_not_know_go_to_earlier_rings_backends() {
 /// Nobody on the way fragments IPv6, but senders do.
 #[test]
 fn fragments_follow_their_first() {
-    for node in 0..2 {
+    for (node, address) in NODES6.into_iter().enumerate() {
         bench(node, |bpf, lab| {
             let mut bench = Bench::received(bpf, ProgramId::MeshUplink, lab.nodes[node].ifindex("up0"));
-            let whole = client_to(NODES6[node]).udp((40_000, 5353), &[7; 64]);
+            let whole = client_to(address).udp((40_000, 5353), &[7; 64]);
             let parts = |frame: &[u8]| [(0, 32), (32, 32), (64, 32)].map(|part| fragment6(frame, part, 77));
             let expected: Vec<_> = if node == 0 {
                 parts(&whole).map(|part| tunnelled(part, TASKS[0])).into()

@@ -1,6 +1,5 @@
 //! The machines and their maps.
 
-use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -44,12 +43,18 @@ pub const TASKS_OVERLAY: [Ip4; 2] = [Ip4([10, 0, 1, 5]), Ip4([10, 0, 1, 6])];
 pub const CLIENT6: Ip = ip6([0xfd00, 0x18, 0, 0, 0, 0, 0, 0x100]);
 pub const NODES6: [Ip; 2] =
     [ip6([0xfd00, 0x18, 0, 0, 0, 0, 0, 0x11]), ip6([0xfd00, 0x18, 0, 0, 0, 0, 0, 0x12])];
-/// fd00:0:0:1000::/64 and fd00:0:0:1001::/64.
+/// `fd00:0:0:1000::/64` and `fd00:0:0:1001::/64`.
 pub const INGRESS_PREFIX: Prefix6 = prefix6(0x1000, TASKS[0]);
 pub const OVERLAY_PREFIX: Prefix6 = prefix6(0x1001, TASKS_OVERLAY[0]);
 
-const fn ip6([a, b, c, d, e, f, g, h]: [u16; 8]) -> Ip {
-    Ip(Ipv6Addr::new(a, b, c, d, e, f, g, h).octets())
+const fn ip6(groups: [u16; 8]) -> Ip {
+    let mut bytes = [0; 16];
+    let mut index = 0;
+    while index < groups.len() {
+        [bytes[2 * index], bytes[2 * index + 1]] = groups[index].to_be_bytes();
+        index += 1;
+    }
+    Ip(bytes)
 }
 
 /// Of a network whose IPv4 subnet, a /24, has this address.
