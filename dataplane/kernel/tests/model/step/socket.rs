@@ -83,7 +83,10 @@ fn service(tables: &Tables, call: &SocketCall, address: Ip) -> Option<(RingKey, 
     let is_any = address == Ip4::UNSPECIFIED.into() || address == Ip::UNSPECIFIED;
     let is_this_host = is_any || address == Ip::LOCALHOST6 || (address.is_v4() && address.low().0[0] == 127);
     let of_node = is_node(tables, call);
-    let meant = if is_any || address == Ip::LOCALHOST6 { Ip4::LOCALHOST.into() } else { address };
+    // No way leads from a task to other nodes by IPv6: what they publish is served from here.
+    let is_nodes = !of_node && !address.is_v4() && tables.wanted.address_owners.contains_key(&address);
+    let is_localhost = is_any || address == Ip::LOCALHOST6 || is_nodes;
+    let meant = if is_localhost { Ip4::LOCALHOST.into() } else { address };
     let key = FrontendKey::new(meant, call.port, call.protocol);
     if let Some(frontend) = tables.wanted.frontends.get(&key).filter(|_| of_node || !is_this_host) {
         let is_datagram6 = call.program == ProgramId::MeshSendmsg6;
