@@ -33,7 +33,7 @@ pub const fn join(first: [u8; 2], rest: [u8; 2]) -> [u8; 2] {
 
 /// The checksum of the pseudo-header of an ICMPv6 message of `len` bytes (RFC 8200 section 8.1).
 #[inline]
-pub fn pseudo_header6((source, destination): (Ip, Ip), len: u16) -> [u8; 2] {
+pub fn pseudo_header6((source, destination): (&Ip, &Ip), len: u16) -> [u8; 2] {
     let [high, low] = len.to_be_bytes();
     let rest = [0, 0, high, low, 0, 0, 0, protocol::ICMP6];
     let addresses = join(header_checksum(&source.0), header_checksum(&destination.0));

@@ -17,7 +17,7 @@ const TIME_EXCEEDED: u8 = 11;
 const PARAMETER_PROBLEM: u8 = 12;
 
 /// RFC 4443 section 2.1: errors are 1 (unreachable), 2 (too big), 3 (time exceeded) and 4 (parameter problem).
-const FIRST_ERROR6: u8 = 1;
+const UNREACHABLE6: u8 = 1;
 const PACKET_TOO_BIG: u8 = 2;
 const LAST_ERROR6: u8 = 4;
 const ECHO_REQUEST6: u8 = 128;
@@ -79,11 +79,30 @@ pub fn fragmentation_needed(carried: &[u8; CARRIED_LEN4], mtu: u16) -> [u8; LEN]
     header
 }
 
-/// The same for IPv6 (RFC 4443 section 3.2); `addresses` are those of the error itself.
+/// What an ICMPv6 error tells. No enum: its values go between functions, and the kernel wants all of their bytes written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Error6 {
+    kind: u8,
+    mtu: u16,
+}
+
+impl Error6 {
+    /// No route leads there (RFC 4443 section 3.1).
+    pub const NO_ROUTE: Self = Self { kind: UNREACHABLE6, mtu: 0 };
+
+    /// No packet longer than `mtu` bytes gets there (RFC 4443 section 3.2).
+    #[inline]
+    pub const fn too_big(mtu: u16) -> Self {
+        Self { kind: PACKET_TOO_BIG, mtu }
+    }
+}
+
+/// The same for IPv6; `addresses` are those of the error itself.
 #[inline]
 #[expect(clippy::cast_possible_truncation, reason = "few bytes")]
-pub fn packet_too_big(addresses: (Ip, Ip), carried: &[u8; CARRIED_LEN6], mtu: u16) -> [u8; LEN] {
-    let mut header = [PACKET_TOO_BIG, 0, 0, 0, 0, 0, 0, 0];
+pub fn error6(error: Error6, addresses: (&Ip, &Ip), carried: &[u8; CARRIED_LEN6]) -> [u8; LEN] {
+    let Error6 { kind, mtu } = error;
+    let mut header = [kind, 0, 0, 0, 0, 0, 0, 0];
     header[6..8].copy_from_slice(&mtu.to_be_bytes());
     let pseudo = checksum::pseudo_header6(addresses, const { (LEN + CARRIED_LEN6) as u16 });
     let message = checksum::join(checksum::header_checksum(&header), checksum::header_checksum(carried));
@@ -155,13 +174,21 @@ fn embedded6(packet: &impl Bytes, tuple: &mut FlowTuple) -> Option<()> {
     const OFFSET: usize = Version::V6.embedded_offset();
     let [kind] = packet.load::<1>(Version::V6.icmp_offset()).ok()?;
     let [start] = packet.load::<1>(OFFSET).ok()?;
-    if !matches!(kind, FIRST_ERROR6..=LAST_ERROR6) || start >> 4 != 6 {
+    if !matches!(kind, UNREACHABLE6..=LAST_ERROR6) || start >> 4 != 6 {
         return None;
     }
     [tuple.protocol] = packet.load::<1>(OFFSET + 6).ok()?;
     packet.load_into(Version::V6.embedded_source_offset(), &mut tuple.source.0).ok()?;
     packet.load_into(Version::V6.embedded_destination_offset(), &mut tuple.destination.0).ok()?;
     if tuple.source.is_v4() || tuple.destination.is_v4() { None } else { Some(()) }
+}
+
+/// An ICMPv6 error, whose type has the highest bit clear (RFC 4443 section 2.1), or what may be one.
+#[inline]
+pub fn is_error6(packet: &impl Bytes, ip: &IpHeader) -> bool {
+    const INFORMS: u8 = 0x80;
+    let kind = || packet.load::<1>(ip.transport_offset).map_or(0, |[kind]| kind);
+    ip.protocol == protocol::ICMP6 && kind() & INFORMS == 0
 }
 
 /// A whole message whose fields are where [`Version`] says.

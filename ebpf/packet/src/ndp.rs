@@ -1,5 +1,7 @@
 //! Neighbour discovery for IPv6 over Ethernet (RFC 4861): solicitations, and the advertisements that answer them.
 
+use core::ops::RangeInclusive;
+
 use ebpf_abi::{Ip, MacAddr, protocol};
 
 use crate::bytes::{Bytes, Truncated};
@@ -24,6 +26,11 @@ const TARGET_ADDRESS: [u8; 2] = [2, 1];
 /// No router has passed it on (RFC 4861 section 7.1).
 const HOP_LIMIT: u8 = 255;
 
+/// Units of eight bytes that a solicitation has at least, and at most here: room for some options, of which kernels send one.
+const MIN_UNITS: u8 = 3;
+const MAX_UNITS: u8 = 9;
+const UNIT_LEN: usize = 8;
+
 /// Who asks for whom.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Solicitation {
@@ -33,17 +40,31 @@ pub struct Solicitation {
     pub target: Ip,
 }
 
+/// It asks for a neighbour in a way that is to be ignored (RFC 4861 section 7.1.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Invalid;
+
+impl From<Truncated> for Invalid {
+    #[inline]
+    fn from(_: Truncated) -> Self {
+        Self
+    }
+}
+
 impl Solicitation {
     /// `Ok(None)` for any other packet.
     #[inline]
-    pub fn parse(packet: &impl Bytes, ip: &IpHeader) -> Result<Option<Self>, Truncated> {
+    pub fn parse(packet: &impl Bytes, ip: &IpHeader) -> Result<Option<Self>, Invalid> {
         if ip.protocol != protocol::ICMP6 || ip.has_options() || ip.part != Part::Whole {
             return Ok(None);
         }
         let [kind, code] = packet.load::<2>(MESSAGE_OFFSET)?;
-        let [hop_limit] = packet.load::<1>(OFFSET + 7)?;
-        if kind != SOLICITATION || code != 0 || hop_limit != HOP_LIMIT {
+        if kind != SOLICITATION {
             return Ok(None);
+        }
+        let [hop_limit] = packet.load::<1>(OFFSET + 7)?;
+        if code != 0 || hop_limit != HOP_LIMIT || !is_sound(packet, ip)? {
+            return Err(Invalid);
         }
         let sender_mac = MacAddr(packet.load::<6>(ethernet::SOURCE_OFFSET)?);
         let target = Ip(packet.load::<16>(MESSAGE_OFFSET + 8)?);
@@ -60,11 +81,40 @@ impl Solicitation {
         message[8..24].copy_from_slice(&self.target.0);
         message[24..26].copy_from_slice(&TARGET_ADDRESS);
         message[26..32].copy_from_slice(&mac.0);
-        let pseudo = checksum::pseudo_header6((self.target, self.sender), ADVERTISEMENT_LEN as u16);
+        let pseudo = checksum::pseudo_header6((&self.target, &self.sender), ADVERTISEMENT_LEN as u16);
         let sum = checksum::join(pseudo, checksum::header_checksum(&message));
         message[2..4].copy_from_slice(&sum);
         message
     }
+}
+
+/// The checksum of the message holds, and its options, whose second byte is their length in units, end where it ends.
+#[inline]
+fn is_sound(packet: &impl Bytes, ip: &IpHeader) -> Result<bool, Truncated> {
+    const LENS: RangeInclusive<usize> = MIN_UNITS as usize * UNIT_LEN..=MAX_UNITS as usize * UNIT_LEN;
+    const HEADER_LEN: u16 = 40;
+    let len = ip.total_len.saturating_sub(HEADER_LEN);
+    let end = usize::from(len);
+    if !end.is_multiple_of(UNIT_LEN) || !LENS.contains(&end) {
+        return Ok(false);
+    }
+    let mut checksum = checksum::pseudo_header6((&ip.source, &ip.destination), len);
+    let mut n_units_left = MIN_UNITS;
+    for index in 0..usize::from(MAX_UNITS) {
+        if index * UNIT_LEN == end {
+            break;
+        }
+        let unit = packet.load::<UNIT_LEN>(MESSAGE_OFFSET + index * UNIT_LEN)?;
+        checksum = checksum::join(checksum, checksum::header_checksum(&unit));
+        if n_units_left == 0 {
+            n_units_left = unit[1];
+        }
+        if n_units_left == 0 {
+            return Ok(false);
+        }
+        n_units_left -= 1;
+    }
+    Ok(n_units_left == 0 && checksum == [0, 0])
 }
 
 /// The IP header of an advertisement, up to its addresses.

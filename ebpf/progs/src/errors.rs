@@ -3,7 +3,8 @@
 
 use ebpf_abi::limits::ROUTER_MAC;
 use ebpf_abi::{
-    Chooser, DropReason, Endpoint, FlowTuple, Ip4, NodeConfig, Port, ReplyFlow, ReplyKey, protocol,
+    Chooser, DropReason, Endpoint, FlowTuple, Ip, Ip4, MacAddr, NodeConfig, Port, ReplyFlow, ReplyKey,
+    protocol,
 };
 use ebpf_packet::hash::flow_hash;
 use ebpf_packet::vxlan::MTU_OVERHEAD;
@@ -24,9 +25,18 @@ pub fn refuse_length(config: &NodeConfig, packet: &Skb, ethernet: &Ethernet, ip:
     let mtu = config.uplink_mtu.saturating_sub(MTU_OVERHEAD) as u16;
     match ip.version {
         Version::V4 => refuse_length4(packet, ip, mtu)?,
-        Version::V6 => refuse_length6(packet, ip, mtu)?,
+        Version::V6 => become_error6(packet, ip, &ip.destination, icmp::Error6::too_big(mtu))?,
     }
     packet.set_macs(ethernet.source, ethernet.destination)?;
+    Ok(skb::send(packet.ifindex()))
+}
+
+/// Sends a task's IPv6 packet back as an error of its router: no route leads there. So a task that asks for an address outside
+/// goes on to the next one at once (RFC 8305 section 5).
+#[inline(always)]
+pub fn refuse_route6(packet: &Skb, ip: &IpHeader, task: MacAddr, router: &Ip) -> Outcome {
+    become_error6(packet, ip, router, icmp::Error6::NO_ROUTE)?;
+    packet.set_macs(task, ROUTER_MAC)?;
     Ok(skb::send(packet.ifindex()))
 }
 
@@ -43,16 +53,17 @@ fn refuse_length4(packet: &Skb, ip: &IpHeader, mtu: u16) -> Result<(), DropReaso
     packet.write(OFFSET + icmp::LEN, &carried)
 }
 
+/// The packet becomes an error about itself, from `source`.
 #[inline(always)]
-fn refuse_length6(packet: &Skb, ip: &IpHeader, mtu: u16) -> Result<(), DropReason> {
+fn become_error6(packet: &Skb, ip: &IpHeader, source: &Ip, error: icmp::Error6) -> Result<(), DropReason> {
     const PAYLOAD_LEN: usize = icmp::LEN + icmp::CARRIED_LEN6;
     const OFFSET: usize = Version::V6.icmp_offset();
     let carried = packet.load::<{ icmp::CARRIED_LEN6 }>(ip::OFFSET).map_err(|_| DropReason::Malformed)?;
     packet.set_len(OFFSET + PAYLOAD_LEN)?;
     packet.write(ip::OFFSET, &ipv6::start(TTL, PAYLOAD_LEN as u16))?;
-    packet.write(ip.version.source_offset(), &ip.destination.0)?;
-    packet.write(ip.version.destination_offset(), &ip.source.0)?;
-    packet.write(OFFSET, &icmp::packet_too_big((ip.destination, ip.source), &carried, mtu))?;
+    packet.write(Version::V6.source_offset(), &source.0)?;
+    packet.write(Version::V6.destination_offset(), &ip.source.0)?;
+    packet.write(OFFSET, &icmp::error6(error, (source, &ip.source), &carried))?;
     packet.write(OFFSET + icmp::LEN, &carried)
 }
 

@@ -1,8 +1,9 @@
 //! Reading headers into the room that [`scratch`] has for them. What is read seldom, or takes long, is a function of its own:
 //! such a function takes and gives nothing but numbers and places, because the kernel refuses to be told of Rust's enums.
 
-use ebpf_abi::FlowTuple;
+use ebpf_abi::{DropReason, FlowTuple};
 use ebpf_packet::ip::Version;
+use ebpf_packet::ndp::Solicitation;
 use ebpf_packet::{IpHeader, icmp, ipv4, ipv6};
 
 use crate::scratch;
@@ -57,4 +58,32 @@ fn read_answered(packet: &Skb, ip: &IpHeader, room: &mut FlowTuple) -> bool {
     }
     *room = room.reversed();
     true
+}
+
+/// Whom the packet asks for by neighbour discovery; `None` for any other packet.
+#[inline(always)]
+pub fn solicitation(packet: &Skb, ip: &IpHeader) -> Result<Option<&'static Solicitation>, DropReason> {
+    let room = scratch::room_for_solicitation().ok_or(DropReason::Unconfigured)?;
+    match read_solicitation(packet, ip, room) {
+        ASKS => Ok(Some(room)),
+        ASKS_NOBODY => Ok(None),
+        _ => Err(DropReason::Malformed),
+    }
+}
+
+/// What [`read_solicitation`] gives.
+const ASKS: u32 = 0;
+const ASKS_NOBODY: u32 = 1;
+const IS_INVALID: u32 = 2;
+
+#[inline(never)]
+fn read_solicitation(packet: &Skb, ip: &IpHeader, room: &mut Solicitation) -> u32 {
+    match Solicitation::parse(packet, ip) {
+        Ok(Some(asks)) => {
+            *room = asks;
+            ASKS
+        }
+        Ok(None) => ASKS_NOBODY,
+        Err(_) => IS_INVALID,
+    }
 }

@@ -5,6 +5,7 @@
 use aya_ebpf::btf_maps::PerCpuArray;
 use aya_ebpf::macros::btf_map;
 use ebpf_abi::{Attachment, FlowTuple, ForwardKey, FragmentKey, ReplyFlow, ReplyKey};
+use ebpf_packet::ndp::Solicitation;
 use ebpf_packet::{Flow, IpHeader};
 
 use crate::skb::Tunnel;
@@ -15,6 +16,7 @@ pub struct Scratch {
     attachment: Attachment,
     tunnel: Tunnel,
     header: IpHeader,
+    solicitation: Solicitation,
     flow: Flow,
     tuple: FlowTuple,
     fragment: FragmentKey,
@@ -72,6 +74,13 @@ pub fn room_for_header() -> Option<&'static mut IpHeader> {
 pub fn room_for_tuple() -> Option<&'static mut FlowTuple> {
     // SAFETY: as in `keep`.
     row().map(|row| unsafe { &mut (*row).tuple })
+}
+
+/// Room for a question for a neighbour.
+#[inline(always)]
+pub fn room_for_solicitation() -> Option<&'static mut Solicitation> {
+    // SAFETY: as in `keep`.
+    row().map(|row| unsafe { &mut (*row).solicitation })
 }
 
 /// What the first part of [`crate::task`] has kept for the others.

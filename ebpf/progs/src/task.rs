@@ -19,11 +19,12 @@ pub fn run(account: &Account, packet: &Skb) -> i32 {
     if action == verdict::NEXT_PART {
         action = part_of_answers(account, packet);
     }
-    match action {
+    action = match action {
         verdict::ERROR => part_of_errors(account, packet),
         verdict::NEXT_PART => last_part(account, packet),
         other => other,
-    }
+    };
+    if action == verdict::OUTSIDE { part_of_refusals(account, packet) } else { action }
 }
 
 #[inline(never)]
@@ -48,6 +49,11 @@ fn part_of_errors(account: &Account, packet: &Skb) -> i32 {
 #[inline(never)]
 fn last_part(account: &Account, packet: &Skb) -> i32 {
     verdict::part(account, &Some(last(packet)))
+}
+
+#[inline(never)]
+fn part_of_refusals(account: &Account, packet: &Skb) -> i32 {
+    verdict::part(account, &Some(refuse(packet)))
 }
 
 /// Checks who sends, and answers who asks for a neighbour's MAC; `None` leaves the packet, kept by [`scratch`], to the others.
@@ -76,9 +82,13 @@ fn first(packet: &Skb) -> Result<Option<Verdict>, DropReason> {
     maps::config().ok_or(DropReason::Unconfigured)?;
     let ip = headers::ip(packet, version).ok_or(DropReason::Malformed)?;
     if version == Version::V6
-        && let Some(asks) = ndp::Solicitation::parse(packet, ip).map_err(|_| DropReason::Malformed)?
+        && let Some(asks) = headers::solicitation(packet, ip)?
     {
-        return answer_solicitation(packet, attachment, &asks).map(Some);
+        return answer_solicitation(packet, attachment, asks).map(Some);
+    }
+    if ip.version == Version::V6 && ip.source.is_unspecified() && ip.destination.is_multicast_or_above() {
+        // Nobody's: so a kernel says which groups it listens to, before it has a link-local address (RFC 3590 section 4).
+        return Err(DropReason::Group);
     }
     if maps::name(attachment.vni, ip.source) != Some(attachment.address) {
         return Err(DropReason::SourceAddress);
@@ -183,7 +193,8 @@ fn answer_solicitation(packet: &Skb, attachment: &Attachment, asks: &ndp::Solici
 fn last(packet: &Skb) -> Outcome {
     let config = maps::config().ok_or(DropReason::Unconfigured)?;
     let (attachment, ip) = scratch::of_task().ok_or(DropReason::Unconfigured)?;
-    let destination = maps::name(attachment.vni, ip.destination).unwrap_or(Ip4::UNSPECIFIED);
+    let named = maps::name(attachment.vni, ip.destination);
+    let destination = named.unwrap_or(Ip4::UNSPECIFIED);
     if let Some(endpoint) = maps::endpoint(attachment.vni, destination) {
         return if endpoint.is_local() {
             packet.set_macs(endpoint.mac, attachment.mac)?;
@@ -196,7 +207,24 @@ fn last(packet: &Skb) -> Outcome {
     if is_ingress && let Some(owner) = maps::address_owner(ip.destination) {
         return Ok(route::to_host_process(config, packet, owner));
     }
+    if named.is_none() && may_be_refused(packet, ip) {
+        return Ok(Verdict::OUTSIDE);
+    }
     to_router(packet, attachment, (ip, destination))
+}
+
+/// IPv6 has no way out of a network; of errors there is no error (RFC 4443 section 2.4 (e)), and of pieces none here.
+#[inline(always)]
+fn may_be_refused(packet: &Skb, ip: &IpHeader) -> bool {
+    ip.part == ip::Part::Whole && !icmp::is_error6(packet, ip)
+}
+
+/// To an address outside of the network: the gateway says that there is no way.
+#[inline(always)]
+fn refuse(packet: &Skb) -> Outcome {
+    let (attachment, ip) = scratch::of_task().ok_or(DropReason::Unconfigured)?;
+    let router = maps::address(attachment.vni, attachment.gateway, Version::V6).ok_or(DropReason::NoRoute)?;
+    errors::refuse_route6(packet, ip, attachment.mac, &router)
 }
 
 /// The gateway and virtual addresses are nobody's: ping alone is answered for them, here.

@@ -23,6 +23,8 @@ impl Verdict {
     pub const TOO_LONG: Self = Self::Forward(TOO_LONG);
     /// An ICMP error about a backend's answer, which a part of its own delivers.
     pub const ERROR: Self = Self::Forward(ERROR);
+    /// Sent by IPv6 out of its network, which a part of its own refuses.
+    pub const OUTSIDE: Self = Self::Forward(OUTSIDE);
     /// Taken out of the tunnel that [`crate::scratch`] keeps.
     pub const ARRIVED: Self = Self::Forward(ARRIVED);
 }
@@ -37,6 +39,7 @@ const INTO_TUNNEL: i32 = 101;
 pub const TOO_LONG: i32 = 102;
 pub const ERROR: i32 = 103;
 pub const ARRIVED: i32 = 104;
+pub const OUTSIDE: i32 = 105;
 
 /// Ends a part; `None` leaves the packet to the next.
 #[inline(always)]

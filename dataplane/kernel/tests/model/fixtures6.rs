@@ -144,7 +144,7 @@ fn from_task() -> Vec<Fixture> {
         plain(DropReason::Malformed, sent(six)),
         plain(DropReason::Malformed, sent(too_long)),
         plain(DropReason::NotIp, step(ProgramId::MeshTask, OVERLAY_ENDS[0], of_overlay)),
-        plain(DropReason::NoRoute, sent(datagram(STRANGER6))),
+        plain(DropReason::NoRoute, sent(icmp(to(STRANGER6), 64, [&[1, 4][..], &[0; 54]].concat()))),
         plain(DropReason::NoRoute, sent(datagram(in_network(GATEWAY)))),
         plain(DropReason::SourceAddress, sent(spoofed(in_network(REMOTE)))),
         plain(DropReason::SourceAddress, sent(spoofed(link_local))),
@@ -179,7 +179,7 @@ fn asked_by_task() -> Vec<Fixture> {
         plain(DropReason::NeighbourUnanswered, sent(asks(Ip::UNSPECIFIED, in_network(REMOTE)))),
         plain(DropReason::SourceAddress, sent(asks(in_network(REMOTE), in_network(GATEWAY)))),
         plain(DropReason::Malformed, sent(cut)),
-        plain(DropReason::Group, sent(by_router)),
+        plain(DropReason::Malformed, sent(by_router)),
     ]
 }
 

@@ -88,6 +88,16 @@ impl Between {
         self.icmp(Icmpv4Type::DestinationUnreachable(v4), v6, about)
     }
 
+    /// An ICMPv6 message of this type and code.
+    pub fn icmp6(&self, hop_limit: u8, [kind, code]: [u8; 2], body: &[u8]) -> Vec<u8> {
+        let (rest, payload) = body.split_first_chunk().unwrap();
+        let message = Icmpv6Type::Unknown { type_u8: kind, code_u8: code, bytes5to8: *rest };
+        let mut frame = Vec::new();
+        self.ip().icmpv6(message).write(&mut frame, payload).unwrap();
+        frame[21] = hop_limit;
+        frame
+    }
+
     /// "Port unreachable" about the packet whose frame is `about`.
     pub fn port_unreachable(&self, about: &[u8]) -> Vec<u8> {
         let (v4, v6) = (icmpv4::DestUnreachableHeader::Port, icmpv6::DestUnreachableCode::Port);

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use ebpf_abi::{Ip, Ip4};
+use ebpf_abi::Ip;
 use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrIn, SockaddrIn6, SockaddrLike};
 
 use super::namespace::Namespace;
@@ -183,26 +183,43 @@ fn receive(socket: &UdpSocket) -> std::io::Result<(SocketAddr, SocketAddr)> {
 }
 
 /// Does `to` answer an echo request?
-pub fn ping(from: &Namespace, to: Ip4) -> bool {
-    // Echo request, code 0, checksum of 8 bytes that are otherwise identifier 0x1234 and sequence 1.
+pub fn ping(from: &Namespace, to: impl Into<Ip>) -> bool {
+    // Code 0, checksum of 8 bytes that are otherwise identifier 0x1234 and sequence 1. The kernel sums up ICMPv6 itself.
     const REQUEST: [u8; 8] = [8, 0, 0xe5, 0xca, 0x12, 0x34, 0, 1];
+    const REQUEST6: [u8; 8] = [128, 0, 0, 0, 0x12, 0x34, 0, 1];
+    const ECHO_REPLY: u8 = 0;
+    const ECHO_REPLY6: u8 = 129;
+    match address(to, 0) {
+        SocketAddr::V4(to) => {
+            let protocol = (AddressFamily::Inet, socket::SockProtocol::Icmp);
+            is_answered(from, protocol, (&REQUEST, &SockaddrIn::from(to)), (20, ECHO_REPLY))
+        }
+        SocketAddr::V6(to) => {
+            let protocol = (AddressFamily::Inet6, socket::SockProtocol::IcmpV6);
+            is_answered(from, protocol, (&REQUEST6, &SockaddrIn6::from(to)), (0, ECHO_REPLY6))
+        }
+    }
+}
+
+/// Sends a request by a raw socket. What is received has so many bytes of IP header in front of the message, whose answer is
+/// of this type.
+fn is_answered<A: SockaddrLike + Sync>(
+    from: &Namespace,
+    (family, protocol): (AddressFamily, socket::SockProtocol),
+    (request, to): (&[u8; 8], &A),
+    (header_len, answer): (usize, u8),
+) -> bool {
     from.run(|| {
-        let socket = socket::socket(
-            AddressFamily::Inet,
-            SockType::Raw,
-            SockFlag::SOCK_CLOEXEC,
-            socket::SockProtocol::Icmp,
-        )
-        .unwrap();
+        let socket = socket::socket(family, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol).unwrap();
         let patience = nix::sys::time::TimeVal::new(5, 0);
         socket::setsockopt(&socket, socket::sockopt::ReceiveTimeout, &patience).unwrap();
         let fd = std::os::fd::AsRawFd::as_raw_fd(&socket);
-        let to = SockaddrIn::from(SocketAddrV4::new(to.into(), 0));
-        socket::sendto(fd, &REQUEST, &to, socket::MsgFlags::empty()).unwrap();
+        socket::sendto(fd, request, to, socket::MsgFlags::empty()).unwrap();
         let mut packet = [0; 64];
         // The request itself may be heard first, where the socket is its own neighbour.
         while let Ok(size) = socket::recv(fd, &mut packet, socket::MsgFlags::empty()) {
-            if packet[20..size] == [0, 0, 0xed, 0xca, 0x12, 0x34, 0, 1] {
+            let message = &packet[header_len..size];
+            if message[..2] == [answer, 0] && message[4..] == request[4..] {
                 return true;
             }
         }

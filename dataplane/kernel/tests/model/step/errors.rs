@@ -1,30 +1,63 @@
 //! ICMP errors: made here, steered to a backend, and sent by a task.
 
 use ebpf_abi::limits::ROUTER_MAC;
-use ebpf_abi::{Chooser, DropReason, FlowTuple, Ip, Ip4, Port, ReplyKey, protocol};
+use ebpf_abi::{Attachment, Chooser, DropReason, FlowTuple, Ip, Ip4, Port, ReplyKey, protocol};
 
 use super::mesh::Backend;
 use super::rewrite::Side;
 use super::state::Seen;
 use super::{Step, Verdict, Walk, Way};
-use crate::frame::{ETHERNET, Link, checksum, fault, fault_of_answer, put};
-use crate::network::{Family, Network, pseudo_header};
+use crate::frame::{ETHERNET, Link, at, checksum, fault, fault_of_answer, put};
+use crate::network::{Family, Network, Piece, pseudo_header};
+use crate::tables::address6;
 
 /// What the tunnel's headers take of an underlay packet.
 pub const TUNNEL_OVERHEAD: u32 = 50;
 
+/// Nobody is told of an error about an error (RFC 4443 section 2.4 (e)), nor, here, about a piece of a packet.
+pub fn may_be_refused(frame: &[u8], ip: &Network) -> bool {
+    let kind = at::<1>(frame, ETHERNET + ip.header_len).map_or(0, |[kind]| kind);
+    let is_error = ip.protocol == protocol::ICMP6 && kind < 128;
+    ip.piece == Piece::Whole && !is_error
+}
+
 impl Walk<'_> {
     /// "Fragmentation needed" (RFC 1191 section 4) or "packet too big" (RFC 4443 section 3.2) with the size that fits, back to
-    /// who sent the packet, of which it carries the header and 64 bits.
+    /// who sent the packet.
     pub fn refuse_length(&mut self, link: &Link, ip: &Network) -> Step {
+        let kind = match ip.family {
+            Family::V4 => [3, 4],
+            Family::V6 => [2, 0],
+        };
+        let fits = self.tables.wanted.config.uplink_mtu.saturating_sub(TUNNEL_OVERHEAD);
+        self.become_error(ip, ip.destination, (kind, u16::try_from(fits).unwrap_or(u16::MAX)))?;
+        self.set_macs(link.source, link.destination);
+        Ok(Verdict::Forward(Way::Out(self.packet.ifindex)))
+    }
+
+    /// "No route to destination" (RFC 4443 section 3.1) of a network's gateway, back to the task that sent the packet.
+    pub fn refuse_route6(&mut self, attachment: &Attachment, ip: &Network) -> Step {
+        let prefix = self.tables.wanted.prefixes6.get(&attachment.vni).ok_or(DropReason::NoRoute)?;
+        let gateway = address6(prefix, attachment.gateway);
+        self.become_error(ip, gateway, ([1, 0], 0))?;
+        self.set_macs(attachment.mac, ROUTER_MAC);
+        Ok(Verdict::Forward(Way::Out(self.packet.ifindex)))
+    }
+
+    /// Makes an error from `source` of the packet, of which it carries the header and 64 bits.
+    fn become_error(
+        &mut self,
+        ip: &Network,
+        source: Ip,
+        (kind, mtu): ([u8; 2], u16),
+    ) -> Result<(), DropReason> {
         let carried = ETHERNET + ip.family.header_len() + 8;
         let carried = self.frame.get(ETHERNET..carried).ok_or(DropReason::Malformed)?.to_vec();
-        let fits = self.tables.wanted.config.uplink_mtu.saturating_sub(TUNNEL_OVERHEAD);
-        let [high, low] = u16::try_from(fits).unwrap_or(u16::MAX).to_be_bytes();
-        let addresses = [ip.destination, ip.source].map(|address| ip.family.bytes(address)).concat();
-        let (mut header, kind) = match ip.family {
-            Family::V4 => (vec![0x45, 0, 0, 56, 0, 0, 0, 0, 64, protocol::ICMP, 0, 0], [3, 4]),
-            Family::V6 => (vec![0x60, 0, 0, 0, 0, 56, protocol::ICMP6, 64], [2, 0]),
+        let [high, low] = mtu.to_be_bytes();
+        let addresses = [source, ip.source].map(|address| ip.family.bytes(address)).concat();
+        let mut header = match ip.family {
+            Family::V4 => vec![0x45, 0, 0, 56, 0, 0, 0, 0, 64, protocol::ICMP, 0, 0],
+            Family::V6 => vec![0x60, 0, 0, 0, 0, 56, protocol::ICMP6, 64],
         };
         header.extend(addresses);
         let mut message = [kind[0], kind[1], 0, 0, 0, 0, high, low].to_vec();
@@ -36,7 +69,7 @@ impl Walk<'_> {
                 message.clone()
             }
             Family::V6 => {
-                let mut covered = pseudo_header((ip.destination, ip.source), protocol::ICMP6, 56);
+                let mut covered = pseudo_header((source, ip.source), protocol::ICMP6, 56);
                 covered.extend(&message);
                 covered
             }
@@ -45,8 +78,7 @@ impl Walk<'_> {
         self.frame.truncate(ETHERNET);
         self.frame.extend(header);
         self.frame.extend(message);
-        self.set_macs(link.source, link.destination);
-        Ok(Verdict::Forward(Way::Out(self.packet.ifindex)))
+        Ok(())
     }
 
     /// An error from outside about a backend's answer; `None` if it is about nothing published.

@@ -30,22 +30,45 @@ impl Walk<'_> {
     }
 
     /// Answers a neighbour solicitation (RFC 4861 sections 4.3 and 7.2.4) by an advertisement that is solicited and overrides.
-    /// `None` for any other packet, and for one that a router has passed on (section 7.1.1). Who has no address yet only
-    /// wants to hear that somebody else has it.
+    /// `None` for any other packet; section 7.1.1 says which is to be ignored. Who has no address yet only wants to hear that
+    /// somebody else has it.
     pub fn solicitation(&mut self, attachment: &Attachment, link: &Link, ip: &Network) -> Option<Step> {
-        const SOLICITATION: [u8; 2] = [135, 0];
-        const NEVER_FORWARDED: u8 = 255;
+        const SOLICITATION: u8 = 135;
         if ip.family != Family::V6 || !ip.is_plain_icmp() {
             return None;
         }
         let Some(kind) = at::<2>(&self.frame, Family::V6.icmp()) else {
             return Some(Err(DropReason::Malformed));
         };
-        if kind != SOLICITATION || self.frame[ETHERNET + 7] != NEVER_FORWARDED {
+        if kind[0] != SOLICITATION {
             return None;
         }
-        let target = at(&self.frame, Family::V6.icmp() + 8).map(Ip).ok_or(DropReason::Malformed);
+        let sound = self.sound_message(ip).ok_or(DropReason::Malformed);
+        let target = sound.and_then(|message| at(message, 8).map(Ip).ok_or(DropReason::Malformed));
         Some(target.and_then(|target| self.advertise(attachment, link, (ip.source, target))))
+    }
+
+    /// A solicitation's message, unless it is to be ignored: passed on by a router, of another code, with a wrong checksum, or with
+    /// options that are not whole. Here also if it is longer than three units and six more of options.
+    fn sound_message(&self, ip: &Network) -> Option<&[u8]> {
+        const NEVER_FORWARDED: u8 = 255;
+        const START: usize = ETHERNET + 40;
+        let len = ip.total_len.checked_sub(40)?;
+        let message = self.frame.get(START..START + usize::from(len))?;
+        let mut covered = pseudo_header((ip.source, ip.destination), protocol::ICMP6, len);
+        covered.extend(message);
+        let mut options = message.get(24..)?;
+        while let [_, n_units, ..] = options
+            && *n_units > 0
+        {
+            options = options.get(usize::from(*n_units) * 8..)?;
+        }
+        let is_sound = message[1] == 0
+            && self.frame[ETHERNET + 7] == NEVER_FORWARDED
+            && checksum(&covered) == 0
+            && options.is_empty()
+            && message.len() <= 72;
+        is_sound.then_some(message)
     }
 
     fn advertise(&mut self, attachment: &Attachment, link: &Link, (asker, target): (Ip, Ip)) -> Step {

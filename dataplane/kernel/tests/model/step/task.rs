@@ -2,8 +2,9 @@
 
 use ebpf_abi::limits::ROUTER_MAC;
 use ebpf_abi::table::{ATTACHMENT_INGRESS, ATTACHMENT_WAY_OUT};
-use ebpf_abi::{Attachment, DropReason, EndpointKey, FlowTuple, Ip4, ReplyFlow};
+use ebpf_abi::{Attachment, DropReason, EndpointKey, FlowTuple, Ip, Ip4, ReplyFlow};
 
+use super::errors::may_be_refused;
 use super::rewrite::Side;
 use super::{Step, Verdict, Walk, Way, is_group};
 use crate::frame::{ARP, IPV4, Link, Segment, changed_checksum, echo_request, put};
@@ -47,6 +48,9 @@ impl Walk<'_> {
 
     /// To a client, an endpoint, a process of a node, or the router.
     fn across_network(&mut self, attachment: &Attachment, link: &Link, ip: &Network) -> Step {
+        if ip.source == Ip::UNSPECIFIED && is_group(ip.destination) {
+            return Err(DropReason::Group);
+        }
         if self.tables.name(attachment.vni, ip.source) != Some(attachment.address) {
             return Err(DropReason::SourceAddress);
         }
@@ -71,7 +75,11 @@ impl Walk<'_> {
             // A process of this node takes it from the tunnel device.
             Some(Ip4::UNSPECIFIED) => Ok(Verdict::Forward(Way::In(self.tables.wanted.config.vxlan_ifindex))),
             Some(node) => Ok(self.send_to_node(node, ROUTER_MAC)),
-            None => self.router_answers(attachment, link, (ip, name.ok_or(DropReason::NoRoute)?)),
+            None => match name {
+                Some(name) => self.router_answers(attachment, link, (ip, name)),
+                None if may_be_refused(&self.frame, ip) => self.refuse_route6(attachment, ip),
+                None => Err(DropReason::NoRoute),
+            },
         }
     }
 
