@@ -26,7 +26,7 @@ use crate::error::OpenError;
 use crate::housekeeping;
 use crate::key_file;
 use crate::leadership::{self, Leadership};
-use crate::limits::raft_config;
+use crate::limits::{LOG_MEMORY_BYTES, raft_config};
 use crate::log::LogStore;
 use crate::machine::{Machine, View};
 use crate::network::Network;
@@ -132,7 +132,7 @@ impl Consensus {
         let Options { dir, raft_id, node_id, addr, kek: _, channels, clock } = options;
         let files = tokio::task::spawn_blocking(move || {
             let machine = Machine::open(SnapshotFile::new(&dir, key.clone()))?;
-            let log = LogStore::open(&dir.join(LOG_FILE), key)?;
+            let log = LogStore::open(&dir.join(LOG_FILE), key, LOG_MEMORY_BYTES)?;
             Ok::<_, OpenError>((log, machine))
         });
         let (log, machine) = files.await.map_err(io::Error::other)??;

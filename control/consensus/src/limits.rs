@@ -66,12 +66,20 @@ const HEARTBEAT_MS: u64 = 250;
 const ELECTION_MIN_MS: u64 = 300;
 const ELECTION_MAX_MS: u64 = 600;
 
-/// Entries between snapshots: a restart replays at most so many (about a second), and the log's memory is bounded.
+/// Entries between snapshots: a restart replays at most so many (about a second).
 const SNAPSHOT_EVERY: u64 = 5000;
 
-/// Encoded entries in the log beyond which a snapshot is made and the log cut off behind it, however few they are:
-/// they are in memory too.
+/// Encoded entries in the log beyond which a snapshot is made and the log cut off behind it, however few they are: it
+/// bounds the file, and what a restart replays.
 pub(crate) const MAX_LOG_BYTES: usize = 64 << 20;
+
+/// Encoded entries kept in memory, the newest. Followers that keep up, and the state machine, ask for no others: what is
+/// older is read from the file.
+pub(crate) const LOG_MEMORY_BYTES: usize = 2 << 20;
+
+/// Pages of the log's file kept in memory. They serve the writer's next transaction, which touches the same few pages of
+/// the tree; redb's own default is 1 GiB.
+pub(crate) const FILE_CACHE_BYTES: usize = 2 << 20;
 
 /// How often the log's size is looked at. At 1.5 MiB an entry and 100 entries a second, it overshoots by 300 MB.
 pub(crate) const LOG_CHECK_INTERVAL: Duration = Duration::from_secs(2);

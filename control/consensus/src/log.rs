@@ -1,9 +1,9 @@
-//! The log of Raft: entries, vote and marks, encrypted in redb, with a copy of the entries in memory.
+//! The log of Raft: entries, vote and marks, encrypted in redb, with the newest entries in memory too.
 
+mod memory;
 mod open;
 mod writer;
 
-use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::io;
 use std::ops::RangeBounds;
@@ -20,6 +20,7 @@ use crate::crypt::Key;
 use crate::error::OpenError;
 use crate::limits::MAX_APPEND_BYTES;
 use crate::types::TypeConfig;
+use memory::{Found, Memory};
 use writer::{Done, Job, Writer, Writes};
 
 /// Names of the sealed marks.
@@ -28,30 +29,20 @@ const COMMITTED: &str = "committed";
 const PURGED: &str = "purged";
 
 /// The log. Clones are the same log.
+///
+/// What the writer shall do is queued while the memory is locked: a read of the file, queued likewise, finds there what
+/// the memory said.
 #[derive(Clone)]
 pub(crate) struct LogStore {
     memory: Arc<Mutex<Memory>>,
     writer: Arc<Writer>,
 }
 
-/// All that the file holds, but for jobs under way.
-#[derive(Default)]
-struct Memory {
-    entries: BTreeMap<u64, Stored>,
-    purged: Option<LogIdOf<TypeConfig>>,
-    vote: Option<VoteOf<TypeConfig>>,
-    committed: Option<LogIdOf<TypeConfig>>,
-}
-
-struct Stored {
-    entry: EntryOf<TypeConfig>,
-    encoded_len: usize,
-}
-
 impl LogStore {
     /// Opens or makes the log at `path`. Every record is opened: one that can't be is an error, never skipped.
-    pub(crate) fn open(path: &Path, key: Key) -> Result<Self, OpenError> {
-        let (database, memory) = open::open(path, &key)?;
+    /// Entries of `memory_bytes`, encoded, are kept in memory.
+    pub(crate) fn open(path: &Path, key: Key, memory_bytes: usize) -> Result<Self, OpenError> {
+        let (database, memory) = open::open(path, &key, memory_bytes)?;
         let writer = Writer::start(database, key)?;
         Ok(Self { memory: Arc::new(Mutex::new(memory)), writer: Arc::new(writer) })
     }
@@ -63,7 +54,7 @@ impl LogStore {
 
     /// Bytes of all encoded entries.
     pub(crate) fn len_bytes(&self) -> usize {
-        self.memory().entries.values().map(|stored| stored.encoded_len).sum()
+        self.memory().len_bytes()
     }
 
     /// Finishes what was given to the writer and closes the file. Later calls fail.
@@ -75,11 +66,34 @@ impl LogStore {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes, and returns when they are on disk.
-    async fn write(&self, writes: Writes) -> io::Result<()> {
+    /// Changes the memory and has the file written; returns when it is on disk.
+    async fn write(&self, change: impl FnOnce(&mut Memory), writes: Writes) -> io::Result<()> {
         let (sender, receiver) = oneshot::channel();
-        self.writer.send(Job { writes, done: Done::Answer(sender) })?;
+        {
+            let mut memory = self.memory();
+            change(&mut memory);
+            self.writer.send(Job { writes, done: Done::Answer(sender) })?;
+        }
         receiver.await.map_err(|_| writer::closed())?
+    }
+
+    /// The entries of `range` as far as they take `limit_bytes`; one at least.
+    async fn read(
+        &self,
+        range: impl RangeBounds<u64>,
+        limit_bytes: usize,
+    ) -> io::Result<Vec<EntryOf<TypeConfig>>> {
+        let (here, reading) = {
+            let memory = self.memory();
+            let Found { in_file, here } = memory.find(range, limit_bytes);
+            if in_file.is_empty() {
+                return Ok(here);
+            }
+            (here, self.writer.read(in_file)?)
+        };
+        let mut entries = reading.await.map_err(|_| writer::closed())??;
+        entries.extend(here);
+        Ok(entries)
     }
 }
 
@@ -92,7 +106,7 @@ impl RaftLogReader<TypeConfig> for LogStore {
         &mut self,
         range: RB,
     ) -> io::Result<Vec<EntryOf<TypeConfig>>> {
-        Ok(self.memory().entries.range(range).map(|(_, stored)| stored.entry.clone()).collect())
+        self.read(range, usize::MAX).await
     }
 
     async fn limited_get_log_entries(
@@ -100,14 +114,7 @@ impl RaftLogReader<TypeConfig> for LogStore {
         start: u64,
         end: u64,
     ) -> io::Result<Vec<EntryOf<TypeConfig>>> {
-        let memory = self.memory();
-        let mut bytes = 0;
-        let limited = memory.entries.range(start..end).take_while(|(_, stored)| {
-            let first = bytes == 0;
-            bytes += stored.encoded_len;
-            first || bytes <= MAX_APPEND_BYTES
-        });
-        Ok(limited.map(|(_, stored)| stored.entry.clone()).collect())
+        self.read(start..end, MAX_APPEND_BYTES).await
     }
 
     async fn read_vote(&mut self) -> io::Result<Option<VoteOf<TypeConfig>>> {
@@ -120,8 +127,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn get_log_state(&mut self) -> io::Result<LogState<TypeConfig>> {
         let memory = self.memory();
-        let last = memory.entries.last_key_value().map(|(_, stored)| stored.entry.log_id());
-        Ok(LogState { last_purged_log_id: memory.purged, last_log_id: last.or(memory.purged) })
+        Ok(LogState { last_purged_log_id: memory.purged, last_log_id: memory.last() })
     }
 
     async fn get_log_reader(&mut self) -> Self {
@@ -129,15 +135,16 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &VoteOf<TypeConfig>) -> io::Result<()> {
-        self.memory().vote = Some(*vote);
-        self.write(Writes { mark: Some((VOTE, encode(vote))), ..Writes::default() }).await
+        let writes = Writes { mark: Some((VOTE, encode(vote))), ..Writes::default() };
+        self.write(|memory| memory.vote = Some(*vote), writes).await
     }
 
     /// Not waited for: it is written with the next transaction. Lost, it costs a restarted node the knowledge
     /// of what was committed until it hears a leader.
     async fn save_committed(&mut self, committed: Option<LogIdOf<TypeConfig>>) -> io::Result<()> {
-        self.memory().committed = committed;
         let writes = Writes { mark: Some((COMMITTED, encode(&committed))), ..Writes::default() };
+        let mut memory = self.memory();
+        memory.committed = committed;
         self.writer.send(Job { writes, done: Done::Nobody })
     }
 
@@ -151,13 +158,11 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I::IntoIter: OptionalSend,
     {
         let mut records = Vec::new();
-        {
-            let mut memory = self.memory();
-            for entry in entries {
-                let (index, encoded) = (entry.index(), encode(&entry));
-                memory.entries.insert(index, Stored { entry, encoded_len: encoded.len() });
-                records.push((index, encoded));
-            }
+        let mut memory = self.memory();
+        for entry in entries {
+            let (index, encoded) = (entry.index(), encode(&entry));
+            memory.push(entry, encoded.len());
+            records.push((index, encoded));
         }
         let writes = Writes { records, ..Writes::default() };
         self.writer.send(Job { writes, done: Done::Flushed(callback) })
@@ -165,22 +170,16 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn truncate_after(&mut self, last: Option<LogIdOf<TypeConfig>>) -> io::Result<()> {
         let from = last.map_or(0, |last| last.index() + 1);
-        drop(self.memory().entries.split_off(&from));
-        self.write(Writes { remove: Some(from..=u64::MAX), ..Writes::default() }).await
+        let writes = Writes { remove: Some(from..=u64::MAX), ..Writes::default() };
+        self.write(|memory| memory.truncate_after(last), writes).await
     }
 
     async fn purge(&mut self, upto: LogIdOf<TypeConfig>) -> io::Result<()> {
-        {
-            let mut memory = self.memory();
-            let kept = memory.entries.split_off(&(upto.index() + 1));
-            memory.entries = kept;
-            memory.purged = Some(upto);
-        }
         let writes = Writes {
             remove: Some(0..=upto.index()),
             mark: Some((PURGED, encode(&upto))),
             ..Writes::default()
         };
-        self.write(writes).await
+        self.write(|memory| memory.purge(upto), writes).await
     }
 }

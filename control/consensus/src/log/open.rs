@@ -8,25 +8,27 @@ use openraft::entry::RaftEntry;
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError};
 use serde::de::DeserializeOwned;
 
+use super::memory::Memory;
 use super::writer::{ENTRIES, MARKS, entry_place, mark_place};
-use super::{COMMITTED, Memory, PURGED, Stored, VOTE};
+use super::{COMMITTED, PURGED, VOTE};
 use crate::crypt::Key;
 use crate::error::OpenError;
-use crate::limits::COMPACT_FILE_BYTES;
+use crate::limits::{COMPACT_FILE_BYTES, FILE_CACHE_BYTES};
 use crate::types::TypeConfig;
 
-pub(super) fn open(path: &Path, key: &Key) -> Result<(Database, Memory), OpenError> {
+pub(super) fn open(path: &Path, key: &Key, memory_bytes: usize) -> Result<(Database, Memory), OpenError> {
     // redb checks what it reads by assertion in places; a damaged file must be an error all the same.
     let opened = catch_unwind(AssertUnwindSafe(|| {
         let database = open_database(path)?;
-        let memory = read(&database, key)?;
+        let memory = read(&database, key, memory_bytes)?;
         Ok((database, memory))
     }));
     opened.unwrap_or_else(|_| Err(OpenError::Corrupt("the log's file".to_owned())))
 }
 
 fn open_database(path: &Path) -> Result<Database, OpenError> {
-    let mut database = Database::create(path).map_err(|error| match error {
+    let opened = Database::builder().set_cache_size(FILE_CACHE_BYTES).create(path);
+    let mut database = opened.map_err(|error| match error {
         DatabaseError::Storage(StorageError::Corrupted(what)) => OpenError::Corrupt(what),
         error => OpenError::Log(error.into()),
     })?;
@@ -46,10 +48,10 @@ fn open_database(path: &Path) -> Result<Database, OpenError> {
     Ok(database)
 }
 
-fn read(database: &Database, key: &Key) -> Result<Memory, OpenError> {
+fn read(database: &Database, key: &Key, memory_bytes: usize) -> Result<Memory, OpenError> {
     let transaction = database.begin_read().map_err(redb::Error::from)?;
     let marks = transaction.open_table(MARKS).map_err(redb::Error::from)?;
-    let mut memory = Memory::default();
+    let mut memory = Memory::new(memory_bytes);
     for item in marks.iter().map_err(redb::Error::from)? {
         let (name, sealed) = item.map_err(redb::Error::from)?;
         let (name, sealed) = (name.value(), sealed.value());
@@ -70,12 +72,12 @@ fn read(database: &Database, key: &Key) -> Result<Memory, OpenError> {
             return Err(OpenError::Corrupt(format!("entry {next} is missing")));
         }
         let encoded_len = sealed.len() - crate::crypt::OVERHEAD;
-        memory.entries.insert(index, Stored { entry, encoded_len });
+        memory.push(entry, encoded_len);
     }
     Ok(memory)
 }
 
-fn unseal<T: DeserializeOwned>(key: &Key, place: &[u8], sealed: &[u8]) -> Result<T, OpenError> {
+pub(super) fn unseal<T: DeserializeOwned>(key: &Key, place: &[u8], sealed: &[u8]) -> Result<T, OpenError> {
     let corrupt = || OpenError::Corrupt(format!("record {:?}", String::from_utf8_lossy(place)));
     let plain = key.open(place, sealed).map_err(|_| corrupt())?;
     rmp_serde::from_slice(&plain).map_err(|_| corrupt())

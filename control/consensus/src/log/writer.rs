@@ -1,4 +1,5 @@
-//! The one thread that writes the log's file: jobs that wait are written in one transaction.
+//! The one thread that has the log's file: jobs that wait are written in one transaction, and what is no longer in memory
+//! is read in its turn among them.
 
 use std::io;
 use std::ops::RangeInclusive;
@@ -6,10 +7,12 @@ use std::sync::mpsc;
 use std::sync::{Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
+use openraft::alias::EntryOf;
 use openraft::storage::IOFlushed;
-use redb::{Database, Durability, TableDefinition};
+use redb::{Database, Durability, ReadableDatabase as _, TableDefinition};
 use tokio::sync::oneshot;
 
+use super::open::unseal;
 use crate::crypt::Key;
 use crate::limits::MAX_GROUP_COMMIT;
 use crate::types::TypeConfig;
@@ -52,7 +55,14 @@ pub(super) struct Job {
 
 enum Message {
     Job(Job),
+    Read(Read),
     Close,
+}
+
+/// Consecutive entries that someone waits for.
+struct Read {
+    indexes: Vec<u64>,
+    done: oneshot::Sender<io::Result<Vec<EntryOf<TypeConfig>>>>,
 }
 
 /// The thread's handle.
@@ -77,6 +87,16 @@ impl Writer {
 
     pub(super) fn send(&self, job: Job) -> io::Result<()> {
         self.jobs.send(Message::Job(job)).map_err(|_| closed())
+    }
+
+    /// The entries as they are after every job that was sent before.
+    pub(super) fn read(
+        &self,
+        indexes: Vec<u64>,
+    ) -> io::Result<oneshot::Receiver<io::Result<Vec<EntryOf<TypeConfig>>>>> {
+        let (done, reading) = oneshot::channel();
+        self.jobs.send(Message::Read(Read { indexes, done })).map_err(|_| closed())?;
+        Ok(reading)
     }
 
     /// Returns when the thread has ended and the file is closed.
@@ -104,20 +124,31 @@ fn run(database: &Database, key: &Key, jobs: &mpsc::Receiver<Message>) {
     let mut open = true;
     while open && let Ok(first) = jobs.recv() {
         let mut batch = Vec::new();
+        let mut read = None;
         let mut next = Some(first);
         while let Some(message) = next {
             match message {
                 Message::Job(job) => batch.push(job),
+                Message::Read(asked) => read = Some(asked),
                 Message::Close => open = false,
             }
-            next = if open && batch.len() < MAX_GROUP_COMMIT { jobs.try_recv().ok() } else { None };
+            let goes_on = open && read.is_none() && batch.len() < MAX_GROUP_COMMIT;
+            next = if goes_on { jobs.try_recv().ok() } else { None };
         }
         // After a failure the file's content is unknown: nothing more is written or acknowledged.
-        if failed.is_none() {
+        if failed.is_none() && !batch.is_empty() {
             failed = commit(database, key, &batch).err().map(|error| error.to_string());
         }
         for job in batch {
             job.done.tell(failed.as_deref());
+        }
+        if let Some(Read { indexes, done }) = read {
+            let entries = match &failed {
+                Some(error) => Err(io::Error::other(error.clone())),
+                None => load(database, key, &indexes),
+            };
+            // The one who asked may have gone.
+            drop(done.send(entries));
         }
     }
 }
@@ -156,4 +187,15 @@ fn commit(database: &Database, key: &Key, batch: &[Job]) -> Result<(), redb::Err
     }
     transaction.commit()?;
     Ok(())
+}
+
+fn load(database: &Database, key: &Key, indexes: &[u64]) -> io::Result<Vec<EntryOf<TypeConfig>>> {
+    let transaction = database.begin_read().map_err(io::Error::other)?;
+    let entries = transaction.open_table(ENTRIES).map_err(io::Error::other)?;
+    let one = |index: &u64| {
+        let sealed = entries.get(index).map_err(io::Error::other)?;
+        let sealed = sealed.ok_or_else(|| io::Error::other(format!("entry {index} is missing")))?;
+        unseal(key, &entry_place(*index), sealed.value()).map_err(io::Error::other)
+    };
+    indexes.iter().map(one).collect()
 }

@@ -4,18 +4,21 @@ use openraft::StorageError;
 use openraft::testing::log::{StoreBuilder, Suite};
 
 use crate::crypt::Key;
+use crate::limits::LOG_MEMORY_BYTES;
 use crate::log::LogStore;
 use crate::machine::Machine;
 use crate::snapshot::SnapshotFile;
 use crate::types::TypeConfig;
 
-struct Builder;
+struct Builder {
+    memory_bytes: usize,
+}
 
 impl StoreBuilder<TypeConfig, LogStore, Machine, tempfile::TempDir> for Builder {
     async fn build(&self) -> Result<(tempfile::TempDir, LogStore, Machine), StorageError<TypeConfig>> {
         let dir = tempfile::tempdir().unwrap();
         let key = Key::random();
-        let log = LogStore::open(&dir.path().join("log.redb"), key.clone()).unwrap();
+        let log = LogStore::open(&dir.path().join("log.redb"), key.clone(), self.memory_bytes).unwrap();
         let machine = Machine::open(SnapshotFile::new(dir.path(), key)).unwrap();
         Ok((dir, log, machine))
     }
@@ -23,7 +26,12 @@ impl StoreBuilder<TypeConfig, LogStore, Machine, tempfile::TempDir> for Builder 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn storage_does_what_openraft_expects() {
-    Suite::test_all(Builder).await.unwrap();
+    Suite::test_all(Builder { memory_bytes: LOG_MEMORY_BYTES }).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn storage_does_the_same_when_every_entry_is_in_the_file_alone() {
+    Suite::test_all(Builder { memory_bytes: 0 }).await.unwrap();
 }
 
 /// The suite makes members of nothing.

@@ -5,9 +5,12 @@ use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use control_model::change::{Change, Object};
+use control_model::spec::Role;
 use control_store::ReplicatedStore as _;
 
 use super::rig::{Authority, Begin, Manager, TestCluster, has_mark, mark, options};
+use crate::limits::LOG_MEMORY_BYTES;
 use crate::{Consensus, Kek, OpenError};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -28,6 +31,37 @@ async fn one_manager_finds_everything_again() {
     drop(before);
     again.consensus.propose(vec![mark(30)]).await.unwrap();
     again.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn entries_that_only_the_file_has_reach_a_new_manager_and_a_restarted_one() {
+    let mut cluster = TestCluster::new(1).await;
+    let large = 256 << 10;
+    let n_large = 1 + LOG_MEMORY_BYTES / large;
+    for number in 0..n_large {
+        let mut node = super::rig::node(50 + u64::try_from(number).unwrap(), Role::Worker);
+        node.description.hostname = "x".repeat(large);
+        let change = Change::Create(Object::Node(Box::new(node)));
+        cluster.managers[0].consensus.propose(vec![change]).await.unwrap();
+    }
+    assert!(cluster.managers[0].consensus.log_len_bytes() > LOG_MEMORY_BYTES);
+    cluster.add(2).await;
+    let has_all = |consensus: &Consensus| {
+        let state = consensus.state();
+        state.nodes().iter().filter(|node| node.description.hostname.len() == large).count() == n_large
+    };
+    cluster.managers[1].consensus.linearize().await.unwrap();
+    assert!(has_all(&cluster.managers[1].consensus));
+    let mut addrs = Vec::new();
+    for manager in std::mem::take(&mut cluster.managers) {
+        addrs.push((manager.id, manager.crash().await));
+    }
+    for (id, addr) in addrs {
+        let again = Manager::start(&cluster.authority, cluster.dir.path(), id, Begin::Open, Some(addr)).await;
+        assert!(has_all(&again.consensus));
+        cluster.managers.push(again);
+    }
+    cluster.leader().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
