@@ -90,7 +90,7 @@ impl World {
                 _ => endpoint.mode = EndpointMode::Dnsrr,
             }
         }
-        ServiceSpec { name: name.into(), task, endpoint, ..ServiceSpec::default() }
+        ServiceSpec { name: name.into(), task: task.into(), endpoint, ..ServiceSpec::default() }
     }
 
     fn add_service(&mut self, name: &str, words: &[&str]) {

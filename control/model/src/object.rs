@@ -6,6 +6,7 @@ use ipnetwork::{IpNetwork, Ipv4Network};
 use serde::{Deserialize, Serialize};
 
 use crate::id::{ClusterId, NetworkId, NodeId, ServiceId, TaskId};
+use crate::shared::Shared;
 use crate::spec::{
     ClusterSpec, EndpointMode, IpamConfig, Labels, NetworkSpec, NodeSpec, Platform, PortConfig, Resources,
     Role, ServiceSpec, TaskSpec,
@@ -183,7 +184,7 @@ pub struct Task {
     pub slot: Slot,
     /// Set once, by the scheduler (by the orchestrator for a global service).
     pub node: Option<NodeId>,
-    pub spec: TaskSpec,
+    pub spec: Shared<TaskSpec>,
     /// The service's `spec_version` from which the task was made: equal means up to date.
     pub spec_version: u64,
     pub endpoint_mode: EndpointMode,
@@ -210,7 +211,7 @@ impl Task {
                 Slot::Node(node) => Some(node),
                 Slot::Replica(_) => None,
             },
-            spec: TaskSpec::default(),
+            spec: Shared::default(),
             spec_version: 0,
             endpoint_mode: EndpointMode::default(),
             ports: Vec::new(),

@@ -9,6 +9,7 @@ use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
 use crate::id::NetworkId;
+use crate::shared::Shared;
 
 /// User-given key/value pairs, ordered.
 pub type Labels = BTreeMap<String, String>;
@@ -18,7 +19,8 @@ pub type Labels = BTreeMap<String, String>;
 pub struct ServiceSpec {
     pub name: String,
     pub labels: Labels,
-    pub task: TaskSpec,
+    /// One value in memory with those of its tasks that are made of it.
+    pub task: Shared<TaskSpec>,
     pub mode: ServiceMode,
     pub update: UpdateConfig,
     pub rollback: UpdateConfig,

@@ -9,7 +9,8 @@ fn service() -> ServiceSpec {
         task: TaskSpec {
             container: ContainerSpec { image: "nginx".into(), ..Default::default() },
             ..Default::default()
-        },
+        }
+        .into(),
         ..ServiceSpec::default()
     }
 }

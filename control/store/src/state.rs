@@ -51,12 +51,22 @@ pub struct State {
     request_order: Vector<RequestId>,
 }
 
-/// What a snapshot holds; indexes are rebuilt from it.
+/// What a snapshot holds; indexes are rebuilt from it. Objects are [`Borrowed`] to be written, [`Object`]s when read.
 #[derive(Serialize, Deserialize)]
-struct Image {
+struct Image<O> {
     index: u64,
-    objects: Vec<Object>,
+    objects: Vec<O>,
     requests: Vec<(RequestId, u64)>,
+}
+
+/// An [`Object`] that is not copied to be written.
+#[derive(Serialize)]
+enum Borrowed<'a> {
+    Cluster(&'a Cluster),
+    Node(&'a Node),
+    Service(&'a Service),
+    Task(&'a Task),
+    Network(&'a Network),
 }
 
 impl State {
@@ -148,11 +158,11 @@ impl State {
 
     /// The state as bytes, for [`State::from_snapshot`].
     pub fn to_snapshot(&self) -> Vec<u8> {
-        let objects = (self.clusters.iter().map(|o| Object::Cluster(Box::new((**o).clone()))))
-            .chain(self.nodes.iter().map(|o| Object::Node(Box::new((**o).clone()))))
-            .chain(self.services.iter().map(|o| Object::Service(Box::new((**o).clone()))))
-            .chain(self.tasks.iter().map(|o| Object::Task(Box::new((**o).clone()))))
-            .chain(self.networks.iter().map(|o| Object::Network(Box::new((**o).clone()))))
+        let objects = (self.clusters.iter().map(|o| Borrowed::Cluster(o)))
+            .chain(self.nodes.iter().map(|o| Borrowed::Node(o)))
+            .chain(self.services.iter().map(|o| Borrowed::Service(o)))
+            .chain(self.tasks.iter().map(|o| Borrowed::Task(o)))
+            .chain(self.networks.iter().map(|o| Borrowed::Network(o)))
             .collect();
         let requests = self.request_order.iter().filter_map(|r| Some((*r, *self.requests.get(r)?))).collect();
         rmp_serde::to_vec_named(&Image { index: self.index, objects, requests })
@@ -161,7 +171,7 @@ impl State {
 
     /// The state that [`State::to_snapshot`] wrote.
     pub fn from_snapshot(bytes: &[u8]) -> Result<Self, SnapshotError> {
-        let image: Image = rmp_serde::from_slice(bytes)?;
+        let image: Image<Object> = rmp_serde::from_slice(bytes)?;
         let mut state = Self { index: image.index, ..Self::default() };
         for object in image.objects {
             state.put(object);
@@ -376,8 +386,9 @@ impl State {
                 let old = self.nodes.put(id, *o);
                 EventKind::Node(old, self.nodes.get(&id).cloned())
             }
-            Object::Service(o) => {
+            Object::Service(mut o) => {
                 let id = o.id;
+                self.share_specs(&mut o);
                 if let Some(old) = self.services.get(&id) {
                     self.service_names.remove(&old.spec.name);
                 }
@@ -385,8 +396,9 @@ impl State {
                 let old = self.services.put(id, *o);
                 EventKind::Service(old, self.services.get(&id).cloned())
             }
-            Object::Task(o) => {
+            Object::Task(mut o) => {
                 let id = o.id;
+                self.share_spec(&mut o);
                 if let Some(old) = self.tasks.get(&id).cloned() {
                     self.unindex_task(&old);
                 }
@@ -407,6 +419,33 @@ impl State {
             }
         };
         Event { object: name, kind }
+    }
+
+    /// A service's tasks have its spec, or one of the few that it had: each is held once, however the task came here.
+    fn share_spec(&self, task: &mut Task) {
+        let before = self.tasks.get(&task.id).map(|old| &old.spec);
+        let service = self.services.get(&task.service);
+        let now = service.map(|service| &service.spec.task);
+        let previous = service.and_then(|service| service.previous_spec.as_ref()).map(|spec| &spec.task);
+        let version = task.spec_version;
+        if before.into_iter().chain(now).chain(previous).any(|spec| task.spec.share(spec)) {
+            return;
+        }
+        if let Some(alike) = self.tasks_of_service(task.service).find(|other| other.spec_version == version) {
+            task.spec.share(&alike.spec);
+        }
+    }
+
+    /// The same for a service that is written again.
+    fn share_specs(&self, service: &mut Service) {
+        let Some(old) = self.services.get(&service.id) else { return };
+        service.spec.task.share(&old.spec.task);
+        if let Some(previous) = &mut service.previous_spec
+            && !previous.task.share(&old.spec.task)
+            && let Some(before) = &old.previous_spec
+        {
+            previous.task.share(&before.task);
+        }
     }
 
     fn unindex_task(&mut self, task: &Task) {

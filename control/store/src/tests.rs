@@ -1,3 +1,4 @@
 mod examples;
+mod memory;
 mod objects;
 mod properties;

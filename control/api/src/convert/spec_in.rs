@@ -28,7 +28,7 @@ pub fn service_spec(given: api::ServiceSpec, network: FindNetwork) -> Result<Ser
     Ok(ServiceSpec {
         name: given.name,
         labels: given.labels,
-        task: task_spec(task, network)?,
+        task: task_spec(task, network)?.into(),
         mode: mode(given.mode)?,
         has_update: given.update_config.is_some(),
         has_rollback: given.rollback_config.is_some(),

@@ -197,7 +197,7 @@ fn service(id: u8, network: u8, published: bool, allocated: bool) -> Service {
             service_id(id),
             ServiceSpec {
                 name: format!("service{id}"),
-                task: TaskSpec { networks: vec![target], ..TaskSpec::default() },
+                task: TaskSpec { networks: vec![target], ..TaskSpec::default() }.into(),
                 mode: ServiceMode::Global,
                 ..ServiceSpec::default()
             },

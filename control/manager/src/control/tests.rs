@@ -22,7 +22,8 @@ fn spec(name: &str) -> ServiceSpec {
         task: TaskSpec {
             container: ContainerSpec { image: "whoami".into(), ..ContainerSpec::default() },
             ..TaskSpec::default()
-        },
+        }
+        .into(),
         ..ServiceSpec::default()
     }
 }

@@ -36,7 +36,7 @@ pub fn new_service(id: ServiceId, name: &str) -> Service {
         id,
         ServiceSpec {
             name: name.into(),
-            task: TaskSpec { container, ..TaskSpec::default() },
+            task: TaskSpec { container, ..TaskSpec::default() }.into(),
             ..ServiceSpec::default()
         },
     )

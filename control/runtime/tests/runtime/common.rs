@@ -210,7 +210,7 @@ pub fn task(image: &str, arguments: &[&str]) -> Task {
     Task {
         service_name: "web".into(),
         node: Some(NodeId::from_bits(9)),
-        spec: TaskSpec { container, ..TaskSpec::default() },
+        spec: TaskSpec { container, ..TaskSpec::default() }.into(),
         spec_version: 1,
         ..Task::new(
             TaskId::from_bits((u128::from(std::process::id()) << 64) | number),
