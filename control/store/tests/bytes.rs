@@ -65,7 +65,7 @@ fn task(service: &Service, slot: u64) -> Task {
     task.spec = service.spec.task.clone();
     task.ports = vec![PortConfig::new(Protocol::Tcp, 80, 8080, PublishMode::Ingress)];
     task.status.message = "pending task scheduling".into();
-    let address = "10.0.0.7/24".parse().unwrap();
+    let address = "10.0.0.7/24".parse().expect("an address");
     task.attachments =
         vec![NetworkAttachment { network: NetworkId::from_bits(1), address, aliases: Vec::new() }];
     task
@@ -73,7 +73,8 @@ fn task(service: &Service, slot: u64) -> Task {
 
 /// As it comes from the log: bytes, of which nothing shares anything.
 fn decoded(entry: &Entry) -> Entry {
-    rmp_serde::from_slice(&rmp_serde::to_vec_named(entry).unwrap()).unwrap()
+    let bytes = rmp_serde::to_vec_named(entry).expect("model types serialize");
+    rmp_serde::from_slice(&bytes).expect("what was just written")
 }
 
 #[test]
