@@ -183,7 +183,9 @@ mod tests {
     fn percentiles_are_in_order_and_those_of_the_values() {
         let mut histogram = Histogram::<()>::new();
         assert_eq!(histogram.percentile_stats(), PercentileStats::default());
-        (1..=1000).for_each(|value| histogram.record(value));
+        for value in 1..=1000 {
+            histogram.record(value);
+        }
         let stats = histogram.percentile_stats();
         assert_eq!((stats.samples, stats.p0_1), (1000, 1));
         assert_eq!((stats.p1, stats.p10, stats.p50, stats.p99), (10, 96, 448, 896));
@@ -195,7 +197,9 @@ mod tests {
     #[test]
     fn a_chart_has_a_bar_for_each_size() {
         let mut histogram = Histogram::new();
-        [1, 1, 100].into_iter().for_each(|value| histogram.record(value));
+        for value in [1, 1, 100] {
+            histogram.record(value);
+        }
         let text = AsciiChart::new().add("waiting", histogram).detailed().to_string();
         assert_eq!(text.lines().count(), 3, "{text}");
         assert!(text.starts_with("waiting: 3 values\n") && text.contains("96 "), "{text}");
