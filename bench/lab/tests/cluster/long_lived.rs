@@ -80,8 +80,8 @@ pub fn downloads_follow_their_address6(bench: &mut Bench) -> Outcome {
         println!("  skipped: this kernel has no IPv6");
         return Ok(());
     }
-    let [a, b, c, ..] = bench.lab.client_address6().segments();
-    follow(bench, Ipv6Addr::new(a, b, c, 0, 0, 0, 0, MOVED_HOST.into()).into())
+    let [a, b, c, d, ..] = bench.lab.client_address6().segments();
+    follow(bench, Ipv6Addr::new(a, b, c, d, 0, 0, 0, MOVED_HOST.into()).into())
 }
 
 fn follow(bench: &mut Bench, address: IpAddr) -> Outcome {
