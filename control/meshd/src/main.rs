@@ -1,5 +1,7 @@
 //! `meshd`: the daemon, and its few subcommands.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
+
+mod memory;
 
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
@@ -27,7 +29,10 @@ fn run(cli: &Cli) -> Result<()> {
     let config = Config::load(&cli.flags)?;
     start_log(&config)?;
     match &cli.command {
-        None => daemon::run(config),
+        None => {
+            memory::keep_small();
+            daemon::run(config)
+        }
         Some(Command::Dns) => {
             let options = ServerOptions::new(config.run_dir.join("dns.sock"));
             dataplane_dns::run_server(&options).context("the DNS process failed")
