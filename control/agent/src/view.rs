@@ -160,6 +160,7 @@ impl Builder<'_> {
             vips: vips.map(|(network, address)| (key(*network), *address)).collect(),
             aliases: aliases.map(|(network, names)| (key(*network), names.clone())).collect(),
             ingress_ports: ingress.filter_map(published).collect(),
+            dsr: service.dsr,
             ports: service.endpoint.ports.iter().map(declared).collect(),
             backends: self.backends(service),
         };

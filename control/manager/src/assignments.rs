@@ -175,8 +175,9 @@ impl Dirty {
 }
 
 /// What of a service its row is made of.
-fn shown(service: &Service) -> (&str, Option<&Endpoint>, &[NetworkAttachmentSpec]) {
-    (&service.spec.name, service.endpoint.as_ref(), &service.spec.task.networks)
+fn shown(service: &Service) -> (&str, Option<&Endpoint>, Option<bool>, &[NetworkAttachmentSpec]) {
+    let Service { spec, endpoint, .. } = service;
+    (&spec.name, endpoint.as_ref(), spec.dsr(), &spec.task.networks)
 }
 
 /// The networks that `task` brings to `node`.
@@ -246,6 +247,7 @@ impl Scope {
             id,
             name: service.spec.name.clone(),
             endpoint,
+            dsr: service.spec.dsr().unwrap_or(false),
             aliases: aliases.map(|n| (n.target, n.aliases.clone())).collect(),
         }))
     }

@@ -70,7 +70,7 @@ fn load_balancer(row: &LoadBalancerRow) -> Vec<Vec<Cell>> {
     let service = if row.service.is_empty() { NOTHING } else { &row.service };
     let frontend = [
         Cell::new(&row.frontend),
-        Cell::new(&row.kind),
+        Cell::new(if row.dsr { format!("{}, dsr", row.kind) } else { row.kind.clone() }),
         number(row.vni),
         Cell::new(service),
         number(row.ring_size),

@@ -58,6 +58,9 @@ pub struct ServiceView {
     pub id: ServiceId,
     pub name: String,
     pub endpoint: Endpoint,
+    /// Answers from its published ports go straight to the clients, see [`crate::spec::ServiceSpec::DSR_LABEL`].
+    #[serde(default)]
+    pub dsr: bool,
     /// Aliases of the service per network.
     pub aliases: Vec<(NetworkId, Vec<String>)>,
 }

@@ -30,6 +30,17 @@ pub struct ServiceSpec {
     pub endpoint: EndpointSpec,
 }
 
+impl ServiceSpec {
+    /// Label of a service whose answers to clients of published ports leave from the task's own node (direct server
+    /// return), not by the node that the client asked: `true` or `false`.
+    pub const DSR_LABEL: &str = "mesh.dsr";
+
+    /// What the label says; `None` for a word that it doesn't know. Without label: false.
+    pub fn dsr(&self) -> Option<bool> {
+        self.labels.get(Self::DSR_LABEL).map_or(Some(false), |value| value.parse().ok())
+    }
+}
+
 /// How many tasks a service has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ServiceMode {

@@ -71,6 +71,8 @@ pub enum SpecError {
     DuplicatePorts,
     #[error("EndpointSpec: target port must be between 1 and 65535")]
     TargetPort,
+    #[error("label mesh.dsr: {0:?} is neither true nor false")]
+    Dsr(String),
     #[error("ingress network cannot be attachable")]
     AttachableIngress,
     #[error("ipam configuration: subnet {0} does not contain range {1}")]
@@ -113,6 +115,9 @@ pub fn validate_service(spec: &ServiceSpec) -> Result<(), SpecError> {
     }
     validate_update(&spec.update)?;
     validate_update(&spec.rollback)?;
+    if spec.dsr().is_none() {
+        return Err(SpecError::Dsr(spec.labels[ServiceSpec::DSR_LABEL].clone()));
+    }
     validate_endpoint(&spec.endpoint)
 }
 

@@ -31,6 +31,24 @@ fn takes_a_plain_service() {
 }
 
 #[test]
+fn answers_go_straight_to_clients_if_the_label_says_so() {
+    let labelled = |value: &str| {
+        let mut spec = service();
+        spec.labels.insert("mesh.dsr".into(), value.into());
+        spec
+    };
+    assert_eq!(service().dsr(), Some(false));
+    for (value, is_direct) in [("true", true), ("false", false)] {
+        assert_eq!(validate_service(&labelled(value)), Ok(()));
+        assert_eq!(labelled(value).dsr(), Some(is_direct));
+    }
+    for value in ["", "yes", "True", "1"] {
+        let refusal = validate_service(&labelled(value)).expect_err(value).to_string();
+        assert_eq!(refusal, format!("label mesh.dsr: {value:?} is neither true nor false"));
+    }
+}
+
+#[test]
 fn names_are_dns_labels() {
     for (name, text) in [
         ("", "meta: name must be provided"),

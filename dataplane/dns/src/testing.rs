@@ -98,6 +98,7 @@ fn services() -> Table<ServiceKey, Service> {
         vips: vip.map(|host| (APP, ip(1, host))).into_iter().collect(),
         aliases: BTreeMap::from([(APP, vec![alias.to_owned()])]),
         ingress_ports: Vec::new(),
+        dsr: false,
         ports: if name == "web" { web_ports() } else { Vec::new() },
         backends: backends(rows),
     };

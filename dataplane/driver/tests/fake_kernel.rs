@@ -75,6 +75,7 @@ fn view(revision: u64, n_here: u8) -> NodeView {
         vips: BTreeMap::new(),
         aliases: BTreeMap::new(),
         ingress_ports: vec![PublishedPort { protocol: 6, published: 8080, target: 80 }],
+        dsr: false,
         ports: vec![],
         backends,
     };

@@ -58,6 +58,9 @@ pub struct LoadBalancerRow {
     pub vni: u32,
     /// Name of the service, where the daemon that knows it answers.
     pub service: String,
+    /// Answers go straight to the clients; known where the service's name is.
+    #[serde(default)]
+    pub dsr: bool,
     pub ring_size: u32,
     pub backends: Vec<LoadBalancerBackend>,
 }

@@ -194,6 +194,9 @@ pub struct Service {
     pub aliases: BTreeMap<NetworkKey, Vec<String>>,
     /// Ports published through the routing mesh.
     pub ingress_ports: Vec<PublishedPort>,
+    /// Direct server return: answers from these ports leave from the task's own node where that can send them, not by the
+    /// node that the client asked.
+    pub dsr: bool,
     /// All ports that the service declares, however they are published: what SRV records tell.
     pub ports: Vec<ServicePort>,
     /// Every endpoint of the service's tasks, this node's included, by (network, address).

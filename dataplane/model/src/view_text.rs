@@ -51,7 +51,7 @@ impl NodeView {
 
     fn write_service(&self, f: &mut fmt::Formatter<'_>, service: &Service) -> fmt::Result {
         let ports: Vec<String> = service.ingress_ports.iter().map(|port| port_text(*port)).collect();
-        writeln!(f, "service {}{}", service.name, words(&ports))?;
+        writeln!(f, "service {}{}{}", service.name, words(&ports), if service.dsr { " dsr" } else { "" })?;
         for (network, vip) in &service.vips {
             writeln!(f, "  vip {}/{vip}", self.network_name(*network))?;
         }

@@ -126,6 +126,7 @@ fn service(name: String, port: u16, target: u16) -> Service {
         vips: BTreeMap::new(),
         aliases: BTreeMap::new(),
         ingress_ports: vec![PublishedPort { protocol: TCP, published: port, target }],
+        dsr: false,
         ports: Vec::new(),
         backends: BTreeMap::new(),
     }

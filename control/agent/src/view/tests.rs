@@ -129,6 +129,7 @@ fn set() -> AssignmentSet {
                     (NetworkId::from_bits(999), Ipv4Addr::LOCALHOST),
                 ],
             },
+            dsr: true,
             aliases: vec![(APP, vec!["www".into()]), (BACK, vec![])],
         }),
         endpoint(1, ME, &LOCAL),
@@ -172,7 +173,8 @@ fn shown(view: &dp::NodeView) -> String {
     }
     for s in view.services.values() {
         let ports = s.ingress_ports.iter().map(|p| format!("{}>{}/{}", p.published, p.target, p.protocol));
-        line(format!("service {} [{}]", s.name, ports.collect::<Vec<_>>().join(",")));
+        let dsr = if s.dsr { " dsr" } else { "" };
+        line(format!("service {} [{}]{dsr}", s.name, ports.collect::<Vec<_>>().join(",")));
         s.vips.iter().for_each(|(network, vip)| line(format!("  vip {vip} in {}", network.0)));
         s.aliases.iter().for_each(|(network, names)| line(format!("  also {names:?} in {}", network.0)));
         for ((network, address), b) in &s.backends {
@@ -206,7 +208,7 @@ sandbox web.3.0000000000000000000000003 host=000000000000 egress=false [9090>90/
   at 10.0.2.9 in 102 as [\"alias-102\", \"000000000000\"]
 remote 10.0.0.5 in 100 at 198.18.0.12 web.2 [\"alias-100\", \"000000000000\"]
 remote 10.0.1.5 in 101 at 198.18.0.12 web.2 [\"alias-101\", \"000000000000\"]
-service web [8080>80/6]
+service web [8080>80/6] dsr
   vip 10.0.1.2 in 101
   also [\"www\"] in 101
   also [] in 102

@@ -397,3 +397,28 @@ fn other_nodes_learn_the_host_name_that_the_user_gave() {
         assert_eq!(aliases(&state), Some(expected), "{hostname}");
     }
 }
+
+#[test]
+fn every_node_learns_that_a_service_answers_its_clients_directly() {
+    let mut state = State::default();
+    let published = Step::Service { id: 1, network: 2, published: true, allocated: true };
+    for step in [Step::Network { id: INGRESS, allocated: true }, published] {
+        let changes = changes(&state, &step);
+        apply(&mut state, changes);
+    }
+    let mut sender = NodeAssignments::new(node_id(ME), Arc::new(state.clone()));
+    for (value, expected) in [("true", true), ("false", false)] {
+        let mut service = (**state.services().get(&service_id(1)).expect("it is there")).clone();
+        service.spec.labels.insert(ServiceSpec::DSR_LABEL.to_owned(), value.to_owned());
+        let change = put(&state, Object::Service(Box::new(service)));
+        let events = apply(&mut state, vec![change]);
+
+        let increment = sender.advance(Arc::new(state.clone()), &events);
+
+        let told = increment.upserts.iter().find_map(|row| match row {
+            Assignment::Service(service) => Some(service.dsr),
+            _ => None,
+        });
+        assert_eq!(told, Some(expected));
+    }
+}

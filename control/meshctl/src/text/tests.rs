@@ -71,6 +71,7 @@ fn a_frontend_has_a_line_per_backend() {
         kind: "ingress".to_owned(),
         vni: 4096,
         service: service.to_owned(),
+        dsr: service == "whoami",
         ring_size: 211,
         backends,
     };
@@ -79,10 +80,10 @@ fn a_frontend_has_a_line_per_backend() {
         row("10.0.1.2", "", vec![]),
     ];
     let expected = "\
-FRONTEND               KIND      VNI    SERVICE   RING   BACKEND     NODE          PLACES
-198.18.0.11:8080/tcp   ingress   4096   whoami     211   10.0.0.5    198.18.0.5       106
-                                                         10.0.0.12   198.18.0.12       95
-10.0.1.2               ingress   4096   -          211   -           -             -
+FRONTEND               KIND           VNI    SERVICE   RING   BACKEND     NODE          PLACES
+198.18.0.11:8080/tcp   ingress, dsr   4096   whoami     211   10.0.0.5    198.18.0.5       106
+                                                              10.0.0.12   198.18.0.12       95
+10.0.1.2               ingress        4096   -          211   -           -             -
 ";
     assert_eq!(load_balancers(&rows), expected);
 }

@@ -74,15 +74,21 @@ pub async fn load_balancers(
     let view = swarm.and_then(|swarm| swarm.views.borrow().clone());
     if let Some(view) = view {
         for row in &mut rows {
-            row.service = service_of(&view, &row.kind, &row.frontend, row.vni).unwrap_or_default();
+            if let Some(service) = service_of(&view, &row.kind, &row.frontend, row.vni) {
+                row.service.clone_from(&service.name);
+                row.dsr = service.dsr && row.kind != VIP;
+            }
         }
     }
     Ok(rows)
 }
 
-/// The name of the service behind a frontend or a virtual address.
-fn service_of(view: &NodeView, kind: &str, frontend: &str, vni: u32) -> Option<String> {
-    let found = if kind == "vip" {
+/// The kind of a virtual address.
+const VIP: &str = "vip";
+
+/// The service behind a frontend or a virtual address.
+fn service_of<'a>(view: &'a NodeView, kind: &str, frontend: &str, vni: u32) -> Option<&'a Service> {
+    if kind == VIP {
         let address = frontend.parse().ok()?;
         let (network, _) = view.networks.iter().find(|(_, network)| network.vni.get() == vni)?;
         view.services.values().find(|service| service.vips.get(network) == Some(&address))
@@ -90,8 +96,7 @@ fn service_of(view: &NodeView, kind: &str, frontend: &str, vni: u32) -> Option<S
         let (_, port) = frontend.rsplit_once(':')?;
         let is_it = |p: &PublishedPort| format!("{}/{}", p.published, protocol_name(p.protocol)) == port;
         view.services.values().find(|service| service.ingress_ports.iter().any(is_it))
-    };
-    found.map(|service| service.name.clone())
+    }
 }
 
 /// `meshctl lb ring`.
@@ -100,7 +105,7 @@ pub async fn rings(host: &Host, swarm: Option<&Swarm>, of: &str) -> Result<Vec<R
     let of = of.to_owned();
     read(host, move |pins| {
         inspect::rings(pins, &of, |Entrance { frontend, kind, vni }| {
-            service_of(view.as_deref()?, kind, frontend, *vni)
+            service_of(view.as_deref()?, kind, frontend, *vni).map(|service| service.name.clone())
         })
     })
     .await

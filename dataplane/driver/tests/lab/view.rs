@@ -101,6 +101,7 @@ fn web() -> Service {
         vips: BTreeMap::from([(APP, VIP)]),
         aliases: BTreeMap::new(),
         ingress_ports: vec![port(6, 8080, 80), port(17, 8080, 80), port(6, 8081, 81)],
+        dsr: false,
         ports: vec![],
         backends: BTreeMap::from([
             ((INGRESS, ingress(5)), backend(NODE_A)),

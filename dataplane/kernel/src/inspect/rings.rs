@@ -31,7 +31,7 @@ pub fn load_balancers(pin_dir: &Path) -> Result<Vec<LoadBalancerRow>, InspectErr
     for (Entrance { frontend, kind, vni }, ring) in entrances(&tables)? {
         let (ring_size, backends) = reader.backends(ring)?.unwrap_or_default();
         let (kind, service) = (kind.to_owned(), String::new());
-        rows.push(LoadBalancerRow { frontend, kind, vni, service, ring_size, backends });
+        rows.push(LoadBalancerRow { frontend, kind, vni, service, dsr: false, ring_size, backends });
     }
     Ok(rows)
 }

@@ -76,6 +76,7 @@ pub fn view() -> NodeView {
         vips: BTreeMap::from([(APP, Ipv4Addr::new(10, 0, 1, 2))]),
         aliases: BTreeMap::new(),
         ingress_ports: vec![HTTP],
+        dsr: false,
         ports: vec![],
         backends: BTreeMap::from([
             ((INGRESS, Ipv4Addr::new(10, 0, 0, 5)), backend(NODE_I)),

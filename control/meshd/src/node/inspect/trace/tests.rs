@@ -36,6 +36,7 @@ fn service(name: &str, vips: &[(NetworkKey, Ipv4Addr)]) -> Service {
         vips: vips.iter().copied().collect(),
         aliases: BTreeMap::from([(APP, vec![format!("{name}-alias")])]),
         ingress_ports: vec![PublishedPort { protocol: 6, published: 8080, target: 80 }],
+        dsr: false,
         ports: Vec::new(),
         backends: [6, 7, 8].map(|host| ((APP, ip(1, host)), backend(host))).into(),
     }
