@@ -133,6 +133,13 @@ const ALTERED: &[Sabotage] = &[
             tables.target_ports.insert(key, other).unwrap();
         });
     }),
+    broken("ports", "10.0.0.5 udp/8080", &|node| {
+        tables(node, |tables| {
+            let rows = tables.target_ports.rows().unwrap();
+            let (key, row) = rows.iter().find(|(key, _)| key.protocol == 17).unwrap();
+            tables.target_ports.insert(key, &row.with_dsr(true)).unwrap();
+        });
+    }),
     broken("cookies", "task5", &|node| {
         tables(node, |tables| {
             let (cookie, mut row) = tables.sandboxes.rows().unwrap().pop_first().unwrap();

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use dataplane_model::kernel_state::{
-    Endpoint, EndpointKey, Frontend, FrontendKey, Place, PortKey, Ring, RingKey, VipKey,
+    Endpoint, EndpointKey, Frontend, FrontendKey, Place, PortKey, Ring, RingKey, TargetPort, VipKey,
 };
 use dataplane_model::{KernelState, NetworkKey, NodeView, PublishedPort, Service, ServiceKey, Table, Vni};
 use ebpf_abi::protocol::{TCP, UDP};
@@ -26,7 +26,7 @@ pub(crate) struct Services {
     rows: BTreeMap<ServiceKey, Rows>,
     vips: Claims<VipKey, RingKey>,
     frontends: Claims<FrontendKey, Frontend>,
-    ports: Claims<PortKey, u16>,
+    ports: Claims<PortKey, TargetPort>,
     /// The backends of each service, and whether they are in its ring.
     backends: Claims<EndpointKey, bool>,
     problems: BTreeMap<ServiceKey, Vec<String>>,
@@ -40,7 +40,7 @@ struct Rows {
     rings: BTreeMap<RingKey, (BTreeSet<Ipv4Addr>, Ring)>,
     vips: Vec<(VipKey, RingKey)>,
     frontends: Vec<(FrontendKey, Frontend)>,
-    ports: Vec<(PortKey, u16)>,
+    ports: Vec<(PortKey, TargetPort)>,
     backends: Vec<(EndpointKey, bool)>,
     problems: Vec<String>,
 }
@@ -251,7 +251,7 @@ fn target_ports(
     ports: &[PublishedPort],
     (network, vni): (NetworkKey, Vni),
     endpoints: &Table<EndpointKey, Endpoint>,
-) -> Vec<(PortKey, u16)> {
+) -> Vec<(PortKey, TargetPort)> {
     let is_here = |address: &Ipv4Addr| {
         let here = endpoints.get(&EndpointKey { vni, address: *address });
         here.is_some_and(|here| matches!(here.place, Place::Local(_)))
@@ -263,7 +263,7 @@ fn target_ports(
             protocol: port.protocol,
             published: port.published,
         };
-        ports.iter().map(move |port| (key(port), port.target))
+        ports.iter().map(move |port| (key(port), TargetPort { port: port.target, dsr: service.dsr }))
     };
     here.flat_map(of_endpoint).collect()
 }

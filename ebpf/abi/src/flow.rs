@@ -67,8 +67,8 @@ map_type! {
         pub client_port: Port,
         /// [`FLOW_ESTABLISHED`] or 0.
         pub state: u8,
-        /// [`FLOW_STRAYED`] or 0, as in the reply row.
-        pub strayed: u8,
+        /// As in the reply row.
+        pub way: u8,
         pad_word: u16,
     }
 }
@@ -101,8 +101,8 @@ map_type! {
         pub closing: u8,
         /// [`FLOW_ANSWERED`] or 0.
         pub answered: u8,
-        /// [`FLOW_STRAYED`] or 0.
-        pub strayed: u8,
+        /// [`FLOW_STRAYED`] and [`FLOW_DSR`].
+        pub way: u8,
         pad: u8,
     }
 }
@@ -116,6 +116,10 @@ pub const FLOW_ANSWERED: u8 = 1;
 /// The client's last packet came by a detour: the node that it enters by doesn't know its backend. Answers tell that node
 /// whose they are.
 pub const FLOW_STRAYED: u8 = 1;
+
+/// Direct server return: answers leave from the task's own node where that can send them. Those of a flow that strayed go to
+/// the node that they have to tell.
+pub const FLOW_DSR: u8 = 2;
 
 /// A FIN of the client was seen.
 pub const FLOW_FIN_CLIENT: u8 = 1;
@@ -177,7 +181,7 @@ impl ForwardKey {
 impl ForwardFlow {
     #[inline]
     pub const fn new(target_port: Port, client_port: Port, last_seen: u32) -> Self {
-        Self { last_seen, target_port, client_port, state: 0, strayed: 0, pad_word: 0 }
+        Self { last_seen, target_port, client_port, state: 0, way: 0, pad_word: 0 }
     }
 }
 
@@ -221,7 +225,7 @@ impl ReplyFlow {
             client_port,
             closing: 0,
             answered: 0,
-            strayed: 0,
+            way: 0,
             pad: 0,
         }
     }

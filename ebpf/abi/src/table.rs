@@ -1,5 +1,6 @@
 //! Tables that user space writes and the programs read.
 
+use crate::flow::FLOW_DSR;
 use crate::ring::RingKey;
 use crate::wire::{Ip, Ip4, MacAddr, Port};
 
@@ -125,7 +126,9 @@ map_type! {
     /// The port that the task listens on.
     pub struct TargetPort: 4 bytes {
         pub target: Port,
-        pad: [u8; 2],
+        /// How answers go: [`crate::flow::FLOW_DSR`] or 0.
+        pub way: u8,
+        pad: u8,
     }
 }
 
@@ -221,7 +224,14 @@ impl TargetPortKey {
 
 impl TargetPort {
     pub const fn new(target: Port) -> Self {
-        Self { target, pad: [0; 2] }
+        Self { target, way: 0, pad: 0 }
+    }
+
+    /// The same port, whose answers go straight to the clients or don't.
+    #[must_use]
+    pub const fn with_dsr(mut self, is_direct: bool) -> Self {
+        self.way = if is_direct { FLOW_DSR } else { 0 };
+        self
     }
 }
 

@@ -13,7 +13,7 @@ use ebpf_packet::{Bytes as _, Ethernet, IpHeader, Version, icmp, ip, ipv4, ipv6}
 use crate::ingress::{self, Other};
 use crate::skb::{self, Skb};
 use crate::track::{self, Translated};
-use crate::verdict::Outcome;
+use crate::verdict::{Outcome, Verdict};
 use crate::{headers, maps, route};
 
 /// Of errors that are made here.
@@ -134,7 +134,7 @@ const fn embedded_ports(version: Version) -> (usize, usize) {
 
 /// An error of the task with this name about a client's packet: to the client. `None` if it is about none.
 #[inline(always)]
-pub fn from_task(config: &NodeConfig, packet: &Skb, ip: &IpHeader, task: Ip4) -> Option<Outcome> {
+pub fn from_task(packet: &Skb, ip: &IpHeader, task: Ip4) -> Option<Outcome> {
     let embedded = headers::embedded_flow(packet, ip)?;
     if embedded.destination != ip.source {
         return None;
@@ -142,13 +142,12 @@ pub fn from_task(config: &NodeConfig, packet: &Skb, ip: &IpHeader, task: Ip4) ->
     let client = (embedded.source, embedded.source_port);
     let key = ReplyKey::new((task, embedded.destination_port), client, embedded.protocol);
     let reply = track::reply_to_embedded(key)?;
-    Some(restore(config, packet, ip, (client.1, embedded.destination_port), reply))
+    Some(restore(packet, ip, (client.1, embedded.destination_port), reply))
 }
 
 /// The packet at fault becomes what the client sent, and the error comes from the address that it asked.
 #[inline(always)]
 fn restore(
-    config: &NodeConfig,
     packet: &Skb,
     ip: &IpHeader,
     (client_port, task_port): (Port, Port),
@@ -161,5 +160,5 @@ fn restore(
     packet.replace_embedded_port(version, source_port, (client_port, reply.client_port))?;
     packet.replace_embedded_port(version, destination_port, (task_port, reply.service_port))?;
     packet.replace_error_address(version, version.source_offset(), addresses)?;
-    route::leave_from(config, packet, reply.service, ip.destination)
+    Ok(Verdict::ANSWER)
 }

@@ -1,9 +1,11 @@
 //! The routing mesh: which backend serves a client's packet (XDP and tc alike), and handing it to a backend of this node.
 
+use ebpf_abi::flow::FLOW_STRAYED;
 use ebpf_abi::limits::ROUTER_MAC;
 use ebpf_abi::ring::{EARLIER_RINGS, MAX_HOPS, RingHeader};
 use ebpf_abi::{
-    Chooser, DropReason, Endpoint, FlowTuple, FrontendKey, Ip, Ip4, NodeConfig, RingKey, TargetPortKey,
+    Chooser, DropReason, Endpoint, FlowTuple, FrontendKey, Ip, Ip4, NodeConfig, RingKey, TargetPort,
+    TargetPortKey,
 };
 use ebpf_packet::Flow;
 use ebpf_packet::hash::flow_hash;
@@ -12,7 +14,7 @@ use crate::maps::{self, FLOW_CACHE, FRONTENDS, TARGET_PORTS};
 use crate::skb::{self, Skb};
 use crate::track::{self, Translated};
 use crate::verdict::Outcome;
-use crate::{gate, route};
+use crate::{gate, route, scratch};
 
 /// Who serves a client's packet.
 pub struct Chosen {
@@ -134,9 +136,10 @@ pub fn deliver(
 ) -> Outcome {
     let key = TargetPortKey::new(backend, flow.tuple.destination_port, flow.tuple.protocol);
     // SAFETY: user space alone writes this table; the row is copied at once.
-    let target = unsafe { TARGET_PORTS.get(key) }.ok_or(DropReason::UnpublishedPort)?.target;
+    let target = *unsafe { TARGET_PORTS.get(key) }.ok_or(DropReason::UnpublishedPort)?;
+    let target = &*scratch::target(target).ok_or(DropReason::Unconfigured)?;
     let asked_by = arrival.chooser();
-    if let Some(translated) = track::known(flow, backend, asked_by.hops > 0) {
+    if let Some(translated) = track::known(flow, backend, way(target, asked_by.hops > 0)) {
         return hand_over(config, packet, flow, (backend, endpoint), &translated);
     }
     if flow.goes_on()
@@ -146,7 +149,7 @@ pub fn deliver(
             return Ok(route::tunnel_to_other(config, packet, &endpoint, chooser));
         }
         let enters_here = matches!(arrival, Arrival::Outside);
-        if let Some(translated) = track::known(flow, backend, !enters_here) {
+        if let Some(translated) = track::known(flow, backend, way(scratch::of_target()?, !enters_here)) {
             if enters_here {
                 learn(&flow.tuple, backend);
             }
@@ -154,8 +157,14 @@ pub fn deliver(
         }
     }
     // A segment of a connection that nobody knows gets its reset from the task.
-    let translated = track::open(flow, backend, target)?;
+    let translated = track::open(flow, backend, scratch::of_target()?)?;
     hand_over(config, packet, flow, (backend, endpoint), &translated)
+}
+
+/// How answers to a packet go that came by a detour, or didn't.
+#[inline(always)]
+const fn way(target: &TargetPort, has_strayed: bool) -> u8 {
+    if has_strayed { target.way | FLOW_STRAYED } else { target.way }
 }
 
 /// Remembers the backend of a flow that enters here and had to be looked for: its packets go straight from now on, and its

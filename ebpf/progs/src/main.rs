@@ -3,7 +3,7 @@
 //! - [`ingress`]: published ports, the same for XDP and tc: which backend, and handing a packet to a backend of this node.
 //! - [`uplink`], [`vxlan`], [`task`], [`xdp`]: where packets come from.
 //! - [`track`]: flows of this node's backends; [`gate`]: how many may begin.
-//! - [`route`]: where packets go; [`tunnel`]: to another node.
+//! - [`route`]: where packets go; [`answer`]: where answers leave; [`tunnel`]: to another node; [`fib`]: the kernel's routes.
 //! - [`errors`]: ICMP errors about their packets; [`fragments`]: packets that come in pieces.
 //! - [`socket`]: connect, sendmsg, recvmsg and getpeername.
 //! - [`sample`]: what is told of single packets; [`headers`] and [`scratch`]: what a
@@ -24,7 +24,9 @@
 )]
 
 mod account;
+mod answer;
 mod errors;
+mod fib;
 mod fragments;
 mod gate;
 mod headers;

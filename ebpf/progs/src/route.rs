@@ -1,12 +1,12 @@
 //! Where packets go once it is known for whom they are.
 
 use ebpf_abi::limits::ROUTER_MAC;
-use ebpf_abi::{Chooser, DropReason, Endpoint, FlowTuple, Ip, Ip4, MacAddr, NodeConfig};
+use ebpf_abi::{Chooser, Endpoint, Ip, Ip4, MacAddr, NodeConfig};
 
+use crate::maps;
 use crate::skb::{self, Skb};
 use crate::tunnel::Through;
-use crate::verdict::{Outcome, Verdict};
-use crate::{ingress, maps};
+use crate::verdict::Verdict;
 
 /// Through the tunnel to an endpoint of another node.
 #[inline(always)]
@@ -22,30 +22,6 @@ pub fn tunnel_to_other(config: &NodeConfig, packet: &Skb, endpoint: &Endpoint, c
     let (node, destination) = (endpoint.vtep, endpoint.mac);
     packet.aim(Through { node, vni: config.ingress_vni, destination, source: chooser.mac() });
     Verdict::TUNNEL
-}
-
-/// A packet whose source is the node address `source`: it leaves from the node that owns that address now.
-#[inline(always)]
-pub fn leave_from(config: &NodeConfig, packet: &Skb, source: Ip, client: Ip) -> Outcome {
-    let owner = maps::address_owner(source).ok_or(DropReason::UnknownOwner)?;
-    Ok(if owner.is_unspecified() {
-        leave_here(config, client)
-    } else {
-        tunnel_to_node(config, packet, owner, ROUTER_MAC)
-    })
-}
-
-/// As [`leave_from`], for an answer whose client's packets, which have this tuple, came by a detour: the node that they enter
-/// by learns which backend answers.
-#[inline(always)]
-pub fn leave_and_tell(config: &NodeConfig, packet: &Skb, tuple: &FlowTuple, backend: Ip4) -> Outcome {
-    let owner = maps::address_owner(tuple.destination).ok_or(DropReason::UnknownOwner)?;
-    Ok(if owner.is_unspecified() {
-        ingress::learn(tuple, backend);
-        leave_here(config, tuple.source)
-    } else {
-        tunnel_to_node(config, packet, owner, MacAddr::of_endpoint(backend))
-    })
 }
 
 /// Out of this node, to a client or to a process of this node itself.
@@ -70,8 +46,9 @@ pub fn to_host_process(config: &NodeConfig, packet: &Skb, owner: Ip4) -> Verdict
     }
 }
 
+/// Through the tunnel to another node itself; who sends is told by the inner source.
 #[inline(always)]
-fn tunnel_to_node(config: &NodeConfig, packet: &Skb, node: Ip4, source: MacAddr) -> Verdict {
+pub fn tunnel_to_node(config: &NodeConfig, packet: &Skb, node: Ip4, source: MacAddr) -> Verdict {
     packet.aim(Through { node, vni: config.ingress_vni, destination: ROUTER_MAC, source });
     Verdict::TUNNEL
 }

@@ -4,7 +4,7 @@
 
 use aya_ebpf::btf_maps::PerCpuArray;
 use aya_ebpf::macros::btf_map;
-use ebpf_abi::{Attachment, FlowTuple, ForwardKey, FragmentKey, ReplyFlow, ReplyKey};
+use ebpf_abi::{Attachment, DropReason, FlowTuple, ForwardKey, FragmentKey, ReplyFlow, ReplyKey, TargetPort};
 use ebpf_packet::ndp::Solicitation;
 use ebpf_packet::{Flow, IpHeader};
 
@@ -23,6 +23,7 @@ pub struct Scratch {
     forward_key: ForwardKey,
     reply_key: ReplyKey,
     reply: ReplyFlow,
+    target: TargetPort,
 }
 
 #[btf_map(name = "scratch")]
@@ -60,6 +61,7 @@ keep! {
     forward_key: ForwardKey;
     reply_key: ReplyKey;
     reply: ReplyFlow;
+    target: TargetPort;
 }
 
 /// Room for an IP header.
@@ -89,6 +91,22 @@ pub fn of_task() -> Option<(&'static Attachment, &'static IpHeader)> {
     let row = row()?;
     // SAFETY: that part ends the program unless it has written both.
     unsafe { Some((&(*row).attachment, &(*row).header)) }
+}
+
+/// What the packet of a task answers to, kept where that was looked up.
+#[inline(always)]
+pub fn of_answer() -> Option<&'static ReplyFlow> {
+    let row = row()?;
+    // SAFETY: who asks for it has come by a part that has written it.
+    unsafe { Some(&(*row).reply) }
+}
+
+/// The port that [`crate::ingress::deliver`] has kept: asked for again, it need not be held on the stack.
+#[inline(always)]
+pub fn of_target() -> Result<&'static TargetPort, DropReason> {
+    let row = row().ok_or(DropReason::Unconfigured)?;
+    // SAFETY: as in `of_answer`.
+    unsafe { Ok(&(*row).target) }
 }
 
 /// What the first part of [`crate::vxlan`] has kept for the next.

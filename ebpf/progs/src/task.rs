@@ -1,17 +1,16 @@
 //! tc ingress of a task's host-side veth: all that a task sends into one network.
 
-use ebpf_abi::flow::FLOW_STRAYED;
 use ebpf_abi::limits::ROUTER_MAC;
 use ebpf_abi::protocol::UDP;
 use ebpf_abi::table::{ATTACHMENT_INGRESS, ATTACHMENT_WAY_OUT};
-use ebpf_abi::{Attachment, DropReason, FlowTuple, Ip4, MacAddr, NodeConfig, ReplyFlow, VipKey};
+use ebpf_abi::{Attachment, DropReason, Ip4, MacAddr, ReplyFlow, VipKey};
 use ebpf_packet::{Ethernet, Flow, IpHeader, Version, arp, ethernet, icmp, ip, ndp};
 
 use crate::account::Account;
 use crate::maps::{self, VIPS};
 use crate::skb::{self, Skb};
 use crate::verdict::{self, Outcome, Verdict};
-use crate::{errors, fragments, headers, route, scratch, track};
+use crate::{answer, errors, fragments, headers, route, scratch, track};
 
 #[inline(always)]
 pub fn run(account: &Account, packet: &Skb) -> i32 {
@@ -24,7 +23,11 @@ pub fn run(account: &Account, packet: &Skb) -> i32 {
         verdict::NEXT_PART => last_part(account, packet),
         other => other,
     };
-    if action == verdict::OUTSIDE { part_of_refusals(account, packet) } else { action }
+    match action {
+        verdict::OUTSIDE => part_of_refusals(account, packet),
+        verdict::ANSWER => leaving_part(account, packet),
+        other => other,
+    }
 }
 
 #[inline(never)]
@@ -54,6 +57,11 @@ fn last_part(account: &Account, packet: &Skb) -> i32 {
 #[inline(never)]
 fn part_of_refusals(account: &Account, packet: &Skb) -> i32 {
     verdict::part(account, &Some(refuse(packet)))
+}
+
+#[inline(never)]
+fn leaving_part(account: &Account, packet: &Skb) -> i32 {
+    verdict::part(account, &Some(answer::leave(packet)))
 }
 
 /// Checks who sends, and answers who asks for a neighbour's MAC; `None` leaves the packet, kept by [`scratch`], to the others.
@@ -114,7 +122,7 @@ fn answers(packet: &Skb) -> Option<Outcome> {
 #[inline(always)]
 fn answer_client(packet: &Skb, attachment: &Attachment, ip: &IpHeader) -> Option<Outcome> {
     let is_way_out = attachment.flags & ATTACHMENT_WAY_OUT != 0;
-    let config = maps::config()?;
+    maps::config()?;
     let Ok(flow) = fragments::flow(packet, ip) else {
         let is_error = !is_way_out && headers::embedded_flow(packet, ip).is_some();
         return is_error.then_some(Ok(Verdict::ERROR));
@@ -124,7 +132,7 @@ fn answer_client(packet: &Skb, attachment: &Attachment, ip: &IpHeader) -> Option
     }
     let reply = track::reply(flow, attachment.address)?;
     fragments::remember(ip, flow);
-    Some(restore(config, packet, flow, attachment.address, reply))
+    Some(restore(packet, flow, reply))
 }
 
 /// An ICMP error of the task: about a client's packet, or like any other packet.
@@ -132,7 +140,7 @@ fn answer_client(packet: &Skb, attachment: &Attachment, ip: &IpHeader) -> Option
 fn error(packet: &Skb) -> Outcome {
     let config = maps::config().ok_or(DropReason::Unconfigured)?;
     let (attachment, ip) = scratch::of_task().ok_or(DropReason::Unconfigured)?;
-    errors::from_task(config, packet, ip, attachment.address).unwrap_or_else(|| last(packet))
+    errors::from_task(packet, ip, attachment.address).unwrap_or_else(|| last(packet))
 }
 
 /// Every node knows every endpoint: no question leaves it.
@@ -253,16 +261,10 @@ fn to_router(packet: &Skb, attachment: &Attachment, (ip, destination): (&IpHeade
     Ok(skb::send(packet.ifindex()))
 }
 
+/// What the task says becomes what the client asked.
 #[inline(always)]
-fn restore(config: &NodeConfig, packet: &Skb, flow: &Flow, task: Ip4, reply: &ReplyFlow) -> Outcome {
-    let client = flow.tuple.destination;
+fn restore(packet: &Skb, flow: &Flow, reply: &ReplyFlow) -> Outcome {
     packet.set_source(flow, reply.service, reply.service_port)?;
-    packet.set_destination(flow, client, reply.client_port)?;
-    if reply.strayed != FLOW_STRAYED {
-        return route::leave_from(config, packet, reply.service, client);
-    }
-    let service = (reply.service, reply.service_port);
-    let tuple = FlowTuple::new((client, reply.client_port), service, flow.tuple.protocol);
-    let tuple = scratch::tuple(tuple).ok_or(DropReason::Unconfigured)?;
-    route::leave_and_tell(config, packet, tuple, task)
+    packet.set_destination(flow, flow.tuple.destination, reply.client_port)?;
+    Ok(Verdict::ANSWER)
 }

@@ -5,11 +5,9 @@
 
 use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
 use aya_ebpf::helpers::bpf_get_prandom_u32;
-use ebpf_abi::flow::{
-    FLOW_ANSWERED, FLOW_ESTABLISHED, FLOW_FIN_CLIENT, FLOW_FIN_TASK, FLOW_RESET, FLOW_STRAYED,
-};
+use ebpf_abi::flow::{FLOW_ANSWERED, FLOW_ESTABLISHED, FLOW_FIN_CLIENT, FLOW_FIN_TASK, FLOW_RESET};
 use ebpf_abi::limits::SOURCE_PORT_TRIES;
-use ebpf_abi::{DropReason, FlowTuple, ForwardFlow, ForwardKey, Ip4, Port, ReplyFlow, ReplyKey};
+use ebpf_abi::{DropReason, FlowTuple, ForwardFlow, ForwardKey, Ip4, Port, ReplyFlow, ReplyKey, TargetPort};
 use ebpf_packet::Flow;
 
 use crate::gate;
@@ -27,10 +25,10 @@ pub struct Translated {
     pub client_port: Port,
 }
 
-/// The translation of a client's packet to `backend`, which came there by a detour or didn't; `None` if the flow isn't known
-/// there.
+/// The translation of a client's packet to `backend`, whose answers are to go this `way` from now on; `None` if the flow isn't
+/// known there.
 #[inline(always)]
-pub fn known(flow: &Flow, backend: Ip4, has_strayed: bool) -> Option<Translated> {
+pub fn known(flow: &Flow, backend: Ip4, way: u8) -> Option<Translated> {
     let key = &*scratch::forward_key(ForwardKey::new(&flow.tuple, backend))?;
     let row = FLOWS.get_ptr_mut(key)?;
     // SAFETY: the row stays in its place while this program runs; two CPUs that write it write the same.
@@ -41,8 +39,7 @@ pub fn known(flow: &Flow, backend: Ip4, has_strayed: bool) -> Option<Translated>
     }
     let translated = Translated { target_port: row.target_port, client_port: row.client_port };
     let ends = flow.is_first_syn() || flow.is_fin() || flow.is_reset();
-    let strayed = if has_strayed { FLOW_STRAYED } else { 0 };
-    if ends || row.state != FLOW_ESTABLISHED || row.strayed != strayed {
+    if ends || row.state != FLOW_ESTABLISHED || row.way != way {
         let client = (flow.tuple.source, row.client_port);
         let reply_key =
             &*scratch::reply_key(ReplyKey::new((backend, row.target_port), client, flow.tuple.protocol))?;
@@ -55,9 +52,9 @@ pub fn known(flow: &Flow, backend: Ip4, has_strayed: bool) -> Option<Translated>
                 return None;
             }
             note(flow, row, reply);
-            if row.strayed != strayed {
-                row.strayed = strayed;
-                reply.strayed = strayed;
+            if row.way != way {
+                row.way = way;
+                reply.way = way;
             }
         }
     }
@@ -131,12 +128,17 @@ fn closing(flow: &Flow, fin: u8) -> u8 {
 
 /// The first packet of a flow to `backend`: finds a source port that is free at the task, and writes both rows.
 #[inline(always)]
-pub fn open(flow: &Flow, backend: Ip4, target: Port) -> Result<Translated, DropReason> {
+pub fn open(
+    flow: &Flow,
+    backend: Ip4,
+    &TargetPort { target, way, .. }: &TargetPort,
+) -> Result<Translated, DropReason> {
     let tick = maps::tick();
     let tuple = &flow.tuple;
     let key = &*scratch::forward_key(ForwardKey::new(tuple, backend)).ok_or(DropReason::Unconfigured)?;
     let row = ReplyFlow::new((tuple.destination, tuple.destination_port), tuple.source_port, tick);
-    let row = &*scratch::reply(row).ok_or(DropReason::Unconfigured)?;
+    let row = scratch::reply(row).ok_or(DropReason::Unconfigured)?;
+    row.way = way;
     let reply_key = ReplyKey::new((backend, target), (tuple.source, tuple.source_port), tuple.protocol);
     let reply_key = scratch::reply_key(reply_key).ok_or(DropReason::Unconfigured)?;
     let mut tries = 0;
@@ -147,7 +149,8 @@ pub fn open(flow: &Flow, backend: Ip4, target: Port) -> Result<Translated, DropR
         }
         reply_key.client_port = random_port();
     }
-    let forward = ForwardFlow::new(target, reply_key.client_port, tick);
+    let mut forward = ForwardFlow::new(target, reply_key.client_port, tick);
+    forward.way = way;
     let own = Translated { target_port: target, client_port: reply_key.client_port };
     match FLOWS.insert(key, forward, BPF_NOEXIST.into()) {
         Ok(()) => {

@@ -3,21 +3,15 @@
 
 use core::mem::MaybeUninit;
 
-use aya_ebpf::bindings::{bpf_fib_lookup as FibLookup, xdp_md};
-use aya_ebpf::helpers::bpf_fib_lookup;
+use aya_ebpf::bindings::xdp_md;
 use ebpf_abi::{DropReason, Ip4, MacAddr, NextHop, NodeConfig};
 use ebpf_packet::vxlan::{self, MTU_OVERHEAD, Outer};
-use ebpf_packet::{Bytes as _, Ethernet, ethernet, ip, ipv4};
+use ebpf_packet::{Bytes as _, Ethernet, Version, ethernet, ip, ipv4};
 
 use crate::account::Account;
+use crate::fib;
 use crate::maps::{self, NEXT_HOPS};
 use crate::skb::{self, Skb};
-
-/// `AF_INET`.
-const IPV4_FAMILY: u8 = 2;
-/// `BPF_FIB_LKUP_RET_SUCCESS` and `BPF_FIB_LKUP_RET_NO_NEIGH`.
-const FOUND: i64 = 0;
-const NO_NEIGHBOUR: i64 = 7;
 
 /// A tunnel, and what the inner Ethernet header says.
 #[derive(Clone, Copy, Default)]
@@ -94,49 +88,33 @@ fn next_hop(config: &NodeConfig, packet: &Skb, node: Ip4, asks_again: bool) -> O
 
 #[inline(always)]
 fn look_up(config: &NodeConfig, packet: &Skb, node: Ip4) -> Option<NextHop> {
-    let mut lookup = MaybeUninit::<FibLookup>::uninit();
-    // SAFETY: every byte is written before the kernel reads, and the members read are those of IPv4.
-    let hop = unsafe {
-        clear(&mut lookup);
-        let lookup = lookup.assume_init_mut();
-        lookup.family = IPV4_FAMILY;
-        // Not 0: then the kernel would measure the packet as it is now, and not tell the way's MTU.
-        lookup.__bindgen_anon_1.tot_len = 1;
-        lookup.ifindex = config.uplink_ifindex;
-        lookup.__bindgen_anon_3.ipv4_src = config.vtep.to_be_u32();
-        lookup.__bindgen_anon_4.ipv4_dst = node.to_be_u32();
-        let found = bpf_fib_lookup(packet.context(), lookup, size_of::<FibLookup>() as i32, 0);
-        if found == NO_NEIGHBOUR {
-            return None;
-        }
-        let is_ours =
-            found == FOUND && lookup.family == IPV4_FAMILY && lookup.ifindex == config.uplink_ifindex;
-        NextHop {
-            seen: maps::tick(),
-            to_renew: 0,
-            ifindex: if is_ours { config.uplink_ifindex } else { 0 },
-            gateway: Ip4::from_be_u32(lookup.__bindgen_anon_4.ipv4_dst),
-            mtu: lookup.__bindgen_anon_1.mtu_result.into(),
-            source: MacAddr(lookup.smac),
-            destination: MacAddr(lookup.dmac),
-        }
+    let mut lookup = MaybeUninit::uninit();
+    let lookup = fib::cleared(&mut lookup);
+    lookup.__bindgen_anon_3.ipv4_src = config.vtep.to_be_u32();
+    lookup.__bindgen_anon_4.ipv4_dst = node.to_be_u32();
+    // Not 0 bytes: then the kernel would measure the packet as it is now, and not tell the way's MTU.
+    let found = fib::ask(config, packet, (Version::V4, 1), lookup);
+    if found == fib::NO_NEIGHBOUR {
+        return None;
+    }
+    let is_ours = found == fib::FOUND
+        && lookup.family == fib::family(Version::V4)
+        && lookup.ifindex == config.uplink_ifindex;
+    // SAFETY: the members read are those of IPv4, and of an answer.
+    let (gateway, mtu) =
+        unsafe { (Ip4::from_be_u32(lookup.__bindgen_anon_4.ipv4_dst), lookup.__bindgen_anon_1.mtu_result) };
+    let hop = NextHop {
+        seen: maps::tick(),
+        to_renew: 0,
+        ifindex: if is_ours { config.uplink_ifindex } else { 0 },
+        gateway,
+        mtu: mtu.into(),
+        source: MacAddr(lookup.smac),
+        destination: MacAddr(lookup.dmac),
     };
     // A full table makes room by itself.
     let _ = NEXT_HOPS.insert(node, hop, 0);
     if hop.ifindex == 0 { None } else { Some(hop) }
-}
-
-/// All zero, by whole words: the compiler would call its `memset`, which goes byte by byte.
-#[inline(always)]
-fn clear(lookup: &mut MaybeUninit<FibLookup>) {
-    const { assert!(size_of::<FibLookup>() == 64 && align_of::<FibLookup>() >= 4) };
-    let words = lookup.as_mut_ptr().cast::<u32>();
-    let mut index = 0;
-    while index < 16 {
-        // SAFETY: within the look-up, and aligned as its members are.
-        unsafe { words.add(index).write_volatile(0) };
-        index += 1;
-    }
 }
 
 /// Destination and source MAC towards a node out of the interface that XDP runs on, if that is known in this second and lets

@@ -27,6 +27,8 @@ impl Verdict {
     pub const OUTSIDE: Self = Self::Forward(OUTSIDE);
     /// Taken out of the tunnel that [`crate::scratch`] keeps.
     pub const ARRIVED: Self = Self::Forward(ARRIVED);
+    /// To the client that it answers, which a part of its own finds the way to.
+    pub const ANSWER: Self = Self::Forward(ANSWER);
 }
 
 pub type Outcome = Result<Verdict, DropReason>;
@@ -40,6 +42,7 @@ pub const TOO_LONG: i32 = 102;
 pub const ERROR: i32 = 103;
 pub const ARRIVED: i32 = 104;
 pub const OUTSIDE: i32 = 105;
+pub const ANSWER: i32 = 106;
 
 /// Ends a part; `None` leaves the packet to the next.
 #[inline(always)]

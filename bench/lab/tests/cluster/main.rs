@@ -3,6 +3,7 @@
 //! `cargo xtask test --only cluster`; `MESH_SCENARIO=update` picks those whose name contains the word.
 
 mod bad_input;
+mod direct;
 mod dns;
 mod failures;
 mod forming;
@@ -27,6 +28,7 @@ const SCENARIOS: &[Scenario] = &[
     ("nodes and localhost reach the mesh", mesh::nodes_reach_the_mesh),
     ("curl reaches every node by IPv6", mesh::curl_by_ipv6),
     ("udp goes the same way", mesh::udp_goes_the_same_way),
+    ("answers go straight if a service wants it", direct::answers_go_straight),
     ("names and virtual addresses", mesh::names_and_virtual_addresses),
     ("a service's own resolver", dns::own_resolver),
     ("managers tell of every node", inspection::of_every_node),

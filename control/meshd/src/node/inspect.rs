@@ -14,7 +14,7 @@ use dataplane_model::inspect::{
     DropsReport, EndpointRow, FdbReport, FlowsReport, LoadBalancerRow, NodeStatus, RingReport, VerifyReport,
 };
 use dataplane_model::kernel_state::protocol_name;
-use dataplane_model::{DataPlane as _, NodeView, PublishedPort};
+use dataplane_model::{DataPlane as _, NodeView, PublishedPort, Service};
 
 pub mod cluster;
 pub mod dns;

@@ -106,7 +106,9 @@ fn services(tables: &Tables, state: &mut KernelState) -> Result<(), crate::bpf::
         }
     }
     for (key, row) in tables.target_ports.rows()? {
-        state.ports.insert(rows::port_key_back(key), row.target.get());
+        if let Some(row) = rows::target_port_back(row) {
+            state.ports.insert(rows::port_key_back(key), row);
+        }
     }
     Ok(())
 }

@@ -4,9 +4,10 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use dataplane_model::kernel_state::{
     AttachmentRole, AttachmentRow, Dual, EndpointKey, Frontend, FrontendKey, PortKey, Program, RingKey,
-    VipKey,
+    TargetPort, VipKey,
 };
 use dataplane_model::{Mac, Vni};
+use ebpf_abi::flow::FLOW_DSR;
 use ebpf_abi::table::{ATTACHMENT_INGRESS, ATTACHMENT_WAY_OUT, ENDPOINT_SERVES};
 use ebpf_abi::{Ip, Ip4, MacAddr, Port, Prefix6, ProgramId};
 use ipnetwork::{Ipv4Network, Ipv6Network};
@@ -74,6 +75,16 @@ pub(super) fn port_key(key: PortKey) -> ebpf_abi::TargetPortKey {
 
 pub(super) fn port_key_back(key: ebpf_abi::TargetPortKey) -> PortKey {
     PortKey { endpoint: key.endpoint.into(), protocol: key.protocol, published: key.published.get() }
+}
+
+pub(super) fn target_port(row: TargetPort) -> ebpf_abi::TargetPort {
+    ebpf_abi::TargetPort::new(Port::new(row.port)).with_dsr(row.dsr)
+}
+
+/// `None` for a row that this version does not write.
+pub(super) fn target_port_back(row: ebpf_abi::TargetPort) -> Option<TargetPort> {
+    let back = TargetPort { port: row.target.get(), dsr: row.way == FLOW_DSR };
+    (target_port(back) == row).then_some(back)
 }
 
 pub(super) fn vip_key(key: VipKey) -> ebpf_abi::VipKey {
@@ -204,5 +215,12 @@ mod tests {
         );
         let port = PortKey { endpoint: Ipv4Addr::new(10, 0, 0, 5), protocol: 17, published: 53 };
         assert_eq!(port_key_back(port_key(port)), port);
+        for dsr in [false, true] {
+            let row = TargetPort { port: 80, dsr };
+            assert_eq!(target_port_back(target_port(row)), Some(row));
+        }
+        let mut foreign = target_port(TargetPort { port: 80, dsr: false });
+        foreign.way = 4;
+        assert_eq!(target_port_back(foreign), None);
     }
 }

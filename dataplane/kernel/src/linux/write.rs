@@ -5,7 +5,7 @@ use dataplane_model::kernel_state::{
     Change, Endpoint, Hook, HookMode, HookTarget, LinkName, Owner, Place, Ring, Vnis,
 };
 use dataplane_model::{Op, SandboxId};
-use ebpf_abi::{Ip, Ip4, NodeConfig, Peer, Port, SandboxNetworks, TargetPort};
+use ebpf_abi::{Ip, Ip4, NodeConfig, Peer, SandboxNetworks};
 
 use super::{LinuxKernel, links, rows};
 use crate::bpf::{self, HookPin, Replaced, Tables};
@@ -54,7 +54,7 @@ impl LinuxKernel {
             Op::Endpoint(Change::Delete(key)) => {
                 tables.endpoints.remove(&rows::endpoint_key(*key)).map_err(|error| KernelError::of(&error))
             }
-            Op::Port(change) => row!(tables.target_ports, change, rows::port_key, target),
+            Op::Port(change) => row!(tables.target_ports, change, rows::port_key, rows::target_port),
             Op::Ring(Change::Put(key, ring)) => put_rings(tables, &[(rows::ring_key(*key), places(ring))]),
             Op::Ring(Change::Delete(key)) => {
                 tables.rings.remove(&rows::ring_key(*key)).map_err(|error| KernelError::of(&error))
@@ -194,10 +194,6 @@ fn endpoint(row: &Endpoint) -> Result<ebpf_abi::Endpoint, KernelError> {
 
 fn existing(link: &LinkName) -> Result<u32, KernelError> {
     links::existing(link)
-}
-
-fn target(port: u16) -> TargetPort {
-    TargetPort::new(Port::new(port))
 }
 
 fn places(ring: &Ring) -> Vec<Ip4> {

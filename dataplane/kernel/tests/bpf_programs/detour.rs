@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, UdpSocket};
-use std::time::Instant;
 
 use ebpf_abi::limits::ROUTER_MAC;
 use ebpf_abi::ring::{MAX_HOPS, fingerprint};
@@ -16,7 +15,7 @@ use crate::harness::{Bench, Expect, bench, client_to};
 use crate::support::capture::Capture;
 use crate::support::lab::{CLIENT, INGRESS_VNI, Lab, NODES, RING, TASKS, tc_mode};
 use crate::support::packets::{Segment, between, vxlan};
-use crate::support::traffic::{PATIENCE, connect_from, exchange, serve_tcp};
+use crate::support::traffic::{PATIENCE, connect_from, exchange, serve_tcp, wait_until};
 
 /// Sends a segment of the client's connection through a tunnel from the node beside `node` to task 0 or 1 there.
 fn forward(lab: &Lab, node: usize, chooser: Chooser, client_port: u16) {
@@ -55,14 +54,6 @@ fn ring(number: u8) -> Vec<Ip4> {
 
 fn chosen_by(hops: u8, ring: &[Ip4]) -> Chooser {
     Chooser { hops, fingerprint: fingerprint(ring) }
-}
-
-#[track_caller]
-fn wait_until(what: &str, is_so: impl Fn() -> bool) {
-    let started = Instant::now();
-    while !is_so() {
-        assert!(started.elapsed() < PATIENCE, "{what}: this never came");
-    }
 }
 
 fn n_flows(lab: &Lab, node: usize) -> usize {
@@ -158,8 +149,8 @@ fn answers_teach_the_node_that_clients_enter_by() {
                 let replies = bpf.tables.replies.rows().unwrap();
                 let flows = bpf.tables.flows.rows().unwrap();
                 (
-                    replies.values().filter(|row| row.strayed != 0).count(),
-                    flows.values().filter(|row| row.strayed != 0).count(),
+                    replies.values().filter(|row| row.way != 0).count(),
+                    flows.values().filter(|row| row.way != 0).count(),
                 )
             })
         };
@@ -200,7 +191,7 @@ fn a_flow_found_where_it_enters_goes_straight() {
         Bench::received(bpf, ProgramId::MeshUplink, uplink).check("goes on", &ack, &expected);
 
         assert_eq!(bpf.tables.flow_cache.get(&tuple).unwrap(), Some(TASKS[1]));
-        assert!(bpf.tables.replies.rows().unwrap().values().all(|row| row.strayed == 0));
+        assert!(bpf.tables.replies.rows().unwrap().values().all(|row| row.way == 0));
     });
 }
 

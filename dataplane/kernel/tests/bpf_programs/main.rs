@@ -4,6 +4,7 @@
 mod bulk;
 mod clients6;
 mod detour;
+mod direct;
 mod drift;
 mod flood;
 mod harness;

@@ -439,6 +439,14 @@ fn tunnels_follow_the_nodes_routes() {
     lab.check_counters();
 }
 
+/// What can go straight does, and nothing else changes.
+#[test]
+fn walk_with_direct_answers() {
+    let lab = lab(tc_mode());
+    lab.answer_directly();
+    walk(&lab);
+}
+
 #[test]
 fn walk_by_tcx() {
     if !has_tcx() {

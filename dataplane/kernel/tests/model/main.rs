@@ -43,7 +43,7 @@ const SEED: &str = "MESH_MODEL_SEED";
 const STEPS: &str = "MESH_MODEL_STEPS";
 
 /// What packets must have come to, or the generator has lost its bite.
-const ENDS: [(ProgramId, &str); 57] = [
+const ENDS: [(ProgramId, &str); 58] = [
     (ProgramId::MeshXdp, "Forward(Back { redirected: false })"),
     (ProgramId::MeshXdp, "Forward(Back { redirected: true })"),
     (ProgramId::MeshXdp, "Pass"),
@@ -88,6 +88,7 @@ const ENDS: [(ProgramId, &str); 57] = [
     (ProgramId::MeshTask, "Pass"),
     (ProgramId::MeshTask, "neighbour-unanswered"),
     (ProgramId::MeshTask, "sent out"),
+    (ProgramId::MeshTask, "straight to a client"),
     (ProgramId::MeshTask, "to a task"),
     (ProgramId::MeshTask, "tunnelled"),
     (ProgramId::MeshTask, "tunnelled by own headers"),

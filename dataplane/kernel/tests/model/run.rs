@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use ebpf_abi::limits::{MAX_DROP_REASONS, MAX_NEW_CACHED_FLOWS, ROUTER_MAC};
 use ebpf_abi::{CounterRow, Ip4, ProgramId};
 
-use crate::frame::{IPV6, at, checksums_hold};
+use crate::frame::{IPV6, Link, at, checksums_hold};
 use crate::generate::dice::Dice;
 use crate::generate::{self, world};
 use crate::kernel::{Machine, Ran, Slate};
+use crate::network::{Family, Network};
 use crate::packet::{Packet, SocketCall, Step, TUNNEL, hex};
 use crate::step::{FLOW_HASH, Outcome, Verdict, Way, socket_step, step};
 use crate::tables::{Tables, Wanted};
@@ -153,12 +154,21 @@ impl Bench {
             Verdict::Forward(Way::Out(TUNNEL)) => "tunnelled".into(),
             Verdict::Forward(Way::Neighbour(..)) => "tunnelled by own headers".into(),
             Verdict::Forward(Way::Out(_)) => "sent out".into(),
+            Verdict::Forward(Way::Routed(_)) if self.is_of_other_node(&outcome.bytes) => {
+                "straight to a client".into()
+            }
             Verdict::Forward(Way::Sandbox(_)) => "to a task".into(),
             Verdict::Drop(reason) => reason.label().to_owned(),
             other => format!("{other:?}"),
         };
         let end = if is_v6 { format!("{end}, IPv6") } else { end };
         *self.ends.entry((program, end)).or_default() += 1;
+    }
+
+    /// The source is an address of another node.
+    fn is_of_other_node(&self, frame: &[u8]) -> bool {
+        let ip = Link::of(frame).and_then(|link| Network::of(frame, Family::of(link.kind)?));
+        ip.is_some_and(|ip| !self.model.is_own(ip.source))
     }
 
     fn socket(&mut self, call: &SocketCall) -> Result<(), String> {

@@ -19,7 +19,7 @@ pub use reset::SocketReset;
 pub use rows::{
     AttachmentRole, AttachmentRow, Device, Dual, Endpoint, EndpointKey, Frontend, FrontendKey, Hook,
     HookMode, HookTarget, Leg, Leg6, LinkName, NodeRoute, Owner, PacketFilter, Place, PortKey, Present,
-    Program, Ring, RingKey, SandboxNet, Settings, Singleton, VipKey, Vnis, protocol_name,
+    Program, Ring, RingKey, SandboxNet, Settings, Singleton, TargetPort, VipKey, Vnis, protocol_name,
 };
 pub use table::Change;
 use table::{changes, differences, write_table};
@@ -123,7 +123,7 @@ tables! {
     /// Where each address of each network lives.
     endpoints: Endpoint(EndpointKey => Endpoint),
     /// Published port → target port, on the node of the task.
-    ports: Port(PortKey => u16),
+    ports: Port(PortKey => TargetPort),
     /// Which networks a process in the sandbox reaches virtual addresses of.
     cookies: Cookie(SandboxId => Vnis),
     /// Maglev rings.

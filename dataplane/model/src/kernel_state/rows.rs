@@ -238,6 +238,14 @@ pub struct PortKey {
     pub published: u16,
 }
 
+/// Where a task listens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TargetPort {
+    pub port: u16,
+    /// Answers go straight to the clients.
+    pub dsr: bool,
+}
+
 /// Networks of a sandbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Vnis(pub BTreeSet<Vni>);

@@ -40,6 +40,7 @@ fn take(step: Step, view: &mut NodeView, facts: &mut NodeFacts) {
         9 => {
             let (protocol, published) = ([6, 17, 132][usize::from(b % 3)], 8080 + u16::from(c % 2));
             toggle(&mut service(view, a).ingress_ports, PublishedPort { protocol, published, target: 80 });
+            service(view, a).dsr = c > 128;
         }
         10 => match service(view, a).vips.insert(network_key, address) {
             Some(_) if c > 128 => drop(service(view, a).vips.remove(&network_key)),

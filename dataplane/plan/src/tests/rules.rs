@@ -76,6 +76,17 @@ fn endpoints_serve_while_a_ring_holds_them() {
 }
 
 #[test]
+fn the_ports_of_a_service_say_that_answers_go_straight_to_clients() {
+    let mut view = view();
+    let by_tunnel = planned(&view, &facts()).state;
+    view.services.get_mut(&WEB).unwrap().dsr = true;
+    let direct = planned(&view, &facts()).state;
+    assert!(by_tunnel.ports.values().all(|port| !port.dsr));
+    let steps: Vec<String> = crate::steps(&by_tunnel, &direct).iter().map(ToString::to_string).collect();
+    assert_eq!(steps, ["+ ports 10.0.0.5 tcp/8080 80 dsr"]);
+}
+
+#[test]
 fn a_backend_without_endpoint_is_not_in_the_ring() {
     let mut view = view();
     view.remote_endpoints.clear();

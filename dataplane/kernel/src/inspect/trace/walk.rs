@@ -8,10 +8,11 @@ use dataplane_model::inspect::{
     HOP, TraceChance, TraceEnd, TraceReport, TraceStep, TraceWay, TunnelledPacket,
 };
 use dataplane_model::kernel_state::protocol_name;
+use ebpf_abi::flow::FLOW_DSR;
 use ebpf_abi::table::{ATTACHMENT_INGRESS, ATTACHMENT_WAY_OUT};
 use ebpf_abi::{
     Attachment, DropReason, Endpoint, EndpointKey, FlowTuple, ForwardKey, FrontendKey, Ip4, NodeConfig, Port,
-    ProgramId, ReplyFlow, ReplyKey, RingKey, SandboxNetworks, TargetPortKey, VipKey, protocol,
+    ProgramId, ReplyFlow, ReplyKey, RingKey, SandboxNetworks, TargetPort, TargetPortKey, VipKey, protocol,
 };
 use ebpf_packet::hash::{flow_hash, place};
 
@@ -180,11 +181,14 @@ impl<'a, T: Lookup> Walk<'a, T> {
     ) -> Result<TraceEnd, TableError> {
         let published = tuple.destination_port;
         let key = TargetPortKey::new(backend, published, tuple.protocol);
-        let Some(target) = self.tables.target(&key)?.map(|row| row.target) else {
+        let Some(TargetPort { target, way, .. }) = self.tables.target(&key)? else {
             self.say("target port", format!("{backend} publishes no port {published}"));
             return Ok(dropped(program, DropReason::UnpublishedPort));
         };
         self.say("target port", format!("published {published} is {target}"));
+        if way & FLOW_DSR != 0 {
+            self.answers(tuple)?;
+        }
         if let Some(flow) = self.tables.flow(&ForwardKey::new(tuple, backend))? {
             self.say("flow", format!("known: the task sees it from port {}", flow.client_port));
             return Ok(sandbox((backend, flow.target_port), endpoint));
@@ -199,6 +203,21 @@ impl<'a, T: Lookup> Walk<'a, T> {
         };
         self.say("flow", says);
         Ok(sandbox((backend, target), endpoint))
+    }
+
+    /// `route::leave_from` for the answers of a service with direct server return. Routes are the kernel's own.
+    fn answers(&mut self, tuple: &FlowTuple) -> Result<(), TableError> {
+        if self.tables.owner(tuple.destination)?.is_none_or(Ip4::is_unspecified) {
+            return Ok(());
+        }
+        self.say(
+            "answers",
+            match self.tables.owner(tuple.source)? {
+                None => "straight to the client if this node's route there leads out of the uplink, else by the tunnel",
+                Some(_) => "by the tunnel: the client is a node",
+            },
+        );
+        Ok(())
     }
 
     /// No living flow of the client through another node has its port at the task.

@@ -231,6 +231,14 @@ impl Lab {
         });
     }
 
+    /// Answers of all published ports leave from the tasks' own nodes, if these can send them there.
+    pub fn answer_directly(&self) {
+        for node in 0..2 {
+            self.allow_own_headers(node);
+            self.with_bpf(node, |bpf| answer_directly(&mut bpf.tables, true));
+        }
+    }
+
     /// Lets both nodes forget which backends the flows that enter by them have.
     pub fn empty_caches(&self) {
         for node in 0..2 {
@@ -287,6 +295,13 @@ impl Drop for Lab {
             PinDir::new(&self.node_pins(node)).remove_all().unwrap();
         }
         let _ = std::fs::remove_dir(&self.pin_dir);
+    }
+}
+
+/// All published ports of a node's tasks do so from the client's next packet on, or not any more.
+pub fn answer_directly(tables: &mut Tables, is_direct: bool) {
+    for (key, row) in tables.target_ports.rows().unwrap() {
+        tables.target_ports.insert(&key, &row.with_dsr(is_direct)).unwrap();
     }
 }
 

@@ -8,7 +8,7 @@ use std::net::{
 };
 use std::path::Path;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ebpf_abi::Ip;
 use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrIn, SockaddrIn6, SockaddrLike};
@@ -35,6 +35,14 @@ fn any_like(address: Ip) -> SocketAddr {
 /// As a socket of its own family sees it.
 fn plain(seen: SocketAddr) -> SocketAddr {
     SocketAddr::new(seen.ip().to_canonical(), seen.port())
+}
+
+#[track_caller]
+pub fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+    let started = Instant::now();
+    while !is_so() {
+        assert!(started.elapsed() < PATIENCE, "{what}: this never came");
+    }
 }
 
 pub fn serve_tcp(namespace: &Namespace, port: u16) {

@@ -203,8 +203,11 @@ fn change(dice: &mut Dice, tables: &Tables) -> Change {
             dice.pick(&[None, Some(Ip4::UNSPECIFIED), Some(PEERS[1])]),
         ),
         22 => {
-            let port = dice.pick_from(wanted.target_ports.keys()).copied();
-            port.map_or(Change::EmptyCaches, |key| Change::TargetPort(key, None))
+            let port = dice.pick_from(wanted.target_ports.iter());
+            let toggled = dice.one_in(2);
+            port.map_or(Change::EmptyCaches, |(key, row)| {
+                Change::TargetPort(*key, toggled.then(|| row.with_dsr(row.way == 0)))
+            })
         }
         23 | 24 => {
             let vni = dice.pick(&[INGRESS, OVERLAY]);

@@ -159,7 +159,8 @@ fn services(dice: &mut Dice, wanted: &mut Wanted) {
         for backend in &BACKENDS[..3] {
             if !dice.one_in(15) {
                 let key = TargetPortKey::new(*backend, Port::new(published), protocol);
-                wanted.target_ports.insert(key, TargetPort::new(Port::new(target)));
+                let port = TargetPort::new(Port::new(target)).with_dsr(dice.one_in(3));
+                wanted.target_ports.insert(key, port);
             }
         }
     }

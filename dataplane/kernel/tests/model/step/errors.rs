@@ -1,7 +1,7 @@
 //! ICMP errors: made here, steered to a backend, and sent by a task.
 
 use ebpf_abi::limits::ROUTER_MAC;
-use ebpf_abi::{Attachment, Chooser, DropReason, FlowTuple, Ip, Ip4, Port, ReplyKey, protocol};
+use ebpf_abi::{Attachment, Chooser, DropReason, FlowTuple, Ip, Ip4, ReplyFlow, ReplyKey, protocol};
 
 use super::mesh::Backend;
 use super::rewrite::Side;
@@ -128,14 +128,14 @@ impl Walk<'_> {
         let client = (asked.source, asked.source_port);
         let key = ReplyKey::new((task, asked.destination_port), client, asked.protocol);
         let flow = *self.tables.written.replies.get(&key)?;
-        Some(self.restore_error(ip, flow.service, (flow.client_port, flow.service_port)))
+        Some(self.restore_error(ip, &flow))
     }
 
-    fn restore_error(&mut self, ip: &Network, service: Ip, ports: (Port, Port)) -> Step {
-        self.translate_fault_address(ip.family, Side::Destination, service)?;
-        self.translate_fault_port(ip.family, Side::Source, ports.0)?;
-        self.translate_fault_port(ip.family, Side::Destination, ports.1)?;
-        self.set_error_address(ip.family, Side::Source, service)?;
-        self.leave_from(service, ip.destination)
+    fn restore_error(&mut self, ip: &Network, flow: &ReplyFlow) -> Step {
+        self.translate_fault_address(ip.family, Side::Destination, flow.service)?;
+        self.translate_fault_port(ip.family, Side::Source, flow.client_port)?;
+        self.translate_fault_port(ip.family, Side::Destination, flow.service_port)?;
+        self.set_error_address(ip.family, Side::Source, flow.service)?;
+        self.leave_from(flow, ip.destination)
     }
 }

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use ebpf_abi::flow::FLOW_STRAYED;
 use ebpf_abi::limits::{FRAGMENTS_SECS, MAX_NEW_CACHED_FLOWS, ROUTER_MAC};
 use ebpf_abi::ring::{EARLIER_RINGS, MAX_HOPS, fingerprint};
 use ebpf_abi::{
@@ -139,9 +140,10 @@ impl Walk<'_> {
     pub fn deliver(&mut self, segment: &Segment, backend: Backend, chooser: Option<Chooser>) -> Step {
         let tuple = &segment.tuple;
         let key = TargetPortKey::new(backend.0, tuple.destination_port, tuple.protocol);
-        let target = self.tables.wanted.target_ports.get(&key).ok_or(DropReason::UnpublishedPort)?.target;
+        let target = self.tables.wanted.target_ports.get(&key).copied().ok_or(DropReason::UnpublishedPort)?;
+        let way = |by_detour: bool| target.way | if by_detour { FLOW_STRAYED } else { 0 };
         let asked_by = chooser.unwrap_or(Chooser::IN_USE);
-        if let Some(seen) = self.tables.client_sends(segment, backend.0, asked_by.hops > 0) {
+        if let Some(seen) = self.tables.client_sends(segment, backend.0, way(asked_by.hops > 0)) {
             return self.hand_over(segment, backend, seen);
         }
         if !segment.is_datagram()
@@ -151,7 +153,7 @@ impl Walk<'_> {
             if !other.1.is_local() {
                 return Ok(self.ask_other_node(&other.1, next));
             }
-            if let Some(seen) = self.tables.client_sends(segment, other.0, chooser.is_some()) {
+            if let Some(seen) = self.tables.client_sends(segment, other.0, way(chooser.is_some())) {
                 if chooser.is_none() {
                     self.tables.learn(*tuple, other.0);
                 }

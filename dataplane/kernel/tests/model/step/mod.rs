@@ -16,8 +16,9 @@ mod uplink;
 
 pub use headers::FLOW_HASH;
 
+use ebpf_abi::flow::FLOW_DSR;
 use ebpf_abi::limits::ROUTER_MAC;
-use ebpf_abi::{DropReason, FlowTuple, Ip, Ip4, MacAddr, ProgramId};
+use ebpf_abi::{DropReason, FlowTuple, Ip, Ip4, MacAddr, ProgramId, ReplyFlow};
 
 use crate::network::Family;
 use crate::packet::{Packet, SocketCall};
@@ -116,12 +117,23 @@ impl Walk<'_> {
         self.tables.address(vni, task, family).ok_or(DropReason::NotIp)
     }
 
-    /// A packet from the node address `source`, which leaves from the node that has it now.
-    fn leave_from(&mut self, source: Ip, client: Ip) -> Step {
-        Ok(match self.owner(source)? {
+    /// A packet to a flow's client, which leaves from the node that has the address now that the client asked, or from this
+    /// one, if the service wants that and the kernel knows a way.
+    fn leave_from(&mut self, flow: &ReplyFlow, client: Ip) -> Step {
+        Ok(match self.owner(flow.service)? {
             Ip4::UNSPECIFIED => self.leave_here(client),
+            _ if flow.way & FLOW_DSR != 0 && self.reaches(client) => self.leave_here(client),
             owner => self.send_to_node(owner, ROUTER_MAC),
         })
+    }
+
+    /// The client is no node, and the kernel's way to it, whose neighbour may be unknown still, leads out of the uplink.
+    fn reaches(&self, client: Ip) -> bool {
+        const NO_NEIGHBOUR: u32 = 7;
+        let hop = self.packet.next_hop;
+        let is_node = self.tables.wanted.address_owners.contains_key(&client);
+        let is_found = hop.result == 0 || hop.result == NO_NEIGHBOUR;
+        !is_node && is_found && hop.ifindex == self.tables.wanted.config.uplink_ifindex
     }
 
     /// The same for an answer of a flow, as its client's packets have it, that comes here by a detour: the node that they

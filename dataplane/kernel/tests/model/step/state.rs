@@ -1,10 +1,8 @@
 //! Flows of this node's backends: who they are to the task, and when they are over.
 
-use ebpf_abi::flow::{
-    FLOW_ANSWERED, FLOW_ESTABLISHED, FLOW_FIN_CLIENT, FLOW_FIN_TASK, FLOW_RESET, FLOW_STRAYED,
-};
+use ebpf_abi::flow::{FLOW_ANSWERED, FLOW_ESTABLISHED, FLOW_FIN_CLIENT, FLOW_FIN_TASK, FLOW_RESET};
 use ebpf_abi::limits::SOURCE_PORT_TRIES;
-use ebpf_abi::{DropReason, FlowTuple, ForwardFlow, ForwardKey, Ip4, Port, ReplyFlow, ReplyKey};
+use ebpf_abi::{DropReason, FlowTuple, ForwardFlow, ForwardKey, Ip4, Port, ReplyFlow, ReplyKey, TargetPort};
 
 use crate::frame::{FIN, RST, Segment};
 use crate::kernel::HALF_OPEN_FLOWS;
@@ -24,8 +22,8 @@ impl Tables {
         Some(Seen { target: row.target_port, client: row.client_port })
     }
 
-    /// The same, for a packet of the flow: remembers that it came, and whether by a detour.
-    pub fn client_sends(&mut self, segment: &Segment, backend: Ip4, by_detour: bool) -> Option<Seen> {
+    /// The same, for a packet of the flow: remembers that it came, and which way answers go now.
+    pub fn client_sends(&mut self, segment: &Segment, backend: Ip4, way: u8) -> Option<Seen> {
         let tuple = &segment.tuple;
         let seen = self.known_flow(tuple, backend)?;
         let key = ReplyKey::new((backend, seen.target), (tuple.source, seen.client), tuple.protocol);
@@ -34,9 +32,8 @@ impl Tables {
         row.last_seen = self.wanted.tick;
         let Some(reply) = self.written.replies.get_mut(&key) else { return Some(seen) };
         let ends = segment.flags & (FIN | RST) != 0;
-        let strayed = if by_detour { FLOW_STRAYED } else { 0 };
         // What goes on as ever changes nothing, and doesn't look.
-        if !ends && !segment.begins() && row.state == FLOW_ESTABLISHED && row.strayed == strayed {
+        if !ends && !segment.begins() && row.state == FLOW_ESTABLISHED && row.way == way {
             return Some(seen);
         }
         if key.forward_key(reply) != forward {
@@ -44,9 +41,7 @@ impl Tables {
             self.written.flows.remove(&forward);
             return None;
         }
-        if row.strayed != strayed {
-            (row.strayed, reply.strayed) = (strayed, strayed);
-        }
+        (row.way, reply.way) = (way, way);
         if segment.begins() {
             if is_over(reply) {
                 row.state = 0;
@@ -63,9 +58,15 @@ impl Tables {
 
     /// The first packet of a flow that a backend gets. The client keeps its port unless another flow that lives has it at
     /// this task.
-    pub fn flow_begins(&mut self, segment: &Segment, backend: Ip4, target: Port) -> Result<Seen, DropReason> {
+    pub fn flow_begins(
+        &mut self,
+        segment: &Segment,
+        backend: Ip4,
+        TargetPort { target, way, .. }: TargetPort,
+    ) -> Result<Seen, DropReason> {
         let (tuple, tick) = (&segment.tuple, self.wanted.tick);
-        let reply = ReplyFlow::new((tuple.destination, tuple.destination_port), tuple.source_port, tick);
+        let mut reply = ReplyFlow::new((tuple.destination, tuple.destination_port), tuple.source_port, tick);
+        reply.way = way;
         let key = |client| ReplyKey::new((backend, target), (tuple.source, client), tuple.protocol);
         let mut client = tuple.source_port;
         let mut tries = 1;
@@ -80,7 +81,8 @@ impl Tables {
             self.written.replies.remove(&key(client));
             return Err(DropReason::FlowTableFull);
         }
-        let forward = ForwardFlow::new(target, client, tick);
+        let mut forward = ForwardFlow::new(target, client, tick);
+        forward.way = way;
         self.written.flows.insert(ForwardKey::new(tuple, backend), forward);
         self.line_up(ForwardKey::new(tuple, backend));
         Ok(Seen { target, client })

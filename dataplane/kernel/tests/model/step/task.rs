@@ -1,5 +1,6 @@
 //! What a task sends into one of its networks.
 
+use ebpf_abi::flow::FLOW_STRAYED;
 use ebpf_abi::limits::ROUTER_MAC;
 use ebpf_abi::table::{ATTACHMENT_INGRESS, ATTACHMENT_WAY_OUT};
 use ebpf_abi::{Attachment, DropReason, EndpointKey, FlowTuple, Ip, Ip4, ReplyFlow};
@@ -97,8 +98,8 @@ impl Walk<'_> {
         let task = (tuple.source, tuple.source_port);
         self.translate(segment, Side::Source, task, (flow.service, flow.service_port))?;
         self.translate(segment, Side::Destination, client, (client.0, flow.client_port))?;
-        if flow.strayed == 0 {
-            return self.leave_from(flow.service, client.0);
+        if flow.way & FLOW_STRAYED == 0 {
+            return self.leave_from(flow, client.0);
         }
         let service = (flow.service, flow.service_port);
         let tuple = FlowTuple::new((client.0, flow.client_port), service, tuple.protocol);

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use super::{
     AttachmentRole, AttachmentRow, Device, Dual, Endpoint, EndpointKey, Frontend, FrontendKey, Hook,
     HookMode, HookTarget, Leg, Leg6, LinkName, NodeRoute, Owner, PacketFilter, Place, PortKey, Present, Ring,
-    RingKey, SandboxNet, Settings, Singleton, VipKey, Vnis,
+    RingKey, SandboxNet, Settings, Singleton, TargetPort, VipKey, Vnis,
 };
 use crate::view::{ProtocolNumber, SandboxId, Vni};
 
@@ -170,6 +170,12 @@ impl fmt::Display for Endpoint {
 impl fmt::Display for PortKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}/{}", self.endpoint, protocol_name(self.protocol), self.published)
+    }
+}
+
+impl fmt::Display for TargetPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.port, if self.dsr { " dsr" } else { "" })
     }
 }
 

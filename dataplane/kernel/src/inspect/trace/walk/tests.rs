@@ -202,6 +202,19 @@ fn a_client_is_led_through_a_tunnel_to_the_other_node() {
     let there =
         TraceEnd::Sandbox { destination: at("10.0.0.6:80"), interface: "3".into(), task: String::new() };
     assert_eq!(arrival(&node), there);
+    let answers = |node: &Fixture| {
+        let report = Walk::new(node, protocol::TCP).unwrap().from_tunnel(&packet).unwrap();
+        let steps = report.ways[0].steps.iter().filter(|step| step.at == "answers");
+        steps.map(|step| step.says.clone()).collect::<Vec<_>>()
+    };
+    node.owners = [(HERE.into(), HERE)].into();
+    assert_eq!(answers(&node), [""; 0]);
+    node.targets.insert(key, TargetPort::new(Port::new(80)).with_dsr(true));
+    assert_eq!(arrival(&node), there);
+    let says = answers(&node).concat();
+    assert!(says.starts_with("straight to the client"), "{says}");
+    node.owners.insert(Ip4::from(*packet.source.ip()).into(), HERE);
+    assert_eq!(answers(&node), ["by the tunnel: the client is a node"]);
     node.peers.clear();
     assert_eq!(arrival(&node), dropped(ProgramId::MeshVxlan, DropReason::UnknownPeer));
 }

@@ -1,0 +1,48 @@
+//! What the kernel's routes say of an address.
+
+use core::mem::MaybeUninit;
+
+pub use aya_ebpf::bindings::bpf_fib_lookup as Lookup;
+use aya_ebpf::helpers::bpf_fib_lookup;
+use ebpf_abi::NodeConfig;
+use ebpf_packet::Version;
+
+use crate::skb::Skb;
+
+/// `BPF_FIB_LKUP_RET_SUCCESS` and `BPF_FIB_LKUP_RET_NO_NEIGH`.
+pub const FOUND: i64 = 0;
+pub const NO_NEIGHBOUR: i64 = 7;
+
+/// `AF_INET` or `AF_INET6`.
+pub const fn family(version: Version) -> u8 {
+    match version {
+        Version::V4 => 2,
+        Version::V6 => 10,
+    }
+}
+
+/// Asks for the way of a packet of `len` bytes, as if it had come in by the uplink. Source and destination are in `lookup`.
+#[inline(always)]
+pub fn ask(config: &NodeConfig, packet: &Skb, (version, len): (Version, u16), lookup: &mut Lookup) -> i64 {
+    lookup.family = family(version);
+    lookup.__bindgen_anon_1.tot_len = len;
+    lookup.ifindex = config.uplink_ifindex;
+    // SAFETY: a plain helper call; every byte of the look-up is written.
+    unsafe { bpf_fib_lookup(packet.context(), lookup, size_of::<Lookup>() as i32, 0) }
+}
+
+/// All zero, by whole words: the compiler would call its `memset`, which goes byte by byte.
+#[inline(always)]
+pub fn cleared(lookup: &mut MaybeUninit<Lookup>) -> &mut Lookup {
+    const N_WORDS: usize = size_of::<Lookup>() / 4;
+    const { assert!(size_of::<Lookup>() == 64 && align_of::<Lookup>() >= 4) };
+    let words = lookup.as_mut_ptr().cast::<u32>();
+    let mut index = 0;
+    while index < N_WORDS {
+        // SAFETY: within the look-up, and aligned as its members are.
+        unsafe { words.add(index).write_volatile(0) };
+        index += 1;
+    }
+    // SAFETY: of integers, all of which are written.
+    unsafe { lookup.assume_init_mut() }
+}
