@@ -47,9 +47,6 @@ pub trait Node: Send + Sync + 'static {
     /// What Raft knows now. Empty on a worker.
     fn raft(&self) -> RaftFacts;
 
-    /// The data path carries IPv6 between tasks: networks may have it.
-    fn carries_ipv6(&self) -> bool;
-
     /// The networks that this node's agent was told of: what a worker can show of them. Managers show their store's.
     fn assigned_networks(&self) -> Arc<Vec<Network>>;
 

@@ -32,10 +32,6 @@ const REFUSED: &[(&[&str], &str)] = &[
     ),
     (&["network", "create", "-d", "overlay", "app"], "already exists"),
     (&["network", "create", "-d", "overlay", "--subnet", "10.0.1.0/24", "other"], "overlaps"),
-    (
-        &["network", "create", "-d", "overlay", "--ipv6", "six"],
-        "IPv6 in a network is not supported by this daemon",
-    ),
     (&["network", "rm", "app"], "is in use by service"),
     (&["network", "rm", "nowhere"], "network nowhere not found"),
     (&["service", "rm", "nothing"], "service nothing not found"),

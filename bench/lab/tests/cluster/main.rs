@@ -9,6 +9,7 @@ mod failures;
 mod forming;
 mod ingress;
 mod inspection;
+mod ipv6;
 mod long_lived;
 mod mesh;
 mod support;
@@ -27,6 +28,7 @@ const SCENARIOS: &[Scenario] = &[
     ("every node answers with the client's address", mesh::every_node_answers),
     ("nodes and localhost reach the mesh", mesh::nodes_reach_the_mesh),
     ("curl reaches every node by IPv6", mesh::curl_by_ipv6),
+    ("networks of both families", ipv6::networks_of_both_families),
     ("udp goes the same way", mesh::udp_goes_the_same_way),
     ("answers go straight if a service wants it", direct::answers_go_straight),
     ("names and virtual addresses", mesh::names_and_virtual_addresses),

@@ -210,9 +210,6 @@ pub async fn create(State(api): State<Api>, Json(given): Json<api_network::Creat
         return Err(ApiError::new(StatusCode::FORBIDDEN, message));
     }
     let spec = network_spec(given)?;
-    if spec.ipv6 && !api.node.carries_ipv6() {
-        return Err(ApiError::unsupported("IPv6 in a network"));
-    }
     let id = api.control()?.create_network(spec).await?;
     json(StatusCode::CREATED, &api_network::CreateReply { id: id.to_string(), warning: String::new() })
 }

@@ -83,7 +83,7 @@ fn address_pool(given: &[String], size: u32) -> Result<(Vec<IpNetwork>, u8), Api
         let pool: IpNetwork =
             text.parse().map_err(|_| ApiError::invalid(format!("invalid CIDR address: {text}")))?;
         if !pool.is_ipv4() {
-            return Err(ApiError::unsupported("IPv6 in networks"));
+            return Err(ApiError::unsupported("an IPv6 address pool"));
         }
         if pool.prefix() > size {
             return Err(ApiError::invalid(format!(

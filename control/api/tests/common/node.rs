@@ -75,10 +75,6 @@ impl FakeNode {
 
 #[async_trait]
 impl Node for FakeNode {
-    fn carries_ipv6(&self) -> bool {
-        true
-    }
-
     fn host(&self) -> HostFacts {
         HostFacts {
             hostname: "m1".into(),

@@ -344,11 +344,6 @@ fn channels(pem: &IdentityPem) -> Result<Arc<Channels>, SwarmError> {
 
 #[async_trait]
 impl control_api::Node for MeshNode {
-    /// The programs drop IPv6: an address that nothing answers at would be worse than none.
-    fn carries_ipv6(&self) -> bool {
-        false
-    }
-
     fn host(&self) -> HostFacts {
         facts::host(&self.host)
     }
