@@ -20,9 +20,9 @@ pub fn networks_of_both_families(bench: &mut Bench) -> Outcome {
     let given = ["--subnet", "10.66.0.0/24", "--subnet", "fd66::/64"];
     bench.docker(&[&["network", "create", "-d", "overlay", "--ipv6"][..], &given, &["both"]].concat())?;
     bench.docker(&["network", "create", "-d", "overlay", "--ipv6", "chosen"])?;
-    create(bench, ("dual", N_REPLICAS), &["--network", "both"])?;
+    bench.create_whoami_on(&["both"], ("dual", N_REPLICAS), &[])?;
     // What is published has a leg in the ingress network, whose IPv6 default route leads to no place outside.
-    create(bench, ("guest", 1), &["--network", "both", "--network", "chosen", "--publish", "8095:80"])?;
+    bench.create_whoami_on(&["both", "chosen"], ("guest", 1), &["--publish", "8095:80"])?;
 
     let guest = bench.running("guest")?.into_iter().next().context("no guest runs")?;
     the_cli_shows_both(bench)?;
@@ -94,22 +94,6 @@ fn other_addresses_are_refused(bench: &Bench, guest: &RunningTask) -> Outcome {
     let said = sandboxed(bench, guest, script)?;
     ensure!(said.contains(REFUSED), "{said}");
     Ok(())
-}
-
-fn create(bench: &Bench, (name, replicas): (&str, usize), further: &[&str]) -> Outcome {
-    let replicas = replicas.to_string();
-    let mut words = vec!["service", "create", "--quiet", "--no-resolve-image", "--name", name];
-    words.extend([
-        "--replicas",
-        &replicas,
-        "--env",
-        "NODE={{.Node.Hostname}}",
-        "--env",
-        "TASK={{.Task.Name}}",
-    ]);
-    words.extend(further);
-    words.push("whoami:1");
-    bench.docker(&words).map(drop)
 }
 
 /// A shell command in a task's network, with the task's own view of names.

@@ -98,23 +98,21 @@ impl Bench {
 
     /// A `whoami` service on the `app` network, converged.
     pub fn create_whoami(&self, name: &str, replicas: usize, further: &[&str]) -> Outcome {
+        self.create_whoami_on(&["app"], (name, replicas), further)
+    }
+
+    /// The same on other networks.
+    pub fn create_whoami_on(
+        &self,
+        networks: &[&str],
+        (name, replicas): (&str, usize),
+        further: &[&str],
+    ) -> Outcome {
         let replicas = replicas.to_string();
-        let mut args = vec![
-            "service",
-            "create",
-            "--quiet",
-            "--no-resolve-image",
-            "--name",
-            name,
-            "--network",
-            "app",
-            "--replicas",
-            &replicas,
-            "--env",
-            "NODE={{.Node.Hostname}}",
-            "--env",
-            "TASK={{.Task.Name}}",
-        ];
+        let mut args = vec!["service", "create", "--quiet", "--no-resolve-image", "--name", name];
+        args.extend(networks.iter().flat_map(|network| ["--network", *network]));
+        args.extend(["--replicas", &replicas]);
+        args.extend(["--env", "NODE={{.Node.Hostname}}", "--env", "TASK={{.Task.Name}}"]);
         args.extend(further);
         args.push("whoami:1");
         self.docker(&args).map(drop)

@@ -1,6 +1,6 @@
 //! Overlay networks by IPv6: real sockets of tasks on two nodes and on one, beside the same by IPv4.
 
-use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 
 use dataplane_kernel::bpf::has_tcx;
 use dataplane_model::kernel_state::HookMode;
@@ -10,7 +10,9 @@ use crate::support::lab::{
     CLIENT6, INGRESS_PREFIX, Lab, NODES, OVERLAY_PREFIX, OVERLAY_VNI, TASKS, TASKS_OVERLAY, VIP, VIP_RING,
     tc_mode,
 };
-use crate::support::traffic::{PATIENCE, exchange, ping, serve_tcp, serve_udp, tcp, udp, udp_connected};
+use crate::support::traffic::{
+    PATIENCE, exchange, ping, serve_tcp, serve_udp, tcp, udp, udp_by_ipv6_socket, udp_connected,
+};
 
 /// More than any socket buffer: segmentation and checksum offload are at work.
 const BULK: usize = 8 << 20;
@@ -101,16 +103,7 @@ fn sockets_see_what_they_asked_for(lab: &Lab) {
     let to = [ip(overlay(Ip4(VIP))), mapped.into(), ip(overlay(TASKS_OVERLAY[0]))];
     for to in to.map(|address| SocketAddr::from((address, 53))) {
         for is_connected in [false, true] {
-            let socket = lab.tasks[1].run(|| UdpSocket::bind("[::]:0")).unwrap();
-            socket.set_read_timeout(Some(PATIENCE)).unwrap();
-            if is_connected {
-                socket.connect(to).unwrap();
-                assert_eq!(socket.peer_addr().unwrap(), to, "getpeername");
-                socket.send(b"hello").unwrap();
-            } else {
-                socket.send_to(b"hello", to).unwrap();
-            }
-            let (_, from) = socket.recv_from(&mut [0; 64]).unwrap();
+            let (_, from) = udp_by_ipv6_socket(&lab.tasks[1], to, is_connected).unwrap();
             assert_eq!(from, to, "connected: {is_connected}");
         }
     }

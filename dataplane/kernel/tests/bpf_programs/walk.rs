@@ -9,7 +9,8 @@ use crate::support::lab::{
     CLIENT, CLIENT6, INGRESS_VNI, Lab, NODES, NODES6, OVERLAY_VNI, TASKS, TASKS_OVERLAY, VIP, tc_mode,
 };
 use crate::support::traffic::{
-    PATIENCE, connect_from, exchange, ping, serve_tcp, serve_udp, tcp, udp, udp_connected, udp_path_mtu,
+    PATIENCE, connect_from, exchange, ping, serve_tcp, serve_udp, tcp, udp, udp_by_ipv6_socket,
+    udp_connected, udp_path_mtu,
 };
 use dataplane_kernel::bpf::{Bpf, has_tcx};
 use dataplane_kernel::inspect::{self, InspectError};
@@ -152,19 +153,7 @@ fn ipv6_sockets_are_served(lab: &Lab) {
         (&lab.nodes[0], mapped(Ip4::LOCALHOST, 5353), NODES[0]),
     ] {
         for is_connected in [false, true] {
-            let socket = from.run(|| UdpSocket::bind("[::]:0")).unwrap();
-            socket.set_read_timeout(Some(PATIENCE)).unwrap();
-            if is_connected {
-                socket.connect(to).unwrap();
-                assert_eq!(socket.peer_addr().unwrap(), to, "getpeername");
-                socket.send(b"hello").unwrap();
-            } else {
-                socket.send_to(b"hello", to).unwrap();
-            }
-            let mut datagram = [0; 64];
-            let (size, answers) = socket.recv_from(&mut datagram).unwrap();
-            let peer: SocketAddr =
-                std::str::from_utf8(&datagram[..size]).unwrap().trim_end().parse().unwrap();
+            let (peer, answers) = udp_by_ipv6_socket(from, to, is_connected).unwrap();
             assert_eq!((answers, peer.ip()), (to, ip(seen)), "to {to}, connected: {is_connected}");
         }
     }

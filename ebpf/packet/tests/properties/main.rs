@@ -9,7 +9,7 @@ use ebpf_packet::vxlan::Outer;
 use ebpf_packet::{
     Ethernet, Flow, IpHeader, NoFlow, Version, arp, checksum, flow, hash, icmp, ip, ipv4, ndp, vxlan,
 };
-use etherparse::PacketBuilder;
+use etherparse::{IpHeaders, PacketBuilder, PacketBuilderStep};
 use proptest::prelude::*;
 
 /// The rewriting that the programs ask the kernel's helpers for, done here by [`checksum::replace`].
@@ -33,11 +33,16 @@ fn send_elsewhere(bytes: &mut [u8], flow: &Flow, from: (&[u8], u16), to: (&[u8],
 
 fn frame(tcp: bool, source: ([u8; 4], u16), destination: ([u8; 4], u16), payload: &[u8]) -> Vec<u8> {
     let ip = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(source.0, destination.0, 64);
+    finish(ip, tcp, (source.1, destination.1), payload)
+}
+
+/// A SYN or a datagram behind these headers.
+fn finish(ip: PacketBuilderStep<IpHeaders>, tcp: bool, ports: (u16, u16), payload: &[u8]) -> Vec<u8> {
     let mut frame = Vec::new();
     if tcp {
-        ip.tcp(source.1, destination.1, 7, 1024).syn().write(&mut frame, payload).unwrap();
+        ip.tcp(ports.0, ports.1, 7, 1024).syn().write(&mut frame, payload).unwrap();
     } else {
-        ip.udp(source.1, destination.1).write(&mut frame, payload).unwrap();
+        ip.udp(ports.0, ports.1).write(&mut frame, payload).unwrap();
     }
     frame
 }

@@ -6,7 +6,7 @@ use ebpf_packet::{Flow, IpHeader, NoFlow, Version, checksum, icmp, ip, ipv6, ndp
 use etherparse::PacketBuilder;
 use proptest::prelude::*;
 
-use super::send_elsewhere;
+use super::{finish, send_elsewhere};
 
 type End = ([u8; 16], u16);
 
@@ -19,13 +19,7 @@ const OPTIONS: [u8; 3] = [0, 43, 60];
 
 fn frame(tcp: bool, source: End, destination: End, payload: &[u8]) -> Vec<u8> {
     let ip = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv6(source.0, destination.0, 64);
-    let mut frame = Vec::new();
-    if tcp {
-        ip.tcp(source.1, destination.1, 7, 1024).syn().write(&mut frame, payload).unwrap();
-    } else {
-        ip.udp(source.1, destination.1).write(&mut frame, payload).unwrap();
-    }
-    frame
+    finish(ip, tcp, (source.1, destination.1), payload)
 }
 
 /// Any address but those that stand for IPv4, which no packet may have.

@@ -159,6 +159,26 @@ pub fn udp_connected(
     })
 }
 
+/// The same from an IPv6 socket, connected or not, also to mapped addresses.
+pub fn udp_by_ipv6_socket(
+    from: &Namespace,
+    to: SocketAddr,
+    is_connected: bool,
+) -> std::io::Result<(SocketAddr, SocketAddr)> {
+    from.run(|| {
+        let socket = UdpSocket::bind("[::]:0")?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        if is_connected {
+            socket.connect(to)?;
+            assert_eq!(socket.peer_addr()?, to, "getpeername");
+            socket.send(b"hello")?;
+        } else {
+            socket.send_to(b"hello", to)?;
+        }
+        receive(&socket)
+    })
+}
+
 /// Sends a datagram of `size` bytes, and returns how long a packet may be by what the kernel knows then.
 pub fn udp_path_mtu(from: &Namespace, to: impl Into<Ip>, port: u16, size: usize) -> i32 {
     let to = to.into();
