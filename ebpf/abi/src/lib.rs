@@ -48,4 +48,5 @@ pub mod protocol {
     pub const TCP: u8 = 6;
     pub const UDP: u8 = 17;
     pub const ICMP6: u8 = 58;
+    pub const SCTP: u8 = 132;
 }

@@ -25,7 +25,7 @@ impl PartialEq for Ip {
     }
 }
 
-/// A TCP or UDP port.
+/// A TCP, UDP or SCTP port.
 #[repr(C, align(2))]
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Port(pub [u8; 2]);

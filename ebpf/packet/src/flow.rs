@@ -4,6 +4,7 @@ use ebpf_abi::{Endpoint, FlowTuple, FragmentPorts, Port, protocol};
 
 use crate::bytes::Bytes;
 use crate::ip::{IpHeader, OFFSET, Part, Version};
+use crate::sctp::{self, Meaning};
 
 const TCP_FIN: u8 = 0x01;
 const TCP_SYN: u8 = 0x02;
@@ -16,7 +17,7 @@ pub const DESTINATION_PORT_OFFSET: usize = 2;
 pub const TCP_CHECKSUM_OFFSET: usize = 16;
 pub const UDP_CHECKSUM_OFFSET: usize = 6;
 
-/// A TCP segment or UDP datagram, as far as the data plane looks into it.
+/// A TCP segment, UDP datagram or SCTP packet, as far as the data plane looks into it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Flow {
     pub tuple: FlowTuple,
@@ -26,7 +27,7 @@ pub struct Flow {
     pub part: Part,
     /// Length of the IP packet, bytes.
     pub total_len: u16,
-    /// TCP flags; 0 for UDP.
+    /// TCP flags; 0 for UDP; for SCTP the flags of the TCP segment that would mean the same.
     flags: u8,
 }
 
@@ -37,7 +38,7 @@ pub enum NoFlow {
     Malformed,
     /// A fragment without ports, or any where [`Bytes::VARIABLE_OFFSETS`] is false.
     Fragment,
-    /// Neither TCP nor UDP.
+    /// Neither TCP nor UDP nor SCTP.
     Protocol,
     /// IPv4 options or IPv6 extensions, where [`Bytes::VARIABLE_OFFSETS`] is false.
     Options,
@@ -77,6 +78,11 @@ impl Flow {
                 ([header[0], header[1], header[2], header[3]], header[13])
             }
             protocol::UDP => (packet.load::<4>(transport_offset).map_err(|_| NoFlow::Malformed)?, 0),
+            protocol::SCTP => {
+                let start =
+                    packet.load::<{ sctp::START_LEN }>(transport_offset).map_err(|_| NoFlow::Malformed)?;
+                ([start[0], start[1], start[2], start[3]], flags_of(Meaning::of(start[12])))
+            }
             _ => return Err(NoFlow::Protocol),
         };
         let source = (ip.source, Port([ports[0], ports[1]]));
@@ -104,6 +110,18 @@ impl Flow {
     #[inline]
     pub const fn is_udp(&self) -> bool {
         self.tuple.protocol == protocol::UDP
+    }
+
+    #[inline]
+    pub const fn is_sctp(&self) -> bool {
+        self.tuple.protocol == protocol::SCTP
+    }
+
+    /// Length of the transport's header and payload, bytes; of a whole packet.
+    #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "less than the packet's length, or cut to nothing")]
+    pub const fn transport_len(&self) -> u16 {
+        self.total_len.saturating_sub((self.transport_offset - OFFSET) as u16)
     }
 
     /// The client's very first segment.
@@ -138,6 +156,32 @@ impl Flow {
     /// Where the checksum is in the frame.
     #[inline]
     pub const fn checksum_offset(&self) -> usize {
-        self.transport_offset + if self.is_udp() { UDP_CHECKSUM_OFFSET } else { TCP_CHECKSUM_OFFSET }
+        self.transport_offset
+            + match self.tuple.protocol {
+                protocol::UDP => UDP_CHECKSUM_OFFSET,
+                protocol::SCTP => sctp::CHECKSUM_OFFSET,
+                _ => TCP_CHECKSUM_OFFSET,
+            }
+    }
+
+    /// Where the checksum that covers the packet's addresses is in the frame, if it has one: SCTP's doesn't.
+    #[inline]
+    pub const fn address_checksum_offset(&self) -> Option<usize> {
+        if matches!(self.part, Part::LaterFragment) || self.is_sctp() {
+            None
+        } else {
+            Some(self.checksum_offset())
+        }
+    }
+}
+
+/// So that one question about a flow's life is asked of both protocols.
+#[inline]
+const fn flags_of(meaning: Meaning) -> u8 {
+    match meaning {
+        Meaning::Begins => TCP_SYN,
+        Meaning::GoesOn => TCP_ACK,
+        Meaning::Ends => TCP_FIN,
+        Meaning::Aborts => TCP_RST,
     }
 }

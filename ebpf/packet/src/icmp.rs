@@ -129,7 +129,7 @@ pub fn echo_reply(packet: &impl Bytes, ip: &IpHeader) -> Option<[u8; 4]> {
 }
 
 /// The flow of the packet that an ICMP error complains of, as that packet carries it; `None` if this is no error, or not
-/// about TCP or UDP without options.
+/// about TCP, UDP or SCTP without options.
 #[inline]
 pub fn embedded_flow(packet: &impl Bytes, ip: &IpHeader) -> Option<FlowTuple> {
     let mut tuple = FlowTuple::default();
@@ -148,7 +148,7 @@ pub fn embedded_flow_into(packet: &impl Bytes, ip: &IpHeader, tuple: &mut FlowTu
     };
     let transport = ip.version.embedded_transport_offset();
     has_addresses.is_some()
-        && matches!(tuple.protocol, protocol::TCP | protocol::UDP)
+        && matches!(tuple.protocol, protocol::TCP | protocol::UDP | protocol::SCTP)
         && packet.load_into(transport, &mut tuple.source_port.0).is_ok()
         && packet.load_into(transport + 2, &mut tuple.destination_port.0).is_ok()
 }

@@ -17,6 +17,7 @@ pub mod ip;
 pub mod ipv4;
 pub mod ipv6;
 pub mod ndp;
+pub mod sctp;
 pub mod vxlan;
 
 pub use bytes::{Bytes, Truncated};

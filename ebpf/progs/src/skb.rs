@@ -22,7 +22,8 @@ use aya_ebpf::programs::TcContext;
 use ebpf_abi::{DropReason, Ip, Ip4, MacAddr, Port, protocol};
 use ebpf_packet::bytes::{Bytes, Truncated};
 use ebpf_packet::vxlan::MTU_OVERHEAD;
-use ebpf_packet::{Ethernet, Flow, Version, ethernet, flow, icmp, ip, ipv4};
+use ebpf_packet::ip::Part;
+use ebpf_packet::{Ethernet, Flow, Version, ethernet, flow, icmp, ip, ipv4, sctp};
 
 use crate::tunnel::Through;
 use crate::verdict::{Outcome, Verdict};
@@ -160,9 +161,8 @@ impl Skb {
         if from == to {
             return Ok(());
         }
-        let covered = flow.has_transport().then(|| flow.checksum_offset());
         let flags = u64::from(BPF_F_PSEUDO_HDR) | mangled_0(flow);
-        self.replace(flow.version, offset, (from, to), (covered, flags))
+        self.replace(flow.version, offset, (from, to), (flow.address_checksum_offset(), flags))
     }
 
     #[inline(always)]
@@ -170,9 +170,33 @@ impl Skb {
         if from == to || !flow.has_transport() {
             return Ok(());
         }
+        if flow.is_sctp() {
+            return self.replace_sctp_port(flow, offset, (from, to));
+        }
         let flags = mangled_0(flow) | 2;
         self.replace_l4(flow.checksum_offset(), from.to_be_u16().into(), to.to_be_u16().into(), flags)?;
         self.store(flow.transport_offset + offset, &to.0)
+    }
+
+    /// The checksum of a packet in fragments depends on how long it is, which its first fragment doesn't say.
+    #[inline(always)]
+    fn replace_sctp_port(
+        &self,
+        flow: &Flow,
+        offset: usize,
+        (from, to): (Port, Port),
+    ) -> Result<(), DropReason> {
+        if flow.part != Part::Whole {
+            return Err(DropReason::Fragment);
+        }
+        let place = flow.checksum_offset();
+        let checksum = self.load::<4>(place).map_err(|_| DropReason::Malformed)?;
+        let changed = sctp::changed_bits(offset, (from.0, to.0));
+        let change = sctp_checksum_change(changed, flow.transport_len().into());
+        if let Some(checksum) = sctp::changed_checksum(checksum, change) {
+            self.write_counted(place, &checksum)?;
+        }
+        self.write_counted(flow.transport_offset + offset, &to.0)
     }
 
     /// Changes an address of an ICMP error's own header, and the checksum that covers it.
@@ -493,4 +517,11 @@ fn difference(from: Ip, to: Ip) -> u64 {
 #[inline(always)]
 const fn mangled_0(flow: &Flow) -> u64 {
     if flow.is_udp() { BPF_F_MARK_MANGLED_0 as u64 } else { 0 }
+}
+
+/// See [`sctp::change`]. Of global linkage: the verifier looks at it once, and not for each of the ways that lead here.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn sctp_checksum_change(changed: u32, len: u32) -> u32 {
+    sctp::change(changed, len as u16)
 }

@@ -1,7 +1,7 @@
 //! tc ingress of a task's host-side veth: all that a task sends into one network.
 
 use ebpf_abi::limits::ROUTER_MAC;
-use ebpf_abi::protocol::UDP;
+use ebpf_abi::protocol::TCP;
 use ebpf_abi::table::{ATTACHMENT_INGRESS, ATTACHMENT_WAY_OUT};
 use ebpf_abi::{Attachment, DropReason, Ip4, MacAddr, ReplyFlow, VipKey};
 use ebpf_packet::{Ethernet, Flow, IpHeader, Version, arp, ethernet, icmp, ip, ndp};
@@ -105,7 +105,8 @@ fn first(packet: &Skb) -> Result<Option<Verdict>, DropReason> {
 }
 
 /// Answers to clients of published ports; `None` leaves the packet to the last part. On the way out, which is the kernel's
-/// own, datagrams alone are looked for, and all else passes.
+/// own, those are looked for whose source a route chose and not the client's question: datagrams, and SCTP, whose sockets
+/// have all of the task's addresses. All else passes.
 #[inline(always)]
 fn answers(packet: &Skb) -> Option<Outcome> {
     let (attachment, ip) = scratch::of_task()?;
@@ -127,7 +128,7 @@ fn answer_client(packet: &Skb, attachment: &Attachment, ip: &IpHeader) -> Option
         let is_error = !is_way_out && headers::embedded_flow(packet, ip).is_some();
         return is_error.then_some(Ok(Verdict::ERROR));
     };
-    if is_way_out && flow.tuple.protocol != UDP {
+    if is_way_out && flow.tuple.protocol == TCP {
         return None;
     }
     let reply = track::reply(flow, attachment.address)?;

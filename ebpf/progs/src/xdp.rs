@@ -2,8 +2,8 @@
 //!
 //! What this can't do it passes on to the tc program beneath: backends of this node, fragments, options, a next hop that
 //! nobody has asked for in this second or that lies behind another interface, addresses of other nodes, packets too long to
-//! be sent in one piece, frames of drivers that left
-//! no room in front.
+//! be sent in one piece, frames of drivers that left no room in front, and SCTP: no device makes up for a checksum that a
+//! sender on this machine has left to it once the packet has gone through here.
 
 use aya_ebpf::bindings::xdp_action;
 use aya_ebpf::helpers::{bpf_redirect, bpf_xdp_adjust_head};
@@ -59,6 +59,9 @@ pub fn run(account: &Account, context: &XdpContext) -> Outcome {
     let Ok(ether_type) = frame.load::<2>(12) else { return Ok(Verdict::Pass) };
     let Some(version) = Version::of(ether_type) else { return Ok(Verdict::Pass) };
     let Ok(flow) = Flow::parse(&frame, version) else { return Ok(Verdict::Pass) };
+    if flow.is_sctp() {
+        return Ok(Verdict::Pass);
+    }
     let Some(ring) = ingress::ring(&flow.tuple) else { return Ok(Verdict::Pass) };
     match ingress::choose(config, &flow, &ring) {
         Some(chosen) if !chosen.endpoint.is_local() => encapsulate(account, config, &frame, (&flow, &chosen)),

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a frame that can't be built is a failed test")]
 
+mod sctp;
 mod v6;
 
 use ebpf_abi::{Endpoint, FragmentPorts, Ip, Ip4, MacAddr, Port, protocol};
