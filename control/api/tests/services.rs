@@ -64,6 +64,28 @@ async fn a_service_lives_through_all_its_commands() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_same_number_of_another_protocol_is_another_port() {
+    let daemon = Daemon::manager().await;
+    let sctp = "published=9999,target=7,protocol=sctp";
+    daemon.prints(&format!("{CREATE} --name echo -p {sctp} whoami:v1")).await;
+    daemon.prints(&format!("{CREATE} --name web -p 9999:80 -p 9999:53/udp whoami:v1")).await;
+
+    let refused = daemon.refuses(&format!("{CREATE} --name other -p 9999:9/sctp whoami:v1")).await;
+    assert!(refused.contains("port '9999' is already in use by service 'echo'"), "{refused}");
+
+    daemon.running("echo", 1).await;
+    daemon.running("web", 1).await;
+    assert_eq!(
+        daemon.prints("service ls --format '{{.Name}} {{.Ports}}'").await,
+        "echo *:9999->7/sctp\nweb *:9999->80/tcp, *:9999->53/udp"
+    );
+    let pretty = daemon.prints("service inspect --pretty echo").await;
+    let ports = "Ports:\n PublishedPort = 9999\n  Protocol = sctp\n  TargetPort = 7\n  PublishMode = ingress";
+    assert!(pretty.contains(ports), "{pretty}");
+    assert_eq!(daemon.prints("service rm echo web").await, "echo\nweb");
+}
+
 const PRETTY: &str = "
 ID:\t\t<id>
 Name:\t\tweb

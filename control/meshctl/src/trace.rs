@@ -12,6 +12,8 @@ use crate::source::Source;
 
 /// Nodes that one way may lead over: a connection that begins takes two.
 const MAX_NODES: usize = 8;
+/// IANA's number.
+const SCTP: u8 = 132;
 
 #[derive(Debug, Args)]
 pub struct TraceArguments {
@@ -20,7 +22,7 @@ pub struct TraceArguments {
     from: String,
     #[arg(long, value_name = "SERVICE:PORT|ADDRESS:PORT", value_parser = parse_name)]
     to: String,
-    /// tcp or udp
+    /// tcp, udp or sctp
     #[arg(long, default_value = "tcp", value_parser = parse_protocol)]
     protocol: u8,
     /// Source port, where --from has none: it decides the place in a ring
@@ -39,6 +41,10 @@ pub async fn ask(source: &Source, arguments: &TraceArguments) -> anyhow::Result<
     let is_outside = request.from.starts_with("outside/");
     anyhow::ensure!(!is_outside || request.client().is_some(), "{from}: expected outside/ADDRESS[:PORT]");
     if *live {
+        anyhow::ensure!(
+            *protocol != SCTP,
+            "--live sends by tcp or udp: no socket here sends a single SCTP packet"
+        );
         return ask_live(source, &request).await;
     }
     let mut report = source.trace(&request).await?;
@@ -141,7 +147,8 @@ fn parse_protocol(text: &str) -> Result<u8, String> {
     match text {
         "tcp" => Ok(6),
         "udp" => Ok(17),
-        _ => Err("expected tcp or udp".to_owned()),
+        "sctp" => Ok(SCTP),
+        _ => Err("expected tcp, udp or sctp".to_owned()),
     }
 }
 
@@ -206,6 +213,7 @@ node 198.18.0.11
     #[test]
     fn arguments_are_checked() {
         assert_eq!(parse_protocol("udp"), Ok(17));
-        assert!(parse_protocol("sctp").is_err());
+        assert_eq!(parse_protocol("sctp"), Ok(132));
+        assert!(parse_protocol("icmp").is_err());
     }
 }

@@ -1,4 +1,4 @@
-//! SCTP (RFC 9260): what a packet's first chunk says of its association, and the CRC32c behind changed ports.
+//! SCTP (RFC 9260): what a packet's first chunk says of its association, and the CRC-32C behind changed ports.
 //!
 //! The checksum covers the packet alone, no address (section 6.8), so a new address leaves it as it is.
 
@@ -40,7 +40,7 @@ impl Meaning {
     }
 }
 
-/// The polynomial of CRC32c (RFC 9260 appendix A), the coefficient of x^0 in the highest bit, x^32 left out.
+/// The polynomial of CRC-32C (RFC 9260 appendix A), the coefficient of x^0 in the highest bit, x^32 left out.
 const POLYNOMIAL: u32 = 0x82f6_3b78;
 
 /// x^(8 * 2^n): what so many zero bytes multiply a remainder by.
@@ -54,7 +54,7 @@ const ZERO_BYTES: [u32; 16] = {
     powers
 };
 
-/// The product of two polynomials over GF(2), modulo CRC32c's. Without branches: the kernel's verifier would follow each.
+/// The product of two polynomials over GF(2), modulo CRC-32C's. Without branches: the kernel's verifier would follow each.
 #[inline(never)]
 const fn product(a: u32, b: u32) -> u32 {
     let (mut shifted, mut rest, mut sum, mut n) = (a, b, 0, 0);

@@ -21,8 +21,8 @@ use aya_ebpf::helpers::{
 use aya_ebpf::programs::TcContext;
 use ebpf_abi::{DropReason, Ip, Ip4, MacAddr, Port, protocol};
 use ebpf_packet::bytes::{Bytes, Truncated};
-use ebpf_packet::vxlan::MTU_OVERHEAD;
 use ebpf_packet::ip::Part;
+use ebpf_packet::vxlan::MTU_OVERHEAD;
 use ebpf_packet::{Ethernet, Flow, Version, ethernet, flow, icmp, ip, ipv4, sctp};
 
 use crate::tunnel::Through;

@@ -101,9 +101,8 @@ fn port(given: api::PortConfig) -> Result<PortConfig, ApiError> {
     };
     let protocol = match given.protocol.as_str() {
         "" => Protocol::Tcp,
-        "sctp" => return Err(ApiError::unsupported("publishing an SCTP port")),
         text => Protocol::of_word(text)
-            .ok_or_else(|| ApiError::invalid(format!("invalid protocol {text:?}: tcp or udp")))?,
+            .ok_or_else(|| ApiError::invalid(format!("invalid protocol {text:?}: tcp, udp or sctp")))?,
     };
     let mode = match given.publish_mode.as_str() {
         "" => PublishMode::Ingress,

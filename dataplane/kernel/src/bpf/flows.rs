@@ -21,13 +21,15 @@ struct Limits {
 }
 
 /// Closed flows stay for late segments, which come within a few round trips; a half-open one for as long as Linux repeats a
-/// SYN-ACK (63 s); single datagrams for as long as Linux's connection tracking keeps what is no stream.
+/// SYN-ACK (63 s), and an SCTP cookie lives (60 s); single datagrams for as long as Linux's connection tracking keeps what is no stream.
 const USUAL: Limits = Limits { closed: 10, half_open: 64, single_datagram: 30 };
 /// When there is hardly any room: what a slow but live client needs.
 const CROWDED: Limits = Limits { closed: 2, half_open: 8, single_datagram: 5 };
 /// More flows than seven eighths of the table are a crowd.
 const CROWD: usize = MAX_FLOWS as usize / 8 * 7;
-/// An open connection may be silent for as long as Linux's connection tracking lets it be: five days.
+/// An open connection may be silent for as long as Linux's connection tracking lets it be: five days. An association has
+/// heartbeats, 30 s apart unless its user says otherwise (RFC 9260 section 16): one whose client has vanished ends by the
+/// ABORT that the task sends after a few of them, hence needs no limit of its own, which would be one for that user.
 const ESTABLISHED_SECS: u32 = 5 * 24 * 3600;
 /// Datagrams have no end: as long as Linux's connection tracking keeps a two-way stream.
 const DATAGRAM_SECS: u32 = 180;
@@ -201,6 +203,10 @@ mod tests {
             (protocol::TCP, BOTH_FINS, FLOW_ESTABLISHED, 10, 2),
             (protocol::TCP, FLOW_RESET, FLOW_ESTABLISHED, 10, 2),
             (protocol::TCP, FLOW_RESET, 0, 10, 2),
+            (protocol::SCTP, 0, 0, 64, 8),
+            (protocol::SCTP, 0, FLOW_ESTABLISHED, ESTABLISHED_SECS, ESTABLISHED_SECS),
+            (protocol::SCTP, BOTH_FINS, FLOW_ESTABLISHED, 10, 2),
+            (protocol::SCTP, FLOW_RESET, FLOW_ESTABLISHED, 10, 2),
             (protocol::UDP, 0, FLOW_ESTABLISHED, 180, 180),
             (protocol::UDP, 0, 0, 30, 5),
         ] {

@@ -206,10 +206,10 @@ fn transport_of(
 ) {
     packet.protocol = match number {
         protocol::ICMP => "icmp".to_owned(),
-        58 => "icmpv6".to_owned(),
+        protocol::ICMP6 => "icmpv6".to_owned(),
         number => protocol_name(number),
     };
-    let has_ports = [protocol::TCP, protocol::UDP, 132].contains(&number);
+    let has_ports = [protocol::TCP, protocol::UDP, protocol::SCTP].contains(&number);
     let Some(bytes) = head.get(at..at + 14).filter(|_| has_ports && !is_later) else { return };
     packet.source = format!(":{}", u16::from_be_bytes([bytes[0], bytes[1]]));
     packet.destination = format!(":{}", u16::from_be_bytes([bytes[2], bytes[3]]));

@@ -4,6 +4,7 @@ use aya::Pod;
 use ebpf_abi::{FlowTuple, Ip, Ip4, MacAddr, Port, protocol};
 
 use crate::network::{Family, Network, Piece, pseudo_header};
+use crate::sctp;
 
 pub const ETHERNET: usize = 14;
 pub const IPV4: [u8; 2] = [8, 0];
@@ -49,11 +50,13 @@ impl Link {
     }
 }
 
-/// A TCP segment or UDP datagram, or a fragment of one.
+/// A TCP segment, UDP datagram or SCTP packet, or a fragment of one.
 #[derive(Debug, Clone, Copy)]
 pub struct Segment {
     pub tuple: FlowTuple,
+    /// TCP's, or what a TCP segment would have that means the same.
     pub flags: u8,
+    pub piece: Piece,
     /// Where its header is; a later fragment has none.
     pub header: Option<usize>,
     pub total_len: u16,
@@ -77,6 +80,7 @@ impl Segment {
         let flags = match ip.protocol {
             protocol::TCP => at::<1>(frame, header + 13).ok_or(NoPorts::Cut)?[0],
             protocol::UDP => 0,
+            protocol::SCTP => sctp::flags(at::<1>(frame, header + sctp::FIRST_CHUNK).ok_or(NoPorts::Cut)?[0]),
             _ => return Err(NoPorts::Protocol),
         };
         let [a, b, c, d] = at(frame, header).ok_or(NoPorts::Cut)?;
@@ -85,11 +89,15 @@ impl Segment {
 
     pub fn with(ip: &Network, ports: (Port, Port), flags: u8, header: Option<usize>) -> Self {
         let tuple = FlowTuple::new((ip.source, ports.0), (ip.destination, ports.1), ip.protocol);
-        Self { tuple, flags, header, total_len: ip.total_len }
+        Self { tuple, flags, piece: ip.piece, header, total_len: ip.total_len }
     }
 
     pub fn is_datagram(&self) -> bool {
         self.tuple.protocol == protocol::UDP
+    }
+
+    pub fn is_of(&self, protocol: u8) -> bool {
+        self.tuple.protocol == protocol
     }
 
     pub fn begins(&self) -> bool {
@@ -112,7 +120,7 @@ pub fn fault(frame: &[u8], ip: &Network) -> Option<FlowTuple> {
         Family::V6 => fault6(frame)?,
     };
     let [a, b, c, d] = at(frame, ip.family.faulty() + ip.family.header_len())?;
-    let has_ports = [protocol::TCP, protocol::UDP].contains(&protocol);
+    let has_ports = [protocol::TCP, protocol::UDP, protocol::SCTP].contains(&protocol);
     let ports = (Port([a, b]), Port([c, d]));
     has_ports.then(|| FlowTuple::new((addresses.0, ports.0), (addresses.1, ports.1), protocol))
 }
@@ -188,6 +196,9 @@ pub fn checksums_hold(frame: &[u8]) -> bool {
         return false;
     }
     let Some(payload) = frame.get(header..end).filter(|_| ip.piece == Piece::Whole) else { return true };
+    if ip.protocol == protocol::SCTP {
+        return sctp::checksum_holds(payload);
+    }
     let pseudo = || {
         let length = u16::try_from(payload.len()).unwrap();
         [pseudo_header((ip.source, ip.destination), ip.protocol, length).as_slice(), payload].concat()

@@ -18,6 +18,7 @@ mod packet;
 #[expect(dead_code, reason = "the packet tests need more of it")]
 mod packets;
 mod run;
+mod sctp;
 mod step;
 mod tables;
 
@@ -43,7 +44,7 @@ const SEED: &str = "MESH_MODEL_SEED";
 const STEPS: &str = "MESH_MODEL_STEPS";
 
 /// What packets must have come to, or the generator has lost its bite.
-const ENDS: [(ProgramId, &str); 58] = [
+const ENDS: [(ProgramId, &str); 59] = [
     (ProgramId::MeshXdp, "Forward(Back { redirected: false })"),
     (ProgramId::MeshXdp, "Forward(Back { redirected: true })"),
     (ProgramId::MeshXdp, "Pass"),
@@ -52,6 +53,8 @@ const ENDS: [(ProgramId, &str); 58] = [
     (ProgramId::MeshUplink, "Pass"),
     (ProgramId::MeshUplink, "asked elsewhere"),
     (ProgramId::MeshUplink, "flow-table-full"),
+    // The first of an SCTP packet's whose port would change.
+    (ProgramId::MeshUplink, "fragment"),
     (ProgramId::MeshUplink, "rewrite"),
     (ProgramId::MeshUplink, "sent out"),
     (ProgramId::MeshUplink, "to a task"),

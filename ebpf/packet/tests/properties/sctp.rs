@@ -6,7 +6,7 @@ use ebpf_packet::{Flow, NoFlow, Version, sctp};
 use etherparse::{IpNumber, PacketBuilder};
 use proptest::prelude::*;
 
-/// CRC32c bit by bit, as RFC 9260 appendix A defines it.
+/// CRC-32C bit by bit, as RFC 9260 appendix A defines it.
 fn crc32c(bytes: &[u8]) -> u32 {
     const POLYNOMIAL: u32 = 0x1edc_6f41;
     let shifted = |crc: u32, _| if crc >> 31 == 0 { crc << 1 } else { crc << 1 ^ POLYNOMIAL };

@@ -290,6 +290,10 @@ impl<'a, T: Lookup> Walk<'a, T> {
         (address, port): (Ip4, Port),
     ) -> Result<Option<(RingKey, Port)>, TableError> {
         let name = self.port_name(address, port);
+        if self.protocol == protocol::SCTP {
+            self.say("socket", "the kernel asks no program about sockets of SCTP: not translated");
+            return Ok(None);
+        }
         if !address.is_loopback() && !address.is_unspecified() {
             let key = FrontendKey::new(address, port, self.protocol);
             if let Some(frontend) = self.tables.frontend(&key)? {

@@ -5,6 +5,7 @@ use ebpf_abi::{FlowTuple, Ip, MacAddr, protocol};
 use super::dice::Dice;
 use crate::frame::{ACK, ETHERNET, FIN, IPV6, RST, SYN, checksum, put};
 use crate::network::{Family, pseudo_header};
+use crate::sctp;
 
 /// Headers in front of a payload.
 #[derive(Clone)]
@@ -124,6 +125,9 @@ pub fn flags(dice: &mut Dice) -> u8 {
 
 /// The segment or datagram of a flow, checksum included: right, none, or anything.
 pub fn transport(dice: &mut Dice, tuple: &FlowTuple) -> Vec<u8> {
+    if tuple.protocol == protocol::SCTP {
+        return sctp_packet(dice, tuple);
+    }
     let mut segment = [tuple.source_port.0, tuple.destination_port.0].concat();
     let payload = dice.below(24);
     let checksum_offset = if tuple.protocol == protocol::TCP {
@@ -146,6 +150,26 @@ pub fn transport(dice: &mut Dice, tuple: &FlowTuple) -> Vec<u8> {
     };
     put(&mut segment, checksum_offset, &sum);
     segment
+}
+
+fn sctp_packet(dice: &mut Dice, tuple: &FlowTuple) -> Vec<u8> {
+    let mut packet = [tuple.source_port.0, tuple.destination_port.0].concat();
+    packet.extend([1, 2, 3, 4, 0, 0, 0, 0]);
+    packet.push(match dice.below(8) {
+        0 | 1 => sctp::INIT,
+        2 => sctp::ABORT,
+        3 => dice.pick(&[sctp::SHUTDOWN_ACK, sctp::SHUTDOWN_COMPLETE]),
+        _ => dice.below(16).try_into().unwrap(),
+    });
+    let rest = dice.below(40);
+    packet.extend(dice.bytes(rest));
+    let sum = match dice.below(4) {
+        0 => [0; 4],
+        1 => [dice.word(), dice.word()].concat().try_into().unwrap(),
+        _ => sctp::checksum(&packet),
+    };
+    put(&mut packet, sctp::CHECKSUM, &sum);
+    packet
 }
 
 /// An ICMP message, behind these headers, about a packet of a flow; now and then one that is no error.

@@ -8,8 +8,8 @@ use ebpf_abi::{Attachment, Chooser, FlowTuple, ForwardKey, Ip, Ip4, MacAddr, Por
 use super::dice::Dice;
 use super::frames::{Headers, icmp_checksum, icmp_error, transport};
 use super::world::{
-    BACKENDS, CLIENTS, CLIENTS6, INGRESS, OVERLAY_TASKS, OWN, OWN6, PEER6, PEERS, PEERS_OTHER, SERVICES,
-    STRANGER, STRANGER6, VIPS, prefix6,
+    BACKENDS, CLIENTS, CLIENTS6, INGRESS, OVERLAY_TASKS, OWN, OWN6, PEER6, PEERS, PEERS_OTHER, SCTP_SERVICES,
+    SERVICES, STRANGER, STRANGER6, VIPS, prefix6,
 };
 use crate::frame::checksum;
 use crate::network::Family;
@@ -33,7 +33,11 @@ fn client_flow(dice: &mut Dice, tables: &Tables) -> FlowTuple {
         _ => None,
     };
     known.unwrap_or_else(|| {
-        let services = if dice.one_in(8) { &SERVICES[..] } else { &SERVICES[..4] };
+        let services = match dice.below(8) {
+            0 => &SERVICES[..],
+            1 => &SERVICES[SCTP_SERVICES],
+            _ => &SERVICES[..SCTP_SERVICES.start],
+        };
         let (_, protocol, published, _) = dice.pick(services);
         let (client, service) = if dice.one_in(3) { client_and_node6(dice) } else { client_and_node(dice) };
         let port = dice.pick(&[40_000, 40_001, 33_333, 65_535]);
@@ -179,7 +183,7 @@ fn between(
     destination: impl Into<Ip>,
 ) -> Vec<u8> {
     let ports = [40_000, 80, 53].map(Port::new);
-    let kind = dice.pick(&[protocol::TCP, protocol::UDP]);
+    let kind = dice.pick(&[protocol::TCP, protocol::UDP, protocol::SCTP]);
     let tuple = FlowTuple::new((source, dice.pick(&ports)), (destination, dice.pick(&ports)), kind);
     let segment = transport(dice, &tuple);
     Headers::of(macs, &tuple).frame(dice, &segment)

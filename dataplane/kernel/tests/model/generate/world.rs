@@ -1,6 +1,8 @@
 //! Seeded tables: a node with two peers, a handful of backends here and there, services that have them or have none, and
 //! now and then a row that is missing.
 
+use std::ops::Range;
+
 use ebpf_abi::table::{ATTACHMENT_INGRESS, ATTACHMENT_WAY_OUT, CONFIG_XDP_REDIRECT};
 use ebpf_abi::{
     Attachment, Endpoint, EndpointKey, Frontend, FrontendKey, Ip, Ip4, MacAddr, NodeConfig, Port, Prefix6,
@@ -38,14 +40,18 @@ pub const BACKENDS: [Ip4; 6] = [
 pub const OVERLAY_TASKS: [Ip4; 3] = [Ip4([10, 0, 1, 5]), Ip4([10, 0, 1, 6]), Ip4([10, 0, 1, 7])];
 pub const VIPS: [Ip4; 2] = [Ip4([10, 0, 1, 2]), Ip4([10, 0, 0, 2])];
 /// Service, protocol, published and target port. The third's ring is empty, the fourth has none.
-pub const SERVICES: [(u64, u8, u16, u16); 6] = [
+pub const SERVICES: [(u64, u8, u16, u16); 8] = [
     (1, protocol::TCP, 8080, 80),
     (1, protocol::UDP, 5353, 53),
     (2, protocol::TCP, 8081, 80),
     (2, protocol::UDP, 8080, 8080),
+    (1, protocol::SCTP, 9999, 7),
+    (2, protocol::SCTP, 8080, 8080),
     (3, protocol::TCP, 8082, 81),
     (4, protocol::TCP, 8083, 83),
 ];
+/// Which of them are SCTP's; before them are those that packets are mostly for.
+pub const SCTP_SERVICES: Range<usize> = 4..6;
 /// Whose sockets: the node's, two sandboxes', nobody's.
 pub const NODE_COOKIE: u64 = 7;
 pub const SANDBOX_COOKIES: [u64; 2] = [8, 9];

@@ -1,10 +1,11 @@
 //! Changes of a frame. A checksum that lies beyond the frame's end can't be corrected: then the packet is dropped.
 
-use ebpf_abi::{DropReason, Ip, MacAddr, Port};
+use ebpf_abi::{DropReason, Ip, MacAddr, Port, protocol};
 
 use super::Walk;
 use crate::frame::{ETHERNET, Segment, at, changed_checksum, put};
-use crate::network::{Family, Network};
+use crate::network::{Family, Network, Piece};
+use crate::sctp;
 
 /// IPv6 has none.
 const IPV4_CHECKSUM: usize = ETHERNET + 10;
@@ -49,12 +50,40 @@ impl Walk<'_> {
             if family == Family::V4 {
                 self.correct(IPV4_CHECKSUM, &before, &after)?;
             }
-            self.correct_transport(segment, &before, &after)?;
+            if !segment.is_of(protocol::SCTP) {
+                self.correct_transport(segment, &before, &after)?;
+            }
             put(&mut self.frame, side.address(family, ETHERNET), &after);
         }
         if let Some(header) = segment.header.filter(|_| from.1 != to.1) {
-            self.correct_transport(segment, &from.1.0, &to.1.0)?;
+            if segment.is_of(protocol::SCTP) {
+                self.correct_sctp(segment, header, side, (from.1, to.1))?;
+            } else {
+                self.correct_transport(segment, &from.1.0, &to.1.0)?;
+            }
             put(&mut self.frame, header + side.port(), &to.1.0);
+        }
+        Ok(())
+    }
+
+    /// Without checksum there is none to correct, and of a fragment's packet nobody knows how long it is.
+    fn correct_sctp(
+        &mut self,
+        segment: &Segment,
+        header: usize,
+        side: Side,
+        (from, to): (Port, Port),
+    ) -> Result<(), DropReason> {
+        if segment.piece != Piece::Whole {
+            return Err(DropReason::Fragment);
+        }
+        let before = at(&self.frame, header + sctp::CHECKSUM).ok_or(DropReason::Malformed)?;
+        if before != [0; 4] {
+            let mut changed = [0; 4];
+            let bits = [from.0[0] ^ to.0[0], from.0[1] ^ to.0[1]];
+            put(&mut changed, side.port(), &bits);
+            let len = segment.total_len.saturating_sub(u16::try_from(header - ETHERNET).unwrap());
+            put(&mut self.frame, header + sctp::CHECKSUM, &sctp::changed_checksum(before, changed, len));
         }
         Ok(())
     }

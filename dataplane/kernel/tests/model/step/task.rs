@@ -3,7 +3,7 @@
 use ebpf_abi::flow::FLOW_STRAYED;
 use ebpf_abi::limits::ROUTER_MAC;
 use ebpf_abi::table::{ATTACHMENT_INGRESS, ATTACHMENT_WAY_OUT};
-use ebpf_abi::{Attachment, DropReason, EndpointKey, FlowTuple, Ip, Ip4, ReplyFlow};
+use ebpf_abi::{Attachment, DropReason, EndpointKey, FlowTuple, Ip, Ip4, ReplyFlow, protocol};
 
 use super::errors::may_be_refused;
 use super::rewrite::Side;
@@ -35,13 +35,14 @@ impl Walk<'_> {
             .unwrap_or_else(|| self.across_network(&attachment, &link, &ip))
     }
 
-    /// The datagrams that answer clients, from a socket that let the routing table choose the way; `None` for the rest. The way
-    /// out is of IPv4.
+    /// What answers clients from a socket that let the routing table choose the way, as those of TCP don't; `None` for the rest.
+    /// The way out is of IPv4.
     fn by_way_out(&mut self, attachment: &Attachment) -> Option<Step> {
         Link::of(&self.frame).filter(|link| link.kind == IPV4)?;
         self.tables.config()?;
         let ip = Network::of(&self.frame, Family::V4)?;
-        let segment = self.tables.segment(&self.frame, &ip).ok().filter(Segment::is_datagram)?;
+        let segment =
+            self.tables.segment(&self.frame, &ip).ok().filter(|segment| !segment.is_of(protocol::TCP))?;
         let flow = self.tables.task_answers(&segment, attachment.address)?;
         self.tables.remember_fragment(&ip, &segment);
         Some(self.restore(&segment, attachment.address, &flow))

@@ -17,7 +17,7 @@ use crate::packet::UPLINK_MAC;
 const UDP: usize = ETHERNET + 20;
 
 impl Walk<'_> {
-    /// XDP takes clients' whole packets for other nodes' backends and leaves the rest to tc.
+    /// XDP takes clients' whole packets of TCP and UDP for other nodes' backends and leaves the rest to tc.
     pub fn xdp(&mut self) -> Verdict {
         let (tables, frame) = (&mut *self.tables, &self.frame);
         let config = tables.config().filter(|config| config.ingress_vni != 0);
@@ -25,6 +25,7 @@ impl Walk<'_> {
         let (Some(config), Some(family)) = (config, family) else { return Verdict::Pass };
         let ip = Network::of(frame, family).filter(|ip| ip.piece == Piece::Whole && !ip.has_options());
         let segment = ip.and_then(|ip| Segment::of(frame, &ip).ok());
+        let segment = segment.filter(|segment| !segment.is_of(protocol::SCTP));
         let Some(segment) = segment else { return Verdict::Pass };
         let ring = tables.ring_of(&segment.tuple);
         match tables.choose(&segment, ring) {

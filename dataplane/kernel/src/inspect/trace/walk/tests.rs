@@ -268,8 +268,9 @@ fn a_socket_without_backends_is_refused_and_an_untranslated_one_dropped() {
         let (program, reason) = names(program, DropReason::NoBackend);
         assert_eq!(trace(&node, protocol, "10.0.1.2:80"), TraceEnd::Refused { program, reason });
     }
-    node.sandboxes.clear();
     let past = dropped(ProgramId::MeshTask, DropReason::VipProtocol);
+    assert_eq!(trace(&node, protocol::SCTP, "10.0.1.2:80"), past, "no program is asked");
+    node.sandboxes.clear();
     assert_eq!(trace(&node, protocol::TCP, "10.0.1.2:80"), past);
     let nobody = dropped(ProgramId::MeshTask, DropReason::NeighbourUnanswered);
     assert_eq!(trace(&node, protocol::TCP, "10.0.1.77:80"), nobody);
