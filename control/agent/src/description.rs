@@ -1,6 +1,6 @@
 //! What a node says of itself.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use control_model::object::NodeDescription;
 use control_model::spec::{Labels, Platform, Resources};
@@ -11,7 +11,7 @@ const NANO_CPUS_PER_CPU: i64 = 1_000_000_000;
 /// This host's description. The hostname and the addresses are the caller's: it knows its namespace and its flags.
 pub fn describe_host(
     hostname: String,
-    data_path_addr: Ipv4Addr,
+    data_path_addr: IpAddr,
     addresses: Vec<IpAddr>,
     engine_version: String,
 ) -> NodeDescription {
@@ -51,7 +51,7 @@ mod tests {
 
     #[test]
     fn this_host_has_cpus_and_memory() {
-        let host = describe_host("n".into(), Ipv4Addr::LOCALHOST, vec![], "1".into());
+        let host = describe_host("n".into(), IpAddr::from([127, 0, 0, 1]), vec![], "1".into());
         assert!(host.resources.nano_cpus >= NANO_CPUS_PER_CPU && host.resources.memory_bytes > 0);
         assert_eq!(host.platform.os, "linux");
     }

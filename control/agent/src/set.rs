@@ -117,7 +117,7 @@ mod tests {
         Assignment::Peer(Peer {
             id: NodeId::from_bits(bits),
             hostname: format!("n{bits}"),
-            vtep: Ipv4Addr::LOCALHOST,
+            vtep: Ipv4Addr::LOCALHOST.into(),
             addresses: vec![],
             addresses_since: 1,
             alive: true,

@@ -23,7 +23,7 @@ pub struct NodeContext {
     pub node: NodeId,
     pub hostname: String,
     /// This node's tunnel end.
-    pub vtep: Ipv4Addr,
+    pub vtep: IpAddr,
     pub vxlan_port: u16,
 }
 
@@ -143,7 +143,7 @@ impl Builder<'_> {
         rows.collect()
     }
 
-    fn vtep_of(&self, node: NodeId) -> Option<Ipv4Addr> {
+    fn vtep_of(&self, node: NodeId) -> Option<IpAddr> {
         if node == self.context.node {
             return Some(self.context.vtep);
         }
@@ -189,7 +189,7 @@ impl Builder<'_> {
 
     /// The other nodes, each with the addresses that it has: one that two claim goes to the one that lives, else to the
     /// one that claimed it last.
-    fn peers(&self) -> BTreeMap<Ipv4Addr, dp::Peer> {
+    fn peers(&self) -> BTreeMap<IpAddr, dp::Peer> {
         let others = self.set.peers.values().filter(|peer| peer.id != self.context.node);
         let mut others: Vec<&Peer> = others.collect();
         others.sort_by_key(|peer| (peer.alive, peer.addresses_since));

@@ -46,7 +46,7 @@ pub fn description(n: u8) -> NodeDescription {
     let addr = Ipv4Addr::new(198, 18, 0, n);
     NodeDescription {
         hostname: format!("node{n}"),
-        data_path_addr: Some(addr),
+        data_path_addr: Some(addr.into()),
         addresses: vec![IpAddr::V4(addr)],
         ..NodeDescription::default()
     }

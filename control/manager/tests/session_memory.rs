@@ -57,7 +57,7 @@ fn node(n: u8) -> Object {
     let address = Ipv4Addr::new(198, 18, 0, n);
     Object::Node(Box::new(Node {
         description: NodeDescription {
-            data_path_addr: Some(address),
+            data_path_addr: Some(address.into()),
             addresses: vec![address.into()],
             ..NodeDescription::default()
         },

@@ -163,7 +163,7 @@ mod tests {
     #[test]
     fn a_way_is_told_node_by_node() {
         let step = |node, at: &str, says: &str| TraceStep {
-            node: Ipv4Addr::new(198, 18, 0, node),
+            node: Ipv4Addr::new(198, 18, 0, node).into(),
             at: at.to_owned(),
             says: says.to_owned(),
         };
@@ -180,8 +180,8 @@ mod tests {
             end: TraceEnd::Sandbox { destination, interface, task: "web.2.b".to_owned() },
         };
         let packet = TunnelledPacket {
-            from: Ipv4Addr::new(198, 18, 0, 11),
-            to: Ipv4Addr::new(198, 18, 0, 12),
+            from: Ipv4Addr::new(198, 18, 0, 11).into(),
+            to: Ipv4Addr::new(198, 18, 0, 12).into(),
             vni: 4097,
             endpoint: Ipv4Addr::new(10, 0, 1, 6),
             source: "10.0.1.5:40000".parse().unwrap(),

@@ -30,18 +30,16 @@ pub enum AddressError {
     )]
     AdvertiseUnspecified,
     #[error(
-        "advertise address {0} is IPv6: nodes reach each other over IPv4, give an IPv4 address with --advertise-addr"
+        "advertise address {0} is not of the family that this node listens on ({1}): give an address of its family with --listen-addr"
     )]
-    AdvertiseNotV4(IpAddr),
+    OtherFamily(IpAddr, SocketAddr),
     #[error("data path address must be a non-zero IP")]
     DataPathUnspecified,
-    #[error("{0} has no IPv4 address that tunnels could use")]
-    DataPathNotV4(String),
     #[error("{0} must be an IP address or network interface (with optional port number)")]
     Unreadable(String),
-    #[error("interface {0} has more than one IPv4 address ({1} and {2})")]
-    InterfaceSeveral(String, Ipv4Addr, Ipv4Addr),
-    #[error("interface {0} has no usable IPv4 addresses")]
+    #[error("interface {0} has more than one {1} address ({2} and {3})")]
+    InterfaceSeveral(String, &'static str, IpAddr, IpAddr),
+    #[error("interface {0} has no usable IPv4 or IPv6 addresses")]
     InterfaceNone(String),
 }
 
@@ -79,14 +77,12 @@ impl SystemAddresses {
         self.0.values().flatten().copied()
     }
 
-    /// The node's one IPv4 address; several are the user's choice.
+    /// The node's one IPv4 address, or if it has none its one IPv6 address; several are the user's choice.
     fn single(&self) -> Result<IpAddr, AddressError> {
-        let mut v4 = self
-            .0
-            .iter()
-            .flat_map(|(name, list)| list.iter().map(move |ip| (name, *ip)))
-            .filter(|(_, ip)| ip.is_ipv4());
-        match (v4.next(), v4.next()) {
+        let all = || self.0.iter().flat_map(|(name, list)| list.iter().map(move |ip| (name, *ip)));
+        let has_v4 = all().any(|(_, ip)| ip.is_ipv4());
+        let mut preferred = all().filter(|(_, ip)| ip.is_ipv4() == has_v4);
+        match (preferred.next(), preferred.next()) {
             (Some((_, ip)), None) => Ok(ip),
             (None, _) => Err(AddressError::NoneFound),
             (Some(first), Some(second)) => {
@@ -98,16 +94,15 @@ impl SystemAddresses {
 
     fn of_interface(&self, name: &str) -> Option<Result<IpAddr, AddressError>> {
         let list = self.0.get(name)?;
-        let mut v4 = list.iter().filter_map(|ip| match ip {
-            IpAddr::V4(ip) => Some(*ip),
-            IpAddr::V6(_) => None,
-        });
-        Some(match (v4.next(), v4.next()) {
-            (Some(ip), None) => Ok(IpAddr::V4(ip)),
+        let has_v4 = list.iter().any(IpAddr::is_ipv4);
+        let mut preferred = list.iter().copied().filter(|ip| ip.is_ipv4() == has_v4);
+        let family = if has_v4 { "IPv4" } else { "IPv6" };
+        Some(match (preferred.next(), preferred.next()) {
+            (Some(ip), None) => Ok(ip),
             (Some(first), Some(second)) => {
-                Err(AddressError::InterfaceSeveral(name.to_owned(), first, second))
+                Err(AddressError::InterfaceSeveral(name.to_owned(), family, first, second))
             }
-            (None, _) => list.first().copied().ok_or_else(|| AddressError::InterfaceNone(name.to_owned())),
+            (None, _) => Err(AddressError::InterfaceNone(name.to_owned())),
         })
     }
 }
@@ -170,12 +165,13 @@ fn fleeting(list: &str) -> BTreeSet<IpAddr> {
 pub struct Addresses {
     pub listen: SocketAddr,
     pub advertise: SocketAddr,
-    pub data_path: Ipv4Addr,
+    /// All tunnels of a cluster are of one family: that of its first node's.
+    pub data_path: IpAddr,
 }
 
 impl Addresses {
-    /// Resolves the three texts; an empty one is chosen: listen on all addresses, advertise the node's one address,
-    /// tunnel from the advertised address.
+    /// Resolves the three texts; an empty one is chosen: listen on all addresses of the advertised one's family (IPv6 takes
+    /// IPv4 too), advertise the node's one address, tunnel from the advertised address.
     pub fn resolve(
         system: &SystemAddresses,
         listen: &str,
@@ -183,31 +179,36 @@ impl Addresses {
         data_path: &str,
     ) -> Result<Self, AddressError> {
         let listen = match listen {
-            "" => SocketAddr::from((Ipv4Addr::UNSPECIFIED, DEFAULT_PORT)),
-            text => parse(system, text, DEFAULT_PORT)?,
+            "" => None,
+            text => Some(parse(system, text, DEFAULT_PORT)?),
         };
-        let advertise = match advertise {
-            "" if !listen.ip().is_unspecified() => listen,
-            "" => SocketAddr::new(system.single()?, listen.port()),
-            text => parse(system, text, listen.port())?,
+        let port = listen.map_or(DEFAULT_PORT, |listen| listen.port());
+        let advertise = match (advertise, listen) {
+            ("", Some(listen)) if !listen.ip().is_unspecified() => listen,
+            ("", _) => SocketAddr::new(system.single()?, port),
+            (text, _) => parse(system, text, port)?,
         };
         if advertise.ip().is_unspecified() {
             return Err(AddressError::AdvertiseUnspecified);
         }
-        if advertise.is_ipv6() {
-            return Err(AddressError::AdvertiseNotV4(advertise.ip()));
+        let any: IpAddr =
+            if advertise.is_ipv6() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+        let listen = listen.unwrap_or(SocketAddr::new(any, port));
+        let is_own = system.all().any(|ip| ip == advertise.ip());
+        let is_heard = listen.is_ipv4() == advertise.is_ipv4() || listen.ip() == Ipv6Addr::UNSPECIFIED;
+        if is_own && !is_heard {
+            return Err(AddressError::OtherFamily(advertise.ip(), listen));
         }
         let data_path = match data_path {
             // An advertised address that is not the node's own (of a load balancer) can't be a tunnel's end.
-            "" if system.all().any(|ip| ip == advertise.ip()) => advertise.ip(),
+            "" if is_own => advertise.ip(),
             "" => system.single().unwrap_or(advertise.ip()),
             text => parse(system, text, 0)?.ip(),
         };
-        match data_path {
-            IpAddr::V4(ip) if ip.is_unspecified() => Err(AddressError::DataPathUnspecified),
-            IpAddr::V4(data_path) => Ok(Self { listen, advertise, data_path }),
-            IpAddr::V6(ip) => Err(AddressError::DataPathNotV4(ip.to_string())),
+        if data_path.is_unspecified() {
+            return Err(AddressError::DataPathUnspecified);
         }
+        Ok(Self { listen, advertise, data_path })
     }
 }
 
@@ -344,6 +345,25 @@ mod tests {
     }
 
     #[test]
+    fn a_node_of_ipv6_listens_is_reached_and_tunnels_there() {
+        let v6 = system(&[("eth0", &["fd00::1"])]);
+        let all = Ok("[::]:2377 [fd00::1]:2377 fd00::1".to_owned());
+        for texts in [["", "", ""], ["", "[fd00::1]:2377", ""], ["[::]:2377", "eth0", ""]] {
+            assert_eq!(resolve(&v6, texts), all, "{texts:?}");
+        }
+        let both = system(&[("eth0", &["198.18.0.11", "fd00::1", "fd00::2"])]);
+        let chosen = resolve(&both, ["", "fd00::2", ""]);
+        assert_eq!(chosen, Ok("[::]:2377 [fd00::2]:2377 fd00::2".into()));
+        let chosen = resolve(&both, ["", "", "fd00::2"]);
+        assert_eq!(chosen, Ok("0.0.0.0:2377 198.18.0.11:2377 fd00::2".into()));
+        let two = system(&[("eth0", &["fd00::1", "fd00::2"])]);
+        let error = resolve(&two, ["", "", ""]).expect_err("unclear");
+        assert!(error.contains("fd00::1") && error.contains("fd00::2"), "{error}");
+        let error = resolve(&two, ["", "eth0", ""]).expect_err("unclear");
+        assert!(error.contains("more than one IPv6 address"), "{error}");
+    }
+
+    #[test]
     fn an_address_of_a_load_balancer_is_advertised_but_no_tunnel_end() {
         let one = system(&[("eth0", &["198.18.0.11"])]);
         assert_eq!(
@@ -361,10 +381,10 @@ mod tests {
             ["", "0.0.0.0", ""],
             ["", "eth1", ""],
             ["", "", "0.0.0.0"],
-            ["", "", "fd00::1"],
-            ["", "", "v6"],
-            ["", "fd00::1", "198.18.0.11"],
-            ["", "[fd00::1]:2377", ""],
+            ["", "", "::"],
+            ["", "[::]:2377", ""],
+            ["0.0.0.0:2377", "fd00::1", ""],
+            ["[fd00::1]:2377", "198.18.0.11", ""],
         ] {
             resolve(&one, texts).expect_err("refused");
         }

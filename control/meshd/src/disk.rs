@@ -5,7 +5,7 @@
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, Write as _};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -26,7 +26,7 @@ pub struct NodeFile {
     pub listen: SocketAddr,
     pub advertise: SocketAddr,
     /// Tunnel end.
-    pub data_path: Ipv4Addr,
+    pub data_path: IpAddr,
     /// UDP port of the cluster's tunnels.
     pub data_path_port: u16,
     /// Raft id of this node while it is a manager: chosen anew each time it becomes one.
@@ -180,7 +180,7 @@ mod tests {
             cluster: ClusterId::from_bits(2),
             listen: addr,
             advertise: addr,
-            data_path: Ipv4Addr::new(198, 18, 0, 11),
+            data_path: IpAddr::from([198, 18, 0, 11]),
             data_path_port: 4789,
             raft_id: Some(3),
             managers: vec![KnownManager { node: NodeId::from_bits(1), addr }],

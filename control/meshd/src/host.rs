@@ -1,6 +1,6 @@
 //! What a node has in every swarm state: settings and containers.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, anyhow};
@@ -40,7 +40,7 @@ impl Host {
     }
 
     /// What this node says about itself.
-    pub fn description(&self, data_path_addr: Ipv4Addr) -> NodeDescription {
+    pub fn description(&self, data_path_addr: IpAddr) -> NodeDescription {
         let mut addresses: Vec<_> = self.addresses.read().all().collect();
         addresses.sort();
         addresses.dedup();

@@ -1,6 +1,6 @@
 //! What a manager sends to a node's agent: the node's own tasks, and what its data plane must know of the others.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
@@ -85,7 +85,7 @@ pub struct Peer {
     pub id: NodeId,
     pub hostname: String,
     /// Tunnel end.
-    pub vtep: Ipv4Addr,
+    pub vtep: IpAddr,
     /// All addresses that the node says are its own: replies to a flow that entered there are tunnelled to it.
     pub addresses: Vec<IpAddr>,
     /// Since which log index it says so.

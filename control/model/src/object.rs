@@ -70,7 +70,7 @@ pub struct NodeDescription {
     pub engine_version: String,
     pub engine_labels: Labels,
     /// Address of the tunnel end (VTEP).
-    pub data_path_addr: Option<Ipv4Addr>,
+    pub data_path_addr: Option<IpAddr>,
     /// All addresses on which published ports answer.
     pub addresses: Vec<IpAddr>,
 }

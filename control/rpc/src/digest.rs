@@ -46,7 +46,7 @@ mod tests {
         Assignment::Peer(Peer {
             id: NodeId::from_bits(bits),
             hostname: "n".into(),
-            vtep: Ipv4Addr::LOCALHOST,
+            vtep: Ipv4Addr::LOCALHOST.into(),
             addresses: vec![],
             addresses_since: 0,
             alive,

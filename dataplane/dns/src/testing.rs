@@ -24,7 +24,7 @@ pub fn node_view() -> NodeView {
     NodeView {
         revision: 7,
         generation: Generation { epoch: 1, index: 9 },
-        vtep: HERE,
+        vtep: HERE.into(),
         vxlan_port: 4789,
         ingress: Some(INGRESS),
         networks: networks(),
@@ -35,7 +35,7 @@ pub fn node_view() -> NodeView {
             ),
             (SandboxId("vault".to_owned()), sandbox("vault.1.v", &[(BACK, 2, 5)], false)),
         ]),
-        remote_endpoints: Table::from_iter([back_to((APP, ip(1, 6)), "web.2.b", THERE)]),
+        remote_endpoints: Table::from_iter([back_to((APP, ip(1, 6)), "web.2.b", THERE.into())]),
         services: services(),
         peers: Table::new(),
     }
@@ -90,7 +90,7 @@ fn web_ports() -> Vec<ServicePort> {
 
 fn services() -> Table<ServiceKey, Service> {
     let backends = |rows: &[(&str, u8, bool)]| {
-        let backend = |name: &str, ready| Backend { task_name: name.to_owned(), vtep: THERE, ready };
+        let backend = |name: &str, ready| Backend { task_name: name.to_owned(), vtep: THERE.into(), ready };
         rows.iter().map(|(name, host, ready)| ((APP, ip(1, *host)), backend(name, *ready))).collect()
     };
     let service = |name: &str, vip: Option<u8>, alias: &str, rows| Service {

@@ -77,7 +77,7 @@ mod tests {
     #[test]
     fn a_failed_step_is_due_again_and_forgotten_when_it_works() {
         let start = Instant::now();
-        let step = |last| Op::Peer(Change::Delete(Ipv4Addr::new(198, 18, 0, last)));
+        let step = |last| Op::Peer(Change::Delete(Ipv4Addr::new(198, 18, 0, last).into()));
         let mut backoff = Backoff::default();
 
         backoff.note_failure(&step(1), "why".into(), start);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::mem::discriminant;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Instant;
 
 use dataplane_kernel::{Kernel, KernelError, Machine};
@@ -34,7 +34,7 @@ pub(crate) struct Converger<K> {
     is_stale: bool,
     /// As last looked at, for views with this tunnel end.
     machine: Option<Machine>,
-    vtep: Ipv4Addr,
+    vtep: IpAddr,
     backoff: Backoff,
 }
 
@@ -83,7 +83,7 @@ impl<K: Kernel> Converger<K> {
             held: None,
             is_stale: true,
             machine: None,
-            vtep: Ipv4Addr::UNSPECIFIED,
+            vtep: Ipv4Addr::UNSPECIFIED.into(),
             backoff,
         }
     }
@@ -115,7 +115,7 @@ impl<K: Kernel> Converger<K> {
     }
 
     /// A pass towards nothing: for a node that leaves.
-    pub(crate) async fn begin_removal(&mut self, vtep: Ipv4Addr) -> Result<Pass, PassError> {
+    pub(crate) async fn begin_removal(&mut self, vtep: IpAddr) -> Result<Pass, PassError> {
         self.kernel.machine(vtep).await?;
         let held = self.kernel.observe().await?;
         let pass = Pass::new(&held, Plan::default());
@@ -192,7 +192,7 @@ impl<K: Kernel> Converger<K> {
     }
 
     /// Has the machine changed since the last pass (an address moved here, an MTU)? The next pass knows it.
-    pub(crate) async fn machine_changed(&mut self, vtep: Ipv4Addr) -> bool {
+    pub(crate) async fn machine_changed(&mut self, vtep: IpAddr) -> bool {
         let Ok(now) = self.kernel.machine(vtep).await else { return false };
         let before = self.machine.replace(now);
         self.vtep = vtep;

@@ -258,8 +258,8 @@ impl<K: Kernel> Worker<K> {
 
     /// Removes all that is ours. Returns what is left, one sentence each.
     async fn tear_down(&mut self) -> Vec<String> {
-        let vtep =
-            self.channels.views.borrow().as_ref().map_or(std::net::Ipv4Addr::UNSPECIFIED, |view| view.vtep);
+        let nowhere = std::net::Ipv4Addr::UNSPECIFIED.into();
+        let vtep = self.channels.views.borrow().as_ref().map_or(nowhere, |view| view.vtep);
         let mut left = Vec::new();
         match self.converger.begin_removal(vtep).await {
             Ok(mut pass) => {

@@ -68,8 +68,9 @@ fn view(revision: u64, n_here: u8) -> NodeView {
     let here = 10..10 + n_here;
     let other = Ipv4Addr::new(198, 18, 0, 12);
     let backend = |vtep| Backend { task_name: "web".into(), vtep, ready: true };
-    let mut backends: BTreeMap<_, _> = here.clone().map(|n| ((ingress, address(n)), backend(OWN))).collect();
-    backends.insert((ingress, address(200)), backend(other));
+    let mut backends: BTreeMap<_, _> =
+        here.clone().map(|n| ((ingress, address(n)), backend(OWN.into()))).collect();
+    backends.insert((ingress, address(200)), backend(other.into()));
     let service = Service {
         name: "web".into(),
         vips: BTreeMap::new(),
@@ -79,11 +80,11 @@ fn view(revision: u64, n_here: u8) -> NodeView {
         ports: vec![],
         backends,
     };
-    let remote = RemoteEndpoint { vtep: other, task_name: "web.200".into(), aliases: vec![] };
+    let remote = RemoteEndpoint { vtep: other.into(), task_name: "web.200".into(), aliases: vec![] };
     NodeView {
         revision,
         generation: Generation { epoch: 1, index: revision },
-        vtep: OWN,
+        vtep: OWN.into(),
         vxlan_port: 4789,
         ingress: Some(ingress),
         networks: Table::from_iter([(ingress, network)]),

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use dataplane_driver::VerifyError;
 use dataplane_kernel::bpf::{PinDir, Tables};
 use dataplane_model::inspect::{Difference, VerifyReport};
+use ebpf_abi::{Ip, Ip4};
 use lab::seam::Say;
 use lab::{Lab, NODE_A, NODE_B, Node, ask_tcp, serve_tcp, view};
 
@@ -28,12 +29,12 @@ const REMOVED: &[Sabotage] = &[
     broken("settings", "-", &|node| {
         tables(node, |tables| {
             let mut row = tables.config.get().unwrap();
-            row.vtep = Ipv4Addr::UNSPECIFIED.into();
+            row.vtep = Ip::UNSPECIFIED;
             tables.config.set(&row).unwrap();
         });
     }),
     broken("peers", "198.18.0.12", &|node| {
-        tables(node, |tables| tables.peers.remove(&NODE_B.into()).unwrap());
+        tables(node, |tables| tables.peers.remove(&Ip4::from(NODE_B).into()).unwrap());
     }),
     broken("owners", "198.18.0.12", &|node| {
         tables(node, |tables| tables.address_owners.remove(&IpAddr::V4(NODE_B).into()).unwrap());
@@ -97,12 +98,12 @@ const ALTERED: &[Sabotage] = &[
     broken("peers", "198.18.0.99", &|node| {
         tables(node, |tables| {
             let (_, row) = tables.peers.rows().unwrap().pop_first().unwrap();
-            tables.peers.insert(&Ipv4Addr::new(198, 18, 0, 99).into(), &row).unwrap();
+            tables.peers.insert(&Ip4([198, 18, 0, 99]).into(), &row).unwrap();
         });
     }),
     broken("owners", "198.18.0.12", &|node| {
         tables(node, |tables| {
-            let elsewhere = Ipv4Addr::new(198, 18, 0, 99).into();
+            let elsewhere = Ip4([198, 18, 0, 99]).into();
             tables.address_owners.insert(&IpAddr::V4(NODE_B).into(), &elsewhere).unwrap();
         });
     }),
@@ -111,7 +112,7 @@ const ALTERED: &[Sabotage] = &[
             let rows = tables.endpoints.rows().unwrap();
             let (key, row) = rows.iter().find(|(key, _)| key.address == view::ingress(6).into()).unwrap();
             let mut row = *row;
-            row.vtep = Ipv4Addr::new(198, 18, 0, 99).into();
+            row.vtep = Ip4([198, 18, 0, 99]).into();
             tables.endpoints.insert(key, &row).unwrap();
         });
     }),

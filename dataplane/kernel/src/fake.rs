@@ -1,7 +1,7 @@
 //! A kernel in memory, for simulation and tests: takes every step, or fails where it is told to.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use dataplane_model::{KernelState, Op, SandboxId};
@@ -127,7 +127,7 @@ impl Sockets for FakeKernel {
 impl Kernel for FakeKernel {
     type Sockets = Self;
 
-    async fn machine(&mut self, _vtep: Ipv4Addr) -> Result<Machine, KernelError> {
+    async fn machine(&mut self, _vtep: IpAddr) -> Result<Machine, KernelError> {
         Ok(self.lock().machine.clone())
     }
 

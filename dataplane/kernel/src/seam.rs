@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::future::Future;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use dataplane_model::{KernelState, Op, SandboxId};
 
@@ -13,7 +13,7 @@ pub trait Kernel {
     type Sockets: Sockets;
 
     /// What planning must know of the machine. `vtep` chooses the uplink where none was named.
-    fn machine(&mut self, vtep: Ipv4Addr) -> impl Future<Output = Result<Machine, KernelError>>;
+    fn machine(&mut self, vtep: IpAddr) -> impl Future<Output = Result<Machine, KernelError>>;
 
     /// Returns when [`Kernel::machine`] may say something else than before: interfaces or addresses changed. The future may
     /// be dropped at any time, nothing is missed.

@@ -29,7 +29,7 @@ pub struct NodeStatus {
     pub cluster_id: String,
     /// `manager (leader)`, `manager`, `worker`, or `none`.
     pub role: String,
-    pub vtep: Option<Ipv4Addr>,
+    pub vtep: Option<IpAddr>,
     pub wanted: Generation,
     pub applied: Generation,
     pub hooks: Vec<HookRow>,
@@ -69,7 +69,7 @@ pub struct LoadBalancerRow {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LoadBalancerBackend {
     pub address: Ipv4Addr,
-    pub vtep: Ipv4Addr,
+    pub vtep: IpAddr,
     /// Ring places that it holds.
     pub places: u32,
 }
@@ -81,7 +81,7 @@ pub struct EndpointRow {
     pub address: Ipv4Addr,
     pub mac: String,
     /// Tunnel end of its node; `None` for this node's own.
-    pub vtep: Option<Ipv4Addr>,
+    pub vtep: Option<IpAddr>,
     /// Host side of its veth pair, for this node's own.
     pub interface: Option<String>,
 }
@@ -163,7 +163,7 @@ pub struct KeptFlow {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FdbReport {
     /// Tunnel ends of the other nodes.
-    pub peers: Vec<Ipv4Addr>,
+    pub peers: Vec<IpAddr>,
     pub owners: Vec<OwnerRow>,
     pub endpoints: Vec<FdbEndpoint>,
 }
@@ -173,7 +173,7 @@ pub struct FdbReport {
 pub struct OwnerRow {
     pub address: IpAddr,
     /// Tunnel end of its owner; `None` for this node.
-    pub vtep: Option<Ipv4Addr>,
+    pub vtep: Option<IpAddr>,
 }
 
 /// An endpoint, with all that its row says.
@@ -183,7 +183,7 @@ pub struct FdbEndpoint {
     pub address: Ipv4Addr,
     pub mac: String,
     /// Tunnel end of its node; `None` for this node's own.
-    pub vtep: Option<Ipv4Addr>,
+    pub vtep: Option<IpAddr>,
     /// Host side of its veth pair, for this node's own.
     pub ifindex: Option<u32>,
     pub interface: Option<String>,

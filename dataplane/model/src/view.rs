@@ -77,7 +77,7 @@ pub struct NodeView {
     /// Of the assignments that the view was made of; acknowledged to the managers when applied.
     pub generation: Generation,
     /// This node's tunnel end.
-    pub vtep: Ipv4Addr,
+    pub vtep: IpAddr,
     /// UDP port of the tunnels.
     pub vxlan_port: u16,
     /// The VNI of the routing mesh, once there is one.
@@ -89,7 +89,7 @@ pub struct NodeView {
     pub remote_endpoints: Table<(NetworkKey, Ipv4Addr), RemoteEndpoint>,
     pub services: Table<ServiceKey, Service>,
     /// All nodes of the cluster but this one, by tunnel end.
-    pub peers: Table<Ipv4Addr, Peer>,
+    pub peers: Table<IpAddr, Peer>,
 }
 
 /// An overlay network.
@@ -178,7 +178,7 @@ pub struct ServicePort {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RemoteEndpoint {
     /// The other node's tunnel end.
-    pub vtep: Ipv4Addr,
+    pub vtep: IpAddr,
     /// Task name, for DNS.
     pub task_name: String,
     pub aliases: Vec<String>,
@@ -208,7 +208,7 @@ pub struct Service {
 pub struct Backend {
     pub task_name: String,
     /// Its node's tunnel end (may be this node's own).
-    pub vtep: Ipv4Addr,
+    pub vtep: IpAddr,
     /// New flows may be sent to it. A backend that is not ready keeps the flows that it has.
     pub ready: bool,
 }

@@ -1,15 +1,16 @@
 //! A view as text, one row per line, for operators and golden tests.
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use crate::kernel_state::protocol_name;
 use crate::view::{Attachment, Backend, Network, NetworkKey, NodeView, PublishedPort, Sandbox, Service};
 
 impl fmt::Display for NodeView {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { revision, generation, vtep, vxlan_port, .. } = self;
-        writeln!(f, "view {revision} of {}.{} at {vtep}:{vxlan_port}", generation.epoch, generation.index)?;
+        let Self { revision, generation, .. } = self;
+        let vtep = SocketAddr::new(self.vtep, self.vxlan_port);
+        writeln!(f, "view {revision} of {}.{} at {vtep}", generation.epoch, generation.index)?;
         for (key, network) in &self.networks {
             writeln!(f, "network {}", network_text(*key, network, self.ingress))?;
         }

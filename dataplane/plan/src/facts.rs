@@ -1,7 +1,7 @@
 //! What planning must know besides the view: how this machine is made, and what its operator asked for.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use dataplane_model::SandboxId;
 use dataplane_model::kernel_state::LinkName;
@@ -41,6 +41,16 @@ pub struct Uplink {
     /// The NIC's driver and whether it runs XDP by itself.
     pub driver: Option<String>,
     pub has_native_xdp: bool,
+}
+
+impl Uplink {
+    /// The address is one of its own.
+    pub fn has(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(address) => self.addresses.contains(&address),
+            IpAddr::V6(address) => self.addresses6.contains(&address),
+        }
+    }
 }
 
 /// Where packets for published ports are taken.

@@ -1,7 +1,7 @@
 //! [`plan`]: from the view and the machine's facts to the wanted kernel state; the parts of the node and of its peers.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use dataplane_model::kernel_state::{
     Device, Dual, Hook, LinkName, NodeRoute, Owner, Present, Settings, Singleton,
@@ -13,8 +13,13 @@ use crate::facts::{NodeFacts, Uplink};
 use crate::planner::Planner;
 use crate::{hooks, sandboxes};
 
-/// Bytes that VXLAN adds over IPv4: outer IPv4 20, UDP 8, VXLAN 8, inner Ethernet 14 (RFC 7348 section 5).
-pub(crate) const VXLAN_OVERHEAD_BYTES: u32 = 50;
+/// Bytes that VXLAN adds: outer IPv4 20 or IPv6 40, UDP 8, VXLAN 8, inner Ethernet 14 (RFC 7348 section 5).
+pub(crate) const fn vxlan_overhead_bytes(vtep: IpAddr) -> u32 {
+    match vtep {
+        IpAddr::V4(_) => 50,
+        IpAddr::V6(_) => 70,
+    }
+}
 
 /// The least MTU of a link that carries IPv6 (RFC 8200 section 5).
 pub(crate) const IPV6_MIN_MTU_BYTES: u32 = 1280;
@@ -42,7 +47,7 @@ pub struct Plan {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
     #[error("no interface of this node has its data-path address {vtep}: see --data-path-addr")]
-    NoUplink { vtep: Ipv4Addr },
+    NoUplink { vtep: IpAddr },
 }
 
 /// The wanted kernel state, planned from nothing.
@@ -70,7 +75,7 @@ pub(crate) fn primary_uplink<'a>(
     facts
         .uplinks
         .iter()
-        .find(|(_, uplink)| uplink.addresses.contains(&view.vtep))
+        .find(|(_, uplink)| uplink.has(view.vtep))
         .ok_or(PlanError::NoUplink { vtep: view.vtep })
 }
 
@@ -109,7 +114,7 @@ fn plan_node(
     (name, uplink): (&LinkName, &Uplink),
     state: &mut KernelState,
 ) {
-    let overlay_mtu_bytes = uplink.mtu_bytes.saturating_sub(VXLAN_OVERHEAD_BYTES);
+    let overlay_mtu_bytes = uplink.mtu_bytes.saturating_sub(vxlan_overhead_bytes(view.vtep));
     let vxlan = Device::Vxlan { port: view.vxlan_port, mtu_bytes: overlay_mtu_bytes };
     state.devices.insert(LinkName::vxlan(), vxlan);
     let bridge = Device::Bridge { address: sandboxes::bridge_address(facts), mtu_bytes: uplink.mtu_bytes };
@@ -121,11 +126,13 @@ fn plan_node(
     if let Some(network) = ingress {
         // Processes of the node reach tasks through the tunnel device; the source is what strict rp_filter expects back.
         let route = |source| NodeRoute { device: LinkName::vxlan(), source };
-        state.routes.insert(network.subnet.into(), route(view.vtep.into()));
-        // A node without an IPv6 address has none to ask from.
-        let source6 = uplink.addresses6.iter().min().filter(|_| carries_ipv6(facts, overlay_mtu_bytes));
+        // A node without an address of a family has none to ask from.
+        if let Some(source) = ipv4_of_node(view, facts) {
+            state.routes.insert(network.subnet.into(), route(source.into()));
+        }
+        let source6 = ipv6_of_node(view, uplink).filter(|_| carries_ipv6(facts, overlay_mtu_bytes));
         if let Some((subnet6, source)) = network.subnet6.zip(source6) {
-            state.routes.insert(subnet6.into(), route((*source).into()));
+            state.routes.insert(subnet6.into(), route(source.into()));
         }
     }
     let settings = Settings {
@@ -139,12 +146,28 @@ fn plan_node(
     state.settings.insert(Singleton, settings);
 }
 
+/// The address that this node is known by among IPv4's: the tunnel end where it is one.
+pub(crate) fn ipv4_of_node(view: &NodeView, facts: &NodeFacts) -> Option<Ipv4Addr> {
+    match view.vtep {
+        IpAddr::V4(vtep) => Some(vtep),
+        IpAddr::V6(_) => own_addresses(facts).min(),
+    }
+}
+
+/// As [`ipv4_of_node`], for IPv6.
+fn ipv6_of_node(view: &NodeView, uplink: &Uplink) -> Option<Ipv6Addr> {
+    match view.vtep {
+        IpAddr::V4(_) => uplink.addresses6.iter().min().copied(),
+        IpAddr::V6(vtep) => Some(vtep),
+    }
+}
+
 /// Who may send tunnelled packets, and who owns which address: a tunnel's end is its node's unless another node has it
 /// among its addresses. What this node's interfaces hold is its own, whatever the cluster still thinks: an address may
 /// just have moved here.
-pub(crate) fn peers(view: &NodeView, facts: &NodeFacts) -> (Table<Ipv4Addr, Present>, Table<IpAddr, Owner>) {
+pub(crate) fn peers(view: &NodeView, facts: &NodeFacts) -> (Table<IpAddr, Present>, Table<IpAddr, Owner>) {
     let mut owners: Table<IpAddr, Owner> =
-        view.peers.keys().map(|vtep| (IpAddr::from(*vtep), Owner::Node(*vtep))).collect();
+        view.peers.keys().map(|vtep| (*vtep, Owner::Node(*vtep))).collect();
     for (vtep, peer) in &view.peers {
         owners.extend(peer.addresses.iter().map(|address| (*address, Owner::Node(*vtep))));
     }

@@ -13,7 +13,7 @@ use ipnetwork::{Ipv4Network, Ipv6Network};
 
 use crate::facts::NodeFacts;
 use crate::maglev::mix;
-use crate::plan::{IPV6_MIN_MTU_BYTES, Plan, VXLAN_OVERHEAD_BYTES, carries_ipv6, ingress_vni};
+use crate::plan::{IPV6_MIN_MTU_BYTES, Plan, carries_ipv6, ingress_vni, ipv4_of_node, vxlan_overhead_bytes};
 
 /// Routing table of `eth0`'s address; the next ones follow. Low numbers, but for the kernel's own at 253–255, are free in
 /// a namespace that is ours.
@@ -36,7 +36,7 @@ pub(crate) fn plan(view: &NodeView, facts: &NodeFacts, underlay_mtu_bytes: u32, 
         bridge: LinkName::gateway_bridge(),
         subnet: facts.gateway_subnet,
         tunnel_port: view.vxlan_port,
-        vtep: view.vtep,
+        node: ipv4_of_node(view, facts),
         guarded: guarded(facts),
         no_egress: BTreeSet::new(),
         host_ports: BTreeMap::new(),
@@ -90,7 +90,7 @@ fn overlay_legs<'a>(
             .networks
             .get(&attachment.network)
             .ok_or_else(|| format!("attached to unknown network {:032x}", attachment.network.0))?;
-        let mtu_bytes = mtu_bytes(network, underlay_mtu_bytes);
+        let mtu_bytes = mtu_bytes(view, network, underlay_mtu_bytes);
         let leg = Leg {
             name: leg_name(position),
             host: LinkName::of_attachment(id, network.vni),
@@ -109,8 +109,8 @@ fn overlay_legs<'a>(
     sandbox.attachments.iter().enumerate().map(leg).collect()
 }
 
-fn mtu_bytes(network: &Network, underlay_mtu_bytes: u32) -> u32 {
-    let most = underlay_mtu_bytes.saturating_sub(VXLAN_OVERHEAD_BYTES);
+fn mtu_bytes(view: &NodeView, network: &Network, underlay_mtu_bytes: u32) -> u32 {
+    let most = underlay_mtu_bytes.saturating_sub(vxlan_overhead_bytes(view.vtep));
     network.mtu_bytes.unwrap_or(most).min(most).max(MIN_MTU_BYTES)
 }
 
@@ -129,7 +129,7 @@ fn leg6(view: &NodeView, attachment: &Attachment, network: &Network) -> Option<L
 fn missing_ipv6(view: &NodeView, facts: &NodeFacts, underlay_mtu_bytes: u32) -> Vec<String> {
     let networks = view.networks.values().filter(|network| network.subnet6.is_some());
     let reason = |network: &Network| {
-        let (name, mtu_bytes) = (&network.name, mtu_bytes(network, underlay_mtu_bytes));
+        let (name, mtu_bytes) = (&network.name, mtu_bytes(view, network, underlay_mtu_bytes));
         if !facts.has_ipv6 {
             return Some(format!("network {name} has no IPv6 here: this kernel has none"));
         }

@@ -36,7 +36,7 @@ pub use table::{
 pub use wire::{Ip, Ip4, MacAddr, Port};
 
 /// Version of this contract; part of the pins' path.
-pub const ABI_VERSION: u32 = 7;
+pub const ABI_VERSION: u32 = 8;
 
 /// Version of layout and meaning of the maps in [`names::map::OF_FLOWS`]; part of their pins' path. Changing it ends the
 /// connections that a node's backends have with clients outside.

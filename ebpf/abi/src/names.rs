@@ -28,9 +28,9 @@ pub mod map {
     pub const ENDPOINTS: &str = "endpoints";
     /// [`crate::TargetPortKey`] → [`crate::TargetPort`].
     pub const TARGET_PORTS: &str = "target_ports";
-    /// Tunnel end [`crate::Ip4`] → [`crate::Peer`].
+    /// Tunnel end [`crate::Ip`] → [`crate::Peer`].
     pub const PEERS: &str = "peers";
-    /// Node address [`crate::Ip`] → tunnel end [`crate::Ip4`] of its owner; unspecified for this node.
+    /// Node address [`crate::Ip`] → tunnel end [`crate::Ip`] of its owner; unspecified for this node.
     pub const ADDRESS_OWNERS: &str = "address_owners";
     /// Interface index `u32` of the host end of a veth pair → [`crate::Attachment`].
     pub const ATTACHMENTS: &str = "attachments";
@@ -40,7 +40,7 @@ pub mod map {
     pub const SANDBOXES: &str = "sandboxes";
     /// LRU: [`crate::FlowTuple`] → backend [`crate::Ip4`].
     pub const FLOW_CACHE: &str = "flow_cache";
-    /// LRU: tunnel end [`crate::Ip4`] → [`crate::NextHop`].
+    /// LRU: tunnel end [`crate::Ip`] → [`crate::NextHop`].
     pub const NEXT_HOPS: &str = "next_hops";
     /// LRU: [`crate::FragmentKey`] → [`crate::FragmentPorts`].
     pub const FRAGMENTS: &str = "fragments";

@@ -1,10 +1,10 @@
 //! Ways to other nodes, written by the programs.
 
-use crate::wire::{Ip4, MacAddr};
+use crate::wire::{Ip, MacAddr};
 
 map_type! {
     /// What the kernel's routes and neighbours said of the way to another node.
-    pub struct NextHop: 32 bytes {
+    pub struct NextHop: 44 bytes {
         /// The tick in which they were asked; the answer holds until the next.
         pub seen: u32,
         /// Not 0: the next packet that comes by tc asks again.
@@ -12,7 +12,7 @@ map_type! {
         /// The interface that leads there; 0 if the kernel's own tunnel device has to send.
         pub ifindex: u32,
         /// The router on the way, or the node itself.
-        pub gateway: Ip4,
+        pub gateway: Ip,
         /// Longest packet of the way, bytes.
         pub mtu: u32,
         /// The interface's MAC.

@@ -1,6 +1,6 @@
 //! What the programs tell of single packets, when they are asked to.
 
-use crate::wire::{Ip4, Port};
+use crate::wire::{Ip, Port};
 
 /// Bytes of a frame that are told: the headers of a tunnel, and those of a TCP segment in it.
 pub const N_HEAD_BYTES: usize = 128;
@@ -45,7 +45,7 @@ pub const STAGE_DROPPED: u8 = 3;
 
 map_type! {
     /// A packet before or after a program.
-    pub struct FlowEvent: 160 bytes {
+    pub struct FlowEvent: 176 bytes {
         /// `CLOCK_MONOTONIC`, ns.
         pub at_ns: u64,
         /// By chance, not 0, and the same before and after.
@@ -55,7 +55,7 @@ map_type! {
         /// Of the frame, bytes.
         pub len: u32,
         /// The sender of the tunnel that the packet came by; unspecified if it came by none.
-        pub remote: Ip4,
+        pub remote: Ip,
         /// Of that tunnel.
         pub vni: u32,
         /// [`crate::ProgramId`].
@@ -64,7 +64,7 @@ map_type! {
         pub stage: u8,
         /// [`crate::DropReason`] of one that is dropped.
         pub reason: u8,
-        pub reserved: u8,
+        pub reserved: [u8; 5],
         /// The frame's first bytes, as many of them as there are of 128, 104, 92, 64, 54, 42 or 14; zero behind.
         pub head: [[u8; 32]; N_HEAD_BYTES / 32],
     }

@@ -6,11 +6,11 @@ use crate::wire::{Ip, Ip4, MacAddr, Port};
 
 map_type! {
     /// This node. All zero until user space has written it: the programs then pass everything.
-    pub struct NodeConfig: 40 bytes {
+    pub struct NodeConfig: 48 bytes {
         /// `SO_NETNS_COOKIE` of the node's namespace: which sockets are the node's own.
         pub netns_cookie: u64,
-        /// This node's tunnel end.
-        pub vtep: Ip4,
+        /// This node's tunnel end: all tunnels have its family.
+        pub vtep: Ip,
         pub vxlan_ifindex: u32,
         /// The VNI of the routing mesh; 0 while there is none.
         pub ingress_vni: u32,
@@ -23,7 +23,7 @@ map_type! {
         /// UDP port of the tunnels.
         pub vxlan_port: Port,
         /// Zero.
-        pub reserved: [u8; 6],
+        pub reserved: [u8; 2],
     }
 }
 
@@ -96,9 +96,9 @@ map_type! {
 
 map_type! {
     /// An endpoint, on this node or another.
-    pub struct Endpoint: 20 bytes {
+    pub struct Endpoint: 32 bytes {
         /// Tunnel end of its node; unspecified if it is this node's own.
-        pub vtep: Ip4,
+        pub vtep: Ip,
         /// Host end of its veth pair if it is this node's own, else 0.
         pub ifindex: u32,
         /// `ENDPOINT_*`.
@@ -189,11 +189,11 @@ impl Frontend {
 impl Endpoint {
     /// An endpoint of this node, which serves nothing yet.
     pub const fn local(mac: MacAddr, ifindex: u32) -> Self {
-        Self { vtep: Ip4::UNSPECIFIED, ifindex, flags: 0, mac, pad: [0; 2] }
+        Self { vtep: Ip::UNSPECIFIED, ifindex, flags: 0, mac, pad: [0; 2] }
     }
 
     /// An endpoint of the node with this tunnel end, which serves nothing yet.
-    pub const fn remote(mac: MacAddr, vtep: Ip4) -> Self {
+    pub const fn remote(mac: MacAddr, vtep: Ip) -> Self {
         Self { vtep, ifindex: 0, flags: 0, mac, pad: [0; 2] }
     }
 
@@ -211,7 +211,7 @@ impl Endpoint {
 
     #[inline]
     pub const fn is_local(&self) -> bool {
-        self.vtep.is_unspecified()
+        self.ifindex != 0
     }
 }
 

@@ -33,7 +33,7 @@ pub fn leave(packet: &Skb) -> Outcome {
         return Ok(skb::send_routed(config.uplink_ifindex));
     }
     let sender = if tells { MacAddr::of_endpoint(attachment.address) } else { ROUTER_MAC };
-    Ok(route::tunnel_to_node(config, packet, owner, sender))
+    Ok(route::tunnel_to_node(config, owner, sender))
 }
 
 #[inline(always)]

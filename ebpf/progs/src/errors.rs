@@ -77,7 +77,7 @@ pub fn from_outside(config: &NodeConfig, packet: &Skb, ip: &IpHeader) -> Option<
     Some(if endpoint.is_local() {
         deliver(config, packet, (ip, tuple), (backend, &endpoint), Chooser::IN_USE)
     } else {
-        Ok(route::tunnel_to_endpoint(packet, config.ingress_vni, &endpoint))
+        Ok(route::tunnel_to_endpoint(config.ingress_vni, &endpoint))
     })
 }
 
@@ -96,7 +96,7 @@ pub fn deliver(
     let Other { backend, endpoint, chooser } =
         ingress::other(config, tuple, backend, chooser).ok_or(DropReason::UnknownFlow)?;
     if !endpoint.is_local() {
-        return Ok(route::tunnel_to_other(config, packet, &endpoint, chooser));
+        return Ok(route::tunnel_to_other(config, &endpoint, chooser));
     }
     let translated = track::translation(tuple, backend).ok_or(DropReason::UnknownFlow)?;
     hand_over(config, packet, (ip, tuple), (backend, &endpoint), &translated)

@@ -47,7 +47,7 @@ pub fn ring(tuple: &FlowTuple) -> Option<RingKey> {
 /// this machine all the same is for an address that is about to come here, or has just gone, or for one behind this router.
 #[inline(always)]
 pub fn ring_of_other_node(config: &NodeConfig, tuple: &FlowTuple) -> Option<RingKey> {
-    let may_be = tuple.destination != Ip::v4(config.vtep);
+    let may_be = tuple.destination != config.vtep;
     let owner = may_be.then(|| maps::address_owner(tuple.destination))??;
     if owner.is_unspecified() { None } else { ring_at(Ip::LOCALHOST4, tuple) }
 }
@@ -146,7 +146,7 @@ pub fn deliver(
         && let Some(Other { backend, endpoint, chooser }) = other(config, &flow.tuple, backend, asked_by)
     {
         if !endpoint.is_local() {
-            return Ok(route::tunnel_to_other(config, packet, &endpoint, chooser));
+            return Ok(route::tunnel_to_other(config, &endpoint, chooser));
         }
         let enters_here = matches!(arrival, Arrival::Outside);
         if let Some(translated) = track::known(flow, backend, way(scratch::of_target()?, !enters_here)) {

@@ -47,10 +47,10 @@ pub static TARGET_PORTS: HashMap<TargetPortKey, TargetPort, { MAX_TARGET_PORTS a
     HashMap::new();
 
 #[btf_map(name = "peers")]
-static PEERS: HashMap<Ip4, Peer, { MAX_PEERS as usize }, SPARSE> = HashMap::new();
+static PEERS: HashMap<Ip, Peer, { MAX_PEERS as usize }, SPARSE> = HashMap::new();
 
 #[btf_map(name = "address_owners")]
-static ADDRESS_OWNERS: HashMap<Ip, Ip4, { MAX_ADDRESS_OWNERS as usize }, SPARSE> = HashMap::new();
+static ADDRESS_OWNERS: HashMap<Ip, Ip, { MAX_ADDRESS_OWNERS as usize }, SPARSE> = HashMap::new();
 
 #[btf_map(name = "attachments")]
 static ATTACHMENTS: HashMap<u32, Attachment, { MAX_ATTACHMENTS as usize }, SPARSE> = HashMap::new();
@@ -62,7 +62,7 @@ pub static VIPS: HashMap<VipKey, RingKey, { MAX_VIPS as usize }, SPARSE> = HashM
 pub static SANDBOXES: HashMap<u64, SandboxNetworks, { MAX_SANDBOXES as usize }, SPARSE> = HashMap::new();
 
 #[btf_map(name = "next_hops")]
-pub static NEXT_HOPS: LruHashMap<Ip4, NextHop, { MAX_PEERS as usize }> = LruHashMap::new();
+pub static NEXT_HOPS: LruHashMap<Ip, NextHop, { MAX_PEERS as usize }> = LruHashMap::new();
 
 #[btf_map(name = "flow_cache")]
 pub static FLOW_CACHE: LruHashMap<FlowTuple, Ip4, { MAX_CACHED_FLOWS as usize }> = LruHashMap::new();
@@ -141,13 +141,13 @@ pub fn prefix6(vni: u32) -> Option<&'static Prefix6> {
 }
 
 #[inline(always)]
-pub fn is_peer(vtep: Ip4) -> bool {
+pub fn is_peer(vtep: Ip) -> bool {
     PEERS.get_ptr(vtep).is_some()
 }
 
 /// The tunnel end of the node that owns this address; unspecified for this node itself.
 #[inline(always)]
-pub fn address_owner(address: Ip) -> Option<Ip4> {
+pub fn address_owner(address: Ip) -> Option<Ip> {
     // SAFETY: as in `endpoint`.
     unsafe { ADDRESS_OWNERS.get(address) }.copied()
 }
@@ -155,7 +155,7 @@ pub fn address_owner(address: Ip) -> Option<Ip4> {
 /// The address is one of this node's own.
 #[inline(always)]
 pub fn is_own(address: Ip) -> bool {
-    address_owner(address).is_some_and(Ip4::is_unspecified)
+    address_owner(address).is_some_and(Ip::is_unspecified)
 }
 
 #[inline(always)]

@@ -5,17 +5,16 @@ use core::ffi::c_void;
 use core::ptr;
 
 use aya_ebpf::bindings::{__sk_buff, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_tunnel_key, xdp_action, xdp_md};
-use aya_ebpf::helpers::{
-    bpf_get_prandom_u32, bpf_ktime_get_ns, bpf_skb_get_tunnel_key, bpf_skb_load_bytes, bpf_xdp_load_bytes,
-};
+use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_ktime_get_ns, bpf_skb_load_bytes, bpf_xdp_load_bytes};
 use ebpf_abi::sample::{
     FlowEvent, N_HEAD_BYTES, STAGE_DROPPED, STAGE_FORWARDED, STAGE_PASSED, STAGE_RECEIVED, Sampling,
 };
-use ebpf_abi::{DropReason, Ip4, ProgramId, TellingRow};
+use ebpf_abi::{DropReason, Ip, ProgramId, TellingRow};
 use ebpf_packet::vxlan::MTU_OVERHEAD;
 use ebpf_packet::{Version, flow, ip};
 
 use crate::maps::{EVENTS, SAMPLING, TELLING};
+use crate::skb;
 
 /// The packet as its hook knows it.
 pub trait Hooked: Copy {
@@ -28,7 +27,7 @@ pub trait Hooked: Copy {
     fn ifindex(self) -> u32;
     /// # Safety
     /// There must be room for a key.
-    unsafe fn tunnel(self, to: *mut bpf_tunnel_key) -> bool;
+    unsafe fn tunnel(self, to: *mut bpf_tunnel_key) -> Option<Ip>;
 }
 
 impl Hooked for *mut __sk_buff {
@@ -51,9 +50,9 @@ impl Hooked for *mut __sk_buff {
     }
 
     #[inline(always)]
-    unsafe fn tunnel(self, to: *mut bpf_tunnel_key) -> bool {
+    unsafe fn tunnel(self, to: *mut bpf_tunnel_key) -> Option<Ip> {
         // SAFETY: the caller's.
-        unsafe { bpf_skb_get_tunnel_key(self, to, size_of::<bpf_tunnel_key>() as u32, 0) == 0 }
+        unsafe { skb::tunnel_sender(self, to) }
     }
 }
 
@@ -77,8 +76,8 @@ impl Hooked for *mut xdp_md {
     }
 
     #[inline(always)]
-    unsafe fn tunnel(self, _: *mut bpf_tunnel_key) -> bool {
-        false
+    unsafe fn tunnel(self, _: *mut bpf_tunnel_key) -> Option<Ip> {
+        None
     }
 }
 
@@ -212,10 +211,9 @@ fn tell<H: Hooked>(hook: H, what: u32, packet: u32) {
         let event: *mut FlowEvent = event.as_mut_ptr();
         let head = (&raw mut (*event).head).cast::<c_void>();
         let key = head.cast::<bpf_tunnel_key>();
-        let is_tunnelled = hook.tunnel(key);
-        (*event).remote =
-            if is_tunnelled { Ip4::from_u32((*key).__bindgen_anon_1.remote_ipv4) } else { Ip4::UNSPECIFIED };
-        (*event).vni = if is_tunnelled { (*key).tunnel_id } else { 0 };
+        let sender = hook.tunnel(key);
+        (*event).vni = if sender.is_some() { (*key).tunnel_id } else { 0 };
+        (*event).remote = sender.unwrap_or(Ip::UNSPECIFIED);
         (*event).at_ns = bpf_ktime_get_ns();
         (*event).packet = packet;
         (*event).ifindex = hook.ifindex();
@@ -223,7 +221,7 @@ fn tell<H: Hooked>(hook: H, what: u32, packet: u32) {
         (*event).program = what as u8;
         (*event).stage = (what >> 8) as u8;
         (*event).reason = (what >> 16) as u8;
-        (*event).reserved = 0;
+        (*event).reserved = [0; 5];
         ptr::write_bytes(head.cast::<u64>(), 0, N_HEAD_BYTES / 8);
         let _ = hook.load(0, head, N_HEAD_BYTES as u32)
             || hook.load(0, head, 104)

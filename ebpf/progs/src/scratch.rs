@@ -9,12 +9,15 @@ use ebpf_packet::ndp::Solicitation;
 use ebpf_packet::{Flow, IpHeader};
 
 use crate::skb::Tunnel;
+use crate::tunnel::Through;
+use crate::verdict::Verdict;
 
 /// Each is written before it is read; all zero, as the kernel makes it, is a value of each.
 #[repr(C)]
 pub struct Scratch {
     attachment: Attachment,
     tunnel: Tunnel,
+    through: Through,
     header: IpHeader,
     solicitation: Solicitation,
     flow: Flow,
@@ -107,6 +110,24 @@ pub fn of_target() -> Result<&'static TargetPort, DropReason> {
     let row = row().ok_or(DropReason::Unconfigured)?;
     // SAFETY: as in `of_answer`.
     unsafe { Ok(&(*row).target) }
+}
+
+/// Says which tunnel the packet is to go through; the verdict for that.
+#[inline(always)]
+pub fn aim(through: Through) -> Verdict {
+    if let Some(row) = row() {
+        // SAFETY: as in `keep`.
+        unsafe { (*row).through = through };
+    }
+    Verdict::TUNNEL
+}
+
+/// What [`aim`] was told.
+#[inline(always)]
+pub fn aimed() -> Result<&'static Through, DropReason> {
+    let row = row().ok_or(DropReason::Unconfigured)?;
+    // SAFETY: as in `of_answer`.
+    unsafe { Ok(&(*row).through) }
 }
 
 /// What the first part of [`crate::vxlan`] has kept for the next.

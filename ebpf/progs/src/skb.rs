@@ -1,6 +1,5 @@
 //! A socket buffer, with the kernel's helpers as `Result`s.
 
-use core::cell::Cell;
 use core::ffi::c_void;
 use core::mem::MaybeUninit;
 
@@ -9,8 +8,8 @@ use aya_ebpf::bindings::{
     __sk_buff, BPF_ADJ_ROOM_ENCAP_L2_SHIFT, BPF_CSUM_LEVEL_DEC, BPF_CSUM_LEVEL_INC, BPF_CSUM_LEVEL_QUERY,
     BPF_F_ADJ_ROOM_ENCAP_L2_ETH, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L4_UDP,
     BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_ADJ_ROOM_NO_CSUM_RESET, BPF_F_INGRESS, BPF_F_MARK_MANGLED_0,
-    BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM, BPF_F_ZERO_CSUM_TX, bpf_adj_room_mode, bpf_redir_neigh,
-    bpf_tunnel_key,
+    BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM, BPF_F_TUNINFO_IPV6, BPF_F_ZERO_CSUM_TX, bpf_adj_room_mode,
+    bpf_redir_neigh, bpf_tunnel_key,
 };
 use aya_ebpf::helpers::{
     bpf_csum_diff, bpf_csum_level, bpf_get_hash_recalc, bpf_l3_csum_replace, bpf_l4_csum_replace,
@@ -25,7 +24,6 @@ use ebpf_packet::ip::Part;
 use ebpf_packet::vxlan::MTU_OVERHEAD;
 use ebpf_packet::{Ethernet, Flow, Version, ethernet, flow, icmp, ip, ipv4, sctp};
 
-use crate::tunnel::Through;
 use crate::verdict::{Outcome, Verdict};
 
 /// `PACKET_HOST`: for this host, whatever the destination MAC says.
@@ -34,12 +32,11 @@ const TUNNEL_TTL: u8 = 64;
 
 pub struct Skb {
     raw: *mut __sk_buff,
-    through: Cell<Through>,
 }
 
 /// The tunnel that a packet came through.
 pub struct Tunnel {
-    pub remote: Ip4,
+    pub remote: Ip,
     pub vni: u32,
 }
 
@@ -70,18 +67,7 @@ impl Bytes for Skb {
 impl Skb {
     #[inline(always)]
     pub fn new(context: &TcContext) -> Self {
-        Self { raw: context.as_ptr().cast(), through: Cell::new(Through::default()) }
-    }
-
-    /// Says which tunnel the packet is to go through.
-    #[inline(always)]
-    pub fn aim(&self, through: Through) {
-        self.through.set(through);
-    }
-
-    #[inline(always)]
-    pub fn aimed(&self) -> Through {
-        self.through.get()
+        Self { raw: context.as_ptr().cast() }
     }
 
     /// The interface that the program hangs on.
@@ -397,23 +383,18 @@ impl Skb {
     #[inline(always)]
     pub fn tunnel(&self) -> Option<Tunnel> {
         let mut key = cleared_key();
-        let size = size_of::<bpf_tunnel_key>() as u32;
-        // SAFETY: all zero is a tunnel key, and the kernel fills it in or says that it did not.
-        let key = unsafe {
-            if bpf_skb_get_tunnel_key(self.raw, key.as_mut_ptr(), size, 0) != 0 {
-                return None;
-            }
-            key.assume_init()
-        };
-        // SAFETY: without BPF_F_TUNINFO_IPV6 the kernel writes the IPv4 member.
-        let remote = Ip4::from_u32(unsafe { key.__bindgen_anon_1.remote_ipv4 });
+        // SAFETY: all zero is a tunnel key.
+        let key = unsafe { key.assume_init_mut() };
+        // SAFETY: there is room for a key.
+        let remote = unsafe { tunnel_sender(self.raw, key) }?;
         Some(Tunnel { remote, vni: key.tunnel_id })
     }
 
     /// Gives the packet to the tunnel device's encapsulation. DF stays clear: a packet that is too long for the underlay
     /// is fragmented rather than lost.
     #[inline(always)]
-    pub fn set_tunnel(&self, remote: Ip4, vni: u32) -> Result<(), DropReason> {
+    pub fn set_tunnel(&self, (local, remote): (Ip, Ip), vni: u32) -> Result<(), DropReason> {
+        let flags = if remote.is_v4() { BPF_F_ZERO_CSUM_TX } else { BPF_F_ZERO_CSUM_TX | BPF_F_TUNINFO_IPV6 };
         let mut key = cleared_key();
         let size = size_of::<bpf_tunnel_key>() as u32;
         // SAFETY: all zero is a tunnel key.
@@ -421,8 +402,14 @@ impl Skb {
             let key = key.assume_init_mut();
             key.tunnel_id = vni;
             key.tunnel_ttl = TUNNEL_TTL;
-            key.__bindgen_anon_1.remote_ipv4 = remote.to_u32();
-            bpf_skb_set_tunnel_key(self.raw, key, size, BPF_F_ZERO_CSUM_TX.into())
+            if remote.is_v4() {
+                key.__bindgen_anon_1.remote_ipv4 = remote.low().to_u32();
+            } else {
+                key.__bindgen_anon_1.remote_ipv6 = remote.to_be_words();
+                // Else the kernel chooses among the uplink's addresses, of which peers know but one.
+                key.__bindgen_anon_3.local_ipv6 = local.to_be_words();
+            }
+            bpf_skb_set_tunnel_key(self.raw, key, size, flags.into())
         };
         if result == 0 { Ok(()) } else { Err(DropReason::Tunnel) }
     }
@@ -434,6 +421,26 @@ impl Skb {
         let result = unsafe { bpf_skb_change_type(self.raw, PACKET_HOST) };
         if result == 0 { Ok(Verdict::Pass) } else { Err(DropReason::Rewrite) }
     }
+}
+
+/// Who sent the packet through a tunnel, of either family, whose other properties are in `key` then; `None` if it came through
+/// none.
+///
+/// # Safety
+/// There must be room for a key.
+#[inline(always)]
+pub unsafe fn tunnel_sender(raw: *mut __sk_buff, key: *mut bpf_tunnel_key) -> Option<Ip> {
+    const SIZE: u32 = size_of::<bpf_tunnel_key>() as u32;
+    // SAFETY: the kernel fills the key in, with the member of the family asked for, or says that it did not.
+    unsafe {
+        if bpf_skb_get_tunnel_key(raw, key, SIZE, 0) == 0 {
+            return Some(Ip::v4(Ip4::from_u32((*key).__bindgen_anon_1.remote_ipv4)));
+        }
+        if bpf_skb_get_tunnel_key(raw, key, SIZE, BPF_F_TUNINFO_IPV6.into()) == 0 {
+            return Some(Ip::from_be_words((*key).__bindgen_anon_1.remote_ipv6));
+        }
+    }
+    None
 }
 
 /// All zero, by whole words: for so many bytes the compiler would call its `memset`, which goes byte by byte.

@@ -209,12 +209,12 @@ fn last(packet: &Skb) -> Outcome {
             packet.set_macs(endpoint.mac, attachment.mac)?;
             Ok(skb::send_to_sandbox(endpoint.ifindex))
         } else {
-            Ok(route::tunnel_to_endpoint(packet, attachment.vni, &endpoint))
+            Ok(route::tunnel_to_endpoint(attachment.vni, &endpoint))
         };
     }
     let is_ingress = attachment.flags & ATTACHMENT_INGRESS != 0;
     if is_ingress && let Some(owner) = maps::address_owner(ip.destination) {
-        return Ok(route::to_host_process(config, packet, owner));
+        return Ok(route::to_host_process(config, owner));
     }
     if named.is_none() && may_be_refused(packet, ip) {
         return Ok(Verdict::OUTSIDE);

@@ -4,20 +4,21 @@
 use core::mem::MaybeUninit;
 
 use aya_ebpf::bindings::xdp_md;
-use ebpf_abi::{DropReason, Ip4, MacAddr, NextHop, NodeConfig};
+use ebpf_abi::{DropReason, Ip, Ip4, MacAddr, NextHop, NodeConfig};
 use ebpf_packet::vxlan::{self, MTU_OVERHEAD, Outer};
 use ebpf_packet::{Bytes as _, Ethernet, Version, ethernet, ip, ipv4};
 
 use crate::account::Account;
 use crate::fib;
 use crate::maps::{self, NEXT_HOPS};
+use crate::scratch;
 use crate::skb::{self, Skb};
 
 /// A tunnel, and what the inner Ethernet header says.
-#[derive(Clone, Copy, Default)]
+/// What [`scratch::aim`] is told.
 pub struct Through {
     /// The far end.
-    pub node: Ip4,
+    pub node: Ip,
     pub vni: u32,
     pub destination: MacAddr,
     pub source: MacAddr,
@@ -25,18 +26,20 @@ pub struct Through {
 
 /// Sends an IP packet; the hook's action. IPv6 goes by the kernel's device.
 #[inline(always)]
-pub fn send(account: &Account, packet: &Skb, through: Through) -> Result<i32, DropReason> {
+pub fn send(account: &Account, packet: &Skb) -> Result<i32, DropReason> {
+    let through = scratch::aimed()?;
     let config = maps::config().ok_or(DropReason::Unconfigured)?;
     let header = packet.load::<{ ipv4::MIN_LEN }>(ip::OFFSET).map_err(|_| DropReason::Malformed)?;
     if header[0] >> 4 == 4
+        && through.node.is_v4()
         && let Some(hop) = next_hop(config, packet, through.node, account.is_to_look())
         && fits(packet, &header, hop.mtu)
         && packet.make_tunnel_room()
     {
         let hash = packet.hash();
         let outer = Outer {
-            source: config.vtep,
-            destination: through.node,
+            source: config.vtep.low(),
+            destination: through.node.low(),
             source_port: vxlan::source_port(hash),
             destination_port: config.vxlan_port,
             vni: through.vni,
@@ -46,15 +49,15 @@ pub fn send(account: &Account, packet: &Skb, through: Through) -> Result<i32, Dr
         let inner = inner_header(through);
         let inner_len = packet.len() - MTU_OVERHEAD;
         packet.write_counted(ethernet::LEN, &outer.behind_ethernet(&inner, inner_len as u16))?;
-        return Ok(skb::send_by(hop.ifindex, hop.gateway));
+        return Ok(skb::send_by(hop.ifindex, hop.gateway.low()));
     }
     packet.set_macs(through.destination, through.source)?;
-    packet.set_tunnel(through.node, through.vni)?;
+    packet.set_tunnel((config.vtep, through.node), through.vni)?;
     Ok(skb::send_out(config.vxlan_ifindex))
 }
 
 #[inline(always)]
-const fn inner_header(through: Through) -> Ethernet {
+const fn inner_header(through: &Through) -> Ethernet {
     let (destination, source) = (through.destination, through.source);
     Ethernet { destination, source, ether_type: ethernet::TYPE_IPV4 }
 }
@@ -74,7 +77,7 @@ fn fits(packet: &Skb, ip: &[u8; ipv4::MIN_LEN], mtu: u32) -> bool {
 /// Where own headers lead to a node: what was found in this second, or the kernel's answer now. `None` leaves the packet to the
 /// kernel's device: the way leads elsewhere, or the next hop has yet to be asked for its MAC.
 #[inline(always)]
-fn next_hop(config: &NodeConfig, packet: &Skb, node: Ip4, asks_again: bool) -> Option<NextHop> {
+fn next_hop(config: &NodeConfig, packet: &Skb, node: Ip, asks_again: bool) -> Option<NextHop> {
     // SAFETY: the row is copied at once.
     if let Some(known) = unsafe { NEXT_HOPS.get(node) }
         && known.seen == maps::tick()
@@ -87,11 +90,11 @@ fn next_hop(config: &NodeConfig, packet: &Skb, node: Ip4, asks_again: bool) -> O
 }
 
 #[inline(always)]
-fn look_up(config: &NodeConfig, packet: &Skb, node: Ip4) -> Option<NextHop> {
+fn look_up(config: &NodeConfig, packet: &Skb, node: Ip) -> Option<NextHop> {
     let mut lookup = MaybeUninit::uninit();
     let lookup = fib::cleared(&mut lookup);
-    lookup.__bindgen_anon_3.ipv4_src = config.vtep.to_be_u32();
-    lookup.__bindgen_anon_4.ipv4_dst = node.to_be_u32();
+    lookup.__bindgen_anon_3.ipv4_src = config.vtep.low().to_be_u32();
+    lookup.__bindgen_anon_4.ipv4_dst = node.low().to_be_u32();
     // Not 0 bytes: then the kernel would measure the packet as it is now, and not tell the way's MTU.
     let found = fib::ask(config, packet, (Version::V4, 1), lookup);
     if found == fib::NO_NEIGHBOUR {
@@ -101,8 +104,9 @@ fn look_up(config: &NodeConfig, packet: &Skb, node: Ip4) -> Option<NextHop> {
         && lookup.family == fib::family(Version::V4)
         && lookup.ifindex == config.uplink_ifindex;
     // SAFETY: the members read are those of IPv4, and of an answer.
-    let (gateway, mtu) =
-        unsafe { (Ip4::from_be_u32(lookup.__bindgen_anon_4.ipv4_dst), lookup.__bindgen_anon_1.mtu_result) };
+    let (gateway, mtu) = unsafe {
+        (Ip::v4(Ip4::from_be_u32(lookup.__bindgen_anon_4.ipv4_dst)), lookup.__bindgen_anon_1.mtu_result)
+    };
     let hop = NextHop {
         seen: maps::tick(),
         to_renew: 0,
@@ -123,7 +127,7 @@ fn look_up(config: &NodeConfig, packet: &Skb, node: Ip4) -> Option<NextHop> {
 pub fn macs_of_next_hop(
     account: &Account,
     context: *mut xdp_md,
-    node: Ip4,
+    node: Ip,
     len: u32,
 ) -> Option<(MacAddr, MacAddr)> {
     let hop = NEXT_HOPS.get_ptr_mut(node)?;

@@ -55,8 +55,10 @@ fn last_part(account: &Account, packet: &Skb) -> i32 {
 fn from_node(packet: &Skb) -> Option<Outcome> {
     let config = maps::config()?;
     let headers = packet.load::<{ vxlan::FRAME_HEADERS_LEN }>(0).ok()?;
-    let tunnelled = Tunnelled::parse(&headers, packet.len() as usize, (config.vtep, config.vxlan_port))?;
-    let is_ours = packet.is_for_host() && tunnelled.vni != PROBE_VNI && maps::is_peer(tunnelled.remote);
+    let here = (config.vtep.to_v4()?, config.vxlan_port);
+    let tunnelled = Tunnelled::parse(&headers, packet.len() as usize, here)?;
+    let remote = Ip::v4(tunnelled.remote);
+    let is_ours = packet.is_for_host() && tunnelled.vni != PROBE_VNI && maps::is_peer(remote);
     let is_aggregate = packet.is_aggregate();
     if !is_ours || (is_aggregate && !keeps_marks(packet, &tunnelled.inner)) {
         return None;
@@ -66,7 +68,7 @@ fn from_node(packet: &Skb) -> Option<Outcome> {
         Err(_) if is_aggregate => return None,
         Err(reason) => return Some(Err(reason)),
     }
-    let tunnel = Tunnel { remote: tunnelled.remote, vni: tunnelled.vni };
+    let tunnel = Tunnel { remote, vni: tunnelled.vni };
     Some(scratch::tunnel(tunnel).map_or(Err(DropReason::Unconfigured), |_| Ok(Verdict::ARRIVED)))
 }
 
@@ -96,7 +98,7 @@ fn from_client(packet: &Skb) -> Option<Outcome> {
     } else if is_too_long(config, packet, ip) {
         Ok(Verdict::TOO_LONG)
     } else {
-        Ok(route::tunnel_to_endpoint(packet, config.ingress_vni, &chosen.endpoint))
+        Ok(route::tunnel_to_endpoint(config.ingress_vni, &chosen.endpoint))
     })
 }
 
@@ -150,8 +152,7 @@ fn is_too_long(config: &NodeConfig, packet: &Skb, ip: &IpHeader) -> bool {
 /// would send it to and fro for ever.
 #[inline(always)]
 fn is_probe(config: &NodeConfig, packet: &Skb, ip: &IpHeader) -> bool {
-    let may_be =
-        ip.protocol == protocol::UDP && ip.destination == Ip::v4(config.vtep) && ip.part == ip::Part::Whole;
+    let may_be = ip.protocol == protocol::UDP && ip.destination == config.vtep && ip.part == ip::Part::Whole;
     if !may_be || ip.has_options() {
         return false;
     }
@@ -160,7 +161,7 @@ fn is_probe(config: &NodeConfig, packet: &Skb, ip: &IpHeader) -> bool {
     if [high, low] != tunnels || [source_high, source_low] == tunnels {
         return false;
     }
-    vxlan::vni(packet, UDP_OFFSET) == Ok(Some(PROBE_VNI)) && maps::is_peer(ip.source.low())
+    vxlan::vni(packet, UDP_OFFSET) == Ok(Some(PROBE_VNI)) && maps::is_peer(ip.source)
 }
 
 const UDP_OFFSET: usize = ip::OFFSET + Version::V4.min_len();

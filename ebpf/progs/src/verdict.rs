@@ -16,7 +16,7 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    /// Through the tunnel that [`Skb::aim`] was told. Of tc alone, and done at the program's end. No variant of its own: one
+    /// Through the tunnel that [`crate::scratch::aim`] was told. Of tc alone, and done at the program's end. No variant of its own: one
     /// without a value beside one with it makes the compiler copy what is not there, which the verifier refuses.
     pub const TUNNEL: Self = Self::Forward(INTO_TUNNEL);
     /// To be refused for its length, by a part of its own.
@@ -73,7 +73,7 @@ pub fn tc(account: &Account, packet: &Skb, action: i32) -> i32 {
 
 #[inline(never)]
 fn into_tunnel(account: &Account, packet: &Skb) -> i32 {
-    let sent = tunnel::send(account, packet, packet.aimed());
+    let sent = tunnel::send(account, packet);
     part(account, &Some(sent.map(Verdict::Forward)))
 }
 

@@ -184,6 +184,6 @@ fn decide_out(packet: &Skb) -> Outcome {
     if endpoint.is_local() {
         return Ok(skb::send(endpoint.ifindex));
     }
-    packet.set_tunnel(endpoint.vtep, config.ingress_vni)?;
+    packet.set_tunnel((config.vtep, endpoint.vtep), config.ingress_vni)?;
     Ok(Verdict::Pass)
 }

@@ -79,6 +79,9 @@ fn encapsulate(
     let total_len = flow.total_len;
     let len = u32::from(total_len) + MTU_OVERHEAD;
     let node = chosen.endpoint.vtep;
+    if !node.is_v4() {
+        return Ok(Verdict::Pass);
+    }
     let Some(macs) = tunnel::macs_of_next_hop(account, frame.0.ctx, node, len) else {
         return Ok(Verdict::Pass);
     };
@@ -88,8 +91,8 @@ fn encapsulate(
         Version::V6 => first << 4 | second >> 4,
     };
     let outer = Outer {
-        source: config.vtep,
-        destination: node,
+        source: config.vtep.low(),
+        destination: node.low(),
         source_port: vxlan::source_port(chosen.flow_hash),
         destination_port: config.vxlan_port,
         vni: config.ingress_vni,

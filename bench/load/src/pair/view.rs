@@ -78,7 +78,7 @@ pub fn view_of(vtep: Ipv4Addr, revision: u64, extent: Extent) -> NodeView {
     NodeView {
         revision,
         generation: Generation { epoch: 1, index: revision },
-        vtep,
+        vtep: vtep.into(),
         vxlan_port: 4789,
         ingress: Some(INGRESS),
         networks: Table::from_iter([
@@ -133,11 +133,11 @@ fn service(name: String, port: u16, target: u16) -> Service {
 }
 
 fn remote(vtep: Ipv4Addr) -> RemoteEndpoint {
-    RemoteEndpoint { vtep, task_name: "task".to_owned(), aliases: Vec::new() }
+    RemoteEndpoint { vtep: vtep.into(), task_name: "task".to_owned(), aliases: Vec::new() }
 }
 
 fn backend(vtep: Ipv4Addr) -> Backend {
-    Backend { task_name: "task".to_owned(), vtep, ready: true }
+    Backend { task_name: "task".to_owned(), vtep: vtep.into(), ready: true }
 }
 
 /// The service whose only task is on the second node.

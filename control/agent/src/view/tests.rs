@@ -18,7 +18,12 @@ const BACK: NetworkId = NetworkId::from_bits(102);
 const WEB: ServiceId = ServiceId::from_bits(7);
 
 fn context() -> NodeContext {
-    NodeContext { node: ME, hostname: "n1".into(), vtep: Ipv4Addr::new(198, 18, 0, 11), vxlan_port: 4789 }
+    NodeContext {
+        node: ME,
+        hostname: "n1".into(),
+        vtep: Ipv4Addr::new(198, 18, 0, 11).into(),
+        vxlan_port: 4789,
+    }
 }
 
 fn network(id: NetworkId, name: &str, subnet: &str, change: impl FnOnce(&mut NetworkSpec)) -> Network {
@@ -89,7 +94,7 @@ fn node(id: NodeId, last: u8, further: &[u8], addresses_since: u64, alive: bool)
     Peer {
         id,
         hostname: format!("n{}", id.bits()),
-        vtep: Ipv4Addr::new(198, 18, 0, last),
+        vtep: Ipv4Addr::new(198, 18, 0, last).into(),
         addresses: [&last].into_iter().chain(further).map(address).collect(),
         addresses_since,
         alive,
@@ -277,8 +282,8 @@ fn owned(nodes: Vec<Peer>) -> Vec<(u8, String, Vec<u8>)> {
         IpAddr::V4(address) => address.octets()[3],
         IpAddr::V6(_) => panic!("{address}"),
     };
-    let row = |(vtep, peer): (Ipv4Addr, dp::Peer)| {
-        (vtep.octets()[3], peer.hostname, peer.addresses.iter().map(last).collect())
+    let row = |(vtep, peer): (IpAddr, dp::Peer)| {
+        (last(&vtep), peer.hostname, peer.addresses.iter().map(last).collect())
     };
     view.peers.into_iter().map(row).collect()
 }

@@ -375,7 +375,7 @@ pub fn options(ca: &Ca, known_managers: Vec<SocketAddr>) -> AgentOptions {
         context: NodeContext {
             node: AGENT,
             hostname: "agent-host".into(),
-            vtep: Ipv4Addr::LOCALHOST,
+            vtep: Ipv4Addr::LOCALHOST.into(),
             vxlan_port: 4789,
         },
         channels: Channels::new(ca.identity(AGENT, Role::Worker)),

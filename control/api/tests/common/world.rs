@@ -59,7 +59,7 @@ fn node(id: NodeId, hostname: &str, host: u8, role: Role) -> Node {
             platform: Platform { os: "linux".into(), architecture: "x86_64".into() },
             resources: Resources { nano_cpus: 2_000_000_000, memory_bytes: 2 << 30 },
             engine_version: "0.1.0".into(),
-            data_path_addr: Some(addr),
+            data_path_addr: Some(addr.into()),
             addresses: vec![IpAddr::V4(addr)],
             ..NodeDescription::default()
         },

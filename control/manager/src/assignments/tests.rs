@@ -73,7 +73,7 @@ fn a_nodes_addresses_are_known_also_when_its_data_path_is_dead_and_since_when() 
     let described = |hostname: &str, addresses: &[IpAddr]| {
         let description = NodeDescription {
             hostname: hostname.to_owned(),
-            data_path_addr: Some(Ipv4Addr::new(198, 18, 0, 1)),
+            data_path_addr: Some(Ipv4Addr::new(198, 18, 0, 1).into()),
             addresses: addresses.to_vec(),
             ..NodeDescription::default()
         };
@@ -112,11 +112,11 @@ fn changes(state: &State, step: &Step) -> Vec<Change> {
             // Without a tunnel's end and without life it counts as lost.
             let state = if *vtep || *alive { NodeState::Ready } else { NodeState::Down };
             let status = NodeStatus { state, data_path_alive: *alive, ..NodeStatus::default() };
-            let data_path_addr = vtep.then(|| Ipv4Addr::new(198, 18, 0, *id));
+            let data_path_addr = vtep.then(|| IpAddr::from([198, 18, 0, *id]));
             let description = NodeDescription {
                 hostname: format!("node{id}"),
                 data_path_addr,
-                addresses: data_path_addr.map(IpAddr::V4).into_iter().collect(),
+                addresses: data_path_addr.into_iter().collect(),
                 ..NodeDescription::default()
             };
             let id = node_id(*id);

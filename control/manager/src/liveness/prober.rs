@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use control_model::NodeId;
@@ -22,27 +22,27 @@ const RECEIVE_BUFFER_BYTES: usize = 4 << 20;
 #[derive(Debug)]
 pub struct Prober {
     socket: UdpSocket,
+    /// `None` where the system has no IPv6.
+    socket6: Option<UdpSocket>,
     out: Outstanding,
 }
 
 impl Prober {
     pub async fn new() -> io::Result<Self> {
-        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await?;
-        let forced = setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER_BYTES);
-        // Without CAP_NET_ADMIN the system's limit holds.
-        if let Err(error) = forced.or_else(|_| setsockopt(&socket, sockopt::RcvBuf, &RECEIVE_BUFFER_BYTES)) {
-            tracing::warn!(%error, "the probes' receive buffer stays as it is");
-        }
-        // A new socket counts as not writable until the runtime has looked: the first probes would be lost.
-        socket.writable().await?;
-        Ok(Self { socket, out: Outstanding::default() })
+        let socket = open(Ipv4Addr::UNSPECIFIED.into()).await?;
+        let socket6 = open(Ipv6Addr::UNSPECIFIED.into()).await.ok();
+        Ok(Self { socket, socket6, out: Outstanding::default() })
     }
 
     /// Sends one probe. One that can't be sent is one without an answer.
-    pub fn send(&mut self, node: NodeId, vtep: SocketAddrV4) {
+    pub fn send(&mut self, node: NodeId, vtep: SocketAddr) {
         let token = rand::random();
         self.out.sent(node, token);
-        if let Err(error) = self.socket.try_send_to(&probe_datagram(token), vtep.into()) {
+        let Some(socket) = (if vtep.is_ipv4() { Some(&self.socket) } else { self.socket6.as_ref() }) else {
+            tracing::debug!(%node, %vtep, "probe not sent: this system has no IPv6");
+            return;
+        };
+        if let Err(error) = socket.try_send_to(&probe_datagram(token), vtep) {
             tracing::debug!(%node, %vtep, %error, "probe not sent");
         }
     }
@@ -51,7 +51,10 @@ impl Prober {
     pub async fn answers(&mut self) -> Vec<NodeId> {
         loop {
             // The missing answer counts, not the reason: of an error it is read again.
-            let _ = self.socket.readable().await;
+            tokio::select! {
+                _ = self.socket.readable() => {}
+                _ = readable(self.socket6.as_ref()) => {}
+            }
             let answers = self.take_answers();
             if !answers.is_empty() {
                 return answers;
@@ -60,19 +63,43 @@ impl Prober {
         }
     }
 
-    /// Those that wait in the socket.
+    /// Those that wait in the sockets.
     fn take_answers(&mut self) -> Vec<NodeId> {
         let mut buffer = [0; PROBE_LEN + 1];
-        let received = std::iter::from_fn(|| {
-            let (len, _) = self.socket.try_recv_from(&mut buffer).ok()?;
-            Some(probe_token(&buffer[..len]))
-        });
-        received.take(MAX_ANSWERS).flatten().filter_map(|token| self.out.answered(token)).collect()
+        let mut answers = Vec::new();
+        for socket in [Some(&self.socket), self.socket6.as_ref()].into_iter().flatten() {
+            let received = std::iter::from_fn(|| {
+                let (len, _) = socket.try_recv_from(&mut buffer).ok()?;
+                Some(probe_token(&buffer[..len]))
+            });
+            answers.extend(received.take(MAX_ANSWERS).flatten().filter_map(|token| self.out.answered(token)));
+        }
+        answers
     }
 
     /// Forgets those for whom `keep` is false.
     pub fn retain(&mut self, keep: impl Fn(&NodeId) -> bool) {
         self.out.retain(keep);
+    }
+}
+
+async fn open(any: IpAddr) -> io::Result<UdpSocket> {
+    let socket = UdpSocket::bind((any, 0)).await?;
+    let forced = setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER_BYTES);
+    // Without CAP_NET_ADMIN the system's limit holds.
+    if let Err(error) = forced.or_else(|_| setsockopt(&socket, sockopt::RcvBuf, &RECEIVE_BUFFER_BYTES)) {
+        tracing::warn!(%error, "the probes' receive buffer stays as it is");
+    }
+    // A new socket counts as not writable until the runtime has looked: the first probes would be lost.
+    socket.writable().await?;
+    Ok(socket)
+}
+
+async fn readable(socket: Option<&UdpSocket>) {
+    match socket {
+        // As for the other one, the missing answer counts.
+        Some(socket) => drop(socket.readable().await),
+        None => std::future::pending().await,
     }
 }
 
@@ -131,8 +158,14 @@ mod tests {
 
     #[tokio::test]
     async fn answers_of_a_thousand_nodes_wait_for_a_leader_that_is_busy() {
-        let echo = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a socket");
-        let std::net::SocketAddr::V4(echo_addr) = echo.local_addr().expect("bound") else { panic!("IPv4") };
+        for address in [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()] {
+            all_answer_at(address).await;
+        }
+    }
+
+    async fn all_answer_at(address: IpAddr) {
+        let echo = UdpSocket::bind((address, 0)).await.expect("a socket");
+        let echo_addr = echo.local_addr().expect("bound");
         let mut prober = Prober::new().await.expect("a socket");
         let mut buffer = [0; PROBE_LEN];
         for id in 1..=N_NODES {

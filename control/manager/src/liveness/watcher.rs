@@ -1,6 +1,6 @@
 //! The leader's liveness at work: heartbeats and probes in, node statuses out.
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -45,7 +45,7 @@ struct Watch<'a> {
     started: Timestamp,
     liveness: Liveness,
     prober: Prober,
-    rounds: Rounds<(NodeId, SocketAddrV4)>,
+    rounds: Rounds<(NodeId, SocketAddr)>,
     is_in_doubt: bool,
     leaders: &'a Mutex<Leaders>,
 }
@@ -168,10 +168,10 @@ impl<'a> Watch<'a> {
 }
 
 /// Whom to probe, and where.
-fn targets(state: &State, me: NodeId) -> Vec<(NodeId, SocketAddrV4)> {
+fn targets(state: &State, me: NodeId) -> Vec<(NodeId, SocketAddr)> {
     let Some(port) = state.cluster().map(|c| c.data_path_port) else { return Vec::new() };
     let others = state.nodes().iter().filter(|node| node.id != me);
-    others.filter_map(|n| Some((n.id, SocketAddrV4::new(n.description.data_path_addr?, port)))).collect()
+    others.filter_map(|n| Some((n.id, SocketAddr::new(n.description.data_path_addr?, port)))).collect()
 }
 
 /// Returns at `deadline` by the clock that never jumps; never without one.

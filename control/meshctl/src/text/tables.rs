@@ -1,6 +1,6 @@
 //! Rings, flows, and where things are sent.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use comfy_table::Cell;
 use dataplane_model::inspect::{
@@ -109,17 +109,19 @@ fn endpoint(row: &FdbEndpoint) -> Vec<Cell> {
     ]
 }
 
-fn node(vtep: Option<Ipv4Addr>) -> String {
+fn node(vtep: Option<IpAddr>) -> String {
     vtep.map_or_else(|| "this node".to_owned(), |vtep| vtep.to_string())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use dataplane_model::inspect::{LoadBalancerBackend, OwnerRow};
 
     use super::*;
 
-    const NODE: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 12);
+    const NODE: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 18, 0, 12));
 
     fn task(host: u8) -> Ipv4Addr {
         Ipv4Addr::new(10, 0, 0, host)
@@ -129,7 +131,7 @@ mod tests {
     fn a_ring_shows_shares_and_what_it_was() {
         let backend = |host, vtep, places| LoadBalancerBackend { address: task(host), vtep, places };
         let in_use = vec![backend(5, NODE, 70), backend(6, NODE, 141)];
-        let before = vec![backend(9, Ipv4Addr::UNSPECIFIED, 101)];
+        let before = vec![backend(9, Ipv4Addr::UNSPECIFIED.into(), 101)];
         let report = RingReport {
             service: "whoami".to_owned(),
             vni: 4096,
@@ -199,7 +201,7 @@ tcp        198.18.0.100:40000   198.18.0.11:8080   10.0.0.5:80   :40000    estab
         let report = FdbReport {
             peers: vec![NODE],
             owners: vec![
-                OwnerRow { address: NODE.into(), vtep: Some(NODE) },
+                OwnerRow { address: NODE, vtep: Some(NODE) },
                 OwnerRow { address: task(1).into(), vtep: None },
             ],
             endpoints: vec![endpoint(5, true), endpoint(6, false)],

@@ -1,4 +1,4 @@
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use dataplane_model::inspect::{HookRow, LoadBalancerBackend};
 
@@ -17,7 +17,7 @@ fn status_lists_node_and_hooks() {
         node_id: "n1".to_owned(),
         cluster_id: String::new(),
         role: "manager (leader)".to_owned(),
-        vtep: Some(Ipv4Addr::new(198, 18, 0, 11)),
+        vtep: Some(Ipv4Addr::new(198, 18, 0, 11).into()),
         wanted: Generation { epoch: 2, index: 40 },
         applied: Generation { epoch: 2, index: 39 },
         hooks: vec![hook("eth0", "tcx ingress"), hook("mesh-vx", "tcx egress")],
@@ -63,7 +63,7 @@ fn pins_know_no_generation() {
 fn a_frontend_has_a_line_per_backend() {
     let backend = |host, places| LoadBalancerBackend {
         address: Ipv4Addr::new(10, 0, 0, host),
-        vtep: Ipv4Addr::new(198, 18, 0, host),
+        vtep: Ipv4Addr::new(198, 18, 0, host).into(),
         places,
     };
     let row = |frontend: &str, service: &str, backends| LoadBalancerRow {
@@ -90,14 +90,14 @@ FRONTEND               KIND           VNI    SERVICE   RING   BACKEND     NODE  
 
 #[test]
 fn endpoints_are_here_or_on_another_node() {
-    let row = |host, vtep: Option<Ipv4Addr>, interface: Option<&str>| EndpointRow {
+    let row = |host, vtep: Option<IpAddr>, interface: Option<&str>| EndpointRow {
         vni: 4097,
         address: Ipv4Addr::new(10, 0, 1, host),
         mac: "02:42:0a:00:01:05".to_owned(),
         vtep,
         interface: interface.map(str::to_owned),
     };
-    let rows = [row(5, None, Some("mv0123456789a")), row(6, Some(Ipv4Addr::new(198, 18, 0, 12)), None)];
+    let rows = [row(5, None, Some("mv0123456789a")), row(6, Some(IpAddr::from([198, 18, 0, 12])), None)];
     let expected = "\
 VNI    ADDRESS    MAC                 NODE          INTERFACE
 4097   10.0.1.5   02:42:0a:00:01:05   this node     mv0123456789a

@@ -1,6 +1,6 @@
 //! A node's part in a swarm: its identity, its data plane, its agent, and, on a manager, the manager half.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -289,7 +289,8 @@ fn local_addr(host: &Host, file: &NodeFile) -> SocketAddr {
     match listen.ip() {
         ip if !ip.is_unspecified() => listen,
         _ if own && advertise.port() == listen.port() => advertise,
-        _ => SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), listen.port()),
+        IpAddr::V4(_) => SocketAddr::new(Ipv4Addr::LOCALHOST.into(), listen.port()),
+        IpAddr::V6(_) => SocketAddr::new(Ipv6Addr::LOCALHOST.into(), listen.port()),
     }
 }
 

@@ -1,6 +1,6 @@
 //! A kernel between driver and Linux, in which a test has a say.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use dataplane_driver::{Driver, DriverOptions};
@@ -44,11 +44,11 @@ pub fn start(options: &DriverOptions, say: Say) -> Driver {
 impl Kernel for Seam {
     type Sockets = NodeSockets;
 
-    async fn machine(&mut self, vtep: Ipv4Addr) -> Result<Machine, KernelError> {
+    async fn machine(&mut self, vtep: IpAddr) -> Result<Machine, KernelError> {
         if let Some(seen) = self.seen.as_ref().filter(|_| self.say.by_news_alone) {
             return Ok(seen.clone());
         }
-        let machine = self.kernel.machine(vtep).await?;
+        let machine = self.kernel.machine(vtep.into()).await?;
         Ok(self.seen.insert(machine).clone())
     }
 

@@ -32,12 +32,13 @@ fn id(task: u8) -> SandboxId {
 /// Task 5 on `a` and task 6 on `b`, seen from the node with `vtep`.
 pub fn of_node(revision: u64, vtep: Ipv4Addr) -> NodeView {
     let (own, other_task, other) = if vtep == NODE_A { (5, 6, NODE_B) } else { (6, 5, NODE_A) };
-    let remote = |_| RemoteEndpoint { vtep: other, task_name: format!("web.{other_task}"), aliases: vec![] };
+    let remote =
+        |_| RemoteEndpoint { vtep: other.into(), task_name: format!("web.{other_task}"), aliases: vec![] };
     let peer = Peer { hostname: "other".into(), addresses: vec![other.into()] };
     NodeView {
         revision,
         generation: Generation { epoch: 1, index: revision },
-        vtep,
+        vtep: vtep.into(),
         vxlan_port: 4789,
         ingress: Some(INGRESS),
         networks: Table::from_iter([(INGRESS, network("ingress", 4096, 0)), (APP, network("app", 4097, 1))]),
@@ -104,10 +105,10 @@ fn web() -> Service {
         dsr: false,
         ports: vec![],
         backends: BTreeMap::from([
-            ((INGRESS, ingress(5)), backend(NODE_A)),
-            ((INGRESS, ingress(6)), backend(NODE_B)),
-            ((APP, app(5)), backend(NODE_A)),
-            ((APP, app(6)), backend(NODE_B)),
+            ((INGRESS, ingress(5)), backend(NODE_A.into())),
+            ((INGRESS, ingress(6)), backend(NODE_B.into())),
+            ((APP, app(5)), backend(NODE_A.into())),
+            ((APP, app(6)), backend(NODE_B.into())),
         ]),
     }
 }

@@ -21,8 +21,8 @@ pub struct Tables {
     pub rings: Rings,
     pub endpoints: Table<EndpointKey, Endpoint>,
     pub target_ports: Table<TargetPortKey, TargetPort>,
-    pub peers: Table<Ip4, Peer>,
-    pub address_owners: Table<Ip, Ip4>,
+    pub peers: Table<Ip, Peer>,
+    pub address_owners: Table<Ip, Ip>,
     /// By VNI.
     pub prefixes6: Table<u32, Prefix6>,
     /// By interface index.
@@ -31,7 +31,7 @@ pub struct Tables {
     /// By netns cookie.
     pub sandboxes: Table<u64, SandboxNetworks>,
     /// By tunnel end.
-    pub next_hops: Table<Ip4, NextHop>,
+    pub next_hops: Table<Ip, NextHop>,
     pub flow_cache: Table<FlowTuple, Ip4>,
     pub flows: Table<ForwardKey, ForwardFlow>,
     pub replies: Table<ReplyKey, ReplyFlow>,

@@ -3,14 +3,14 @@
 use std::path::Path;
 
 use dataplane_model::inspect::{FdbEndpoint, FdbReport, OwnerRow};
-use ebpf_abi::{Endpoint, EndpointKey, Ip, Ip4};
+use ebpf_abi::{Endpoint, EndpointKey, Ip};
 
 use super::{InspectError, name_of, open};
 
 /// All of the three tables, in order.
 pub fn fdb(pin_dir: &Path) -> Result<FdbReport, InspectError> {
     let tables = open(pin_dir)?;
-    let owner = |(address, vtep): (Ip, Ip4)| OwnerRow {
+    let owner = |(address, vtep): (Ip, Ip)| OwnerRow {
         address: address.into(),
         vtep: (!vtep.is_unspecified()).then(|| vtep.into()),
     };

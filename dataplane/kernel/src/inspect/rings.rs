@@ -1,14 +1,14 @@
 //! Load balancers: what leads to a ring, who has its places, and what the ring was before.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::Path;
 
 use dataplane_model::inspect::{
     LoadBalancerBackend, LoadBalancerRow, RingReport, RingRow, is_frontend_named,
 };
 use dataplane_model::kernel_state::protocol_name;
-use ebpf_abi::{EndpointKey, Ip4, RingKey};
+use ebpf_abi::{EndpointKey, Ip, Ip4, RingKey};
 
 use super::{InspectError, open};
 use crate::bpf::Tables;
@@ -87,7 +87,7 @@ type Shares = (u32, Vec<LoadBalancerBackend>);
 /// Reads every ring in use once: one service may have many frontends.
 struct RingReader<'a> {
     tables: &'a Tables,
-    own_vtep: Ip4,
+    own_vtep: Ip,
     read: BTreeMap<RingKey, Option<Shares>>,
 }
 
@@ -131,8 +131,8 @@ impl<'a> RingReader<'a> {
     }
 
     /// Tunnel end of an endpoint's node; 0.0.0.0 if the endpoint is gone.
-    fn vtep(&self, key: EndpointKey) -> Result<Ipv4Addr, InspectError> {
-        let vtep = self.tables.endpoints.get(&key)?.map_or(Ip4::UNSPECIFIED, |endpoint| {
+    fn vtep(&self, key: EndpointKey) -> Result<IpAddr, InspectError> {
+        let vtep = self.tables.endpoints.get(&key)?.map_or(Ip::v4(Ip4::UNSPECIFIED), |endpoint| {
             if endpoint.is_local() { self.own_vtep } else { endpoint.vtep }
         });
         Ok(vtep.into())

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use dataplane_model::inspect::{DropsReport, TopDrop, TopProgram, TopReport, TopRows, TopService};
 use dataplane_model::kernel_state::protocol_name;
-use ebpf_abi::{FlowTuple, ForwardKey, Ip, Ip4, OriginalDestination, ProgramId, SocketNatKey};
+use ebpf_abi::{FlowTuple, ForwardKey, Ip, OriginalDestination, ProgramId, SocketNatKey};
 
 use super::{InspectError, open};
 use crate::bpf::{PinDir, ProgramRuns, TableError, Tables, program_runs, read_drops};
@@ -142,7 +142,7 @@ fn kept(tables: &Tables) -> Result<Rows, InspectError> {
 fn sockets(tables: &Tables) -> Result<Rows, InspectError> {
     let is_own = |address: Ip| -> Result<bool, TableError> {
         let owner = tables.address_owners.get(&address)?;
-        Ok(address.is_loopback() || owner.is_some_and(Ip4::is_unspecified))
+        Ok(address.is_loopback() || owner.is_some_and(Ip::is_unspecified))
     };
     let mut rows = Rows::new();
     tables.socket_nat.visit(|key: SocketNatKey, original: OriginalDestination| {

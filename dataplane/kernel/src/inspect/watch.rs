@@ -159,7 +159,7 @@ fn tunnel_of(head: &[u8; N_HEAD_BYTES], tunnel_port: u16) -> Option<SampledTunne
         && [head[36], head[37]] == tunnel_port.to_be_bytes();
     let from = Ipv4Addr::new(head[26], head[27], head[28], head[29]);
     let vni = u32::from_be_bytes([0, head[VNI], head[VNI + 1], head[VNI + 2]]);
-    is_one.then_some(SampledTunnel { from, vni })
+    is_one.then_some(SampledTunnel { from: from.into(), vni })
 }
 
 fn outermost(head: &[u8; N_HEAD_BYTES], tunnel_port: u16) -> SampledPacket {

@@ -8,7 +8,7 @@ mod write;
 
 use std::fs;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -77,9 +77,9 @@ impl LinuxKernel {
 impl Kernel for LinuxKernel {
     type Sockets = NodeSockets;
 
-    async fn machine(&mut self, vtep: Ipv4Addr) -> Result<Machine, KernelError> {
+    async fn machine(&mut self, vtep: IpAddr) -> Result<Machine, KernelError> {
         let machine = self.net.machine(vtep).await.map_err(|error| KernelError::of(&error))?;
-        let primary = machine.uplinks.values().find(|uplink| uplink.addresses.contains(&vtep));
+        let primary = machine.uplinks.values().find(|uplink| uplink.has(vtep));
         // The far end of a veth pair seldom runs XDP, and only then takes what XDP_TX sends.
         self.xdp_redirects = primary.is_some_and(|uplink| uplink.kind.as_deref() == Some("veth"));
         Ok(machine)

@@ -1,7 +1,7 @@
 //! Reading the maps and hooks back. A row that this version would not have written reads as absent or under a name that
 //! nobody wants: then it is written again, or removed.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use dataplane_model::kernel_state::{
     Endpoint, Hook, HookTarget, LinkName, Owner, Place, Present, Ring, Settings, Singleton, Vnis,
@@ -66,7 +66,7 @@ impl LinuxKernel {
             uplink_mtu: settings.underlay_mtu_bytes,
             flags,
             vxlan_port: ebpf_abi::Port::new(settings.vxlan_port),
-            reserved: [0; 6],
+            reserved: [0; 2],
         })
     }
 }
@@ -114,7 +114,7 @@ fn services(tables: &Tables, state: &mut KernelState) -> Result<(), crate::bpf::
 }
 
 fn places(tables: &Tables, links: &Links, state: &mut KernelState) -> Result<(), crate::bpf::TableError> {
-    state.peers.extend(tables.peers.rows()?.into_keys().map(|vtep| (Ipv4Addr::from(vtep), Present)));
+    state.peers.extend(tables.peers.rows()?.into_keys().map(|vtep| (IpAddr::from(vtep), Present)));
     for (address, vtep) in tables.address_owners.rows()? {
         state.owners.insert(address.into(), rows::vtep_back(vtep).map_or(Owner::ThisNode, Owner::Node));
     }

@@ -1,6 +1,6 @@
 //! Rows of the model as keys and values of the maps, and back.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use dataplane_model::kernel_state::{
     AttachmentRole, AttachmentRow, Dual, EndpointKey, Frontend, FrontendKey, PortKey, Program, RingKey,
@@ -9,7 +9,7 @@ use dataplane_model::kernel_state::{
 use dataplane_model::{Mac, Vni};
 use ebpf_abi::flow::FLOW_DSR;
 use ebpf_abi::table::{ATTACHMENT_INGRESS, ATTACHMENT_WAY_OUT, ENDPOINT_SERVES};
-use ebpf_abi::{Ip, Ip4, MacAddr, Port, Prefix6, ProgramId};
+use ebpf_abi::{Ip, MacAddr, Port, Prefix6, ProgramId};
 use ipnetwork::{Ipv4Network, Ipv6Network};
 
 pub(super) fn ring_key(key: RingKey) -> ebpf_abi::RingKey {
@@ -137,7 +137,7 @@ pub(super) fn mac_back(mac: MacAddr) -> Mac {
 }
 
 /// The tunnel end in an endpoint or owner row; `None` for this node.
-pub(super) fn vtep_back(vtep: Ip4) -> Option<Ipv4Addr> {
+pub(super) fn vtep_back(vtep: Ip) -> Option<IpAddr> {
     (!vtep.is_unspecified()).then(|| vtep.into())
 }
 
@@ -179,6 +179,8 @@ pub(super) fn program_back(program: ProgramId) -> Program {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
     #[test]

@@ -42,7 +42,7 @@ impl LinuxKernel {
         }
         let tables = &mut self.bpf()?.tables;
         match op {
-            Op::Peer(change) => row!(tables.peers, change, Ip4::from, |_| Peer::default()),
+            Op::Peer(change) => row!(tables.peers, change, Ip::from, |_| Peer::default()),
             Op::Owner(change) => {
                 row!(tables.address_owners, change, Ip::from, owner)
             }
@@ -176,9 +176,9 @@ fn put_rings(tables: &mut Tables, rings: &[(ebpf_abi::RingKey, Vec<Ip4>)]) -> Re
     tables.rings.swap_all(rings, replaced).map_err(|error| KernelError::of(&error))
 }
 
-fn owner(owner: Owner) -> Ip4 {
+fn owner(owner: Owner) -> Ip {
     match owner {
-        Owner::ThisNode => Ip4::UNSPECIFIED,
+        Owner::ThisNode => Ip::UNSPECIFIED,
         Owner::Node(vtep) => vtep.into(),
     }
 }

@@ -57,7 +57,7 @@ impl Net {
     }
 
     /// What the plan must know of this machine. `vtep` chooses the uplink where none was named.
-    pub async fn machine(&mut self, vtep: std::net::Ipv4Addr) -> Result<Machine, NetError> {
+    pub async fn machine(&mut self, vtep: std::net::IpAddr) -> Result<Machine, NetError> {
         let has_reset = self.has_socket_reset;
         let machine = uplinks::machine(&self.node, &self.options.uplinks, vtep, has_reset).await?;
         self.uplinks = machine.uplinks.keys().cloned().collect();

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::Path;
 
 use dataplane_model::kernel_state::LinkName;
@@ -53,7 +53,7 @@ pub struct Machine {
 pub(super) async fn machine(
     node: &Netlink,
     named: &[LinkName],
-    vtep: Ipv4Addr,
+    vtep: IpAddr,
     has_socket_reset: bool,
 ) -> Result<Machine, NetError> {
     let links = node.links().await?;

@@ -68,7 +68,7 @@ fn a_search_goes_on_behind_the_ring_that_was_asked_last() {
     lab.with_bpf(1, |bpf| {
         for number in 0..=8 {
             let key = EndpointKey { vni: INGRESS_VNI, address: stranger(number) };
-            let endpoint = Endpoint::remote(MacAddr::of_endpoint(stranger(number)), NODES[0]);
+            let endpoint = Endpoint::remote(MacAddr::of_endpoint(stranger(number)), NODES[0].into());
             bpf.tables.endpoints.insert(&key, &endpoint).unwrap();
         }
     });

@@ -5,7 +5,7 @@ use dataplane_kernel::bpf::{Bpf, TestPacket};
 use ebpf_abi::flow::FLOW_DSR;
 use ebpf_abi::limits::ROUTER_MAC;
 use ebpf_abi::table::ATTACHMENT_WAY_OUT;
-use ebpf_abi::{DropReason, Frontend, FrontendKey, Ip4, MacAddr, Port, ProgramId, protocol};
+use ebpf_abi::{DropReason, Frontend, FrontendKey, Ip, Ip4, MacAddr, Port, ProgramId, protocol};
 
 use crate::harness::{Bench, Expect, bench, client_to};
 use crate::support::capture::Capture;
@@ -116,7 +116,7 @@ fn answers_to_nodes_and_from_foreign_addresses_do_not_go_straight() {
     bench(1, |bpf, lab| {
         lab.allow_own_headers(1);
         let mut backend = Backend::new(bpf, lab);
-        for owner in [NODES[0], Ip4::UNSPECIFIED] {
+        for owner in [NODES[0].into(), Ip::UNSPECIFIED] {
             backend.bench.bpf.tables.address_owners.insert(&CLIENT.into(), &owner).unwrap();
             assert_eq!(backend.way(10), Way::Tunnel, "the client is {owner}");
         }

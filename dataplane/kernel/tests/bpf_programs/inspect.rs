@@ -46,7 +46,7 @@ fn rings_flows_and_forwarding_tables_are_told() {
 
     assert_eq!(fdb.peers, [address(NODES[1])]);
     let owner = |node: usize| fdb.owners.iter().find(|row| row.address == address(NODES[node])).unwrap().vtep;
-    assert_eq!((owner(0), owner(1)), (None, Some(address(NODES[1]))));
+    assert_eq!((owner(0), owner(1)), (None, Some(address(NODES[1]).into())));
     let local: Vec<_> = fdb.endpoints.iter().filter(|row| row.ifindex.is_some()).collect();
     assert_eq!(local.len(), 2);
     assert!(local.iter().all(|row| row.vtep.is_none() && row.interface.is_some()), "{local:?}");

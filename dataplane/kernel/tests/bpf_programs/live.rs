@@ -51,7 +51,7 @@ fn key(vni: u32) -> EndpointKey {
 }
 
 fn far() -> Endpoint {
-    Endpoint::remote(MacAddr::of_endpoint(TASKS_OVERLAY[0]), NODES[1]).serving(true)
+    Endpoint::remote(MacAddr::of_endpoint(TASKS_OVERLAY[0]), NODES[1].into()).serving(true)
 }
 
 /// Task 0's rows at a node, in both networks.
@@ -60,7 +60,8 @@ fn endpoints(lab: &Lab, node: usize, put: bool) {
         let key = key(vni);
         let mac = MacAddr::of_endpoint(key.address);
         let local = lab.nodes[1].ifindex(if vni == INGRESS_VNI { "mv00" } else { "mv01" });
-        let row = if node == 0 { Endpoint::remote(mac, NODES[1]) } else { Endpoint::local(mac, local) };
+        let row =
+            if node == 0 { Endpoint::remote(mac, NODES[1].into()) } else { Endpoint::local(mac, local) };
         lab.with_bpf(node, |bpf| {
             if put {
                 bpf.tables.endpoints.insert(&key, &row.serving(true)).unwrap();
@@ -107,8 +108,10 @@ const CASES: [Case; 7] = [
     },
     Case {
         name: "the other node does not know this one",
-        make: |lab| lab.with_bpf(1, |bpf| bpf.tables.peers.remove(&NODES[0]).unwrap()),
-        mend: |lab| lab.with_bpf(1, |bpf| bpf.tables.peers.insert(&NODES[0], &Peer::default()).unwrap()),
+        make: |lab| lab.with_bpf(1, |bpf| bpf.tables.peers.remove(&NODES[0].into()).unwrap()),
+        mend: |lab| {
+            lab.with_bpf(1, |bpf| bpf.tables.peers.insert(&NODES[0].into(), &Peer::default()).unwrap())
+        },
     },
     Case {
         name: "a VNI that the other node has not",

@@ -149,7 +149,7 @@ fn overlays_carry_ipv6_beside_own_headers() {
         (0..2).for_each(|node| lab.allow_own_headers(node));
         walk(&lab);
         tcp(&lab.tasks[1], TASKS_OVERLAY[0], 80, b"by IPv4").unwrap();
-        let hop = lab.with_bpf(0, |bpf| bpf.tables.next_hops.get(&NODES[1]).unwrap());
+        let hop = lab.with_bpf(0, |bpf| bpf.tables.next_hops.get(&NODES[1].into()).unwrap());
         assert!(hop.is_some_and(|hop| hop.ifindex != 0), "{hop:?}");
     }
 }

@@ -151,7 +151,7 @@ fn disarrange(numbers: &mut Numbers, bpf: &mut Bpf, lab: &Lab) {
             let endpoint = match numbers.next() % 10 {
                 0 => None,
                 1..5 => Some(Endpoint::local(mac, local)),
-                _ => Some(Endpoint::remote(mac, NODES[1])),
+                _ => Some(Endpoint::remote(mac, NODES[1].into())),
             };
             let serves = numbers.chance(70);
             match endpoint {
@@ -378,9 +378,9 @@ fn arrivals_go_where_the_trace_says() {
         bpf.tables.endpoints.remove(&EndpointKey { vni: INGRESS_VNI, address: TASKS[0] }).unwrap();
     });
     check(Fate::Drop(DropReason::UnknownEndpoint));
-    lab.with_bpf(1, |bpf| bpf.tables.peers.remove(&NODES[0]).unwrap());
+    lab.with_bpf(1, |bpf| bpf.tables.peers.remove(&NODES[0].into()).unwrap());
     check(Fate::Drop(DropReason::UnknownPeer));
-    lab.with_bpf(1, |bpf| bpf.tables.peers.insert(&NODES[0], &Peer::default()).unwrap());
+    lab.with_bpf(1, |bpf| bpf.tables.peers.insert(&NODES[0].into(), &Peer::default()).unwrap());
     check(Fate::Drop(DropReason::UnknownEndpoint));
     lab.check_counters();
 }

@@ -389,7 +389,7 @@ fn walk_by_own_headers() {
         }
         walk(&lab);
         for node in 0..2 {
-            let known = lab.with_bpf(node, |bpf| bpf.tables.next_hops.get(&NODES[1 - node]).unwrap());
+            let known = lab.with_bpf(node, |bpf| bpf.tables.next_hops.get(&NODES[1 - node].into()).unwrap());
             let is_own = known.is_some_and(|hop| hop.ifindex == lab.nodes[node].ifindex("up0"));
             assert_eq!(is_own, nodes.contains(&node), "node {node}: {known:?}");
         }
@@ -408,13 +408,13 @@ fn tunnels_follow_the_nodes_routes() {
         tick += 1;
         lab.with_bpf(0, |bpf| bpf.tables.tick.set(&tick).unwrap());
         tasks_are_served(&lab);
-        lab.with_bpf(0, |bpf| bpf.tables.next_hops.get(&NODES[1]).unwrap().unwrap())
+        lab.with_bpf(0, |bpf| bpf.tables.next_hops.get(&NODES[1].into()).unwrap().unwrap())
     };
-    let peer = NODES[1];
+    let peer = Ip::from(NODES[1]);
     let hop = walk_by("link set lo up");
     assert_eq!((hop.ifindex, hop.gateway, hop.mtu), (ifindex, peer, 1500));
     // The switch is a router too, where it has an address and may forward.
-    let router = Ip4([198, 18, 0, 1]);
+    let router = Ip::from(Ip4([198, 18, 0, 1]));
     lab.switch.ip(&format!("addr add {router}/24 dev br0"));
     lab.switch.sysctl("ipv4/conf/all/forwarding", "1");
     let hop = walk_by(&format!("route add {peer} via {router} dev up0"));

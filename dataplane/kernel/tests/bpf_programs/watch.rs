@@ -6,7 +6,7 @@ use dataplane_kernel::bpf::{Bpf, TestPacket};
 use dataplane_kernel::inspect::{Watch, Which};
 use dataplane_model::inspect::{FlowSample, FlowSamples};
 use ebpf_abi::limits::{EVENT_BUFFER_BYTES, ROUTER_MAC};
-use ebpf_abi::{FlowEvent, MacAddr, ProgramId, protocol};
+use ebpf_abi::{FlowEvent, Ip, MacAddr, ProgramId, protocol};
 
 use crate::harness::{bench, client_to};
 use crate::support::lab::{CLIENT, CLIENT6, INGRESS_VNI, Lab, NODES, NODES6, TASKS, tc_mode};
@@ -150,7 +150,7 @@ fn tunnelled_packets_tell_their_tunnel() {
     let report = watch.collect(PATIENCE, 10, |samples| !samples.is_empty()).unwrap();
     let [sample] = &report.samples[..] else { panic!("{report:?}") };
     let tunnel = sample.tunnel.expect("it came by one");
-    assert_eq!((tunnel.from, tunnel.vni), (NODES[0].into(), INGRESS_VNI));
+    assert_eq!((tunnel.from, tunnel.vni), (Ip::from(NODES[0]).into(), INGRESS_VNI));
     let (program, verdict, reason) =
         (sample.program.as_str(), sample.verdict.as_str(), sample.reason.as_deref());
     assert_eq!((program, verdict, reason), ("mesh_uplink", "dropped", Some("unpublished-port")));

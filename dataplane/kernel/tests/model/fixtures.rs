@@ -74,7 +74,7 @@ fn run(machine: &mut Machine, step: &Step) -> Ran {
         Step::Packet(packet) => {
             let slate = machine.slate();
             if let Some((vni, remote)) = packet.tunnel {
-                (slate.has_tunnel, slate.tunnel_vni, slate.tunnel_remote) = (1, vni, remote.to_u32());
+                (slate.has_tunnel, slate.tunnel_vni, slate.tunnel_remote) = (1, vni, remote.low().to_u32());
             }
             machine.run(packet)
         }
@@ -85,7 +85,7 @@ fn run(machine: &mut Machine, step: &Step) -> Ran {
 
 fn wanted() -> Wanted {
     let config = NodeConfig {
-        vtep: OWN[0],
+        vtep: OWN[0].into(),
         vxlan_ifindex: TUNNEL,
         ingress_vni: INGRESS,
         uplink_ifindex: UPLINK,
@@ -94,12 +94,13 @@ fn wanted() -> Wanted {
         ..NodeConfig::default()
     };
     let mut wanted = Wanted { config, tick: 1, ..Wanted::default() };
-    wanted.peers.insert(PEERS[0]);
-    let owners = [(OWN[0].into(), Ip4::UNSPECIFIED), (OWN6, Ip4::UNSPECIFIED), (PEERS[0].into(), PEERS[0])];
+    wanted.peers.insert(PEERS[0].into());
+    let owners =
+        [(OWN[0].into(), Ip::UNSPECIFIED), (OWN6, Ip::UNSPECIFIED), (PEERS[0].into(), PEERS[0].into())];
     wanted.address_owners.extend(owners);
     wanted.prefixes6.insert(INGRESS, prefix6(INGRESS));
     let local = Endpoint::local(MacAddr::of_endpoint(LOCAL), INGRESS_ENDS[0]);
-    let remote = Endpoint::remote(MacAddr::of_endpoint(REMOTE), PEERS[0]);
+    let remote = Endpoint::remote(MacAddr::of_endpoint(REMOTE), PEERS[0].into());
     for (address, endpoint) in [(LOCAL, local), (REMOTE, remote)] {
         wanted.endpoints.insert(EndpointKey { vni: INGRESS, address }, endpoint.serving(true));
     }
@@ -164,7 +165,7 @@ fn with_type(mut frame: Vec<u8>, kind: [u8; 2]) -> Vec<u8> {
 
 fn from_tunnel() -> Vec<Fixture> {
     let tunnelled = |remote: Ip4, bytes: Vec<u8>| {
-        let tunnel = Some((INGRESS, remote));
+        let tunnel = Some((INGRESS, remote.into()));
         Step::Packet(Packet { tunnel, ..packet(ProgramId::MeshVxlan, TUNNEL, bytes) })
     };
     let of_client = between((ROUTER_MAC, CLIENT), (MacAddr::of_endpoint(LOCAL), OWN[0]));

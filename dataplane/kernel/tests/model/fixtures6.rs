@@ -76,7 +76,7 @@ fn endpoint(name: Ip4) -> (MacAddr, Ip) {
 
 fn from_tunnel() -> Vec<Fixture> {
     let tunnelled = |remote: Ip4, bytes: Vec<u8>| {
-        let tunnel = Some((INGRESS, remote));
+        let tunnel = Some((INGRESS, remote.into()));
         Step::Packet(Packet { tunnel, ..packet(ProgramId::MeshVxlan, TUNNEL, bytes) })
     };
     let by_peer = |bytes| tunnelled(PEERS[0], bytes);

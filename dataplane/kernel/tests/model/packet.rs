@@ -31,7 +31,7 @@ pub struct Packet {
     /// The interface that the packet entered the host by; 0 for a process of the host.
     pub ingress_ifindex: u32,
     /// VNI and far end of the tunnel that it came through.
-    pub tunnel: Option<(u32, Ip4)>,
+    pub tunnel: Option<(u32, Ip)>,
     /// The kernel has put several segments together.
     pub is_aggregate: bool,
     /// What the kernel answers if it is asked for the way to another node.
@@ -44,7 +44,7 @@ pub struct NextHop {
     /// 0: found; 7: its MAC is not known yet; else there is no way.
     pub result: u32,
     pub ifindex: u32,
-    pub gateway: Ip4,
+    pub gateway: Ip,
     pub mtu: u16,
     pub source: MacAddr,
     pub destination: MacAddr,
@@ -92,7 +92,7 @@ pub enum Change {
     Ring(RingKey, Vec<Ip4>),
     Endpoint(EndpointKey, Option<Endpoint>),
     TargetPort(TargetPortKey, Option<TargetPort>),
-    AddressOwner(Ip, Option<Ip4>),
+    AddressOwner(Ip, Option<Ip>),
     /// The IPv6 side of the network with this VNI.
     Prefix6(u32, Option<Prefix6>),
     EmptyCaches,

@@ -124,10 +124,10 @@ impl Bench {
         let slate = self.machine.slate();
         let (vni, remote) = packet.tunnel.unwrap_or_default();
         (slate.has_tunnel, slate.tunnel_vni) = (packet.tunnel.is_some().into(), vni);
-        slate.tunnel_remote = remote.to_u32();
+        slate.tunnel_remote = remote.low().to_u32();
         let hop = packet.next_hop;
         (slate.fib_result, slate.fib_ifindex) = (hop.result, hop.ifindex);
-        (slate.fib_gateway, slate.fib_mtu) = (hop.gateway.to_be_u32(), hop.mtu.into());
+        (slate.fib_gateway, slate.fib_mtu) = (hop.gateway.low().to_be_u32(), hop.mtu.into());
         slate.fib_macs[..6].copy_from_slice(&hop.source.0);
         slate.fib_macs[6..].copy_from_slice(&hop.destination.0);
         let ran = self.machine.run(packet);
@@ -234,7 +234,7 @@ fn agree(expected: &Outcome, ran: &Ran, code: u32) -> Result<(), String> {
     let tunnel = &slate.set_tunnel;
     let given = (tunnel.n_calls > 0).then(|| {
         let [vni, remote, _] = tunnel.arguments.map(|argument| u32::try_from(argument).unwrap_or(u32::MAX));
-        (vni, Ip4::from_u32(remote))
+        (vni, Ip4::from_u32(remote).into())
     });
     let is_dropped = matches!(expected.verdict, Verdict::Drop(_));
     let differs = if ran.code != code {

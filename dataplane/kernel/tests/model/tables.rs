@@ -32,8 +32,8 @@ pub struct Wanted {
     pub rings: BTreeMap<RingKey, Vec<Vec<Ip4>>>,
     pub endpoints: BTreeMap<EndpointKey, Endpoint>,
     pub target_ports: BTreeMap<TargetPortKey, TargetPort>,
-    pub peers: BTreeSet<Ip4>,
-    pub address_owners: BTreeMap<Ip, Ip4>,
+    pub peers: BTreeSet<Ip>,
+    pub address_owners: BTreeMap<Ip, Ip>,
     /// By VNI, of networks that have IPv6.
     pub prefixes6: BTreeMap<u32, Prefix6>,
     pub attachments: BTreeMap<u32, Attachment>,
@@ -44,7 +44,7 @@ pub struct Wanted {
 /// What the programs write.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Written {
-    pub next_hops: BTreeMap<Ip4, NextHop>,
+    pub next_hops: BTreeMap<Ip, NextHop>,
     pub flow_cache: BTreeMap<FlowTuple, Ip4>,
     pub fragments: BTreeMap<FragmentKey, FragmentPorts>,
     pub flows: BTreeMap<ForwardKey, ForwardFlow>,
@@ -127,12 +127,12 @@ impl Tables {
     }
 
     pub fn is_own(&self, address: Ip) -> bool {
-        self.wanted.address_owners.get(&address) == Some(&Ip4::UNSPECIFIED)
+        self.wanted.address_owners.get(&address) == Some(&Ip::UNSPECIFIED)
     }
 
     /// Nothing is forwarded before user space has said who this node is.
     pub fn config(&self) -> Option<NodeConfig> {
-        Some(self.wanted.config).filter(|config| config.vtep != Ip4::UNSPECIFIED)
+        Some(self.wanted.config).filter(|config| config.vtep != Ip::UNSPECIFIED)
     }
 }
 

@@ -193,7 +193,7 @@ pub fn wanted(id: &SandboxId) -> KernelState {
         bridge: LinkName::gateway_bridge(),
         subnet: "172.18.0.0/16".parse().unwrap(),
         tunnel_port: 4789,
-        vtep: std::net::Ipv4Addr::new(198, 18, 0, 11),
+        node: Some(std::net::Ipv4Addr::new(198, 18, 0, 11)),
         guarded: [link("up0")].into(),
         no_egress: [].into(),
         host_ports: [].into(),
@@ -215,7 +215,7 @@ pub async fn converge(net: &mut Net, wanted: &KernelState) -> Vec<String> {
 }
 
 pub async fn observe(net: &mut Net) -> KernelState {
-    net.machine(std::net::Ipv4Addr::new(198, 18, 0, 11)).await.unwrap();
+    net.machine(std::net::Ipv4Addr::new(198, 18, 0, 11).into()).await.unwrap();
     let mut state = KernelState::default();
     net.observe(&mut state).await.unwrap();
     state

@@ -1,6 +1,6 @@
 //! What managers know of nodes, and say for them.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
@@ -12,7 +12,7 @@ pub struct NodeRow {
     pub hostname: String,
     pub node_id: String,
     /// Tunnel end.
-    pub vtep: Option<Ipv4Addr>,
+    pub vtep: Option<IpAddr>,
 }
 
 /// What one of several nodes said.

@@ -1,6 +1,6 @@
 //! What `meshctl flows` shows: single packets, before and after a program.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
@@ -42,7 +42,7 @@ pub struct FlowSample {
 /// A tunnel, from its other end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SampledTunnel {
-    pub from: Ipv4Addr,
+    pub from: IpAddr,
     pub vni: u32,
 }
 

@@ -1,6 +1,6 @@
 //! What `meshctl trace` shows.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 
 use serde::{Deserialize, Serialize};
 
@@ -34,7 +34,7 @@ pub const HOP: &str = "program";
 
 impl TraceWay {
     /// What the programs do, node by node.
-    pub fn hops(&self) -> Vec<(Ipv4Addr, &str)> {
+    pub fn hops(&self) -> Vec<(IpAddr, &str)> {
         let hops = self.steps.iter().filter(|step| step.at == HOP);
         hops.map(|step| (step.node, step.says.as_str())).collect()
     }
@@ -44,7 +44,7 @@ impl TraceWay {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TraceStep {
     /// Tunnel end of the node that looks it up.
-    pub node: Ipv4Addr,
+    pub node: IpAddr,
     /// `frontend`, `flow cache`, `ring`, `endpoint`, …
     pub at: String,
     pub says: String,
@@ -76,8 +76,8 @@ pub enum TraceEnd {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TunnelledPacket {
     /// Tunnel ends.
-    pub from: Ipv4Addr,
-    pub to: Ipv4Addr,
+    pub from: IpAddr,
+    pub to: IpAddr,
     pub vni: u32,
     /// Named by the inner destination MAC.
     pub endpoint: Ipv4Addr,

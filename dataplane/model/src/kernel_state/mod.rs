@@ -11,7 +11,7 @@ mod table;
 mod tests;
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
@@ -115,7 +115,7 @@ tables! {
     /// Network namespaces, with the links between them and the node.
     sandboxes: Sandbox(SandboxId => SandboxNet),
     /// Nodes that tunnelled packets are taken from.
-    peers: Peer(Ipv4Addr => Present),
+    peers: Peer(IpAddr => Present),
     /// Whose address is it? Replies of published ports go there.
     owners: Owner(IpAddr => Owner),
     /// Networks whose endpoints have IPv6 addresses too.

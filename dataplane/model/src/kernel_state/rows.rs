@@ -110,8 +110,8 @@ pub struct PacketFilter {
     /// UDP port of the tunnels, whose packets are not tracked: each flow in a tunnel has an outer source port of its own.
     pub tunnel_port: u16,
     /// The source of what tasks send by their way out to published ports of this very node: the answers of backends,
-    /// wherever they are, come back to it.
-    pub vtep: Ipv4Addr,
+    /// wherever they are, come back to it. `None` for a node without an IPv4 address.
+    pub node: Option<Ipv4Addr>,
     /// Interfaces that forward to the bridge alone, because the host has forwarding off.
     pub guarded: BTreeSet<LinkName>,
     /// Addresses behind the bridge that may answer but not begin: tasks of internal networks with host ports.
@@ -127,7 +127,7 @@ impl PacketFilter {
             bridge: LinkName("spoiled".to_owned()),
             subnet: Ipv4Network::from(Ipv4Addr::UNSPECIFIED),
             tunnel_port: 0,
-            vtep: Ipv4Addr::UNSPECIFIED,
+            node: None,
             guarded: BTreeSet::new(),
             no_egress: BTreeSet::new(),
             host_ports: BTreeMap::new(),
@@ -138,7 +138,7 @@ impl PacketFilter {
 /// What the BPF programs know of this node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    pub vtep: Ipv4Addr,
+    pub vtep: IpAddr,
     pub vxlan_port: u16,
     pub vxlan_device: LinkName,
     /// The interface that holds the tunnel end's address.
@@ -196,7 +196,7 @@ pub struct Leg6 {
 pub enum Owner {
     ThisNode,
     /// The node with this tunnel end.
-    Node(Ipv4Addr),
+    Node(IpAddr),
 }
 
 /// How the two addresses of an endpoint belong together: the same host number in both. `subnet6` is as long as leaves room
@@ -227,7 +227,7 @@ pub enum Place {
     /// Behind this host end of a veth pair.
     Local(LinkName),
     /// On the node with this tunnel end.
-    Remote(Ipv4Addr),
+    Remote(IpAddr),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

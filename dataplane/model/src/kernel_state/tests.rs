@@ -62,7 +62,7 @@ fn ops_make_what_is_referred_to_first_and_remove_it_last() {
 fn recording_all_ops_gives_the_wanted_state() {
     let wanted = state();
     let mut held = KernelState::default();
-    held.peers.insert(Ipv4Addr::LOCALHOST, Present);
+    held.peers.insert(Ipv4Addr::LOCALHOST.into(), Present);
 
     for op in held.clone().ops_to(&wanted) {
         held.record(&op);

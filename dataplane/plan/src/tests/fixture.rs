@@ -70,7 +70,7 @@ pub fn sandbox(host: u8) -> (SandboxId, Sandbox) {
 
 pub fn view() -> NodeView {
     let backend = |vtep| Backend { task_name: "web".into(), vtep, ready: true };
-    let remote = || RemoteEndpoint { vtep: NODE_B, task_name: "web.6.t6".into(), aliases: vec![] };
+    let remote = || RemoteEndpoint { vtep: NODE_B.into(), task_name: "web.6.t6".into(), aliases: vec![] };
     let web = Service {
         name: "web".into(),
         vips: BTreeMap::from([(APP, Ipv4Addr::new(10, 0, 1, 2))]),
@@ -79,16 +79,16 @@ pub fn view() -> NodeView {
         dsr: false,
         ports: vec![],
         backends: BTreeMap::from([
-            ((INGRESS, Ipv4Addr::new(10, 0, 0, 5)), backend(NODE_I)),
-            ((INGRESS, Ipv4Addr::new(10, 0, 0, 6)), backend(NODE_B)),
-            ((APP, Ipv4Addr::new(10, 0, 1, 5)), backend(NODE_I)),
-            ((APP, Ipv4Addr::new(10, 0, 1, 6)), backend(NODE_B)),
+            ((INGRESS, Ipv4Addr::new(10, 0, 0, 5)), backend(NODE_I.into())),
+            ((INGRESS, Ipv4Addr::new(10, 0, 0, 6)), backend(NODE_B.into())),
+            ((APP, Ipv4Addr::new(10, 0, 1, 5)), backend(NODE_I.into())),
+            ((APP, Ipv4Addr::new(10, 0, 1, 6)), backend(NODE_B.into())),
         ]),
     };
     NodeView {
         revision: 1,
         generation: Generation { epoch: 1, index: 7 },
-        vtep: NODE_I,
+        vtep: NODE_I.into(),
         vxlan_port: 4789,
         ingress: Some(INGRESS),
         networks: Table::from_iter([(INGRESS, network("ingress", 4096, 0)), (APP, network("app", 4097, 1))]),

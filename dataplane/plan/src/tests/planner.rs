@@ -29,11 +29,11 @@ fn take(step: Step, view: &mut NodeView, facts: &mut NodeFacts) {
             view,
             a,
             (network_key, address),
-            Backend { task_name: "t".into(), vtep, ready: c >= 64 },
+            Backend { task_name: "t".into(), vtep: vtep.into(), ready: c >= 64 },
         ),
         3 | 4 => drop(service(view, a).backends.remove(&(network_key, address))),
         5 | 6 => {
-            let row = RemoteEndpoint { vtep, task_name: "r".into(), aliases: vec![] };
+            let row = RemoteEndpoint { vtep: vtep.into(), task_name: "r".into(), aliases: vec![] };
             drop(view.remote_endpoints.insert((network_key, address), row));
         }
         7 | 8 => drop(view.remote_endpoints.remove(&(network_key, address))),
@@ -50,7 +50,7 @@ fn take(step: Step, view: &mut NodeView, facts: &mut NodeFacts) {
         12 => toggle_row(&mut view.sandboxes, SandboxId(format!("t{}", b % 4)), attached(a, b, c)),
         13 => toggle_row(
             &mut view.peers,
-            vtep,
+            vtep.into(),
             Peer { hostname: "p".into(), addresses: vec![IpAddr::V4(vtep)] },
         ),
         // The third network sometimes has the number of the second.
@@ -172,10 +172,10 @@ fn crowded() -> NodeView {
         service.ingress_ports =
             vec![PublishedPort { protocol: 6, published: 10_000 + u16::from(n), target: 80 }];
         service.vips.clear();
-        let backend = Backend { task_name: "t".into(), vtep: NODE_B, ready: true };
+        let backend = Backend { task_name: "t".into(), vtep: NODE_B.into(), ready: true };
         service.backends = [((INGRESS, address), backend)].into();
         view.services.insert(ServiceKey(u128::from(n)), service);
-        let row = RemoteEndpoint { vtep: NODE_B, task_name: "t".into(), aliases: vec![] };
+        let row = RemoteEndpoint { vtep: NODE_B.into(), task_name: "t".into(), aliases: vec![] };
         view.remote_endpoints.insert((INGRESS, address), row);
     }
     view
@@ -216,7 +216,7 @@ fn a_planner_outlives_a_view_that_it_cannot_plan() {
     let (view, facts) = (view(), facts());
     let mut planner = Planner::default();
     let before = planner.plan(&view, &facts).unwrap();
-    let lost = NodeView { vtep: Ipv4Addr::new(192, 0, 2, 1), ..view.clone() };
+    let lost = NodeView { vtep: Ipv4Addr::new(192, 0, 2, 1).into(), ..view.clone() };
 
     assert!(planner.plan(&lost, &facts).is_err());
 

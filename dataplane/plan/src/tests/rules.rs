@@ -99,12 +99,12 @@ fn all_rings_are_the_same_on_both_nodes() {
     let here = view();
     let mut there = view();
     let (id, _) = sandbox(5);
-    there.vtep = NODE_B;
+    there.vtep = NODE_B.into();
     there.sandboxes = Table::from_iter([sandbox(6)]);
     there.remote_endpoints.clear();
     for (key, address) in [(INGRESS, Ipv4Addr::new(10, 0, 0, 5)), (APP, Ipv4Addr::new(10, 0, 1, 5))] {
         let endpoint =
-            dataplane_model::RemoteEndpoint { vtep: NODE_I, task_name: id.0.clone(), aliases: vec![] };
+            dataplane_model::RemoteEndpoint { vtep: NODE_I.into(), task_name: id.0.clone(), aliases: vec![] };
         there.remote_endpoints.insert((key, address), endpoint);
     }
     let mut their_facts = facts();
@@ -203,14 +203,14 @@ fn what_cannot_carry_ipv6_says_so_and_carries_ipv4() {
 fn an_address_held_here_is_here() {
     let mut view = view();
     let moved = Ipv4Addr::new(198, 18, 0, 50);
-    view.peers.get_mut(&NODE_B).unwrap().addresses.push(moved.into());
+    view.peers.get_mut(&IpAddr::V4(NODE_B)).unwrap().addresses.push(moved.into());
     let mut facts = facts();
     facts.uplinks.values_mut().for_each(|uplink| uplink.addresses.push(moved));
 
     let state = planned(&view, &facts).state;
 
     assert_eq!(state.owners[&IpAddr::from(moved)], Owner::ThisNode);
-    assert_eq!(state.owners[&IpAddr::from(NODE_B)], Owner::Node(NODE_B));
+    assert_eq!(state.owners[&IpAddr::from(NODE_B)], Owner::Node(NODE_B.into()));
     assert!(state.frontends.keys().any(|key| key.address == moved && key.port == 8080));
 }
 
@@ -218,15 +218,15 @@ fn an_address_held_here_is_here() {
 fn a_tunnels_end_that_another_node_has_taken_over_is_that_nodes() {
     for heir in [[198, 18, 0, 1], [198, 18, 0, 250]].map(Ipv4Addr::from) {
         let mut view = view();
-        view.peers.get_mut(&NODE_B).unwrap().addresses.clear();
+        view.peers.get_mut(&IpAddr::V4(NODE_B)).unwrap().addresses.clear();
         let addresses = vec![heir.into(), NODE_B.into()];
-        view.peers.insert(heir, Peer { hostname: "heir".into(), addresses });
+        view.peers.insert(heir.into(), Peer { hostname: "heir".into(), addresses });
 
         let owners = planned(&view, &facts()).state.owners;
 
         assert_eq!(
             (owners[&IpAddr::from(NODE_B)], owners[&IpAddr::from(heir)]),
-            (Owner::Node(heir), Owner::Node(heir))
+            (Owner::Node(heir.into()), Owner::Node(heir.into()))
         );
     }
 }
@@ -281,7 +281,7 @@ fn a_full_gateway_subnet_refuses_the_next_sandbox() {
 #[test]
 fn the_gateway_subnet_makes_way_for_nodes_and_networks() {
     let mut view = view();
-    view.peers.get_mut(&NODE_B).unwrap().addresses.push("172.18.3.4".parse().unwrap());
+    view.peers.get_mut(&IpAddr::V4(NODE_B)).unwrap().addresses.push("172.18.3.4".parse().unwrap());
     view.networks.get_mut(&APP).unwrap().subnet = "172.19.7.0/24".parse().unwrap();
     let mut facts = facts();
     facts.uplinks.values_mut().for_each(|uplink| uplink.addresses.push(Ipv4Addr::new(172, 20, 0, 9)));
@@ -332,7 +332,7 @@ fn what_the_kernel_cannot_do_is_refused_by_name() {
 #[test]
 fn no_interface_with_the_tunnel_end_is_an_error() {
     let mut view = view();
-    view.vtep = Ipv4Addr::new(192, 0, 2, 1);
+    view.vtep = Ipv4Addr::new(192, 0, 2, 1).into();
 
     let refused = plan(&view, &facts());
 

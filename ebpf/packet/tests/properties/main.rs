@@ -259,7 +259,7 @@ fn connections_stay_with_a_backend_that_serves_no_more_and_datagrams_do_not() {
     let mut segment = packet(true);
     segment[14 + 20 + 13] = 0x10;
     let segment = flow(segment);
-    let backend = Endpoint::remote(MacAddr::of_endpoint(Ip4([10, 0, 0, 5])), Ip4([198, 18, 0, 12]));
+    let backend = Endpoint::remote(MacAddr::of_endpoint(Ip4([10, 0, 0, 5])), Ip4([198, 18, 0, 12]).into());
 
     let may_stay = |serves| [syn, segment, datagram].map(|of| of.may_stay_with(&backend.serving(serves)));
 

@@ -94,7 +94,7 @@ fn the_first_chunk_says_what_becomes_of_the_association() {
     const SHUTDOWN_ACK: u8 = 8;
     const COOKIE_ECHO: u8 = 10;
     const SHUTDOWN_COMPLETE: u8 = 14;
-    let backend = Endpoint::remote(MacAddr::of_endpoint(Ip4([10, 0, 0, 5])), Ip4([198, 18, 0, 12]));
+    let backend = Endpoint::remote(MacAddr::of_endpoint(Ip4([10, 0, 0, 5])), Ip4([198, 18, 0, 12]).into());
     for chunk in [DATA, INIT, INIT_ACK, ABORT, SHUTDOWN, SHUTDOWN_ACK, COOKIE_ECHO, SHUTDOWN_COMPLETE] {
         let flow = flow(&frame((40_000, 9999), &[chunk, 0, 0, 4])).unwrap();
         assert_eq!(flow.is_first_syn(), chunk == INIT, "chunk {chunk}");

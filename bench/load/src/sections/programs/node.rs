@@ -9,8 +9,8 @@ use dataplane_model::kernel_state::HookMode;
 use ebpf_abi::limits::ROUTER_MAC;
 use ebpf_abi::table::ATTACHMENT_INGRESS;
 use ebpf_abi::{
-    Attachment, Endpoint, EndpointKey, Frontend, FrontendKey, Ip4, MacAddr, NextHop, NodeConfig, Peer, Port,
-    ProgramId, RingKey, TargetPort, TargetPortKey, protocol,
+    Attachment, Endpoint, EndpointKey, Frontend, FrontendKey, Ip, Ip4, MacAddr, NextHop, NodeConfig, Peer,
+    Port, ProgramId, RingKey, TargetPort, TargetPortKey, protocol,
 };
 use etherparse::PacketBuilder;
 
@@ -117,18 +117,18 @@ impl Node {
             seen: tick,
             to_renew: 0,
             ifindex: if is_for_xdp { self.uplink } else { 0 },
-            gateway: OTHER_NODE,
+            gateway: OTHER_NODE.into(),
             mtu: 1500,
             source: NODE_MAC,
             destination: OTHER_NODE_MAC,
         };
-        Ok(tables.next_hops.insert(&OTHER_NODE, &hop)?)
+        Ok(tables.next_hops.insert(&OTHER_NODE.into(), &hop)?)
     }
 
     fn fill(&self, tables: &mut Tables) -> Result<()> {
         tables.config.set(&NodeConfig {
             netns_cookie: 0,
-            vtep: NODE,
+            vtep: NODE.into(),
             vxlan_ifindex: self.vxlan,
             ingress_vni: INGRESS_VNI,
             uplink_ifindex: self.uplink,
@@ -137,9 +137,9 @@ impl Node {
             ..NodeConfig::default()
         })?;
         tables.tick.set(&1)?;
-        tables.peers.insert(&OTHER_NODE, &Peer::default())?;
-        tables.address_owners.insert(&NODE.into(), &Ip4::UNSPECIFIED)?;
-        tables.address_owners.insert(&OTHER_NODE.into(), &OTHER_NODE)?;
+        tables.peers.insert(&OTHER_NODE.into(), &Peer::default())?;
+        tables.address_owners.insert(&NODE.into(), &Ip::UNSPECIFIED)?;
+        tables.address_owners.insert(&OTHER_NODE.into(), &OTHER_NODE.into())?;
         self.fill_endpoints(tables)?;
         fill_services(tables)
     }
@@ -151,7 +151,7 @@ impl Node {
         ] {
             let mac = MacAddr::of_endpoint(local);
             tables.endpoints.insert(&EndpointKey { vni, address: local }, &Endpoint::local(mac, ifindex))?;
-            let remote_endpoint = Endpoint::remote(MacAddr::of_endpoint(remote), OTHER_NODE);
+            let remote_endpoint = Endpoint::remote(MacAddr::of_endpoint(remote), OTHER_NODE.into());
             tables.endpoints.insert(&EndpointKey { vni, address: remote }, &remote_endpoint)?;
             let [a, b, c, _] = local.0;
             let gateway = Ip4([a, b, c, 1]);
@@ -198,7 +198,7 @@ fn fill_others(tables: &mut Tables, others: Others) -> Result<()> {
         let backends: Vec<Ip4> =
             (first..first + others.n_backends).map(|n| Ip4::from_u32(FIRST_OTHER_BACKEND + n)).collect();
         for backend in &backends {
-            let endpoint = Endpoint::remote(MacAddr::of_endpoint(*backend), OTHER_NODE);
+            let endpoint = Endpoint::remote(MacAddr::of_endpoint(*backend), OTHER_NODE.into());
             tables.endpoints.insert(&EndpointKey { vni: INGRESS_VNI, address: *backend }, &endpoint)?;
         }
         rings.push((ring, backends));

@@ -93,7 +93,7 @@ mod tests {
         NodeView {
             revision: 1,
             generation: Generation::default(),
-            vtep: std::net::Ipv4Addr::LOCALHOST,
+            vtep: std::net::Ipv4Addr::LOCALHOST.into(),
             vxlan_port: 4789,
             ingress: None,
             networks: Table::new(),

@@ -155,7 +155,13 @@ fn published(
 ) -> Result<Vec<SocketAddrV4>, String> {
     let is_it = |p: &dataplane_model::PublishedPort| p.published == port && p.protocol == request.protocol;
     if service.ingress_ports.iter().any(is_it) {
-        return Ok(vec![SocketAddrV4::new(view.vtep, port)]);
+        return match view.vtep {
+            IpAddr::V4(address) => Ok(vec![SocketAddrV4::new(address, port)]),
+            IpAddr::V6(address) => Err(format!(
+                "this node's address {address} is IPv6's, of which trace knows nothing: ask for ADDRESS:{port} with an \
+                 IPv4 address of this node"
+            )),
+        };
     }
     Err(format!(
         "{} publishes no port {port}/{} in the routing mesh",

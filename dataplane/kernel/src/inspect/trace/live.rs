@@ -2,7 +2,7 @@
 //! that port.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
@@ -174,7 +174,7 @@ fn cookie(socket: &OwnedFd) -> io::Result<u64> {
 /// A way while it is put together.
 struct Way<'a> {
     tables: &'a Tables,
-    vtep: Ipv4Addr,
+    vtep: IpAddr,
     /// Tasks' questions for MACs that nobody had answered before.
     unanswered: u64,
     steps: Vec<TraceStep>,

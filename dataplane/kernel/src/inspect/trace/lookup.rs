@@ -20,9 +20,9 @@ pub trait Lookup {
     fn target(&self, key: &TargetPortKey) -> Result<Option<TargetPort>, TableError>;
     fn flow(&self, key: &ForwardKey) -> Result<Option<ForwardFlow>, TableError>;
     fn reply(&self, key: &ReplyKey) -> Result<Option<ReplyFlow>, TableError>;
-    fn is_peer(&self, vtep: Ip4) -> Result<bool, TableError>;
+    fn is_peer(&self, vtep: Ip) -> Result<bool, TableError>;
     /// The tunnel end of the node that owns an address; unspecified for this node.
-    fn owner(&self, address: Ip) -> Result<Option<Ip4>, TableError>;
+    fn owner(&self, address: Ip) -> Result<Option<Ip>, TableError>;
     fn vip(&self, key: &VipKey) -> Result<Option<RingKey>, TableError>;
     fn sandbox(&self, cookie: u64) -> Result<Option<SandboxNetworks>, TableError>;
     /// All of this node, by interface.
@@ -62,11 +62,11 @@ impl Lookup for Tables {
         self.replies.get(key)
     }
 
-    fn is_peer(&self, vtep: Ip4) -> Result<bool, TableError> {
+    fn is_peer(&self, vtep: Ip) -> Result<bool, TableError> {
         Ok(self.peers.get(&vtep)?.is_some())
     }
 
-    fn owner(&self, address: Ip) -> Result<Option<Ip4>, TableError> {
+    fn owner(&self, address: Ip) -> Result<Option<Ip>, TableError> {
         self.address_owners.get(&address)
     }
 

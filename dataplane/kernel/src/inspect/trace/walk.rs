@@ -11,8 +11,9 @@ use dataplane_model::kernel_state::protocol_name;
 use ebpf_abi::flow::FLOW_DSR;
 use ebpf_abi::table::{ATTACHMENT_INGRESS, ATTACHMENT_WAY_OUT};
 use ebpf_abi::{
-    Attachment, DropReason, Endpoint, EndpointKey, FlowTuple, ForwardKey, FrontendKey, Ip4, NodeConfig, Port,
-    ProgramId, ReplyFlow, ReplyKey, RingKey, SandboxNetworks, TargetPort, TargetPortKey, VipKey, protocol,
+    Attachment, DropReason, Endpoint, EndpointKey, FlowTuple, ForwardKey, FrontendKey, Ip, Ip4, NodeConfig,
+    Port, ProgramId, ReplyFlow, ReplyKey, RingKey, SandboxNetworks, TargetPort, TargetPortKey, VipKey,
+    protocol,
 };
 use ebpf_packet::hash::{flow_hash, place};
 
@@ -207,7 +208,7 @@ impl<'a, T: Lookup> Walk<'a, T> {
 
     /// `route::leave_from` for the answers of a service with direct server return. Routes are the kernel's own.
     fn answers(&mut self, tuple: &FlowTuple) -> Result<(), TableError> {
-        if self.tables.owner(tuple.destination)?.is_none_or(Ip4::is_unspecified) {
+        if self.tables.owner(tuple.destination)?.is_none_or(Ip::is_unspecified) {
             return Ok(());
         }
         self.say(
@@ -249,7 +250,7 @@ impl<'a, T: Lookup> Walk<'a, T> {
             self.say("config", "no row");
             return Ok(dropped(ProgramId::MeshVxlan, DropReason::Unconfigured));
         }
-        let from = Ip4::from(packet.from);
+        let from = Ip::from(packet.from);
         if !self.tables.is_peer(from)? {
             self.say("peer", format!("{from} is no node of the cluster"));
             return Ok(dropped(ProgramId::MeshVxlan, DropReason::UnknownPeer));
@@ -275,7 +276,7 @@ impl<'a, T: Lookup> Walk<'a, T> {
     }
 
     /// A node speaks for its own endpoints, and in the ingress network for its own addresses.
-    fn is_speaker(&self, vni: u32, source: Ip4, node: Ip4) -> Result<bool, TableError> {
+    fn is_speaker(&self, vni: u32, source: Ip4, node: Ip) -> Result<bool, TableError> {
         let endpoint = self.tables.endpoint(&EndpointKey { vni, address: source })?;
         if endpoint.is_some_and(|endpoint| endpoint.vtep == node) {
             return Ok(true);

@@ -10,7 +10,7 @@ fn filter() -> PacketFilter {
         bridge: LinkName::gateway_bridge(),
         subnet: "172.18.0.0/16".parse().unwrap(),
         tunnel_port: 4789,
-        vtep: Ipv4Addr::new(198, 18, 0, 11),
+        node: Some(Ipv4Addr::new(198, 18, 0, 11)),
         guarded: BTreeSet::from([LinkName::new("up0").unwrap()]),
         no_egress: BTreeSet::from([Ipv4Addr::new(172, 18, 0, 7)]),
         host_ports: BTreeMap::from([((6, 8080), (Ipv4Addr::new(172, 18, 0, 7), 80))]),
@@ -22,6 +22,10 @@ fn the_comments_give_the_filter_back() {
     let rendered = text::render(&filter());
 
     assert_eq!(text::parse(&rendered), Some(filter()));
+    let without_address = PacketFilter { node: None, ..filter() };
+    let rendered_without = text::render(&without_address);
+    assert!(!rendered_without.contains("snat") && rendered.contains("snat ip to 198.18.0.11"));
+    assert_eq!(text::parse(&rendered_without), Some(without_address));
     assert_eq!(text::parse(&rendered.replace("host-port 6/8080", "host-port 6/8081")), None);
     assert_eq!(text::parse("table inet meshd {\n}\n"), None);
     assert_ne!(PacketFilter::spoiled(), filter());

@@ -8,6 +8,8 @@ use std::fmt::Write as _;
 use dataplane_model::kernel_state::{LinkName, PacketFilter};
 
 pub(super) const NAME: &str = "meshd";
+/// In place of the address of a node without one.
+const NOBODY: &str = "none";
 const FINGERPRINT: &str = "meshd rules ";
 
 /// A transaction that replaces the table.
@@ -35,8 +37,9 @@ pub(super) fn parse(listed: &str) -> Option<PacketFilter> {
                 filter = Some((LinkName::new(bridge)?, subnet.parse().ok()?));
             }
             "tunnel" => {
-                let (vtep, port) = data.split_once(':')?;
-                tunnel = Some((vtep.parse().ok()?, port.parse().ok()?));
+                let (node, port) = data.split_once(':')?;
+                let node = if node == NOBODY { None } else { Some(node.parse().ok()?) };
+                tunnel = Some((node, port.parse().ok()?));
             }
             "guarded" => drop(guarded.insert(LinkName::new(data)?)),
             "no-egress" => drop(no_egress.insert(data.parse().ok()?)),
@@ -50,8 +53,8 @@ pub(super) fn parse(listed: &str) -> Option<PacketFilter> {
             _ => {}
         }
     }
-    let ((bridge, subnet), (vtep, tunnel_port)) = filter.zip(tunnel)?;
-    let filter = PacketFilter { bridge, subnet, tunnel_port, vtep, guarded, no_egress, host_ports };
+    let ((bridge, subnet), (node, tunnel_port)) = filter.zip(tunnel)?;
+    let filter = PacketFilter { bridge, subnet, tunnel_port, node, guarded, no_egress, host_ports };
     let fingerprint = format!("{FINGERPRINT}{:016x}", hash(&body(&filter)));
     comments.contains(&fingerprint.as_str()).then_some(filter)
 }
@@ -71,9 +74,10 @@ fn body(filter: &PacketFilter) -> String {
 
 /// Before connection tracking (priority -200) sees them.
 fn untracked_chains(filter: &PacketFilter, text: &mut String) -> std::fmt::Result {
-    let (port, vtep) = (filter.tunnel_port, filter.vtep);
+    let port = filter.tunnel_port;
+    let node = filter.node.map_or_else(|| NOBODY.to_owned(), |node| node.to_string());
     writeln!(text, "\tchain raw_in {{\n\t\ttype filter hook prerouting priority -300; policy accept;")?;
-    writeln!(text, "\t\tudp dport {port} notrack comment \"tunnel {vtep}:{port}\"\n\t}}")?;
+    writeln!(text, "\t\tudp dport {port} notrack comment \"tunnel {node}:{port}\"\n\t}}")?;
     writeln!(text, "\tchain raw_out {{\n\t\ttype filter hook output priority -300; policy accept;")?;
     writeln!(text, "\t\tudp dport {port} notrack\n\t}}")
 }
@@ -127,8 +131,10 @@ fn nat_chains(filter: &PacketFilter, text: &mut String) -> std::fmt::Result {
         text,
         "\t}}\n\tchain postrouting {{\n\t\ttype nat hook postrouting priority 100; policy accept;"
     )?;
-    let PacketFilter { subnet, vtep, .. } = filter;
-    writeln!(text, "\t\tip saddr {subnet} oifname \"{}\" snat ip to {vtep}", LinkName::VXLAN)?;
+    let PacketFilter { subnet, .. } = filter;
+    if let Some(node) = filter.node {
+        writeln!(text, "\t\tip saddr {subnet} oifname \"{}\" snat ip to {node}", LinkName::VXLAN)?;
+    }
     writeln!(text, "\t\tip saddr {subnet} masquerade\n\t}}")
 }
 

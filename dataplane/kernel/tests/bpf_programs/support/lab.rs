@@ -318,7 +318,7 @@ struct Facts {
 fn fill(tables: &mut Tables, facts: &Facts) {
     let config = NodeConfig {
         netns_cookie: facts.cookie,
-        vtep: NODES[facts.node],
+        vtep: NODES[facts.node].into(),
         vxlan_ifindex: facts.vxlan,
         ingress_vni: INGRESS_VNI,
         uplink_ifindex: facts.uplink,
@@ -328,12 +328,12 @@ fn fill(tables: &mut Tables, facts: &Facts) {
     };
     tables.config.set(&config).unwrap();
     tables.tick.set(&1).unwrap();
-    let other = NODES[1 - facts.node];
+    let other = NODES[1 - facts.node].into();
     tables.peers.insert(&other, &Peer::default()).unwrap();
-    tables.address_owners.insert(&other.into(), &other).unwrap();
-    tables.address_owners.insert(&NODES[facts.node].into(), &Ip4::UNSPECIFIED).unwrap();
+    tables.address_owners.insert(&other, &other).unwrap();
+    tables.address_owners.insert(&NODES[facts.node].into(), &Ip::UNSPECIFIED).unwrap();
     tables.address_owners.insert(&NODES6[1 - facts.node], &other).unwrap();
-    tables.address_owners.insert(&NODES6[facts.node], &Ip4::UNSPECIFIED).unwrap();
+    tables.address_owners.insert(&NODES6[facts.node], &Ip::UNSPECIFIED).unwrap();
     tables.prefixes6.insert(&INGRESS_VNI, &INGRESS_PREFIX).unwrap();
     tables.prefixes6.insert(&OVERLAY_VNI, &OVERLAY_PREFIX).unwrap();
     fill_endpoints(tables, facts);
@@ -349,7 +349,7 @@ fn fill_endpoints(tables: &mut Tables, facts: &Facts) {
             let endpoint = if task == facts.task {
                 Endpoint::local(mac, facts.host_ends[index])
             } else {
-                Endpoint::remote(mac, NODES[NODE_OF_TASK[task]])
+                Endpoint::remote(mac, NODES[NODE_OF_TASK[task]].into())
             };
             tables.endpoints.insert(&EndpointKey { vni, address }, &endpoint.serving(true)).unwrap();
         }

@@ -70,7 +70,7 @@ fn packet(
         bytes,
         ifindex,
         ingress_ifindex: if from_host { 0 } else { UPLINK },
-        tunnel: (is_out && dice.one_in(6)).then_some((INGRESS, PEERS[0])),
+        tunnel: (is_out && dice.one_in(6)).then_some((INGRESS, PEERS[0].into())),
         is_aggregate,
         next_hop: next_hop(dice, tables),
     }
@@ -86,7 +86,7 @@ fn next_hop(dice: &mut Dice, tables: &Tables) -> NextHop {
         _ => 0,
     };
     let (gateway, mtu) = (dice.pick(&[PEERS[0], STRANGER]), dice.pick(&[1500, 1500, 100, 9000]));
-    NextHop { result, ifindex, gateway, mtu, source, destination }
+    NextHop { result, ifindex, gateway: gateway.into(), mtu, source, destination }
 }
 
 fn vni(dice: &mut Dice) -> u32 {
@@ -103,7 +103,7 @@ fn tunnelled(dice: &mut Dice, tables: &Tables) -> Packet {
     let mut packet =
         packet(dice, tables, ProgramId::MeshVxlan, |dice| places::from_node(dice, tables, vni, remote));
     (packet.ifindex, packet.ingress_ifindex) = (TUNNEL, TUNNEL);
-    packet.tunnel = if dice.one_in(60) { None } else { Some((vni, remote)) };
+    packet.tunnel = if dice.one_in(60) { None } else { Some((vni, remote.into())) };
     packet
 }
 
@@ -191,7 +191,7 @@ fn change(dice: &mut Dice, tables: &Tables) -> Change {
         16 => Change::Endpoint(key, None),
         17 | 18 => {
             let mac = MacAddr::of_endpoint(backend);
-            let endpoint = Endpoint::remote(mac, dice.pick(&PEERS)).serving(dice.one_in(2));
+            let endpoint = Endpoint::remote(mac, dice.pick(&PEERS).into()).serving(dice.one_in(2));
             Change::Endpoint(key, Some(endpoint))
         }
         19 | 20 => {
@@ -200,7 +200,7 @@ fn change(dice: &mut Dice, tables: &Tables) -> Change {
         }
         21 => Change::AddressOwner(
             dice.pick(&[OWN[1].into(), PEERS[0].into(), OWN6]),
-            dice.pick(&[None, Some(Ip4::UNSPECIFIED), Some(PEERS[1])]),
+            dice.pick(&[None, Some(Ip::UNSPECIFIED), Some(PEERS[1].into())]),
         ),
         22 => {
             let port = dice.pick_from(wanted.target_ports.iter());

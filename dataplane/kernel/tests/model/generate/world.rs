@@ -73,15 +73,15 @@ pub fn prefix6(vni: u32) -> Prefix6 {
 /// The tables of one run.
 pub fn wanted(dice: &mut Dice) -> Wanted {
     let mut wanted = Wanted { config: config(dice), tick: 100, ..Wanted::default() };
-    wanted.peers.extend(PEERS);
+    wanted.peers.extend(PEERS.map(Ip::v4));
     for (address, owner) in [
-        (OWN[0].into(), Ip4::UNSPECIFIED),
-        (OWN[1].into(), Ip4::UNSPECIFIED),
-        (OWN6, Ip4::UNSPECIFIED),
-        (PEERS[0].into(), PEERS[0]),
-        (PEERS[1].into(), PEERS[1]),
-        (PEERS_OTHER.into(), PEERS[0]),
-        (PEER6, PEERS[0]),
+        (OWN[0].into(), Ip::UNSPECIFIED),
+        (OWN[1].into(), Ip::UNSPECIFIED),
+        (OWN6, Ip::UNSPECIFIED),
+        (PEERS[0].into(), PEERS[0].into()),
+        (PEERS[1].into(), PEERS[1].into()),
+        (PEERS_OTHER.into(), PEERS[0].into()),
+        (PEER6, PEERS[0].into()),
     ] {
         if !dice.one_in(20) {
             wanted.address_owners.insert(address, owner);
@@ -104,7 +104,7 @@ pub fn config(dice: &mut Dice) -> NodeConfig {
     }
     NodeConfig {
         netns_cookie: NODE_COOKIE,
-        vtep: OWN[0],
+        vtep: OWN[0].into(),
         vxlan_ifindex: TUNNEL,
         ingress_vni: if dice.one_in(30) { 0 } else { INGRESS },
         uplink_ifindex: dice.pick(&[UPLINK, XDP_UPLINK]),
@@ -124,7 +124,7 @@ fn endpoints(dice: &mut Dice, wanted: &mut Wanted) {
         let mac = MacAddr::of_endpoint(address);
         let endpoint = match ifindex.filter(|_| !dice.one_in(8)) {
             Some(ifindex) => Endpoint::local(mac, *ifindex),
-            None => Endpoint::remote(mac, dice.pick(&PEERS)),
+            None => Endpoint::remote(mac, dice.pick(&PEERS).into()),
         };
         wanted.endpoints.insert(EndpointKey { vni, address }, endpoint.serving(!dice.one_in(4)));
     };

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use aya::Pod;
 use dataplane_kernel::bpf::{Replaced, Table};
 use ebpf_abi::names::map;
-use ebpf_abi::{FlowTuple, ForwardKey, FragmentKey, GateRow, Ip4, Peer, ReplyKey, RingKey, SocketNatKey};
+use ebpf_abi::{FlowTuple, ForwardKey, FragmentKey, GateRow, Ip, Ip4, Peer, ReplyKey, RingKey, SocketNatKey};
 
 use super::Machine;
 use crate::packet::Change;
@@ -28,7 +28,7 @@ impl Machine {
         let peers = |wanted: &Wanted| wanted.peers.iter().map(|peer| (*peer, Peer::default())).collect();
         replace(&mut tables.peers, &peers(before), &peers(after));
         self.fill_rings(before, after);
-        self.clear::<Ip4>(map::NEXT_HOPS);
+        self.clear::<Ip>(map::NEXT_HOPS);
         self.clear::<FlowTuple>(map::FLOW_CACHE);
         self.clear::<FragmentKey>(map::FRAGMENTS);
         self.clear::<ForwardKey>(map::FLOWS);
@@ -67,7 +67,7 @@ impl Machine {
             Change::AddressOwner(address, row) => put(&mut tables.address_owners, address, row.as_ref()),
             Change::Prefix6(vni, row) => put(&mut tables.prefixes6, vni, row.as_ref()),
             Change::EmptyCaches => {
-                self.clear::<Ip4>(map::NEXT_HOPS);
+                self.clear::<Ip>(map::NEXT_HOPS);
                 self.clear::<FlowTuple>(map::FLOW_CACHE);
                 self.clear::<FragmentKey>(map::FRAGMENTS);
             }

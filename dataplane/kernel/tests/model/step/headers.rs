@@ -1,6 +1,6 @@
 //! Tunnels' headers: put in front of packets, and taken off.
 
-use ebpf_abi::{Ip4, MacAddr, NextHop, NodeConfig, protocol};
+use ebpf_abi::{Ip, MacAddr, NextHop, NodeConfig, protocol};
 
 use super::errors::TUNNEL_OVERHEAD;
 use super::{Step, Verdict, Walk, Way};
@@ -19,7 +19,7 @@ const CONGESTION: u8 = 3;
 impl Walk<'_> {
     /// Through the tunnel, to an endpoint or (both MACs the router's) to a node: by own headers where the way leads out of
     /// the uplink and takes the packet in one piece, else, as all of IPv6, by the kernel's device.
-    pub fn send_tunnelled(&mut self, remote: Ip4, vni: u32, macs: (MacAddr, MacAddr)) -> Verdict {
+    pub fn send_tunnelled(&mut self, remote: Ip, vni: u32, macs: (MacAddr, MacAddr)) -> Verdict {
         let config = self.tables.wanted.config;
         let len = u32::try_from(self.frame.len() - ETHERNET).unwrap() + TUNNEL_OVERHEAD;
         // The runs' aggregates are of no kind that can be taken apart in a tunnel.
@@ -35,12 +35,12 @@ impl Walk<'_> {
         let inner_len = len - 36;
         let headers = outer(&config, (remote, vni), (FLOW_HASH, self.frame[15]), inner_len);
         self.frame.splice(ETHERNET..ETHERNET, [headers, inner].concat());
-        Verdict::Forward(Way::Neighbour(hop.ifindex, hop.gateway))
+        Verdict::Forward(Way::Neighbour(hop.ifindex, hop.gateway.low()))
     }
 
     /// As the kernel told it in this second, or tells it now. One that can't be used is remembered too, unless it only waits
     /// for a MAC.
-    fn next_hop(&mut self, config: &NodeConfig, node: Ip4) -> Option<NextHop> {
+    fn next_hop(&mut self, config: &NodeConfig, node: Ip) -> Option<NextHop> {
         const WAITS: u32 = 7;
         let tick = self.tables.wanted.tick;
         let known = self.tables.written.next_hops.get(&node).copied().filter(|hop| hop.seen == tick);
@@ -77,7 +77,7 @@ impl Walk<'_> {
         let is_sound = checksum(self.frame.get(ETHERNET..ETHERNET + 20)?) == 0;
         let was_congested = self.frame[15] & CONGESTION == CONGESTION;
         let odd = !is_plain || !has_all || reserved_flag != 0 || !is_sound || was_congested;
-        if odd || ip.destination != config.vtep.into() || self.packet.is_aggregate {
+        if odd || ip.destination != config.vtep || self.packet.is_aggregate {
             return None;
         }
         let expected =
@@ -85,18 +85,18 @@ impl Walk<'_> {
         let vni = u32::from_be_bytes([0, self.frame[46], self.frame[47], self.frame[48]]);
         let is_vxlan =
             self.frame[36..46] == expected && self.frame[49] == 0 && at(&self.frame, 62) == Some(IPV4);
-        if !is_vxlan || vni == PROBES || !self.tables.wanted.peers.contains(&ip.source.low()) {
+        if !is_vxlan || vni == PROBES || !self.tables.wanted.peers.contains(&ip.source) {
             return None;
         }
         self.frame.drain(..50);
-        Some(self.arrives(vni, ip.source.low()))
+        Some(self.arrives(vni, ip.source))
     }
 }
 
 /// The outer headers behind Ethernet (RFC 7348 section 5), of a packet whose flow has this hash and which has this class.
 pub fn outer(
     config: &NodeConfig,
-    (remote, vni): (Ip4, u32),
+    (remote, vni): (Ip, u32),
     (hash, tos): (u32, u8),
     inner_len: u32,
 ) -> Vec<u8> {
@@ -106,7 +106,7 @@ pub fn outer(
     let id = u16::try_from(hash >> 16).unwrap() ^ COUNT;
     let mut ip =
         [&[0x45, congestion], &lengths[0][..], &id.to_be_bytes(), &[0, 0, 64, protocol::UDP, 0, 0]].concat();
-    ip.extend([config.vtep.0, remote.0].concat());
+    ip.extend([config.vtep.low().0, remote.low().0].concat());
     let sum = checksum(&ip).to_be_bytes();
     ip[10..12].copy_from_slice(&sum);
     // A port of the dynamic range that spreads flows.

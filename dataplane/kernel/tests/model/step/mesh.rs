@@ -6,7 +6,7 @@ use ebpf_abi::flow::FLOW_STRAYED;
 use ebpf_abi::limits::{FRAGMENTS_SECS, MAX_NEW_CACHED_FLOWS, ROUTER_MAC};
 use ebpf_abi::ring::{EARLIER_RINGS, MAX_HOPS, fingerprint};
 use ebpf_abi::{
-    Chooser, DropReason, Endpoint, FlowTuple, FragmentKey, FragmentPorts, FrontendKey, Ip4, RingKey,
+    Chooser, DropReason, Endpoint, FlowTuple, FragmentKey, FragmentPorts, FrontendKey, Ip, Ip4, RingKey,
     TargetPortKey,
 };
 use ebpf_packet::hash::flow_hash;
@@ -64,7 +64,7 @@ impl Tables {
     /// What another node publishes at its address is what this one publishes at localhost.
     pub fn ring_of_other_node(&self, tuple: &FlowTuple) -> Option<RingKey> {
         let owner = self.wanted.address_owners.get(&tuple.destination)?;
-        let is_other = *owner != Ip4::UNSPECIFIED && tuple.destination != self.wanted.config.vtep.into();
+        let is_other = *owner != Ip::UNSPECIFIED && tuple.destination != self.wanted.config.vtep;
         let key = FrontendKey::new(Ip4::LOCALHOST, tuple.destination_port, tuple.protocol);
         self.wanted.frontends.get(&key).filter(|_| is_other).map(|frontend| frontend.ring)
     }

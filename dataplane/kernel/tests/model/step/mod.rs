@@ -60,7 +60,7 @@ pub struct Outcome {
     /// The frame, unless it was dropped; of a socket its address and port.
     pub bytes: Vec<u8>,
     /// VNI and far end of the tunnel that it was given.
-    pub tunnel: Option<(u32, Ip4)>,
+    pub tunnel: Option<(u32, Ip)>,
     /// The host takes it whatever its destination MAC.
     pub for_host: bool,
 }
@@ -70,7 +70,7 @@ struct Walk<'a> {
     tables: &'a mut Tables,
     packet: &'a Packet,
     frame: Vec<u8>,
-    tunnel: Option<(u32, Ip4)>,
+    tunnel: Option<(u32, Ip)>,
     for_host: bool,
 }
 
@@ -121,7 +121,7 @@ impl Walk<'_> {
     /// one, if the service wants that and the kernel knows a way.
     fn leave_from(&mut self, flow: &ReplyFlow, client: Ip) -> Step {
         Ok(match self.owner(flow.service)? {
-            Ip4::UNSPECIFIED => self.leave_here(client),
+            owner if owner.is_unspecified() => self.leave_here(client),
             _ if flow.way & FLOW_DSR != 0 && self.reaches(client) => self.leave_here(client),
             owner => self.send_to_node(owner, ROUTER_MAC),
         })
@@ -140,7 +140,7 @@ impl Walk<'_> {
     /// enter by learns who answers.
     fn leave_and_tell(&mut self, tuple: FlowTuple, backend: Ip4) -> Step {
         Ok(match self.owner(tuple.destination)? {
-            Ip4::UNSPECIFIED => {
+            owner if owner.is_unspecified() => {
                 self.tables.learn(tuple, backend);
                 self.leave_here(tuple.source)
             }
@@ -149,11 +149,11 @@ impl Walk<'_> {
     }
 
     /// The tunnel's end of the node that has an address; unspecified for this one.
-    fn owner(&self, address: Ip) -> Result<Ip4, DropReason> {
+    fn owner(&self, address: Ip) -> Result<Ip, DropReason> {
         self.tables.wanted.address_owners.get(&address).copied().ok_or(DropReason::UnknownOwner)
     }
 
-    fn send_to_node(&mut self, node: Ip4, sender: MacAddr) -> Verdict {
+    fn send_to_node(&mut self, node: Ip, sender: MacAddr) -> Verdict {
         self.send_tunnelled(node, self.tables.wanted.config.ingress_vni, (ROUTER_MAC, sender))
     }
 

@@ -75,7 +75,9 @@ impl Walk<'_> {
         let owner = self.tables.wanted.address_owners.get(&ip.destination).copied();
         match owner.filter(|_| is_ingress) {
             // A process of this node takes it from the tunnel device.
-            Some(Ip4::UNSPECIFIED) => Ok(Verdict::Forward(Way::In(self.tables.wanted.config.vxlan_ifindex))),
+            Some(owner) if owner.is_unspecified() => {
+                Ok(Verdict::Forward(Way::In(self.tables.wanted.config.vxlan_ifindex)))
+            }
             Some(node) => Ok(self.send_to_node(node, ROUTER_MAC)),
             None => match name {
                 Some(name) => self.router_answers(attachment, link, (ip, name)),

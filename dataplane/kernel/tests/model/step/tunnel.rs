@@ -22,7 +22,7 @@ impl Walk<'_> {
     }
 
     /// A packet of a peer, out of its tunnel.
-    pub fn arrives(&mut self, vni: u32, remote: Ip4) -> Step {
+    pub fn arrives(&mut self, vni: u32, remote: Ip) -> Step {
         let config = self.tables.wanted.config;
         let (link, ip) = self.ip()?;
         if link.destination == ROUTER_MAC && vni == config.ingress_vni {
@@ -53,7 +53,7 @@ impl Walk<'_> {
     }
 
     /// An answer on its way to a client, or a packet for a process of this node.
-    fn node_receives(&mut self, ip: &Network, remote: Ip4, sender: MacAddr) -> Step {
+    fn node_receives(&mut self, ip: &Network, remote: Ip, sender: MacAddr) -> Step {
         if self.tables.is_own(ip.source) {
             self.learn_from_answer(ip, remote, sender);
             return Ok(self.leave_here(ip.destination));
@@ -71,10 +71,10 @@ impl Walk<'_> {
     }
 
     /// The answer of a flow that went astray has its backend's MAC, which the node of that backend may say.
-    fn learn_from_answer(&mut self, ip: &Network, remote: Ip4, sender: MacAddr) {
+    fn learn_from_answer(&mut self, ip: &Network, remote: Ip, sender: MacAddr) {
         let [0x02, 0x42, a, b, c, d] = sender.0 else { return };
         let backend = Ip4([a, b, c, d]);
-        let is_its = self.tables.backend(backend).is_some_and(|endpoint| endpoint.vtep == remote);
+        let is_its = self.tables.backend(backend).is_some_and(|endpoint| endpoint.vtep == remote.into());
         if let Some(answer) = Segment::of(&self.frame, ip).ok().filter(|_| is_its) {
             let (source, destination) = (answer.tuple.source, answer.tuple.destination);
             let client = (destination, answer.tuple.destination_port);
@@ -84,11 +84,11 @@ impl Walk<'_> {
     }
 
     /// A node speaks for its own endpoints, and in the ingress network for its own addresses.
-    fn check_sender(&self, vni: u32, remote: Ip4, source: Ip) -> Result<(), DropReason> {
+    fn check_sender(&self, vni: u32, remote: Ip, source: Ip) -> Result<(), DropReason> {
         let wanted = &self.tables.wanted;
         let key = self.tables.name(vni, source).map(|address| EndpointKey { vni, address });
         let endpoint = key.and_then(|key| wanted.endpoints.get(&key));
-        let has_endpoint = endpoint.is_some_and(|endpoint| endpoint.vtep == remote);
+        let has_endpoint = endpoint.is_some_and(|endpoint| endpoint.vtep == remote.into());
         let has_address =
             vni == wanted.config.ingress_vni && wanted.address_owners.get(&source) == Some(&remote);
         if has_endpoint || has_address { Ok(()) } else { Err(DropReason::InnerSource) }

@@ -80,11 +80,11 @@ impl fmt::Display for PacketFilter {
         if *self == Self::spoiled() {
             return f.write_str("rules that someone else changed");
         }
-        write!(
-            f,
-            "masquerade {} behind {} tunnel {}:{}",
-            self.subnet, self.bridge, self.vtep, self.tunnel_port
-        )?;
+        write!(f, "masquerade {} behind {} tunnel ", self.subnet, self.bridge)?;
+        match self.node {
+            Some(node) => write!(f, "{node}:{}", self.tunnel_port)?,
+            None => write!(f, "port {}", self.tunnel_port)?,
+        }
         if !self.guarded.is_empty() {
             write!(f, " guarded {}", join(&self.guarded))?;
         }
@@ -102,11 +102,9 @@ impl fmt::Display for PacketFilter {
 impl fmt::Display for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ingress = self.ingress.map_or_else(|| "none".to_owned(), |vni| vni.to_string());
-        let Self { vtep, vxlan_port, vxlan_device, uplink, underlay_mtu_bytes, .. } = self;
-        write!(
-            f,
-            "vtep {vtep}:{vxlan_port} dev {vxlan_device} uplink {uplink} mtu {underlay_mtu_bytes} ingress {ingress}"
-        )
+        let Self { vxlan_device, uplink, underlay_mtu_bytes, .. } = self;
+        let vtep = SocketAddr::new(self.vtep, self.vxlan_port);
+        write!(f, "vtep {vtep} dev {vxlan_device} uplink {uplink} mtu {underlay_mtu_bytes} ingress {ingress}")
     }
 }
 

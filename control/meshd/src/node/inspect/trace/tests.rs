@@ -28,7 +28,7 @@ fn network(number: u8) -> Network {
 fn service(name: &str, vips: &[(NetworkKey, Ipv4Addr)]) -> Service {
     let backend = |host| Backend {
         task_name: format!("{name}.{host}.x"),
-        vtep: Ipv4Addr::new(198, 18, 0, 12),
+        vtep: Ipv4Addr::new(198, 18, 0, 12).into(),
         ready: host != 8,
     };
     Service {
@@ -57,7 +57,7 @@ fn view() -> NodeView {
     NodeView {
         revision: 1,
         generation: Generation::default(),
-        vtep: Ipv4Addr::new(198, 18, 0, 11),
+        vtep: Ipv4Addr::new(198, 18, 0, 11).into(),
         vxlan_port: 4789,
         ingress: Some(INGRESS),
         networks: Table::from_iter([(INGRESS, network(0)), (APP, network(1))]),

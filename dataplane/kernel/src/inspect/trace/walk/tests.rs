@@ -11,8 +11,8 @@ use super::*;
 
 const INGRESS: u32 = 4096;
 const OVERLAY: u32 = 4097;
-const HERE: Ip4 = Ip4([198, 18, 0, 11]);
-const THERE: Ip4 = Ip4([198, 18, 0, 12]);
+const HERE: Ip = Ip::v4(Ip4([198, 18, 0, 11]));
+const THERE: Ip = Ip::v4(Ip4([198, 18, 0, 12]));
 const LOCAL: Ip4 = Ip4([10, 0, 0, 5]);
 const REMOTE: Ip4 = Ip4([10, 0, 0, 6]);
 const VIP: Ip4 = Ip4([10, 0, 1, 2]);
@@ -30,8 +30,8 @@ struct Fixture {
     targets: BTreeMap<TargetPortKey, TargetPort>,
     flows: BTreeMap<ForwardKey, ForwardFlow>,
     replies: BTreeMap<ReplyKey, ReplyFlow>,
-    peers: BTreeSet<Ip4>,
-    owners: BTreeMap<Ip, Ip4>,
+    peers: BTreeSet<Ip>,
+    owners: BTreeMap<Ip, Ip>,
     vips: BTreeMap<VipKey, RingKey>,
     sandboxes: BTreeMap<u64, SandboxNetworks>,
     attachments: BTreeMap<u32, Attachment>,
@@ -70,11 +70,11 @@ impl Lookup for Fixture {
         Ok(self.replies.get(key).copied())
     }
 
-    fn is_peer(&self, vtep: Ip4) -> Result<bool, TableError> {
+    fn is_peer(&self, vtep: Ip) -> Result<bool, TableError> {
         Ok(self.peers.contains(&vtep))
     }
 
-    fn owner(&self, address: Ip) -> Result<Option<Ip4>, TableError> {
+    fn owner(&self, address: Ip) -> Result<Option<Ip>, TableError> {
         Ok(self.owners.get(&address).copied())
     }
 
@@ -116,7 +116,7 @@ fn node() -> Fixture {
     let key = TargetPortKey::new(LOCAL, Port::new(8080), protocol::TCP);
     node.targets.insert(key, TargetPort::new(Port::new(80)));
     node.peers.insert(THERE);
-    node.owners.extend([(HERE.into(), Ip4::UNSPECIFIED), (THERE.into(), THERE)]);
+    node.owners.extend([(HERE, Ip::UNSPECIFIED), (THERE, THERE)]);
     node.vips.insert(VipKey { vni: OVERLAY, address: VIP }, WEB_OVERLAY);
     node.sandboxes.insert(COOKIE, SandboxNetworks::new(&[INGRESS, OVERLAY]).unwrap());
     node
@@ -207,7 +207,7 @@ fn a_client_is_led_through_a_tunnel_to_the_other_node() {
         let steps = report.ways[0].steps.iter().filter(|step| step.at == "answers");
         steps.map(|step| step.says.clone()).collect::<Vec<_>>()
     };
-    node.owners = [(HERE.into(), HERE)].into();
+    node.owners = [(HERE, HERE)].into();
     assert_eq!(answers(&node), [""; 0]);
     node.targets.insert(key, TargetPort::new(Port::new(80)).with_dsr(true));
     assert_eq!(arrival(&node), there);
