@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::Path;
 use std::time::Duration;
 
 use crate::dns::resolve_service;
@@ -42,9 +43,12 @@ pub fn get(options: &[&str]) -> CommandResult {
     if failed == 0 { Ok(()) } else { Err(format!("{failed} of {n} requests failed")) }
 }
 
-/// `healthcheck [URL]`.
+/// `healthcheck [URL | --file PATH]`.
 pub fn health_check(options: &[&str]) -> CommandResult {
-    let words = positional(options, &[])?;
+    let words = positional(options, &["--file"])?;
+    if let Some(file) = option(options, "--file") {
+        return if Path::new(file).exists() { Ok(()) } else { Err(format!("no {file}")) };
+    }
     let url = words.first().copied().unwrap_or("http://127.0.0.1/");
     Call::new(url, DEFAULT_TIMEOUT, None)?.run().map(|_| ())
 }

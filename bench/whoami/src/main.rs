@@ -22,7 +22,7 @@ whoami: says who it is and who asked
                                                 after 8 seconds; /stream?seconds=S&rate=BYTES_PER_S answers slowly
   whoami get URL [-n N] [--only NAME] [--timeout MS] [--resolve NAME=ADDRESS]
                                                 N requests, each on a new connection
-  whoami healthcheck [URL]                      0 if the server answers well
+  whoami healthcheck [URL | --file PATH]        0 if the server answers well, or if there is such a file
   whoami resolve NAME [--server 127.0.0.11]     addresses of a name, one a line
   whoami listen-udp PORT                        answers datagrams with their sender and text
   whoami udp ADDRESS:PORT TEXT                  sends a datagram, prints the answer

@@ -222,6 +222,7 @@ fn panicked(action: &Action) -> Input {
         Action::Prepare(task) => Input::Prepared(task.id, Err(error)),
         Action::Start(task, _) => Input::Started(task.id, Err(error)),
         Action::Wait(id) => Input::Exited(*id, Err(error)),
+        Action::WatchHealth(id, _) => Input::Health(*id, Err(error)),
         Action::Shutdown(task) => Input::Stopped(task.id, Err(error)),
         Action::Remove(id) => Input::Removed(*id, Err(error)),
         Action::Report(..) | Action::Forget(_) => unreachable!("these are no calls of the executor"),
@@ -234,6 +235,7 @@ async fn run_call(executor: Arc<dyn Executor>, action: Action) -> Input {
         Action::Prepare(task) => Input::Prepared(task.id, executor.prepare(&task).await),
         Action::Start(task, sandbox) => Input::Started(task.id, executor.start(&task, &sandbox).await),
         Action::Wait(id) => Input::Exited(id, executor.wait(id).await),
+        Action::WatchHealth(id, known) => Input::Health(id, executor.health(id, known).await),
         Action::Shutdown(task) => Input::Stopped(task.id, executor.shutdown(&task).await),
         Action::Remove(id) => {
             let killed = executor.terminate(id).await;
@@ -289,7 +291,7 @@ mod tests {
     use async_trait::async_trait;
     use control_model::Task;
     use control_model::executor::{Exit, Found, SandboxPaths};
-    use control_model::object::ContainerStatus;
+    use control_model::object::{ContainerStatus, HealthStatus};
 
     use super::*;
 
@@ -305,6 +307,9 @@ mod tests {
         }
         async fn wait(&self, _: TaskId) -> Result<Exit, ExecutorError> {
             panic!("wait")
+        }
+        async fn health(&self, _: TaskId, _: HealthStatus) -> Result<HealthStatus, ExecutorError> {
+            panic!("health")
         }
         async fn shutdown(&self, _: &Task) -> Result<(), ExecutorError> {
             panic!("shutdown")

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
+use control_model::object::HealthStatus;
 use control_model::spec::PortConfig;
 use control_model::{TaskId, Timestamp};
 use tokio::io::AsyncRead;
@@ -140,6 +141,26 @@ pub struct Container {
     pub pid: i32,
     pub exit_code: i32,
     pub out_of_memory: bool,
+    /// `None` if it has no check.
+    pub health: Option<Health>,
+}
+
+/// What a container's health check says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Health {
+    pub status: HealthStatus,
+    pub failing_streak: u32,
+    /// The last probes, oldest first.
+    pub log: Vec<HealthProbe>,
+}
+
+/// One run of a health check.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HealthProbe {
+    pub start: Timestamp,
+    pub end: Timestamp,
+    pub exit_code: i32,
+    pub output: String,
 }
 
 /// Why the engine could not do it.

@@ -4,7 +4,8 @@ mod common;
 
 use common::Daemon;
 use common::engine::DIGEST;
-use control_api::engine::Container;
+use control_api::engine::{Container, Health, HealthProbe};
+use control_model::object::HealthStatus;
 use control_model::spec::{PortConfig, Protocol, PublishMode};
 use control_model::{TaskId, Timestamp};
 
@@ -105,6 +106,7 @@ async fn containers_of_tasks_are_shown() {
         pid: 77,
         exit_code: 0,
         out_of_memory: false,
+        health: None,
     };
     let ended = Container {
         id: "e".repeat(64),
@@ -116,7 +118,25 @@ async fn containers_of_tasks_are_shown() {
         exit_code: 137,
         ..running.clone()
     };
-    *daemon.engine.containers.lock().expect("no panic") = vec![running, ended];
+    let probe = HealthProbe { start: ago(3), end: ago(2), exit_code: 1, output: "no answer".into() };
+    let checked = Container {
+        id: "d".repeat(64),
+        name: "api.1.z".into(),
+        created: ago(10_001),
+        health: Some(Health { status: HealthStatus::Healthy, failing_streak: 1, log: vec![probe] }),
+        ..running.clone()
+    };
+    *daemon.engine.containers.lock().expect("no panic") = vec![running, ended, checked];
+    assert_eq!(
+        daemon.docker("ps --filter health=healthy --format '{{.Names}} {{.Status}}'").await.stdout,
+        "api.1.z Up 2 minutes (healthy)\n"
+    );
+    let health = "{{with .State.Health}}{{.Status}} {{.FailingStreak}} {{(index .Log 0).Output}}{{end}}";
+    assert_eq!(
+        daemon.docker(&format!("inspect --format '{health}' api.1.z")).await.stdout,
+        "healthy 1 no answer\n"
+    );
+    daemon.engine.containers.lock().expect("no panic").pop();
     let format = "--format '{{.ID}} {{.Image}} {{.Command}} {{.Status}} {{.Ports}} {{.Names}}' --no-trunc";
     assert_eq!(
         daemon.docker(&format!("ps {format}")).await.stdout,

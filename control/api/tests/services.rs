@@ -297,6 +297,7 @@ fn container(task: TaskId) -> Container {
         pid: 77,
         exit_code: 0,
         out_of_memory: false,
+        health: None,
     }
 }
 

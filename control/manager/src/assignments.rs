@@ -287,7 +287,9 @@ impl Scope {
                 attachment.aliases.push(hostname.clone());
             }
         }
-        let runs = task.status.state == TaskState::Running && task.desired_state == TaskState::Running;
+        let runs = task.status.state == TaskState::Running
+            && task.desired_state == TaskState::Running
+            && !task.status.is_unhealthy();
         Some(Assignment::Endpoint(EndpointView {
             task: id,
             service: task.service,

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
 use control_api::engine::{
-    Container, Credentials, Distribution, Engine, EngineError, Image, ImageConfig, ImportRequest, Pulled,
-    Removed, Upload,
+    Container, Credentials, Distribution, Engine, EngineError, Health, HealthProbe, Image, ImageConfig,
+    ImportRequest, Pulled, Removed, Upload,
 };
 use control_model::Timestamp;
 use control_runtime::image::{ImageChanges, ImageDetails, ImageError, PullError, Reference, RegistryAuth};
@@ -172,5 +172,20 @@ fn to_container(info: ContainerInfo) -> Container {
         pid: info.pid.unwrap_or_default(),
         exit_code: info.ended.map(|ended| ended.code).unwrap_or_default(),
         out_of_memory: info.ended.is_some_and(|ended| ended.out_of_memory),
+        health: info.health.map(to_health),
+    }
+}
+
+fn to_health(health: control_runtime::Health) -> Health {
+    let probe = |probe: control_runtime::Probe| HealthProbe {
+        start: probe.start,
+        end: probe.end,
+        exit_code: probe.exit_code,
+        output: probe.output,
+    };
+    Health {
+        status: health.status,
+        failing_streak: health.failing_streak,
+        log: health.log.into_iter().map(probe).collect(),
     }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use async_trait::async_trait;
 
 use crate::id::TaskId;
-use crate::object::{ContainerStatus, Task};
+use crate::object::{ContainerStatus, HealthStatus, Task};
 
 /// Why an executor could not do its part.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -55,6 +55,8 @@ pub trait Executor: Send + Sync + 'static {
     async fn start(&self, task: &Task, sandbox: &SandboxPaths) -> Result<ContainerStatus, ExecutorError>;
     /// Returns when the process has ended, at once if it already has.
     async fn wait(&self, task: TaskId) -> Result<Exit, ExecutorError>;
+    /// Returns when the container's health check says something else than `known`; an error once the container has ended.
+    async fn health(&self, task: TaskId, known: HealthStatus) -> Result<HealthStatus, ExecutorError>;
     /// Sends the stop signal, and SIGKILL after the grace period; returns when the process has ended.
     async fn shutdown(&self, task: &Task) -> Result<(), ExecutorError>;
     /// SIGKILL now.

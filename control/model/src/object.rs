@@ -259,6 +259,38 @@ pub struct ContainerStatus {
     pub container_id: String,
     pub pid: i32,
     pub exit_code: i32,
+    /// What its health check says; `None` if it has none.
+    #[serde(default)]
+    pub health: Option<HealthStatus>,
+}
+
+/// What a health check says of a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum HealthStatus {
+    /// No probe has succeeded yet, and not too many have failed.
+    Starting,
+    Healthy,
+    /// Too many probes have failed in a row: it is to be replaced.
+    Unhealthy,
+}
+
+impl HealthStatus {
+    /// Docker's word, as in `State.Health.Status` of the API.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Healthy => "healthy",
+            Self::Unhealthy => "unhealthy",
+        }
+    }
+}
+
+impl TaskStatus {
+    /// Its health check has given the container up: nobody is to send to it any more.
+    pub fn is_unhealthy(&self) -> bool {
+        let health = self.container.as_ref().and_then(|container| container.health);
+        health == Some(HealthStatus::Unhealthy)
+    }
 }
 
 /// A network.

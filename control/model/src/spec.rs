@@ -97,6 +97,24 @@ pub struct ContainerSpec {
     pub cap_add: Vec<String>,
     pub cap_drop: Vec<String>,
     pub ulimits: Vec<Ulimit>,
+    #[serde(default)]
+    pub health: Option<HealthConfig>,
+}
+
+/// How a container's health is found out. A time of 0 and 0 retries stand for Docker's defaults.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HealthConfig {
+    /// `CMD` and a program with its arguments, `CMD-SHELL` and a shell's command, or `NONE`. Empty: the image's, and OCI
+    /// images have none.
+    pub test: Vec<String>,
+    pub interval: Duration,
+    pub timeout: Duration,
+    /// Failures count from here on, or from the first success.
+    pub start_period: Duration,
+    /// Between probes as long as failures don't count.
+    pub start_interval: Duration,
+    /// Failures in a row that make a container unhealthy.
+    pub retries: u32,
 }
 
 /// Default grace between the stop signal and SIGKILL.

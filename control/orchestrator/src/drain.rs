@@ -16,7 +16,7 @@ pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Owns `Task.drained`.
 ///
-/// A task that runs and shall stop waits until every node that is up has acknowledged a generation at or beyond the
+/// A task that runs and shall stop, or whose health check has given it up, waits until every node that is up has acknowledged a generation at or beyond the
 /// write that said so. Nodes that are down are not waited for; the wait ends after [`DRAIN_TIMEOUT`] in any case.
 #[derive(Debug)]
 pub struct DrainLoop {
@@ -93,7 +93,7 @@ impl DrainLoop {
     }
 
     fn note(&mut self, task: &Task, now: Timestamp) {
-        let leaves = task.desired_state >= TaskState::Shutdown;
+        let leaves = task.desired_state >= TaskState::Shutdown || task.status.is_unhealthy();
         if !leaves || task.drained || task.status.state.is_terminal() {
             self.waiting.remove(&task.id);
             return;

@@ -4,4 +4,6 @@ mod files;
 pub mod image;
 mod oci;
 
-pub use oci::{ContainerInfo, ContainerRecord, Ended, Oci, OciOptions, OpenError, Stage};
+pub use oci::{
+    ContainerInfo, ContainerRecord, Ended, Health, HealthCheck, Oci, OciOptions, OpenError, Probe, Stage,
+};

@@ -7,6 +7,7 @@ mod direct;
 mod dns;
 mod failures;
 mod forming;
+mod health;
 mod ingress;
 mod inspection;
 mod ipv6;
@@ -30,6 +31,7 @@ const SCENARIOS: &[Scenario] = &[
     ("curl reaches every node by IPv6", mesh::curl_by_ipv6),
     ("networks of both families", ipv6::networks_of_both_families),
     ("udp goes the same way", mesh::udp_goes_the_same_way),
+    ("health checks decide who serves", health::health_decides_who_serves),
     ("answers go straight if a service wants it", direct::answers_go_straight),
     ("names and virtual addresses", mesh::names_and_virtual_addresses),
     ("a service's own resolver", dns::own_resolver),

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use control_model::executor::{ExecutorError, Exit, Found, SandboxPaths};
-use control_model::object::{ContainerStatus, TaskStatus};
+use control_model::object::{ContainerStatus, HealthStatus, TaskStatus};
 use control_model::{Task, TaskId, TaskState, Timestamp};
 
 use super::{Action, DRAIN_TIMEOUT, RETRY_INTERVAL, exit_error, status};
@@ -16,6 +16,7 @@ pub enum Phase {
     Preparing,
     /// Prepared; waits for its sandbox.
     Ready,
+    /// The process is being started, or its health check has yet to succeed.
     Starting,
     Running,
     /// Runs, but is to stop as soon as no load balancer sends to it.
@@ -193,6 +194,8 @@ impl Entry {
             }
             Phase::Running | Phase::Draining if self.may_signal(applied, now) => self.stop(actions),
             Phase::Running => self.phase = Phase::Draining,
+            // Runs, and was in no ring yet.
+            Phase::Starting if self.busy.is_none() => self.stop(actions),
             Phase::Draining | Phase::Starting | Phase::Stopping | Phase::Ended => {}
         }
     }
@@ -266,17 +269,61 @@ impl Entry {
 
     fn run(&mut self, container: ContainerStatus, now: Timestamp, actions: &mut Vec<Action>) {
         let id = self.task.as_ref().expect("what runs has an assignment").id;
-        self.phase = Phase::Running;
+        let health = container.health;
         self.container = Some(container);
-        self.tell(status(TaskState::Running, "started", now), actions);
+        self.phase = Phase::Starting;
+        if health != Some(HealthStatus::Starting) {
+            self.phase = Phase::Running;
+            self.tell(status(TaskState::Running, "started", now), actions);
+        }
         actions.push(Action::Wait(id));
+        match health {
+            None => {}
+            Some(HealthStatus::Unhealthy) => self.give_up(now, actions),
+            Some(known) => actions.push(Action::WatchHealth(id, known)),
+        }
+    }
+
+    /// A container enters rotation with its first success, and is stopped and replaced when it is found unhealthy (as by
+    /// moby's `cluster/executor/container`); but nothing is lost for it, as it is drained before.
+    pub fn health(
+        &mut self,
+        result: Result<HealthStatus, ExecutorError>,
+        now: Timestamp,
+        actions: &mut Vec<Action>,
+    ) {
+        // An end is the wait's to tell.
+        let (Ok(health), Phase::Starting | Phase::Running | Phase::Draining) = (result, self.phase) else {
+            return;
+        };
+        let (Some(task), Some(container)) = (&self.task, &mut self.container) else { return };
+        container.health = Some(health);
+        if health == HealthStatus::Unhealthy {
+            return self.give_up(now, actions);
+        }
+        actions.push(Action::WatchHealth(task.id, health));
+        if self.phase == Phase::Starting && health == HealthStatus::Healthy {
+            self.phase = Phase::Running;
+            self.tell(status(TaskState::Running, "started", now), actions);
+        }
+    }
+
+    /// The container is unhealthy: the managers are told first, so that every node lets go of it.
+    fn give_up(&mut self, now: Timestamp, actions: &mut Vec<Action>) {
+        self.stop_since.get_or_insert(now);
+        if self.told.state == TaskState::Running {
+            let container = self.container.clone();
+            self.send(TaskStatus { container, ..status(TaskState::Running, "started", now) }, actions);
+        }
+    }
+
+    fn is_unhealthy(&self) -> bool {
+        self.container.as_ref().is_some_and(|container| container.health == Some(HealthStatus::Unhealthy))
     }
 
     /// The managers know it as running, and there is nothing: its files went with a disk or a reboot.
     fn lost(&mut self, now: Timestamp, actions: &mut Vec<Action>) {
-        let failed = status(TaskState::Failed, "started", now);
-        let error = "task: container is gone from its node".to_owned();
-        self.end(TaskStatus { error, ..failed }, actions);
+        self.fail("task: container is gone from its node".to_owned(), now, actions);
     }
 
     pub fn exited(&mut self, result: Result<Exit, ExecutorError>, now: Timestamp, actions: &mut Vec<Action>) {
@@ -288,19 +335,20 @@ impl Entry {
         match (self.phase, result) {
             (Phase::Ended, _) => {}
             (_, Ok(_)) if unwanted => self.end(status(TaskState::Shutdown, "shutdown", now), actions),
+            (_, Ok(exit)) if self.is_unhealthy() => self.fail(exit_error(&exit, true), now, actions),
             (Phase::Stopping, _) => self.end(status(TaskState::Shutdown, "shutdown", now), actions),
             (_, Ok(exit)) if exit.code == 0 => {
                 self.end(status(TaskState::Complete, "finished", now), actions);
             }
-            (_, Ok(exit)) => {
-                let failed = status(TaskState::Failed, "started", now);
-                self.end(TaskStatus { error: exit_error(&exit), ..failed }, actions);
-            }
-            (_, Err(error)) => {
-                let failed = status(TaskState::Failed, "started", now);
-                self.end(TaskStatus { error: error.to_string(), ..failed }, actions);
-            }
+            (_, Ok(exit)) => self.fail(exit_error(&exit, false), now, actions),
+            (_, Err(error)) => self.fail(error.to_string(), now, actions),
         }
+    }
+
+    /// It had been started.
+    fn fail(&mut self, error: String, now: Timestamp, actions: &mut Vec<Action>) {
+        let failed = status(TaskState::Failed, "started", now);
+        self.end(TaskStatus { error, ..failed }, actions);
     }
 
     /// The end itself is seen by the wait, which also has the exit code.

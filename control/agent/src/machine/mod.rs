@@ -1,7 +1,8 @@
 //! What becomes of each task of this node: assignments, results of the executor and of the data plane in; actions out.
 //!
 //! Pure. Every action that takes time (prepare, start, wait, shut down, remove) has exactly one result that comes back
-//! as an input; no second action for the same task is begun before it, except that a shutdown goes beside a wait.
+//! as an input; no second action for the same task is begun before it, except that a shutdown goes beside a wait and a look
+//! at the container's health.
 
 mod entry;
 #[cfg(test)]
@@ -12,7 +13,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use control_model::executor::{ExecutorError, Exit, Found, SandboxPaths};
-use control_model::object::{ContainerStatus, TaskStatus};
+use control_model::object::{ContainerStatus, HealthStatus, TaskStatus};
 use control_model::{Task, TaskId, TaskState, Timestamp};
 
 pub use entry::Phase;
@@ -38,6 +39,8 @@ pub enum Input {
     Prepared(TaskId, Result<(), ExecutorError>),
     Started(TaskId, Result<ContainerStatus, ExecutorError>),
     Exited(TaskId, Result<Exit, ExecutorError>),
+    /// What the health check says now; an error once there is nothing to look at any more.
+    Health(TaskId, Result<HealthStatus, ExecutorError>),
     Stopped(TaskId, Result<(), ExecutorError>),
     Removed(TaskId, Result<(), ExecutorError>),
     /// All sandboxes that the data plane has something to say of: its namespace, or why there is none yet.
@@ -54,6 +57,8 @@ pub enum Action {
     Prepare(Box<Task>),
     Start(Box<Task>, SandboxPaths),
     Wait(TaskId),
+    /// Say when the health check says something else than this.
+    WatchHealth(TaskId, HealthStatus),
     Shutdown(Box<Task>),
     /// Kill it if it runs, and forget it.
     Remove(TaskId),
@@ -91,6 +96,7 @@ impl Machine {
             Input::Prepared(id, result) => self.with(id, |entry| entry.prepared(result, now, &mut actions)),
             Input::Started(id, result) => self.with(id, |entry| entry.started(result, now, &mut actions)),
             Input::Exited(id, result) => self.with(id, |entry| entry.exited(result, now, &mut actions)),
+            Input::Health(id, result) => self.with(id, |entry| entry.health(result, now, &mut actions)),
             Input::Stopped(id, result) => self.with(id, |entry| entry.stopped(&result, now)),
             Input::Removed(id, Ok(())) => self.with(id, Entry::removed),
             Input::Removed(id, Err(_)) => self.with(id, |entry| entry.not_removed(now)),
@@ -168,8 +174,14 @@ impl Machine {
 }
 
 /// The text of a task that ended by itself with an error (swarmkit `exec.ExitError`).
-fn exit_error(exit: &Exit) -> String {
-    let cause = if exit.out_of_memory { ": out of memory" } else { "" };
+fn exit_error(exit: &Exit, is_unhealthy: bool) -> String {
+    const UNHEALTHY: &str = "dockerexec: unhealthy container";
+    let cause = match (exit.out_of_memory, is_unhealthy) {
+        (true, _) => ": out of memory".to_owned(),
+        (false, true) if exit.code == 0 => return UNHEALTHY.to_owned(),
+        (false, true) => format!(": {UNHEALTHY}"),
+        (false, false) => String::new(),
+    };
     format!("task: non-zero exit ({}){cause}", exit.code)
 }
 

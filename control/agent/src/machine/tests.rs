@@ -145,7 +145,8 @@ fn result_of(what: &str, task: TaskId, result: &[&str]) -> Input {
     };
     match what {
         "prepared" => Input::Prepared(task, error()),
-        "started" => Input::Started(task, error().map(|()| container(task))),
+        "started" => Input::Started(task, error().map(|()| with_health(container(task), result))),
+        "health" => Input::Health(task, health(result).ok_or(ExecutorError::Failed("ended".into()))),
         "exited" => Input::Exited(task, Ok(exit())),
         "stopped" => Input::Stopped(task, error()),
         "removed" => Input::Removed(task, error()),
@@ -153,11 +154,22 @@ fn result_of(what: &str, task: TaskId, result: &[&str]) -> Input {
     }
 }
 
-/// `t1:running`, `t1:made`, `t1:exited=3`.
+/// `starting`, `healthy` or `unhealthy`.
+fn health(words: &[&str]) -> Option<HealthStatus> {
+    let all = [HealthStatus::Starting, HealthStatus::Healthy, HealthStatus::Unhealthy];
+    all.into_iter().find(|status| words.contains(&status.word()))
+}
+
+fn with_health(container: ContainerStatus, words: &[&str]) -> ContainerStatus {
+    ContainerStatus { health: health(words), ..container }
+}
+
+/// `t1:running`, `t1:running:healthy`, `t1:made`, `t1:exited=3`, `t1:exited=3:unhealthy`.
 fn found(row: &str) -> Found {
     let (name, what) = row.split_once(':').expect("task:what");
+    let (what, health) = what.split_once(':').unwrap_or((what, ""));
     let task = id(name);
-    let running = container(task);
+    let running = with_health(container(task), &[health]);
     match what.split_once('=') {
         Some((_, code)) => {
             let code = code.parse().expect("an exit code");
@@ -181,13 +193,18 @@ fn shown(action: &Action) -> String {
         Action::Prepare(task) => format!("prepare {}", name(task.id)),
         Action::Start(task, sandbox) => format!("start {} in {}", name(task.id), sandbox.netns.display()),
         Action::Wait(task) => format!("wait {}", name(*task)),
+        Action::WatchHealth(task, known) => {
+            format!("watch health of {} beyond {}", name(*task), known.word())
+        }
         Action::Shutdown(task) => format!("shutdown {}", name(task.id)),
         Action::Remove(task) => format!("remove {}", name(*task)),
         Action::Forget(task) => format!("forget {}", name(*task)),
         Action::Report(task, status) => {
             let container = status.container.as_ref();
-            let container =
-                container.map_or(String::new(), |one| format!(" pid={} exit={}", one.pid, one.exit_code));
+            let container = container.map_or(String::new(), |one| {
+                let health = one.health.map_or(String::new(), |health| format!(" {}", health.word()));
+                format!(" pid={} exit={}{health}", one.pid, one.exit_code)
+            });
             let error =
                 if status.error.is_empty() { String::new() } else { format!(" error={:?}", status.error) };
             format!("report {} {} {:?}{error}{container}", name(*task), status.state.as_str(), status.message)
@@ -209,7 +226,7 @@ fn state(word: &str) -> TaskState {
 
 fn container(task: TaskId) -> ContainerStatus {
     let pid = 100 + i32::try_from(task.bits()).expect("small");
-    ContainerStatus { container_id: task.container_id(), pid, exit_code: 0 }
+    ContainerStatus { container_id: task.container_id(), pid, exit_code: 0, health: None }
 }
 
 fn new_task(id: TaskId) -> Task {

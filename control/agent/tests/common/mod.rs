@@ -12,7 +12,7 @@ use control_agent::{AgentOptions, NodeContext};
 use control_ca::{NodeKey, RootCa};
 use control_model::executor::{Executor, ExecutorError, Exit, Found, SandboxPaths};
 use control_model::identity::PeerIdentity;
-use control_model::object::{ContainerStatus, NodeDescription, TaskStatus};
+use control_model::object::{ContainerStatus, HealthStatus, NodeDescription, TaskStatus};
 use control_model::spec::Role;
 use control_model::{AssignmentUpdate, ClusterId, NodeId, Task, TaskId, Timestamp};
 use control_rpc::{Channels, Identity, IdentityPem, decode, encode, pb};
@@ -282,7 +282,7 @@ impl FakeExecutor {
 }
 
 pub fn container(task: TaskId) -> ContainerStatus {
-    ContainerStatus { container_id: task.container_id(), pid: 7, exit_code: 0 }
+    ContainerStatus { container_id: task.container_id(), pid: 7, exit_code: 0, health: None }
 }
 
 #[async_trait]
@@ -305,6 +305,10 @@ impl Executor for FakeExecutor {
         let mut exits = self.exits.subscribe();
         let ended = exits.wait_for(|exits| exits.contains_key(&task)).await.expect("the executor lives");
         Ok(Exit { code: ended[&task], out_of_memory: false })
+    }
+
+    async fn health(&self, task: TaskId, _: HealthStatus) -> Result<HealthStatus, ExecutorError> {
+        Err(ExecutorError::Unknown(task))
     }
 
     async fn shutdown(&self, task: &Task) -> Result<(), ExecutorError> {

@@ -1,10 +1,11 @@
 //! A service's spec from JSON. Defaults are Docker's; refusals in the words of moby `daemon/cluster/convert`.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use control_model::NetworkId;
 use control_model::spec::{
-    ContainerSpec, DnsConfig, EndpointMode, EndpointSpec, FailureAction, Mount, MountKind,
+    ContainerSpec, DnsConfig, EndpointMode, EndpointSpec, FailureAction, HealthConfig, Mount, MountKind,
     NetworkAttachmentSpec, Placement, Platform, PortConfig, Protocol, PublishMode, ResourceRequirements,
     Resources, RestartCondition, RestartPolicy, ServiceMode, ServiceSpec, TaskSpec, Ulimit, UpdateConfig,
     UpdateOrder,
@@ -14,6 +15,9 @@ use super::words::Words;
 use super::{refuse_unknown, span};
 use crate::dto::{service as api, task as api_task};
 use crate::error::ApiError;
+
+/// Docker's least time of a health check, unless it is 0.
+const SHORTEST_HEALTH_TIME: Duration = Duration::from_millis(1);
 
 /// Finds the network that a target (id or name) names.
 pub type FindNetwork<'a> = &'a dyn Fn(&str) -> Result<NetworkId, ApiError>;
@@ -173,11 +177,30 @@ fn container_spec(given: api_task::ContainerSpec) -> Result<ContainerSpec, ApiEr
         cap_add: given.capability_add,
         cap_drop: given.capability_drop,
         ulimits: given.ulimits.into_iter().map(ulimit).collect(),
+        health: given.healthcheck.map(health_config).transpose()?,
     })
 }
 
 fn ulimit(given: api_task::Ulimit) -> Ulimit {
     Ulimit { name: given.name, soft: given.soft, hard: given.hard }
+}
+
+/// Bounds and words of moby `daemon/container.go`.
+fn health_config(given: api_task::HealthConfig) -> Result<HealthConfig, ApiError> {
+    refuse_unknown(&given.rest, "Spec.TaskTemplate.ContainerSpec.Healthcheck")?;
+    let time = |nanoseconds: i64, name: &str| match u64::try_from(nanoseconds).map(Duration::from_nanos) {
+        Ok(time) if time.is_zero() || time >= SHORTEST_HEALTH_TIME => Ok(time),
+        _ => Err(ApiError::invalid(format!("{name} in Healthcheck cannot be less than 1ms"))),
+    };
+    Ok(HealthConfig {
+        interval: time(given.interval, "Interval")?,
+        timeout: time(given.timeout, "Timeout")?,
+        start_period: time(given.start_period, "StartPeriod")?,
+        start_interval: time(given.start_interval, "StartInterval")?,
+        retries: u32::try_from(given.retries)
+            .map_err(|_| ApiError::invalid("Retries in Healthcheck cannot be negative"))?,
+        test: given.test,
+    })
 }
 
 fn dns_config(given: api_task::DnsConfig) -> Result<DnsConfig, ApiError> {

@@ -2,9 +2,9 @@
 //! is left out where the model knows that the user gave nothing.
 
 use control_model::spec::{
-    ContainerSpec, DEFAULT_STOP_GRACE_PERIOD, EndpointSpec, Mount, MountKind, NetworkAttachmentSpec,
-    Placement, PortConfig, ResourceRequirements, RestartPolicy, ServiceMode, ServiceSpec, TaskSpec,
-    UpdateConfig,
+    ContainerSpec, DEFAULT_STOP_GRACE_PERIOD, EndpointSpec, HealthConfig, Mount, MountKind,
+    NetworkAttachmentSpec, Placement, PortConfig, ResourceRequirements, RestartPolicy, ServiceMode,
+    ServiceSpec, TaskSpec, UpdateConfig,
 };
 
 use super::nanoseconds;
@@ -133,6 +133,19 @@ fn container_spec(spec: &ContainerSpec, defaults: Defaults) -> api_task::Contain
         ulimits: (spec.ulimits.iter())
             .map(|u| api_task::Ulimit { name: u.name.clone(), hard: u.hard, soft: u.soft })
             .collect(),
+        healthcheck: spec.health.as_ref().map(health_config),
+        rest: Rest::new(),
+    }
+}
+
+fn health_config(health: &HealthConfig) -> api_task::HealthConfig {
+    api_task::HealthConfig {
+        test: health.test.clone(),
+        interval: nanoseconds(health.interval),
+        timeout: nanoseconds(health.timeout),
+        start_period: nanoseconds(health.start_period),
+        start_interval: nanoseconds(health.start_interval),
+        retries: health.retries.into(),
         rest: Rest::new(),
     }
 }

@@ -50,7 +50,7 @@ fn a_plain_service_comes_back_as_docker_shows_it() {
 }
 
 /// All that a service can say here.
-const FULL: &str = r#"{"Name":"all","Labels":{"a":"b"},"TaskTemplate":{"ContainerSpec":{"Image":"reg:5000/x:1","Labels":{"c":"d"},"Command":["/x"],"Args":["-v"],"Hostname":"{{.Task.Name}}","Env":["A=1","B"],"Dir":"/w","User":"1:2","Groups":["g"],"Init":true,"StopSignal":"SIGQUIT","TTY":true,"OpenStdin":true,"ReadOnly":true,"Mounts":[{"Type":"bind","Source":"/s","Target":"/t","ReadOnly":true},{"Type":"volume","Source":"v","Target":"/v"},{"Type":"tmpfs","Target":"/tmp","TmpfsOptions":{"SizeBytes":1048576,"Mode":511}}],"StopGracePeriod":90000000000,"Hosts":["10.0.0.9 db"],"DNSConfig":{"Nameservers":["9.9.9.9"],"Search":["x"],"Options":["ndots:1"]},"Sysctls":{"net.core.somaxconn":"1024"},"CapabilityAdd":["CAP_NET_ADMIN"],"CapabilityDrop":["CAP_CHOWN"],"Ulimits":[{"Name":"nofile","Hard":2048,"Soft":1024}]},"Resources":{"Limits":{"NanoCPUs":500000000,"MemoryBytes":67108864,"Pids":100},"Reservations":{"NanoCPUs":250000000,"MemoryBytes":33554432}},"RestartPolicy":{"Condition":"on-failure","Delay":1000000000,"MaxAttempts":3,"Window":60000000000},"Placement":{"Constraints":["node.role==worker"],"Preferences":[{"Spread":{"SpreadDescriptor":"node.labels.zone"}}],"MaxReplicas":2,"Platforms":[{"Architecture":"amd64","OS":"linux"}]},"Networks":[{"Target":"0000000000000000000000005","Aliases":["db"]}],"ForceUpdate":4,"Runtime":"container"},"Mode":{"Global":{}},"UpdateConfig":{"Parallelism":2,"Delay":10000000000,"FailureAction":"rollback","Monitor":30000000000,"MaxFailureRatio":0.25,"Order":"start-first"},"RollbackConfig":{"Parallelism":0,"FailureAction":"continue","Monitor":5000000000,"MaxFailureRatio":0.0,"Order":"stop-first"},"EndpointSpec":{"Mode":"dnsrr","Ports":[{"Name":"p","Protocol":"udp","TargetPort":53,"PublishedPort":53,"PublishMode":"host"}]}}"#;
+const FULL: &str = r#"{"Name":"all","Labels":{"a":"b"},"TaskTemplate":{"ContainerSpec":{"Image":"reg:5000/x:1","Labels":{"c":"d"},"Command":["/x"],"Args":["-v"],"Hostname":"{{.Task.Name}}","Env":["A=1","B"],"Dir":"/w","User":"1:2","Groups":["g"],"Init":true,"StopSignal":"SIGQUIT","TTY":true,"OpenStdin":true,"ReadOnly":true,"Mounts":[{"Type":"bind","Source":"/s","Target":"/t","ReadOnly":true},{"Type":"volume","Source":"v","Target":"/v"},{"Type":"tmpfs","Target":"/tmp","TmpfsOptions":{"SizeBytes":1048576,"Mode":511}}],"StopGracePeriod":90000000000,"Hosts":["10.0.0.9 db"],"DNSConfig":{"Nameservers":["9.9.9.9"],"Search":["x"],"Options":["ndots:1"]},"Sysctls":{"net.core.somaxconn":"1024"},"CapabilityAdd":["CAP_NET_ADMIN"],"CapabilityDrop":["CAP_CHOWN"],"Ulimits":[{"Name":"nofile","Hard":2048,"Soft":1024}],"Healthcheck":{"Test":["CMD-SHELL","true"],"Interval":1000000000,"Timeout":2000000000,"StartPeriod":3000000000,"StartInterval":1000000,"Retries":4}},"Resources":{"Limits":{"NanoCPUs":500000000,"MemoryBytes":67108864,"Pids":100},"Reservations":{"NanoCPUs":250000000,"MemoryBytes":33554432}},"RestartPolicy":{"Condition":"on-failure","Delay":1000000000,"MaxAttempts":3,"Window":60000000000},"Placement":{"Constraints":["node.role==worker"],"Preferences":[{"Spread":{"SpreadDescriptor":"node.labels.zone"}}],"MaxReplicas":2,"Platforms":[{"Architecture":"amd64","OS":"linux"}]},"Networks":[{"Target":"0000000000000000000000005","Aliases":["db"]}],"ForceUpdate":4,"Runtime":"container"},"Mode":{"Global":{}},"UpdateConfig":{"Parallelism":2,"Delay":10000000000,"FailureAction":"rollback","Monitor":30000000000,"MaxFailureRatio":0.25,"Order":"start-first"},"RollbackConfig":{"Parallelism":0,"FailureAction":"continue","Monitor":5000000000,"MaxFailureRatio":0.0,"Order":"stop-first"},"EndpointSpec":{"Mode":"dnsrr","Ports":[{"Name":"p","Protocol":"udp","TargetPort":53,"PublishedPort":53,"PublishMode":"host"}]}}"#;
 
 #[test]
 fn a_full_service_comes_back_to_the_letter() {
@@ -103,6 +103,25 @@ fn what_is_not_supported_is_named_unless_it_says_nothing() {
         ),
         Err(format!("{place}.Mounts.BindOptions is not supported by this daemon"))
     );
+}
+
+#[test]
+fn health_checks_have_bounds() {
+    let taken = |check: &str| {
+        let body =
+            format!(r#"{{"TaskTemplate":{{"ContainerSpec":{{"Image":"a","Healthcheck":{{{check}}}}}}}}}"#);
+        service_spec(decode(body.as_bytes()).expect("JSON"), &network)
+            .map(|spec| spec.task.container.health.clone().expect("a check"))
+            .map_err(|error| error.message)
+    };
+    assert_eq!(taken(r#""Test":["NONE"]"#).expect("none is one").test, ["NONE"]);
+    for (given, message) in [
+        (r#""Interval":999999"#, "Interval in Healthcheck cannot be less than 1ms"),
+        (r#""Timeout":-1"#, "Timeout in Healthcheck cannot be less than 1ms"),
+        (r#""Retries":-1"#, "Retries in Healthcheck cannot be negative"),
+    ] {
+        assert_eq!(taken(given), Err(message.to_owned()));
+    }
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::extract::{Path, State};
 use control_manager::control::labels_match;
+use control_model::object::HealthStatus;
 use control_model::spec::PortConfig;
 use control_model::{TaskId, Timestamp};
 use dataplane_model::Mac;
@@ -16,7 +17,7 @@ use crate::convert::words::Words;
 use crate::dto::common::rfc3339;
 use crate::dto::container as api_container;
 use crate::dto::image::GraphDriver;
-use crate::engine::Container;
+use crate::engine::{Container, Health, HealthProbe};
 use crate::error::ApiError;
 use crate::query::{Filters, Query};
 use crate::reply::{Reply, ok};
@@ -24,13 +25,18 @@ use crate::reply::{Reply, ok};
 const NANOS: i64 = 1_000_000_000;
 /// States that may be asked for, Docker's.
 const STATES: [&str; 7] = ["created", "running", "paused", "restarting", "removing", "exited", "dead"];
+/// Health that may be asked for, Docker's.
+const HEALTHS: [&str; 4] = ["none", "starting", "healthy", "unhealthy"];
 /// Published ports answer on all IPv4 addresses of the node.
 const ANY_ADDRESS: &str = "0.0.0.0";
 
 pub async fn list(State(api): State<Api>, query: Query) -> Reply {
-    let filters = query.filters(&["id", "name", "label", "status"])?;
+    let filters = query.filters(&["id", "name", "label", "status", "health"])?;
     if let Some(unknown) = filters.get("status").iter().find(|status| !STATES.contains(&status.as_str())) {
         return Err(ApiError::invalid(format!("invalid filter 'status={unknown}'")));
+    }
+    if let Some(unknown) = filters.get("health").iter().find(|health| !HEALTHS.contains(&health.as_str())) {
+        return Err(ApiError::invalid(format!("invalid filter 'health={unknown}'")));
     }
     refuse_sizes(&query)?;
     let limit = query.limit()?;
@@ -56,6 +62,7 @@ fn matches(filters: &Filters, container: &Container) -> bool {
     any("id", &|id| container.id.starts_with(id))
         && any("name", &|name| container.name.contains(name.trim_start_matches('/')))
         && any("status", &|status| status == state_word(container))
+        && any("health", &|health| health == container.health.as_ref().map_or("none", |h| h.status.word()))
         && labels_match(&container.labels, &filters.labels("label"))
 }
 
@@ -135,7 +142,15 @@ fn port_bindings(container: &Container) -> BTreeMap<String, Option<Vec<api_conta
 /// Moby `daemon/container/state.go`.
 fn status(container: &Container, now: Timestamp) -> String {
     match (container.running, container.started, container.finished) {
-        (true, Some(started), _) => format!("Up {}", human(now.since(started))),
+        (true, Some(started), _) => {
+            let health = match container.health.as_ref().map(|health| health.status) {
+                None => "",
+                Some(HealthStatus::Starting) => " (health: starting)",
+                Some(HealthStatus::Healthy) => " (healthy)",
+                Some(HealthStatus::Unhealthy) => " (unhealthy)",
+            };
+            format!("Up {}{health}", human(now.since(started)))
+        }
         (false, Some(_), Some(finished)) => {
             format!("Exited ({}) {} ago", container.exit_code, human(now.since(finished)))
         }
@@ -242,6 +257,7 @@ fn inspected(api: &Api, container: Container) -> api_container::Inspect {
             error: String::new(),
             started_at: rfc3339(container.started),
             finished_at: rfc3339(container.finished),
+            health: container.health.map(health),
         },
         name: format!("/{}", container.name),
         restart_count: 0,
@@ -259,6 +275,20 @@ fn inspected(api: &Api, container: Container) -> api_container::Inspect {
         network_settings,
         image: container.image_id,
         id: container.id,
+    }
+}
+
+fn health(health: Health) -> api_container::Health {
+    let probe = |probe: HealthProbe| api_container::HealthProbe {
+        start: rfc3339(Some(probe.start)),
+        end: rfc3339(Some(probe.end)),
+        exit_code: probe.exit_code,
+        output: probe.output,
+    };
+    api_container::Health {
+        status: health.status.word(),
+        failing_streak: health.failing_streak,
+        log: health.log.into_iter().map(probe).collect(),
     }
 }
 

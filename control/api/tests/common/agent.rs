@@ -67,6 +67,7 @@ fn status(task: &Task, state: TaskState) -> TaskStatus {
             container_id: format!("{:064x}", task.id.bits()),
             pid: 4242,
             exit_code: 0,
+            health: None,
         }),
     }
 }

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use control_model::object::{
-    Endpoint, Meta, Network, NetworkState, NodeDescription, NodeState, NodeStatus, TaskStatus,
+    ContainerStatus, Endpoint, HealthStatus, Meta, Network, NetworkState, NodeDescription, NodeState,
+    NodeStatus, TaskStatus,
 };
 use control_model::spec::{
     NetworkAttachmentSpec, NetworkSpec, PortConfig, Protocol, Role, ServiceMode, ServiceSpec, TaskSpec,
@@ -267,6 +268,29 @@ proptest! {
                 prop_assert_eq!(without_echo(received.clone()), without_echo(set(ME, &state)));
             }
         }
+    }
+}
+
+#[test]
+fn what_its_health_check_has_given_up_is_not_ready() {
+    let mut state = State::default();
+    for step in [
+        Step::Node { id: 2, vtep: true, alive: true },
+        Step::Network { id: INGRESS, allocated: true },
+        Step::Task { id: 1, service: 1, node: 2, networks: vec![INGRESS] },
+    ] {
+        let changes = changes(&state, &step);
+        apply(&mut state, changes);
+    }
+    for (health, at, expected) in [(HealthStatus::Healthy, 1, true), (HealthStatus::Unhealthy, 2, false)] {
+        let container = Some(ContainerStatus { health: Some(health), ..ContainerStatus::default() });
+        let at = Timestamp(at);
+        let status = TaskStatus { state: TaskState::Running, at, container, ..TaskStatus::default() };
+        apply(&mut state, vec![Change::TaskStatus { id: task_id(1), status }]);
+        let ready = set(ME, &state)
+            .values()
+            .any(|row| matches!(row, Assignment::Endpoint(endpoint) if endpoint.ready));
+        assert_eq!(ready, expected, "{health:?}");
     }
 }
 

@@ -1,5 +1,7 @@
 use control_model::change::{Entry, Object, RequestId};
-use control_model::object::{NetworkAttachment, Node, NodeStatus, Slot, TaskStatus};
+use control_model::object::{
+    ContainerStatus, HealthStatus, NetworkAttachment, Node, NodeStatus, Slot, TaskStatus,
+};
 use control_model::spec::Role;
 use control_model::{NetworkId, ServiceId};
 
@@ -136,6 +138,21 @@ fn what_is_in_no_ring_goes_at_once() {
     let bare = Task { attachments: Vec::new(), ..task(TaskState::Running) };
     lone.write(vec![Change::Update { object: Object::Task(Box::new(bare)), expected: 1 }], &[0, 0]);
     assert_eq!(lone.stop(&[0, 0]), DRAINED);
+}
+
+#[test]
+fn what_its_health_check_has_given_up_is_drained_too() {
+    let mut world = World::new(TaskState::Running);
+    let with = |health, at| {
+        let container = Some(ContainerStatus { health, ..ContainerStatus::default() });
+        let status = TaskStatus { state: TaskState::Running, at, container, ..TaskStatus::default() };
+        vec![Change::TaskStatus { id: TASK, status }]
+    };
+    assert_eq!(world.write(with(Some(HealthStatus::Healthy), Timestamp(2)), &[1, 1]), []);
+    assert_eq!(world.machine.next_deadline(), None);
+    assert_eq!(world.write(with(Some(HealthStatus::Unhealthy), Timestamp(3)), &[2, 2]), []);
+    assert_eq!(world.tick(&[3, 2], Timestamp(4)), []);
+    assert_eq!(world.tick(&[3, 3], Timestamp(4)), DRAINED);
 }
 
 #[test]

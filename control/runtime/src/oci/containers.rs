@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use control_model::{TaskId, Timestamp};
 
-use super::Oci;
+use super::health::Health;
 use super::process::printed_command;
 use super::record::{ContainerRecord, Ended, Stage};
+use super::{Container, Oci};
 use crate::image::ImageError;
 
 /// One container.
@@ -21,6 +22,8 @@ pub struct ContainerInfo {
     pub pid: Option<i32>,
     pub started_at: Option<Timestamp>,
     pub ended: Option<Ended>,
+    /// `None` if it has no check.
+    pub health: Option<Health>,
     /// conmon's `k8s-file` lines: `<time> stdout|stderr F|P <text>`.
     pub log: PathBuf,
 }
@@ -29,7 +32,7 @@ impl Oci {
     /// All containers, by task. From memory: an end is shown once somebody has waited for it.
     pub fn list_containers(&self) -> Vec<ContainerInfo> {
         let containers: Vec<_> = self.containers().values().cloned().collect();
-        containers.iter().map(|container| info(container.record(), container.paths.log())).collect()
+        containers.iter().map(|container| info(container)).collect()
     }
 
     /// The container whose id (or its start), or name, this is. Docker's order: full id, name, start of an id.
@@ -48,7 +51,7 @@ impl Oci {
     /// The container of a task.
     pub fn container_of_task(&self, task: TaskId) -> Option<ContainerInfo> {
         let container = self.container(task)?;
-        Some(info(container.record(), container.paths.log()))
+        Some(info(&container))
     }
 
     /// Takes a name from an image, and removes the image with its last name unless a container uses it. Gives the
@@ -64,7 +67,8 @@ impl Oci {
     }
 }
 
-fn info(record: ContainerRecord, log: PathBuf) -> ContainerInfo {
+fn info(container: &Container) -> ContainerInfo {
+    let (record, log) = (container.record(), container.paths.log());
     let (state, pid, started_at) = match (record.stage, record.ended) {
         (Stage::Started { pid, at }, None) => ("running", Some(pid), Some(at)),
         (Stage::Started { pid, at }, Some(_)) => ("exited", Some(pid), Some(at)),
@@ -76,6 +80,7 @@ fn info(record: ContainerRecord, log: PathBuf) -> ContainerInfo {
         pid,
         started_at,
         ended: record.ended,
+        health: record.health.is_some().then(|| container.health()),
         log,
         record,
     }

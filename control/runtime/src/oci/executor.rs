@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use control_model::executor::{Executor, ExecutorError, Exit, Found, SandboxPaths};
-use control_model::object::ContainerStatus;
+use control_model::object::{ContainerStatus, HealthStatus};
 use control_model::{Task, TaskId};
 
 use super::conmon::{Launch, LaunchError, conmon_of, exit_code_of, run_runtime};
@@ -66,6 +66,17 @@ impl Executor for Oci {
             return Err(ExecutorError::Failed("the container was not started".into()));
         }
         self.ended(&container).await.map(Ended::exit).map_err(failed)
+    }
+
+    async fn health(&self, task: TaskId, known: HealthStatus) -> Result<HealthStatus, ExecutorError> {
+        let container = self.container(task).ok_or(ExecutorError::Unknown(task))?;
+        if !self.is_started(&container).await? {
+            return Err(ExecutorError::Failed("the container was not started".into()));
+        }
+        tokio::select! {
+            _ = self.ended(&container) => Err(ExecutorError::Failed("the container has ended".into())),
+            status = self.watch_health(&container, known) => status,
+        }
     }
 
     async fn shutdown(&self, task: &Task) -> Result<(), ExecutorError> {
@@ -267,7 +278,8 @@ impl Container {
             Stage::Prepared | Stage::Starting => 0,
         };
         let exit_code = record.ended.map_or(0, |ended| ended.code);
-        ContainerStatus { container_id: record.container_id, pid, exit_code }
+        let health = record.health.map(|health| health.status);
+        ContainerStatus { container_id: record.container_id, pid, exit_code, health }
     }
 }
 

@@ -6,11 +6,13 @@ mod conmon;
 mod containers;
 mod error;
 mod executor;
+mod health;
 mod limits;
 mod mounts;
 mod net_files;
 mod paths;
 mod prepare;
+mod probe;
 mod process;
 mod process_fd;
 mod record;
@@ -24,6 +26,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use control_model::object::HealthStatus;
 use control_model::{TaskId, Timestamp};
 
 use crate::image::{ImageError, ImageStore};
@@ -31,6 +34,7 @@ use cgroup::CgroupLayout;
 use paths::{Layout, TaskPaths};
 
 pub use containers::ContainerInfo;
+pub use health::{Health, HealthCheck, Probe};
 pub use record::{ContainerRecord, Ended, Stage};
 
 /// Settings of an executor.
@@ -88,6 +92,8 @@ struct Inner {
 struct Container {
     paths: TaskPaths,
     record: Mutex<ContainerRecord>,
+    /// Means something only where the record has a check.
+    health: Mutex<Health>,
     /// Held while the container is made, started or removed.
     changing: tokio::sync::Mutex<()>,
 }
@@ -137,7 +143,9 @@ impl Oci {
 
 impl Container {
     fn new(paths: TaskPaths, record: ContainerRecord) -> Self {
-        Self { paths, record: Mutex::new(record), changing: tokio::sync::Mutex::default() }
+        let status = record.health.as_ref().map_or(HealthStatus::Starting, |health| health.status);
+        let health = Mutex::new(Health::new(status));
+        Self { paths, record: Mutex::new(record), health, changing: tokio::sync::Mutex::default() }
     }
 
     fn record(&self) -> ContainerRecord {
@@ -151,6 +159,27 @@ impl Container {
         change(&mut next);
         next.write(&self.paths.record())?;
         *record = next;
+        Ok(())
+    }
+
+    fn health(&self) -> Health {
+        self.health.lock().expect("nobody panics while holding a container's health").clone()
+    }
+
+    /// Takes a probe in; what it changes is on disk too.
+    fn take_probe(&self, check: &HealthCheck, started: Timestamp, probe: Probe) -> io::Result<()> {
+        let status = {
+            let mut health = self.health.lock().expect("nobody panics while holding a container's health");
+            health.take(check, started, probe);
+            health.status
+        };
+        if self.locked().health.as_ref().is_some_and(|health| health.status != status) {
+            self.update(|record| {
+                if let Some(health) = &mut record.health {
+                    health.status = status;
+                }
+            })?;
+        }
         Ok(())
     }
 

@@ -104,6 +104,15 @@ impl TaskPaths {
         self.run.join("container.pid")
     }
 
+    /// The process that a health probe is, as the runtime wants it described.
+    pub fn probe_process(&self) -> PathBuf {
+        self.bundle().join("probe.json")
+    }
+
+    pub fn probe_pid(&self) -> PathBuf {
+        self.run.join("probe.pid")
+    }
+
     /// All directories that must exist before the container does.
     pub fn directories(&self) -> [PathBuf; 7] {
         [

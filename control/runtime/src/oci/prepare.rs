@@ -4,19 +4,21 @@ use std::path::{Path, PathBuf};
 
 use control_model::Task;
 use control_model::Timestamp;
+use control_model::object::HealthStatus;
 use control_model::spec::{DEFAULT_STOP_GRACE_PERIOD, Labels, PortConfig, PublishMode};
 use control_model::template::TemplateContext;
 
 use super::cgroup::CgroupLayout;
 use super::error::PrepareError;
+use super::health::HealthCheck;
 use super::limits::resources;
 use super::mounts::{etc_mounts, kernel_mounts, merged, user_mounts};
 use super::net_files::{hosts, hosts_are_valid, resolv_conf};
 use super::paths::{Layout, TaskPaths};
 use super::process::{SHORT_ID_LEN, arguments, environment, signal_number};
-use super::record::{ContainerRecord, Stage};
+use super::record::{ContainerRecord, HealthRecord, Stage};
 use super::rootfs::{mount_overlay, read_inside};
-use super::spec::{SpecInput, runtime_spec};
+use super::spec::{SpecInput, probe_process, runtime_spec};
 use super::user;
 use crate::files::write_atomically;
 use crate::image::LocalImage;
@@ -69,6 +71,8 @@ impl Preparation<'_> {
             stop_grace: container.stop_grace_period.unwrap_or(DEFAULT_STOP_GRACE_PERIOD),
             stage: Stage::Prepared,
             ended: None,
+            health: HealthCheck::of(&container.health.clone().unwrap_or_default())
+                .map(|check| HealthRecord { check, status: HealthStatus::Starting }),
         })
     }
 
@@ -101,8 +105,15 @@ impl Preparation<'_> {
         let environment = self.environment(&record.hostname)?;
         self.write_etc(&record.hostname)?;
         let config = self.spec(record, environment)?;
-        let at = self.paths.bundle().join("config.json");
-        let bytes = serde_json::to_vec(&config).expect("it has text keys only");
+        if let Some(health) = &record.health {
+            let process = probe_process(&config, health.check.arguments.clone());
+            self.write_json(self.paths.probe_process(), &process)?;
+        }
+        self.write_json(self.paths.bundle().join("config.json"), &config)
+    }
+
+    fn write_json(&self, at: PathBuf, value: &impl serde::Serialize) -> Result<(), PrepareError> {
+        let bytes = serde_json::to_vec(value).expect("it has text keys only");
         write_atomically(&at, &bytes).map_err(PrepareError::io(at))
     }
 

@@ -5,10 +5,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use control_model::executor::Exit;
+use control_model::object::HealthStatus;
 use control_model::spec::PortConfig;
 use control_model::{TaskId, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use super::health::HealthCheck;
 use crate::files::write_atomically;
 
 /// How far a container has come. Written before the step's effect can be seen, so that a crash leaves at most a
@@ -54,6 +56,15 @@ pub struct ContainerRecord {
     pub stop_grace: Duration,
     pub stage: Stage,
     pub ended: Option<Ended>,
+    #[serde(default)]
+    pub health: Option<HealthRecord>,
+}
+
+/// A container's check, and what it said last.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HealthRecord {
+    pub check: HealthCheck,
+    pub status: HealthStatus,
 }
 
 /// How and when a container's process ended.

@@ -57,6 +57,13 @@ pub(super) fn runtime_spec(input: SpecInput<'_>) -> Result<Spec, PrepareError> {
     Ok(spec.expect("all parts are given"))
 }
 
+/// The process of a probe: as the container's own, but for what it runs, and without a terminal.
+pub(super) fn probe_process(spec: &Spec, arguments: Vec<String>) -> Process {
+    let mut process = spec.process().clone().expect("a container has a process");
+    process.set_args(Some(arguments)).set_terminal(Some(false));
+    process
+}
+
 fn process(input: &SpecInput<'_>) -> Result<Process, PrepareError> {
     let user = UserBuilder::default()
         .uid(input.user.uid)

@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use crate::common::{PATIENCE, TestNode, cgroup_dirs, task};
+use control_model::Task;
 use control_model::executor::{Executor, ExecutorError, Exit};
-use control_model::spec::{Mount, MountKind, PortConfig, Protocol, PublishMode};
+use control_model::object::HealthStatus;
+use control_model::spec::{HealthConfig, Mount, MountKind, PortConfig, Protocol, PublishMode};
 
 const RUNC: &str = "/usr/sbin/runc";
 const ENTRYPOINT: &str = r#"ENTRYPOINT ["/toolbox"]"#;
@@ -286,4 +288,82 @@ async fn a_daemon_killed_in_the_middle_of_a_start_finds_its_way() {
         node.oci.remove(task.id).await.expect("removed");
     }
     node.assert_clean();
+}
+
+/// A task that is probed every few milliseconds.
+fn checked(test: &[&str], retries: u32) -> Task {
+    let mut task = task("toolbox:1", &["echo", "up", "+", "stay"]);
+    let brief = Duration::from_millis(20);
+    task.spec.container.health = Some(HealthConfig {
+        test: test.iter().map(|&word| word.to_owned()).collect(),
+        interval: brief,
+        timeout: Duration::from_secs(30),
+        retries,
+        ..HealthConfig::default()
+    });
+    task
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_health_check_runs_in_the_container() {
+    use HealthStatus::{Healthy, Starting, Unhealthy};
+    let mut node = node().await;
+    let mut task = checked(&["CMD", "/toolbox", "cat", "/proc/self/status", "+", "has", "/health/good"], 2);
+    let dir = node.dir.path().join("health");
+    std::fs::create_dir(&dir).expect("made");
+    std::fs::write(dir.join("good"), "").expect("written");
+    task.spec.container.user = "33:33".into();
+    task.spec.container.mounts = vec![Mount {
+        kind: MountKind::Bind,
+        source: dir.to_str().expect("text").into(),
+        target: "/health".into(),
+        read_only: true,
+        tmpfs_size_bytes: 0,
+        tmpfs_mode: 0,
+    }];
+    node.run(&task).await;
+    assert_eq!(changed(&node, &task, Starting).await, Ok(Healthy));
+    let health = node.oci.container_of_task(task.id).expect("known").health.expect("it has a check");
+    let probe = health.log.back().expect("a probe");
+    assert_eq!((health.status, health.failing_streak, probe.exit_code), (Healthy, 0, 0));
+    for part in ["Uid:\t33\t33\t33\t33", "/health/good is there"] {
+        assert!(probe.output.contains(part), "{part} in {:?}", probe.output);
+    }
+    // Another daemon goes on where this one was.
+    node.reopen(RUNC);
+    assert_eq!(node.oci.list_ours().await.expect("listed")[0].status.health, Some(Healthy));
+    std::fs::remove_file(dir.join("good")).expect("removed");
+    assert_eq!(changed(&node, &task, Healthy).await, Ok(Unhealthy));
+    let health = node.oci.container_of_task(task.id).expect("known").health.expect("it has a check");
+    assert_eq!(health.failing_streak, 2);
+    assert!(health.log.back().expect("a probe").output.ends_with("no /health/good\n"));
+    // Who waits for more hears of the end.
+    let waits = changed(&node, &task, Unhealthy);
+    let (waited, killed) = tokio::join!(waits, node.oci.terminate(task.id));
+    killed.expect("killed");
+    assert_eq!(waited, Err(ExecutorError::Failed("the container has ended".into())));
+    node.oci.remove(task.id).await.expect("removed");
+    node.assert_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_probe_that_takes_too_long_is_killed_and_has_failed() {
+    let node = node().await;
+    let mut task = checked(&["CMD", "/toolbox", "stay"], 1);
+    task.spec.container.health.as_mut().expect("a check").timeout = Duration::from_secs(1);
+    node.run(&task).await;
+    assert_eq!(changed(&node, &task, HealthStatus::Starting).await, Ok(HealthStatus::Unhealthy));
+    let info = node.oci.container_of_task(task.id).expect("known");
+    let probe = info.health.expect("it has a check").log.pop_back().expect("a probe");
+    assert_eq!((probe.exit_code, probe.output.as_str()), (-1, "Health check exceeded timeout (1s)"));
+    let cgroup = cgroup_dirs(&info.record.cgroup).pop().expect("it runs");
+    let processes = std::fs::read_to_string(cgroup.join("cgroup.procs")).expect("readable");
+    assert_eq!(processes.lines().count(), 1, "the container's own alone: {processes}");
+    node.oci.terminate(task.id).await.expect("killed");
+    node.oci.remove(task.id).await.expect("removed");
+    node.assert_clean();
+}
+
+async fn changed(node: &TestNode, task: &Task, known: HealthStatus) -> Result<HealthStatus, ExecutorError> {
+    tokio::time::timeout(PATIENCE, node.oci.health(task.id, known)).await.expect("in time")
 }

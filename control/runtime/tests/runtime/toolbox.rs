@@ -35,6 +35,13 @@ fn run(words: &[&str]) {
             let eaten: Vec<Vec<u8>> = (0..n).map(|_| vec![1; 1 << 20]).collect();
             println!("ate {}", eaten.len());
         }
+        ["has", file] => std::process::exit(if std::fs::exists(file).expect("readable") {
+            println!("{file} is there");
+            0
+        } else {
+            println!("no {file}");
+            1
+        }),
         ["stay"] => loop {
             std::thread::park();
         },

@@ -1,0 +1,127 @@
+//! Runs a health check's command in a container.
+
+use std::io;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use control_model::executor::ExecutorError;
+use control_model::object::HealthStatus;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::net::unix::pipe::Receiver;
+use tokio::process::{Child, Command};
+
+use super::health::{HealthCheck, Probe};
+use super::paths::TaskPaths;
+use super::record::Stage;
+use super::{Container, Oci, now};
+
+/// Docker's bound of a probe's output.
+const MAX_OUTPUT_LEN: usize = 4096;
+/// A killed process ends at once; a runtime that takes longer is left alone.
+const KILL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Exit code of a probe that took too long, or could not be run. Docker's.
+const NO_EXIT_CODE: i32 = -1;
+
+impl Oci {
+    /// Probes the container until its check says something else than `known`.
+    pub(super) async fn watch_health(
+        &self,
+        container: &Container,
+        known: HealthStatus,
+    ) -> Result<HealthStatus, ExecutorError> {
+        let record = container.record();
+        let (Some(health), Stage::Started { at: started, .. }) = (record.health, record.stage) else {
+            return Err(ExecutorError::Failed("the container has no health check".into()));
+        };
+        let check = health.check;
+        loop {
+            let health = container.health();
+            if health.status != known {
+                return Ok(health.status);
+            }
+            tokio::time::sleep(health.wait(&check, started, now())).await;
+            let probe = self.probe(&container.paths, &check).await;
+            if probe.exit_code != 0 {
+                tracing::debug!(task = %record.task, code = probe.exit_code, output = probe.output, "probe failed");
+            }
+            container
+                .take_probe(&check, started, probe)
+                .map_err(|error| ExecutorError::Failed(error.to_string()))?;
+        }
+    }
+
+    async fn probe(&self, paths: &TaskPaths, check: &HealthCheck) -> Probe {
+        let start = now();
+        let (exit_code, output) = match self.run_probe(paths, check).await {
+            Ok(result) => result,
+            Err(error) => (NO_EXIT_CODE, error.to_string()),
+        };
+        Probe { start, end: now(), exit_code, output }
+    }
+
+    async fn run_probe(&self, paths: &TaskPaths, check: &HealthCheck) -> io::Result<(i32, String)> {
+        let (reader, writer) = io::pipe()?;
+        let mut reader = Receiver::from_owned_fd(reader.into())?;
+        // The pid file of the probe before is no word on this one.
+        let _ = std::fs::remove_file(paths.probe_pid());
+        let mut command = Command::new(&self.0.runtime);
+        command.arg("--root").arg(self.0.layout.runtime_root());
+        command.arg("exec").arg("--process").arg(paths.probe_process());
+        command.arg("--pid-file").arg(paths.probe_pid()).arg(&paths.container_id);
+        command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer).kill_on_drop(true);
+        let mut child = command.spawn()?;
+        // Its ends of the pipe are the child's alone.
+        drop(command);
+        let mut output = Vec::new();
+        let ended = tokio::time::timeout(check.timeout, end_of(&mut child, &mut reader, &mut output)).await;
+        let code = match ended {
+            Ok(status) => status?.code().unwrap_or(NO_EXIT_CODE),
+            Err(_) => {
+                kill_probe(paths, &mut child).await;
+                return Ok((NO_EXIT_CODE, format!("Health check exceeded timeout ({:?})", check.timeout)));
+            }
+        };
+        read_now(&mut reader, &mut output);
+        Ok((code, String::from_utf8_lossy(&output).into_owned()))
+    }
+}
+
+/// The end of a probe. Its output is read meanwhile, so that a full pipe doesn't hold it up; who keeps the pipe open behind it
+/// doesn't either.
+async fn end_of(child: &mut Child, reader: &mut Receiver, output: &mut Vec<u8>) -> io::Result<ExitStatus> {
+    let mut is_open = true;
+    loop {
+        tokio::select! {
+            status = child.wait() => return status,
+            readable = reader.readable(), if is_open => {
+                readable?;
+                is_open = read_now(reader, output);
+            }
+        }
+    }
+}
+
+/// Takes what the pipe has. False at its end.
+fn read_now(reader: &mut Receiver, output: &mut Vec<u8>) -> bool {
+    let mut chunk = [0; MAX_OUTPUT_LEN];
+    loop {
+        match reader.try_read(&mut chunk) {
+            Ok(0) => return false,
+            Ok(len) => output.extend_from_slice(&chunk[..len.min(MAX_OUTPUT_LEN - output.len())]),
+            Err(error) => return error.kind() == io::ErrorKind::WouldBlock,
+        }
+    }
+}
+
+/// Kills the process in the container; the runtime ends with it. The id is still that process's: its parent, the runtime, has
+/// not ended.
+async fn kill_probe(paths: &TaskPaths, child: &mut Child) {
+    let pid = std::fs::read_to_string(paths.probe_pid()).ok().and_then(|text| text.trim().parse().ok());
+    if let Some(pid) = pid {
+        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+    }
+    if pid.is_none() || tokio::time::timeout(KILL_TIMEOUT, child.wait()).await.is_err() {
+        let _ = child.kill().await;
+    }
+}
