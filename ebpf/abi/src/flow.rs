@@ -69,7 +69,9 @@ map_type! {
         pub state: u8,
         /// As in the reply row.
         pub way: u8,
-        pad_word: u16,
+        /// [`FLOW_AS_IPV4`] or 0.
+        pub family: u8,
+        pad: u8,
     }
 }
 
@@ -109,6 +111,10 @@ map_type! {
 
 /// The client went on after the task had answered: any other flow is forgotten much sooner.
 pub const FLOW_ESTABLISHED: u8 = 1;
+
+/// The client comes by IPv6, and the task gets its packets by IPv4, from an address that stands for it, see
+/// [`crate::stand_in`]. The other rows and keys have the client's own.
+pub const FLOW_AS_IPV4: u8 = 4;
 
 /// The task has sent something other than a RST.
 pub const FLOW_ANSWERED: u8 = 1;
@@ -181,7 +187,7 @@ impl ForwardKey {
 impl ForwardFlow {
     #[inline]
     pub const fn new(target_port: Port, client_port: Port, last_seen: u32) -> Self {
-        Self { last_seen, target_port, client_port, state: 0, way: 0, pad_word: 0 }
+        Self { last_seen, target_port, client_port, state: 0, way: 0, family: 0, pad: 0 }
     }
 }
 

@@ -20,6 +20,7 @@ pub mod next_hop;
 pub mod ring;
 pub mod sample;
 pub mod socket;
+pub mod stand_in;
 pub mod table;
 pub mod wire;
 
@@ -29,6 +30,7 @@ pub use next_hop::NextHop;
 pub use ring::{Chooser, RingBlock, RingKey};
 pub use sample::{FlowEvent, Sampling, TellingRow};
 pub use socket::{OriginalDestination, SandboxNetworks, SocketNatKey};
+pub use stand_in::StandIn;
 pub use table::{
     Attachment, Endpoint, EndpointKey, Frontend, FrontendKey, NodeConfig, Peer, Prefix6, TargetPort,
     TargetPortKey, VipKey,

@@ -52,6 +52,8 @@ pub const MAX_FLOWS: u32 = 1_048_576;
 /// most. One that is live all the same begins anew with its next packet. At 30,000 new connections a second a handshake may
 /// take 8 s.
 pub const MAX_HALF_OPEN: u32 = MAX_FLOWS / 4;
+/// Clients that come by IPv6 to tasks of this node that listen on IPv4 alone: all addresses of [`crate::stand_in`].
+pub const MAX_STAND_INS: u32 = 1 << 18;
 /// Translated sockets that ask for their peer's name or receive datagrams.
 pub const MAX_SOCKET_NATS: u32 = 65_536;
 /// Source ports tried before a flow that collides with another is refused.

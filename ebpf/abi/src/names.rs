@@ -50,6 +50,8 @@ pub mod map {
     pub const REPLIES: &str = "replies";
     /// Queue of [`crate::ForwardKey`]: flows in the order in which they began, as far as they may be half-open.
     pub const HALF_OPEN: &str = "half_open";
+    /// IPv4 address [`crate::Ip4`] → [`crate::StandIn`].
+    pub const STAND_INS: &str = "stand_ins";
     /// LRU: [`crate::SocketNatKey`] → [`crate::OriginalDestination`].
     pub const SOCKET_NAT: &str = "socket_nat";
     /// Per-CPU array, [`crate::ProgramId`] → [`crate::CounterRow`].
@@ -65,10 +67,10 @@ pub mod map {
     pub const TELLING: &str = "telling";
 
     /// What outlives a change of the ABI, as long as [`crate::FLOW_LAYOUT`] stays: flows, and the clock that they are dated by.
-    pub const OF_FLOWS: [&str; 6] = [TICK, FLOW_CACHE, FLOWS, REPLIES, HALF_OPEN, SOCKET_NAT];
+    pub const OF_FLOWS: [&str; 7] = [TICK, FLOW_CACHE, FLOWS, REPLIES, HALF_OPEN, STAND_INS, SOCKET_NAT];
 
     /// All of them: what is pinned.
-    pub const ALL: [&str; 24] = [
+    pub const ALL: [&str; 25] = [
         CONFIG,
         TICK,
         FRONTENDS,
@@ -87,6 +89,7 @@ pub mod map {
         FLOWS,
         REPLIES,
         HALF_OPEN,
+        STAND_INS,
         SOCKET_NAT,
         COUNTERS,
         GATE,

@@ -142,7 +142,7 @@ map_type! {
 
 map_type! {
     /// A task's place in a network, by the host end of its veth pair.
-    pub struct Attachment: 24 bytes {
+    pub struct Attachment: 28 bytes {
         pub vni: u32,
         pub address: Ip4,
         pub gateway: Ip4,
@@ -153,6 +153,8 @@ map_type! {
         pub flags: u8,
         /// Length of the subnet's prefix, bits.
         pub prefix: u8,
+        /// The id of the sandbox's namespace in the node's (`RTM_GETNSID`), plus one; 0 if that isn't known.
+        pub sandbox: u32,
     }
 }
 

@@ -130,6 +130,12 @@ impl Flow {
         self.flags & (TCP_SYN | TCP_ACK) == TCP_SYN
     }
 
+    /// The first segment of either side.
+    #[inline]
+    pub const fn is_syn(&self) -> bool {
+        self.flags & TCP_SYN != 0
+    }
+
     /// The packet may go on to the backend that its flow went to before. A connection stays with the backend that knows it
     /// as long as that exists; a connection that begins, and every datagram, want one that serves.
     #[inline]

@@ -31,6 +31,12 @@ pub const fn flow_hash(tuple: &FlowTuple) -> u32 {
     (mix(source ^ destination) >> 32) as u32
 }
 
+/// Hash of a client's address.
+#[inline]
+pub const fn client_hash(client: Ip) -> u32 {
+    (mix(word(client, Port([0; 2]))) >> 32) as u32
+}
+
 /// Hash of a socket and what it sends to.
 #[inline]
 pub const fn socket_hash(cookie: u64, destination: Ip, port: Port) -> u32 {

@@ -18,6 +18,7 @@ pub mod ipv4;
 pub mod ipv6;
 pub mod ndp;
 pub mod sctp;
+pub mod translate;
 pub mod vxlan;
 
 pub use bytes::{Bytes, Truncated};

@@ -1,6 +1,7 @@
 //! ICMP errors about packets of published ports: each side is told of the packet that it sent itself, by the addresses and
 //! ports that it knows. A "fragmentation needed" that got lost would stall its connection (RFC 2923 section 2.1).
 
+use ebpf_abi::flow::FLOW_AS_IPV4;
 use ebpf_abi::limits::ROUTER_MAC;
 use ebpf_abi::{
     Chooser, DropReason, Endpoint, FlowTuple, Ip, Ip4, MacAddr, NodeConfig, Port, ReplyFlow, ReplyKey,
@@ -11,10 +12,11 @@ use ebpf_packet::vxlan::MTU_OVERHEAD;
 use ebpf_packet::{Bytes as _, Ethernet, IpHeader, Version, icmp, ip, ipv4, ipv6};
 
 use crate::ingress::{self, Other};
+use crate::scratch::Handed;
 use crate::skb::{self, Skb};
 use crate::track::{self, Translated};
 use crate::verdict::{Outcome, Verdict};
-use crate::{headers, maps, route};
+use crate::{headers, maps, route, scratch, stand_in};
 
 /// Of errors that are made here.
 const TTL: u8 = 64;
@@ -36,6 +38,14 @@ pub fn refuse_length(config: &NodeConfig, packet: &Skb, ethernet: &Ethernet, ip:
 #[inline(always)]
 pub fn refuse_route6(packet: &Skb, ip: &IpHeader, task: MacAddr, router: &Ip) -> Outcome {
     become_error6(packet, ip, router, icmp::Error6::NO_ROUTE)?;
+    packet.set_macs(task, ROUTER_MAC)?;
+    Ok(skb::send(packet.ifindex()))
+}
+
+/// Sends a task's answer to an IPv6 client back as an error: it is too long for the tunnel as an IPv6 packet.
+#[inline(always)]
+pub fn refuse_answer(packet: &Skb, ip: &IpHeader, task: MacAddr, mtu: u16) -> Outcome {
+    refuse_length4(packet, ip, mtu)?;
     packet.set_macs(task, ROUTER_MAC)?;
     Ok(skb::send(packet.ifindex()))
 }
@@ -112,6 +122,12 @@ fn hand_over(
     translated: &Translated,
 ) -> Outcome {
     let version = ip.version;
+    if translated.family == FLOW_AS_IPV4 {
+        let (endpoint, translated) = (*endpoint, *translated);
+        let handed = Handed { backend, endpoint, translated, stand_in: Ip4::UNSPECIFIED };
+        scratch::handed(handed).ok_or(DropReason::Unconfigured)?;
+        return Ok(Verdict::TRANSLATE_ERROR);
+    }
     let task = maps::address(config.ingress_vni, backend, version).ok_or(DropReason::NotIp)?;
     let (source_port, destination_port) = embedded_ports(version);
     let source = (tuple.destination, task);
@@ -139,9 +155,12 @@ pub fn from_task(packet: &Skb, ip: &IpHeader, task: Ip4) -> Option<Outcome> {
     if embedded.destination != ip.source {
         return None;
     }
-    let client = (embedded.source, embedded.source_port);
+    let client = (stand_in::client(embedded.source)?, embedded.source_port);
     let key = ReplyKey::new((task, embedded.destination_port), client, embedded.protocol);
     let reply = track::reply_to_embedded(key)?;
+    if ip.version == Version::V4 && !reply.service.is_v4() {
+        return Some(Ok(Verdict::TRANSLATE_ERROR));
+    }
     Some(restore(packet, ip, (client.1, embedded.destination_port), reply))
 }
 

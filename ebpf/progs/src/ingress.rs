@@ -1,19 +1,20 @@
 //! The routing mesh: which backend serves a client's packet (XDP and tc alike), and handing it to a backend of this node.
 
-use ebpf_abi::flow::FLOW_STRAYED;
+use ebpf_abi::flow::{FLOW_AS_IPV4, FLOW_STRAYED};
 use ebpf_abi::limits::ROUTER_MAC;
 use ebpf_abi::ring::{EARLIER_RINGS, MAX_HOPS, RingHeader};
 use ebpf_abi::{
     Chooser, DropReason, Endpoint, FlowTuple, FrontendKey, Ip, Ip4, NodeConfig, RingKey, TargetPort,
     TargetPortKey,
 };
-use ebpf_packet::Flow;
 use ebpf_packet::hash::flow_hash;
+use ebpf_packet::{Flow, Version};
 
 use crate::maps::{self, FLOW_CACHE, FRONTENDS, TARGET_PORTS};
+use crate::scratch::Handed;
 use crate::skb::{self, Skb};
 use crate::track::{self, Translated};
-use crate::verdict::Outcome;
+use crate::verdict::{Outcome, Verdict};
 use crate::{gate, route, scratch};
 
 /// Who serves a client's packet.
@@ -140,7 +141,7 @@ pub fn deliver(
     let target = &*scratch::target(target).ok_or(DropReason::Unconfigured)?;
     let asked_by = arrival.chooser();
     if let Some(translated) = track::known(flow, backend, way(target, asked_by.hops > 0)) {
-        return hand_over(config, packet, flow, (backend, endpoint), &translated);
+        return hand_over_or_ask(config, packet, flow, (backend, endpoint), &translated);
     }
     if flow.goes_on()
         && let Some(Other { backend, endpoint, chooser }) = other(config, &flow.tuple, backend, asked_by)
@@ -153,12 +154,12 @@ pub fn deliver(
             if enters_here {
                 learn(&flow.tuple, backend);
             }
-            return hand_over(config, packet, flow, (backend, &endpoint), &translated);
+            return hand_over_or_ask(config, packet, flow, (backend, &endpoint), &translated);
         }
     }
     // A segment of a connection that nobody knows gets its reset from the task.
     let translated = track::open(flow, backend, scratch::of_target()?)?;
-    hand_over(config, packet, flow, (backend, endpoint), &translated)
+    hand_over_or_ask(config, packet, flow, (backend, endpoint), &translated)
 }
 
 /// How answers to a packet go that came by a detour, or didn't.
@@ -230,9 +231,28 @@ fn first_to_ask(header: RingHeader<'_>, chooser: Chooser) -> u8 {
     chooser.hops
 }
 
+/// Gives a packet to its task. How an IPv6 client's flow that begins gets there, and one to a task that listens on IPv4 alone,
+/// is left to [`crate::family`].
+#[inline(always)]
+fn hand_over_or_ask(
+    config: &NodeConfig,
+    packet: &Skb,
+    flow: &Flow,
+    (backend, endpoint): (Ip4, &Endpoint),
+    translated: &Translated,
+) -> Outcome {
+    if flow.version == Version::V6 && (translated.is_new || translated.family == FLOW_AS_IPV4) {
+        let (endpoint, translated) = (*endpoint, *translated);
+        let handed = Handed { backend, endpoint, translated, stand_in: Ip4::UNSPECIFIED };
+        scratch::handed(handed).ok_or(DropReason::Unconfigured)?;
+        return Ok(Verdict::FAMILY);
+    }
+    hand_over(config, packet, flow, (backend, endpoint), translated)
+}
+
 /// Node address and published port become the task's.
 #[inline(always)]
-fn hand_over(
+pub fn hand_over(
     config: &NodeConfig,
     packet: &Skb,
     flow: &Flow,

@@ -4,6 +4,7 @@
 //! - [`uplink`], [`vxlan`], [`task`], [`xdp`]: where packets come from.
 //! - [`track`]: flows of this node's backends; [`gate`]: how many may begin.
 //! - [`route`]: where packets go; [`answer`]: where answers leave; [`tunnel`]: to another node; [`fib`]: the kernel's routes.
+//! - [`family`]: IPv6 clients of tasks that listen on IPv4 alone; [`stand_in`]: who they are to these; [`translate`]: their packets.
 //! - [`errors`]: ICMP errors about their packets; [`fragments`]: packets that come in pieces.
 //! - [`socket`]: connect, sendmsg, recvmsg and getpeername.
 //! - [`sample`]: what is told of single packets; [`headers`] and [`scratch`]: what a
@@ -26,6 +27,7 @@
 mod account;
 mod answer;
 mod errors;
+mod family;
 mod fib;
 mod fragments;
 mod gate;
@@ -37,8 +39,10 @@ mod sample;
 mod scratch;
 mod skb;
 mod socket;
+mod stand_in;
 mod task;
 mod track;
+mod translate;
 mod tunnel;
 mod uplink;
 mod verdict;

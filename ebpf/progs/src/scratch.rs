@@ -2,13 +2,18 @@
 //! stack has no room for addresses of sixteen bytes. A program does not leave its CPU before it ends, and none interrupts
 //! another.
 
+use aya_ebpf::bindings::bpf_sock_tuple;
 use aya_ebpf::btf_maps::PerCpuArray;
 use aya_ebpf::macros::btf_map;
-use ebpf_abi::{Attachment, DropReason, FlowTuple, ForwardKey, FragmentKey, ReplyFlow, ReplyKey, TargetPort};
+use ebpf_abi::{
+    Attachment, DropReason, Endpoint, FlowTuple, ForwardKey, FragmentKey, Ip, Ip4, ReplyFlow, ReplyKey,
+    StandIn, TargetPort,
+};
 use ebpf_packet::ndp::Solicitation;
 use ebpf_packet::{Flow, IpHeader};
 
 use crate::skb::Tunnel;
+use crate::track::Translated;
 use crate::tunnel::Through;
 use crate::verdict::Verdict;
 
@@ -27,6 +32,18 @@ pub struct Scratch {
     reply_key: ReplyKey,
     reply: ReplyFlow,
     target: TargetPort,
+    handed: Handed,
+    sockets: bpf_sock_tuple,
+    stand_in: StandIn,
+}
+
+/// A client's IPv6 packet, or an error about an answer to it, on its way to a backend of this node.
+pub struct Handed {
+    pub backend: Ip4,
+    pub endpoint: Endpoint,
+    pub translated: Translated,
+    /// Who the client is to a task that listens on IPv4 alone.
+    pub stand_in: Ip4,
 }
 
 #[btf_map(name = "scratch")]
@@ -65,6 +82,8 @@ keep! {
     reply_key: ReplyKey;
     reply: ReplyFlow;
     target: TargetPort;
+    handed: Handed;
+    stand_in: StandIn;
 }
 
 /// Room for an IP header.
@@ -94,6 +113,36 @@ pub fn of_task() -> Option<(&'static Attachment, &'static IpHeader)> {
     let row = row()?;
     // SAFETY: that part ends the program unless it has written both.
     unsafe { Some((&(*row).attachment, &(*row).header)) }
+}
+
+/// Room for a question for sockets.
+#[inline(always)]
+pub fn room_for_sockets() -> Option<&'static mut bpf_sock_tuple> {
+    // SAFETY: as in `keep`.
+    row().map(|row| unsafe { &mut (*row).sockets })
+}
+
+/// The packet's IP header, as [`crate::headers`] has read it.
+#[inline(always)]
+pub fn of_header() -> Option<&'static IpHeader> {
+    // SAFETY: who asks for it comes after a part that has read it.
+    row().map(|row| unsafe { &(*row).header })
+}
+
+/// What is handed to a backend, and its flow.
+#[inline(always)]
+pub fn of_handed() -> Option<(&'static mut Handed, &'static Flow)> {
+    let row = row()?;
+    // SAFETY: as in `of_header`; an error has no flow of its own, and its part doesn't look at it.
+    unsafe { Some((&mut (*row).handed, &(*row).flow)) }
+}
+
+/// What the packet of a task answers to, the client, and the packet's flow.
+#[inline(always)]
+pub fn of_translated() -> Option<(&'static ReplyFlow, &'static Ip, &'static Flow)> {
+    let row = row()?;
+    // SAFETY: as in `of_handed`.
+    unsafe { Some((&(*row).reply, &(*row).reply_key.client, &(*row).flow)) }
 }
 
 /// What the packet of a task answers to, kept where that was looked up.

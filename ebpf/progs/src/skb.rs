@@ -152,7 +152,7 @@ impl Skb {
     }
 
     #[inline(always)]
-    fn replace_port(&self, flow: &Flow, offset: usize, from: Port, to: Port) -> Result<(), DropReason> {
+    pub fn replace_port(&self, flow: &Flow, offset: usize, from: Port, to: Port) -> Result<(), DropReason> {
         if from == to || !flow.has_transport() {
             return Ok(());
         }
@@ -183,6 +183,23 @@ impl Skb {
             self.write_counted(place, &checksum)?;
         }
         self.write_counted(flow.transport_offset + offset, &to.0)
+    }
+
+    /// An address of a packet that gets a header of the other version: the checksum of the transport that covers it. The
+    /// header itself is to be written, counted.
+    #[inline(always)]
+    pub fn cover_address(&self, flow: &Flow, from: Ip, to: Ip) -> Result<(), DropReason> {
+        let flags = u64::from(BPF_F_PSEUDO_HDR) | mangled_0(flow);
+        self.replace_l4(flow.checksum_offset(), 0, difference(from, to), flags)
+    }
+
+    /// Changes the MSS at this offset in a segment. The checksum's words begin at even offsets.
+    #[inline(always)]
+    pub fn replace_mss(&self, flow: &Flow, offset: usize, (from, to): (u16, u16)) -> Result<(), DropReason> {
+        let is_odd = offset & 1 != 0;
+        let in_place = |mss: u16| u64::from(if is_odd { mss } else { mss.to_be() });
+        self.replace_l4(flow.checksum_offset(), in_place(from), in_place(to), 2)?;
+        self.store(flow.transport_offset + offset, &to.to_be_bytes())
     }
 
     /// Changes an address of an ICMP error's own header, and the checksum that covers it.

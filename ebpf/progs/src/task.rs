@@ -2,6 +2,7 @@
 
 use ebpf_abi::limits::ROUTER_MAC;
 use ebpf_abi::protocol::TCP;
+use ebpf_abi::stand_in;
 use ebpf_abi::table::{ATTACHMENT_INGRESS, ATTACHMENT_WAY_OUT};
 use ebpf_abi::{Attachment, DropReason, Ip4, MacAddr, ReplyFlow, VipKey};
 use ebpf_packet::{Ethernet, Flow, IpHeader, Version, arp, ethernet, icmp, ip, ndp};
@@ -10,7 +11,7 @@ use crate::account::Account;
 use crate::maps::{self, VIPS};
 use crate::skb::{self, Skb};
 use crate::verdict::{self, Outcome, Verdict};
-use crate::{answer, errors, fragments, headers, route, scratch, track};
+use crate::{answer, errors, fragments, headers, route, scratch, track, translate};
 
 #[inline(always)]
 pub fn run(account: &Account, packet: &Skb) -> i32 {
@@ -21,6 +22,11 @@ pub fn run(account: &Account, packet: &Skb) -> i32 {
     action = match action {
         verdict::ERROR => part_of_errors(account, packet),
         verdict::NEXT_PART => last_part(account, packet),
+        other => other,
+    };
+    action = match action {
+        verdict::TRANSLATE => part_of_translations(account, packet),
+        verdict::TRANSLATE_ERROR => part_of_translated_errors(account, packet),
         other => other,
     };
     match action {
@@ -42,6 +48,16 @@ fn first_part(account: &Account, packet: &Skb) -> i32 {
 #[inline(never)]
 fn part_of_answers(account: &Account, packet: &Skb) -> i32 {
     verdict::part(account, &answers(packet))
+}
+
+#[inline(never)]
+fn part_of_translations(account: &Account, packet: &Skb) -> i32 {
+    verdict::part(account, &Some(translate::answer(packet)))
+}
+
+#[inline(never)]
+fn part_of_translated_errors(account: &Account, packet: &Skb) -> i32 {
+    verdict::part(account, &Some(translate::task_error(packet)))
 }
 
 #[inline(never)]
@@ -101,7 +117,15 @@ fn first(packet: &Skb) -> Result<Option<Verdict>, DropReason> {
     if maps::name(attachment.vni, ip.source) != Some(attachment.address) {
         return Err(DropReason::SourceAddress);
     }
-    if ip.destination.is_multicast_or_above() { Err(DropReason::Group) } else { Ok(None) }
+    let is_group = ip.destination.is_multicast_or_above() && !may_stand_in(attachment, ip);
+    if is_group { Err(DropReason::Group) } else { Ok(None) }
+}
+
+/// Sent to who may be a client that comes by IPv6.
+#[inline(always)]
+fn may_stand_in(attachment: &Attachment, ip: &IpHeader) -> bool {
+    let is_ingress = attachment.flags & ATTACHMENT_INGRESS != 0;
+    is_ingress && ip.version == Version::V4 && stand_in::is_one(ip.destination.low())
 }
 
 /// Answers to clients of published ports; `None` leaves the packet to the last part. On the way out, which is the kernel's
@@ -133,6 +157,9 @@ fn answer_client(packet: &Skb, attachment: &Attachment, ip: &IpHeader) -> Option
     }
     let reply = track::reply(flow, attachment.address)?;
     fragments::remember(ip, flow);
+    if flow.version == Version::V4 && !reply.service.is_v4() {
+        return Some(Ok(Verdict::TRANSLATE));
+    }
     Some(restore(packet, flow, reply))
 }
 

@@ -12,7 +12,7 @@ use ebpf_packet::Flow;
 
 use crate::gate;
 use crate::maps::{self, FLOWS, REPLIES};
-use crate::scratch;
+use crate::{scratch, stand_in};
 
 /// Linux's code for "file exists".
 const EEXIST: i32 = 17;
@@ -20,9 +20,15 @@ const EEXIST: i32 = 17;
 const FIRST_REPLACEMENT_PORT: u16 = 32_768;
 
 /// What a client's packet becomes.
+#[derive(Clone, Copy)]
 pub struct Translated {
     pub target_port: Port,
     pub client_port: Port,
+    /// As in the row.
+    pub family: u8,
+    /// The packet may begin a flow: the family isn't settled.
+    pub is_new: bool,
+    pub is_established: bool,
 }
 
 /// The translation of a client's packet to `backend`, whose answers are to go this `way` from now on; `None` if the flow isn't
@@ -37,7 +43,6 @@ pub fn known(flow: &Flow, backend: Ip4, way: u8) -> Option<Translated> {
     if row.last_seen != tick {
         row.last_seen = tick;
     }
-    let translated = Translated { target_port: row.target_port, client_port: row.client_port };
     let ends = flow.is_first_syn() || flow.is_fin() || flow.is_reset();
     if ends || row.state != FLOW_ESTABLISHED || row.way != way {
         let client = (flow.tuple.source, row.client_port);
@@ -58,7 +63,28 @@ pub fn known(flow: &Flow, backend: Ip4, way: u8) -> Option<Translated> {
             }
         }
     }
-    Some(translated)
+    let is_established = row.state == FLOW_ESTABLISHED;
+    Some(Translated {
+        target_port: row.target_port,
+        client_port: row.client_port,
+        family: row.family,
+        is_new: !is_established && (flow.is_first_syn() || flow.is_udp()),
+        is_established,
+    })
+}
+
+/// Writes by which version the task gets the packets of a flow.
+#[inline(always)]
+pub fn settle(tuple: &FlowTuple, backend: Ip4, family: u8) {
+    if let Some(key) = scratch::forward_key(ForwardKey::new(tuple, backend))
+        && let Some(row) = FLOWS.get_ptr_mut(&*key)
+    {
+        // SAFETY: as in `known`.
+        let row = unsafe { &mut *row };
+        if row.family != family {
+            row.family = family;
+        }
+    }
 }
 
 /// As [`known`], for who only asks: no packet of the flow's own came.
@@ -66,7 +92,8 @@ pub fn known(flow: &Flow, backend: Ip4, way: u8) -> Option<Translated> {
 pub fn translation(tuple: &FlowTuple, backend: Ip4) -> Option<Translated> {
     // SAFETY: the row is copied at once.
     let row = unsafe { FLOWS.get(&*scratch::forward_key(ForwardKey::new(tuple, backend))?) }?;
-    Some(Translated { target_port: row.target_port, client_port: row.client_port })
+    let (target_port, client_port, family) = (row.target_port, row.client_port, row.family);
+    Some(Translated { target_port, client_port, family, is_new: false, is_established: false })
 }
 
 /// The flow that a packet of the task with this name answers to; its `closing` is as it was before this packet.
@@ -74,11 +101,8 @@ pub fn translation(tuple: &FlowTuple, backend: Ip4) -> Option<Translated> {
 pub fn reply(flow: &Flow, task: Ip4) -> Option<&'static ReplyFlow> {
     let tuple = &flow.tuple;
     let source = (task, tuple.source_port);
-    let key = &*scratch::reply_key(ReplyKey::new(
-        source,
-        (tuple.destination, tuple.destination_port),
-        tuple.protocol,
-    ))?;
+    let client = (stand_in::client(tuple.destination)?, tuple.destination_port);
+    let key = &*scratch::reply_key(ReplyKey::new(source, client, tuple.protocol))?;
     let row = REPLIES.get_ptr_mut(key)?;
     // SAFETY: as in `known`.
     let row = unsafe { &mut *row };
@@ -151,7 +175,8 @@ pub fn open(
     }
     let mut forward = ForwardFlow::new(target, reply_key.client_port, tick);
     forward.way = way;
-    let own = Translated { target_port: target, client_port: reply_key.client_port };
+    let client_port = reply_key.client_port;
+    let own = Translated { target_port: target, client_port, family: 0, is_new: true, is_established: false };
     match FLOWS.insert(key, forward, BPF_NOEXIST.into()) {
         Ok(()) => {
             gate::line_up(key);
@@ -198,7 +223,7 @@ fn yield_to_other(key: &ForwardKey, own_key: &ReplyKey, own: Translated) -> Tran
     if other.target_port != own.target_port || other.client_port != own.client_port {
         let _ = REPLIES.remove(own_key);
     }
-    Translated { target_port: other.target_port, client_port: other.client_port }
+    Translated { target_port: other.target_port, client_port: other.client_port, family: other.family, ..own }
 }
 
 /// Takes a reply key for a flow: false if another flow that lives has it.

@@ -10,10 +10,16 @@ use crate::account::Account;
 use crate::ingress::Arrival;
 use crate::skb::{self, Skb, Tunnel};
 use crate::verdict::{self, Outcome, Verdict};
-use crate::{errors, fragments, headers, ingress, maps, route, scratch, vxlan as arrivals};
+use crate::{errors, family, fragments, headers, ingress, maps, route, scratch, vxlan as arrivals};
 
 #[inline(always)]
 pub fn run(account: &Account, packet: &Skb) -> i32 {
+    let action = decide(account, packet);
+    family::finish(account, packet, action)
+}
+
+#[inline(always)]
+fn decide(account: &Account, packet: &Skb) -> i32 {
     let mut action = part_of_nodes(account, packet);
     if action == verdict::ARRIVED {
         return arrivals::arrive(account, packet);

@@ -29,6 +29,12 @@ impl Verdict {
     pub const ARRIVED: Self = Self::Forward(ARRIVED);
     /// To the client that it answers, which a part of its own finds the way to.
     pub const ANSWER: Self = Self::Forward(ANSWER);
+    /// A client's IPv6 packet, as [`crate::scratch`] has it, for a task that may listen on IPv4 alone.
+    pub const FAMILY: Self = Self::Forward(FAMILY);
+    /// Becomes a packet of the other version.
+    pub const TRANSLATE: Self = Self::Forward(TRANSLATE);
+    /// Becomes an ICMP error of the other version.
+    pub const TRANSLATE_ERROR: Self = Self::Forward(TRANSLATE_ERROR);
 }
 
 pub type Outcome = Result<Verdict, DropReason>;
@@ -43,6 +49,9 @@ pub const ERROR: i32 = 103;
 pub const ARRIVED: i32 = 104;
 pub const OUTSIDE: i32 = 105;
 pub const ANSWER: i32 = 106;
+pub const FAMILY: i32 = 107;
+pub const TRANSLATE: i32 = 108;
+pub const TRANSLATE_ERROR: i32 = 109;
 
 /// Ends a part; `None` leaves the packet to the next.
 #[inline(always)]

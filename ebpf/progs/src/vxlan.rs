@@ -8,16 +8,20 @@ use crate::account::Account;
 use crate::ingress::Arrival;
 use crate::skb::{self, Skb, Tunnel};
 use crate::verdict::{self, Outcome, Verdict};
-use crate::{errors, fragments, headers, ingress, maps, route, scratch};
+use crate::{errors, family, fragments, headers, ingress, maps, route, scratch};
 
 /// tc ingress.
 #[inline(always)]
 pub fn run(account: &Account, packet: &Skb) -> i32 {
     let action = part_of_tunnels(account, packet);
-    if action == verdict::NEXT_PART { arrive(account, packet) } else { action }
+    if action == verdict::NEXT_PART {
+        let action = arrive(account, packet);
+        return family::finish(account, packet, action);
+    }
+    action
 }
 
-/// A packet of a peer, out of the tunnel that [`scratch`] keeps.
+/// A packet of a peer, out of the tunnel that [`scratch`] keeps. What [`family`] has to finish is left to that.
 #[inline(always)]
 pub fn arrive(account: &Account, packet: &Skb) -> i32 {
     let action = part_of_all(account, packet);

@@ -1,11 +1,12 @@
 //! Collecting dead flows. The programs only ever add; a flow goes when its task is gone, when both sides have closed it,
 //! or when it was silent for longer than its kind may be.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use ebpf_abi::flow::FLOW_ESTABLISHED;
+use ebpf_abi::flow::{FLOW_AS_IPV4, FLOW_ESTABLISHED};
 use ebpf_abi::limits::MAX_FLOWS;
-use ebpf_abi::{Endpoint, ForwardFlow, ForwardKey, Ip4, ReplyFlow, ReplyKey, protocol};
+use ebpf_abi::stand_in::RESERVED_SECS;
+use ebpf_abi::{Endpoint, ForwardFlow, ForwardKey, Ip, Ip4, ReplyFlow, ReplyKey, StandIn, protocol};
 
 use super::table::TableError;
 use super::tables::Tables;
@@ -65,6 +66,7 @@ impl Tables {
             sweep = FlowSweep { n_removed: sweep.n_removed + crowded.n_removed, ..crowded };
         }
         self.remove_halves(now)?;
+        self.remove_stand_ins(now)?;
         Ok(sweep)
     }
 
@@ -130,6 +132,32 @@ impl Tables {
         for (key, forward) in &halves {
             if self.flows.get(key)?.as_ref() == Some(forward) {
                 self.flows.remove(key)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Addresses that stand for clients without any flow that needs them. One that was seen lately may be about to get its flow.
+    fn remove_stand_ins(&mut self, now: u32) -> Result<(), SweepError> {
+        let mut silent: BTreeMap<Ip, (Ip4, StandIn)> = BTreeMap::new();
+        self.stand_ins.visit(|address: Ip4, row: StandIn| {
+            if age(now, row.last_seen) > RESERVED_SECS {
+                silent.insert(row.client, (address, row));
+            }
+            Ok(())
+        })?;
+        if silent.is_empty() {
+            return Ok(());
+        }
+        self.flows.visit(|key: ForwardKey, forward: ForwardFlow| {
+            if forward.family == FLOW_AS_IPV4 {
+                silent.remove(&key.client);
+            }
+            Ok(())
+        })?;
+        for (address, row) in silent.values() {
+            if self.stand_ins.get(address)?.as_ref() == Some(row) {
+                self.stand_ins.remove(address)?;
             }
         }
         Ok(())

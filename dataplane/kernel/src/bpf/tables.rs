@@ -4,7 +4,7 @@ use ebpf_abi::names::map;
 use ebpf_abi::{
     Attachment, Endpoint, EndpointKey, FlowTuple, ForwardFlow, ForwardKey, Frontend, FrontendKey, Ip, Ip4,
     NextHop, NodeConfig, OriginalDestination, Peer, Prefix6, ReplyFlow, ReplyKey, RingKey, SandboxNetworks,
-    SocketNatKey, TargetPort, TargetPortKey, VipKey,
+    SocketNatKey, StandIn, TargetPort, TargetPortKey, VipKey,
 };
 
 use super::counters::{Counters, Gate};
@@ -35,6 +35,8 @@ pub struct Tables {
     pub flow_cache: Table<FlowTuple, Ip4>,
     pub flows: Table<ForwardKey, ForwardFlow>,
     pub replies: Table<ReplyKey, ReplyFlow>,
+    /// IPv4 addresses that stand for clients who come by IPv6.
+    pub stand_ins: Table<Ip4, StandIn>,
     pub socket_nat: Table<SocketNatKey, OriginalDestination>,
     pub counters: Counters,
     pub gate: Gate,
@@ -60,6 +62,7 @@ impl Tables {
             flow_cache: Table::open(pins, map::FLOW_CACHE)?,
             flows: Table::open(pins, map::FLOWS)?,
             replies: Table::open(pins, map::REPLIES)?,
+            stand_ins: Table::open(pins, map::STAND_INS)?,
             socket_nat: Table::open(pins, map::SOCKET_NAT)?,
             counters: Counters::open(pins)?,
             gate: Gate::open(pins)?,

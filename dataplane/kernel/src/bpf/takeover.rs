@@ -7,7 +7,7 @@ use std::path::Path;
 
 use ebpf_abi::names::map;
 use ebpf_abi::{
-    FlowTuple, ForwardFlow, ForwardKey, Ip4, OriginalDestination, ReplyFlow, ReplyKey, SocketNatKey,
+    FlowTuple, ForwardFlow, ForwardKey, Ip4, OriginalDestination, ReplyFlow, ReplyKey, SocketNatKey, StandIn,
 };
 
 use super::pins::{PinDir, PinError};
@@ -20,6 +20,7 @@ const SIZES: [(&str, usize, usize); map::OF_FLOWS.len()] = [
     (map::FLOWS, size_of::<ForwardKey>(), size_of::<ForwardFlow>()),
     (map::REPLIES, size_of::<ReplyKey>(), size_of::<ReplyFlow>()),
     (map::HALF_OPEN, 0, size_of::<ForwardKey>()),
+    (map::STAND_INS, size_of::<Ip4>(), size_of::<StandIn>()),
     (map::SOCKET_NAT, size_of::<SocketNatKey>(), size_of::<OriginalDestination>()),
 ];
 

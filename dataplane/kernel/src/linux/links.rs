@@ -8,20 +8,28 @@ use dataplane_model::kernel_state::LinkName;
 use crate::seam::KernelError;
 
 /// The interfaces of the calling thread's namespace at one moment.
-pub(super) struct Links(BTreeMap<u32, LinkName>);
+pub(super) struct Links {
+    names: BTreeMap<u32, LinkName>,
+    /// Namespace ids of their other ends, as far as these are elsewhere.
+    sandboxes: BTreeMap<u32, u32>,
+}
 
 impl Links {
-    pub(super) fn read() -> Result<Self, KernelError> {
+    pub(super) fn read(sandboxes: BTreeMap<u32, u32>) -> Result<Self, KernelError> {
         let listed = nix::net::if_::if_nameindex().map_err(|error| KernelError::of(&error))?;
         let named = |link: &nix::net::if_::Interface| {
             Some((link.index(), LinkName::new(link.name().to_str().ok()?)?))
         };
-        Ok(Self(listed.iter().filter_map(named).collect()))
+        Ok(Self { names: listed.iter().filter_map(named).collect(), sandboxes })
     }
 
     pub(super) fn name(&self, index: u32) -> LinkName {
         let gone = || LinkName::new(&format!("#{index}")).expect("at most 11 bytes");
-        self.0.get(&index).cloned().unwrap_or_else(gone)
+        self.names.get(&index).cloned().unwrap_or_else(gone)
+    }
+
+    pub(super) fn sandbox(&self, index: u32) -> Option<u32> {
+        self.sandboxes.get(&index).copied()
     }
 }
 

@@ -92,13 +92,14 @@ impl Kernel for LinuxKernel {
     async fn observe(&mut self) -> Result<KernelState, KernelError> {
         let mut state = KernelState::default();
         self.net.observe(&mut state).await.map_err(|error| KernelError::of(&error))?;
-        self.observe_bpf(&mut state)?;
+        let sandboxes = self.net.sandboxes_behind().await.map_err(|error| KernelError::of(&error))?;
+        self.observe_bpf(sandboxes, &mut state)?;
         Ok(state)
     }
 
     async fn apply(&mut self, op: &Op) -> Result<(), KernelError> {
         let is_done = self.net.apply(op).await.map_err(|error| KernelError::of(&error))?;
-        if is_done { Ok(()) } else { self.apply_bpf(op) }
+        if is_done { Ok(()) } else { self.apply_bpf(op).await }
     }
 
     /// Rings are taken together: writing one waits for all CPUs, writing many waits as long.

@@ -1,6 +1,7 @@
 //! Reading the maps and hooks back. A row that this version would not have written reads as absent or under a name that
 //! nobody wants: then it is written again, or removed.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use dataplane_model::kernel_state::{
@@ -19,9 +20,14 @@ use crate::seam::KernelError;
 type Cookies = Vec<(SandboxId, u64)>;
 
 impl LinuxKernel {
-    /// Fills the tables that live in BPF. `state.sandboxes` is known already.
-    pub(super) fn observe_bpf(&mut self, state: &mut KernelState) -> Result<(), KernelError> {
-        let links = Links::read()?;
+    /// Fills the tables that live in BPF. `state.sandboxes` is known already; `behind` are the namespace ids of links' other
+    /// ends.
+    pub(super) fn observe_bpf(
+        &mut self,
+        behind: BTreeMap<u32, u32>,
+        state: &mut KernelState,
+    ) -> Result<(), KernelError> {
+        let links = Links::read(behind)?;
         let cookies = self.cookies(state.sandboxes.keys())?;
         let bpf = self.bpf()?;
         services(&bpf.tables, state).map_err(|error| KernelError::of(&error))?;
@@ -132,7 +138,7 @@ fn places(tables: &Tables, links: &Links, state: &mut KernelState) -> Result<(),
         state.endpoints.insert(key, Endpoint { mac: rows::mac_back(row.mac), place, serves });
     }
     for (index, row) in tables.attachments.rows()? {
-        if let Some(row) = rows::attachment_back(&row) {
+        if let Some(row) = rows::attachment_back(&row, links.sandbox(index)) {
             state.attachments.insert(links.name(index), row);
         }
     }

@@ -95,7 +95,8 @@ pub(super) fn vip_key_back(key: ebpf_abi::VipKey) -> Option<VipKey> {
     Some(VipKey { vni: Vni::new(key.vni)?, address: key.address.into() })
 }
 
-pub(super) fn attachment(row: &AttachmentRow) -> ebpf_abi::Attachment {
+/// `sandbox` is the namespace id that the link tells of its other end.
+pub(super) fn attachment(row: &AttachmentRow, sandbox: Option<u32>) -> ebpf_abi::Attachment {
     ebpf_abi::Attachment {
         vni: row.vni.get(),
         address: row.address.ip().into(),
@@ -108,11 +109,12 @@ pub(super) fn attachment(row: &AttachmentRow) -> ebpf_abi::Attachment {
             AttachmentRole::WayOut => ATTACHMENT_WAY_OUT,
         },
         prefix: row.address.prefix(),
+        sandbox: sandbox.map_or(0, |id| id + 1),
     }
 }
 
-/// `None` for a row with flags or a prefix that this version does not write.
-pub(super) fn attachment_back(row: &ebpf_abi::Attachment) -> Option<AttachmentRow> {
+/// `None` for a row with flags or a prefix that this version does not write, or of another namespace.
+pub(super) fn attachment_back(row: &ebpf_abi::Attachment, sandbox: Option<u32>) -> Option<AttachmentRow> {
     let back = AttachmentRow {
         vni: Vni::new(row.vni)?,
         address: Ipv4Network::new(row.address.into(), row.prefix).ok()?,
@@ -125,7 +127,7 @@ pub(super) fn attachment_back(row: &ebpf_abi::Attachment) -> Option<AttachmentRo
             _ => AttachmentRole::Overlay,
         },
     };
-    (attachment(&back) == *row).then_some(back)
+    (attachment(&back, sandbox) == *row).then_some(back)
 }
 
 pub(super) fn mac(mac: Mac) -> MacAddr {
@@ -202,10 +204,13 @@ mod tests {
             mtu_bytes: 1450,
             role: AttachmentRole::Ingress,
         };
-        assert_eq!(attachment_back(&attachment(&row)), Some(row));
-        let mut foreign = attachment(&row);
+        for sandbox in [None, Some(0), Some(7)] {
+            assert_eq!(attachment_back(&attachment(&row, sandbox), sandbox), Some(row));
+        }
+        assert_eq!(attachment_back(&attachment(&row, Some(7)), Some(8)), None);
+        let mut foreign = attachment(&row, None);
         foreign.flags = 0x80;
-        assert_eq!(attachment_back(&foreign), None);
+        assert_eq!(attachment_back(&foreign, None), None);
 
         assert_eq!([0, ENDPOINT_SERVES, 2, 3].map(serves_back), [Some(false), Some(true), None, None]);
         let key = FrontendKey { address: Ipv4Addr::new(198, 18, 0, 11).into(), protocol: 6, port: 8080 };

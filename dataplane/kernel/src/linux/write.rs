@@ -2,7 +2,7 @@
 
 use dataplane_model::Vni;
 use dataplane_model::kernel_state::{
-    Change, Endpoint, Hook, HookMode, HookTarget, LinkName, Owner, Place, Ring, Vnis,
+    AttachmentRow, Change, Endpoint, Hook, HookMode, HookTarget, LinkName, Owner, Place, Ring, Vnis,
 };
 use dataplane_model::{Op, SandboxId};
 use ebpf_abi::{Ip, Ip4, NodeConfig, Peer, SandboxNetworks};
@@ -29,7 +29,7 @@ macro_rules! row {
 
 impl LinuxKernel {
     /// Takes a step that is not the network's.
-    pub(super) fn apply_bpf(&mut self, op: &Op) -> Result<(), KernelError> {
+    pub(super) async fn apply_bpf(&mut self, op: &Op) -> Result<(), KernelError> {
         match op {
             Op::Settings(Change::Put(_, settings)) => {
                 let config = self.config(settings)?;
@@ -38,6 +38,7 @@ impl LinuxKernel {
             Op::Settings(Change::Delete(_)) => return self.set_config(&NodeConfig::default()),
             Op::Cookie(change) => return self.set_cookie(change),
             Op::Hook(change) => return self.set_hook(change),
+            Op::Attachment(Change::Put(link, row)) => return self.put_attachment(link, row).await,
             _ => {}
         }
         let tables = &mut self.bpf()?.tables;
@@ -61,10 +62,6 @@ impl LinuxKernel {
             }
             Op::Vip(change) => row!(tables.vips, change, rows::vip_key, rows::ring_key),
             Op::Frontend(change) => row!(tables.frontends, change, rows::frontend_key, rows::frontend),
-            Op::Attachment(Change::Put(link, row)) => tables
-                .attachments
-                .insert(&links::existing(link)?, &rows::attachment(row))
-                .map_err(|error| KernelError::of(&error)),
             // A link that is gone has left its row under an index; the next look finds and removes it.
             Op::Attachment(Change::Delete(link)) => links::index_of(link).map_or(Ok(()), |index| {
                 tables.attachments.remove(&index).map_err(|error| KernelError::of(&error))
@@ -90,6 +87,12 @@ impl LinuxKernel {
             return Ok(());
         }
         tables.rings.remove_all(&deletes).map_err(|error| KernelError::of(&error))
+    }
+
+    async fn put_attachment(&mut self, link: &LinkName, row: &AttachmentRow) -> Result<(), KernelError> {
+        let sandbox = self.net.sandbox_behind(link).await.map_err(|error| KernelError::of(&error))?;
+        let (index, row) = (links::existing(link)?, rows::attachment(row, sandbox));
+        self.bpf()?.tables.attachments.insert(&index, &row).map_err(|error| KernelError::of(&error))
     }
 
     fn set_config(&mut self, config: &NodeConfig) -> Result<(), KernelError> {

@@ -16,6 +16,7 @@ mod sockets;
 mod sysctl;
 mod uplinks;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use dataplane_model::kernel_state::{Change, LinkName};
@@ -102,6 +103,17 @@ impl Net {
     /// The sockets of the node and its sandboxes, for a thread of its own.
     pub fn sockets(&self) -> NodeSockets {
         NodeSockets::new(&self.options.netns_dir, self.has_socket_reset)
+    }
+
+    /// The id, in this namespace, of the one that the other end of a veth pair is in; `None` if the link is gone, or is none.
+    pub async fn sandbox_behind(&self, link: &LinkName) -> Result<Option<u32>, NetError> {
+        Ok(self.node.link(link.as_str()).await?.and_then(|link| link.peer_namespace))
+    }
+
+    /// The same of all links, by interface index.
+    pub async fn sandboxes_behind(&self) -> Result<BTreeMap<u32, u32>, NetError> {
+        let links = self.node.links().await?;
+        Ok(links.iter().filter_map(|link| Some((link.index, link.peer_namespace?))).collect())
     }
 
     /// The file that the sandbox's namespace is mounted on.

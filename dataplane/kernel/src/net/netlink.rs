@@ -41,6 +41,8 @@ pub(super) struct Link {
     pub controller: Option<u32>,
     /// The other end's index, in its own namespace.
     pub peer: Option<u32>,
+    /// The id of that namespace in this one. The kernel gives one when it is first asked of the link.
+    pub peer_namespace: Option<u32>,
     pub kind: Option<InfoKind>,
     pub alias: Option<String>,
     /// Port and whether it takes the tunnel's ends from metadata.
@@ -261,6 +263,7 @@ impl From<&LinkMessage> for Link {
                 LinkAttribute::Address(mac) => link.mac.clone_from(mac),
                 LinkAttribute::Controller(index) => link.controller = Some(*index),
                 LinkAttribute::Link(index) => link.peer = Some(*index),
+                LinkAttribute::LinkNetNsId(id) => link.peer_namespace = u32::try_from(*id).ok(),
                 LinkAttribute::IfAlias(alias) => link.alias = Some(alias.clone()),
                 LinkAttribute::OperState(state) => link.state = Some(*state),
                 LinkAttribute::AfSpecUnspec(families) => link.ipv6 = ipv6_mode(families),

@@ -18,5 +18,6 @@ mod trace;
 mod tunnel;
 mod upgrade;
 mod uplink;
+mod v4_only;
 mod walk;
 mod watch;

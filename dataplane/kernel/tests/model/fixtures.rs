@@ -113,6 +113,7 @@ fn wanted() -> Wanted {
         mac,
         flags: ATTACHMENT_INGRESS,
         prefix: 24,
+        sandbox: 0,
     };
     wanted.attachments.insert(INGRESS_ENDS[0], attachment);
     // The overlay has no prefix.

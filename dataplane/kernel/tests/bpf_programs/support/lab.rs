@@ -231,6 +231,20 @@ impl Lab {
         });
     }
 
+    /// Publishes another TCP port of task 0's.
+    pub fn publish(&self, published: u16, target: u16) {
+        for (node, address) in NODES6.into_iter().enumerate() {
+            self.with_bpf(node, |bpf| {
+                for address in [NODES[node].into(), address, Ip::LOCALHOST4] {
+                    let key = FrontendKey::new(address, Port::new(published), protocol::TCP);
+                    bpf.tables.frontends.insert(&key, &Frontend::new(RING, Port::new(target))).unwrap();
+                }
+                let key = TargetPortKey::new(TASKS[0], Port::new(published), protocol::TCP);
+                bpf.tables.target_ports.insert(&key, &TargetPort::new(Port::new(target))).unwrap();
+            });
+        }
+    }
+
     /// Answers of all published ports leave from the tasks' own nodes, if these can send them there.
     pub fn answer_directly(&self) {
         for node in 0..2 {
@@ -265,6 +279,7 @@ impl Lab {
             uplink: namespace.ifindex("up0"),
             vxlan: namespace.ifindex("mesh-vx"),
             host_ends: [0, 1].map(|index| namespace.ifindex(&format!("mv{task}{index}"))),
+            sandbox: namespace.peer_namespace(&format!("mv{task}0")) + 1,
         }
     }
 
@@ -313,6 +328,8 @@ struct Facts {
     uplink: u32,
     vxlan: u32,
     host_ends: [u32; 2],
+    /// The id of the task's namespace in the node's, plus one.
+    sandbox: u32,
 }
 
 fn fill(tables: &mut Tables, facts: &Facts) {
@@ -363,6 +380,7 @@ fn fill_endpoints(tables: &mut Tables, facts: &Facts) {
             mac: MacAddr::of_endpoint(address),
             flags: if vni == INGRESS_VNI { ATTACHMENT_INGRESS } else { 0 },
             prefix: 24,
+            sandbox: facts.sandbox,
         };
         tables.attachments.insert(&facts.host_ends[index], &attachment).unwrap();
     }

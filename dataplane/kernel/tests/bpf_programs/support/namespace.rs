@@ -76,6 +76,14 @@ impl Namespace {
         self.run(|| nix::net::if_::if_nametoindex(interface).unwrap())
     }
 
+    /// The id of the namespace in which the other end of a veth pair is.
+    pub fn peer_namespace(&self, interface: &str) -> u32 {
+        let shown = self.run(|| Command::new("ip").args(["-o", "link", "show", interface]).output().unwrap());
+        let shown = String::from_utf8(shown.stdout).unwrap();
+        let id = shown.split_whitespace().skip_while(|word| *word != "link-netnsid").nth(1);
+        id.unwrap_or_else(|| panic!("no id: {shown}")).parse().unwrap()
+    }
+
     /// `SO_NETNS_COOKIE`.
     pub fn cookie(&self) -> u64 {
         const SO_NETNS_COOKIE: i32 = 71;

@@ -46,7 +46,11 @@ pub fn wait_until(what: &str, is_so: impl Fn() -> bool) {
 }
 
 pub fn serve_tcp(namespace: &Namespace, port: u16) {
-    let listener = namespace.run(|| TcpListener::bind((any(), port)).unwrap());
+    serve_tcp_at(namespace, any(), port);
+}
+
+pub fn serve_tcp_at(namespace: &Namespace, address: IpAddr, port: u16) {
+    let listener = namespace.run(|| TcpListener::bind((address, port)).unwrap());
     thread::spawn(move || {
         for stream in listener.incoming() {
             thread::spawn(move || answer(stream.unwrap()));
@@ -64,7 +68,11 @@ fn answer(mut stream: TcpStream) {
 }
 
 pub fn serve_udp(namespace: &Namespace, port: u16) {
-    let socket = namespace.run(|| UdpSocket::bind((any(), port)).unwrap());
+    serve_udp_at(namespace, any(), port);
+}
+
+pub fn serve_udp_at(namespace: &Namespace, address: IpAddr, port: u16) {
+    let socket = namespace.run(|| UdpSocket::bind((address, port)).unwrap());
     thread::spawn(move || {
         let mut datagram = vec![0; LARGEST_DATAGRAM];
         while let Ok((size, from)) = socket.recv_from(&mut datagram) {
@@ -182,26 +190,34 @@ pub fn udp_by_ipv6_socket(
 /// Sends a datagram of `size` bytes, and returns how long a packet may be by what the kernel knows then.
 pub fn udp_path_mtu(from: &Namespace, to: impl Into<Ip>, port: u16, size: usize) -> i32 {
     let to = to.into();
-    let (level, option) =
-        if to.is_v4() { (libc::IPPROTO_IP, libc::IP_MTU) } else { (libc::IPPROTO_IPV6, libc::IPV6_MTU) };
     from.run(|| {
         let socket = UdpSocket::bind(any_like(to)).unwrap();
         socket.connect(address(to, port)).unwrap();
         socket.send(&vec![7; size]).unwrap();
-        let (mut mtu, mut len) = (0_i32, 4);
-        // SAFETY: the kernel writes four bytes at most, for which there is room.
-        let result = unsafe {
-            libc::getsockopt(
-                std::os::fd::AsRawFd::as_raw_fd(&socket),
-                level,
-                option,
-                (&raw mut mtu).cast(),
-                &raw mut len,
-            )
-        };
-        assert_eq!(result, 0);
-        mtu
+        path_mtu(&socket)
     })
+}
+
+/// What the kernel knows of the way to a connected socket's peer.
+pub fn path_mtu(socket: &UdpSocket) -> i32 {
+    let (level, option) = if socket.peer_addr().unwrap().is_ipv4() {
+        (libc::IPPROTO_IP, libc::IP_MTU)
+    } else {
+        (libc::IPPROTO_IPV6, libc::IPV6_MTU)
+    };
+    let (mut mtu, mut len) = (0_i32, 4);
+    // SAFETY: the kernel writes four bytes at most, for which there is room.
+    let result = unsafe {
+        libc::getsockopt(
+            std::os::fd::AsRawFd::as_raw_fd(socket),
+            level,
+            option,
+            (&raw mut mtu).cast(),
+            &raw mut len,
+        )
+    };
+    assert_eq!(result, 0);
+    mtu
 }
 
 fn receive(socket: &UdpSocket) -> std::io::Result<(SocketAddr, SocketAddr)> {

@@ -141,7 +141,7 @@ fn attachments(wanted: &mut Wanted) {
     let attachment = |vni, address: Ip4, flags| {
         let [a, b, c, _] = address.0;
         let (gateway, mac) = (Ip4([a, b, c, 1]), MacAddr::of_endpoint(address));
-        Attachment { vni, address, gateway, mtu: 1450, mac, flags, prefix: 24 }
+        Attachment { vni, address, gateway, mtu: 1450, mac, flags, prefix: 24, sandbox: 0 }
     };
     for (ifindex, address) in INGRESS_ENDS.into_iter().zip(BACKENDS) {
         wanted.attachments.insert(ifindex, attachment(INGRESS, address, ATTACHMENT_INGRESS));
