@@ -6,9 +6,11 @@ use ebpf_abi::{Ip, Ip4};
 use crate::{checksum, icmp, ipv4, ipv6};
 
 /// Length of IPv6's fragment header, bytes.
-pub const FRAGMENT_LEN: usize = 8;
+pub const FRAGMENT_LEN: usize = FRAGMENT_LEN_16 as usize;
+const FRAGMENT_LEN_16: u16 = 8;
 /// What an IPv6 header is longer, bytes.
-pub const DIFFERENCE: u16 = (ipv6::LEN - ipv4::MIN_LEN) as u16;
+pub const DIFFERENCE: u16 = 20;
+const _: () = assert!(DIFFERENCE as usize == ipv6::LEN - ipv4::MIN_LEN);
 
 /// IPv6's "next header" that says: a fragment header.
 const FRAGMENT: u8 = 44;
@@ -68,34 +70,18 @@ impl Common {
     pub fn header4(&self, source: Ip4, destination: Ip4) -> [u8; ipv4::MIN_LEN] {
         let more = if self.fragment & MORE6 != 0 { MORE4 } else { 0 };
         let flags = if self.fragment == 0 { DONT_FRAGMENT } else { self.fragment >> 3 | more };
-        let [total_high, total_low] = self.payload_len.saturating_add(20).to_be_bytes();
-        let [flags_high, flags_low] = flags.to_be_bytes();
-        let id = if self.fragment == 0 { [0; 2] } else { self.id };
-        let ([a, b, c, d], [e, f, g, h]) = (source.0, destination.0);
-        let mut header = [
-            0x45,
-            self.class,
-            total_high,
-            total_low,
-            id[0],
-            id[1],
-            flags_high,
-            flags_low,
-            self.hops,
-            self.protocol,
-            0,
-            0,
-            a,
-            b,
-            c,
-            d,
-            e,
-            f,
-            g,
-            h,
-        ];
-        let [high, low] = checksum::header_checksum(&header);
-        (header[10], header[11]) = (high, low);
+        let mut header = [0; ipv4::MIN_LEN];
+        (header[0], header[1]) = (0x45, self.class);
+        header[2..4].copy_from_slice(&self.payload_len.saturating_add(20).to_be_bytes());
+        if self.fragment != 0 {
+            header[4..6].copy_from_slice(&self.id);
+        }
+        header[6..8].copy_from_slice(&flags.to_be_bytes());
+        (header[8], header[9]) = (self.hops, self.protocol);
+        header[12..16].copy_from_slice(&source.0);
+        header[16..20].copy_from_slice(&destination.0);
+        let sum = checksum::header_checksum(&header);
+        header[10..12].copy_from_slice(&sum);
         header
     }
 
@@ -103,7 +89,7 @@ impl Common {
     #[inline]
     pub const fn start6(&self) -> [u8; 8] {
         let (next, extension) =
-            if self.fragment == 0 { (self.protocol, 0) } else { (FRAGMENT, FRAGMENT_LEN as u16) };
+            if self.fragment == 0 { (self.protocol, 0) } else { (FRAGMENT, FRAGMENT_LEN_16) };
         let [high, low] = self.payload_len.saturating_add(extension).to_be_bytes();
         [0x60 | self.class >> 4, self.class << 4, 0, 0, high, low, next, self.hops]
     }
@@ -119,6 +105,7 @@ impl Common {
 /// The header of an ICMPv6 error as ICMP says it, its checksum zero; `None` for what IPv4 has no word for (RFC 7915
 /// section 5.2).
 #[inline]
+#[expect(clippy::cast_possible_truncation, reason = "compared before")]
 pub const fn error4([kind, code, _, _, a, b, c, d]: [u8; icmp::LEN]) -> Option<[u8; icmp::LEN]> {
     let (kind, code, mtu) = match (kind, code) {
         (1, 1) => (3, 10, 0),

@@ -61,9 +61,12 @@ fn decide(packet: &Skb) -> Outcome {
     if handed.stand_in.is_unspecified() { Err(DropReason::Untranslatable) } else { Ok(Verdict::TRANSLATE) }
 }
 
-/// [`FLOW_AS_IPV4`] or 0 (IPv6); `None` if nobody listens, or that can't be known.
+/// [`FLOW_AS_IPV4`] or 0 (IPv6); `None` if nobody listens, or that can't be known: no helper finds sockets of SCTP.
 #[inline(always)]
 fn ask(packet: &Skb, flow: &Flow, handed: &Handed) -> Option<u8> {
+    if flow.is_sctp() {
+        return None;
+    }
     let config = maps::config()?;
     let sandbox = maps::attachment(handed.endpoint.ifindex)?.sandbox.checked_sub(1)?;
     let port = handed.translated.target_port;

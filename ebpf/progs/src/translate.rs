@@ -51,11 +51,12 @@ fn said6(packet: &Skb, header: &IpHeader) -> Result<Common, DropReason> {
         let offset = header.transport_offset - FRAGMENT_LEN;
         let [_, _, high, low, id @ ..] =
             packet.load::<FRAGMENT_LEN>(offset).map_err(|_| DropReason::Malformed)?;
-        if id != header.id {
+        common.fragment = u16::from_be_bytes([high, low & 0xf9]);
+        let is_it = id == header.id && (header.part == Part::LaterFragment || common.fragment == 1);
+        if !is_it {
             // Another extension lies between.
             return Err(DropReason::Untranslatable);
         }
-        common.fragment = u16::from_be_bytes([high, low & 0xf9]);
         common.id = [id[2], id[3]];
     }
     Ok(common)

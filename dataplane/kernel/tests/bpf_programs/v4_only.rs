@@ -176,7 +176,7 @@ fn resets_go_both_ways(lab: &Lab) {
 }
 
 fn walk(lab: &Lab) {
-    let t=Instant::now();
+    let t = Instant::now();
     clients_are_served(lab);
     eprintln!("served {:?}", t.elapsed());
     clients_learn_the_path_mtu(lab);

@@ -18,7 +18,8 @@ use crate::generate::world::{
 use crate::in_namespace;
 use crate::kernel::{FLOW_ROWS, Machine, Ran, Slate};
 use crate::packet::{
-    INGRESS_ENDS, NextHop, OVERLAY_ENDS, Packet, STRAY_END, SocketAddress, SocketCall, Step, TUNNEL, UPLINK,
+    INGRESS_ENDS, Listens, NextHop, OVERLAY_ENDS, Packet, STRAY_END, SocketAddress, SocketCall, Step, TUNNEL,
+    UPLINK,
 };
 use crate::packets::{Between, Segment, arp, between, fragment};
 use crate::run::TC_ACT_SHOT;
@@ -152,7 +153,9 @@ pub fn step(program: ProgramId, ifindex: u32, bytes: Vec<u8>) -> Step {
 
 pub fn packet(program: ProgramId, ifindex: u32, bytes: Vec<u8>) -> Packet {
     let next_hop = NextHop::default();
-    Packet { program, bytes, ifindex, ingress_ifindex: ifindex, tunnel: None, is_aggregate: false, next_hop }
+    let listens = Listens::default();
+    let (tunnel, is_aggregate) = (None, false);
+    Packet { program, bytes, ifindex, ingress_ifindex: ifindex, tunnel, is_aggregate, next_hop, listens }
 }
 
 fn endpoint(address: Ip4) -> (MacAddr, Ip4) {

@@ -1,7 +1,10 @@
 //! The same by IPv6, for each drop reason that a family of its own can have.
 
 use ebpf_abi::limits::ROUTER_MAC;
-use ebpf_abi::{DropReason, Ip, Ip4, MacAddr, Port, ProgramId, protocol};
+use ebpf_abi::names::map;
+use ebpf_abi::stand_in::{CANDIDATES, candidate};
+use ebpf_abi::{Attachment, DropReason, Ip, Ip4, MacAddr, Port, ProgramId, StandIn, protocol};
+use ebpf_packet::hash::client_hash;
 use etherparse::{IpNumber, PacketBuilder};
 
 use crate::fixtures::{
@@ -12,6 +15,7 @@ use crate::frame::checksum;
 use crate::generate::world::{
     CLIENTS6, INGRESS, OVERLAY, OWN6, PEERS, SANDBOX_COOKIES, STRANGER, STRANGER6, VIPS, prefix6,
 };
+use crate::kernel::Machine;
 use crate::network::pseudo_header;
 use crate::packet::{
     INGRESS_ENDS, OVERLAY_ENDS, Packet, SocketAddress, SocketCall, Step, TUNNEL, UPLINK, UPLINK_MAC,
@@ -27,7 +31,10 @@ const FRAGMENT: u8 = 44;
 const HOP_BY_HOP: u8 = 0;
 
 pub fn fixtures() -> Vec<Fixture> {
-    [from_tunnel(), from_task(), asked_by_task(), of_clients(), of_sockets()].into_iter().flatten().collect()
+    [from_tunnel(), from_task(), asked_by_task(), of_clients(), of_clients_of_ipv4(), of_sockets()]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 /// From a MAC and address to another.
@@ -211,6 +218,37 @@ fn of_clients() -> Vec<Fixture> {
             prepare: |machine| machine.slate().set_tunnel.refusal = (-libc::ENOMEM).into(),
         },
     ]
+}
+
+/// To a task that listens on IPv4 alone: a first fragment whose own header isn't the last one; a client for whom no address
+/// is free.
+fn of_clients_of_ipv4() -> Vec<Fixture> {
+    const DESTINATION_OPTIONS: u8 = 60;
+    let ends = ((MacAddr([2, 0, 0, 0, 0, 100]), CLIENT), (UPLINK_MAC, OWN6));
+    let syn = tcp(ends, (CLIENT_PORT, TO_LOCAL));
+    let optional = extended(syn.clone(), DESTINATION_OPTIONS, [0, 1, 4, 0, 0, 0, 0]);
+    let first = extended(optional, FRAGMENT, [0, 0, 1, 0, 0, 0, 1]);
+    let arrives = |bytes| step(ProgramId::MeshUplink, UPLINK, bytes);
+    vec![
+        Fixture { reason: DropReason::Untranslatable, step: arrives(first), prepare: listen_to_ipv4 },
+        Fixture {
+            reason: DropReason::Untranslatable,
+            step: arrives(syn),
+            prepare: |machine| {
+                listen_to_ipv4(machine);
+                for number in 0..CANDIDATES {
+                    let address = candidate(client_hash(CLIENT), number);
+                    machine.insert(map::STAND_INS, &address, &StandIn::new(CLIENTS6[1], 1));
+                }
+            },
+        },
+    ]
+}
+
+fn listen_to_ipv4(machine: &mut Machine) {
+    machine.slate().listens4 = 1;
+    let attachment = machine.tables.attachments.get(&INGRESS_ENDS[0]).unwrap().unwrap();
+    machine.tables.attachments.insert(&INGRESS_ENDS[0], &Attachment { sandbox: 1, ..attachment }).unwrap();
 }
 
 /// A virtual address that nobody serves; a service by a network that has lost its prefix.

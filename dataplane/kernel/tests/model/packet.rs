@@ -36,6 +36,14 @@ pub struct Packet {
     pub is_aggregate: bool,
     /// What the kernel answers if it is asked for the way to another node.
     pub next_hop: NextHop,
+    pub listens: Listens,
+}
+
+/// What a task's sockets listen to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Listens {
+    pub v6: bool,
+    pub v4: bool,
 }
 
 /// What the kernel's routes and neighbours say.
@@ -117,7 +125,7 @@ impl fmt::Debug for Packet {
         if self.is_aggregate {
             write!(f, ", aggregate")?;
         }
-        write!(f, ", {:?}", self.next_hop)?;
+        write!(f, ", {:?}, {:?}", self.next_hop, self.listens)?;
         write!(f, "\n  {}", hex(&self.bytes))
     }
 }

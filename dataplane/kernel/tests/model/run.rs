@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use ebpf_abi::limits::{MAX_DROP_REASONS, MAX_NEW_CACHED_FLOWS, ROUTER_MAC};
-use ebpf_abi::{CounterRow, Ip4, ProgramId};
+use ebpf_abi::{CounterRow, Ip4, ProgramId, protocol};
 
-use crate::frame::{IPV6, Link, at, checksums_hold};
+use crate::frame::{IPV4, IPV6, Link, at, checksums_hold};
 use crate::generate::dice::Dice;
 use crate::generate::{self, world};
 use crate::kernel::{Machine, Ran, Slate};
@@ -130,6 +130,7 @@ impl Bench {
         (slate.fib_gateway, slate.fib_mtu) = (hop.gateway.low().to_be_u32(), hop.mtu.into());
         slate.fib_macs[..6].copy_from_slice(&hop.source.0);
         slate.fib_macs[6..].copy_from_slice(&hop.destination.0);
+        (slate.listens6, slate.listens4) = (packet.listens.v6.into(), packet.listens.v4.into());
         let ran = self.machine.run(packet);
         self.count(packet.program, &expected, at(&packet.bytes, 12) == Some(IPV6));
         let is_xdp = packet.program == ProgramId::MeshXdp;
@@ -162,6 +163,10 @@ impl Bench {
             other => format!("{other:?}"),
         };
         let end = if is_v6 { format!("{end}, IPv6") } else { end };
+        let end = match translated(program, outcome, is_v6) {
+            Some(as_what) => format!("{end}, {as_what}"),
+            None => end,
+        };
         *self.ends.entry((program, end)).or_default() += 1;
     }
 
@@ -197,6 +202,19 @@ impl Bench {
         }
         Err(format!("rows differ\n kernel {kernel:#?}\n model {model:#?}"))
     }
+}
+
+/// What a packet became that went to a task, or came from one, in the other family.
+fn translated(program: ProgramId, outcome: &Outcome, was_v6: bool) -> Option<&'static str> {
+    let (kind, bytes) = (at::<2>(&outcome.bytes, 12)?, &outcome.bytes);
+    let is_for_task = matches!(outcome.verdict, Verdict::Forward(Way::Sandbox(_)));
+    if is_for_task && was_v6 && kind == IPV4 {
+        return Some(if bytes[23] == protocol::ICMP { "an error of IPv4" } else { "as IPv4" });
+    }
+    if program == ProgramId::MeshTask && !was_v6 && kind == IPV6 {
+        return Some(if bytes[20] == protocol::ICMP6 { "an error of IPv6" } else { "as IPv6" });
+    }
+    None
 }
 
 /// Results of a socket hook, and the error code of a call that is refused (32 bits).

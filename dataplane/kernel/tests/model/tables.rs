@@ -6,7 +6,7 @@ use ebpf_abi::ring::EARLIER_RINGS;
 use ebpf_abi::{
     Attachment, Endpoint, EndpointKey, FlowTuple, ForwardFlow, ForwardKey, FragmentKey, FragmentPorts,
     Frontend, FrontendKey, Ip, Ip4, NextHop, NodeConfig, OriginalDestination, Prefix6, ReplyFlow, ReplyKey,
-    RingKey, SandboxNetworks, SocketNatKey, TargetPort, TargetPortKey, VipKey,
+    RingKey, SandboxNetworks, SocketNatKey, StandIn, TargetPort, TargetPortKey, VipKey,
 };
 
 use crate::kernel::{FLOW_ROWS, INCREMENT, MULTIPLIER};
@@ -49,6 +49,7 @@ pub struct Written {
     pub fragments: BTreeMap<FragmentKey, FragmentPorts>,
     pub flows: BTreeMap<ForwardKey, ForwardFlow>,
     pub replies: BTreeMap<ReplyKey, ReplyFlow>,
+    pub stand_ins: BTreeMap<Ip4, StandIn>,
     pub socket_nat: BTreeMap<SocketNatKey, OriginalDestination>,
     /// Flows in the order in which they began, the oldest first.
     pub half_open: VecDeque<ForwardKey>,

@@ -131,7 +131,10 @@ pub fn transport(dice: &mut Dice, tuple: &FlowTuple) -> Vec<u8> {
     let mut segment = [tuple.source_port.0, tuple.destination_port.0].concat();
     let payload = dice.below(24);
     let checksum_offset = if tuple.protocol == protocol::TCP {
-        segment.extend([0, 0, 0, 1, 0, 0, 0, 1, 0x50, flags(dice), 255, 255, 0, 0, 0, 0]);
+        let options = if dice.one_in(3) { tcp_options(dice) } else { Vec::new() };
+        let offset = 0x50 + u8::try_from(options.len() / 4).unwrap() * 16;
+        segment.extend([0, 0, 0, 1, 0, 0, 0, 1, offset, flags(dice), 255, 255, 0, 0, 0, 0]);
+        segment.extend(options);
         16
     } else {
         segment.extend([0, 8 + u8::try_from(payload).unwrap(), 0, 0]);
@@ -170,6 +173,18 @@ fn sctp_packet(dice: &mut Dice, tuple: &FlowTuple) -> Vec<u8> {
     };
     put(&mut packet, sctp::CHECKSUM, &sum);
     packet
+}
+
+/// An MSS, and now and then others in front of it, none of which has to be sound.
+fn tcp_options(dice: &mut Dice) -> Vec<u8> {
+    let before = dice.pick(&[&[][..], &[1], &[4, 2], &[3, 3, 7, 1], &[9, 0, 1], &[0]]);
+    let [high, low] = dice.pick(&[536_u16, 1220, 1390, 1391, 1440, 8940]).to_be_bytes();
+    let mut options = [before, &[2, 4, high, low]].concat();
+    if dice.one_in(20) {
+        options.pop();
+    }
+    options.resize(options.len().next_multiple_of(4), 1);
+    options
 }
 
 /// An ICMP message, behind these headers, about a packet of a flow; now and then one that is no error.

@@ -11,7 +11,9 @@ use std::net::Ipv6Addr;
 use ebpf_abi::{Endpoint, EndpointKey, Ip, Ip4, MacAddr, Port, ProgramId, RingKey, protocol};
 
 use crate::kernel::SHORTEST_SKB;
-use crate::packet::{Change, NextHop, Packet, STRAY_END, SocketAddress, SocketCall, Step, TUNNEL, UPLINK};
+use crate::packet::{
+    Change, Listens, NextHop, Packet, STRAY_END, SocketAddress, SocketCall, Step, TUNNEL, UPLINK,
+};
 use crate::tables::{Tables, address6};
 use dice::Dice;
 use world::{
@@ -73,6 +75,7 @@ fn packet(
         tunnel: (is_out && dice.one_in(6)).then_some((INGRESS, PEERS[0].into())),
         is_aggregate,
         next_hop: next_hop(dice, tables),
+        listens: Listens { v6: dice.one_in(4), v4: !dice.one_in(4) },
     }
 }
 

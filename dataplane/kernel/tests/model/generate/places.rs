@@ -1,9 +1,10 @@
 //! Frames as they come from outside, from other nodes, from this node's processes and from its tasks.
 
+use ebpf_abi::flow::FLOW_AS_IPV4;
 use ebpf_abi::limits::{PROBE_VNI, ROUTER_MAC};
 use ebpf_abi::ring::{MAX_HOPS, fingerprint};
 use ebpf_abi::table::ATTACHMENT_WAY_OUT;
-use ebpf_abi::{Attachment, Chooser, FlowTuple, ForwardKey, Ip, Ip4, MacAddr, Port, protocol};
+use ebpf_abi::{Attachment, Chooser, FlowTuple, ForwardKey, Ip, Ip4, MacAddr, Port, ReplyKey, protocol};
 
 use super::dice::Dice;
 use super::frames::{Headers, icmp_checksum, icmp_error, transport};
@@ -335,24 +336,45 @@ fn answer(dice: &mut Dice, tables: &Tables, attachment: &Attachment) -> Vec<u8> 
         let client = dice.pick(&CLIENTS);
         return between(dice, macs(attachment), attachment.address, client);
     };
-    let source = match Family::of_address(key.client) {
+    let client = as_task_sees(tables, &key);
+    let source = match Family::of_address(client) {
         Family::V4 if attachment.flags & ATTACHMENT_WAY_OUT != 0 => STRANGER.into(),
         Family::V4 => key.endpoint.into(),
         Family::V6 => in_network6(INGRESS, key.endpoint),
     };
-    let tuple = FlowTuple::new((source, key.target_port), (key.client, key.client_port), key.protocol);
+    let tuple = FlowTuple::new((source, key.target_port), (client, key.client_port), key.protocol);
     let mut headers = Headers::of(macs(attachment), &tuple);
     headers.id = u8::try_from(dice.below(3)).unwrap();
     headers.fragment = dice.pick(&[0, 0, 0, 0, DONT_FRAGMENT, DONT_FRAGMENT, MORE_FRAGMENTS, 9]);
-    let segment = transport(dice, &tuple);
+    let mut segment = transport(dice, &tuple);
+    if dice.one_in(60) {
+        segment.resize(dice.pick(&[1390, 1391, 1410, 1411, 1430]), 7);
+    }
     headers.frame(dice, &segment)
 }
 
+/// The client's address, or the one that stands for it if the flow is translated.
+fn as_task_sees(tables: &Tables, key: &ReplyKey) -> Ip {
+    let written = &tables.written;
+    let forward = written.replies.get(key).and_then(|row| written.flows.get(&key.forward_key(row)));
+    let stand_in = written.stand_ins.iter().find(|(_, row)| row.client == key.client);
+    match (forward, stand_in) {
+        (Some(row), Some((address, _))) if row.family == FLOW_AS_IPV4 => (*address).into(),
+        _ => key.client,
+    }
+}
+
 fn error(dice: &mut Dice, tables: &Tables, attachment: &Attachment) -> Vec<u8> {
-    let about = dice.pick_from(tables.written.replies.keys()).copied();
+    let own = tables.written.replies.keys().filter(|key| key.endpoint == attachment.address);
+    let own: Vec<ReplyKey> = own.copied().collect();
+    let about = if own.is_empty() || dice.one_in(4) {
+        dice.pick_from(tables.written.replies.keys()).copied()
+    } else {
+        Some(dice.pick(&own))
+    };
     let Some(key) = about else { return to_neighbour(dice, attachment) };
-    let client = (key.client, key.client_port);
-    let of_client = |name: Ip4| if key.client.is_v4() { name.into() } else { in_network6(INGRESS, name) };
+    let client = (as_task_sees(tables, &key), key.client_port);
+    let of_client = |name: Ip4| if client.0.is_v4() { name.into() } else { in_network6(INGRESS, name) };
     let asked = FlowTuple::new(client, (of_client(key.endpoint), key.target_port), key.protocol);
     let mut headers = Headers::of(macs(attachment), &reversed(&asked));
     headers.protocol = headers.family().icmp_protocol();

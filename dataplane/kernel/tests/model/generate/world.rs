@@ -143,8 +143,10 @@ fn attachments(wanted: &mut Wanted) {
         let (gateway, mac) = (Ip4([a, b, c, 1]), MacAddr::of_endpoint(address));
         Attachment { vni, address, gateway, mtu: 1450, mac, flags, prefix: 24, sandbox: 0 }
     };
-    for (ifindex, address) in INGRESS_ENDS.into_iter().zip(BACKENDS) {
-        wanted.attachments.insert(ifindex, attachment(INGRESS, address, ATTACHMENT_INGRESS));
+    // The namespace of the third is not known.
+    for ((ifindex, address), sandbox) in INGRESS_ENDS.into_iter().zip(BACKENDS).zip([1, 7, 0]) {
+        let row = Attachment { sandbox, ..attachment(INGRESS, address, ATTACHMENT_INGRESS) };
+        wanted.attachments.insert(ifindex, row);
     }
     for (ifindex, address) in OVERLAY_ENDS.into_iter().zip(OVERLAY_TASKS) {
         wanted.attachments.insert(ifindex, attachment(OVERLAY, address, 0));

@@ -33,6 +33,7 @@ impl Machine {
         self.clear::<FragmentKey>(map::FRAGMENTS);
         self.clear::<ForwardKey>(map::FLOWS);
         self.clear::<ReplyKey>(map::REPLIES);
+        self.clear::<Ip4>(map::STAND_INS);
         self.clear::<SocketNatKey>(map::SOCKET_NAT);
         self.drain::<ForwardKey>(map::HALF_OPEN);
         *self.gate() = GateRow::default();
@@ -95,6 +96,7 @@ impl Machine {
             fragments: self.rows(map::FRAGMENTS),
             flows: self.rows(map::FLOWS),
             replies: self.rows(map::REPLIES),
+            stand_ins: self.rows(map::STAND_INS),
             socket_nat: self.rows(map::SOCKET_NAT),
             half_open: self.drain(map::HALF_OPEN).into(),
             gate: Gate {

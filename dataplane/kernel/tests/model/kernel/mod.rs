@@ -28,7 +28,7 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/me
 
 /// Rows of `flows` and `replies` here: few, so that they fill up; and few enough for the kernel to count them exactly (it
 /// counts roughly when a table has more than 64 rows per CPU).
-pub const FLOW_ROWS: u32 = 48;
+pub const FLOW_ROWS: u32 = 40;
 /// Flows that may be half-open here: fewer than rows, so that the oldest have to make room.
 pub const HALF_OPEN_FLOWS: u32 = 30;
 /// Rows of the caches here: more than a run makes, so that none is evicted.
@@ -210,6 +210,9 @@ fn own_map(name: &str, map: &aya_obj::Map) -> Option<OwnedFd> {
     }
     if name == map::FLOWS || name == map::REPLIES {
         return Some(sys::create_map(shape(FLOW_ROWS)));
+    }
+    if name == map::STAND_INS {
+        return Some(sys::create_map(shape(CACHE_ROWS)));
     }
     if map.data().is_empty() {
         return None;

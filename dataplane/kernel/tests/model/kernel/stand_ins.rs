@@ -50,6 +50,9 @@ pub struct Slate {
     pub fib_macs: [u8; 12],
     /// Not 0: the frame is cut to this length before the program sees it.
     pub cut_to: u32,
+    /// Not 0: a socket takes what comes by IPv6, by IPv4.
+    pub listens6: u32,
+    pub listens4: u32,
 }
 
 /// The programs' random numbers here: a linear congruential sequence (Knuth, TAOCP volume 2, section 3.3.4, line 16).
@@ -74,7 +77,9 @@ const ADD_32: u8 = 0x04;
 const MULTIPLY_32: u8 = 0x24;
 const MOVE: u8 = 0xb7;
 const MOVE_REGISTER: u8 = 0xbf;
-const JUMP_IF_ZERO: u8 = 0x15;
+const JUMP_IF_EQUAL: u8 = 0x15;
+/// The same, with 0.
+const JUMP_IF_ZERO: u8 = JUMP_IF_EQUAL;
 const CALL: u8 = 0x85;
 const EXIT: u8 = 0x95;
 /// A call to a function of the program.
@@ -214,6 +219,21 @@ fn next_hop(map: i32) -> Vec<u64> {
     code
 }
 
+/// `bpf_sk_lookup_udp` and its kin: what is asked by a tuple of this length is of IPv6.
+fn socket(map: i32) -> Vec<u64> {
+    const LEN: u8 = 3;
+    const LEN6: i32 = 36;
+    let behind = offset_of!(Slate, listens4) - offset_of!(Slate, listens6);
+    let mut code = slate(map, offset_of!(Slate, listens6)).to_vec();
+    code.extend([
+        op(LOAD_32, 0, SLATE, 0, 0),
+        op(JUMP_IF_EQUAL, LEN, 0, 1, LEN6),
+        op(LOAD_32, 0, SLATE, behind, 0),
+        op(EXIT, 0, 0, 0, 0),
+    ]);
+    code
+}
+
 /// What goes in front of a tc program: cuts its frame if it is to.
 pub fn cut(map: i32) -> Vec<u64> {
     const CHANGE_TAIL: i32 = 38;
@@ -244,6 +264,8 @@ fn stand_in(helper: i32, map: i32) -> Option<Vec<u64>> {
         38 => note(offset_of!(Slate, change_tail), &[Register(2)]),
         46 => Some(answers_64(map, offset_of!(Slate, socket_cookie))),
         69 => Some(next_hop(map)),
+        85 | 99 => Some(socket(map)),
+        86 => Some(vec![op(MOVE, 0, 0, 0, 0), op(EXIT, 0, 0, 0, 0)]),
         122 => Some(answers_64(map, offset_of!(Slate, netns_cookie))),
         152 => note(offset_of!(Slate, redirect_neigh), &[Register(1), Register(4), BehindIfAny(2, 4)]),
         155 => note(offset_of!(Slate, redirect_peer), &[Register(1), Register(2)]),

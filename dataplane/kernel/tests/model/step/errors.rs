@@ -1,5 +1,6 @@
 //! ICMP errors: made here, steered to a backend, and sent by a task.
 
+use ebpf_abi::flow::FLOW_AS_IPV4;
 use ebpf_abi::limits::ROUTER_MAC;
 use ebpf_abi::{Attachment, Chooser, DropReason, FlowTuple, Ip, Ip4, ReplyFlow, ReplyKey, protocol};
 
@@ -32,6 +33,13 @@ impl Walk<'_> {
         let fits = self.tables.wanted.config.uplink_mtu.saturating_sub(TUNNEL_OVERHEAD);
         self.become_error(ip, ip.destination, (kind, u16::try_from(fits).unwrap_or(u16::MAX)))?;
         self.set_macs(link.source, link.destination);
+        Ok(Verdict::Forward(Way::Out(self.packet.ifindex)))
+    }
+
+    /// "Fragmentation needed" of an answer that is too long behind an IPv6 header.
+    pub fn refuse_answer(&mut self, attachment: &Attachment, ip: &Network, fits: u16) -> Step {
+        self.become_error(ip, ip.destination, ([3, 4], fits))?;
+        self.set_macs(attachment.mac, ROUTER_MAC);
         Ok(Verdict::Forward(Way::Out(self.packet.ifindex)))
     }
 
@@ -97,18 +105,26 @@ impl Walk<'_> {
     pub fn deliver_error(&mut self, tuple: &FlowTuple, backend: Backend, chooser: Chooser) -> Step {
         let family = Family::of_address(tuple.source);
         if let Some(seen) = self.tables.known_flow(tuple, backend.0) {
-            return self.hand_over_error(family, backend, seen);
+            return self.hand_over_error((tuple.source, family), backend, seen);
         }
         let (other, next) = self.tables.other(tuple, backend.0, chooser).ok_or(DropReason::UnknownFlow)?;
         if !other.1.is_local() {
             return Ok(self.ask_other_node(&other.1, next));
         }
         let seen = self.tables.known_flow(tuple, other.0).ok_or(DropReason::UnknownFlow)?;
-        self.hand_over_error(family, other, seen)
+        self.hand_over_error((tuple.source, family), other, seen)
     }
 
     /// The packet at fault becomes what the task sent.
-    fn hand_over_error(&mut self, family: Family, (backend, endpoint): Backend, seen: Seen) -> Step {
+    fn hand_over_error(
+        &mut self,
+        (client, family): (Ip, Family),
+        (backend, endpoint): Backend,
+        seen: Seen,
+    ) -> Step {
+        if seen.family == FLOW_AS_IPV4 {
+            return self.hand_over_error_as_v4(client, (backend, endpoint), seen);
+        }
         let task = self.task_address(backend, family)?;
         self.translate_fault_address(family, Side::Source, task)?;
         self.translate_fault_port(family, Side::Source, seen.target)?;
@@ -125,9 +141,12 @@ impl Walk<'_> {
         if asked.destination != ip.source {
             return None;
         }
-        let client = (asked.source, asked.source_port);
+        let client = (self.tables.meant(asked.source)?, asked.source_port);
         let key = ReplyKey::new((task, asked.destination_port), client, asked.protocol);
         let flow = *self.tables.written.replies.get(&key)?;
+        if ip.family == Family::V4 && !flow.service.is_v4() {
+            return Some(self.restore_error_as_v6(client.0, &flow));
+        }
         Some(self.restore_error(ip, &flow))
     }
 

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use ebpf_abi::flow::FLOW_STRAYED;
+use ebpf_abi::flow::{FLOW_AS_IPV4, FLOW_STRAYED};
 use ebpf_abi::limits::{FRAGMENTS_SECS, MAX_NEW_CACHED_FLOWS, ROUTER_MAC};
 use ebpf_abi::ring::{EARLIER_RINGS, MAX_HOPS, fingerprint};
 use ebpf_abi::{
@@ -170,8 +170,12 @@ impl Walk<'_> {
         self.send_tunnelled(endpoint.vtep, vni, (endpoint.mac, chooser.mac()))
     }
 
-    fn hand_over(&mut self, segment: &Segment, (backend, endpoint): Backend, seen: Seen) -> Step {
+    fn hand_over(&mut self, segment: &Segment, (backend, endpoint): Backend, mut seen: Seen) -> Step {
         let tuple = segment.tuple;
+        self.settle(segment, (backend, endpoint), &mut seen);
+        if seen.family == FLOW_AS_IPV4 {
+            return self.hand_over_as_v4(segment, (backend, endpoint), seen);
+        }
         self.set_macs(endpoint.mac, ROUTER_MAC);
         let task = self.task_address(backend, Family::of_address(tuple.destination))?;
         let client = (tuple.source, tuple.source_port);

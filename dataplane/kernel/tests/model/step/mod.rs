@@ -11,6 +11,7 @@ mod rewrite;
 mod socket;
 mod state;
 mod task;
+mod translate;
 mod tunnel;
 mod uplink;
 

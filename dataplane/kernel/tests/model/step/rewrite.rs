@@ -89,7 +89,7 @@ impl Walk<'_> {
     }
 
     /// A datagram without checksum keeps none, and one that comes out as zero is sent as all ones (RFC 768).
-    fn correct_transport(&mut self, segment: &Segment, from: &[u8], to: &[u8]) -> Result<(), DropReason> {
+    pub fn correct_transport(&mut self, segment: &Segment, from: &[u8], to: &[u8]) -> Result<(), DropReason> {
         let Some(header) = segment.header else { return Ok(()) };
         let offset = header + segment.checksum_offset();
         if !segment.is_datagram() {

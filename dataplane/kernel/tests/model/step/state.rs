@@ -13,17 +13,31 @@ use crate::tables::Tables;
 pub struct Seen {
     pub target: Port,
     pub client: Port,
+    /// As in the row.
+    pub family: u8,
+    /// The packet may begin a flow.
+    pub is_new: bool,
+    pub is_established: bool,
 }
 
 impl Tables {
     /// How a flow that a backend knows is translated.
     pub fn known_flow(&self, tuple: &FlowTuple, backend: Ip4) -> Option<Seen> {
         let row = self.written.flows.get(&ForwardKey::new(tuple, backend))?;
-        Some(Seen { target: row.target_port, client: row.client_port })
+        let (target, client, family) = (row.target_port, row.client_port, row.family);
+        Some(Seen { target, client, family, is_new: false, is_established: false })
     }
 
     /// The same, for a packet of the flow: remembers that it came, and which way answers go now.
     pub fn client_sends(&mut self, segment: &Segment, backend: Ip4, way: u8) -> Option<Seen> {
+        let seen = self.client_goes_on(segment, backend, way)?;
+        let row = self.written.flows.get(&ForwardKey::new(&segment.tuple, backend))?;
+        let is_established = row.state == FLOW_ESTABLISHED;
+        let is_new = !is_established && (segment.begins() || segment.is_datagram());
+        Some(Seen { is_new, is_established, ..seen })
+    }
+
+    fn client_goes_on(&mut self, segment: &Segment, backend: Ip4, way: u8) -> Option<Seen> {
         let tuple = &segment.tuple;
         let seen = self.known_flow(tuple, backend)?;
         let key = ReplyKey::new((backend, seen.target), (tuple.source, seen.client), tuple.protocol);
@@ -85,7 +99,7 @@ impl Tables {
         forward.way = way;
         self.written.flows.insert(ForwardKey::new(tuple, backend), forward);
         self.line_up(ForwardKey::new(tuple, backend));
-        Ok(Seen { target, client })
+        Ok(Seen { target, client, family: 0, is_new: true, is_established: false })
     }
 
     /// A flow that begins; the oldest of a full line goes, and is forgotten unless it is established.
@@ -133,7 +147,8 @@ impl Tables {
     /// The flow that a segment of the task with this name answers, if any; remembers that it did.
     pub fn task_answers(&mut self, segment: &Segment, task: Ip4) -> Option<ReplyFlow> {
         let tuple = &segment.tuple;
-        let (task, client) = ((task, tuple.source_port), (tuple.destination, tuple.destination_port));
+        let client = (self.meant(tuple.destination)?, tuple.destination_port);
+        let task = (task, tuple.source_port);
         let row = self.written.replies.get_mut(&ReplyKey::new(task, client, tuple.protocol))?;
         let found = *row;
         row.last_seen = self.wanted.tick;

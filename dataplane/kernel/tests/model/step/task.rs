@@ -7,6 +7,7 @@ use ebpf_abi::{Attachment, DropReason, EndpointKey, FlowTuple, Ip, Ip4, ReplyFlo
 
 use super::errors::may_be_refused;
 use super::rewrite::Side;
+use super::translate::may_stand_in;
 use super::{Step, Verdict, Walk, Way, is_group};
 use crate::frame::{ARP, IPV4, Link, Segment, changed_checksum, echo_request, put};
 use crate::network::{Family, Network};
@@ -45,7 +46,7 @@ impl Walk<'_> {
             self.tables.segment(&self.frame, &ip).ok().filter(|segment| !segment.is_of(protocol::TCP))?;
         let flow = self.tables.task_answers(&segment, attachment.address)?;
         self.tables.remember_fragment(&ip, &segment);
-        Some(self.restore(&segment, attachment.address, &flow))
+        Some(self.restore(&segment, attachment, &flow))
     }
 
     /// To a client, an endpoint, a process of a node, or the router.
@@ -56,11 +57,11 @@ impl Walk<'_> {
         if self.tables.name(attachment.vni, ip.source) != Some(attachment.address) {
             return Err(DropReason::SourceAddress);
         }
-        if is_group(ip.destination) {
+        let is_ingress = attachment.flags & ATTACHMENT_INGRESS != 0;
+        if is_group(ip.destination) && !(is_ingress && may_stand_in(ip.destination)) {
             return Err(DropReason::Group);
         }
-        let is_ingress = attachment.flags & ATTACHMENT_INGRESS != 0;
-        if is_ingress && let Some(step) = self.answer_client(ip, attachment.address) {
+        if is_ingress && let Some(step) = self.answer_client(ip, attachment) {
             return step;
         }
         let name = self.tables.name(attachment.vni, ip.destination);
@@ -87,16 +88,23 @@ impl Walk<'_> {
         }
     }
 
-    fn answer_client(&mut self, ip: &Network, task: Ip4) -> Option<Step> {
+    fn answer_client(&mut self, ip: &Network, attachment: &Attachment) -> Option<Step> {
+        let task = attachment.address;
         let Ok(segment) = self.tables.segment(&self.frame, ip) else { return self.error_from_task(ip, task) };
         let flow = self.tables.task_answers(&segment, task)?;
         self.tables.remember_fragment(ip, &segment);
-        Some(self.restore(&segment, task, &flow))
+        Some(self.restore(&segment, attachment, &flow))
     }
 
     /// The client sees the address and port that it connected to.
-    fn restore(&mut self, segment: &Segment, backend: Ip4, flow: &ReplyFlow) -> Step {
+    fn restore(&mut self, segment: &Segment, attachment: &Attachment, flow: &ReplyFlow) -> Step {
         let tuple = &segment.tuple;
+        if tuple.source.is_v4()
+            && !flow.service.is_v4()
+            && let Some(client) = self.tables.meant(tuple.destination)
+        {
+            return self.restore_as_v6((attachment, segment), client, flow);
+        }
         let client = (tuple.destination, tuple.destination_port);
         let task = (tuple.source, tuple.source_port);
         self.translate(segment, Side::Source, task, (flow.service, flow.service_port))?;
@@ -106,7 +114,7 @@ impl Walk<'_> {
         }
         let service = (flow.service, flow.service_port);
         let tuple = FlowTuple::new((client.0, flow.client_port), service, tuple.protocol);
-        self.leave_and_tell(tuple, backend)
+        self.leave_and_tell(tuple, attachment.address)
     }
 
     /// The gateway and virtual addresses answer ping, and nothing else.
