@@ -166,7 +166,7 @@ const ENDS6: [(ProgramId, &str); 54] = [
 ];
 
 /// The same, for IPv6 clients of tasks that listen on IPv4 alone.
-const ENDS_TRANSLATED: [(ProgramId, &str); 13] = [
+const ENDS_TRANSLATED: [(ProgramId, &str); 12] = [
     (ProgramId::MeshUplink, "to a task, IPv6, as IPv4"),
     (ProgramId::MeshUplink, "to a task, IPv6, an error of IPv4"),
     (ProgramId::MeshUplink, "untranslatable, IPv6"),
@@ -177,7 +177,6 @@ const ENDS_TRANSLATED: [(ProgramId, &str); 13] = [
     (ProgramId::MeshTask, "Forward(Routed(10)), as IPv6"),
     (ProgramId::MeshTask, "Forward(Routed(10)), an error of IPv6"),
     (ProgramId::MeshTask, "asked elsewhere, as IPv6"),
-    (ProgramId::MeshTask, "straight to a client, as IPv6"),
     (ProgramId::MeshTask, "tunnelled, as IPv6"),
     (ProgramId::MeshTask, "untranslatable"),
 ];
