@@ -153,6 +153,9 @@ pub struct KeptFlow {
     pub backend: SocketAddr,
     /// The source port that the task sees: the client's own, unless another flow has it.
     pub client_port_seen: u16,
+    /// The address that the task sees, where that isn't the client's own: it listens on IPv4 alone, and the client came by IPv6.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_address_seen: Option<Ipv4Addr>,
     /// `new`, `answered` (the client has not gone on yet), `established`, `closing` (one side has ended), `closed`.
     pub state: String,
     /// Seconds since the last packet of either direction.

@@ -4,8 +4,7 @@
 use ebpf_abi::flow::FLOW_AS_IPV4;
 use ebpf_abi::limits::ROUTER_MAC;
 use ebpf_abi::{
-    Chooser, DropReason, Endpoint, FlowTuple, Ip, Ip4, MacAddr, NodeConfig, Port, ReplyFlow, ReplyKey,
-    protocol,
+    Chooser, DropReason, FlowTuple, Ip, Ip4, MacAddr, NodeConfig, Port, ReplyFlow, ReplyKey, protocol,
 };
 use ebpf_packet::hash::flow_hash;
 use ebpf_packet::vxlan::MTU_OVERHEAD;
@@ -14,7 +13,7 @@ use ebpf_packet::{Bytes as _, Ethernet, IpHeader, Version, icmp, ip, ipv4, ipv6}
 use crate::ingress::{self, Other};
 use crate::scratch::Handed;
 use crate::skb::{self, Skb};
-use crate::track::{self, Translated};
+use crate::track;
 use crate::verdict::{Outcome, Verdict};
 use crate::{headers, maps, route, scratch, stand_in};
 
@@ -85,7 +84,7 @@ pub fn from_outside(config: &NodeConfig, packet: &Skb, ip: &IpHeader) -> Option<
     let (backend, endpoint) =
         ingress::known_backend(config, tuple).or_else(|| ingress::pick(config, &ring, flow_hash(tuple)))?;
     Some(if endpoint.is_local() {
-        deliver(config, packet, (ip, tuple), (backend, &endpoint), Chooser::IN_USE)
+        deliver(config, tuple, backend, Chooser::IN_USE)
     } else {
         Ok(route::tunnel_to_endpoint(config.ingress_vni, &endpoint))
     })
@@ -93,41 +92,36 @@ pub fn from_outside(config: &NodeConfig, packet: &Skb, ip: &IpHeader) -> Option<
 
 /// Hands an error to a backend of this node, or to another one that knows the flow.
 #[inline(always)]
-pub fn deliver(
-    config: &NodeConfig,
-    packet: &Skb,
-    (ip, tuple): (&IpHeader, &FlowTuple),
-    (backend, endpoint): (Ip4, &Endpoint),
-    chooser: Chooser,
-) -> Outcome {
-    if let Some(translated) = track::translation(tuple, backend) {
-        return hand_over(config, packet, (ip, tuple), (backend, endpoint), &translated);
+pub fn deliver(config: &NodeConfig, tuple: &FlowTuple, backend: Ip4, chooser: Chooser) -> Outcome {
+    if track::translation(tuple, backend).is_some() {
+        return hand_on(config, tuple, backend);
     }
     let Other { backend, endpoint, chooser } =
         ingress::other(config, tuple, backend, chooser).ok_or(DropReason::UnknownFlow)?;
     if !endpoint.is_local() {
         return Ok(route::tunnel_to_other(config, &endpoint, chooser));
     }
-    let translated = track::translation(tuple, backend).ok_or(DropReason::UnknownFlow)?;
-    hand_over(config, packet, (ip, tuple), (backend, &endpoint), &translated)
+    hand_on(config, tuple, backend)
 }
 
-/// The packet at fault becomes what the task sent.
+/// Leaves an error for a backend of this node to a part of its own, see [`crate::family`].
 #[inline(always)]
-fn hand_over(
-    config: &NodeConfig,
-    packet: &Skb,
-    (ip, tuple): (&IpHeader, &FlowTuple),
-    (backend, endpoint): (Ip4, &Endpoint),
-    translated: &Translated,
-) -> Outcome {
+fn hand_on(config: &NodeConfig, tuple: &FlowTuple, backend: Ip4) -> Outcome {
+    let endpoint = maps::endpoint(config.ingress_vni, backend).ok_or(DropReason::UnknownEndpoint)?;
+    let translated = track::translation(tuple, backend).ok_or(DropReason::UnknownFlow)?;
+    scratch::hand(backend, &endpoint, &translated)?;
+    Ok(if translated.family == FLOW_AS_IPV4 { Verdict::TRANSLATE_ERROR } else { Verdict::HAND_OVER_ERROR })
+}
+
+/// The packet at fault, of the flow that [`scratch`] has, becomes what the task sent.
+#[inline(always)]
+pub fn hand_over(packet: &Skb) -> Outcome {
+    let config = maps::config().ok_or(DropReason::Unconfigured)?;
+    let (handed, _) = scratch::of_handed().ok_or(DropReason::Unconfigured)?;
+    let ip = scratch::of_header().ok_or(DropReason::Unconfigured)?;
+    let tuple = &*scratch::room_for_tuple().ok_or(DropReason::Unconfigured)?;
+    let Handed { backend, ref endpoint, ref translated, .. } = *handed;
     let version = ip.version;
-    if translated.family == FLOW_AS_IPV4 {
-        let (endpoint, translated) = (*endpoint, *translated);
-        let handed = Handed { backend, endpoint, translated, stand_in: Ip4::UNSPECIFIED };
-        scratch::handed(handed).ok_or(DropReason::Unconfigured)?;
-        return Ok(Verdict::TRANSLATE_ERROR);
-    }
     let task = maps::address(config.ingress_vni, backend, version).ok_or(DropReason::NotIp)?;
     let (source_port, destination_port) = embedded_ports(version);
     let source = (tuple.destination, task);

@@ -10,20 +10,22 @@ use ebpf_abi::{DropReason, Ip, Ip4, Port};
 use ebpf_packet::{Flow, Version};
 
 use crate::account::Account;
-use crate::ingress;
 use crate::scratch::{self, Handed};
 use crate::skb::Skb;
 use crate::verdict::{self, Outcome, Verdict};
+use crate::{errors, ingress};
 use crate::{maps, stand_in, track, translate};
 
-/// Goes on with a client's packet, or an error, that its family has to be found for; any other action stays.
+/// Gives a client's packet, or an error, to its task; any other action stays.
 #[inline(always)]
 pub fn finish(account: &Account, packet: &Skb, mut action: i32) -> i32 {
     if action == verdict::FAMILY {
         action = part_of_families(account, packet);
     }
     match action {
+        verdict::HAND_OVER => part_of_deliveries(account, packet),
         verdict::TRANSLATE => part_of_packets(account, packet),
+        verdict::HAND_OVER_ERROR => part_of_error_deliveries(account, packet),
         verdict::TRANSLATE_ERROR => part_of_errors(account, packet),
         other => other,
     }
@@ -32,6 +34,16 @@ pub fn finish(account: &Account, packet: &Skb, mut action: i32) -> i32 {
 #[inline(never)]
 fn part_of_families(account: &Account, packet: &Skb) -> i32 {
     verdict::part(account, &Some(decide(packet)))
+}
+
+#[inline(never)]
+fn part_of_deliveries(account: &Account, packet: &Skb) -> i32 {
+    verdict::part(account, &Some(deliver(packet)))
+}
+
+#[inline(never)]
+fn part_of_error_deliveries(account: &Account, packet: &Skb) -> i32 {
+    verdict::part(account, &Some(errors::hand_over(packet)))
 }
 
 #[inline(never)]
@@ -45,19 +57,24 @@ fn part_of_errors(account: &Account, packet: &Skb) -> i32 {
 }
 
 #[inline(always)]
-fn decide(packet: &Skb) -> Outcome {
+fn deliver(packet: &Skb) -> Outcome {
     let config = maps::config().ok_or(DropReason::Unconfigured)?;
     let (handed, flow) = scratch::of_handed().ok_or(DropReason::Unconfigured)?;
+    ingress::hand_over(config, packet, flow, (handed.backend, &handed.endpoint), &handed.translated)
+}
+
+#[inline(always)]
+fn decide(packet: &Skb) -> Outcome {
+    let (handed, flow) = scratch::of_handed().ok_or(DropReason::Unconfigured)?;
     let mut family = handed.translated.family;
-    if handed.translated.is_new {
+    if handed.translated.is_new() {
         family = ask(packet, flow, handed).unwrap_or(family);
         track::settle(&flow.tuple, handed.backend, family);
     }
     if family != FLOW_AS_IPV4 {
-        let to = (handed.backend, &handed.endpoint);
-        return ingress::hand_over(config, packet, flow, to, &handed.translated);
+        return Ok(Verdict::HAND_OVER);
     }
-    handed.stand_in = stand_in::of(&flow.tuple.source, handed.translated.is_established);
+    handed.stand_in = stand_in::of(&flow.tuple.source, handed.translated.is_established());
     if handed.stand_in.is_unspecified() { Err(DropReason::Untranslatable) } else { Ok(Verdict::TRANSLATE) }
 }
 

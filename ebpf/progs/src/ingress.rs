@@ -11,7 +11,6 @@ use ebpf_packet::hash::flow_hash;
 use ebpf_packet::{Flow, Version};
 
 use crate::maps::{self, FLOW_CACHE, FRONTENDS, TARGET_PORTS};
-use crate::scratch::Handed;
 use crate::skb::{self, Skb};
 use crate::track::{self, Translated};
 use crate::verdict::{Outcome, Verdict};
@@ -130,7 +129,6 @@ impl Arrival {
 #[inline(always)]
 pub fn deliver(
     config: &NodeConfig,
-    packet: &Skb,
     flow: &Flow,
     (backend, endpoint): (Ip4, &Endpoint),
     arrival: Arrival,
@@ -141,7 +139,7 @@ pub fn deliver(
     let target = &*scratch::target(target).ok_or(DropReason::Unconfigured)?;
     let asked_by = arrival.chooser();
     if let Some(translated) = track::known(flow, backend, way(target, asked_by.hops > 0)) {
-        return hand_over_or_ask(config, packet, flow, (backend, endpoint), &translated);
+        return hand_on(flow, (backend, endpoint), &translated);
     }
     if flow.goes_on()
         && let Some(Other { backend, endpoint, chooser }) = other(config, &flow.tuple, backend, asked_by)
@@ -154,12 +152,12 @@ pub fn deliver(
             if enters_here {
                 learn(&flow.tuple, backend);
             }
-            return hand_over_or_ask(config, packet, flow, (backend, &endpoint), &translated);
+            return hand_on(flow, (backend, &endpoint), &translated);
         }
     }
     // A segment of a connection that nobody knows gets its reset from the task.
     let translated = track::open(flow, backend, scratch::of_target()?)?;
-    hand_over_or_ask(config, packet, flow, (backend, endpoint), &translated)
+    hand_on(flow, (backend, endpoint), &translated)
 }
 
 /// How answers to a packet go that came by a detour, or didn't.
@@ -231,23 +229,13 @@ fn first_to_ask(header: RingHeader<'_>, chooser: Chooser) -> u8 {
     chooser.hops
 }
 
-/// Gives a packet to its task. How an IPv6 client's flow that begins gets there, and one to a task that listens on IPv4 alone,
-/// is left to [`crate::family`].
+/// Leaves a packet for a backend of this node to a part of its own, see [`crate::family`].
 #[inline(always)]
-fn hand_over_or_ask(
-    config: &NodeConfig,
-    packet: &Skb,
-    flow: &Flow,
-    (backend, endpoint): (Ip4, &Endpoint),
-    translated: &Translated,
-) -> Outcome {
-    if flow.version == Version::V6 && (translated.is_new || translated.family == FLOW_AS_IPV4) {
-        let (endpoint, translated) = (*endpoint, *translated);
-        let handed = Handed { backend, endpoint, translated, stand_in: Ip4::UNSPECIFIED };
-        scratch::handed(handed).ok_or(DropReason::Unconfigured)?;
-        return Ok(Verdict::FAMILY);
-    }
-    hand_over(config, packet, flow, (backend, endpoint), translated)
+fn hand_on(flow: &Flow, (backend, endpoint): (Ip4, &Endpoint), translated: &Translated) -> Outcome {
+    scratch::hand(backend, endpoint, translated)?;
+    let is_settled =
+        flow.version == Version::V4 || !(translated.is_new() || translated.family == FLOW_AS_IPV4);
+    Ok(if is_settled { Verdict::HAND_OVER } else { Verdict::FAMILY })
 }
 
 /// Node address and published port become the task's.

@@ -37,7 +37,7 @@ pub struct Scratch {
     stand_in: StandIn,
 }
 
-/// A client's IPv6 packet, or an error about an answer to it, on its way to a backend of this node.
+/// A client's packet, or an error about an answer to it, on its way to a backend of this node.
 pub struct Handed {
     pub backend: Ip4,
     pub endpoint: Endpoint,
@@ -52,6 +52,18 @@ static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
 #[inline(always)]
 fn row() -> Option<*mut Scratch> {
     SCRATCH.get_ptr_mut(0)
+}
+
+/// Keeps what is handed to a backend, member by member: as a whole it would be put together on the stack.
+#[inline(always)]
+pub fn hand(backend: Ip4, endpoint: &Endpoint, translated: &Translated) -> Result<(), DropReason> {
+    let row = row().ok_or(DropReason::Unconfigured)?;
+    // SAFETY: as in `keep`.
+    let handed = unsafe { &mut (*row).handed };
+    handed.backend = backend;
+    handed.endpoint = *endpoint;
+    handed.translated = *translated;
+    Ok(())
 }
 
 /// Makes a function that keeps a value, and lends it until the next of its kind is kept.
@@ -82,7 +94,6 @@ keep! {
     reply_key: ReplyKey;
     reply: ReplyFlow;
     target: TargetPort;
-    handed: Handed;
     stand_in: StandIn;
 }
 

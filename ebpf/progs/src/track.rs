@@ -26,9 +26,24 @@ pub struct Translated {
     pub client_port: Port,
     /// As in the row.
     pub family: u8,
-    /// The packet may begin a flow: the family isn't settled.
-    pub is_new: bool,
-    pub is_established: bool,
+    /// [`IS_NEW`] and [`IS_ESTABLISHED`]: numbers can go between functions, where the verifier wants all bytes written.
+    pub progress: u8,
+}
+
+/// The packet may begin a flow: the family isn't settled.
+const IS_NEW: u8 = 1;
+const IS_ESTABLISHED: u8 = 2;
+
+impl Translated {
+    #[inline(always)]
+    pub const fn is_new(&self) -> bool {
+        self.progress == IS_NEW
+    }
+
+    #[inline(always)]
+    pub const fn is_established(&self) -> bool {
+        self.progress == IS_ESTABLISHED
+    }
 }
 
 /// The translation of a client's packet to `backend`, whose answers are to go this `way` from now on; `None` if the flow isn't
@@ -63,14 +78,13 @@ pub fn known(flow: &Flow, backend: Ip4, way: u8) -> Option<Translated> {
             }
         }
     }
-    let is_established = row.state == FLOW_ESTABLISHED;
-    Some(Translated {
-        target_port: row.target_port,
-        client_port: row.client_port,
-        family: row.family,
-        is_new: !is_established && (flow.is_first_syn() || flow.is_udp()),
-        is_established,
-    })
+    let progress = if row.state == FLOW_ESTABLISHED {
+        IS_ESTABLISHED
+    } else {
+        u8::from(flow.is_first_syn() || flow.is_udp()) * IS_NEW
+    };
+    let (target_port, client_port, family) = (row.target_port, row.client_port, row.family);
+    Some(Translated { target_port, client_port, family, progress })
 }
 
 /// Writes by which version the task gets the packets of a flow.
@@ -93,7 +107,7 @@ pub fn translation(tuple: &FlowTuple, backend: Ip4) -> Option<Translated> {
     // SAFETY: the row is copied at once.
     let row = unsafe { FLOWS.get(&*scratch::forward_key(ForwardKey::new(tuple, backend))?) }?;
     let (target_port, client_port, family) = (row.target_port, row.client_port, row.family);
-    Some(Translated { target_port, client_port, family, is_new: false, is_established: false })
+    Some(Translated { target_port, client_port, family, progress: 0 })
 }
 
 /// The flow that a packet of the task with this name answers to; its `closing` is as it was before this packet.
@@ -176,7 +190,7 @@ pub fn open(
     let mut forward = ForwardFlow::new(target, reply_key.client_port, tick);
     forward.way = way;
     let client_port = reply_key.client_port;
-    let own = Translated { target_port: target, client_port, family: 0, is_new: true, is_established: false };
+    let own = Translated { target_port: target, client_port, family: 0, progress: IS_NEW };
     match FLOWS.insert(key, forward, BPF_NOEXIST.into()) {
         Ok(()) => {
             gate::line_up(key);

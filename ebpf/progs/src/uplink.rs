@@ -28,7 +28,7 @@ fn decide(account: &Account, packet: &Skb) -> i32 {
         action = part_of_clients(account, packet);
     }
     match action {
-        verdict::NEXT_PART => last_part(account, packet),
+        verdict::NEXT_PART => rest(account, packet),
         verdict::TOO_LONG => part_of_refusals(account, packet),
         _ => action,
     }
@@ -49,9 +49,21 @@ fn part_of_refusals(account: &Account, packet: &Skb) -> i32 {
     verdict::part(account, &Some(refuse_length(packet)))
 }
 
+/// Errors about answers from published ports, and probes.
+#[inline(always)]
+fn rest(account: &Account, packet: &Skb) -> i32 {
+    let action = part_of_errors(account, packet);
+    if action == verdict::NEXT_PART { last_part(account, packet) } else { action }
+}
+
+#[inline(never)]
+fn part_of_errors(account: &Account, packet: &Skb) -> i32 {
+    verdict::part(account, &error(packet))
+}
+
 #[inline(never)]
 fn last_part(account: &Account, packet: &Skb) -> i32 {
-    verdict::part(account, &Some(rest(packet)))
+    verdict::part(account, &Some(last(packet)))
 }
 
 /// A packet that another node has tunnelled to this one, taken out of its tunnel here: that spares it a walk through the
@@ -100,7 +112,7 @@ fn from_client(packet: &Skb) -> Option<Outcome> {
     let chosen = ingress::choose(config, flow, &ring)?;
     fragments::remember(ip, flow);
     Some(if chosen.endpoint.is_local() {
-        ingress::deliver(config, packet, flow, (chosen.backend, &chosen.endpoint), Arrival::Outside)
+        ingress::deliver(config, flow, (chosen.backend, &chosen.endpoint), Arrival::Outside)
     } else if is_too_long(config, packet, ip) {
         Ok(Verdict::TOO_LONG)
     } else {
@@ -108,16 +120,18 @@ fn from_client(packet: &Skb) -> Option<Outcome> {
     })
 }
 
-/// Errors about answers from published ports, and probes.
+/// An error about an answer from a published port; `None` for all other packets.
 #[inline(always)]
-fn rest(packet: &Skb) -> Outcome {
+fn error(packet: &Skb) -> Option<Outcome> {
+    let config = maps::config().filter(|config| config.ingress_vni != 0)?;
+    let (_, ip) = both(packet)?;
+    errors::from_outside(config, packet, ip)
+}
+
+#[inline(always)]
+fn last(packet: &Skb) -> Outcome {
     let Some(config) = maps::config() else { return Ok(Verdict::Pass) };
     let Some((ethernet, ip)) = both(packet) else { return Ok(Verdict::Pass) };
-    if config.ingress_vni != 0
-        && let Some(outcome) = errors::from_outside(config, packet, ip)
-    {
-        return outcome;
-    }
     if is_probe(config, packet, ip) { echo(packet, &ethernet, ip) } else { Ok(Verdict::Pass) }
 }
 

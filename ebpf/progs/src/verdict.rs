@@ -31,6 +31,10 @@ impl Verdict {
     pub const ANSWER: Self = Self::Forward(ANSWER);
     /// A client's IPv6 packet, as [`crate::scratch`] has it, for a task that may listen on IPv4 alone.
     pub const FAMILY: Self = Self::Forward(FAMILY);
+    /// A client's packet, as [`crate::scratch`] has it, for a task of this node.
+    pub const HAND_OVER: Self = Self::Forward(HAND_OVER);
+    /// The same for an ICMP error about the task's answers.
+    pub const HAND_OVER_ERROR: Self = Self::Forward(HAND_OVER_ERROR);
     /// Becomes a packet of the other version.
     pub const TRANSLATE: Self = Self::Forward(TRANSLATE);
     /// Becomes an ICMP error of the other version.
@@ -52,6 +56,8 @@ pub const ANSWER: i32 = 106;
 pub const FAMILY: i32 = 107;
 pub const TRANSLATE: i32 = 108;
 pub const TRANSLATE_ERROR: i32 = 109;
+pub const HAND_OVER: i32 = 110;
+pub const HAND_OVER_ERROR: i32 = 111;
 
 /// Ends a part; `None` leaves the packet to the next.
 #[inline(always)]

@@ -67,10 +67,9 @@ fn error(packet: &Skb) -> Outcome {
     let version = Version::of(ethernet.ether_type).ok_or(DropReason::NotIp)?;
     let ip = headers::ip(packet, version).ok_or(DropReason::Malformed)?;
     let address = ethernet.destination.endpoint().ok_or(DropReason::UnknownEndpoint)?;
-    let endpoint = maps::endpoint(config.ingress_vni, address).ok_or(DropReason::UnknownEndpoint)?;
     let chooser = Chooser::of(ethernet.source).ok_or(DropReason::InnerSource)?;
     let tuple = headers::answered_flow(packet, ip).ok_or(DropReason::UnpublishedPort)?;
-    errors::deliver(config, packet, (ip, tuple), (address, &endpoint), chooser)
+    errors::deliver(config, tuple, address, chooser)
 }
 
 #[inline(always)]
@@ -104,7 +103,7 @@ fn decide(packet: &Skb) -> Outcome {
         NoFlow::Malformed | NoFlow::Options => DropReason::Malformed,
     })?;
     fragments::remember(ip, flow);
-    ingress::deliver(config, packet, flow, (address, &endpoint), Arrival::Tunnel(chooser))
+    ingress::deliver(config, flow, (address, &endpoint), Arrival::Tunnel(chooser))
 }
 
 /// To the node itself: an answer to a client outside, or to a process here.

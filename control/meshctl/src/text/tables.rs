@@ -81,10 +81,16 @@ fn kept_flow(flow: &KeptFlow) -> Vec<Cell> {
         Cell::new(flow.client),
         Cell::new(flow.service),
         Cell::new(flow.backend),
-        Cell::new(format!(":{}", flow.client_port_seen)),
+        Cell::new(seen_as(flow)),
         Cell::new(&flow.state),
         number(format!("{} s", flow.idle_secs)),
     ]
+}
+
+/// The client as the task sees it: its port, and the address if that isn't its own.
+fn seen_as(flow: &KeptFlow) -> String {
+    let address = flow.client_address_seen.map(|address| address.to_string()).unwrap_or_default();
+    format!("{address}:{}", flow.client_port_seen)
 }
 
 /// Three tables.
@@ -167,6 +173,7 @@ earlier 2      0   -          -             -        -
                 service: "198.18.0.11:8080".parse().unwrap(),
                 backend: "10.0.0.5:80".parse().unwrap(),
                 client_port_seen: 40000,
+                client_address_seen: None,
                 state: "established".to_owned(),
                 idle_secs: 7,
             }],
@@ -185,6 +192,9 @@ tcp        198.18.0.100:40000   198.18.0.11:8080   10.0.0.5:80   :40000    estab
 (5 half-open flows made room for younger ones)
 ";
         assert_eq!(flows(&report), expected);
+        let mut translated = report.kept[0].clone();
+        translated.client_address_seen = Some("246.64.1.2".parse().unwrap());
+        assert_eq!(seen_as(&translated), "246.64.1.2:40000");
     }
 
     #[test]

@@ -7,8 +7,8 @@ use std::path::Path;
 use aya::Pod;
 use dataplane_model::inspect::{CachedFlow, FlowsReport, KeptFlow};
 use dataplane_model::kernel_state::protocol_name;
-use ebpf_abi::flow::{FLOW_ANSWERED, FLOW_ESTABLISHED};
-use ebpf_abi::{FlowTuple, ForwardFlow, ForwardKey, Ip, Ip4, Port, ReplyFlow, ReplyKey};
+use ebpf_abi::flow::{FLOW_ANSWERED, FLOW_AS_IPV4, FLOW_ESTABLISHED};
+use ebpf_abi::{FlowTuple, ForwardFlow, ForwardKey, Ip, Ip4, Port, ReplyFlow, ReplyKey, StandIn};
 
 use super::{InspectError, open};
 use crate::bpf::{GateCounts, Table, TableError, Tables};
@@ -21,7 +21,8 @@ pub fn flows(pin_dir: &Path, limit: usize) -> Result<FlowsReport, InspectError> 
     let (cached, n_cached_left_off) = first(&tables.flow_cache, limit)?;
     let (forward, n_kept_left_off) = first(&tables.flows, limit)?;
     let gate = tables.gate.counts()?;
-    let kept = forward.iter().map(|(key, flow)| kept_flow(&tables, key, flow, now));
+    let stand_ins = stand_ins(&tables, forward.values())?;
+    let kept = forward.iter().map(|(key, flow)| kept_flow((&tables, &stand_ins), key, flow, now));
     Ok(FlowsReport {
         cached: cached.iter().map(|(key, backend)| cached_flow(key, *backend)).collect(),
         n_cached_left_off,
@@ -75,6 +76,21 @@ fn first<K: Pod + Ord, V: Pod>(
     Ok((rows, n_left_off))
 }
 
+/// The IPv4 addresses that stand for clients, if any of these flows needs one.
+fn stand_ins<'a>(
+    tables: &Tables,
+    mut flows: impl Iterator<Item = &'a ForwardFlow>,
+) -> Result<BTreeMap<Ip, Ip4>, TableError> {
+    let mut addresses = BTreeMap::new();
+    if flows.any(|flow| flow.family == FLOW_AS_IPV4) {
+        tables.stand_ins.visit(|address: Ip4, row: StandIn| {
+            addresses.insert(row.client, address);
+            Ok(())
+        })?;
+    }
+    Ok(addresses)
+}
+
 fn cached_flow(key: &FlowTuple, backend: Ip4) -> CachedFlow {
     CachedFlow {
         protocol: protocol_name(key.protocol),
@@ -85,7 +101,7 @@ fn cached_flow(key: &FlowTuple, backend: Ip4) -> CachedFlow {
 }
 
 fn kept_flow(
-    tables: &Tables,
+    (tables, stand_ins): (&Tables, &BTreeMap<Ip, Ip4>),
     key: &ForwardKey,
     flow: &ForwardFlow,
     now: u32,
@@ -101,6 +117,10 @@ fn kept_flow(
         service: socket(key.service, key.service_port),
         backend: socket(key.endpoint, flow.target_port),
         client_port_seen: flow.client_port.get(),
+        client_address_seen: stand_ins
+            .get(&key.client)
+            .filter(|_| flow.family == FLOW_AS_IPV4)
+            .map(|address| (*address).into()),
         state: state(flow, reply.as_ref()).to_owned(),
         idle_secs: now.saturating_sub(last_seen),
     })

@@ -10,6 +10,7 @@ use crate::support::traffic::{
     udp_path_mtu,
 };
 use dataplane_kernel::bpf::has_tcx;
+use dataplane_kernel::inspect;
 use dataplane_model::kernel_state::HookMode;
 use ebpf_abi::stand_in::{RESERVED_SECS, is_one};
 use ebpf_abi::{Ip, ProgramId};
@@ -267,6 +268,9 @@ fn addresses_that_stand_for_nobody_are_swept() {
     let Some(lab) = lab(tc_mode()) else { return };
     let stream: TcpStream = connect_from(&lab.client, 0, NODES6[1], 8080);
     let later = 2 + RESERVED_SECS;
+    let shown = inspect::flows(&lab.node_pins(1), 10).unwrap().kept;
+    assert!(shown.iter().all(|flow| flow.client.ip() == IpAddr::from(CLIENT6)), "{shown:?}");
+    assert!(shown[0].client_address_seen.is_some_and(|address| is_one(address.into())), "{shown:?}");
     lab.with_bpf(1, |bpf| {
         let rows = bpf.tables.stand_ins.rows().unwrap();
         assert_eq!(rows.values().map(|row| row.client).collect::<Vec<_>>(), [CLIENT6]);
