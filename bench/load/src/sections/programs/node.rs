@@ -155,7 +155,8 @@ impl Node {
             tables.endpoints.insert(&EndpointKey { vni, address: remote }, &remote_endpoint)?;
             let [a, b, c, _] = local.0;
             let gateway = Ip4([a, b, c, 1]);
-            let attachment = Attachment { vni, address: local, gateway, mtu: 1450, mac, flags, prefix: 24 };
+            let attachment =
+                Attachment { vni, address: local, gateway, mtu: 1450, mac, flags, prefix: 24, sandbox: 0 };
             tables.attachments.insert(&ifindex, &attachment)?;
         }
         Ok(())
