@@ -117,7 +117,7 @@ fn guest_tests() -> Result<()> {
     let suites: Vec<String> = suites.iter().map(|p| format!("./{} --test-threads=1", file_name(p))).collect();
     let suites = suites.join("\n");
     let script = format!(
-        "set -e\ncd /share\nmkdir -p /tmp/whoami-rootfs\ncp whoami /tmp/whoami-rootfs/\ncp whoami.tar meshd meshctl /tmp/\n\
+        "set -e\ncd /share\nexport MESH_NEEDS_SCTP=1\nmkdir -p /tmp/whoami-rootfs\ncp whoami /tmp/whoami-rootfs/\ncp whoami.tar meshd meshctl /tmp/\n\
          {suites}\nexport MESH_MESHD=/tmp/meshd MESH_MESHCTL=/tmp/meshctl MESH_WHOAMI_IMAGE=/tmp/whoami.tar\n./{}\n",
         file_name(&cluster)
     );

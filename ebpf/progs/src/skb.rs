@@ -175,14 +175,10 @@ impl Skb {
         if flow.part != Part::Whole {
             return Err(DropReason::Fragment);
         }
-        let place = flow.checksum_offset();
-        let checksum = self.load::<4>(place).map_err(|_| DropReason::Malformed)?;
-        let changed = sctp::changed_bits(offset, (from.0, to.0));
-        let change = sctp_checksum_change(changed, flow.transport_len().into());
-        if let Some(checksum) = sctp::changed_checksum(checksum, change) {
-            self.write_counted(place, &checksum)?;
-        }
-        self.write_counted(flow.transport_offset + offset, &to.0)
+        let ports = u32::from(u16::from_le_bytes(from.0)) | u32::from(u16::from_le_bytes(to.0)) << 16;
+        let (start, len) = (flow.transport_offset as u32, flow.transport_len().into());
+        let result = sctp_replace_port(self.raw, start, offset as u32, ports, len);
+        if result == 0 { Ok(()) } else { Err(DropReason::Rewrite) }
     }
 
     /// An address of a packet that gets a header of the other version: the checksum of the transport that covers it. The
@@ -543,9 +539,27 @@ const fn mangled_0(flow: &Flow) -> u64 {
     if flow.is_udp() { BPF_F_MARK_MANGLED_0 as u64 } else { 0 }
 }
 
-/// See [`sctp::change`]. Of global linkage: the verifier looks at it once, and not for each of the ways that lead here.
+/// Of a packet whose transport starts at `start` and has `len` bytes: changes the port at `offset`, the old and the new one in
+/// `ports`, and the checksum; not 0 if that can't be done. Of global linkage: the verifier looks at it once, and not for each
+/// of the ways that lead here.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn sctp_checksum_change(changed: u32, len: u32) -> u32 {
-    sctp::change(changed, len as u16)
+pub extern "C" fn sctp_replace_port(
+    raw: *mut __sk_buff,
+    start: u32,
+    offset: u32,
+    ports: u32,
+    len: u32,
+) -> i32 {
+    let packet = Skb { raw };
+    let (from, to) = ((ports as u16).to_le_bytes(), ((ports >> 16) as u16).to_le_bytes());
+    let place = start as usize + sctp::CHECKSUM_OFFSET;
+    let Ok(checksum) = packet.load::<4>(place) else { return -1 };
+    let changed = sctp::changed_bits(offset as usize, (from, to));
+    if let Some(checksum) = sctp::changed_checksum(checksum, sctp::change(changed, len as u16))
+        && packet.write_counted(place, &checksum).is_err()
+    {
+        return -1;
+    }
+    packet.write_counted((start + offset) as usize, &to).map_or(-1, |()| 0)
 }

@@ -161,11 +161,14 @@ fn both(packet: &Skb) -> Option<(Ethernet, &'static IpHeader)> {
 }
 
 /// The packet doesn't fit into the tunnel and may not be fragmented. Parts of an aggregate are as long as the task allowed
-/// by its MSS, which knows of the tunnel.
+/// by its MSS, which knows of the tunnel. SCTP that is told of less room can't cut the chunks again that it has made: it sends
+/// them in IP fragments, which carry no other port ([`Skb::set_destination`]). So its packets stay as they are and the
+/// tunnel's own are fragmented.
 #[inline(always)]
 fn is_too_long(config: &NodeConfig, packet: &Skb, ip: &IpHeader) -> bool {
     let is_long = u32::from(ip.total_len) + MTU_OVERHEAD > config.uplink_mtu;
-    is_long && ip.dont_fragment && !ip.has_options() && !packet.is_aggregate()
+    let may_be_refused = ip.dont_fragment & (ip.protocol != protocol::SCTP);
+    is_long && may_be_refused && !ip.has_options() && !packet.is_aggregate()
 }
 
 /// A liveness probe of another node. One sent from the tunnel port is none: its echo would be a probe too, and two nodes

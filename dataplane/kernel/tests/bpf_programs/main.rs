@@ -11,6 +11,7 @@ mod harness;
 mod inspect;
 mod live;
 mod overlay6;
+mod sctp;
 mod support;
 mod task;
 mod task6;

@@ -97,7 +97,8 @@ impl Walk<'_> {
             return self.deliver(segment, backend, None);
         }
         let is_too_long = u32::from(ip.total_len) + TUNNEL_OVERHEAD > config.uplink_mtu;
-        if is_too_long && ip.dont_fragment && !ip.has_options() && !self.packet.is_aggregate {
+        let may_be_refused = ip.protocol != protocol::SCTP && !ip.has_options() && !self.packet.is_aggregate;
+        if is_too_long && ip.dont_fragment && may_be_refused {
             return self.refuse_length(link, ip);
         }
         Ok(self.send_tunnelled(backend.1.vtep, config.ingress_vni, (backend.1.mac, ROUTER_MAC)))
