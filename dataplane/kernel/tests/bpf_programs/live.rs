@@ -110,7 +110,7 @@ const CASES: [Case; 7] = [
         name: "the other node does not know this one",
         make: |lab| lab.with_bpf(1, |bpf| bpf.tables.peers.remove(&NODES[0].into()).unwrap()),
         mend: |lab| {
-            lab.with_bpf(1, |bpf| bpf.tables.peers.insert(&NODES[0].into(), &Peer::default()).unwrap())
+            lab.with_bpf(1, |bpf| bpf.tables.peers.insert(&NODES[0].into(), &Peer::default()).unwrap());
         },
     },
     Case {

@@ -74,7 +74,7 @@ impl Walk<'_> {
     fn learn_from_answer(&mut self, ip: &Network, remote: Ip, sender: MacAddr) {
         let [0x02, 0x42, a, b, c, d] = sender.0 else { return };
         let backend = Ip4([a, b, c, d]);
-        let is_its = self.tables.backend(backend).is_some_and(|endpoint| endpoint.vtep == remote.into());
+        let is_its = self.tables.backend(backend).is_some_and(|endpoint| endpoint.vtep == remote);
         if let Some(answer) = Segment::of(&self.frame, ip).ok().filter(|_| is_its) {
             let (source, destination) = (answer.tuple.source, answer.tuple.destination);
             let client = (destination, answer.tuple.destination_port);
@@ -88,7 +88,7 @@ impl Walk<'_> {
         let wanted = &self.tables.wanted;
         let key = self.tables.name(vni, source).map(|address| EndpointKey { vni, address });
         let endpoint = key.and_then(|key| wanted.endpoints.get(&key));
-        let has_endpoint = endpoint.is_some_and(|endpoint| endpoint.vtep == remote.into());
+        let has_endpoint = endpoint.is_some_and(|endpoint| endpoint.vtep == remote);
         let has_address =
             vni == wanted.config.ingress_vni && wanted.address_owners.get(&source) == Some(&remote);
         if has_endpoint || has_address { Ok(()) } else { Err(DropReason::InnerSource) }

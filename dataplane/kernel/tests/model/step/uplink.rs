@@ -112,7 +112,7 @@ impl Walk<'_> {
         let (true, Some((from, to)), Some(vxlan)) = (is_plain, ports, vxlan) else { return Verdict::Pass };
         let is_probe = vxlan[0] & 8 != 0 && vxlan[4..7] == PROBE_VNI.to_be_bytes()[1..];
         let tunnels = config.vxlan_port.0;
-        let is_for_us = ip.destination == config.vtep.into() && to == tunnels && from != tunnels;
+        let is_for_us = ip.destination == config.vtep && to == tunnels && from != tunnels;
         if !is_probe || !is_for_us || !self.tables.wanted.peers.contains(&ip.source) {
             return Verdict::Pass;
         }
