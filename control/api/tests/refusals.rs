@@ -408,8 +408,11 @@ async fn inspections_are_answered_and_wrong_ones_refused() {
     assert_eq!(daemon.request("GET", "/mesh/fdb", b"").await.0, 200);
     assert_eq!(daemon.request("GET", "/mesh/top", b"").await.0, 200);
     let trace = "/mesh/trace?from=web.1&to=db:80&protocol=6&port=4000";
-    let asked = r#"TraceRequest { from: "web.1", to: "db:80", protocol: 6, port: 4000 }"#;
+    let asked = r#"TraceRequest { from: "web.1", to: "db:80", protocol: 6, port: 4000, ipv6: false }"#;
     assert_eq!(daemon.error("GET", trace, "").await, (500, asked.into()));
+    let by_ipv6 = (500, asked.replace("false", "true"));
+    assert_eq!(daemon.error("GET", &format!("{trace}&ipv6=true"), "").await, by_ipv6);
+    assert_eq!(daemon.error("GET", &format!("{trace}&ipv6=6"), "").await.0, 400);
     for wrong in ["/mesh/trace?from=web.1", "/mesh/trace?from=a&to=b&protocol=x&port=1"] {
         assert_eq!(daemon.error("GET", wrong, "").await.0, 400);
     }

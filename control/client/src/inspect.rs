@@ -22,7 +22,7 @@ impl Client {
     }
 
     /// The rings of a service, or of what a frontend or virtual address leads to. `of` goes into the path as it is: it must
-    /// have no characters but letters, digits and `-._:/`.
+    /// have no characters but letters, digits and `-._:/[]`.
     pub async fn rings(&self, of: &str) -> Result<Vec<RingReport>, ClientError> {
         self.inspect(&format!("/lb/ring?of={of}")).await
     }
@@ -122,8 +122,9 @@ impl Client {
     }
 }
 
-fn between(TraceRequest { from, to, protocol, port }: &TraceRequest) -> String {
-    format!("from={from}&to={to}&protocol={protocol}&port={port}")
+fn between(TraceRequest { from, to, protocol, port, ipv6 }: &TraceRequest) -> String {
+    let family = if *ipv6 { "&ipv6=true" } else { "" };
+    format!("from={from}&to={to}&protocol={protocol}&port={port}{family}")
 }
 
 fn tunnelled(packet: &TunnelledPacket) -> String {

@@ -283,11 +283,11 @@ fn parse_host(text: &str) -> Result<PathBuf, String> {
 
 /// What may be the name of a service, a frontend or an address; it goes into a path.
 fn parse_name(text: &str) -> Result<String, String> {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-._:/".contains(c);
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-._:/[]".contains(c);
     if !text.is_empty() && text.chars().all(is_plain) {
         return Ok(text.to_owned());
     }
-    Err("names have letters, digits and -._:/ only".to_owned())
+    Err("names have letters, digits and -._:/[] only".to_owned())
 }
 
 fn parse_limit(text: &str) -> Result<usize, String> {
@@ -307,7 +307,9 @@ mod tests {
 
     #[test]
     fn names_and_limits_are_checked() {
-        assert_eq!(parse_name("198.18.0.11:8080/tcp"), Ok("198.18.0.11:8080/tcp".to_owned()));
+        for name in ["198.18.0.11:8080/tcp", "[2001:db8::11]:8080/tcp", "outside/2001:db8::1"] {
+            assert_eq!(parse_name(name), Ok(name.to_owned()));
+        }
         assert!(parse_name("a&limit=1").is_err() && parse_name("").is_err());
         assert_eq!(parse_limit("10000"), Ok(10_000));
         assert!(parse_limit("0").is_err() && parse_limit("10001").is_err());

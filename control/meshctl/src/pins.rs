@@ -67,5 +67,6 @@ pub fn top(pin_dir: &Path) -> anyhow::Result<TopReport> {
 pub fn trace(pin_dir: &Path, request: &TraceRequest) -> anyhow::Result<TraceReport> {
     let client = request.client().context("without meshd no task is known: trace from outside/ADDRESS")?;
     let to = request.to.parse().context("without meshd no service is known: trace to ADDRESS:PORT")?;
+    let to = request.checked(to)?;
     Ok(inspect::trace::trace(pin_dir, &Origin::Outside(client), to, request.protocol)?)
 }

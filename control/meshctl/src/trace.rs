@@ -25,6 +25,10 @@ pub struct TraceArguments {
     /// tcp, udp or sctp
     #[arg(long, default_value = "tcp", value_parser = parse_protocol)]
     protocol: u8,
+    /// Look SERVICE up by IPv6, as `curl -6` does. Without it, it is IPv4 that is asked for; an ADDRESS has its own family, and
+    /// a client outside decides by its own
+    #[arg(short = '6', long)]
+    ipv6: bool,
     /// Source port, where --from has none: it decides the place in a ring
     #[arg(long, default_value_t = 40_000)]
     port: u16,
@@ -36,9 +40,11 @@ pub struct TraceArguments {
 
 /// The trace, followed from node to node by whom `source` can ask.
 pub async fn ask(source: &Source, arguments: &TraceArguments) -> anyhow::Result<TraceReport> {
-    let TraceArguments { from, to, protocol, port, live } = arguments;
-    let request = TraceRequest { from: from.clone(), to: to.clone(), protocol: *protocol, port: *port };
+    let TraceArguments { from, to, protocol, port, ipv6, live } = arguments;
+    let (from, to) = (from.clone(), to.clone());
+    let request = TraceRequest { from, to, protocol: *protocol, port: *port, ipv6: *ipv6 };
     let is_outside = request.from.starts_with("outside/");
+    let from = &request.from;
     anyhow::ensure!(!is_outside || request.client().is_some(), "{from}: expected outside/ADDRESS[:PORT]");
     if *live {
         anyhow::ensure!(
@@ -136,6 +142,7 @@ fn end(end: &TraceEnd) -> String {
         }
         TraceEnd::Tunnel(packet) => format!("goes on at node {}, which did not tell", packet.to),
         TraceEnd::Host => "left to the node's own network stack: no map decides".to_owned(),
+        TraceEnd::NoRoute { program } => format!("{program} answers that there is no route"),
         TraceEnd::Dropped { program, reason } => format!("dropped by {program}: {reason}"),
         TraceEnd::Refused { program, reason } => {
             format!("the call fails with \"connection refused\"; {program} counts {reason}")

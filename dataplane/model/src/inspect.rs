@@ -17,7 +17,7 @@ pub use dns::{DnsName, DnsQueryReport, DnsRecord, DnsSandbox, DnsWay, DnsZoneRep
 pub use sample::{FlowSample, FlowSamples, MAX_SAMPLES, SampledPacket, SampledTunnel};
 pub use top::{TopDrop, TopProgram, TopReport, TopRows, TopService};
 pub use trace::{
-    HOP, TraceChance, TraceEnd, TraceReport, TraceRequest, TraceStep, TraceWay, TunnelledPacket,
+    FamilyError, HOP, TraceChance, TraceEnd, TraceReport, TraceRequest, TraceStep, TraceWay, TunnelledPacket,
 };
 
 /// `meshctl status`.

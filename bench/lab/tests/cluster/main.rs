@@ -14,6 +14,7 @@ mod ipv6;
 mod long_lived;
 mod mesh;
 mod support;
+mod traces;
 mod words;
 
 use std::process::ExitCode;
@@ -36,6 +37,7 @@ const SCENARIOS: &[Scenario] = &[
     ("names and virtual addresses", mesh::names_and_virtual_addresses),
     ("a service's own resolver", dns::own_resolver),
     ("managers tell of every node", inspection::of_every_node),
+    ("traces agree with packets", traces::agree_with_packets),
     ("the way out is masqueraded", mesh::way_out_is_masqueraded),
     ("docker prints Docker's words", words::inspect_and_lists),
     ("bad input gets Docker's errors and changes nothing", bad_input::refused),

@@ -110,7 +110,8 @@ fn trace_request(query: &Query) -> Result<TraceRequest, ApiError> {
         return Err(ApiError::invalid("from and to must say between what"));
     };
     let (protocol, port) = (number(query, "protocol")?, number(query, "port")?);
-    Ok(TraceRequest { from: from.to_owned(), to: to.to_owned(), protocol, port })
+    let ipv6 = given(query, "ipv6").is_some() && number(query, "ipv6")?;
+    Ok(TraceRequest { from: from.to_owned(), to: to.to_owned(), protocol, port, ipv6 })
 }
 
 fn tunnelled(query: &Query) -> Result<TunnelledPacket, ApiError> {
@@ -125,7 +126,7 @@ fn tunnelled(query: &Query) -> Result<TunnelledPacket, ApiError> {
     })
 }
 
-/// A number, address or socket address.
+/// A number, address or socket address, or `true` or `false`.
 fn number<T: FromStr>(query: &Query, name: &str) -> Result<T, ApiError> {
     let text = query.get(name);
     text.parse().map_err(|_| ApiError::invalid(format!("invalid value for {name}: {text}")))

@@ -1,7 +1,7 @@
 //! Load balancers: what leads to a ring, who has its places, and what the ring was before.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 use dataplane_model::inspect::{
@@ -71,7 +71,8 @@ pub fn count_rings(pin_dir: &Path) -> Result<u64, InspectError> {
 fn entrances(tables: &Tables) -> Result<Vec<(Entrance, RingKey)>, InspectError> {
     let mut found = Vec::new();
     for (key, frontend) in tables.frontends.rows()? {
-        let name = format!("{}:{}/{}", key.address, key.port, protocol_name(key.protocol));
+        let at = SocketAddr::new(key.address.into(), key.port.get());
+        let name = format!("{at}/{}", protocol_name(key.protocol));
         let entrance = Entrance { frontend: name, kind: "ingress", vni: frontend.ring.vni };
         found.push((entrance, frontend.ring));
     }

@@ -6,23 +6,25 @@ mod live;
 mod lookup;
 mod walk;
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 
 use dataplane_model::ProtocolNumber;
 use dataplane_model::inspect::{TraceEnd, TraceReport, TunnelledPacket};
+use ebpf_abi::Ip;
 
 pub use live::{AT_MOST, LiveError, trace_live, trace_marked};
 pub use lookup::Lookup;
 pub use walk::Walk;
 
 use super::{InspectError, name_of, open};
+use crate::bpf::TableError;
 
 /// Where a connection begins.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
     /// At the node's uplink: a client's packet with this source.
-    Outside(SocketAddrV4),
+    Outside(SocketAddr),
     Task(TaskOrigin),
 }
 
@@ -38,9 +40,14 @@ pub struct TaskOrigin {
 }
 
 impl TaskOrigin {
-    /// The task's own address in one of its networks.
-    fn has(&self, address: Ipv4Addr) -> bool {
-        self.addresses.iter().any(|(_, own)| *own == address)
+    /// The network in which this is the task's own address.
+    fn network_of(&self, address: Ip, tables: &impl Lookup) -> Result<Option<u32>, TableError> {
+        for (vni, own) in &self.addresses {
+            if tables.name(*vni, address)? == Some((*own).into()) {
+                return Ok(Some(*vni));
+            }
+        }
+        Ok(None)
     }
 }
 
@@ -48,7 +55,7 @@ impl TaskOrigin {
 pub fn trace(
     pin_dir: &Path,
     origin: &Origin,
-    destination: SocketAddrV4,
+    destination: SocketAddr,
     protocol: ProtocolNumber,
 ) -> Result<TraceReport, InspectError> {
     let tables = open(pin_dir)?;

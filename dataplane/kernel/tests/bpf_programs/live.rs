@@ -1,7 +1,7 @@
 //! Packets go where the tables say: each way is traced through the maps of both nodes, then a real packet is sent, and the
 //! programs' own words are compared.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
@@ -9,32 +9,55 @@ use dataplane_kernel::inspect::trace::{Origin, TaskOrigin, trace, trace_arrival,
 use dataplane_kernel::inspect::{Watch, Which};
 use dataplane_kernel::net::namespace::Namespace;
 use dataplane_model::inspect::{TraceEnd, TraceReport, TraceWay};
-use ebpf_abi::{Endpoint, EndpointKey, Ip4, MacAddr, Peer, protocol};
+use ebpf_abi::{Endpoint, EndpointKey, Ip, Ip4, MacAddr, Peer, Prefix6, protocol};
 
 use crate::support::lab::{
-    INGRESS_VNI, Lab, NODES, OVERLAY_VNI, SHARED_RING, TASKS, TASKS_OVERLAY, VIP, VIP_RING, tc_mode,
+    INGRESS_PREFIX, INGRESS_VNI, Lab, NODES, NODES6, OVERLAY_PREFIX, OVERLAY_VNI, SHARED_RING, TASKS,
+    TASKS_OVERLAY, VIP, VIP_RING, tc_mode,
 };
 
 const PATIENCE: Duration = Duration::from_mins(1);
 /// A VNI that node 1 has no network of.
 const STRANGE_VNI: u32 = 4999;
 
+/// An address of the network that no endpoint has.
+fn nobody_of(network: Ip4) -> Ip4 {
+    Ip4([network.0[0], network.0[1], network.0[2], 77])
+}
+
 /// From task 1, on node 0. Each with the protocol.
-fn destinations() -> Vec<(SocketAddrV4, u8)> {
-    let to = |address: Ip4, port: u16| SocketAddrV4::new(address.into(), port);
-    let nobody = |network: Ip4| Ip4([network.0[0], network.0[1], network.0[2], 77]);
+fn destinations4() -> Vec<(SocketAddr, u8)> {
+    let to = |address: Ip4, port: u16| SocketAddr::new(Ipv4Addr::from(address).into(), port);
     let of_both = [
         to(Ip4(VIP), 8081),
         to(TASKS[0], 80),
         to(TASKS_OVERLAY[0], 80),
-        to(nobody(TASKS[0]), 80),
-        to(nobody(TASKS_OVERLAY[0]), 80),
+        to(nobody_of(TASKS[0]), 80),
+        to(nobody_of(TASKS_OVERLAY[0]), 80),
     ];
     let both = of_both.into_iter().flat_map(|to| [(to, protocol::TCP), (to, protocol::UDP)]);
     // Published: by both tasks, by the other node's, by nobody; as datagrams.
     let published = [8081, 8080, 8082].map(|port| (to(NODES[0], port), protocol::TCP));
     let datagrams = [5353, 9999].map(|port| (to(NODES[0], port), protocol::UDP));
     both.chain(published).chain(datagrams).collect()
+}
+
+/// The same by IPv6; published ports also at the other node's address, and an address that nobody has.
+fn destinations6() -> Vec<(SocketAddr, u8)> {
+    let to = |address: Ip, port: u16| SocketAddr::new(address.into(), port);
+    let inside = |prefix: Prefix6, address| to(prefix.address(address), 80);
+    let nobody = IpAddr::from(Ipv6Addr::new(0x2001, 0xdb8, 0x77, 0, 0, 0, 0, 1));
+    let of_both = [
+        inside(OVERLAY_PREFIX, Ip4(VIP)),
+        inside(INGRESS_PREFIX, TASKS[0]),
+        inside(OVERLAY_PREFIX, TASKS_OVERLAY[0]),
+        inside(OVERLAY_PREFIX, nobody_of(TASKS_OVERLAY[0])),
+        to(nobody.into(), 80),
+    ];
+    let both = of_both.into_iter().flat_map(|to| [(to, protocol::TCP), (to, protocol::UDP)]);
+    let published = [8081, 8080, 8082].map(|port| (to(NODES6[0], port), protocol::TCP));
+    let further = [(to(NODES6[1], 8081), protocol::TCP), (to(NODES6[0], 5353), protocol::UDP)];
+    both.chain(published).chain(further).collect()
 }
 
 /// What is wrong, and how it is made and put right.
@@ -90,6 +113,7 @@ fn vni(lab: &Lab, from: u32, to: u32) {
         if to == STRANGE_VNI {
             let key = EndpointKey { vni: to, address: TASKS_OVERLAY[0] };
             bpf.tables.endpoints.insert(&key, &far()).unwrap();
+            bpf.tables.prefixes6.insert(&to, &OVERLAY_PREFIX).unwrap();
         }
     });
 }
@@ -136,7 +160,7 @@ fn joined(way: &mut TraceWay, rest: TraceReport) {
     way.end = rest.end;
 }
 
-fn by_the_tables(lab: &Lab, task: &TaskOrigin, to: SocketAddrV4, protocol: u8) -> Vec<TraceWay> {
+fn by_the_tables(lab: &Lab, task: &TaskOrigin, to: SocketAddr, protocol: u8) -> Vec<TraceWay> {
     let origin = Origin::Task(task.clone());
     let mut report = lab.nodes[0].run(|| trace(&lab.node_pins(0), &origin, to, protocol).unwrap());
     for way in &mut report.ways {
@@ -147,7 +171,7 @@ fn by_the_tables(lab: &Lab, task: &TaskOrigin, to: SocketAddrV4, protocol: u8) -
     report.ways
 }
 
-fn by_a_packet(lab: &Lab, task: &TaskOrigin, to: SocketAddrV4, protocol: u8) -> TraceWay {
+fn by_a_packet(lab: &Lab, task: &TaskOrigin, to: SocketAddr, protocol: u8) -> TraceWay {
     let which = Which::Marked { protocol, port: task.port };
     let mut watch = Watch::begin(&lab.node_pins(1), which, PATIENCE).unwrap();
     let sandbox = Namespace::open(Path::new(&lab.tasks[1].path())).unwrap().unwrap();
@@ -163,12 +187,16 @@ fn by_a_packet(lab: &Lab, task: &TaskOrigin, to: SocketAddrV4, protocol: u8) -> 
 #[test]
 fn packets_go_where_the_tables_say() {
     let lab = Lab::new(tc_mode());
+    let mut destinations = destinations4();
+    if lab.enable_ipv6() {
+        destinations.extend(destinations6());
+    }
     lab.start();
     rings(&lab, 2);
-    let (mut port, mut ends) = (41_000, [0; 4]);
+    let (mut port, mut ends) = (41_000, [0; 5]);
     for case in CASES {
         (case.make)(&lab);
-        for (to, protocol) in destinations() {
+        for &(to, protocol) in &destinations {
             port += 1;
             // A neighbour that the task remembers would be sent to.
             lab.tasks[1].ip("neigh flush all");
@@ -181,11 +209,14 @@ fn packets_go_where_the_tables_say() {
                 TraceEnd::Sandbox { .. } => 0,
                 TraceEnd::Dropped { .. } => 1,
                 TraceEnd::Refused { .. } => 2,
-                TraceEnd::Host | TraceEnd::Tunnel(_) => 3,
+                TraceEnd::NoRoute { .. } => 3,
+                TraceEnd::Host | TraceEnd::Tunnel(_) => 4,
             };
             ends[kind] += 1;
         }
         (case.mend)(&lab);
     }
-    assert!(ends[..3].iter().all(|n| *n > 5) && ends[3] == 0, "each end is among them: {ends:?}");
+    // Without IPv6 there is nobody to whom it is told.
+    let n_kinds = if destinations.iter().any(|(to, _)| to.is_ipv6()) { 4 } else { 3 };
+    assert!(ends[..n_kinds].iter().all(|n| *n > 5) && ends[4] == 0, "each end is among them: {ends:?}");
 }

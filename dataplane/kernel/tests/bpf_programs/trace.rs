@@ -1,21 +1,22 @@
 //! A trace and the programs agree, over generated tables and packets.
 
 use std::collections::BTreeSet;
-use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 
 use dataplane_kernel::bpf::{Bpf, TestPacket};
 use dataplane_kernel::inspect::trace::{TaskOrigin, Walk};
 use dataplane_model::inspect::{TraceEnd, TraceReport};
 use ebpf_abi::limits::ROUTER_MAC;
 use ebpf_abi::{
-    DropReason, Endpoint, EndpointKey, Ip4, MacAddr, NodeConfig, Peer, Port, ProgramId, RingKey, TargetPort,
-    TargetPortKey, protocol,
+    DropReason, Endpoint, EndpointKey, Ip, Ip4, MacAddr, NodeConfig, Peer, Port, ProgramId, RingKey,
+    TargetPort, TargetPortKey, protocol,
 };
+use nix::sys::socket::AddressFamily;
 
 use crate::harness::{CLIENT_MAC, NODE_MAC, bench};
 use crate::support::lab::{
-    CLIENT, INGRESS_VNI, Lab, NODES, OVERLAY_VNI, RING, SHARED_RING, TASKS, TASKS_OVERLAY, VIP, VIP_RING,
-    tc_mode,
+    CLIENT, CLIENT6, INGRESS_PREFIX, INGRESS_VNI, Lab, NODES, NODES6, OVERLAY_PREFIX, OVERLAY_VNI, RING,
+    SHARED_RING, TASKS, TASKS_OVERLAY, VIP, VIP_RING, tc_mode,
 };
 use crate::support::packets::{Between, Segment, arp, between};
 use crate::tunnel::{Seen, Taker, inject};
@@ -55,7 +56,7 @@ enum Fate {
     /// With this inner destination MAC; otherwise as it was.
     Tunnel(MacAddr),
     /// With this MAC, address and port as its destination.
-    Sandbox(MacAddr, (Ip4, Port)),
+    Sandbox(MacAddr, (Ip, Port)),
     Drop(DropReason),
 }
 
@@ -65,15 +66,23 @@ fn fate(report: &TraceReport, sandbox_mac: impl Fn(Ip4) -> MacAddr) -> Fate {
         TraceEnd::Host => Fate::Host,
         TraceEnd::Tunnel(packet) => Fate::Tunnel(MacAddr::of_endpoint(packet.endpoint.into())),
         TraceEnd::Sandbox { destination, .. } => {
-            let address = Ip4::from(*destination.ip());
-            Fate::Sandbox(sandbox_mac(address), (address, Port::new(destination.port())))
+            let address = Ip::from(destination.ip());
+            Fate::Sandbox(sandbox_mac(name(address)), (address, Port::new(destination.port())))
         }
         TraceEnd::Dropped { reason, .. } => {
             let named = DropReason::ALL.iter().find(|known| known.label() == reason);
             Fate::Drop(*named.expect("a reason of ours"))
         }
-        refused @ TraceEnd::Refused { .. } => panic!("no packet is refused: {refused:?}"),
+        refused @ (TraceEnd::Refused { .. } | TraceEnd::NoRoute { .. }) => {
+            panic!("no packet is refused: {refused:?}")
+        }
     }
+}
+
+/// Whose address it is, in either network.
+fn name(address: Ip) -> Ip4 {
+    let names = [INGRESS_PREFIX, OVERLAY_PREFIX].map(|prefix| prefix.name(address));
+    address.to_v4().or(names[0]).or(names[1]).unwrap()
 }
 
 /// What the program did with the frame, in the same words; `passes_tunnels` is true of the program whose tunnel is the
@@ -97,7 +106,11 @@ fn done(bpf: &mut Bpf, program: ProgramId, packet: &TestPacket<'_>, passes_tunne
         assert_eq!(bytes, packet.bytes);
         return Fate::Host;
     }
-    let destination = (Ip4(bytes[30..34].try_into().unwrap()), Port(bytes[36..38].try_into().unwrap()));
+    let destination = if bytes[12..14] == [0x86, 0xdd] {
+        (Ip(bytes[38..54].try_into().unwrap()), Port(bytes[56..58].try_into().unwrap()))
+    } else {
+        (Ip4(bytes[30..34].try_into().unwrap()).into(), Port(bytes[36..38].try_into().unwrap()))
+    };
     // A packet to a sandbox has the task's own address; one in a tunnel is as the sender made it, behind the router's MAC.
     if is_as_it_was && bytes[6..12] == ROUTER_MAC.0 && (passed || !passes_tunnels) {
         Fate::Tunnel(mac)
@@ -128,8 +141,8 @@ fn frame(protocol: u8, between: &Between, ports: (u16, u16)) -> Vec<u8> {
     }
 }
 
-fn socket(address: Ip4, port: u16) -> SocketAddrV4 {
-    SocketAddrV4::new(address.into(), port)
+fn socket(address: impl Into<Ip>, port: u16) -> SocketAddr {
+    SocketAddr::new(address.into().into(), port)
 }
 
 /// Rings with any of the tasks, and one that has no endpoint; endpoints that are here, there, serve or are gone.
@@ -176,27 +189,25 @@ fn disarrange(numbers: &mut Numbers, bpf: &mut Bpf, lab: &Lab) {
 fn clients_go_where_the_trace_says() {
     bench(0, |bpf, lab| {
         let (mut numbers, mut seen) = (Numbers(1), [0_u32; 4]);
+        // Frames are for this machine, whosever address they ask for.
+        lab.nodes[0].ip(&format!("link set up0 address {NODE_MAC}"));
         let uplink = lab.nodes[0].ifindex("up0");
         for _ in 0..N_TABLES {
             disarrange(&mut numbers, bpf, lab);
             for _ in 0..N_PACKETS {
-                let to = numbers.one_of(&[
-                    NODES[0],
-                    NODES[0],
-                    NODES[0],
-                    NODES[0],
-                    NODES[0],
-                    NODES[1],
-                    Ip4::LOCALHOST,
-                ]);
+                let (own, own6) = (Ip::from(NODES[0]), NODES6[0]);
+                let others = [NODES[1].into(), NODES6[1], Ip::LOCALHOST4, Ip::LOCALHOST6];
+                let other = numbers.one_of(&others);
+                let to = numbers.one_of(&[own, own, own, own6, own6, own6, other]);
+                let client = if to.is_v4() { CLIENT.into() } else { CLIENT6 };
                 let (protocol, port) = numbers.one_of(&ASKED);
                 let ports = (numbers.client_port(), port);
-                let between = between((CLIENT_MAC, CLIENT), (NODE_MAC, to));
+                let between = between((CLIENT_MAC, client), (NODE_MAC, to));
                 let frame = frame(protocol, &between, ports);
                 // Twice: the second one of a datagram finds its flow in the cache.
                 for _ in 0..2 {
                     let walk = Walk::new(&bpf.tables, protocol).unwrap();
-                    let report = walk.from_outside(socket(CLIENT, ports.0), socket(to, ports.1)).unwrap();
+                    let report = walk.from_outside(socket(client, ports.0), socket(to, ports.1)).unwrap();
                     let told = fate(&report, MacAddr::of_endpoint);
                     let packet = TestPacket::received(&frame, uplink);
                     assert_eq!(done(bpf, ProgramId::MeshUplink, &packet, false), told, "{report:#?}");
@@ -268,7 +279,7 @@ fn task_origin(netns_cookie: u64) -> TaskOrigin {
 }
 
 /// The backends that ways lead to, whichever way they end.
-fn backends(report: &TraceReport) -> BTreeSet<SocketAddrV4> {
+fn backends(report: &TraceReport) -> BTreeSet<SocketAddr> {
     let backend = |end: &TraceEnd| match end {
         TraceEnd::Sandbox { destination, .. } => Some(*destination),
         TraceEnd::Tunnel(packet) => Some(packet.destination),
@@ -280,15 +291,20 @@ fn backends(report: &TraceReport) -> BTreeSet<SocketAddrV4> {
 #[test]
 fn sockets_go_where_the_trace_says() {
     bench(0, |bpf, lab| {
+        let (vip, vip6) = (Ip::from(Ip4(VIP)), OVERLAY_PREFIX.address(Ip4(VIP)));
+        let mut asked = vec![vip, NODES[0].into()];
+        if lab.enable_ipv6() {
+            asked.extend([vip6, NODES6[0], NODES6[1]]);
+        }
         let task = task_origin(lab.tasks[1].cookie());
         let rings: [(RingKey, [Ip4; 2]); 2] = [(SHARED_RING, TASKS), (VIP_RING, TASKS_OVERLAY)];
         for (n_backends, n_seen) in [(2, 2), (1, 1), (0, 0)] {
             for (ring, all) in rings {
                 bpf.tables.rings.swap(&ring, &all[..n_backends]).unwrap();
             }
-            for to in [socket(Ip4(VIP), 8081), socket(NODES[0], 8081)] {
+            for address in &asked {
                 // UDP is not published at this port: the trace of a connection, and real connected sockets.
-                let is_vip = *to.ip() == Ipv4Addr::from(VIP);
+                let (to, is_vip) = (socket(*address, 8081), [vip, vip6].contains(address));
                 let protocol = if is_vip { protocol::UDP } else { protocol::TCP };
                 let report = Walk::new(&bpf.tables, protocol).unwrap().from_task(&task, to).unwrap();
                 let is_refused = matches!(report.ways[0].end, TraceEnd::Refused { .. });
@@ -305,20 +321,22 @@ fn sockets_go_where_the_trace_says() {
 }
 
 /// Where 64 sockets of the task were translated to, and whether a call was refused.
-fn connect(bpf: &Bpf, lab: &Lab, to: SocketAddrV4, by_udp: bool) -> (BTreeSet<SocketAddrV4>, bool) {
+fn connect(bpf: &Bpf, lab: &Lab, to: SocketAddr, by_udp: bool) -> (BTreeSet<SocketAddr>, bool) {
     let before = bpf.tables.socket_nat.rows().unwrap();
     let is_refused = lab.tasks[1].run(|| {
         let connect = || -> std::io::Result<()> {
             if by_udp {
-                return UdpSocket::bind("0.0.0.0:0")?.connect(to);
+                let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+                return UdpSocket::bind(any)?.connect(to);
             }
+            let family = if to.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
             let socket = nix::sys::socket::socket(
-                nix::sys::socket::AddressFamily::Inet,
+                family,
                 nix::sys::socket::SockType::Stream,
                 nix::sys::socket::SockFlag::SOCK_NONBLOCK,
                 None,
             )?;
-            let to = nix::sys::socket::SockaddrIn::from(to);
+            let to = nix::sys::socket::SockaddrStorage::from(to);
             match nix::sys::socket::connect(std::os::fd::AsRawFd::as_raw_fd(&socket), &to) {
                 Err(nix::errno::Errno::EINPROGRESS) | Ok(()) => Ok(()),
                 Err(errno) => Err(errno.into()),
@@ -331,7 +349,7 @@ fn connect(bpf: &Bpf, lab: &Lab, to: SocketAddrV4, by_udp: bool) -> (BTreeSet<So
     });
     let after = bpf.tables.socket_nat.rows().unwrap();
     let new = after.into_iter().filter(|(key, original)| before.get(key) != Some(original));
-    (new.map(|(key, _)| socket(key.backend.low(), key.port.get())).collect(), is_refused)
+    (new.map(|(key, _)| socket(key.backend, key.port.get())).collect(), is_refused)
 }
 
 /// What node 0 sends by the tunnel, traced on node 1 and sent there.
@@ -366,9 +384,9 @@ fn arrivals_go_where_the_trace_says() {
         assert!(is_uplink || program == ProgramId::MeshVxlan.label(), "{program}");
         inject(&lab, &lab.nodes[0], (packet.vni, &frame), (taker, seen));
     };
-    check(Fate::Sandbox(MacAddr::of_endpoint(TASKS[0]), (TASKS[0], Port::new(80))));
+    check(Fate::Sandbox(MacAddr::of_endpoint(TASKS[0]), (TASKS[0].into(), Port::new(80))));
     // The flow that this began is found by its row, also when the port is published no more: then it ends.
-    check(Fate::Sandbox(MacAddr::of_endpoint(TASKS[0]), (TASKS[0], Port::new(80))));
+    check(Fate::Sandbox(MacAddr::of_endpoint(TASKS[0]), (TASKS[0].into(), Port::new(80))));
     lab.with_bpf(1, |bpf| {
         let key = TargetPortKey::new(TASKS[0], Port::new(8080), protocol::TCP);
         bpf.tables.target_ports.remove(&key).unwrap();

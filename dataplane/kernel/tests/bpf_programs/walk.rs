@@ -360,6 +360,8 @@ fn the_pins_tell_what_is_there() {
     });
     assert_eq!(balancers.len(), 16);
     let shared = balancers.iter().find(|row| row.frontend == "198.18.0.11:8081/tcp").unwrap();
+    let by_ipv6 = balancers.iter().find(|row| row.frontend == "[fd00:18::11]:8081/tcp").unwrap();
+    assert_eq!(by_ipv6.backends, shared.backends);
     assert_eq!((shared.ring_size, shared.backends.len(), shared.kind.as_str()), (2, 2, "ingress"));
     assert_eq!(shared.backends[0].vtep.to_string(), "198.18.0.12");
     assert_eq!(shared.backends[1].vtep.to_string(), "198.18.0.11");

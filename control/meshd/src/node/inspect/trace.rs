@@ -1,6 +1,6 @@
 //! `meshctl trace`: names become addresses here, the maps tell the rest.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 
 use control_api::node::InspectError;
@@ -28,7 +28,7 @@ pub async fn from_here(
     let view = view.ok_or_else(|| InspectError("this node has no tasks and no services yet".to_owned()))?;
     let origin = origin(host, &view, request)?;
     let mut report = TraceReport::default();
-    for destination in destinations(&view, request).map_err(InspectError)? {
+    for destination in destinations(host, &view, request)? {
         let (origin, protocol) = (origin.clone(), request.protocol);
         let traced = read(host, move |pins| trace(pins, &origin, destination, protocol)).await?;
         report.ways.extend(traced.ways);
@@ -66,7 +66,7 @@ pub async fn live(
     };
     let id = find_sandbox(Some(&view), &request.from)?;
     let sandbox = sandbox(host, &id)?;
-    let destinations = destinations(&view, request).map_err(InspectError)?;
+    let destinations = destinations(host, &view, request)?;
     let destination = destinations.first().copied();
     let destination = destination.ok_or_else(|| InspectError("it has no address".to_owned()))?;
     let (turn, protocol, pins) = (watching.turn(true)?, request.protocol, host.config.bpffs_dir.clone());
@@ -129,9 +129,25 @@ fn legs(view: &NodeView, id: &SandboxId) -> Vec<(u32, Ipv4Addr)> {
     attachments.iter().filter_map(vni).collect()
 }
 
+/// As [`destinations_of`], with the addresses of this node.
+fn destinations(
+    host: &Host,
+    view: &NodeView,
+    request: &TraceRequest,
+) -> Result<Vec<SocketAddr>, InspectError> {
+    let is_asked = |address: &IpAddr| address.is_ipv6() == request.is_ipv6();
+    let own = Some(view.vtep).filter(is_asked).or_else(|| host.addresses.read().all().filter(is_asked).min());
+    let found = destinations_of(view, own, request).map_err(InspectError)?;
+    found.into_iter().map(|to| request.checked(to).map_err(|error| InspectError(error.to_string()))).collect()
+}
+
 /// Where a connection to `request.to` goes: an address is taken as it is, a name as the routing mesh has it for clients
 /// outside, and as the service DNS has it for a task.
-fn destinations(view: &NodeView, request: &TraceRequest) -> Result<Vec<SocketAddrV4>, String> {
+fn destinations_of(
+    view: &NodeView,
+    own: Option<IpAddr>,
+    request: &TraceRequest,
+) -> Result<Vec<SocketAddr>, String> {
     if let Ok(destination) = request.to.parse() {
         return Ok(vec![destination]);
     }
@@ -143,25 +159,20 @@ fn destinations(view: &NodeView, request: &TraceRequest) -> Result<Vec<SocketAdd
     }
     let service = view.services.values().find(|service| service.name == name);
     let service = service.ok_or_else(|| format!("this node knows no service {name}"))?;
-    published(view, service, request, port)
+    let own = own.ok_or("this node has no lasting address of the client's family")?;
+    published(own, service, request, port)
 }
 
 /// By this node's own address.
 fn published(
-    view: &NodeView,
+    own: IpAddr,
     service: &Service,
     request: &TraceRequest,
     port: u16,
-) -> Result<Vec<SocketAddrV4>, String> {
+) -> Result<Vec<SocketAddr>, String> {
     let is_it = |p: &dataplane_model::PublishedPort| p.published == port && p.protocol == request.protocol;
     if service.ingress_ports.iter().any(is_it) {
-        return match view.vtep {
-            IpAddr::V4(address) => Ok(vec![SocketAddrV4::new(address, port)]),
-            IpAddr::V6(address) => Err(format!(
-                "this node's address {address} is IPv6's, of which trace knows nothing: ask for ADDRESS:{port} with an \
-                 IPv4 address of this node"
-            )),
-        };
+        return Ok(vec![SocketAddr::new(own, port)]);
     }
     Err(format!(
         "{} publishes no port {port}/{} in the routing mesh",
@@ -176,19 +187,17 @@ fn inside(
     view: &NodeView,
     request: &TraceRequest,
     (name, port): (&str, u16),
-) -> Result<Vec<SocketAddrV4>, String> {
+) -> Result<Vec<SocketAddr>, String> {
     let id = find_sandbox(Some(view), &request.from).map_err(|error| error.0)?;
     let names = sandbox_views(zones_from_view(view, Path::new(""), TtlPolicy::default())).remove(&id);
     let names = names.ok_or_else(|| format!("{} has no names", request.from))?;
     let found = addresses(name, &names);
     let found = found.ok_or_else(|| format!("no network of {} has the name {name}", request.from))?;
-    let v4 = found.iter().filter_map(|address| match address {
-        IpAddr::V4(address) => Some(SocketAddrV4::new(*address, port)),
-        IpAddr::V6(_) => None,
-    });
-    let destinations: Vec<SocketAddrV4> = v4.collect();
+    let asked = found.iter().filter(|address| address.is_ipv6() == request.is_ipv6());
+    let destinations: Vec<SocketAddr> = asked.map(|address| SocketAddr::new(*address, port)).collect();
     if destinations.is_empty() {
-        return Err(format!("{name} has no address for {} now", request.from));
+        let family = if request.is_ipv6() { "IPv6" } else { "IPv4" };
+        return Err(format!("{name} has no {family} address for {} now", request.from));
     }
     Ok(destinations)
 }
@@ -197,17 +206,22 @@ fn inside(
 fn named(mut report: TraceReport, view: &NodeView) -> TraceReport {
     for way in &mut report.ways {
         if let TraceEnd::Sandbox { destination, task, .. } = &mut way.end {
-            *task = task_at(view, *destination.ip()).unwrap_or_default();
+            *task = task_at(view, destination.ip()).unwrap_or_default();
         }
     }
     report
 }
 
 /// Networks may share addresses: where several tasks have it, none is named.
-fn task_at(view: &NodeView, address: Ipv4Addr) -> Option<String> {
-    let has = |sandbox: &&dataplane_model::Sandbox| {
-        sandbox.attachments.iter().any(|attachment| attachment.address == address)
+fn task_at(view: &NodeView, address: IpAddr) -> Option<String> {
+    let is_it = |attachment: &dataplane_model::Attachment| match address {
+        IpAddr::V4(address) => attachment.address == address,
+        IpAddr::V6(address) => {
+            let network = view.networks.get(&attachment.network);
+            network.and_then(|network| network.address6(attachment.address)) == Some(address)
+        }
     };
+    let has = |sandbox: &&dataplane_model::Sandbox| sandbox.attachments.iter().any(is_it);
     let mut found = view.sandboxes.values().filter(has);
     let sandbox = found.next()?;
     found.next().is_none().then(|| sandbox.task_name.clone())

@@ -1,6 +1,6 @@
 //! What programs do, in the same words whether the tables tell it or a packet went so.
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 
 use dataplane_model::ProtocolNumber;
 use dataplane_model::inspect::TraceEnd;
@@ -23,9 +23,9 @@ pub fn packet_hop(program: &str, verdict: Verdict<'_>) -> String {
     }
 }
 
-/// Of a socket: the backend that it is sent to, or a refusal.
-pub fn socket_hop(protocol: ProtocolNumber, backend: Option<SocketAddrV4>) -> String {
-    let program = socket_program(protocol).label();
+/// Of a socket of this family: the backend that it is sent to, or a refusal.
+pub fn socket_hop(protocol: ProtocolNumber, is_v4: bool, backend: Option<SocketAddr>) -> String {
+    let program = socket_program(protocol, is_v4).label();
     match backend {
         Some(backend) => format!("{program}: translated to {backend}"),
         None => format!("{program}: refused"),
@@ -33,16 +33,26 @@ pub fn socket_hop(protocol: ProtocolNumber, backend: Option<SocketAddrV4>) -> St
 }
 
 /// The call fails, for there is no backend.
-pub fn refused(protocol: ProtocolNumber) -> TraceEnd {
-    let (program, reason) = (socket_program(protocol), DropReason::NoBackend);
+pub fn refused(protocol: ProtocolNumber, is_v4: bool) -> TraceEnd {
+    let (program, reason) = (socket_program(protocol, is_v4), DropReason::NoBackend);
     TraceEnd::Refused { program: program.label().to_owned(), reason: reason.label().to_owned() }
 }
 
-fn socket_program(protocol: ProtocolNumber) -> ProgramId {
-    if protocol == protocol::UDP { ProgramId::MeshSendmsg4 } else { ProgramId::MeshConnect4 }
+fn socket_program(protocol: ProtocolNumber, is_v4: bool) -> ProgramId {
+    match (protocol == protocol::UDP, is_v4) {
+        (true, true) => ProgramId::MeshSendmsg4,
+        (true, false) => ProgramId::MeshSendmsg6,
+        (false, true) => ProgramId::MeshConnect4,
+        (false, false) => ProgramId::MeshConnect6,
+    }
+}
+
+/// The task is told, by its gateway's address.
+pub fn no_route() -> TraceEnd {
+    TraceEnd::NoRoute { program: ProgramId::MeshTask.label().to_owned() }
 }
 
 /// A task that reaches itself.
-pub fn within_sandbox(destination: SocketAddrV4) -> TraceEnd {
+pub fn within_sandbox(destination: SocketAddr) -> TraceEnd {
     TraceEnd::Sandbox { destination, interface: "lo".to_owned(), task: String::new() }
 }

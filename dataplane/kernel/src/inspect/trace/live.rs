@@ -2,7 +2,7 @@
 //! that port.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
@@ -14,12 +14,13 @@ use dataplane_model::inspect::{
 use ebpf_abi::{DropReason, EndpointKey, Ip4, ProgramId, protocol};
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockType, SockaddrIn, bind, connect, sendto, setsockopt, socket,
+    AddressFamily, MsgFlags, SockFlag, SockType, SockaddrStorage, bind, connect, sendto, setsockopt, socket,
     sockopt,
 };
 
-use super::hops::{Verdict, packet_hop, refused, socket_hop, within_sandbox};
-use super::{TaskOrigin, with_names};
+use super::hops::{Verdict, no_route, packet_hop, refused, socket_hop, within_sandbox};
+use super::walk::leg_to;
+use super::{Lookup as _, TaskOrigin, with_names};
 use crate::bpf::{TableError, Tables};
 use crate::inspect::{InspectError, Watch, Which, open};
 use crate::net::NetError;
@@ -49,7 +50,7 @@ pub fn trace_live(
     pin_dir: &Path,
     sandbox: &Namespace,
     task: &TaskOrigin,
-    destination: SocketAddrV4,
+    destination: SocketAddr,
     protocol: ProtocolNumber,
 ) -> Result<TraceReport, LiveError> {
     let tables = open(pin_dir)?;
@@ -58,20 +59,28 @@ pub fn trace_live(
     let unanswered = unanswered(&tables)?;
     let sent = sandbox.run(|| Sent::send(task.port, destination, protocol))?;
     let mut way = Way { tables: &tables, vtep, unanswered, steps: Vec::new() };
-    if sent.is_refused {
-        way.say(socket_hop(protocol, None));
-        return Ok(way.end(refused(protocol)));
+    match sent.failed {
+        None => {}
+        Some(Errno::ECONNREFUSED) => {
+            way.say(socket_hop(protocol, destination.is_ipv4(), None));
+            return Ok(way.end(refused(protocol, destination.is_ipv4())));
+        }
+        Some(errno) => {
+            let says = format!("the system call fails: {}", errno.desc());
+            way.note("socket", says);
+            return Ok(way.end(TraceEnd::Host));
+        }
     }
     let translated = sent.translated(&tables)?;
     if let Some(backend) = translated {
-        way.say(socket_hop(protocol, Some(backend)));
+        way.say(socket_hop(protocol, destination.is_ipv4(), Some(backend)));
     }
     let destination = translated.unwrap_or(destination);
-    let end = if task.has(*destination.ip()) {
+    let end = if task.network_of(destination.ip().into(), &tables)?.is_some() {
         within_sandbox(destination)
     } else {
-        let samples = firsts(&mut watch)?;
-        way.of_task(task, protocol, &samples)?
+        let samples = firsts(&mut watch, || Ok(self::unanswered(&tables)? > unanswered))?;
+        way.of_task(task, (destination, protocol), &samples)?
     };
     Ok(with_names(way.end(end)))
 }
@@ -85,7 +94,7 @@ pub fn trace_marked(
     let tables = open(pin_dir)?;
     let vtep = tables.config.get()?.vtep.into();
     let is_it = |sample: &FlowSample| sample.tunnel.is_some_and(|tunnel| tunnel.from == packet.from);
-    let samples: Vec<FlowSample> = firsts(watch)?.into_iter().filter(is_it).collect();
+    let samples: Vec<FlowSample> = firsts(watch, || Ok(false))?.into_iter().filter(is_it).collect();
     if samples.is_empty() {
         return Ok(None);
     }
@@ -94,14 +103,20 @@ pub fn trace_marked(
     Ok(Some(with_names(way.end(end))))
 }
 
-/// What each program says of the packet when it sees it first: a lost one is sent again.
-fn firsts(watch: &mut Watch) -> Result<Vec<FlowSample>, InspectError> {
+/// What each program says of the packet when it sees it first: a lost one is sent again. `is_in_vain` tells that none will come.
+fn firsts(
+    watch: &mut Watch,
+    is_in_vain: impl Fn() -> Result<bool, TableError>,
+) -> Result<Vec<FlowSample>, LiveError> {
     let is_first_packet = |sample: &FlowSample| {
         let packet = sample.before.innermost();
         packet.protocol != "tcp" || packet.flags == "S"
     };
-    let mut samples =
-        watch.collect(PATIENCE, MAX_SAMPLES, |samples| samples.iter().any(is_first_packet))?.samples;
+    let is_there = |samples: &[FlowSample]| samples.iter().any(is_first_packet);
+    let mut samples = watch.collect(SETTLED, MAX_SAMPLES, is_there)?.samples;
+    if !is_there(&samples) && !is_in_vain()? {
+        samples.extend(watch.collect(PATIENCE, MAX_SAMPLES, is_there)?.samples);
+    }
     samples.extend(watch.collect(SETTLED, MAX_SAMPLES, |_| false)?.samples);
     let mut firsts: Vec<FlowSample> = Vec::new();
     for sample in samples.into_iter().filter(is_first_packet) {
@@ -112,46 +127,52 @@ fn firsts(watch: &mut Watch) -> Result<Vec<FlowSample>, InspectError> {
     Ok(firsts)
 }
 
-/// A socket that has sent.
+/// A socket that has sent, or was not let.
 struct Sent {
     socket: OwnedFd,
-    is_refused: bool,
+    /// What the system call failed with.
+    failed: Option<Errno>,
 }
 
 impl Sent {
     /// From the calling thread's namespace.
-    fn send(port: u16, destination: SocketAddrV4, protocol: ProtocolNumber) -> Result<Self, NetError> {
+    fn send(port: u16, destination: SocketAddr, protocol: ProtocolNumber) -> Result<Self, NetError> {
         let of = |what: &'static str| move |errno: Errno| NetError::io(what, errno.into());
         let is_tcp = protocol == protocol::TCP;
         let kind = if is_tcp { SockType::Stream } else { SockType::Datagram };
         let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
-        let fd = socket(AddressFamily::Inet, kind, flags, None).map_err(of("open a socket"))?;
+        let family = if destination.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+        let fd = socket(family, kind, flags, None).map_err(of("open a socket"))?;
         if is_tcp {
             let reset = libc::linger { l_onoff: 1, l_linger: 0 };
             setsockopt(&fd, sockopt::Linger, &reset).map_err(of("have a socket reset its connection"))?;
         }
-        let own = SockaddrIn::from(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port));
-        bind(fd.as_raw_fd(), &own).map_err(of("take the source port (--port)"))?;
-        let to = SockaddrIn::from(destination);
+        let any: IpAddr =
+            if destination.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        bind(fd.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(any, port)))
+            .map_err(of("take the source port (--port)"))?;
+        let to = SockaddrStorage::from(destination);
         let sent = if is_tcp {
             connect(fd.as_raw_fd(), &to)
         } else {
             sendto(fd.as_raw_fd(), &[], &to, MsgFlags::empty()).map(drop)
         };
         match sent {
-            Ok(()) | Err(Errno::EINPROGRESS) => Ok(Self { socket: fd, is_refused: false }),
-            Err(Errno::ECONNREFUSED) => Ok(Self { socket: fd, is_refused: true }),
+            Ok(()) | Err(Errno::EINPROGRESS) => Ok(Self { socket: fd, failed: None }),
+            Err(errno @ (Errno::ECONNREFUSED | Errno::ENETUNREACH)) => {
+                Ok(Self { socket: fd, failed: Some(errno) })
+            }
             Err(errno) => Err(of("send")(errno)),
         }
     }
 
     /// Where the socket programs sent it instead.
-    fn translated(&self, tables: &Tables) -> Result<Option<SocketAddrV4>, LiveError> {
+    fn translated(&self, tables: &Tables) -> Result<Option<SocketAddr>, LiveError> {
         let cookie =
             cookie(&self.socket).map_err(|error| NetError::io("ask for a socket's cookie", error))?;
         let rows = tables.socket_nat.rows()?;
         let key = rows.keys().find(|key| key.socket_cookie == cookie);
-        Ok(key.map(|key| SocketAddrV4::new(key.backend.low().into(), key.port.get())))
+        Ok(key.map(|key| SocketAddr::new(IpAddr::from(key.backend), key.port.get())))
     }
 }
 
@@ -182,7 +203,11 @@ struct Way<'a> {
 
 impl Way<'_> {
     fn say(&mut self, says: String) {
-        self.steps.push(TraceStep { node: self.vtep, at: HOP.to_owned(), says });
+        self.note(HOP, says);
+    }
+
+    fn note(&mut self, at: &str, says: String) {
+        self.steps.push(TraceStep { node: self.vtep, at: at.to_owned(), says });
     }
 
     fn end(self, end: TraceEnd) -> TraceReport {
@@ -205,26 +230,19 @@ impl Way<'_> {
     fn of_task(
         &mut self,
         task: &TaskOrigin,
-        protocol: ProtocolNumber,
+        (destination, protocol): (SocketAddr, ProtocolNumber),
         samples: &[FlowSample],
     ) -> Result<TraceEnd, LiveError> {
         let of = |program: ProgramId| samples.iter().find(|sample| sample.program == program.label());
-        let Some(sample) = of(ProgramId::MeshTask) else {
-            return self.not_sent();
+        let by_leg = of(ProgramId::MeshTask);
+        if let Some(sample) = by_leg
+            && let Some(end) = self.by_leg(task, protocol, sample)?
+        {
+            return Ok(end);
+        }
+        let Some(sample) = of(ProgramId::MeshVxlanOut) else {
+            return if by_leg.is_some() { Ok(TraceEnd::Host) } else { self.not_seen(task, destination) };
         };
-        if let Some(dropped) = self.hop(sample) {
-            return Ok(dropped);
-        }
-        if sample.verdict == "forwarded" {
-            // What the program sends into a tunnel goes through the VXLAN device as it is.
-            let source: Option<SocketAddrV4> = sample.before.source.parse().ok();
-            let leg = task
-                .addresses
-                .iter()
-                .find(|(_, address)| source.is_some_and(|source| source.ip() == address));
-            return self.sent_to(leg.map_or(0, |(vni, _)| *vni), protocol, sample);
-        }
-        let Some(sample) = of(ProgramId::MeshVxlanOut) else { return Ok(TraceEnd::Host) };
         if let Some(dropped) = self.hop(sample) {
             return Ok(dropped);
         }
@@ -232,14 +250,42 @@ impl Way<'_> {
         self.sent_to(vni, protocol, sample)
     }
 
-    /// A task that finds no neighbour sends nothing but questions, which have no ports to be known by.
-    fn not_sent(&mut self) -> Result<TraceEnd, LiveError> {
-        if unanswered(self.tables)? > self.unanswered {
+    /// `None` for what goes on in the node's stack.
+    fn by_leg(
+        &mut self,
+        task: &TaskOrigin,
+        protocol: ProtocolNumber,
+        sample: &FlowSample,
+    ) -> Result<Option<TraceEnd>, LiveError> {
+        if let Some(dropped) = self.hop(sample) {
+            return Ok(Some(dropped));
+        }
+        // The packet has become the answer.
+        if sample.after.protocol == "icmpv6" {
+            return Ok(Some(no_route()));
+        }
+        if sample.verdict != "forwarded" {
+            return Ok(None);
+        }
+        // What the program sends into a tunnel goes through the VXLAN device as it is.
+        let source: Option<SocketAddr> = sample.before.source.parse().ok();
+        let vni = match source {
+            Some(source) => task.network_of(source.ip().into(), self.tables)?,
+            None => None,
+        };
+        Ok(Some(self.sent_to(vni.unwrap_or(0), protocol, sample)?))
+    }
+
+    /// A task that finds no neighbour sends nothing but questions, which have no ports to be known by. Its way out has no
+    /// program, unless it is in the routing mesh's network.
+    fn not_seen(&mut self, task: &TaskOrigin, destination: SocketAddr) -> Result<TraceEnd, LiveError> {
+        let is_by_leg = leg_to(self.tables, task, destination.ip().into())?.is_some();
+        if is_by_leg && unanswered(self.tables)? > self.unanswered {
             let (program, reason) = (ProgramId::MeshTask.label(), DropReason::NeighbourUnanswered.label());
             self.say(packet_hop(program, Verdict::Dropped(reason)));
             return Ok(TraceEnd::Dropped { program: program.to_owned(), reason: reason.to_owned() });
         }
-        self.say("no program has seen the packet".to_owned());
+        self.note("sandbox", "no program has seen the packet".to_owned());
         Ok(TraceEnd::Host)
     }
 
@@ -253,9 +299,11 @@ impl Way<'_> {
         // A task's first packet changes in its MACs alone, and in what is put in front of it.
         let ends = (sample.before.source.parse(), sample.before.destination.parse());
         let (Ok(source), Ok(destination)) = ends else { return Ok(TraceEnd::Host) };
-        let destination: SocketAddrV4 = destination;
-        let address = *destination.ip();
-        let endpoint = self.tables.endpoints.get(&EndpointKey { vni, address: Ip4::from(address) })?;
+        let destination: SocketAddr = destination;
+        let Some(address) = self.tables.name(vni, destination.ip().into())? else {
+            return Ok(TraceEnd::Host);
+        };
+        let endpoint = self.tables.endpoints.get(&EndpointKey { vni, address })?;
         Ok(match endpoint {
             None => TraceEnd::Host,
             Some(endpoint) if endpoint.is_local() => in_sandbox(destination, endpoint.ifindex),
@@ -263,7 +311,7 @@ impl Way<'_> {
                 from: self.vtep,
                 to: endpoint.vtep.into(),
                 vni,
-                endpoint: address,
+                endpoint: address.into(),
                 source,
                 destination,
                 protocol,
@@ -296,6 +344,6 @@ fn unanswered(tables: &Tables) -> Result<u64, TableError> {
     Ok(row.drops[DropReason::NeighbourUnanswered as usize])
 }
 
-fn in_sandbox(destination: SocketAddrV4, ifindex: u32) -> TraceEnd {
+fn in_sandbox(destination: SocketAddr, ifindex: u32) -> TraceEnd {
     TraceEnd::Sandbox { destination, interface: ifindex.to_string(), task: String::new() }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use ebpf_abi::{
     Attachment, Endpoint, EndpointKey, FlowTuple, ForwardFlow, ForwardKey, Frontend, FrontendKey, Ip, Ip4,
-    NodeConfig, ReplyFlow, ReplyKey, RingKey, SandboxNetworks, TargetPort, TargetPortKey, VipKey,
+    NodeConfig, Prefix6, ReplyFlow, ReplyKey, RingKey, SandboxNetworks, TargetPort, TargetPortKey, VipKey,
 };
 
 use crate::bpf::{TableError, Tables};
@@ -27,6 +27,23 @@ pub trait Lookup {
     fn sandbox(&self, cookie: u64) -> Result<Option<SandboxNetworks>, TableError>;
     /// All of this node, by interface.
     fn attachments(&self) -> Result<BTreeMap<u32, Attachment>, TableError>;
+    fn prefix6(&self, vni: u32) -> Result<Option<Prefix6>, TableError>;
+
+    /// Whose address it is in a network: as the programs' `maps::name`.
+    fn name(&self, vni: u32, address: Ip) -> Result<Option<Ip4>, TableError> {
+        if address.is_v4() {
+            return Ok(Some(address.low()));
+        }
+        Ok(self.prefix6(vni)?.and_then(|prefix| prefix.name(address)))
+    }
+
+    /// The address of a name in a network: as the programs' `maps::address`.
+    fn address(&self, vni: u32, name: Ip4, is_v4: bool) -> Result<Option<Ip>, TableError> {
+        if is_v4 {
+            return Ok(Some(name.into()));
+        }
+        Ok(self.prefix6(vni)?.map(|prefix| prefix.address(name)))
+    }
 }
 
 impl Lookup for Tables {
@@ -80,5 +97,9 @@ impl Lookup for Tables {
 
     fn attachments(&self) -> Result<BTreeMap<u32, Attachment>, TableError> {
         self.attachments.rows()
+    }
+
+    fn prefix6(&self, vni: u32) -> Result<Option<Prefix6>, TableError> {
+        self.prefixes6.get(&vni)
     }
 }

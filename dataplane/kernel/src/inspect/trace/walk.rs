@@ -1,24 +1,23 @@
 //! The decisions, in the programs' order. `ebpf/progs` has the originals: a test compares both.
 
-use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddrV4};
+mod task;
+
+pub(super) use task::leg_to;
+
+use std::net::{IpAddr, SocketAddr};
 
 use dataplane_model::ProtocolNumber;
-use dataplane_model::inspect::{
-    HOP, TraceChance, TraceEnd, TraceReport, TraceStep, TraceWay, TunnelledPacket,
-};
+use dataplane_model::inspect::{HOP, TraceEnd, TraceReport, TraceStep, TraceWay, TunnelledPacket};
 use dataplane_model::kernel_state::protocol_name;
 use ebpf_abi::flow::FLOW_DSR;
-use ebpf_abi::table::{ATTACHMENT_INGRESS, ATTACHMENT_WAY_OUT};
 use ebpf_abi::{
-    Attachment, DropReason, Endpoint, EndpointKey, FlowTuple, ForwardKey, FrontendKey, Ip, Ip4, NodeConfig,
-    Port, ProgramId, ReplyFlow, ReplyKey, RingKey, SandboxNetworks, TargetPort, TargetPortKey, VipKey,
-    protocol,
+    DropReason, Endpoint, EndpointKey, FlowTuple, ForwardKey, Frontend, FrontendKey, Ip, Ip4, NodeConfig,
+    Port, ProgramId, ReplyFlow, ReplyKey, RingKey, TargetPort, TargetPortKey, protocol,
 };
 use ebpf_packet::hash::{flow_hash, place};
 
-use super::hops::{Verdict, packet_hop, refused, socket_hop, within_sandbox};
-use super::{Lookup, TaskOrigin};
+use super::Lookup;
+use super::hops::{Verdict, packet_hop};
 use crate::bpf::TableError;
 
 /// One trace through one node's tables.
@@ -29,9 +28,6 @@ pub struct Walk<'a, T> {
     steps: Vec<TraceStep>,
 }
 
-/// A task's leg in a network.
-type Leg = (u32, Attachment);
-
 impl<'a, T: Lookup> Walk<'a, T> {
     pub fn new(tables: &'a T, protocol: ProtocolNumber) -> Result<Self, TableError> {
         Ok(Self { tables, config: tables.config()?, protocol, steps: Vec::new() })
@@ -40,8 +36,8 @@ impl<'a, T: Lookup> Walk<'a, T> {
     /// A client's packet at the uplink.
     pub fn from_outside(
         mut self,
-        client: SocketAddrV4,
-        destination: SocketAddrV4,
+        client: SocketAddr,
+        destination: SocketAddr,
     ) -> Result<TraceReport, TableError> {
         let tuple = FlowTuple::new(pair(client), pair(destination), self.protocol);
         let end = self.uplink(&tuple)?;
@@ -49,43 +45,13 @@ impl<'a, T: Lookup> Walk<'a, T> {
         Ok(self.only(end))
     }
 
-    /// A socket of a task, and then its packet.
-    pub fn from_task(
-        mut self,
-        task: &TaskOrigin,
-        destination: SocketAddrV4,
-    ) -> Result<TraceReport, TableError> {
-        let translated = match self.tables.sandbox(task.netns_cookie)? {
-            None => {
-                self.say("socket", "the sandbox has no row: its sockets are not translated");
-                None
-            }
-            Some(networks) => self.service(&networks, pair(destination))?,
-        };
-        let Some((ring, target)) = translated else {
-            let end = self.packet(task, destination)?;
-            return Ok(self.only(end));
-        };
-        let places = self.places(&ring)?;
-        if places.is_empty() {
-            self.say("ring", "has no place: the system call fails with ECONNREFUSED");
-            self.say(HOP, socket_hop(self.protocol, None));
-            let end = refused(self.protocol);
-            return Ok(self.only(end));
-        }
-        self.each_backend(task, &places, target)
-    }
-
     /// A packet that another node has put into a tunnel.
     pub fn from_tunnel(mut self, packet: &TunnelledPacket) -> Result<TraceReport, TableError> {
-        let end = self.arrival(packet)?;
-        let device = ProgramId::MeshVxlan;
-        if matches!(&end, TraceEnd::Dropped { program, .. } if program == device.label()) {
+        let (program, end) = self.arrival(packet)?;
+        if program == ProgramId::MeshVxlan {
             self.say(HOP, packet_hop(ProgramId::MeshUplink.label(), Verdict::Passed));
-            self.hop(device, &end);
-        } else {
-            self.hop(ProgramId::MeshUplink, &end);
         }
+        self.hop(program, &end);
         Ok(self.only(end))
     }
 
@@ -114,9 +80,10 @@ impl<'a, T: Lookup> Walk<'a, T> {
             return Ok(TraceEnd::Host);
         }
         let key = FrontendKey::new(tuple.destination, tuple.destination_port, tuple.protocol);
-        let name = self.port_name(tuple.destination.low(), tuple.destination_port);
+        let name = self.port_name(tuple.destination, tuple.destination_port);
         // Localhost is for the node's own processes: from outside it is nobody's.
-        let frontend = if tuple.destination.is_loopback() { None } else { self.tables.frontend(&key)? };
+        let own = if tuple.destination.is_loopback() { None } else { self.tables.frontend(&key)? };
+        let frontend = if own.is_some() { own } else { self.frontend_of_other_node(&key)? };
         let Some(frontend) = frontend else {
             self.say("frontend", format!("{name} is no published port of this node"));
             return Ok(TraceEnd::Host);
@@ -130,6 +97,18 @@ impl<'a, T: Lookup> Walk<'a, T> {
             return self.deliver(ProgramId::MeshUplink, tuple, (backend, &endpoint));
         }
         Ok(self.tunnel(self.config.ingress_vni, (backend, &endpoint), tuple))
+    }
+
+    /// `ingress::ring_of_other_node`, for frames that are addressed to this machine.
+    fn frontend_of_other_node(&mut self, key: &FrontendKey) -> Result<Option<Frontend>, TableError> {
+        let owner = self.tables.owner(key.address)?.filter(|owner| !owner.is_unspecified());
+        let Some(owner) = owner.filter(|_| key.address != self.config.vtep) else { return Ok(None) };
+        let asked = FrontendKey::new(Ip::LOCALHOST4, key.port, key.protocol);
+        let frontend = self.tables.frontend(&asked)?;
+        if frontend.is_some() {
+            self.say("owner", format!("{} is node {owner}'s: served as it would", key.address));
+        }
+        Ok(frontend)
     }
 
     /// By the cache if a datagram's flow is known there and its backend still serves, else by the ring.
@@ -192,10 +171,10 @@ impl<'a, T: Lookup> Walk<'a, T> {
         }
         if let Some(flow) = self.tables.flow(&ForwardKey::new(tuple, backend))? {
             self.say("flow", format!("known: the task sees it from port {}", flow.client_port));
-            return Ok(sandbox((backend, flow.target_port), endpoint));
+            return self.handed_over(program, tuple, (backend, flow.target_port), endpoint);
         }
         let says = if self.is_port_free(tuple, (backend, target))? {
-            format!("new: the task sees {}:{}", tuple.source, tuple.source_port)
+            format!("new: the task sees {}", socket((tuple.source, tuple.source_port)))
         } else {
             format!(
                 "new: the task sees {}, by another port: another flow has {}",
@@ -203,7 +182,19 @@ impl<'a, T: Lookup> Walk<'a, T> {
             )
         };
         self.say("flow", says);
-        Ok(sandbox((backend, target), endpoint))
+        self.handed_over(program, tuple, (backend, target), endpoint)
+    }
+
+    /// The task has an address of the client's family, or the packet can't be made one for it.
+    fn handed_over(
+        &self,
+        program: ProgramId,
+        tuple: &FlowTuple,
+        (backend, port): (Ip4, Port),
+        endpoint: &Endpoint,
+    ) -> Result<TraceEnd, TableError> {
+        let address = self.tables.address(self.config.ingress_vni, backend, tuple.destination.is_v4())?;
+        Ok(address.map_or(dropped(program, DropReason::NotIp), |address| sandbox((address, port), endpoint)))
     }
 
     /// `route::leave_from` for the answers of a service with direct server return. Routes are the kernel's own.
@@ -236,223 +227,70 @@ impl<'a, T: Lookup> Walk<'a, T> {
             to: endpoint.vtep.into(),
             vni,
             endpoint: address.into(),
-            source: socket((tuple.source.low(), tuple.source_port)),
-            destination: socket((tuple.destination.low(), tuple.destination_port)),
+            source: socket((tuple.source, tuple.source_port)),
+            destination: socket((tuple.destination, tuple.destination_port)),
             protocol: self.protocol,
         })
     }
 
-    /// `mesh_uplink`, for what is meant for an endpoint. What it doesn't take `mesh_vxlan` gets from the kernel's device, and
-    /// decides alike: a connection's first packet is that only if a stranger sent it.
-    fn arrival(&mut self, packet: &TunnelledPacket) -> Result<TraceEnd, TableError> {
-        const PROGRAM: ProgramId = ProgramId::MeshUplink;
+    /// What is meant for an endpoint, and the program that decides it. `mesh_uplink` takes IPv4 packets of peers out of tunnels
+    /// over IPv4, all others come to `mesh_vxlan` from the kernel's device. Both decide alike: a connection's first packet is that
+    /// only if a stranger sent it.
+    fn arrival(&mut self, packet: &TunnelledPacket) -> Result<(ProgramId, TraceEnd), TableError> {
+        const DEVICE: ProgramId = ProgramId::MeshVxlan;
         if self.config.vtep.is_unspecified() {
             self.say("config", "no row");
-            return Ok(dropped(ProgramId::MeshVxlan, DropReason::Unconfigured));
+            return Ok((DEVICE, dropped(DEVICE, DropReason::Unconfigured)));
         }
         let from = Ip::from(packet.from);
         if !self.tables.is_peer(from)? {
             self.say("peer", format!("{from} is no node of the cluster"));
-            return Ok(dropped(ProgramId::MeshVxlan, DropReason::UnknownPeer));
+            return Ok((DEVICE, dropped(DEVICE, DropReason::UnknownPeer)));
         }
-        let address = Ip4::from(packet.endpoint);
+        let is_plain = packet.destination.is_ipv4() && packet.from.is_ipv4();
+        let program = if is_plain { ProgramId::MeshUplink } else { DEVICE };
+        Ok((program, self.of_peer(program, packet)?))
+    }
+
+    /// `vxlan::decide`.
+    fn of_peer(&mut self, program: ProgramId, packet: &TunnelledPacket) -> Result<TraceEnd, TableError> {
+        let (address, from) = (Ip4::from(packet.endpoint), Ip::from(packet.from));
         let Some(endpoint) = self.endpoint(packet.vni, address)?.filter(Endpoint::is_local) else {
-            return Ok(dropped(PROGRAM, DropReason::UnknownEndpoint));
+            return Ok(dropped(program, DropReason::UnknownEndpoint));
         };
         let tuple = FlowTuple::new(pair(packet.source), pair(packet.destination), packet.protocol);
-        if tuple.destination.low() == address {
-            if !self.is_speaker(packet.vni, tuple.source.low(), from)? {
+        if self.tables.name(packet.vni, tuple.destination)? == Some(address) {
+            if !self.is_speaker(packet.vni, tuple.source, from)? {
                 self.say("source", format!("{} is not node {from}'s", tuple.source));
-                return Ok(dropped(PROGRAM, DropReason::InnerSource));
+                return Ok(dropped(program, DropReason::InnerSource));
             }
             self.say("source", format!("{} is node {from}'s", tuple.source));
-            return Ok(sandbox((address, tuple.destination_port), &endpoint));
+            return Ok(sandbox((tuple.destination, tuple.destination_port), &endpoint));
         }
         if packet.vni != self.config.ingress_vni {
             self.say("endpoint", format!("{address} is not the packet's destination {}", tuple.destination));
-            return Ok(dropped(PROGRAM, DropReason::UnknownEndpoint));
+            return Ok(dropped(program, DropReason::UnknownEndpoint));
         }
-        self.deliver(PROGRAM, &tuple, (address, &endpoint))
+        self.deliver(program, &tuple, (address, &endpoint))
     }
 
     /// A node speaks for its own endpoints, and in the ingress network for its own addresses.
-    fn is_speaker(&self, vni: u32, source: Ip4, node: Ip) -> Result<bool, TableError> {
-        let endpoint = self.tables.endpoint(&EndpointKey { vni, address: source })?;
-        if endpoint.is_some_and(|endpoint| endpoint.vtep == node) {
+    fn is_speaker(&self, vni: u32, source: Ip, node: Ip) -> Result<bool, TableError> {
+        if let Some(address) = self.tables.name(vni, source)?
+            && let Some(endpoint) = self.tables.endpoint(&EndpointKey { vni, address })?
+            && endpoint.vtep == node
+        {
             return Ok(true);
         }
-        Ok(vni == self.config.ingress_vni && self.tables.owner(source.into())? == Some(node))
+        Ok(vni == self.config.ingress_vni && self.tables.owner(source)? == Some(node))
     }
 
-    /// `mesh_connect4` and `mesh_sendmsg4`: the ring and port that a task's socket is translated to.
-    fn service(
-        &mut self,
-        networks: &SandboxNetworks,
-        (address, port): (Ip4, Port),
-    ) -> Result<Option<(RingKey, Port)>, TableError> {
-        let name = self.port_name(address, port);
-        if self.protocol == protocol::SCTP {
-            self.say("socket", "the kernel asks no program about sockets of SCTP: not translated");
-            return Ok(None);
-        }
-        if !address.is_loopback() && !address.is_unspecified() {
-            let key = FrontendKey::new(address, port, self.protocol);
-            if let Some(frontend) = self.tables.frontend(&key)? {
-                self.say("frontend", format!("{name} leads to {}", ring_name(&frontend.ring)));
-                return Ok(Some((frontend.ring, frontend.target)));
-            }
-        }
-        if self.protocol == protocol::TCP || self.protocol == protocol::UDP {
-            let n_vnis = usize::try_from(networks.n_vnis).unwrap_or(usize::MAX);
-            for vni in networks.vnis.iter().take(n_vnis) {
-                if let Some(ring) = self.tables.vip(&VipKey { vni: *vni, address })? {
-                    self.say(
-                        "virtual address",
-                        format!("{address} in VNI {vni} leads to {}", ring_name(&ring)),
-                    );
-                    return Ok(Some((ring, port)));
-                }
-            }
-        }
-        self.say("socket", format!("{name} is neither virtual nor published here: not translated"));
-        Ok(None)
-    }
-
-    /// Sockets are placed by chance, datagrams of one socket alike: each backend is a way.
-    fn each_backend(
-        self,
-        task: &TaskOrigin,
-        places: &[Ip4],
-        target: Port,
-    ) -> Result<TraceReport, TableError> {
-        let mut shares: BTreeMap<Ip4, u32> = BTreeMap::new();
-        for backend in places {
-            *shares.entry(*backend).or_default() += 1;
-        }
-        let of = shares.values().sum();
-        let mut report = TraceReport::default();
-        for (backend, n_places) in shares {
-            let mut walk = Self {
-                tables: self.tables,
-                config: self.config,
-                protocol: self.protocol,
-                steps: self.steps.clone(),
-            };
-            walk.say(
-                "ring",
-                format!("{n_places} of {of} places are {backend}'s: the socket goes to {backend}:{target}"),
-            );
-            let translated = socket((backend, target));
-            walk.say(HOP, socket_hop(self.protocol, Some(translated)));
-            let end = walk.packet(task, translated)?;
-            let chance = Some(TraceChance { places: n_places, of });
-            report.ways.push(TraceWay { chance, steps: walk.steps, end });
-        }
-        Ok(report)
-    }
-
-    /// The packet that leaves a task's sandbox: by the leg whose subnet has the destination, else by the way out.
-    fn packet(&mut self, task: &TaskOrigin, destination: SocketAddrV4) -> Result<TraceEnd, TableError> {
-        let attachments = self.tables.attachments()?;
-        let is_its = |leg: &Attachment| task.addresses.contains(&(leg.vni, leg.address.into()));
-        let own: Vec<Leg> = attachments.into_iter().filter(|(_, leg)| is_its(leg)).collect();
-        let address = Ip4::from(*destination.ip());
-        if task.has(*destination.ip()) {
-            self.say("sandbox", "the task's own address: no program sees the packet");
-            return Ok(within_sandbox(destination));
-        }
-        let is_inside = |leg: &Attachment| leg.flags & ATTACHMENT_WAY_OUT == 0 && has(leg, address);
-        let Some(leg) = own.iter().find(|(_, leg)| is_inside(leg)) else {
-            return self.way_out(task, destination);
-        };
-        if !self.has_neighbour(&leg.1, address)? {
-            self.say("neighbour", format!("nobody answers for {address}: the packet is not even sent"));
-            let end = dropped(ProgramId::MeshTask, DropReason::NeighbourUnanswered);
-            self.hop(ProgramId::MeshTask, &end);
-            return Ok(end);
-        }
-        let source = socket((leg.1.address, Port::new(task.port)));
-        let end = self.leg(leg, source, destination)?;
-        self.hop(ProgramId::MeshTask, &end);
-        Ok(end)
-    }
-
-    /// `mesh_task` answers the task's question for the address's MAC, if it does not know it still.
-    fn has_neighbour(&self, leg: &Attachment, address: Ip4) -> Result<bool, TableError> {
-        let (vni, is_own) = (leg.vni, address == leg.address);
-        let is_known = address == leg.gateway
-            || self.tables.vip(&VipKey { vni, address })?.is_some()
-            || self.tables.endpoint(&EndpointKey { vni, address })?.is_some();
-        Ok(is_known && !is_own)
-    }
-
-    /// `mesh_task`.
-    fn leg(
-        &mut self,
-        (ifindex, leg): &Leg,
-        source: SocketAddrV4,
-        destination: SocketAddrV4,
-    ) -> Result<TraceEnd, TableError> {
-        const PROGRAM: ProgramId = ProgramId::MeshTask;
-        self.say("attachment", format!("by {} in VNI {}, interface {ifindex}", leg.address, leg.vni));
-        if self.config.vtep.is_unspecified() {
-            self.say("config", "no row");
-            return Ok(dropped(PROGRAM, DropReason::Unconfigured));
-        }
-        let tuple = FlowTuple::new(pair(source), pair(destination), self.protocol);
-        let address = tuple.destination.low();
-        if let Some(endpoint) = self.endpoint(leg.vni, address)? {
-            if endpoint.is_local() {
-                return Ok(sandbox((address, tuple.destination_port), &endpoint));
-            }
-            return Ok(self.tunnel(leg.vni, (address, &endpoint), &tuple));
-        }
-        if leg.flags & ATTACHMENT_INGRESS != 0 && self.tables.owner(tuple.destination)?.is_some() {
-            self.say("owner", "a node's address: to a process there");
-            return Ok(TraceEnd::Host);
-        }
-        let is_vip = self.tables.vip(&VipKey { vni: leg.vni, address })?.is_some();
-        let reason = if is_vip { DropReason::VipProtocol } else { DropReason::NoRoute };
-        self.say("route", reason.text());
-        Ok(dropped(PROGRAM, reason))
-    }
-
-    /// Past the sandbox's networks. The node forwards what is for the ingress network to the VXLAN device, with an address of
-    /// its own: `mesh_vxlan_out`.
-    fn way_out(&mut self, task: &TaskOrigin, destination: SocketAddrV4) -> Result<TraceEnd, TableError> {
-        let (address, port) = pair(destination);
-        let vni = self.config.ingress_vni;
-        let endpoint = self.tables.endpoint(&EndpointKey { vni, address })?;
-        let is_ingress = vni != 0 && endpoint.is_some();
-        self.say(
-            "way out",
-            "no leg of the task has the destination: the node forwards it, if the task has a way out",
-        );
-        self.say(HOP, packet_hop(ProgramId::MeshTask.label(), Verdict::Passed));
-        let Some(endpoint) = endpoint.filter(|_| is_ingress) else { return Ok(TraceEnd::Host) };
-        let _ = self.endpoint(vni, address)?;
-        let verdict = if endpoint.is_local() { Verdict::Forwarded } else { Verdict::Passed };
-        self.say(HOP, packet_hop(ProgramId::MeshVxlanOut.label(), verdict));
-        if endpoint.is_local() {
-            return Ok(sandbox((address, port), &endpoint));
-        }
-        let source = (self.config.vtep, Port::new(task.port));
-        let tuple = FlowTuple::new(source, (address, port), self.protocol);
-        Ok(self.tunnel(vni, (address, &endpoint), &tuple))
-    }
-
-    fn port_name(&self, address: Ip4, port: Port) -> String {
-        format!("{address}:{port}/{}", protocol_name(self.protocol))
+    fn port_name(&self, address: Ip, port: Port) -> String {
+        format!("{}/{}", socket((address, port)), protocol_name(self.protocol))
     }
 }
 
-/// The leg's subnet has the address.
-fn has(leg: &Attachment, address: Ip4) -> bool {
-    let mask = u32::MAX.checked_shl(32_u32.saturating_sub(leg.prefix.into())).unwrap_or(0);
-    leg.address.to_u32() & mask == address.to_u32() & mask
-}
-
-fn sandbox(destination: (Ip4, Port), endpoint: &Endpoint) -> TraceEnd {
+fn sandbox(destination: (Ip, Port), endpoint: &Endpoint) -> TraceEnd {
     TraceEnd::Sandbox {
         destination: socket(destination),
         interface: endpoint.ifindex.to_string(),
@@ -473,12 +311,12 @@ fn ring_name(ring: &RingKey) -> String {
     format!("the ring {:016x} in VNI {}", ring.service, ring.vni)
 }
 
-fn pair(socket: SocketAddrV4) -> (Ip4, Port) {
-    ((*socket.ip()).into(), Port::new(socket.port()))
+fn pair(socket: SocketAddr) -> (Ip, Port) {
+    (socket.ip().into(), Port::new(socket.port()))
 }
 
-fn socket((address, port): (Ip4, Port)) -> SocketAddrV4 {
-    SocketAddrV4::new(Ipv4Addr::from(address), port.get())
+fn socket((address, port): (Ip, Port)) -> SocketAddr {
+    SocketAddr::new(IpAddr::from(address), port.get())
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ fn network(number: u8) -> Network {
         name: format!("net{number}"),
         vni: Vni::new(4096 + u32::from(number)).expect("a VNI"),
         subnet: format!("10.0.{number}.0/24").parse().expect("a subnet"),
-        subnet6: None,
+        subnet6: Some(format!("fd00:0:0:{number}::/64").parse().expect("a subnet")),
         gateway: ip(number, 1),
         internal: false,
         mtu_bytes: None,
@@ -72,8 +72,14 @@ fn view() -> NodeView {
 }
 
 fn to(from: &str, to: &str) -> Result<Vec<String>, String> {
-    let request = TraceRequest { from: from.to_owned(), to: to.to_owned(), protocol: 6, port: 40_000 };
-    let found = destinations(&view(), &request)?;
+    by_family(false, from, to)
+}
+
+fn by_family(ipv6: bool, from: &str, to: &str) -> Result<Vec<String>, String> {
+    let (from, to) = (from.to_owned(), to.to_owned());
+    let request = TraceRequest { from, to, protocol: 6, port: 40_000, ipv6 };
+    let own = if request.is_ipv6() { "2001:db8::11" } else { "198.18.0.11" };
+    let found = destinations_of(&view(), own.parse().ok(), &request)?;
     Ok(found.iter().map(ToString::to_string).collect())
 }
 
@@ -93,9 +99,33 @@ fn a_task_goes_where_its_dns_leads() {
 #[test]
 fn a_client_outside_goes_to_a_published_port() {
     assert_eq!(to("outside/192.0.2.1", "web:8080"), Ok(vec!["198.18.0.11:8080".to_owned()]));
+    assert_eq!(to("outside/2001:db8::1", "web:8080"), Ok(vec!["[2001:db8::11]:8080".to_owned()]));
     assert_eq!(
         to("outside/192.0.2.1", "web:80"),
         Err("web publishes no port 80/tcp in the routing mesh".to_owned())
     );
     assert_eq!(to("outside/192.0.2.1", "db:80"), Err("this node knows no service db".to_owned()));
+}
+
+#[test]
+fn the_family_asked_for_is_looked_up() {
+    assert_eq!(by_family(true, "client", "web:80"), Ok(vec!["[fd00:0:0:1::2]:80".to_owned()]));
+    let tasks = ["[fd00:0:0:1::6]:80", "[fd00:0:0:1::7]:80"].map(str::to_owned);
+    assert_eq!(by_family(true, "client", "tasks.web:80"), Ok(tasks.into()));
+    assert_eq!(to("client", "[2001:db8::9]:80"), Ok(vec!["[2001:db8::9]:80".to_owned()]));
+    let mut view = view();
+    let plain = |network: &Network| Network { subnet6: None, ..network.clone() };
+    view.networks = view.networks.iter().map(|(key, network)| (*key, plain(network))).collect();
+    let (from, to) = ("client".to_owned(), "web:80".to_owned());
+    let request = TraceRequest { from, to, protocol: 6, port: 40_000, ipv6: true };
+    let refused = destinations_of(&view, None, &request);
+    assert_eq!(refused, Err("web has no IPv6 address for client now".to_owned()));
+}
+
+#[test]
+fn a_task_is_known_by_its_address_of_either_family() {
+    for address in ["10.0.1.5", "fd00:0:0:1::5"] {
+        assert_eq!(task_at(&view(), address.parse().unwrap()).as_deref(), Some("client.1.c"));
+    }
+    assert_eq!(task_at(&view(), "fd00:0:0:2::5".parse().unwrap()), None);
 }

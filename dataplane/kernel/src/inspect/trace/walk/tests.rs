@@ -1,13 +1,14 @@
 //! The walk over hand-written tables. That the programs do the same is shown by `tests/bpf_programs/trace.rs`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use ebpf_abi::{ForwardFlow, Frontend, MacAddr, TargetPort};
-
-use ebpf_abi::Ip;
+use dataplane_model::inspect::TraceChance;
+use ebpf_abi::table::ATTACHMENT_INGRESS;
+use ebpf_abi::{Attachment, ForwardFlow, Frontend, MacAddr, Prefix6, SandboxNetworks, TargetPort, VipKey};
 
 use super::*;
+use crate::inspect::trace::TaskOrigin;
 
 const INGRESS: u32 = 4096;
 const OVERLAY: u32 = 4097;
@@ -35,6 +36,7 @@ struct Fixture {
     vips: BTreeMap<VipKey, RingKey>,
     sandboxes: BTreeMap<u64, SandboxNetworks>,
     attachments: BTreeMap<u32, Attachment>,
+    prefixes6: BTreeMap<u32, Prefix6>,
 }
 
 impl Lookup for Fixture {
@@ -89,6 +91,10 @@ impl Lookup for Fixture {
     fn attachments(&self) -> Result<BTreeMap<u32, Attachment>, TableError> {
         Ok(self.attachments.clone())
     }
+
+    fn prefix6(&self, vni: u32) -> Result<Option<Prefix6>, TableError> {
+        Ok(self.prefixes6.get(&vni).copied())
+    }
 }
 
 /// A node with one task (`LOCAL`) of a service that has another one elsewhere (`REMOTE`): published at 8080, with a virtual
@@ -127,7 +133,7 @@ fn overlay(address: Ip4) -> Ip4 {
     Ip4([a, b, 1, d])
 }
 
-fn at(text: &str) -> SocketAddrV4 {
+fn at(text: &str) -> SocketAddr {
     text.parse().unwrap()
 }
 
@@ -149,7 +155,7 @@ fn text(report: &TraceReport) -> String {
 }
 
 fn from_outside(node: &Fixture, port: u16, to: &str) -> TraceReport {
-    let client = SocketAddrV4::new(Ipv4Addr::new(198, 18, 0, 100), port);
+    let client = SocketAddr::new([198, 18, 0, 100].into(), port);
     Walk::new(node, protocol::TCP).unwrap().from_outside(client, at(to)).unwrap()
 }
 
@@ -213,7 +219,7 @@ fn a_client_is_led_through_a_tunnel_to_the_other_node() {
     assert_eq!(arrival(&node), there);
     let says = answers(&node).concat();
     assert!(says.starts_with("straight to the client"), "{says}");
-    node.owners.insert(Ip4::from(*packet.source.ip()).into(), HERE);
+    node.owners.insert(packet.source.ip().into(), HERE);
     assert_eq!(answers(&node), ["by the tunnel: the client is a node"]);
     node.peers.clear();
     assert_eq!(arrival(&node), dropped(ProgramId::MeshVxlan, DropReason::UnknownPeer));
@@ -275,4 +281,92 @@ fn a_socket_without_backends_is_refused_and_an_untranslated_one_dropped() {
     let nobody = dropped(ProgramId::MeshTask, DropReason::NeighbourUnanswered);
     assert_eq!(trace(&node, protocol::TCP, "10.0.1.77:80"), nobody);
     assert_eq!(trace(&node, protocol::TCP, "203.0.113.9:80"), TraceEnd::Host);
+}
+
+/// `node`, with IPv6: a prefix of each network, and an address of each node.
+fn node6() -> Fixture {
+    let mut node = node();
+    for (vni, prefix, subnet) in
+        [(INGRESS, "fd00:0:0:1000::", LOCAL), (OVERLAY, "fd00:0:0:1001::", overlay(LOCAL))]
+    {
+        let [a, b, c, _] = subnet.0;
+        let (prefix, subnet) = (ip(prefix), Ip4([a, b, c, 0]));
+        node.prefixes6.insert(vni, Prefix6 { prefix, subnet, host_mask: 0xff });
+    }
+    node.owners.extend([(ip("2001:db8::11"), Ip::UNSPECIFIED), (ip("2001:db8::12"), THERE)]);
+    for address in [ip("2001:db8::11"), Ip::LOCALHOST4] {
+        let key = FrontendKey::new(address, Port::new(8080), protocol::TCP);
+        node.frontends.insert(key, Frontend::new(WEB, Port::new(80)));
+    }
+    node
+}
+
+fn ip(text: &str) -> Ip {
+    text.parse::<IpAddr>().unwrap().into()
+}
+
+#[test]
+fn a_client_by_ipv6_needs_a_task_with_ipv6() {
+    let mut node = node6();
+    node.rings.insert(WEB, vec![LOCAL]);
+    let from_outside = |node: &Fixture, to: &str| {
+        let walk = Walk::new(node, protocol::TCP).unwrap();
+        text(&walk.from_outside(at("[2001:db8::100]:40000"), at(to)).unwrap())
+    };
+    let served = "\
+endpoint: 10.0.0.5 in VNI 4096: of this node, interface 1
+target port: published 8080 is 80
+flow: new: the task sees [2001:db8::100]:40000
+=> Sandbox { destination: [fd00:0:0:1000::5]:80, interface: \"1\", task: \"\" }
+";
+    let ring = "leads to the ring 0000000000000007 in VNI 4096\nring: place 0 of 1 is 10.0.0.5's\n";
+    let own = format!("frontend: [2001:db8::11]:8080/tcp {ring}{served}");
+    assert_eq!(from_outside(&node, "[2001:db8::11]:8080"), own);
+    let owner = "owner: 2001:db8::12 is node 198.18.0.12's: served as it would";
+    let other = format!("{owner}\nfrontend: [2001:db8::12]:8080/tcp {ring}{served}");
+    assert_eq!(from_outside(&node, "[2001:db8::12]:8080"), other);
+    assert!(from_outside(&node, "[2001:db8::13]:8080").ends_with("=> Host\n"));
+    node.prefixes6.clear();
+    let end = dropped(ProgramId::MeshUplink, DropReason::NotIp);
+    assert!(from_outside(&node, "[2001:db8::11]:8080").ends_with(&format!("=> {end:?}\n")));
+}
+
+#[test]
+fn a_task_by_ipv6_comes_out_of_the_kernels_device() {
+    let mut node = node6();
+    let virtual_address = at("[fd00:0:0:1001::2]:80");
+    let trace = |node: &Fixture, to| {
+        let report = Walk::new(node, protocol::TCP).unwrap().from_task(&task(), to).unwrap();
+        (report.ways.last().unwrap().end.clone(), report)
+    };
+    let (end, report) = trace(&node, virtual_address);
+    let TraceEnd::Tunnel(packet) = end else { panic!("{report:?}") };
+    assert_eq!((packet.source, packet.endpoint), (at("[fd00:0:0:1001::5]:40000"), overlay(REMOTE).into()));
+    assert_eq!(packet.destination, at("[fd00:0:0:1001::6]:80"));
+
+    let mut there = node6();
+    (there.config.vtep, there.peers) = (THERE, BTreeSet::from([HERE]));
+    let [remote, local] =
+        [REMOTE, LOCAL].map(|address| EndpointKey { vni: OVERLAY, address: overlay(address) });
+    there.endpoints.insert(remote, Endpoint::local(MacAddr::of_endpoint(remote.address), 3));
+    there.endpoints.insert(local, Endpoint::remote(MacAddr::of_endpoint(local.address), HERE));
+    let arrival = Walk::new(&there, protocol::TCP).unwrap().from_tunnel(&packet).unwrap();
+    let says: Vec<&str> = arrival.ways[0].hops().into_iter().map(|(_, says)| says).collect();
+    assert_eq!(says, ["mesh_uplink: passed", "mesh_vxlan: forwarded"]);
+    let end = &arrival.ways[0].end;
+    assert!(
+        matches!(end, TraceEnd::Sandbox { destination, .. } if *destination == packet.destination),
+        "{end:?}"
+    );
+
+    // Without IPv6 in the network nothing has that address: no route of the sandbox leads there but the routing mesh's.
+    node.prefixes6.remove(&OVERLAY);
+    assert_eq!(trace(&node, virtual_address).0, TraceEnd::NoRoute { program: "mesh_task".to_owned() });
+    node.prefixes6 = node6().prefixes6;
+    node.prefixes6.remove(&INGRESS);
+    let (end, report) = trace(&node, at("[2001:db8::77]:80"));
+    assert_eq!(end, TraceEnd::NoRoute { program: "mesh_task".to_owned() });
+    assert!(text(&report).contains("attachment: by 10.0.1.5 in VNI 4097"), "{}", text(&report));
+    node.prefixes6.clear();
+    assert_eq!(trace(&node, virtual_address).0, TraceEnd::Host);
 }
