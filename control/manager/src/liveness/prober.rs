@@ -53,7 +53,7 @@ impl Prober {
             // The missing answer counts, not the reason: of an error it is read again.
             tokio::select! {
                 _ = self.socket.readable() => {}
-                _ = readable(self.socket6.as_ref()) => {}
+                () = readable(self.socket6.as_ref()) => {}
             }
             let answers = self.take_answers();
             if !answers.is_empty() {
