@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 
+use dataplane_kernel::bpf::{PinDir, Tables};
 use dataplane_kernel::inspect::{self, InspectError};
 use dataplane_model::change_rows;
 use dataplane_model::inspect::HookRow;
@@ -262,6 +263,10 @@ fn what_the_kernel_shows_is_what_was_wanted() {
         assert_eq!(program.unaccounted(), 0, "{program:?}");
     }
     assert!(drops.programs.iter().any(|program| program.program == "mesh_uplink" && program.forwarded > 0));
+    // By these the programs find the sockets of tasks.
+    let tables = Tables::open(&PinDir::new(&lab.a.options.bpffs_dir)).unwrap();
+    let attachments = tables.attachments.rows().unwrap();
+    assert!(!attachments.is_empty() && attachments.values().all(|row| row.sandbox != 0), "{attachments:?}");
 }
 
 #[test]
