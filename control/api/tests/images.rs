@@ -83,12 +83,12 @@ async fn images_that_are_nowhere_are_said_so() {
     assert_eq!((load.code, load.stderr.as_str()), (1, "Error response from daemon: invalid tar header\n"));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn containers_of_tasks_are_shown() {
-    let daemon = Daemon::worker().await;
-    let now = control_manager::clock::now();
-    let ago = |seconds: i64| Timestamp(now.0 - seconds * 1_000_000_000);
-    let running = Container {
+fn ago(seconds: i64) -> Timestamp {
+    Timestamp(control_manager::clock::now().0 - seconds * 1_000_000_000)
+}
+
+fn running_container() -> Container {
+    Container {
         id: format!("{:064x}", 0xabc),
         name: "web.1.x".into(),
         task: TaskId::from_bits(1),
@@ -107,7 +107,36 @@ async fn containers_of_tasks_are_shown() {
         exit_code: 0,
         out_of_memory: false,
         health: None,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_health_of_containers_is_shown() {
+    let daemon = Daemon::worker().await;
+    let probe = HealthProbe { start: ago(3), end: ago(2), exit_code: 1, output: "no answer".into() };
+    let checked = Container {
+        id: "d".repeat(64),
+        name: "api.1.z".into(),
+        health: Some(Health { status: HealthStatus::Healthy, failing_streak: 1, log: vec![probe] }),
+        ..running_container()
     };
+    *daemon.engine.containers.lock().expect("no panic") = vec![running_container(), checked];
+    assert_eq!(
+        daemon.docker("ps --filter health=healthy --format '{{.Names}} {{.Status}}'").await.stdout,
+        "api.1.z Up 2 minutes (healthy)\n"
+    );
+    assert_eq!(daemon.prints("ps --filter health=none --format {{.Names}}").await, "web.1.x");
+    let health = "{{with .State.Health}}{{.Status}} {{.FailingStreak}} {{(index .Log 0).Output}}{{end}}";
+    assert_eq!(
+        daemon.docker(&format!("inspect --format '{health}' api.1.z")).await.stdout,
+        "healthy 1 no answer\n"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn containers_of_tasks_are_shown() {
+    let daemon = Daemon::worker().await;
+    let running = running_container();
     let ended = Container {
         id: "e".repeat(64),
         name: "web.2.y".into(),
@@ -118,25 +147,7 @@ async fn containers_of_tasks_are_shown() {
         exit_code: 137,
         ..running.clone()
     };
-    let probe = HealthProbe { start: ago(3), end: ago(2), exit_code: 1, output: "no answer".into() };
-    let checked = Container {
-        id: "d".repeat(64),
-        name: "api.1.z".into(),
-        created: ago(10_001),
-        health: Some(Health { status: HealthStatus::Healthy, failing_streak: 1, log: vec![probe] }),
-        ..running.clone()
-    };
-    *daemon.engine.containers.lock().expect("no panic") = vec![running, ended, checked];
-    assert_eq!(
-        daemon.docker("ps --filter health=healthy --format '{{.Names}} {{.Status}}'").await.stdout,
-        "api.1.z Up 2 minutes (healthy)\n"
-    );
-    let health = "{{with .State.Health}}{{.Status}} {{.FailingStreak}} {{(index .Log 0).Output}}{{end}}";
-    assert_eq!(
-        daemon.docker(&format!("inspect --format '{health}' api.1.z")).await.stdout,
-        "healthy 1 no answer\n"
-    );
-    daemon.engine.containers.lock().expect("no panic").pop();
+    *daemon.engine.containers.lock().expect("no panic") = vec![running, ended];
     let format = "--format '{{.ID}} {{.Image}} {{.Command}} {{.Status}} {{.Ports}} {{.Names}}' --no-trunc";
     assert_eq!(
         daemon.docker(&format!("ps {format}")).await.stdout,

@@ -175,8 +175,8 @@ impl MeshNode {
         let addresses =
             self.addresses(&request.listen_addr, &request.advertise_addr, &request.data_path_addr)?;
         let manager = ManagerStatus { raft_id: new_raft_id(), addr: addresses.advertise };
-        let genesis = Genesis::new(request, manager, self.host.description(addresses.data_path.into()))
-            .map_err(failed)?;
+        let genesis =
+            Genesis::new(request, manager, self.host.description(addresses.data_path)).map_err(failed)?;
         let file = NodeFile {
             node: genesis.identity.node_id,
             cluster: genesis.identity.cluster_id,

@@ -107,7 +107,7 @@ mod tests {
         let config = HealthConfig {
             test: ["CMD", "/check", "all"].map(String::from).into(),
             interval: Duration::from_secs(10),
-            start_period: Duration::from_secs(60),
+            start_period: Duration::from_mins(1),
             retries: 2,
             ..HealthConfig::default()
         };

@@ -107,14 +107,9 @@ impl Preparation<'_> {
         let config = self.spec(record, environment)?;
         if let Some(health) = &record.health {
             let process = probe_process(&config, health.check.arguments.clone());
-            self.write_json(self.paths.probe_process(), &process)?;
+            write_json(self.paths.probe_process(), &process)?;
         }
-        self.write_json(self.paths.bundle().join("config.json"), &config)
-    }
-
-    fn write_json(&self, at: PathBuf, value: &impl serde::Serialize) -> Result<(), PrepareError> {
-        let bytes = serde_json::to_vec(value).expect("it has text keys only");
-        write_atomically(&at, &bytes).map_err(PrepareError::io(at))
+        write_json(self.paths.bundle().join("config.json"), &config)
     }
 
     fn context(&self) -> TemplateContext<'_> {
@@ -196,6 +191,11 @@ impl Preparation<'_> {
         let name = if container.user.is_empty() { &image_user } else { &container.user };
         Ok(user::resolve(name, &container.groups, &read("etc/passwd")?, &read("etc/group")?)?)
     }
+}
+
+fn write_json(at: PathBuf, value: &impl serde::Serialize) -> Result<(), PrepareError> {
+    let bytes = serde_json::to_vec(value).expect("it has text keys only");
+    write_atomically(&at, &bytes).map_err(PrepareError::io(at))
 }
 
 fn init_mount() -> Result<oci_spec::runtime::Mount, PrepareError> {

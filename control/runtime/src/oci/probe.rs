@@ -75,13 +75,11 @@ impl Oci {
         drop(command);
         let mut output = Vec::new();
         let ended = tokio::time::timeout(check.timeout, end_of(&mut child, &mut reader, &mut output)).await;
-        let code = match ended {
-            Ok(status) => status?.code().unwrap_or(NO_EXIT_CODE),
-            Err(_) => {
-                kill_probe(paths, &mut child).await;
-                return Ok((NO_EXIT_CODE, format!("Health check exceeded timeout ({:?})", check.timeout)));
-            }
+        let Ok(status) = ended else {
+            kill_probe(paths, &mut child).await;
+            return Ok((NO_EXIT_CODE, format!("Health check exceeded timeout ({:?})", check.timeout)));
         };
+        let code = status?.code().unwrap_or(NO_EXIT_CODE);
         read_now(&mut reader, &mut output);
         Ok((code, String::from_utf8_lossy(&output).into_owned()))
     }

@@ -48,7 +48,7 @@ impl Kernel for Seam {
         if let Some(seen) = self.seen.as_ref().filter(|_| self.say.by_news_alone) {
             return Ok(seen.clone());
         }
-        let machine = self.kernel.machine(vtep.into()).await?;
+        let machine = self.kernel.machine(vtep).await?;
         Ok(self.seen.insert(machine).clone())
     }
 
