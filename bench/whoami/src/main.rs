@@ -76,10 +76,12 @@ fn positional<'a>(options: &[&'a str], known: &[&str]) -> Result<Vec<&'a str>, S
     Ok(rest)
 }
 
-/// What servers listen on: all addresses, of both families where the kernel has both.
+/// What servers listen on: all addresses, of both families where the kernel has both, or of IPv4 alone where the environment
+/// says so.
 fn any() -> IpAddr {
     let has_ipv6 = Path::new("/proc/net/if_inet6").exists();
-    if has_ipv6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() }
+    let is_asked_for = std::env::var_os("LISTEN").is_none_or(|family| family != "ipv4");
+    if has_ipv6 && is_asked_for { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() }
 }
 
 /// As a socket of its own family has it: IPv4 addresses are not shown mapped.

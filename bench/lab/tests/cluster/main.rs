@@ -30,6 +30,7 @@ const SCENARIOS: &[Scenario] = &[
     ("every node answers with the client's address", mesh::every_node_answers),
     ("nodes and localhost reach the mesh", mesh::nodes_reach_the_mesh),
     ("curl reaches every node by IPv6", mesh::curl_by_ipv6),
+    ("curl reaches an IPv4 service by IPv6", mesh::curl_by_ipv6_to_ipv4),
     ("networks of both families", ipv6::networks_of_both_families),
     ("udp goes the same way", mesh::udp_goes_the_same_way),
     ("health checks decide who serves", health::health_decides_who_serves),

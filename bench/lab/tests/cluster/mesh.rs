@@ -100,6 +100,34 @@ pub fn curl_by_ipv6(bench: &mut Bench) -> Outcome {
     Ok(())
 }
 
+/// The same, of a service that listens on IPv4 alone: it sees an address that stands for the client, the same on one node.
+pub fn curl_by_ipv6_to_ipv4(bench: &mut Bench) -> Outcome {
+    const PUBLISHED: u16 = 8098;
+    if !bench_lab::has_ipv6() {
+        println!("  skipped: this kernel has no IPv6");
+        return Ok(());
+    }
+    let publish = format!("{PUBLISHED}:80");
+    bench.create_whoami("ipv4-alone", 1, &["--publish", &publish, "--env", "LISTEN=ipv4"])?;
+    let client = bench.lab.client_address();
+    let mut seen = std::collections::BTreeSet::new();
+    for node in &bench.lab.nodes()[..2] {
+        let ask = |how: &str, host: &str| {
+            let url = format!("http://{host}:{PUBLISHED}/");
+            let said = bench.lab.exec("client", "curl", &[how, "-sS", "--max-time", "5", &url])?;
+            ensure!(said.success(), "{url}: {}", said.text());
+            let peer = said.stdout.lines().find_map(|line| line.strip_prefix("peer: "));
+            let peer: SocketAddr = peer.with_context(|| said.stdout.clone())?.trim().parse()?;
+            Ok(peer.ip())
+        };
+        ensure!(ask("-4", &node.address.to_string())? == IpAddr::V4(client), "by IPv4 it sees the client");
+        seen.insert(ask("-6", &format!("[{}]", node.address6()))?);
+    }
+    let stands_in = |address: &IpAddr| matches!(address, IpAddr::V4(address) if address.octets()[0] == 246);
+    ensure!(seen.len() == 1 && seen.iter().all(stands_in), "the task saw {seen:?}");
+    bench.docker(&["service", "rm", "ipv4-alone"]).map(drop)
+}
+
 pub fn udp_goes_the_same_way(bench: &mut Bench) -> Outcome {
     let args = [
         "service",
