@@ -95,7 +95,7 @@ numbered! {
         Unconfigured = 16, "unconfigured", "the node's own row is missing";
         UnknownOwner = 17, "unknown-owner", "no node owns the address that a reply must leave from";
         Group = 18, "group", "multicast and broadcast are not carried";
-        VipProtocol = 19, "vip-protocol", "sent to a virtual address past the socket hooks; only ping is answered there";
+        VipProtocol = 19, "vip-protocol", "sent to a virtual address without ports that a backend could be chosen by; only ping is answered there";
         HostSource = 20, "host-source", "sent into the ingress network with a source address that is not this node's";
         UnknownFlow = 21, "unknown-flow", "an ICMP error about a connection that no backend knows";
         Untranslatable = 22, "untranslatable", "between an IPv6 client and a task that listens on IPv4 alone: can't be said in the other version, or no address was free to stand for the client";

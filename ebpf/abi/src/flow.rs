@@ -26,8 +26,8 @@ map_type! {
         pub destination: Ip,
         pub id: [u8; 4],
         pub protocol: u8,
-        pad: u8,
-        pad_word: u16,
+        /// The network that the addresses are of, big endian; zero for the underlay's.
+        pub vni: [u8; 3],
     }
 }
 
@@ -109,6 +109,47 @@ map_type! {
     }
 }
 
+map_type! {
+    /// A flow of a task of this node to a virtual address, whose packets have passed the socket hooks: as these packets are, or
+    /// as the answers to them are that come from the backend.
+    pub struct VipFlowKey: 20 bytes {
+        pub vni: u32,
+        /// The task's name.
+        pub client: Ip4,
+        /// The virtual address; of answers the backend's name.
+        pub service: Ip4,
+        pub client_port: Port,
+        pub service_port: Port,
+        pub protocol: u8,
+        /// `VIP_FLOW_*`.
+        pub kind: u8,
+        pad: u16,
+    }
+}
+
+map_type! {
+    /// What is known of one direction of such a flow.
+    pub struct VipFlow: 12 bytes {
+        /// Tick of the last packet.
+        pub last_seen: u32,
+        /// What `service` is replaced by: the backend's name, of answers the virtual address.
+        pub becomes: Ip4,
+        /// `FLOW_FIN_*` and [`FLOW_RESET`], of this direction.
+        pub closing: u8,
+        /// [`VIP_FLOW_WENT_ON`] or 0.
+        pub state: u8,
+        pad: u16,
+    }
+}
+
+/// The direction of the answers.
+pub const VIP_FLOW_ANSWERS: u8 = 1;
+/// The packets are IPv6: one name has two addresses.
+pub const VIP_FLOW_V6: u8 = 2;
+
+/// More than a first SYN, a RST, or (towards the backend) the first packet at all came this way.
+pub const VIP_FLOW_WENT_ON: u8 = 1;
+
 /// The client went on after the task had answered: any other flow is forgotten much sooner.
 pub const FLOW_ESTABLISHED: u8 = 1;
 
@@ -163,7 +204,61 @@ impl FlowTuple {
 impl FragmentKey {
     #[inline]
     pub const fn new(source: Ip, destination: Ip, id: [u8; 4], protocol: u8) -> Self {
-        Self { source, destination, id, protocol, pad: 0, pad_word: 0 }
+        Self { source, destination, id, protocol, vni: [0; 3] }
+    }
+
+    /// The same packet between endpoints of a network.
+    #[inline]
+    #[must_use]
+    pub const fn of_network(mut self, vni: u32) -> Self {
+        let [_, a, b, c] = vni.to_be_bytes();
+        self.vni = [a, b, c];
+        self
+    }
+}
+
+impl VipFlowKey {
+    /// `kind` is [`VIP_FLOW_V6`] or 0.
+    #[inline]
+    pub const fn new(vni: u32, client: (Ip4, Port), vip: (Ip4, Port), protocol: u8, kind: u8) -> Self {
+        Self {
+            vni,
+            client: client.0,
+            service: vip.0,
+            client_port: client.1,
+            service_port: vip.1,
+            protocol,
+            kind,
+            pad: 0,
+        }
+    }
+
+    /// The key of the answers of a flow with this key, which its backend gives.
+    #[inline]
+    #[must_use]
+    pub const fn answers(mut self, backend: Ip4) -> Self {
+        self.service = backend;
+        self.kind |= VIP_FLOW_ANSWERS;
+        self
+    }
+
+    /// The key of the flow that is answered, of a key of answers.
+    #[must_use]
+    pub const fn asked(mut self, vip: Ip4) -> Self {
+        self.service = vip;
+        self.kind &= !VIP_FLOW_ANSWERS;
+        self
+    }
+
+    pub const fn is_of_answers(&self) -> bool {
+        self.kind & VIP_FLOW_ANSWERS != 0
+    }
+}
+
+impl VipFlow {
+    #[inline]
+    pub const fn new(becomes: Ip4, last_seen: u32) -> Self {
+        Self { last_seen, becomes, closing: 0, state: 0, pad: 0 }
     }
 }
 
@@ -241,8 +336,7 @@ impl ReplyFlow {
     /// Both sides have said goodbye, or one has cut the connection (RFC 9293 section 3.6).
     #[inline]
     pub const fn is_closed(&self) -> bool {
-        const BOTH_FINS: u8 = FLOW_FIN_CLIENT | FLOW_FIN_TASK;
-        self.closing & FLOW_RESET != 0 || self.closing & BOTH_FINS == BOTH_FINS
+        is_closed(self.closing)
     }
 
     /// Both rows belong to the same flow of the same client.
@@ -252,4 +346,11 @@ impl ReplyFlow {
             && self.service_port == other.service_port
             && self.client_port == other.client_port
     }
+}
+
+/// What both directions have seen ends the flow.
+#[inline]
+pub const fn is_closed(closing: u8) -> bool {
+    const BOTH_FINS: u8 = FLOW_FIN_CLIENT | FLOW_FIN_TASK;
+    closing & FLOW_RESET != 0 || closing & BOTH_FINS == BOTH_FINS
 }

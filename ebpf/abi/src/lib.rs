@@ -25,7 +25,9 @@ pub mod table;
 pub mod wire;
 
 pub use counters::{CounterRow, DropReason, GateRow, ProgramId};
-pub use flow::{FlowTuple, ForwardFlow, ForwardKey, FragmentKey, FragmentPorts, ReplyFlow, ReplyKey};
+pub use flow::{
+    FlowTuple, ForwardFlow, ForwardKey, FragmentKey, FragmentPorts, ReplyFlow, ReplyKey, VipFlow, VipFlowKey,
+};
 pub use next_hop::NextHop;
 pub use ring::{Chooser, RingBlock, RingKey};
 pub use sample::{FlowEvent, Sampling, TellingRow};

@@ -52,6 +52,11 @@ pub mod map {
     pub const HALF_OPEN: &str = "half_open";
     /// IPv4 address [`crate::Ip4`] → [`crate::StandIn`].
     pub const STAND_INS: &str = "stand_ins";
+    /// [`crate::VipFlowKey`] → [`crate::VipFlow`].
+    pub const VIP_FLOWS: &str = "vip_flows";
+    /// Array\[1\] of `u32`: tick of the last packet that made or kept a row there; 0 while there is none, and no packet has to
+    /// be looked for among answers.
+    pub const VIPS_ASKED: &str = "vips_asked";
     /// LRU: [`crate::SocketNatKey`] → [`crate::OriginalDestination`].
     pub const SOCKET_NAT: &str = "socket_nat";
     /// Per-CPU array, [`crate::ProgramId`] → [`crate::CounterRow`].
@@ -67,10 +72,11 @@ pub mod map {
     pub const TELLING: &str = "telling";
 
     /// What outlives a change of the ABI, as long as [`crate::FLOW_LAYOUT`] stays: flows, and the clock that they are dated by.
-    pub const OF_FLOWS: [&str; 7] = [TICK, FLOW_CACHE, FLOWS, REPLIES, HALF_OPEN, STAND_INS, SOCKET_NAT];
+    pub const OF_FLOWS: [&str; 9] =
+        [TICK, FLOW_CACHE, FLOWS, REPLIES, HALF_OPEN, STAND_INS, VIP_FLOWS, VIPS_ASKED, SOCKET_NAT];
 
     /// All of them: what is pinned.
-    pub const ALL: [&str; 25] = [
+    pub const ALL: [&str; 27] = [
         CONFIG,
         TICK,
         FRONTENDS,
@@ -90,6 +96,8 @@ pub mod map {
         REPLIES,
         HALF_OPEN,
         STAND_INS,
+        VIP_FLOWS,
+        VIPS_ASKED,
         SOCKET_NAT,
         COUNTERS,
         GATE,

@@ -23,8 +23,11 @@ const LAST_ERROR6: u8 = 4;
 const ECHO_REQUEST6: u8 = 128;
 const ECHO_REPLY6: u8 = 129;
 
-/// Code of "destination unreachable": fragmentation needed and DF set.
+/// Codes of "destination unreachable": nobody has the port; fragmentation needed and DF set.
+const PORT_UNREACHABLE: u8 = 3;
 const FRAGMENTATION_NEEDED: u8 = 4;
+/// The first of them for IPv6 (RFC 4443 section 3.1).
+const PORT_UNREACHABLE6: u8 = 4;
 /// Of the packet at fault an error of ours carries the header, here one without options, and 64 bits (RFC 792). RFC 4443
 /// section 2.4 (c) would have more for IPv6; who looks a connection up needs no more.
 pub const CARRIED_LEN4: usize = ipv4::MIN_LEN + 8;
@@ -68,11 +71,29 @@ impl Version {
 /// Where the checksum of an embedded IPv4 header is.
 pub const EMBEDDED_CHECKSUM_OFFSET4: usize = Version::V4.embedded_offset() + 10;
 
-/// The header of an error that tells the sender of a packet, which begins with `carried`, that none longer than `mtu` bytes
-/// gets to where it was sent (RFC 1191 section 4).
+/// What an ICMP error tells: why the destination can't be reached. No enum, as with [`Error6`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Error4 {
+    code: u8,
+    mtu: u16,
+}
+
+impl Error4 {
+    /// Nobody serves the port (RFC 792).
+    pub const PORT: Self = Self { code: PORT_UNREACHABLE, mtu: 0 };
+
+    /// No packet longer than `mtu` bytes gets there in one piece (RFC 1191 section 4).
+    #[inline]
+    pub const fn too_big(mtu: u16) -> Self {
+        Self { code: FRAGMENTATION_NEEDED, mtu }
+    }
+}
+
+/// The header of an error that tells the sender of a packet, which begins with `carried`.
 #[inline]
-pub fn fragmentation_needed(carried: &[u8; CARRIED_LEN4], mtu: u16) -> [u8; LEN] {
-    let mut header = [DESTINATION_UNREACHABLE, FRAGMENTATION_NEEDED, 0, 0, 0, 0, 0, 0];
+pub fn error4(error: Error4, carried: &[u8; CARRIED_LEN4]) -> [u8; LEN] {
+    let Error4 { code, mtu } = error;
+    let mut header = [DESTINATION_UNREACHABLE, code, 0, 0, 0, 0, 0, 0];
     header[6..8].copy_from_slice(&mtu.to_be_bytes());
     let checksum = checksum::join(checksum::header_checksum(&header), checksum::header_checksum(carried));
     header[2..4].copy_from_slice(&checksum);
@@ -83,26 +104,33 @@ pub fn fragmentation_needed(carried: &[u8; CARRIED_LEN4], mtu: u16) -> [u8; LEN]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Error6 {
     kind: u8,
+    code: u8,
     mtu: u16,
 }
 
 impl Error6 {
     /// No route leads there (RFC 4443 section 3.1).
-    pub const NO_ROUTE: Self = Self { kind: UNREACHABLE6, mtu: 0 };
+    pub const NO_ROUTE: Self = Self { kind: UNREACHABLE6, code: 0, mtu: 0 };
+    /// Nobody serves the port (there too).
+    pub const PORT: Self = Self { kind: UNREACHABLE6, code: PORT_UNREACHABLE6, mtu: 0 };
 
     /// No packet longer than `mtu` bytes gets there (RFC 4443 section 3.2).
     #[inline]
     pub const fn too_big(mtu: u16) -> Self {
-        Self { kind: PACKET_TOO_BIG, mtu }
+        Self { kind: PACKET_TOO_BIG, code: 0, mtu }
     }
 }
 
-/// The same for IPv6; `addresses` are those of the error itself.
-#[inline]
+/// As [`error4`] for IPv6; `addresses` are those of the error itself.
+#[inline(always)]
+#[expect(
+    clippy::inline_always,
+    reason = "a call's frame on top of its callers' is more than kernel 6.1 allows"
+)]
 #[expect(clippy::cast_possible_truncation, reason = "few bytes")]
 pub fn error6(error: Error6, addresses: (&Ip, &Ip), carried: &[u8; CARRIED_LEN6]) -> [u8; LEN] {
-    let Error6 { kind, mtu } = error;
-    let mut header = [kind, 0, 0, 0, 0, 0, 0, 0];
+    let Error6 { kind, code, mtu } = error;
+    let mut header = [kind, code, 0, 0, 0, 0, 0, 0];
     header[6..8].copy_from_slice(&mtu.to_be_bytes());
     let pseudo = checksum::pseudo_header6(addresses, const { (LEN + CARRIED_LEN6) as u16 });
     let message = checksum::join(checksum::header_checksum(&header), checksum::header_checksum(carried));

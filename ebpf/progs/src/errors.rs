@@ -25,18 +25,17 @@ const TTL: u8 = 64;
 pub fn refuse_length(config: &NodeConfig, packet: &Skb, ethernet: &Ethernet, ip: &IpHeader) -> Outcome {
     let mtu = config.uplink_mtu.saturating_sub(MTU_OVERHEAD) as u16;
     match ip.version {
-        Version::V4 => refuse_length4(packet, ip, mtu)?,
+        Version::V4 => become_error4(packet, ip, icmp::Error4::too_big(mtu))?,
         Version::V6 => become_error6(packet, ip, &ip.destination, icmp::Error6::too_big(mtu))?,
     }
     packet.set_macs(ethernet.source, ethernet.destination)?;
     Ok(skb::send(packet.ifindex()))
 }
 
-/// Sends a task's IPv6 packet back as an error of its router: no route leads there. So a task that asks for an address outside
-/// goes on to the next one at once (RFC 8305 section 5).
+/// Sends a task's IPv6 packet back as an error from `source`.
 #[inline(always)]
-pub fn refuse_route6(packet: &Skb, ip: &IpHeader, task: MacAddr, router: &Ip) -> Outcome {
-    become_error6(packet, ip, router, icmp::Error6::NO_ROUTE)?;
+pub fn refuse6(packet: &Skb, ip: &IpHeader, task: MacAddr, (source, error): (&Ip, icmp::Error6)) -> Outcome {
+    become_error6(packet, ip, source, error)?;
     packet.set_macs(task, ROUTER_MAC)?;
     Ok(skb::send(packet.ifindex()))
 }
@@ -44,13 +43,22 @@ pub fn refuse_route6(packet: &Skb, ip: &IpHeader, task: MacAddr, router: &Ip) ->
 /// Sends a task's answer to an IPv6 client back as an error: it is too long for the tunnel as an IPv6 packet.
 #[inline(always)]
 pub fn refuse_answer(packet: &Skb, ip: &IpHeader, task: MacAddr, mtu: u16) -> Outcome {
-    refuse_length4(packet, ip, mtu)?;
+    become_error4(packet, ip, icmp::Error4::too_big(mtu))?;
     packet.set_macs(task, ROUTER_MAC)?;
     Ok(skb::send(packet.ifindex()))
 }
 
+/// Sends a task's IPv4 packet back as an error of whom it asked: nobody serves the port.
 #[inline(always)]
-fn refuse_length4(packet: &Skb, ip: &IpHeader, mtu: u16) -> Result<(), DropReason> {
+pub fn refuse_port4(packet: &Skb, ip: &IpHeader, task: MacAddr) -> Outcome {
+    become_error4(packet, ip, icmp::Error4::PORT)?;
+    packet.set_macs(task, ROUTER_MAC)?;
+    Ok(skb::send(packet.ifindex()))
+}
+
+/// The packet becomes an error about itself, from its destination.
+#[inline(always)]
+fn become_error4(packet: &Skb, ip: &IpHeader, error: icmp::Error4) -> Result<(), DropReason> {
     const PAYLOAD_LEN: usize = icmp::LEN + icmp::CARRIED_LEN4;
     const OFFSET: usize = Version::V4.icmp_offset();
     let carried = packet.load::<{ icmp::CARRIED_LEN4 }>(ip::OFFSET).map_err(|_| DropReason::Malformed)?;
@@ -58,7 +66,7 @@ fn refuse_length4(packet: &Skb, ip: &IpHeader, mtu: u16) -> Result<(), DropReaso
     let (source, destination) = (ip.destination.low(), ip.source.low());
     let header = ipv4::Plain { source, destination, protocol: protocol::ICMP, ttl: TTL, tos: 0, id: [0; 2] };
     packet.write(ip::OFFSET, &header.to_bytes(PAYLOAD_LEN as u16))?;
-    packet.write(OFFSET, &icmp::fragmentation_needed(&carried, mtu))?;
+    packet.write(OFFSET, &icmp::error4(error, &carried))?;
     packet.write(OFFSET + icmp::LEN, &carried)
 }
 
@@ -174,4 +182,22 @@ fn restore(
     packet.replace_embedded_port(version, destination_port, (task_port, reply.service_port))?;
     packet.replace_error_address(version, version.source_offset(), addresses)?;
     Ok(Verdict::ANSWER)
+}
+
+/// An error about a packet whose sender is known by another address, to which it goes now.
+#[inline(always)]
+pub fn replace_source_at_fault(packet: &Skb, ip: &IpHeader, sender: &Ip) -> Result<(), DropReason> {
+    let version = ip.version;
+    let addresses = (ip.destination, *sender);
+    packet.replace_embedded_address(version, version.embedded_source_offset(), addresses)?;
+    packet.replace_error_address(version, version.destination_offset(), addresses)
+}
+
+/// An error about a packet whose receiver is known by another address, from which it comes now.
+#[inline(always)]
+pub fn replace_destination_at_fault(packet: &Skb, ip: &IpHeader, receiver: &Ip) -> Result<(), DropReason> {
+    let version = ip.version;
+    let addresses = (ip.source, *receiver);
+    packet.replace_embedded_address(version, version.embedded_destination_offset(), addresses)?;
+    packet.replace_error_address(version, version.source_offset(), addresses)
 }

@@ -3,6 +3,7 @@
 //! - [`ingress`]: published ports, the same for XDP and tc: which backend, and handing a packet to a backend of this node.
 //! - [`uplink`], [`vxlan`], [`task`], [`xdp`]: where packets come from.
 //! - [`track`]: flows of this node's backends; [`gate`]: how many may begin.
+//! - [`vips`]: virtual addresses, for packets that no socket hook has translated.
 //! - [`route`]: where packets go; [`answer`]: where answers leave; [`tunnel`]: to another node; [`fib`]: the kernel's routes.
 //! - [`family`]: IPv6 clients of tasks that listen on IPv4 alone; [`stand_in`]: who they are to these; [`translate`]: their packets.
 //! - [`errors`]: ICMP errors about their packets; [`fragments`]: packets that come in pieces.
@@ -46,6 +47,7 @@ mod translate;
 mod tunnel;
 mod uplink;
 mod verdict;
+mod vips;
 mod vxlan;
 mod xdp;
 

@@ -6,14 +6,14 @@ use aya_ebpf::macros::btf_map;
 use ebpf_abi::limits::{
     EVENT_BUFFER_BYTES, MAX_ADDRESS_OWNERS, MAX_ATTACHMENTS, MAX_CACHED_FLOWS, MAX_ENDPOINTS, MAX_FLOWS,
     MAX_FRAGMENTED_PACKETS, MAX_FRONTENDS, MAX_HALF_OPEN, MAX_PEERS, MAX_PREFIXES6, MAX_PROGRAMS, MAX_RINGS,
-    MAX_SANDBOXES, MAX_SOCKET_NATS, MAX_STAND_INS, MAX_TARGET_PORTS, MAX_VIPS,
+    MAX_SANDBOXES, MAX_SOCKET_NATS, MAX_STAND_INS, MAX_TARGET_PORTS, MAX_VIP_FLOWS, MAX_VIPS,
 };
 use ebpf_abi::ring::{FIRST_PLACE, RingHeader, WORDS_PER_BLOCK};
 use ebpf_abi::{
     Attachment, CounterRow, Endpoint, EndpointKey, FlowEvent, FlowTuple, ForwardFlow, ForwardKey,
     FragmentKey, FragmentPorts, Frontend, FrontendKey, GateRow, Ip, Ip4, NextHop, NodeConfig,
     OriginalDestination, Peer, Prefix6, ReplyFlow, ReplyKey, RingBlock, RingKey, Sampling, SandboxNetworks,
-    SocketNatKey, StandIn, TargetPort, TargetPortKey, TellingRow, VipKey,
+    SocketNatKey, StandIn, TargetPort, TargetPortKey, TellingRow, VipFlow, VipFlowKey, VipKey,
 };
 use ebpf_packet::Version;
 use ebpf_packet::hash::place;
@@ -82,6 +82,11 @@ pub static HALF_OPEN: Queue<ForwardKey, { MAX_HALF_OPEN as usize }> = Queue::new
 
 #[btf_map(name = "stand_ins")]
 pub static STAND_INS: HashMap<Ip4, StandIn, { MAX_STAND_INS as usize }, SPARSE> = HashMap::new();
+#[btf_map(name = "vip_flows")]
+pub static VIP_FLOWS: HashMap<VipFlowKey, VipFlow, { MAX_VIP_FLOWS as usize }, SPARSE> = HashMap::new();
+
+#[btf_map(name = "vips_asked")]
+pub static VIPS_ASKED: Array<u32, 1> = Array::new();
 
 #[btf_map(name = "socket_nat")]
 pub static SOCKET_NAT: LruHashMap<SocketNatKey, OriginalDestination, { MAX_SOCKET_NATS as usize }> =

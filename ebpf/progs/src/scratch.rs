@@ -7,7 +7,7 @@ use aya_ebpf::btf_maps::PerCpuArray;
 use aya_ebpf::macros::btf_map;
 use ebpf_abi::{
     Attachment, DropReason, Endpoint, FlowTuple, ForwardKey, FragmentKey, Ip, Ip4, ReplyFlow, ReplyKey,
-    StandIn, TargetPort,
+    StandIn, TargetPort, VipFlowKey,
 };
 use ebpf_packet::ndp::Solicitation;
 use ebpf_packet::{Flow, IpHeader};
@@ -35,6 +35,8 @@ pub struct Scratch {
     handed: Handed,
     sockets: bpf_sock_tuple,
     stand_in: StandIn,
+    vip_key: VipFlowKey,
+    vip_answers_key: VipFlowKey,
 }
 
 /// A client's packet, or an error about an answer to it, on its way to a backend of this node.
@@ -95,6 +97,8 @@ keep! {
     reply: ReplyFlow;
     target: TargetPort;
     stand_in: StandIn;
+    vip_key: VipFlowKey;
+    vip_answers_key: VipFlowKey;
 }
 
 /// Room for an IP header.

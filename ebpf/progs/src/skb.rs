@@ -292,15 +292,27 @@ impl Skb {
         if result == 0 { Ok(()) } else { Err(DropReason::Rewrite) }
     }
 
+    /// As [`Skb::set_source`], where the port stays.
+    #[inline(always)]
+    pub fn set_source_address(&self, flow: &Flow, address: Ip) -> Result<(), DropReason> {
+        self.replace_address(flow, flow.version.source_offset(), flow.tuple.source, address)
+    }
+
+    /// As [`Skb::set_destination`], where the port stays.
+    #[inline(always)]
+    pub fn set_destination_address(&self, flow: &Flow, address: Ip) -> Result<(), DropReason> {
+        self.replace_address(flow, flow.version.destination_offset(), flow.tuple.destination, address)
+    }
+
     #[inline(always)]
     pub fn set_source(&self, flow: &Flow, address: Ip, port: Port) -> Result<(), DropReason> {
-        self.replace_address(flow, flow.version.source_offset(), flow.tuple.source, address)?;
+        self.set_source_address(flow, address)?;
         self.replace_port(flow, flow::SOURCE_PORT_OFFSET, flow.tuple.source_port, port)
     }
 
     #[inline(always)]
     pub fn set_destination(&self, flow: &Flow, address: Ip, port: Port) -> Result<(), DropReason> {
-        self.replace_address(flow, flow.version.destination_offset(), flow.tuple.destination, address)?;
+        self.set_destination_address(flow, address)?;
         self.replace_port(flow, flow::DESTINATION_PORT_OFFSET, flow.tuple.destination_port, port)
     }
 

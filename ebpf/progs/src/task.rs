@@ -11,7 +11,7 @@ use crate::account::Account;
 use crate::maps::{self, VIPS};
 use crate::skb::{self, Skb};
 use crate::verdict::{self, Outcome, Verdict};
-use crate::{answer, errors, fragments, headers, route, scratch, track, translate};
+use crate::{answer, errors, fragments, headers, route, scratch, track, translate, vips};
 
 #[inline(always)]
 pub fn run(account: &Account, packet: &Skb) -> i32 {
@@ -29,8 +29,16 @@ pub fn run(account: &Account, packet: &Skb) -> i32 {
         verdict::TRANSLATE_ERROR => part_of_translated_errors(account, packet),
         other => other,
     };
+    if action == verdict::TO_VIP {
+        action = vips::part_of_questions(account, packet);
+    }
     match action {
-        verdict::OUTSIDE => part_of_refusals(account, packet),
+        verdict::TO_GATEWAY => vips::part_of_own_answers(account, packet),
+        verdict::VIP_ERROR => vips::part_of_errors(account, packet),
+        verdict::FOR_TASK => {
+            vips::part_of_answers(account, packet, scratch::of_task().map_or(0, |task| task.0.vni))
+        }
+        verdict::REFUSED => part_of_refusals(account, packet),
         verdict::ANSWER => leaving_part(account, packet),
         other => other,
     }
@@ -166,7 +174,6 @@ fn answer_client(packet: &Skb, attachment: &Attachment, ip: &IpHeader) -> Option
 /// An ICMP error of the task: about a client's packet, or like any other packet.
 #[inline(always)]
 fn error(packet: &Skb) -> Outcome {
-    let config = maps::config().ok_or(DropReason::Unconfigured)?;
     let (attachment, ip) = scratch::of_task().ok_or(DropReason::Unconfigured)?;
     errors::from_task(packet, ip, attachment.address).unwrap_or_else(|| last(packet))
 }
@@ -234,7 +241,9 @@ fn last(packet: &Skb) -> Outcome {
     if let Some(endpoint) = maps::endpoint(attachment.vni, destination) {
         return if endpoint.is_local() {
             packet.set_macs(endpoint.mac, attachment.mac)?;
-            Ok(skb::send_to_sandbox(endpoint.ifindex))
+            let goes =
+                if vips::are_asked() { Verdict::FOR_TASK } else { skb::send_to_sandbox(endpoint.ifindex) };
+            Ok(goes)
         } else {
             Ok(route::tunnel_to_endpoint(attachment.vni, &endpoint))
         };
@@ -244,7 +253,7 @@ fn last(packet: &Skb) -> Outcome {
         return Ok(route::to_host_process(config, owner));
     }
     if named.is_none() && may_be_refused(packet, ip) {
-        return Ok(Verdict::OUTSIDE);
+        return Ok(Verdict::REFUSED);
     }
     to_router(packet, attachment, (ip, destination))
 }
@@ -255,15 +264,25 @@ fn may_be_refused(packet: &Skb, ip: &IpHeader) -> bool {
     ip.part == ip::Part::Whole && !icmp::is_error6(packet, ip)
 }
 
-/// To an address outside of the network: the gateway says that there is no way.
+/// To an address outside of the network: the gateway says that there is no way, so that a task that asks for one goes on to
+/// the next at once (RFC 8305 section 5). Nobody serves a virtual address: it answers as for a closed port, which is
+/// `ECONNREFUSED` to who connects, as it is by the socket hooks.
 #[inline(always)]
 fn refuse(packet: &Skb) -> Outcome {
     let (attachment, ip) = scratch::of_task().ok_or(DropReason::Unconfigured)?;
-    let router = maps::address(attachment.vni, attachment.gateway, Version::V6).ok_or(DropReason::NoRoute)?;
-    errors::refuse_route6(packet, ip, attachment.mac, &router)
+    if ip.version == Version::V4 {
+        return errors::refuse_port4(packet, ip, attachment.mac);
+    }
+    let (source, error) = if maps::name(attachment.vni, ip.destination).is_some() {
+        (ip.destination, icmp::Error6::PORT)
+    } else {
+        let router = maps::address(attachment.vni, attachment.gateway, Version::V6);
+        (router.ok_or(DropReason::NoRoute)?, icmp::Error6::NO_ROUTE)
+    };
+    errors::refuse6(packet, ip, attachment.mac, (&source, error))
 }
 
-/// The gateway and virtual addresses are nobody's: ping alone is answered for them, here.
+/// The gateway and virtual addresses are nobody's: ping is answered for them, here. All else to a virtual address is a backend's.
 #[inline(always)]
 fn to_router(packet: &Skb, attachment: &Attachment, (ip, destination): (&IpHeader, Ip4)) -> Outcome {
     let is_vip = is_vip(attachment, destination);
@@ -271,7 +290,11 @@ fn to_router(packet: &Skb, attachment: &Attachment, (ip, destination): (&IpHeade
         return Err(DropReason::NoRoute);
     }
     let Some(reply) = icmp::echo_reply(packet, ip) else {
-        return Err(if is_vip { DropReason::VipProtocol } else { DropReason::NoRoute });
+        return match (is_vip, vips::are_asked()) {
+            (true, _) => Ok(Verdict::TO_VIP),
+            (false, true) => Ok(Verdict::TO_GATEWAY),
+            (false, false) => Err(DropReason::NoRoute),
+        };
     };
     packet.set_macs(attachment.mac, ROUTER_MAC)?;
     let (source_offset, destination_offset) = (ip.version.source_offset(), ip.version.destination_offset());

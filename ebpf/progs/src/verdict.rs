@@ -23,10 +23,18 @@ impl Verdict {
     pub const TOO_LONG: Self = Self::Forward(TOO_LONG);
     /// An ICMP error about a backend's answer, which a part of its own delivers.
     pub const ERROR: Self = Self::Forward(ERROR);
-    /// Sent by IPv6 out of its network, which a part of its own refuses.
-    pub const OUTSIDE: Self = Self::Forward(OUTSIDE);
+    /// Sent by IPv6 out of its network, or to a virtual address that nobody serves, which a part of its own refuses.
+    pub const REFUSED: Self = Self::Forward(REFUSED);
     /// Taken out of the tunnel that [`crate::scratch`] keeps.
     pub const ARRIVED: Self = Self::Forward(ARRIVED);
+    /// To a virtual address, which [`crate::vips`] finds a backend for.
+    pub const TO_VIP: Self = Self::Forward(TO_VIP);
+    /// The same, if it is no flow's: it may be an ICMP error about an answer.
+    pub const VIP_ERROR: Self = Self::Forward(VIP_ERROR);
+    /// To the gateway, perhaps as the answer of a task to itself.
+    pub const TO_GATEWAY: Self = Self::Forward(TO_GATEWAY);
+    /// To a task of this node, perhaps as the answer of a virtual address.
+    pub const FOR_TASK: Self = Self::Forward(FOR_TASK);
     /// To the client that it answers, which a part of its own finds the way to.
     pub const ANSWER: Self = Self::Forward(ANSWER);
     /// A client's IPv6 packet, as [`crate::scratch`] has it, for a task that may listen on IPv4 alone.
@@ -51,13 +59,17 @@ const INTO_TUNNEL: i32 = 101;
 pub const TOO_LONG: i32 = 102;
 pub const ERROR: i32 = 103;
 pub const ARRIVED: i32 = 104;
-pub const OUTSIDE: i32 = 105;
+pub const REFUSED: i32 = 105;
 pub const ANSWER: i32 = 106;
 pub const FAMILY: i32 = 107;
 pub const TRANSLATE: i32 = 108;
 pub const TRANSLATE_ERROR: i32 = 109;
 pub const HAND_OVER: i32 = 110;
 pub const HAND_OVER_ERROR: i32 = 111;
+pub const TO_VIP: i32 = 112;
+pub const VIP_ERROR: i32 = 113;
+pub const FOR_TASK: i32 = 114;
+pub const TO_GATEWAY: i32 = 115;
 
 /// Ends a part; `None` leaves the packet to the next.
 #[inline(always)]

@@ -8,7 +8,7 @@ use crate::account::Account;
 use crate::ingress::Arrival;
 use crate::skb::{self, Skb, Tunnel};
 use crate::verdict::{self, Outcome, Verdict};
-use crate::{errors, family, fragments, headers, ingress, maps, route, scratch};
+use crate::{errors, family, fragments, headers, ingress, maps, route, scratch, vips};
 
 /// tc ingress.
 #[inline(always)]
@@ -24,8 +24,13 @@ pub fn run(account: &Account, packet: &Skb) -> i32 {
 /// A packet of a peer, out of the tunnel that [`scratch`] keeps. What [`family`] has to finish is left to that.
 #[inline(always)]
 pub fn arrive(account: &Account, packet: &Skb) -> i32 {
-    let action = part_of_all(account, packet);
-    if action == verdict::ERROR { part_of_errors(account, packet) } else { action }
+    match part_of_all(account, packet) {
+        verdict::ERROR => part_of_errors(account, packet),
+        verdict::FOR_TASK => {
+            vips::part_of_answers(account, packet, scratch::of_tunnel().map_or(0, |tunnel| tunnel.vni))
+        }
+        other => other,
+    }
 }
 
 #[inline(never)]
@@ -142,7 +147,7 @@ fn learn(config: &NodeConfig, packet: &Skb, tunnel: &Tunnel, ip: &IpHeader, back
 #[inline(always)]
 fn to_endpoint(config: &NodeConfig, tunnel: &Tunnel, ip: &IpHeader, endpoint: &Endpoint) -> Outcome {
     check_source(config, tunnel, ip.source)?;
-    Ok(skb::send_to_sandbox(endpoint.ifindex))
+    Ok(if vips::are_asked() { Verdict::FOR_TASK } else { skb::send_to_sandbox(endpoint.ifindex) })
 }
 
 /// A node speaks for its own endpoints, and in the ingress network for its own addresses.

@@ -12,20 +12,20 @@ use super::table::TableError;
 use super::tables::Tables;
 
 /// For how long flows may be silent, seconds.
-struct Limits {
+pub(super) struct Limits {
     /// Connections that are over.
     closed: u32,
     /// Connections whose client did not go on after the task's answer.
     half_open: u32,
     /// Datagrams likewise: one question, or one and its answer.
-    single_datagram: u32,
+    pub(super) single_datagram: u32,
 }
 
 /// Closed flows stay for late segments, which come within a few round trips; a half-open one for as long as Linux repeats a
 /// SYN-ACK (63 s), and an SCTP cookie lives (60 s); single datagrams for as long as Linux's connection tracking keeps what is no stream.
-const USUAL: Limits = Limits { closed: 10, half_open: 64, single_datagram: 30 };
+pub(super) const USUAL: Limits = Limits { closed: 10, half_open: 64, single_datagram: 30 };
 /// When there is hardly any room: what a slow but live client needs.
-const CROWDED: Limits = Limits { closed: 2, half_open: 8, single_datagram: 5 };
+pub(super) const CROWDED: Limits = Limits { closed: 2, half_open: 8, single_datagram: 5 };
 /// More flows than seven eighths of the table are a crowd.
 const CROWD: usize = MAX_FLOWS as usize / 8 * 7;
 /// An open connection may be silent for as long as Linux's connection tracking lets it be: five days. An association has
@@ -168,6 +168,17 @@ impl Limits {
     fn shortest(&self) -> u32 {
         self.closed.min(self.half_open).min(self.single_datagram)
     }
+
+    /// For how long a flow may be silent, seconds.
+    pub(super) fn of(&self, protocol: u8, is_closed: bool, is_established: bool) -> u32 {
+        match (protocol == protocol::UDP, is_established) {
+            (true, true) => DATAGRAM_SECS,
+            (true, false) => self.single_datagram,
+            (false, _) if is_closed => self.closed,
+            (false, true) => ESTABLISHED_SECS,
+            (false, false) => self.half_open,
+        }
+    }
 }
 
 /// Silent for longer than a flow of its kind may be.
@@ -182,19 +193,12 @@ fn is_expired(
         age(now, forward.last_seen).min(age(now, reply.last_seen))
     });
     let is_established = forward.is_some_and(|forward| forward.state & FLOW_ESTABLISHED != 0);
-    let limit_secs = match (key.protocol == protocol::UDP, is_established) {
-        (true, true) => DATAGRAM_SECS,
-        (true, false) => limits.single_datagram,
-        (false, _) if reply.is_closed() => limits.closed,
-        (false, true) => ESTABLISHED_SECS,
-        (false, false) => limits.half_open,
-    };
-    idle_secs > limit_secs
+    idle_secs > limits.of(key.protocol, reply.is_closed(), is_established)
 }
 
 /// Seconds since `then`. A tick ahead of ours (the daemon counts from the pinned tick on, so this is a race of one) is
 /// now.
-fn age(now: u32, then: u32) -> u32 {
+pub(super) fn age(now: u32, then: u32) -> u32 {
     now.saturating_sub(then)
 }
 

@@ -22,6 +22,7 @@ mod table;
 mod tables;
 mod takeover;
 mod test_run;
+mod vip_flows;
 
 use std::path::Path;
 

@@ -4,7 +4,7 @@ use ebpf_abi::names::map;
 use ebpf_abi::{
     Attachment, Endpoint, EndpointKey, FlowTuple, ForwardFlow, ForwardKey, Frontend, FrontendKey, Ip, Ip4,
     NextHop, NodeConfig, OriginalDestination, Peer, Prefix6, ReplyFlow, ReplyKey, RingKey, SandboxNetworks,
-    SocketNatKey, StandIn, TargetPort, TargetPortKey, VipKey,
+    SocketNatKey, StandIn, TargetPort, TargetPortKey, VipFlow, VipFlowKey, VipKey,
 };
 
 use super::counters::{Counters, Gate};
@@ -37,6 +37,9 @@ pub struct Tables {
     pub replies: Table<ReplyKey, ReplyFlow>,
     /// IPv4 addresses that stand for clients who come by IPv6.
     pub stand_ins: Table<Ip4, StandIn>,
+    pub vip_flows: Table<VipFlowKey, VipFlow>,
+    /// Tick of the last packet of those flows; 0 while there are none.
+    pub vips_asked: Single<u32>,
     pub socket_nat: Table<SocketNatKey, OriginalDestination>,
     pub counters: Counters,
     pub gate: Gate,
@@ -63,6 +66,8 @@ impl Tables {
             flows: Table::open(pins, map::FLOWS)?,
             replies: Table::open(pins, map::REPLIES)?,
             stand_ins: Table::open(pins, map::STAND_INS)?,
+            vip_flows: Table::open(pins, map::VIP_FLOWS)?,
+            vips_asked: Single::open(pins, map::VIPS_ASKED)?,
             socket_nat: Table::open(pins, map::SOCKET_NAT)?,
             counters: Counters::open(pins)?,
             gate: Gate::open(pins)?,

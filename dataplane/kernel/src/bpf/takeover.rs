@@ -8,6 +8,7 @@ use std::path::Path;
 use ebpf_abi::names::map;
 use ebpf_abi::{
     FlowTuple, ForwardFlow, ForwardKey, Ip4, OriginalDestination, ReplyFlow, ReplyKey, SocketNatKey, StandIn,
+    VipFlow, VipFlowKey,
 };
 
 use super::pins::{PinDir, PinError};
@@ -21,6 +22,8 @@ const SIZES: [(&str, usize, usize); map::OF_FLOWS.len()] = [
     (map::REPLIES, size_of::<ReplyKey>(), size_of::<ReplyFlow>()),
     (map::HALF_OPEN, 0, size_of::<ForwardKey>()),
     (map::STAND_INS, size_of::<Ip4>(), size_of::<StandIn>()),
+    (map::VIP_FLOWS, size_of::<VipFlowKey>(), size_of::<VipFlow>()),
+    (map::VIPS_ASKED, size_of::<u32>(), size_of::<u32>()),
     (map::SOCKET_NAT, size_of::<SocketNatKey>(), size_of::<OriginalDestination>()),
 ];
 

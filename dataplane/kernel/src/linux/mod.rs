@@ -130,6 +130,7 @@ impl Kernel for LinuxKernel {
         if self.last_sweep.elapsed() >= SWEEP_PERIOD {
             self.last_sweep = Instant::now();
             bpf.tables.sweep_flows().map_err(|error| KernelError::of(&error))?;
+            bpf.tables.sweep_vip_flows().map_err(|error| KernelError::of(&error))?;
         }
         Ok(())
     }

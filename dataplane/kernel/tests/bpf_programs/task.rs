@@ -61,17 +61,15 @@ fn tasks_reach_their_network_and_no_more() {
         let stranger = (task.0, Ip4([10, 0, 1, 9]));
         let mut version6 = router(gateway).udp((1, 2), &[0; 40]);
         version6[12..14].copy_from_slice(&[0x86, 0xdd]);
+        let mut no_flow = router(Ip4(VIP)).echo_request();
+        no_flow[34] = 13;
         let mut bad_version = router(gateway).udp((1, 2), b"");
         bad_version[14] = 0x55;
         for (name, frame, reason) in [
             ("nobody there", router(Ip4([10, 0, 1, 77])).udp((1, 2), b""), DropReason::NoRoute),
             ("outside", router(CLIENT).udp((1, 2), b""), DropReason::NoRoute),
             ("the gateway but no ping", router(gateway).udp((1, 2), b""), DropReason::NoRoute),
-            (
-                "past the socket hooks",
-                router(Ip4(VIP)).tcp((1, 2), Segment::Syn, b""),
-                DropReason::VipProtocol,
-            ),
+            ("no flow to a virtual address", no_flow, DropReason::VipProtocol),
             ("multicast", router(Ip4([224, 0, 0, 251])).udp((1, 2), b""), DropReason::Group),
             ("spoofed address", between(stranger, peer).udp((1, 2), b""), DropReason::SourceAddress),
             ("spoofed MAC", between((peer.0, task.1), peer).udp((1, 2), b""), DropReason::SourceAddress),

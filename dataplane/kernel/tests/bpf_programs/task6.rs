@@ -227,7 +227,6 @@ fn refused(task: (MacAddr, Ip), peer: (MacAddr, Ip)) -> Vec<(&'static str, Vec<u
             DropReason::NoRoute,
         ),
         ("the gateway but no ping", router(at(1)).udp((1, 2), b""), DropReason::NoRoute),
-        ("past the socket hooks", router(at(VIP[3])).tcp((1, 2), Segment::Syn, b""), DropReason::VipProtocol),
         ("a ping behind options", with_options6(&router(at(VIP[3])).echo_request()), DropReason::VipProtocol),
         ("multicast", router(all_nodes).udp((1, 2), b""), DropReason::Group),
         ("which groups it listens to", listens.icmp6(1, [143, 0], &[0; 8]), DropReason::Group),

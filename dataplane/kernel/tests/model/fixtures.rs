@@ -8,7 +8,7 @@ use ebpf_abi::table::ATTACHMENT_INGRESS;
 use ebpf_abi::{
     Attachment, CounterRow, DropReason, Endpoint, EndpointKey, FlowTuple, ForwardFlow, ForwardKey, Frontend,
     FrontendKey, Ip, Ip4, MacAddr, NodeConfig, Port, ProgramId, ReplyFlow, ReplyKey, RingKey,
-    SandboxNetworks, TargetPort, TargetPortKey, VipKey, protocol,
+    SandboxNetworks, TargetPort, TargetPortKey, VipFlow, VipFlowKey, VipKey, protocol,
 };
 
 use crate::fixtures6;
@@ -202,7 +202,10 @@ fn from_task() -> Vec<Fixture> {
     other_version[14] = 0x55;
     let asks = arp(1, endpoint(LOCAL), (MacAddr::default(), STRANGER), MacAddr::BROADCAST);
     let spoofed = between((MacAddr::of_endpoint(LOCAL), STRANGER), (ROUTER_MAC, REMOTE)).udp((1, 2), b"");
-    let past_the_hooks = to(VIPS[0]).tcp((1, 80), Segment::Syn, b"");
+    let mut no_flow = datagram(VIPS[0]);
+    no_flow[23] = 47;
+    let of_vip = to(VIPS[0]);
+    let answer = between((ROUTER_MAC, VIPS[0]), endpoint(LOCAL)).tcp((80, 1), Segment::Ack, b"");
     vec![
         plain(DropReason::Malformed, sent(other_version)),
         plain(DropReason::NotIp, sent(with_type(datagram(REMOTE), [0x88, 0xcc]))),
@@ -211,7 +214,15 @@ fn from_task() -> Vec<Fixture> {
         plain(DropReason::SourceAddress, sent(spoofed)),
         plain(DropReason::UnknownAttachment, step(ProgramId::MeshTask, STRAY_END, datagram(REMOTE))),
         plain(DropReason::Group, sent(datagram(Ip4([224, 0, 0, 251])))),
-        plain(DropReason::VipProtocol, sent(past_the_hooks)),
+        plain(DropReason::VipProtocol, sent(no_flow)),
+        plain(DropReason::NoBackend, sent(fragment(of_vip.udp((1, 2), &[0; 64]), 0, true))),
+        plain(DropReason::Fragment, sent(fragment(of_vip.udp((1, 2), &[0; 64]), 8, false))),
+        plain(DropReason::UnknownFlow, sent(of_vip.port_unreachable(&answer))),
+        Fixture {
+            reason: DropReason::FlowTableFull,
+            step: sent(of_vip.tcp((1, 80), Segment::Syn, b"")),
+            prepare: fill_vip_flows,
+        },
         Fixture {
             reason: DropReason::Unconfigured,
             step: sent(datagram(REMOTE)),
@@ -263,6 +274,16 @@ fn of_sockets() -> Vec<Fixture> {
         port: Port::new(80),
     };
     vec![plain(DropReason::NoBackend, Step::Socket(call))]
+}
+
+/// All rows, and a backend.
+fn fill_vip_flows(machine: &mut Machine) {
+    machine.tables.rings.swap(&RINGS[2], &[REMOTE]).unwrap();
+    for number in 0..FLOW_ROWS {
+        let ends = [LOCAL, Ip4::from_u32(number)].map(|address| (address, Port::new(1)));
+        let key = VipFlowKey::new(INGRESS, ends[0], ends[1], protocol::TCP, 0);
+        machine.insert(map::VIP_FLOWS, &key, &VipFlow::new(REMOTE, 1));
+    }
 }
 
 pub fn fill_flows(machine: &mut Machine, service: Ip) {

@@ -136,7 +136,11 @@ fn from_task() -> Vec<Fixture> {
     let link_local = Ip([0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0x42, 0x0a, 0xff, 0xfe, 0, 0, 5]);
     let spoofed =
         |source| udp(((MacAddr::of_endpoint(LOCAL), source), (ROUTER_MAC, in_network(REMOTE))), b"");
-    let past_the_hooks = tcp(to(in_network(VIPS[1])), (1, 80));
+    let mut no_flow = datagram(in_network(VIPS[1]));
+    no_flow[20] = 47;
+    let to_vip = |rest| sent(extended(datagram(in_network(VIPS[1])), FRAGMENT, rest));
+    let answer = tcp(((ROUTER_MAC, in_network(VIPS[1])), endpoint(LOCAL)), (80, 1));
+    let about_answer = [&[1, 4, 0, 0, 0, 0, 0, 0], &answer[14..]].concat();
     let of_overlay = udp(
         (
             (MacAddr::of_endpoint(LOCAL), address6(&prefix6(OVERLAY), LOCAL)),
@@ -157,7 +161,10 @@ fn from_task() -> Vec<Fixture> {
         plain(DropReason::SourceAddress, sent(spoofed(link_local))),
         plain(DropReason::SourceAddress, sent(spoofed(Ip::UNSPECIFIED))),
         plain(DropReason::Group, sent(datagram(ALL_NODES))),
-        plain(DropReason::VipProtocol, sent(past_the_hooks)),
+        plain(DropReason::VipProtocol, sent(no_flow)),
+        plain(DropReason::NoBackend, to_vip([0, 0, 1, 0, 0, 0, 1])),
+        plain(DropReason::Fragment, to_vip([0, 0, 8, 0, 0, 0, 2])),
+        plain(DropReason::UnknownFlow, sent(icmp(to(in_network(VIPS[1])), 64, about_answer))),
         Fixture {
             reason: DropReason::Unconfigured,
             step: sent(datagram(in_network(REMOTE))),

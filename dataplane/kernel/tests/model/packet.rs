@@ -5,7 +5,7 @@ use std::net::Ipv6Addr;
 
 use ebpf_abi::{
     Endpoint, EndpointKey, ForwardKey, Ip, Ip4, MacAddr, NodeConfig, Port, Prefix6, ProgramId, ReplyKey,
-    RingKey, TargetPort, TargetPortKey,
+    RingKey, TargetPort, TargetPortKey, VipFlowKey,
 };
 
 /// The interfaces that packets name, in a namespace of the test's own.
@@ -105,6 +105,7 @@ pub enum Change {
     Prefix6(u32, Option<Prefix6>),
     EmptyCaches,
     ForgetFlow(Option<ForwardKey>, Option<ReplyKey>),
+    ForgetVipFlow(VipFlowKey),
     EmptyFlows,
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use ebpf_abi::limits::{MAX_DROP_REASONS, MAX_NEW_CACHED_FLOWS, ROUTER_MAC};
-use ebpf_abi::{CounterRow, Ip4, ProgramId, protocol};
+use ebpf_abi::{CounterRow, Ip, Ip4, ProgramId, protocol};
 
 use crate::frame::{IPV4, IPV6, Link, at, checksums_hold};
 use crate::generate::dice::Dice;
@@ -132,7 +132,8 @@ impl Bench {
         slate.fib_macs[6..].copy_from_slice(&hop.destination.0);
         (slate.listens6, slate.listens4) = (packet.listens.v6.into(), packet.listens.v4.into());
         let ran = self.machine.run(packet);
-        self.count(packet.program, &expected, at(&packet.bytes, 12) == Some(IPV6));
+        let by_vip = self.by_vip(packet, &expected);
+        self.count(packet.program, (&expected, by_vip), at(&packet.bytes, 12) == Some(IPV6));
         let is_xdp = packet.program == ProgramId::MeshXdp;
         agree(&expected, &ran, if is_xdp { xdp_code(&expected) } else { tc_code(&expected) })?;
         if ran.slate.random != self.model.random {
@@ -147,7 +148,33 @@ impl Bench {
         Ok(())
     }
 
-    fn count(&mut self, program: ProgramId, outcome: &Outcome, is_v6: bool) {
+    /// What is to be said of a packet that a task sent to a virtual address, or that gets to one as from there.
+    fn by_vip(&self, packet: &Packet, outcome: &Outcome) -> &'static str {
+        let network =
+            |frame: &[u8]| Link::of(frame).and_then(|link| Network::of(frame, Family::of(link.kind)?));
+        let is_vip = |address: Ip| {
+            let vips = &self.model.wanted.vips;
+            vips.keys().any(|key| self.model.name(key.vni, address) == Some(key.address))
+        };
+        let asks = network(&packet.bytes).is_some_and(|ip| is_vip(ip.destination));
+        let answers = network(&outcome.bytes).is_some_and(|ip| is_vip(ip.source));
+        match outcome.verdict {
+            Verdict::Forward(Way::Sandbox(to)) if to == packet.ifindex && asks => " for its virtual address",
+            Verdict::Forward(Way::Sandbox(to)) if to == packet.ifindex && answers => {
+                " from its virtual address"
+            }
+            Verdict::Forward(Way::Sandbox(_)) if answers => " from a virtual address",
+            Verdict::Forward(Way::Out(TUNNEL) | Way::Neighbour(..) | Way::Sandbox(_)) if asks => {
+                " for a virtual address"
+            }
+            Verdict::Forward(Way::Out(_)) if asks && answers && is_unreachable(&outcome.bytes) => {
+                " as nobody serves it"
+            }
+            _ => "",
+        }
+    }
+
+    fn count(&mut self, program: ProgramId, (outcome, by_vip): (&Outcome, &str), is_v6: bool) {
         let end = match outcome.verdict {
             Verdict::Forward(Way::Out(TUNNEL)) if outcome.bytes[6..12] != ROUTER_MAC.0 => {
                 "asked elsewhere".into()
@@ -162,7 +189,7 @@ impl Bench {
             Verdict::Drop(reason) => reason.label().to_owned(),
             other => format!("{other:?}"),
         };
-        let end = if is_v6 { format!("{end}, IPv6") } else { end };
+        let end = if is_v6 { format!("{end}{by_vip}, IPv6") } else { end + by_vip };
         let end = match translated(program, outcome, is_v6) {
             Some(as_what) => format!("{end}, {as_what}"),
             None => end,
@@ -181,7 +208,7 @@ impl Bench {
         let slate = self.machine.slate();
         (slate.netns_cookie, slate.socket_cookie) = (call.netns_cookie, call.socket_cookie);
         let ran = self.machine.run_socket(call);
-        self.count(call.program, &expected, call.is_of_v6_alone());
+        self.count(call.program, (&expected, ""), call.is_of_v6_alone());
         let (code, error) = match expected.verdict {
             Verdict::Drop(_) => (REFUSE, Some(ECONNREFUSED)),
             _ => (PROCEED, None),
@@ -215,6 +242,15 @@ fn translated(program: ProgramId, outcome: &Outcome, was_v6: bool) -> Option<&'s
         return Some(if bytes[20] == protocol::ICMP6 { "an error of IPv6" } else { "as IPv6" });
     }
     None
+}
+
+/// An ICMP error: "destination unreachable".
+fn is_unreachable(frame: &[u8]) -> bool {
+    match at(frame, 12).and_then(Family::of) {
+        Some(family @ Family::V4) => at(frame, family.icmp()) == Some([3]),
+        Some(family @ Family::V6) => at(frame, family.icmp()) == Some([1]),
+        None => false,
+    }
 }
 
 /// Results of a socket hook, and the error code of a call that is refused (32 bits).

@@ -6,7 +6,7 @@ use ebpf_abi::ring::EARLIER_RINGS;
 use ebpf_abi::{
     Attachment, Endpoint, EndpointKey, FlowTuple, ForwardFlow, ForwardKey, FragmentKey, FragmentPorts,
     Frontend, FrontendKey, Ip, Ip4, NextHop, NodeConfig, OriginalDestination, Prefix6, ReplyFlow, ReplyKey,
-    RingKey, SandboxNetworks, SocketNatKey, StandIn, TargetPort, TargetPortKey, VipKey,
+    RingKey, SandboxNetworks, SocketNatKey, StandIn, TargetPort, TargetPortKey, VipFlow, VipFlowKey, VipKey,
 };
 
 use crate::kernel::{FLOW_ROWS, INCREMENT, MULTIPLIER};
@@ -51,6 +51,9 @@ pub struct Written {
     pub replies: BTreeMap<ReplyKey, ReplyFlow>,
     pub stand_ins: BTreeMap<Ip4, StandIn>,
     pub socket_nat: BTreeMap<SocketNatKey, OriginalDestination>,
+    pub vip_flows: BTreeMap<VipFlowKey, VipFlow>,
+    /// When a row of theirs was last made or kept; 0 while there is none.
+    pub vips_asked: u32,
     /// Flows in the order in which they began, the oldest first.
     pub half_open: VecDeque<ForwardKey>,
     pub gate: Gate,
@@ -98,6 +101,11 @@ impl Tables {
             Change::EmptyFlows => {
                 written.flows.clear();
                 written.replies.clear();
+                written.vip_flows.clear();
+                written.vips_asked = 0;
+            }
+            Change::ForgetVipFlow(key) => {
+                written.vip_flows.remove(key);
             }
         }
     }

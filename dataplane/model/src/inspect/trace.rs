@@ -70,7 +70,8 @@ pub enum TraceEnd {
     Dropped { program: String, reason: String },
     /// `program` answers it as the task's router would: there is no way.
     NoRoute { program: String },
-    /// The system call fails with ECONNREFUSED, and `program` counts the reason.
+    /// The system call fails with ECONNREFUSED, and `program` counts the reason; or `mesh_task` answers the packet as a closed port
+    /// does.
     Refused { program: String, reason: String },
 }
 

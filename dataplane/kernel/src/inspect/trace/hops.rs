@@ -34,7 +34,12 @@ pub fn socket_hop(protocol: ProtocolNumber, is_v4: bool, backend: Option<SocketA
 
 /// The call fails, for there is no backend.
 pub fn refused(protocol: ProtocolNumber, is_v4: bool) -> TraceEnd {
-    let (program, reason) = (socket_program(protocol, is_v4), DropReason::NoBackend);
+    refused_by(socket_program(protocol, is_v4))
+}
+
+/// The same of any program.
+pub fn refused_by(program: ProgramId) -> TraceEnd {
+    let reason = DropReason::NoBackend;
     TraceEnd::Refused { program: program.label().to_owned(), reason: reason.label().to_owned() }
 }
 

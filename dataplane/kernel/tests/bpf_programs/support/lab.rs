@@ -138,6 +138,11 @@ impl Lab {
         sandbox.ip("route add default via 10.0.0.1 dev eth0");
     }
 
+    /// How its tc programs hang.
+    pub fn mode(&self) -> HookMode {
+        self.mode
+    }
+
     pub fn node_pins(&self, node: usize) -> PathBuf {
         self.pin_dir.join(format!("node{node}"))
     }

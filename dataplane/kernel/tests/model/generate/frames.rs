@@ -232,6 +232,8 @@ pub fn spoil(dice: &mut Dice, frame: &mut Vec<u8>) {
             let position = ETHERNET + dice.below((frame.len() - ETHERNET).min(if is_v6 { 80 } else { 48 }));
             frame[position] ^= 1 << dice.below(8);
         }
+        // Between TCP's flags and its checksum.
+        8 => frame.truncate(ETHERNET + if is_v6 { 40 } else { 20 } + 14 + dice.below(4)),
         // A length that the frame does not have.
         6 if frame.len() >= ETHERNET + 6 => {
             let length = dice.pick(&[0, 19, 20, 28, 1190, 1191, 1230, 1231, 1450, 1451, 9000, 65_535_u16]);

@@ -17,8 +17,8 @@ use crate::packet::{
 use crate::tables::{Tables, address6};
 use dice::Dice;
 use world::{
-    BACKENDS, CLIENTS, INGRESS, NODE_COOKIE, OVERLAPPING, OVERLAY, OWN, OWN6, PEERS, SANDBOX_COOKIES,
-    SERVICES, STRANGE_COOKIE, STRANGER, VIPS, prefix6,
+    BACKENDS, CLIENTS, INGRESS, NODE_COOKIE, OVERLAPPING, OVERLAY, OVERLAY_TASKS, OWN, OWN6, PEERS,
+    SANDBOX_COOKIES, SERVICES, STRANGE_COOKIE, STRANGER, VIPS, prefix6,
 };
 
 /// The next step of a run whose tables are these.
@@ -179,14 +179,14 @@ fn change(dice: &mut Dice, tables: &Tables) -> Change {
     let wanted = &tables.wanted;
     let backend = dice.pick(&BACKENDS);
     let key = EndpointKey { vni: INGRESS, address: backend };
-    match dice.below(28) {
+    match dice.below(30) {
         0..5 => Change::Tick(wanted.tick + u32::try_from(dice.below(40)).unwrap()),
         5..9 => {
             let ring = RingKey::new(1 + dice.number() % 2, INGRESS);
             Change::Ring(ring, world::ring(dice, INGRESS))
         }
-        9 | 10 => Change::EmptyCaches,
-        11..13 => Change::EmptyFlows,
+        9..12 => Change::EmptyCaches,
+        12 => Change::EmptyFlows,
         13..16 => {
             let forward = dice.pick_from(tables.written.flows.keys()).copied();
             Change::ForgetFlow(forward, dice.pick_from(tables.written.replies.keys()).copied())
@@ -212,6 +212,16 @@ fn change(dice: &mut Dice, tables: &Tables) -> Change {
                 Change::TargetPort(*key, toggled.then(|| row.with_dsr(row.way == 0)))
             })
         }
+        25 => {
+            let key = dice.pick_from(tables.written.vip_flows.keys());
+            key.map_or(Change::EmptyCaches, |key| Change::ForgetVipFlow(*key))
+        }
+        26 | 27 => {
+            let key = EndpointKey { vni: OVERLAY, address: dice.pick(&OVERLAY_TASKS) };
+            let row = wanted.endpoints.get(&key).map(|row| row.serving(!row.serves()));
+            Change::Endpoint(key, row.filter(|_| !dice.one_in(4)))
+        }
+        28 => Change::Ring(RingKey::new(2, OVERLAY), world::ring(dice, OVERLAY)),
         23 | 24 => {
             let vni = dice.pick(&[INGRESS, OVERLAY]);
             Change::Prefix6(vni, (!dice.one_in(3)).then(|| prefix6(vni)))

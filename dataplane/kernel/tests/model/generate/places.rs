@@ -1,10 +1,12 @@
 //! Frames as they come from outside, from other nodes, from this node's processes and from its tasks.
 
-use ebpf_abi::flow::FLOW_AS_IPV4;
+use ebpf_abi::flow::{FLOW_AS_IPV4, VIP_FLOW_V6};
 use ebpf_abi::limits::{PROBE_VNI, ROUTER_MAC};
 use ebpf_abi::ring::{MAX_HOPS, fingerprint};
-use ebpf_abi::table::ATTACHMENT_WAY_OUT;
-use ebpf_abi::{Attachment, Chooser, FlowTuple, ForwardKey, Ip, Ip4, MacAddr, Port, ReplyKey, protocol};
+use ebpf_abi::table::{ATTACHMENT_INGRESS, ATTACHMENT_WAY_OUT};
+use ebpf_abi::{
+    Attachment, Chooser, FlowTuple, ForwardKey, Ip, Ip4, MacAddr, Port, ReplyKey, VipFlowKey, protocol,
+};
 
 use super::dice::Dice;
 use super::frames::{Headers, icmp_checksum, icmp_error, transport};
@@ -197,6 +199,12 @@ pub fn from_node(dice: &mut Dice, tables: &Tables, vni: u32, remote: Ip4) -> Vec
     let endpoint = |dice: &mut Dice| {
         if endpoints.is_empty() || dice.one_in(20) { STRANGER } else { dice.pick(&endpoints) }
     };
+    if dice.one_in(if vni == INGRESS { 10 } else { 2 })
+        && let Some(key) = pick_vip_flow(dice, tables, |key| key.is_of_answers() && key.vni == vni)
+    {
+        let macs = (ROUTER_MAC, MacAddr::of_endpoint(key.client));
+        return of_client(dice, macs, &vip_tuple(&key));
+    }
     match (vni == INGRESS, dice.below(12)) {
         // Answers to clients, and packets for this node's processes.
         (true, 0) => {
@@ -251,6 +259,51 @@ pub fn from_node(dice: &mut Dice, tables: &Tables, vni: u32, remote: Ip4) -> Vec
             between(dice, (ROUTER_MAC, mac), from, to)
         }
     }
+}
+
+fn pick_vip_flow(
+    dice: &mut Dice,
+    tables: &Tables,
+    is_meant: impl Fn(&VipFlowKey) -> bool,
+) -> Option<VipFlowKey> {
+    let keys: Vec<VipFlowKey> =
+        tables.written.vip_flows.keys().filter(|key| is_meant(key)).copied().collect();
+    dice.pick_from(keys.into_iter())
+}
+
+/// As the packets have it that a row is about.
+fn vip_tuple(key: &VipFlowKey) -> FlowTuple {
+    // Who asked itself was asked by the gateway.
+    let asks_itself = key.is_of_answers() && key.client == key.service;
+    let [a, b, c, _] = key.client.0;
+    let client = if asks_itself { Ip4([a, b, c, 1]) } else { key.client };
+    let address = |name: Ip4| {
+        if key.kind & VIP_FLOW_V6 != 0 { in_network6(key.vni, name) } else { name.into() }
+    };
+    let (client, service) = ((address(client), key.client_port), (address(key.service), key.service_port));
+    let asked = FlowTuple::new(client, service, key.protocol);
+    if key.is_of_answers() { reversed(&asked) } else { asked }
+}
+
+/// What a task sends to a virtual address, answers to who asked it by one, or says of such a packet.
+fn by_vip(dice: &mut Dice, tables: &Tables, attachment: &Attachment) -> Vec<u8> {
+    let of_task = |key: &VipFlowKey| {
+        let sender = if key.is_of_answers() { key.service } else { key.client };
+        key.vni == attachment.vni && sender == attachment.address
+    };
+    if dice.one_in(2)
+        && let Some(key) = pick_vip_flow(dice, tables, of_task)
+    {
+        return of_client(dice, macs(attachment), &vip_tuple(&key));
+    }
+    let vip = if attachment.vni == INGRESS || dice.one_in(8) { VIPS[1] } else { VIPS[0] };
+    let kind = if dice.one_in(3) { VIP_FLOW_V6 } else { 0 };
+    let from = dice.pick(&[40_000, 40_001, 40_002, 40_003, 40_004, 80]);
+    let to = dice.pick(&[80, 80, 53]);
+    let (client, service) = ((attachment.address, Port::new(from)), (vip, Port::new(to)));
+    let protocol = dice.pick(&[protocol::TCP, protocol::UDP]);
+    let key = VipFlowKey::new(attachment.vni, client, service, protocol, kind);
+    of_client(dice, macs(attachment), &vip_tuple(&key))
 }
 
 /// An address of a network's prefix, which that may not have now.
@@ -311,7 +364,11 @@ pub fn from_task(dice: &mut Dice, tables: &Tables) -> (u32, Vec<u8>) {
     let mut frame = match dice.below(12) {
         0 if dice.one_in(2) => solicitation(dice, attachment),
         0 => question(dice, attachment),
-        1..4 => to_neighbour(dice, attachment),
+        1..3 => to_neighbour(dice, attachment),
+        3 if attachment.flags & ATTACHMENT_WAY_OUT == 0 => by_vip(dice, tables, attachment),
+        5..11 if attachment.flags & (ATTACHMENT_INGRESS | ATTACHMENT_WAY_OUT) == 0 => {
+            by_vip(dice, tables, attachment)
+        }
         4 => error(dice, tables, attachment),
         _ => answer(dice, tables, attachment),
     };

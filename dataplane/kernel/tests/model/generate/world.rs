@@ -184,6 +184,7 @@ fn services(dice: &mut Dice, wanted: &mut Wanted) {
         wanted.vips.insert(VipKey { vni, address: VIPS[0] }, RingKey::new(2, OVERLAY));
         wanted.vips.insert(VipKey { vni, address: VIPS[1] }, RingKey::new(3, OVERLAY));
     }
+    wanted.vips.insert(VipKey { vni: INGRESS, address: VIPS[1] }, RingKey::new(1, INGRESS));
     let networks =
         [[OVERLAY, INGRESS], [INGRESS, OVERLAPPING]].map(|vnis| SandboxNetworks::new(&vnis).unwrap());
     wanted.sandboxes.extend(SANDBOX_COOKIES.into_iter().zip(networks));

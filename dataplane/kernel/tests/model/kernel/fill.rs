@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use aya::Pod;
 use dataplane_kernel::bpf::{Replaced, Table};
 use ebpf_abi::names::map;
-use ebpf_abi::{FlowTuple, ForwardKey, FragmentKey, GateRow, Ip, Ip4, Peer, ReplyKey, RingKey, SocketNatKey};
+use ebpf_abi::{
+    FlowTuple, ForwardKey, FragmentKey, GateRow, Ip, Ip4, Peer, ReplyKey, RingKey, SocketNatKey, VipFlowKey,
+};
 
 use super::Machine;
 use crate::packet::Change;
@@ -17,6 +19,7 @@ impl Machine {
         let tables = &mut self.tables;
         tables.config.set(&after.config).unwrap();
         tables.tick.set(&after.tick).unwrap();
+        tables.vips_asked.set(&0).unwrap();
         replace(&mut tables.frontends, &before.frontends, &after.frontends);
         replace(&mut tables.endpoints, &before.endpoints, &after.endpoints);
         replace(&mut tables.target_ports, &before.target_ports, &after.target_ports);
@@ -35,6 +38,7 @@ impl Machine {
         self.clear::<ReplyKey>(map::REPLIES);
         self.clear::<Ip4>(map::STAND_INS);
         self.clear::<SocketNatKey>(map::SOCKET_NAT);
+        self.clear::<VipFlowKey>(map::VIP_FLOWS);
         self.drain::<ForwardKey>(map::HALF_OPEN);
         *self.gate() = GateRow::default();
     }
@@ -83,7 +87,10 @@ impl Machine {
             Change::EmptyFlows => {
                 self.clear::<ForwardKey>(map::FLOWS);
                 self.clear::<ReplyKey>(map::REPLIES);
+                self.clear::<VipFlowKey>(map::VIP_FLOWS);
+                self.tables.vips_asked.set(&0).unwrap();
             }
+            Change::ForgetVipFlow(key) => self.remove(map::VIP_FLOWS, key),
         }
     }
 
@@ -98,6 +105,8 @@ impl Machine {
             replies: self.rows(map::REPLIES),
             stand_ins: self.rows(map::STAND_INS),
             socket_nat: self.rows(map::SOCKET_NAT),
+            vip_flows: self.rows(map::VIP_FLOWS),
+            vips_asked: self.tables.vips_asked.get().unwrap(),
             half_open: self.drain(map::HALF_OPEN).into(),
             gate: Gate {
                 tick: gate.tick,

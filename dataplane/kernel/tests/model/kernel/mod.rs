@@ -26,11 +26,11 @@ pub use stand_ins::{INCREMENT, MULTIPLIER, Slate};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/mesh.o"));
 
-/// Rows of `flows` and `replies` here: few, so that they fill up; and few enough for the kernel to count them exactly (it
+/// Rows of `flows`, `replies` and `vip_flows` here: few, so that they fill up; and few enough for the kernel to count them exactly (it
 /// counts roughly when a table has more than 64 rows per CPU).
 pub const FLOW_ROWS: u32 = 40;
 /// Flows that may be half-open here: fewer than rows, so that the oldest have to make room.
-pub const HALF_OPEN_FLOWS: u32 = 30;
+pub const HALF_OPEN_FLOWS: u32 = 36;
 /// Rows of the caches here: more than a run makes, so that none is evicted.
 const CACHE_ROWS: u32 = 16_384;
 /// The kernel runs no tc program over a frame whose network header is cut off. Shorter ones are padded to this, and cut by
@@ -208,7 +208,7 @@ fn own_map(name: &str, map: &aya_obj::Map) -> Option<OwnedFd> {
     if map.map_type() == sys::QUEUE {
         return Some(sys::create_map(shape(HALF_OPEN_FLOWS)));
     }
-    if name == map::FLOWS || name == map::REPLIES {
+    if [map::FLOWS, map::REPLIES, map::VIP_FLOWS].contains(&name) {
         return Some(sys::create_map(shape(FLOW_ROWS)));
     }
     if name == map::STAND_INS {

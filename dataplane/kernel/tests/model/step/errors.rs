@@ -53,7 +53,7 @@ impl Walk<'_> {
     }
 
     /// Makes an error from `source` of the packet, of which it carries the header and 64 bits.
-    fn become_error(
+    pub fn become_error(
         &mut self,
         ip: &Network,
         source: Ip,

@@ -24,10 +24,15 @@ pub type Backend = (Ip4, Endpoint);
 impl Tables {
     /// The segment that a frame carries. A later fragment has the ports of its packet's first, for 30 s.
     pub fn segment(&self, frame: &[u8], ip: &Network) -> Result<Segment, NoPorts> {
+        self.segment_of_network(frame, ip, 0)
+    }
+
+    /// The same between endpoints of a network; 0 is that of the clients outside.
+    pub fn segment_of_network(&self, frame: &[u8], ip: &Network, vni: u32) -> Result<Segment, NoPorts> {
         if ip.piece != Piece::Later {
             return Segment::of(frame, ip);
         }
-        let key = fragment_key(ip);
+        let key = fragment_key(ip).of_network(vni);
         let ports = self.written.fragments.get(&key);
         let is_fresh = |ports: &&FragmentPorts| self.wanted.tick <= ports.seen + FRAGMENTS_SECS;
         let ports = ports.filter(is_fresh).ok_or(NoPorts::Fragment)?;
@@ -35,8 +40,12 @@ impl Tables {
     }
 
     pub fn remember_fragment(&mut self, ip: &Network, segment: &Segment) {
+        self.remember_in_network(ip, segment, 0);
+    }
+
+    pub fn remember_in_network(&mut self, ip: &Network, segment: &Segment, vni: u32) {
         if ip.piece == Piece::First {
-            let key = fragment_key(ip);
+            let key = fragment_key(ip).of_network(vni);
             let tuple = &segment.tuple;
             let (source, destination) = (tuple.source_port, tuple.destination_port);
             let ports = FragmentPorts { source, destination, seen: self.wanted.tick };

@@ -14,6 +14,7 @@ mod task;
 mod translate;
 mod tunnel;
 mod uplink;
+mod vips;
 
 pub use headers::FLOW_HASH;
 

@@ -69,7 +69,8 @@ impl Walk<'_> {
         if let Some(endpoint) = key.and_then(|key| self.tables.wanted.endpoints.get(&key).copied()) {
             if endpoint.is_local() {
                 self.set_macs(endpoint.mac, attachment.mac);
-                return Ok(Verdict::Forward(Way::Sandbox(endpoint.ifindex)));
+                let client = name.ok_or(DropReason::NoRoute)?;
+                return self.hand_to_task(attachment.vni, ip, client, &endpoint);
             }
             return Ok(self.send_tunnelled(endpoint.vtep, attachment.vni, (endpoint.mac, ROUTER_MAC)));
         }
@@ -117,14 +118,19 @@ impl Walk<'_> {
         self.leave_and_tell(tuple, attachment.address)
     }
 
-    /// The gateway and virtual addresses answer ping, and nothing else.
+    /// The gateway and virtual addresses answer ping; what else is for a virtual address is for a backend.
     fn router_answers(&mut self, attachment: &Attachment, link: &Link, (ip, name): (&Network, Ip4)) -> Step {
         let is_vip = self.is_vip(attachment, name);
         if !is_vip && name != attachment.gateway {
             return Err(DropReason::NoRoute);
         }
-        let refusal = if is_vip { DropReason::VipProtocol } else { DropReason::NoRoute };
-        let (request, code, sum) = echo_request(&self.frame, ip).ok_or(refusal)?;
+        let Some((request, code, sum)) = echo_request(&self.frame, ip) else {
+            return if is_vip {
+                self.ask_vip(attachment, (ip, name))
+            } else {
+                self.answer_itself(attachment, ip)
+            };
+        };
         let reply = match ip.family {
             Family::V4 => 0,
             Family::V6 => 129,

@@ -34,7 +34,7 @@ impl Walk<'_> {
         let endpoint = *endpoint.filter(|endpoint| endpoint.is_local()).ok_or(DropReason::UnknownEndpoint)?;
         if self.tables.name(vni, ip.destination) == Some(address) {
             self.check_sender(vni, remote, ip.source)?;
-            return Ok(Verdict::Forward(Way::Sandbox(endpoint.ifindex)));
+            return self.hand_to_task(vni, &ip, address, &endpoint);
         }
         if vni != config.ingress_vni {
             return Err(DropReason::UnknownEndpoint);

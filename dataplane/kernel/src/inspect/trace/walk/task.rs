@@ -10,7 +10,9 @@ use ebpf_abi::{
     SandboxNetworks, VipKey, protocol,
 };
 
-use super::super::hops::{Verdict, no_route, packet_hop, refused, socket_hop, within_sandbox};
+use ebpf_packet::hash::{flow_hash, place};
+
+use super::super::hops::{Verdict, no_route, packet_hop, refused, refused_by, socket_hop, within_sandbox};
 use super::super::{Lookup, TaskOrigin};
 use super::{Walk, dropped, pair, ring_name, sandbox, socket};
 use crate::bpf::TableError;
@@ -192,10 +194,42 @@ impl<T: Lookup> Walk<'_, T> {
             self.say("route", "by IPv6 there is no way out of the network: its router says so");
             return Ok(no_route());
         }
-        let is_vip = self.tables.vip(&VipKey { vni: leg.vni, address })?.is_some();
-        let reason = if is_vip { DropReason::VipProtocol } else { DropReason::NoRoute };
-        self.say("route", reason.text());
-        Ok(dropped(PROGRAM, reason))
+        if let Some(ring) = self.tables.vip(&VipKey { vni: leg.vni, address })? {
+            return self.past_hooks(leg, &tuple, &ring);
+        }
+        self.say("route", DropReason::NoRoute.text());
+        Ok(dropped(PROGRAM, DropReason::NoRoute))
+    }
+
+    /// `vips::ask` for a flow's first packet. Its way back is not looked at.
+    fn past_hooks(
+        &mut self,
+        leg: &Attachment,
+        tuple: &FlowTuple,
+        ring: &RingKey,
+    ) -> Result<TraceEnd, TableError> {
+        let name = self.port_name(tuple.destination, tuple.destination_port);
+        self.say("virtual address", format!("{name} leads to {}", ring_name(ring)));
+        let places = self.places(ring)?;
+        let n_places = u32::try_from(places.len()).unwrap_or(u32::MAX);
+        let index = place(flow_hash(tuple), n_places);
+        let backend = usize::try_from(index).ok().and_then(|index| places.get(index)).copied();
+        let Some(backend) = backend else {
+            self.say("ring", "has no place: the client is told that the port is closed");
+            return Ok(refused_by(ProgramId::MeshTask));
+        };
+        self.say("ring", format!("place {index} of {n_places} is {backend}'s"));
+        let is_v4 = tuple.destination.is_v4();
+        let found = self.endpoint(leg.vni, backend)?.zip(self.tables.address(leg.vni, backend, is_v4)?);
+        let Some((endpoint, address)) = found else {
+            return Ok(refused_by(ProgramId::MeshTask));
+        };
+        if endpoint.is_local() {
+            return Ok(sandbox((address, tuple.destination_port), &endpoint));
+        }
+        let source = (tuple.source, tuple.source_port);
+        let sent = FlowTuple::new(source, (address, tuple.destination_port), tuple.protocol);
+        Ok(self.tunnel(leg.vni, (backend, &endpoint), &sent))
     }
 
     /// Past the sandbox's networks. The node forwards what is for the ingress network to the VXLAN device, with an address of

@@ -261,7 +261,7 @@ fn a_socket_to_a_virtual_address_has_as_many_ways_as_backends() {
 }
 
 #[test]
-fn a_socket_without_backends_is_refused_and_an_untranslated_one_dropped() {
+fn sockets_without_backends_are_refused_also_untranslated_ones() {
     let mut node = node();
     node.rings.insert(WEB_OVERLAY, Vec::new());
     let trace = |node: &Fixture, protocol, to: &str| {
@@ -274,7 +274,8 @@ fn a_socket_without_backends_is_refused_and_an_untranslated_one_dropped() {
         let (program, reason) = names(program, DropReason::NoBackend);
         assert_eq!(trace(&node, protocol, "10.0.1.2:80"), TraceEnd::Refused { program, reason });
     }
-    let past = dropped(ProgramId::MeshTask, DropReason::VipProtocol);
+    let (program, reason) = names(ProgramId::MeshTask, DropReason::NoBackend);
+    let past = TraceEnd::Refused { program, reason };
     assert_eq!(trace(&node, protocol::SCTP, "10.0.1.2:80"), past, "no program is asked");
     node.sandboxes.clear();
     assert_eq!(trace(&node, protocol::TCP, "10.0.1.2:80"), past);
