@@ -88,8 +88,8 @@ async fn specs_that_can_not_be_are_refused() {
             unsupported("Spec.TaskTemplate.LogDriver"),
         ),
         (
-            r#"{"Name":"b","TaskTemplate":{"ContainerSpec":{"Image":"a","Healthcheck":{"Test":["CMD","x"]}}}}"#.into(),
-            unsupported("Spec.TaskTemplate.ContainerSpec.Healthcheck"),
+            r#"{"Name":"b","TaskTemplate":{"ContainerSpec":{"Image":"a","Secrets":[{"SecretName":"x"}]}}}"#.into(),
+            unsupported("Spec.TaskTemplate.ContainerSpec.Secrets"),
         ),
         (
             r#"{"Name":"b","TaskTemplate":{"ContainerSpec":{"Image":"a"},"Networks":[{"Target":"nowhere"}]}}"#.into(),
