@@ -271,8 +271,8 @@ proptest! {
     }
 }
 
-#[test]
-fn what_its_health_check_has_given_up_is_not_ready() {
+/// Task 1 of service 1, on node 2, in the ingress network alone.
+fn one_task() -> State {
     let mut state = State::default();
     for step in [
         Step::Node { id: 2, vtep: true, alive: true },
@@ -282,6 +282,12 @@ fn what_its_health_check_has_given_up_is_not_ready() {
         let changes = changes(&state, &step);
         apply(&mut state, changes);
     }
+    state
+}
+
+#[test]
+fn what_its_health_check_has_given_up_is_not_ready() {
+    let mut state = one_task();
     for (health, at, expected) in [(HealthStatus::Healthy, 1, true), (HealthStatus::Unhealthy, 2, false)] {
         let container = Some(ContainerStatus { health: Some(health), ..ContainerStatus::default() });
         let at = Timestamp(at);
@@ -396,15 +402,7 @@ fn an_event_is_evaluated_only_for_the_nodes_that_it_concerns() {
 
 #[test]
 fn other_nodes_learn_the_host_name_that_the_user_gave() {
-    let mut state = State::default();
-    for step in [
-        Step::Node { id: 2, vtep: true, alive: true },
-        Step::Network { id: INGRESS, allocated: true },
-        Step::Task { id: 1, service: 1, node: 2, networks: vec![INGRESS] },
-    ] {
-        let changes = changes(&state, &step);
-        apply(&mut state, changes);
-    }
+    let mut state = one_task();
     let aliases = |state: &State| {
         set(ME, state).into_values().find_map(|row| match row {
             Assignment::Endpoint(endpoint) => Some(endpoint.attachments[0].aliases.clone()),
