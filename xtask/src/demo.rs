@@ -57,6 +57,7 @@ impl Demo {
             workers: 2,
             meshd: programs.meshd.clone(),
             meshd_args: Vec::new(),
+            is_ipv6_only: false,
         };
         let lab = Lab::up(&options)?;
         Ok(Self { lab, programs })

@@ -84,7 +84,14 @@ pub fn run(command: LabCommand) -> Result<()> {
         LabCommand::Up { managers, workers, lab, whoami, meshd_args } => {
             setup::run(setup::Scope::Demo)?;
             let programs = programs(Profile::Dev)?;
-            let options = LabOptions { name: lab.name, managers, workers, meshd: programs.meshd, meshd_args };
+            let options = LabOptions {
+                name: lab.name,
+                managers,
+                workers,
+                meshd: programs.meshd,
+                meshd_args,
+                is_ipv6_only: false,
+            };
             let lab = Lab::up(&options)?;
             if whoami {
                 let tar = programs.whoami_image.to_string_lossy().into_owned();

@@ -1,6 +1,6 @@
 //! The lab's verbs.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
@@ -229,7 +229,8 @@ impl Lab {
     fn form_cluster(&self) -> Result<()> {
         let first = &self.state.nodes[0];
         if !self.in_swarm(first)? {
-            self.docker(&first.name, &["swarm", "init", "--advertise-addr", &first.address.to_string()])?;
+            let address = self.node_address(first).to_string();
+            self.docker(&first.name, &["swarm", "init", "--advertise-addr", &address])?;
         }
         for node in &self.state.nodes[1..] {
             if self.in_swarm(node)? {
@@ -237,8 +238,8 @@ impl Lab {
             }
             let role = if node.role == Role::Manager { "manager" } else { "worker" };
             let token = self.docker(&first.name, &["swarm", "join-token", "-q", role])?;
-            let address = node.address.to_string();
-            let to = format!("{}:2377", first.address);
+            let address = self.node_address(node).to_string();
+            let to = SocketAddr::new(self.node_address(first), 2377).to_string();
             self.docker(
                 &node.name,
                 &["swarm", "join", "--advertise-addr", &address, "--token", &token, &to],
@@ -250,6 +251,11 @@ impl Lab {
             Ok((ready == self.state.nodes.len()).then_some(()))
         })?;
         Ok(())
+    }
+
+    /// Where other nodes reach it.
+    pub fn node_address(&self, node: &NodeRecord) -> IpAddr {
+        if self.state.is_ipv6_only { node.address6().into() } else { node.address.into() }
     }
 
     fn in_swarm(&self, node: &NodeRecord) -> Result<bool> {

@@ -43,12 +43,12 @@ pub(crate) fn up(lab: &LabState) -> Result<()> {
         ip(&bridge_namespace, &["link", "set", BRIDGE, "up"])?;
     }
     for node in &lab.nodes {
-        plug(&bridge_namespace, &node.name, node.address)?;
+        plug(&bridge_namespace, &node.name, node.address, !lab.is_ipv6_only)?;
         if lab.wants_xdp() {
             prepare_for_xdp(&bridge_namespace, &port(&node.name))?;
         }
     }
-    plug(&bridge_namespace, &lab.client_namespace(), lab.client_address())
+    plug(&bridge_namespace, &lab.client_namespace(), lab.client_address(), true)
 }
 
 /// Deletes the namespaces, and with them all that is inside.
@@ -73,8 +73,8 @@ fn port(namespace: &str) -> String {
     format!("p-{}", namespace.rsplit('-').next().unwrap_or(namespace))
 }
 
-/// Both families, where the kernel has both.
-fn plug(bridge_namespace: &str, namespace: &str, address: Ipv4Addr) -> Result<()> {
+/// Both families, where the kernel has both; or IPv6 alone.
+fn plug(bridge_namespace: &str, namespace: &str, address: Ipv4Addr, has_ipv4: bool) -> Result<()> {
     add_namespace(namespace)?;
     if link_exists(namespace, "eth0")? {
         return Ok(());
@@ -85,7 +85,9 @@ fn plug(bridge_namespace: &str, namespace: &str, address: Ipv4Addr) -> Result<()
         &["link", "add", &port, "type", "veth", "peer", "name", "eth0", "netns", namespace],
     )?;
     ip(bridge_namespace, &["link", "set", &port, "master", BRIDGE, "up"])?;
-    ip(namespace, &["addr", "add", &format!("{address}/24"), "dev", "eth0"])?;
+    if has_ipv4 {
+        ip(namespace, &["addr", "add", &format!("{address}/24"), "dev", "eth0"])?;
+    }
     if has_ipv6() {
         // Nobody else has it, and a daemon tells others of it only once that is sure.
         ip(namespace, &["addr", "add", &format!("{}/64", address6(address)), "dev", "eth0", "nodad"])?;

@@ -26,6 +26,8 @@ pub struct LabOptions {
     pub meshd: PathBuf,
     /// Further arguments for every meshd.
     pub meshd_args: Vec<String>,
+    /// The nodes have IPv6 alone. The client has both families.
+    pub is_ipv6_only: bool,
 }
 
 /// Manager or worker.
@@ -69,6 +71,8 @@ pub(crate) struct LabState {
     pub nodes: Vec<NodeRecord>,
     pub meshd: PathBuf,
     pub meshd_args: Vec<String>,
+    #[serde(default)]
+    pub is_ipv6_only: bool,
 }
 
 impl LabState {
@@ -101,6 +105,7 @@ impl LabState {
             nodes,
             meshd: options.meshd.clone(),
             meshd_args: options.meshd_args.clone(),
+            is_ipv6_only: options.is_ipv6_only,
         })
     }
 

@@ -51,6 +51,7 @@ impl Mesh {
             workers: N_NODES - N_MANAGERS,
             meshd: PathBuf::from(meshd),
             meshd_args: Vec::new(),
+            is_ipv6_only: false,
         };
         let up = Lab::up(&options);
         let mesh = match up {

@@ -1,6 +1,7 @@
 //! The certificate authority's server: tells the root, gives new nodes their first certificate for a join token,
 //! and renews certificates in the role that the cluster now wants.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use control_ca::{IssueError, RootCa, role_of_token};
@@ -10,7 +11,7 @@ use control_model::{Change, Node, NodeId, Object, PeerIdentity};
 use control_rpc::pb;
 use control_rpc::pb::ca_server::Ca;
 use control_rpc::require_node;
-use control_store::{ProposeError, ReadError, ReplicatedStore};
+use control_store::{ProposeError, ReadError, ReplicatedStore, State};
 use tonic::{Request, Response, Status};
 
 use crate::clock;
@@ -39,18 +40,20 @@ impl CaServer {
         Self { store }
     }
 
-    /// Makes a new node of whoever holds `token`, in the token's role.
+    /// Makes a new node of whoever holds `token`, in the token's role. `data_path` is its tunnel end, if it says so.
     pub async fn join(
         &self,
         csr_pem: &str,
         token: &str,
         availability: Availability,
+        data_path: Option<IpAddr>,
     ) -> Result<Issued, Status> {
         // A replica that is behind would take a token that was rotated away.
         self.store.linearize().await.map_err(unread)?;
         let cluster = self.cluster()?;
         let role = role_of_token(token, &cluster.ca.worker_token, &cluster.ca.manager_token)
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        check_family(&self.store.state(), data_path)?;
         let identity =
             PeerIdentity { node_id: NodeId::from_bits(rand::random()), role, cluster_id: cluster.id };
         let issued = issue(&cluster, csr_pem, identity)?;
@@ -129,6 +132,28 @@ fn refused(error: &IssueError) -> Status {
     }
 }
 
+/// A tunnel has two ends of one family, and every two nodes may need one.
+fn check_family(state: &State, data_path: Option<IpAddr>) -> Result<(), Status> {
+    let Some(new) = data_path else { return Ok(()) };
+    let mut others = state.nodes().iter().filter_map(|node| node.description.data_path_addr);
+    match others.find(|other| other.is_ipv4() != new.is_ipv4()) {
+        None => Ok(()),
+        Some(other) => Err(Status::failed_precondition(format!(
+            "this node's data path address {new} is not of the family of the other nodes', like {other}: give an {} address \
+             of this node with --advertise-addr or --data-path-addr",
+            if other.is_ipv4() { "IPv4" } else { "IPv6" }
+        ))),
+    }
+}
+
+fn parse_data_path(text: &str) -> Result<Option<IpAddr>, Status> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let invalid = |_| Status::invalid_argument(format!("invalid data path address: {text:?}"));
+    text.parse().map(Some).map_err(invalid)
+}
+
 /// Docker's word for an availability; none is active.
 fn parse_availability(word: &str) -> Result<Availability, Status> {
     match word {
@@ -157,7 +182,8 @@ impl Ca for CaServer {
             self.renew(&body.csr_pem, require_node(&request)?).await?
         } else {
             let availability = parse_availability(&body.availability)?;
-            self.join(&body.csr_pem, &body.token, availability).await?
+            let data_path = parse_data_path(&body.data_path_addr)?;
+            self.join(&body.csr_pem, &body.token, availability, data_path).await?
         };
         Ok(Response::new(pb::IssueReply {
             node_id: issued.identity.node_id.to_string(),

@@ -115,7 +115,8 @@ fn plan_node(
     state: &mut KernelState,
 ) {
     let overlay_mtu_bytes = uplink.mtu_bytes.saturating_sub(vxlan_overhead_bytes(view.vtep));
-    let vxlan = Device::Vxlan { port: view.vxlan_port, mtu_bytes: overlay_mtu_bytes };
+    let vxlan =
+        Device::Vxlan { port: view.vxlan_port, mtu_bytes: overlay_mtu_bytes, over_ipv6: view.vtep.is_ipv6() };
     state.devices.insert(LinkName::vxlan(), vxlan);
     let bridge = Device::Bridge { address: sandboxes::bridge_address(facts), mtu_bytes: uplink.mtu_bytes };
     state.devices.insert(LinkName::gateway_bridge(), bridge);

@@ -57,6 +57,12 @@ impl Version {
         }
     }
 
+    /// The version that packets with this address have.
+    #[inline]
+    pub const fn of_address(address: Ip) -> Self {
+        if address.is_v4() { Self::V4 } else { Self::V6 }
+    }
+
     #[inline]
     pub const fn ether_type(self) -> [u8; 2] {
         match self {

@@ -7,7 +7,7 @@ use core::mem::MaybeUninit;
 use ebpf_abi::flow::{FLOW_DSR, FLOW_STRAYED};
 use ebpf_abi::limits::ROUTER_MAC;
 use ebpf_abi::{Attachment, DropReason, FlowTuple, MacAddr, NodeConfig, ReplyFlow};
-use ebpf_packet::{IpHeader, Version, ethernet, icmp};
+use ebpf_packet::{IpHeader, ethernet, icmp};
 
 use crate::skb::{self, Skb};
 use crate::verdict::Outcome;
@@ -61,16 +61,7 @@ fn leads_out(
     let len = if packet.is_aggregate() { attachment.mtu } else { packet.len() - ethernet::LEN as u32 };
     let mut lookup = MaybeUninit::uninit();
     let lookup = fib::cleared(&mut lookup);
-    match ip.version {
-        Version::V4 => {
-            lookup.__bindgen_anon_3.ipv4_src = reply.service.low().to_be_u32();
-            lookup.__bindgen_anon_4.ipv4_dst = ip.destination.low().to_be_u32();
-        }
-        Version::V6 => {
-            lookup.__bindgen_anon_3.ipv6_src = reply.service.to_be_words();
-            lookup.__bindgen_anon_4.ipv6_dst = ip.destination.to_be_words();
-        }
-    }
+    fib::set_addresses(ip.version, lookup, (&reply.service, &ip.destination));
     let found = fib::ask(config, packet, (ip.version, len as u16), lookup);
     (found == fib::FOUND || found == fib::NO_NEIGHBOUR) && lookup.ifindex == config.uplink_ifindex
 }

@@ -7,8 +7,7 @@ use ebpf_abi::{
     Chooser, DropReason, FlowTuple, Ip, Ip4, MacAddr, NodeConfig, Port, ReplyFlow, ReplyKey, protocol,
 };
 use ebpf_packet::hash::flow_hash;
-use ebpf_packet::vxlan::MTU_OVERHEAD;
-use ebpf_packet::{Bytes as _, Ethernet, IpHeader, Version, icmp, ip, ipv4, ipv6};
+use ebpf_packet::{Bytes as _, Ethernet, IpHeader, Version, icmp, ip, ipv4, ipv6, vxlan};
 
 use crate::ingress::{self, Other};
 use crate::scratch::Handed;
@@ -23,7 +22,7 @@ const TTL: u8 = 64;
 /// Sends a client's packet back as an error: it is too long for the tunnel.
 #[inline(always)]
 pub fn refuse_length(config: &NodeConfig, packet: &Skb, ethernet: &Ethernet, ip: &IpHeader) -> Outcome {
-    let mtu = config.uplink_mtu.saturating_sub(MTU_OVERHEAD) as u16;
+    let mtu = config.uplink_mtu.saturating_sub(vxlan::overhead(Version::of_address(config.vtep))) as u16;
     match ip.version {
         Version::V4 => become_error4(packet, ip, icmp::Error4::too_big(mtu))?,
         Version::V6 => become_error6(packet, ip, &ip.destination, icmp::Error6::too_big(mtu))?,

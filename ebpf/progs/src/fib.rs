@@ -4,7 +4,7 @@ use core::mem::MaybeUninit;
 
 pub use aya_ebpf::bindings::bpf_fib_lookup as Lookup;
 use aya_ebpf::helpers::bpf_fib_lookup;
-use ebpf_abi::NodeConfig;
+use ebpf_abi::{Ip, NodeConfig};
 use ebpf_packet::Version;
 
 use crate::skb::Skb;
@@ -21,12 +21,32 @@ pub const fn family(version: Version) -> u8 {
     }
 }
 
-/// Asks for the way of a packet of `len` bytes, as if it had come in by the uplink. Source and destination are in `lookup`.
+/// Writes source and destination.
+#[inline(always)]
+pub fn set_addresses(version: Version, lookup: &mut Lookup, (source, destination): (&Ip, &Ip)) {
+    match version {
+        Version::V4 => {
+            lookup.__bindgen_anon_3.ipv4_src = source.low().to_be_u32();
+            lookup.__bindgen_anon_4.ipv4_dst = destination.low().to_be_u32();
+        }
+        Version::V6 => {
+            lookup.__bindgen_anon_3.ipv6_src = source.to_be_words();
+            lookup.__bindgen_anon_4.ipv6_dst = destination.to_be_words();
+        }
+    }
+}
+
+/// Asks for the way of a packet of `len` bytes, as if it had come in by the uplink; of IPv6, by the tunnel device: the kernel
+/// tells ways of what may be forwarded alone, and an uplink that forwards IPv6 would take no router's word any more (RFC 4861
+/// section 6.2.1). Source and destination are in `lookup`.
 #[inline(always)]
 pub fn ask(config: &NodeConfig, packet: &Skb, (version, len): (Version, u16), lookup: &mut Lookup) -> i64 {
     lookup.family = family(version);
     lookup.__bindgen_anon_1.tot_len = len;
-    lookup.ifindex = config.uplink_ifindex;
+    lookup.ifindex = match version {
+        Version::V4 => config.uplink_ifindex,
+        Version::V6 => config.vxlan_ifindex,
+    };
     // SAFETY: a plain helper call; every byte of the look-up is written.
     unsafe { bpf_fib_lookup(packet.context(), lookup, size_of::<Lookup>() as i32, 0) }
 }

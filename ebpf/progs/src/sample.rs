@@ -10,7 +10,7 @@ use ebpf_abi::sample::{
     FlowEvent, N_HEAD_BYTES, STAGE_DROPPED, STAGE_FORWARDED, STAGE_PASSED, STAGE_RECEIVED, Sampling,
 };
 use ebpf_abi::{DropReason, Ip, ProgramId, TellingRow};
-use ebpf_packet::vxlan::MTU_OVERHEAD;
+use ebpf_packet::vxlan::{OVERHEAD4, OVERHEAD6};
 use ebpf_packet::{Version, flow, ip};
 
 use crate::maps::{EVENTS, SAMPLING, TELLING};
@@ -168,7 +168,10 @@ fn choose<H: Hooked>(hook: H, what: u32) {
 /// extensions.
 #[inline(always)]
 fn is_marked<H: Hooked>(hook: H, sampling: &Sampling) -> bool {
-    sampling.marked_port.get() != 0 && (has_mark(hook, sampling, 0) || has_mark(hook, sampling, MTU_OVERHEAD))
+    sampling.marked_port.get() != 0
+        && (has_mark(hook, sampling, 0)
+            || has_mark(hook, sampling, OVERHEAD4 as u32)
+            || has_mark(hook, sampling, OVERHEAD6 as u32))
 }
 
 #[inline(always)]

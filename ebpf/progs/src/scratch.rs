@@ -10,6 +10,7 @@ use ebpf_abi::{
     StandIn, TargetPort, VipFlowKey,
 };
 use ebpf_packet::ndp::Solicitation;
+use ebpf_packet::vxlan::FRAME_HEADERS_LEN6;
 use ebpf_packet::{Flow, IpHeader};
 
 use crate::skb::Tunnel;
@@ -23,6 +24,7 @@ pub struct Scratch {
     attachment: Attachment,
     tunnel: Tunnel,
     through: Through,
+    outer: [u8; FRAME_HEADERS_LEN6],
     header: IpHeader,
     solicitation: Solicitation,
     flow: Flow,
@@ -120,6 +122,13 @@ pub fn room_for_tuple() -> Option<&'static mut FlowTuple> {
 pub fn room_for_solicitation() -> Option<&'static mut Solicitation> {
     // SAFETY: as in `keep`.
     row().map(|row| unsafe { &mut (*row).solicitation })
+}
+
+/// Room for the headers of a tunnel over IPv6.
+#[inline(always)]
+pub fn room_for_outer() -> Option<&'static mut [u8; FRAME_HEADERS_LEN6]> {
+    // SAFETY: as in `keep`.
+    row().map(|row| unsafe { &mut (*row).outer })
 }
 
 /// What the first part of [`crate::task`] has kept for the others.

@@ -6,24 +6,24 @@ use core::mem::MaybeUninit;
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{
     __sk_buff, BPF_ADJ_ROOM_ENCAP_L2_SHIFT, BPF_CSUM_LEVEL_DEC, BPF_CSUM_LEVEL_INC, BPF_CSUM_LEVEL_QUERY,
-    BPF_F_ADJ_ROOM_ENCAP_L2_ETH, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L4_UDP,
-    BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_ADJ_ROOM_NO_CSUM_RESET, BPF_F_INGRESS, BPF_F_MARK_MANGLED_0,
-    BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM, BPF_F_TUNINFO_IPV6, BPF_F_ZERO_CSUM_TX, bpf_adj_room_mode,
-    bpf_redir_neigh, bpf_tunnel_key,
+    BPF_F_ADJ_ROOM_ENCAP_L2_ETH, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L3_IPV6,
+    BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_ADJ_ROOM_NO_CSUM_RESET, BPF_F_INGRESS,
+    BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM, BPF_F_TUNINFO_IPV6, BPF_F_ZERO_CSUM_TX,
+    bpf_adj_room_mode, bpf_redir_neigh, bpf_tunnel_key,
 };
 use aya_ebpf::helpers::{
     bpf_csum_diff, bpf_csum_level, bpf_get_hash_recalc, bpf_l3_csum_replace, bpf_l4_csum_replace,
-    bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_adjust_room, bpf_skb_change_tail,
-    bpf_skb_change_type, bpf_skb_get_tunnel_key, bpf_skb_load_bytes, bpf_skb_set_tunnel_key,
-    bpf_skb_store_bytes,
+    bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_adjust_room, bpf_skb_change_proto,
+    bpf_skb_change_tail, bpf_skb_change_type, bpf_skb_get_tunnel_key, bpf_skb_load_bytes,
+    bpf_skb_set_tunnel_key, bpf_skb_store_bytes,
 };
 use aya_ebpf::programs::TcContext;
 use ebpf_abi::{DropReason, Ip, Ip4, MacAddr, Port, protocol};
 use ebpf_packet::bytes::{Bytes, Truncated};
 use ebpf_packet::ip::Part;
-use ebpf_packet::vxlan::MTU_OVERHEAD;
-use ebpf_packet::{Ethernet, Flow, Version, ethernet, flow, icmp, ip, ipv4, sctp};
+use ebpf_packet::{Ethernet, Flow, Version, ethernet, flow, icmp, ip, ipv4, ipv6, sctp, vxlan};
 
+use crate::fib;
 use crate::verdict::{Outcome, Verdict};
 
 /// `PACKET_HOST`: for this host, whatever the destination MAC says.
@@ -337,9 +337,11 @@ impl Skb {
         unsafe { (*self.raw).gso_size }
     }
 
-    /// The longest of an aggregate's packets, bytes from the IPv4 header on; `None` for one packet.
+    /// The longest of an aggregate's packets, bytes from the IP header on, of which these are the first; `None` for one packet.
+    /// Beyond all bounds where other headers are between IP and transport.
     #[inline(always)]
     pub fn part_len(&self, ip: &[u8; ipv4::MIN_LEN]) -> Option<u32> {
+        const UNKNOWN: u32 = u32::MAX;
         const UDP_LEN: u32 = 8;
         /// The longest header (RFC 9293 section 3.1), and where its length is: in the upper half of this byte, in words.
         const TCP_LEN: u32 = 60;
@@ -348,8 +350,12 @@ impl Skb {
         if payload == 0 {
             return None;
         }
-        let ip_len = usize::from(ip[0] & 0x0f) * 4;
-        let transport_len = if ip[9] == protocol::UDP {
+        let (ip_len, protocol) =
+            if ip[0] >> 4 == 4 { (usize::from(ip[0] & 0x0f) * 4, ip[9]) } else { (ipv6::LEN, ip[6]) };
+        if protocol != protocol::UDP && protocol != protocol::TCP {
+            return Some(UNKNOWN);
+        }
+        let transport_len = if protocol == protocol::UDP {
             UDP_LEN
         } else {
             self.load::<1>(ip::OFFSET + ip_len + TCP_LEN_OFFSET)
@@ -369,31 +375,52 @@ impl Skb {
     /// as it was, if the kernel can't: it is in a tunnel of the task's own already, or an aggregate of another kind than it
     /// takes apart in a tunnel.
     #[inline(always)]
-    pub fn make_tunnel_room(&self) -> bool {
-        const FLAGS: u32 = BPF_F_ADJ_ROOM_FIXED_GSO
-            | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4
-            | BPF_F_ADJ_ROOM_ENCAP_L4_UDP
-            | BPF_F_ADJ_ROOM_ENCAP_L2_ETH;
+    pub fn make_tunnel_room(&self, outer: Version) -> bool {
+        const FLAGS: u32 =
+            BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_ENCAP_L4_UDP | BPF_F_ADJ_ROOM_ENCAP_L2_ETH;
         const INNER_ETHERNET: u64 = (ethernet::LEN as u64) << BPF_ADJ_ROOM_ENCAP_L2_SHIFT;
-        self.adjust_room(MTU_OVERHEAD as i32, FLAGS as u64 | INNER_ETHERNET).is_ok()
+        let network = match outer {
+            Version::V4 => BPF_F_ADJ_ROOM_ENCAP_L3_IPV4,
+            Version::V6 => BPF_F_ADJ_ROOM_ENCAP_L3_IPV6,
+        };
+        self.adjust_room(vxlan::overhead(outer) as i32, (FLAGS | network) as u64 | INNER_ETHERNET).is_ok()
     }
 
     /// Takes a tunnel's headers off; the inner Ethernet header takes the place of the outer one. A checksum that the NIC has
-    /// verified inside the tunnel stays verified. An aggregate of another kind than the kernel can take out stays as it was.
+    /// verified inside the tunnel stays verified. An aggregate of another kind than the kernel can take out stays as it was; one
+    /// whose version is not the tunnel's must not come here.
     #[inline(always)]
-    pub fn leave_tunnel(&self, inner: &Ethernet) -> Result<(), DropReason> {
+    pub fn leave_tunnel(
+        &self,
+        inner: &Ethernet,
+        (outer, version): (Version, Version),
+    ) -> Result<(), DropReason> {
+        if version != outer {
+            self.become_version(version)?;
+        }
         // SAFETY: plain helper calls.
         let is_verified = unsafe {
             bpf_csum_level(self.raw, BPF_CSUM_LEVEL_QUERY.into()) > 0
                 && bpf_csum_level(self.raw, BPF_CSUM_LEVEL_DEC.into()) == 0
         };
         let kept = if is_verified { BPF_F_ADJ_ROOM_NO_CSUM_RESET } else { 0 };
-        let left = self.adjust_room(-(MTU_OVERHEAD as i32), (BPF_F_ADJ_ROOM_FIXED_GSO | kept).into());
+        let left =
+            self.adjust_room(-(vxlan::overhead(version) as i32), (BPF_F_ADJ_ROOM_FIXED_GSO | kept).into());
         if left.is_err() && is_verified {
             // SAFETY: as above.
             unsafe { bpf_csum_level(self.raw, BPF_CSUM_LEVEL_INC.into()) };
         }
         left.and_then(|()| self.store(0, &inner.to_bytes()))
+    }
+
+    /// The kernel takes the packet for one of the other version from here on. That makes its first header as long as one of that
+    /// version is; nothing of it counts any more.
+    #[inline(always)]
+    fn become_version(&self, version: Version) -> Result<(), DropReason> {
+        let ether_type = u16::from_ne_bytes(version.ether_type());
+        // SAFETY: a plain helper call.
+        let result = unsafe { bpf_skb_change_proto(self.raw, ether_type, 0) };
+        if result == 0 { Ok(()) } else { Err(DropReason::Tunnel) }
     }
 
     #[inline(always)]
@@ -499,11 +526,14 @@ pub fn send_out(ifindex: u32) -> i32 {
 
 /// Out of `ifindex` to this neighbour, whose MAC the kernel finds and keeps fresh: the action.
 #[inline(always)]
-pub fn send_by(ifindex: u32, gateway: Ip4) -> i32 {
-    /// `AF_INET`.
-    const IPV4_FAMILY: u32 = 2;
-    let mut next_hop = bpf_redir_neigh { nh_family: IPV4_FAMILY, ..cleared_neighbour() };
-    next_hop.__bindgen_anon_1.ipv4_nh = gateway.to_be_u32();
+pub fn send_by(ifindex: u32, gateway: Ip) -> i32 {
+    let family = fib::family(Version::of_address(gateway)).into();
+    let mut next_hop = bpf_redir_neigh { nh_family: family, ..cleared_neighbour() };
+    if gateway.is_v4() {
+        next_hop.__bindgen_anon_1.ipv4_nh = gateway.low().to_be_u32();
+    } else {
+        next_hop.__bindgen_anon_1.ipv6_nh = gateway.to_be_words();
+    }
     let size = size_of::<bpf_redir_neigh>() as i32;
     // SAFETY: the kernel reads the parameters, which are there.
     unsafe { bpf_redirect_neigh(ifindex, &raw mut next_hop, size, 0) as i32 }

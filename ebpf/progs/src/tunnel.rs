@@ -5,7 +5,7 @@ use core::mem::MaybeUninit;
 
 use aya_ebpf::bindings::xdp_md;
 use ebpf_abi::{DropReason, Ip, Ip4, MacAddr, NextHop, NodeConfig};
-use ebpf_packet::vxlan::{self, MTU_OVERHEAD, Outer};
+use ebpf_packet::vxlan::{self, Outer};
 use ebpf_packet::{Bytes as _, Ethernet, Version, ethernet, ip, ipv4};
 
 use crate::account::Account;
@@ -24,32 +24,26 @@ pub struct Through {
     pub source: MacAddr,
 }
 
-/// Sends an IP packet; the hook's action. IPv6 goes by the kernel's device.
+/// Sends an IP packet; the hook's action. IPv6 over IPv4 goes by the kernel's device.
 #[inline(always)]
 pub fn send(account: &Account, packet: &Skb) -> Result<i32, DropReason> {
     let through = scratch::aimed()?;
     let config = maps::config().ok_or(DropReason::Unconfigured)?;
     let header = packet.load::<{ ipv4::MIN_LEN }>(ip::OFFSET).map_err(|_| DropReason::Malformed)?;
-    if header[0] >> 4 == 4
-        && through.node.is_v4()
+    let outer = Version::of_address(through.node);
+    let inner_is_v4 = header[0] >> 4 == 4;
+    if (inner_is_v4 || outer == Version::V6)
         && let Some(hop) = next_hop(config, packet, through.node, account.is_to_look())
-        && fits(packet, &header, hop.mtu)
-        && packet.make_tunnel_room()
+        && fits(packet, &header, (outer, hop.mtu))
+        && packet.make_tunnel_room(outer)
     {
-        let hash = packet.hash();
-        let outer = Outer {
-            source: config.vtep.low(),
-            destination: through.node.low(),
-            source_port: vxlan::source_port(hash),
-            destination_port: config.vxlan_port,
-            vni: through.vni,
-            inner_tos: header[1],
-            id: vxlan::id(hash, account.n_received()),
-        };
-        let inner = inner_header(through);
-        let inner_len = packet.len() - MTU_OVERHEAD;
-        packet.write_counted(ethernet::LEN, &outer.behind_ethernet(&inner, inner_len as u16))?;
-        return Ok(skb::send_by(hop.ifindex, hop.gateway.low()));
+        let inner_tos = if inner_is_v4 { header[1] } else { header[0] << 4 | header[1] >> 4 };
+        let inner = inner_header(through, inner_is_v4);
+        match outer {
+            Version::V4 => write4(account, config, packet, (through, &inner, inner_tos))?,
+            Version::V6 => write6(config, packet, (through, &inner, inner_tos))?,
+        }
+        return Ok(skb::send_by(hop.ifindex, hop.gateway));
     }
     packet.set_macs(through.destination, through.source)?;
     packet.set_tunnel((config.vtep, through.node), through.vni)?;
@@ -57,20 +51,65 @@ pub fn send(account: &Account, packet: &Skb) -> Result<i32, DropReason> {
 }
 
 #[inline(always)]
-const fn inner_header(through: &Through) -> Ethernet {
+fn write4(
+    account: &Account,
+    config: &NodeConfig,
+    packet: &Skb,
+    (through, inner, inner_tos): (&Through, &Ethernet, u8),
+) -> Result<(), DropReason> {
+    let hash = packet.hash();
+    let outer = Outer {
+        source: config.vtep.low(),
+        destination: through.node.low(),
+        source_port: vxlan::source_port(hash),
+        destination_port: config.vxlan_port,
+        vni: through.vni,
+        inner_tos,
+        id: vxlan::id(hash, account.n_received()),
+    };
+    let inner_len = packet.len() - vxlan::OVERHEAD4 as u32;
+    packet.write_counted(ethernet::LEN, &outer.behind_ethernet(inner, inner_len as u16))
+}
+
+#[inline(always)]
+fn write6(
+    config: &NodeConfig,
+    packet: &Skb,
+    (through, inner, inner_tos): (&Through, &Ethernet, u8),
+) -> Result<(), DropReason> {
+    let outer = Outer {
+        source: config.vtep,
+        destination: through.node,
+        source_port: vxlan::source_port(packet.hash()),
+        destination_port: config.vxlan_port,
+        vni: through.vni,
+        inner_tos,
+        id: [0; 2],
+    };
+    let room = scratch::room_for_outer().ok_or(DropReason::Unconfigured)?;
+    let room = room.first_chunk_mut().ok_or(DropReason::Unconfigured)?;
+    let inner_len = packet.len() - vxlan::OVERHEAD6 as u32;
+    outer.write_behind_ethernet(inner, inner_len as u16, room);
+    packet.write_counted(ethernet::LEN, room)
+}
+
+#[inline(always)]
+const fn inner_header(through: &Through, is_v4: bool) -> Ethernet {
     let (destination, source) = (through.destination, through.source);
-    Ethernet { destination, source, ether_type: ethernet::TYPE_IPV4 }
+    let ether_type = if is_v4 { ethernet::TYPE_IPV4 } else { ethernet::TYPE_IPV6 };
+    Ethernet { destination, source, ether_type }
 }
 
 /// The packet with all headers is no longer than the way allows, in the parts that the kernel will make of it, and than an
 /// IPv4 packet may be: the kernel's device sends others in fragments, or in more parts.
 #[inline(always)]
-fn fits(packet: &Skb, ip: &[u8; ipv4::MIN_LEN], mtu: u32) -> bool {
+fn fits(packet: &Skb, ip: &[u8; ipv4::MIN_LEN], (outer, mtu): (Version, u32)) -> bool {
     const LONGEST: u32 = u16::MAX as u32;
-    let whole = packet.len() - ethernet::LEN as u32 + MTU_OVERHEAD;
+    let overhead = vxlan::overhead(outer);
+    let whole = packet.len() - ethernet::LEN as u32 + overhead;
     match packet.part_len(ip) {
         None => whole <= mtu,
-        Some(part) => whole <= LONGEST && part + MTU_OVERHEAD <= mtu,
+        Some(part) => whole <= LONGEST && part <= mtu.saturating_sub(overhead),
     }
 }
 
@@ -91,21 +130,25 @@ fn next_hop(config: &NodeConfig, packet: &Skb, node: Ip, asks_again: bool) -> Op
 
 #[inline(always)]
 fn look_up(config: &NodeConfig, packet: &Skb, node: Ip) -> Option<NextHop> {
+    let version = Version::of_address(node);
     let mut lookup = MaybeUninit::uninit();
     let lookup = fib::cleared(&mut lookup);
-    lookup.__bindgen_anon_3.ipv4_src = config.vtep.low().to_be_u32();
-    lookup.__bindgen_anon_4.ipv4_dst = node.low().to_be_u32();
+    fib::set_addresses(version, lookup, (&config.vtep, &node));
     // Not 0 bytes: then the kernel would measure the packet as it is now, and not tell the way's MTU.
-    let found = fib::ask(config, packet, (Version::V4, 1), lookup);
+    let found = fib::ask(config, packet, (version, 1), lookup);
     if found == fib::NO_NEIGHBOUR {
         return None;
     }
     let is_ours = found == fib::FOUND
-        && lookup.family == fib::family(Version::V4)
+        && lookup.family == fib::family(version)
         && lookup.ifindex == config.uplink_ifindex;
-    // SAFETY: the members read are those of IPv4, and of an answer.
+    // SAFETY: the members read are those of the version, and of an answer.
     let (gateway, mtu) = unsafe {
-        (Ip::v4(Ip4::from_be_u32(lookup.__bindgen_anon_4.ipv4_dst)), lookup.__bindgen_anon_1.mtu_result)
+        let gateway = match version {
+            Version::V4 => Ip::v4(Ip4::from_be_u32(lookup.__bindgen_anon_4.ipv4_dst)),
+            Version::V6 => Ip::from_be_words(lookup.__bindgen_anon_4.ipv6_dst),
+        };
+        (gateway, lookup.__bindgen_anon_1.mtu_result)
     };
     let hop = NextHop {
         seen: maps::tick(),

@@ -3,7 +3,7 @@
 use ebpf_abi::limits::{PROBE_VNI, ROUTER_MAC};
 use ebpf_abi::{DropReason, Ip, NodeConfig, RingKey, protocol};
 use ebpf_packet::Bytes as _;
-use ebpf_packet::vxlan::{MTU_OVERHEAD, Tunnelled};
+use ebpf_packet::vxlan::Tunnelled;
 use ebpf_packet::{Ethernet, Flow, IpHeader, Version, ip, vxlan};
 
 use crate::account::Account;
@@ -72,16 +72,14 @@ fn last_part(account: &Account, packet: &Skb) -> i32 {
 #[inline(always)]
 fn from_node(packet: &Skb) -> Option<Outcome> {
     let config = maps::config()?;
-    let headers = packet.load::<{ vxlan::FRAME_HEADERS_LEN }>(0).ok()?;
-    let here = (config.vtep.to_v4()?, config.vxlan_port);
-    let tunnelled = Tunnelled::parse(&headers, packet.len() as usize, here)?;
-    let remote = Ip::v4(tunnelled.remote);
+    let (remote, tunnelled) = tunnelled(config, packet)?;
+    let outer = Version::of_address(remote);
     let is_ours = packet.is_for_host() && tunnelled.vni != PROBE_VNI && maps::is_peer(remote);
     let is_aggregate = packet.is_aggregate();
-    if !is_ours || (is_aggregate && !keeps_marks(packet, &tunnelled.inner)) {
+    if !is_ours || (is_aggregate && !keeps_marks(packet, &tunnelled, outer)) {
         return None;
     }
-    match packet.leave_tunnel(&tunnelled.inner) {
+    match packet.leave_tunnel(&tunnelled.inner, (outer, tunnelled.version)) {
         Ok(()) => {}
         Err(_) if is_aggregate => return None,
         Err(reason) => return Some(Err(reason)),
@@ -90,17 +88,35 @@ fn from_node(packet: &Skb) -> Option<Outcome> {
     Some(scratch::tunnel(tunnel).map_or(Err(DropReason::Unconfigured), |_| Ok(Verdict::ARRIVED)))
 }
 
+/// What the tunnel's headers say, if they are plain, and who sent it.
+#[inline(always)]
+fn tunnelled(config: &NodeConfig, packet: &Skb) -> Option<(Ip, Tunnelled)> {
+    let (frame_len, port) = (packet.len() as usize, config.vxlan_port);
+    if config.vtep.is_v4() {
+        let headers = packet.load::<{ vxlan::FRAME_HEADERS_LEN4 }>(0).ok()?;
+        let (remote, tunnelled) = Tunnelled::parse4(&headers, frame_len, (config.vtep.low(), port))?;
+        Some((Ip::v4(remote), tunnelled))
+    } else {
+        let headers = scratch::room_for_outer()?;
+        packet.load_into(0, headers).ok()?;
+        Tunnelled::parse6(headers, frame_len, (&config.vtep, port))
+    }
+}
+
 /// An aggregate may come out of its tunnel here, although no helper takes the tunnel's marks off it (`SKB_GSO_UDP_TUNNEL`,
 /// `encapsulation`): it is for a task, and TCP, which nobody on the way into a socket asks about them. A NIC would be misled
 /// by them, so what leaves the node again goes the kernel's way; and so do datagrams, since a socket that wants them one
-/// by one has them taken apart as a tunnel's.
+/// by one has them taken apart as a tunnel's. The kernel turns none into one of the other version whole.
 #[inline(always)]
-fn keeps_marks(packet: &Skb, inner: &Ethernet) -> bool {
-    inner.destination != ROUTER_MAC && packet.load::<1>(INNER_PROTOCOL_OFFSET) == Ok([protocol::TCP])
+fn keeps_marks(packet: &Skb, tunnelled: &Tunnelled, outer: Version) -> bool {
+    let protocol_offset = match outer {
+        Version::V4 => vxlan::FRAME_HEADERS_LEN4 + 9,
+        Version::V6 => vxlan::FRAME_HEADERS_LEN6 + 6,
+    };
+    tunnelled.inner.destination != ROUTER_MAC
+        && tunnelled.version == outer
+        && packet.load::<1>(protocol_offset) == Ok([protocol::TCP])
 }
-
-/// Of a tunnelled IPv4 packet.
-const INNER_PROTOCOL_OFFSET: usize = vxlan::FRAME_HEADERS_LEN + 9;
 
 /// A packet for a published port; `None` for all others.
 #[inline(always)]
@@ -163,12 +179,17 @@ fn both(packet: &Skb) -> Option<(Ethernet, &'static IpHeader)> {
 /// The packet doesn't fit into the tunnel and may not be fragmented. Parts of an aggregate are as long as the task allowed
 /// by its MSS, which knows of the tunnel. SCTP that is told of less room can't cut the chunks again that it has made: it sends
 /// them in IP fragments, which carry no other port ([`Skb::set_destination`]). So its packets stay as they are and the
-/// tunnel's own are fragmented.
+/// tunnel's own are fragmented. Over IPv6 no tunnel's packet may be: there all are refused but for later fragments, whose
+/// first one tells the client what fits.
 #[inline(always)]
 fn is_too_long(config: &NodeConfig, packet: &Skb, ip: &IpHeader) -> bool {
-    let is_long = u32::from(ip.total_len) + MTU_OVERHEAD > config.uplink_mtu;
-    let may_be_refused = ip.dont_fragment & (ip.protocol != protocol::SCTP);
-    is_long && may_be_refused && !ip.has_options() && !packet.is_aggregate()
+    let outer = Version::of_address(config.vtep);
+    let is_long = u32::from(ip.total_len) + vxlan::overhead(outer) > config.uplink_mtu;
+    let is_refused = match outer {
+        Version::V4 => ip.dont_fragment & (ip.protocol != protocol::SCTP),
+        Version::V6 => ip.part != ip::Part::LaterFragment,
+    };
+    is_long && is_refused && !ip.has_options() && !packet.is_aggregate()
 }
 
 /// A liveness probe of another node. One sent from the tunnel port is none: its echo would be a probe too, and two nodes
@@ -179,23 +200,37 @@ fn is_probe(config: &NodeConfig, packet: &Skb, ip: &IpHeader) -> bool {
     if !may_be || ip.has_options() {
         return false;
     }
-    let Ok([source_high, source_low, high, low]) = packet.load::<4>(UDP_OFFSET) else { return false };
+    let udp_offset = udp_offset(ip);
+    let Ok([source_high, source_low, high, low]) = packet.load::<4>(udp_offset) else { return false };
     let tunnels = config.vxlan_port.0;
     if [high, low] != tunnels || [source_high, source_low] == tunnels {
         return false;
     }
-    vxlan::vni(packet, UDP_OFFSET) == Ok(Some(PROBE_VNI)) && maps::is_peer(ip.source)
+    vxlan::vni(packet, udp_offset) == Ok(Some(PROBE_VNI)) && maps::is_peer(ip.source)
 }
 
-const UDP_OFFSET: usize = ip::OFFSET + Version::V4.min_len();
+/// Of a packet without options.
+#[inline(always)]
+const fn udp_offset(ip: &IpHeader) -> usize {
+    ip::OFFSET + ip.version.min_len()
+}
 
 /// Sends a probe back to where it came from: all pairs change sides, which no checksum notices.
 #[inline(always)]
 fn echo(packet: &Skb, ethernet: &Ethernet, ip: &IpHeader) -> Outcome {
-    let [a, b, c, d] = packet.load::<4>(UDP_OFFSET).map_err(|_| DropReason::Malformed)?;
+    let udp_offset = udp_offset(ip);
+    let [a, b, c, d] = packet.load::<4>(udp_offset).map_err(|_| DropReason::Malformed)?;
     packet.set_macs(ethernet.source, ethernet.destination)?;
-    packet.write(Version::V4.source_offset(), &ip.destination.low().0)?;
-    packet.write(Version::V4.destination_offset(), &ip.source.low().0)?;
-    packet.write(UDP_OFFSET, &[c, d, a, b])?;
+    match ip.version {
+        Version::V4 => {
+            packet.write(Version::V4.source_offset(), &ip.destination.low().0)?;
+            packet.write(Version::V4.destination_offset(), &ip.source.low().0)?;
+        }
+        Version::V6 => {
+            packet.write(Version::V6.source_offset(), &ip.destination.0)?;
+            packet.write(Version::V6.destination_offset(), &ip.source.0)?;
+        }
+    }
+    packet.write(udp_offset, &[c, d, a, b])?;
     Ok(skb::send(packet.ifindex()))
 }

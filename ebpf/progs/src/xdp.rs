@@ -12,7 +12,7 @@ use ebpf_abi::limits::ROUTER_MAC;
 use ebpf_abi::table::CONFIG_XDP_REDIRECT;
 use ebpf_abi::{DropReason, NodeConfig};
 use ebpf_packet::bytes::{Bytes, Truncated};
-use ebpf_packet::vxlan::{self, MTU_OVERHEAD, OVERHEAD, Outer};
+use ebpf_packet::vxlan::{self, OVERHEAD4, Outer};
 use ebpf_packet::{Ethernet, Flow, Version, ethernet, ip};
 
 use crate::account::Account;
@@ -77,7 +77,7 @@ fn encapsulate(
     (flow, chosen): (&Flow, &Chosen),
 ) -> Outcome {
     let total_len = flow.total_len;
-    let len = u32::from(total_len) + MTU_OVERHEAD;
+    let len = u32::from(total_len) + OVERHEAD4 as u32;
     let node = chosen.endpoint.vtep;
     if !node.is_v4() {
         return Ok(Verdict::Pass);
@@ -105,10 +105,10 @@ fn encapsulate(
         ether_type: flow.version.ether_type(),
     };
     // SAFETY: makes room in front, or says that there is none and leaves the frame as it is.
-    if unsafe { bpf_xdp_adjust_head(frame.0.ctx, -(OVERHEAD as i32)) } != 0 {
+    if unsafe { bpf_xdp_adjust_head(frame.0.ctx, -(OVERHEAD4 as i32)) } != 0 {
         return Ok(Verdict::Pass);
     }
-    frame.store(OVERHEAD, &inner.to_bytes())?;
+    frame.store(OVERHEAD4, &inner.to_bytes())?;
     frame.store(0, &outer.to_bytes(macs, total_len + ethernet::LEN as u16))?;
     Ok(send_back(config, frame.0))
 }

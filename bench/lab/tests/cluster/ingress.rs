@@ -14,7 +14,7 @@ const ADDRESSES: &str = "10.66.";
 const MTU: &str = "1280";
 
 pub fn made_anew(_: &mut Bench) -> Outcome {
-    let mut bench = Bench::with("ingress", 1, 2, &[])?;
+    let mut bench = Bench::with("ingress", (1, 2), &[], false)?;
     let result = make_anew(&mut bench);
     if result.is_err() {
         bench.print_diagnosis();

@@ -97,7 +97,7 @@ fn other_addresses_are_refused(bench: &Bench, guest: &RunningTask) -> Outcome {
 }
 
 /// A shell command in a task's network, with the task's own view of names.
-fn sandboxed(bench: &Bench, task: &RunningTask, script: &str) -> anyhow::Result<String> {
+pub fn sandboxed(bench: &Bench, task: &RunningTask, script: &str) -> anyhow::Result<String> {
     let netns = bench.lab.socket(&task.node)?.with_file_name("netns").join(&task.id);
     let netns = format!("--net={}", netns.display());
     let names = "mount -t tmpfs tmpfs /mnt && echo nameserver 127.0.0.11 > /mnt/names && \

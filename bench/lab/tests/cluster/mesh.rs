@@ -258,7 +258,7 @@ pub fn rolling_update_under_load(bench: &mut Bench) -> Outcome {
 /// The other hooks carry the same traffic: XDP on the uplink, and tc by clsact instead of TCX.
 pub fn other_hooks_do_the_same(_: &mut Bench) -> Outcome {
     for (args, hook) in [(["--ingress-hook", "xdp"], "xdp"), (["--tc-attach", "clsact"], "clsact")] {
-        let mut bench = Bench::with("hooks", 1, 2, &args)?;
+        let mut bench = Bench::with("hooks", (1, 2), &args, false)?;
         let result = carries_the_same(&mut bench, hook);
         if result.is_err() {
             bench.print_diagnosis();

@@ -33,11 +33,16 @@ pub struct RunningTask {
 impl Bench {
     /// Five nodes with the image on each and the `whoami` service of six tasks.
     pub fn up() -> Result<Self> {
-        Self::with("test", 3, 2, &[])
+        Self::with("test", (3, 2), &[], false)
     }
 
-    /// A cluster of another shape, or with further arguments for its daemons.
-    pub fn with(name: &str, managers: usize, workers: usize, meshd_args: &[&str]) -> Result<Self> {
+    /// A cluster of another shape, or with further arguments for its daemons, or whose nodes have IPv6 alone.
+    pub fn with(
+        name: &str,
+        (managers, workers): (usize, usize),
+        meshd_args: &[&str],
+        is_ipv6_only: bool,
+    ) -> Result<Self> {
         // The registry of the pull test speaks plain HTTP, in whatever subnet the lab gets.
         let always = ["--insecure-registry", "198.18.0.0/15"];
         let options = LabOptions {
@@ -46,6 +51,7 @@ impl Bench {
             workers,
             meshd: program("MESH_MESHD")?,
             meshd_args: always.iter().chain(meshd_args).map(|&arg| arg.to_owned()).collect(),
+            is_ipv6_only,
         };
         take_down(name)?;
         let bench = Self::make(&options);

@@ -58,6 +58,7 @@ impl Manager {
             workers: 0,
             meshd: PathBuf::from(meshd),
             meshd_args: Vec::new(),
+            is_ipv6_only: false,
         };
         let lab = Lab::up(&options).inspect_err(|_| {
             if let Ok(half) = Lab::open(LAB) {

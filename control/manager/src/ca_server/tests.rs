@@ -2,7 +2,7 @@ use control_ca::{Certificate, JoinToken, NodeKey};
 use control_model::object::{CaState, ManagerStatus};
 use control_model::spec::{NodeSpec, Role};
 use control_model::{ClusterId, ObjectRef};
-use control_store::{EventReceiver, LocalStore, State};
+use control_store::{EventReceiver, LocalStore};
 use tonic::Code;
 
 use super::*;
@@ -35,7 +35,7 @@ fn csr() -> String {
 async fn a_token_makes_a_node_in_its_role() {
     let (store, server, worker, manager) = server();
     for (token, role) in [(worker, Role::Worker), (manager, Role::Manager)] {
-        let issued = server.join(&csr(), &token, Availability::Drain).await.expect("joined");
+        let issued = server.join(&csr(), &token, Availability::Drain, None).await.expect("joined");
         let certificate =
             Certificate::verify(&issued.certificate_pem, &issued.root_pem, clock::now()).expect("valid");
         assert_eq!(certificate.identity, issued.identity);
@@ -47,12 +47,31 @@ async fn a_token_makes_a_node_in_its_role() {
 }
 
 #[tokio::test]
+async fn a_node_whose_tunnels_would_be_of_another_family_is_refused() {
+    let (store, server, worker, _) = server();
+    let [v4, v6] = ["198.18.0.11", "fd00::11"].map(|text| Some(text.parse().expect("an address")));
+    for (first, second) in [(v6, v4), (v4, v6)] {
+        let mut node = Node::new(NodeId::from_bits(7), Role::Worker);
+        node.description.data_path_addr = first;
+        store.commit(vec![Change::Create(Object::Node(Box::new(node)))]).expect("a node");
+        let error = server.join(&csr(), &worker, Availability::Active, second).await.expect_err("refused");
+        assert_eq!(error.code(), Code::FailedPrecondition);
+        let [family, other] = if first == v4 { ["an IPv4", "198.18.0.11"] } else { ["an IPv6", "fd00::11"] };
+        assert!(error.message().contains(family) && error.message().contains(other), "{error}");
+        let joined = server.join(&csr(), &worker, Availability::Active, first).await.expect("joined");
+        for id in [joined.identity.node_id, NodeId::from_bits(7)] {
+            store.commit(vec![Change::Delete(ObjectRef::Node(id))]).expect("the node was there");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_wrong_token_or_request_makes_no_node() {
     let (store, server, worker, _) = server();
-    let error = server.join(&csr(), "SWMTKN-1-x-y", Availability::Active).await.expect_err("refused");
+    let error = server.join(&csr(), "SWMTKN-1-x-y", Availability::Active, None).await.expect_err("refused");
     assert_eq!(error.code(), Code::InvalidArgument);
     assert_eq!(error.message(), "A valid join token is necessary to join this cluster");
-    let error = server.join("no request", &worker, Availability::Active).await.expect_err("refused");
+    let error = server.join("no request", &worker, Availability::Active, None).await.expect_err("refused");
     assert_eq!(error.code(), Code::InvalidArgument);
     assert!(store.state().nodes().is_empty());
 }
@@ -60,7 +79,7 @@ async fn a_wrong_token_or_request_makes_no_node() {
 #[tokio::test]
 async fn a_renewal_follows_the_wanted_role_but_a_raft_member_stays_manager() {
     let (store, server, worker, _) = server();
-    let me = server.join(&csr(), &worker, Availability::Active).await.expect("joined").identity;
+    let me = server.join(&csr(), &worker, Availability::Active, None).await.expect("joined").identity;
     let want = |role, manager| {
         let node = store.state().nodes().get(&me.node_id).expect("joined").clone();
         let object = Node { spec: NodeSpec { role, ..node.spec.clone() }, manager, ..(*node).clone() };
@@ -80,7 +99,7 @@ async fn a_renewal_follows_the_wanted_role_but_a_raft_member_stays_manager() {
 #[tokio::test]
 async fn a_removed_node_gets_no_certificate() {
     let (store, server, worker, _) = server();
-    let me = server.join(&csr(), &worker, Availability::Active).await.expect("joined").identity;
+    let me = server.join(&csr(), &worker, Availability::Active, None).await.expect("joined").identity;
     store.commit(vec![Change::Delete(ObjectRef::Node(me.node_id))]).expect("deletes");
     assert_eq!(server.renew(&csr(), me).await.expect_err("refused").code(), Code::NotFound);
 }
@@ -120,7 +139,7 @@ async fn a_token_that_was_rotated_away_makes_no_node_on_a_replica_that_is_behind
     let missing =
         Change::Update { object: Object::Cluster(Box::new(rotated)), expected: cluster.meta.version };
     let server = CaServer::new(Arc::new(Behind { inner: store.clone(), missing }));
-    let error = server.join(&csr(), &worker, Availability::Active).await.expect_err("refused");
+    let error = server.join(&csr(), &worker, Availability::Active, None).await.expect_err("refused");
     assert_eq!(error.code(), Code::InvalidArgument);
     assert!(store.state().nodes().is_empty());
 }

@@ -1,6 +1,6 @@
 //! How a node comes by its certificate: with a join token at first, with its own certificate later.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use control_api::node::SwarmError;
@@ -37,7 +37,11 @@ pub struct Joined {
 
 /// Asks the manager at `addr` for a first certificate. The root is checked against the token before the token is
 /// sent.
-pub async fn join(addr: SocketAddr, token: &str, availability: Availability) -> Result<Joined, SwarmError> {
+pub async fn join(
+    addr: SocketAddr,
+    (token, availability): (&str, Availability),
+    data_path: IpAddr,
+) -> Result<Joined, SwarmError> {
     let parsed: JoinToken =
         token.parse().map_err(|e: control_ca::InvalidToken| SwarmError::Token(e.to_string()))?;
     let (_, channel) =
@@ -51,11 +55,13 @@ pub async fn join(addr: SocketAddr, token: &str, availability: Availability) -> 
         csr_pem: key.csr_pem.clone(),
         token: token.to_owned(),
         availability: availability_word(availability).to_owned(),
+        data_path_addr: data_path.to_string(),
     };
     let reply = issue(channel, request).await.map_err(|status| match status.code() {
         Code::InvalidArgument | Code::PermissionDenied | Code::Unauthenticated => {
             SwarmError::Token(rpc_text(&status))
         }
+        Code::FailedPrecondition => SwarmError::Address(rpc_text(&status)),
         Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled => {
             SwarmError::Unreachable(rpc_text(&status))
         }

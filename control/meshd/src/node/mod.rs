@@ -215,6 +215,7 @@ impl MeshNode {
     async fn do_join(&self, request: &JoinRequest) -> Result<Arc<Swarm>, SwarmError> {
         let addresses =
             self.addresses(&request.listen_addr, &request.advertise_addr, &request.data_path_addr)?;
+        let by = (request.token.as_str(), request.availability);
         let mut last = SwarmError::Unreachable("no manager's address was given".into());
         for remote in &request.remote_addrs {
             let resolved = resolve_remote(remote).await.unwrap_or_default();
@@ -222,10 +223,10 @@ impl MeshNode {
                 last = SwarmError::Unreachable(format!("can't resolve {remote}"));
             }
             for addr in resolved {
-                match certificate::join(addr, &request.token, request.availability).await {
+                match certificate::join(addr, by, addresses.data_path).await {
                     Ok(joined) => return self.enter(addresses, addr, joined),
                     // Another manager would say the same.
-                    Err(error @ SwarmError::Token(_)) => return Err(error),
+                    Err(error @ (SwarmError::Token(_) | SwarmError::Address(_))) => return Err(error),
                     Err(error) => last = error,
                 }
             }

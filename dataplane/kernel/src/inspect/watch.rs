@@ -23,9 +23,11 @@ pub enum Which {
     Marked { protocol: ProtocolNumber, port: u16 },
 }
 
-/// Where the packet in a tunnel's packet begins, and the VNI before it (RFC 7348 section 5).
-const INNER: usize = 50;
-const VNI: usize = 46;
+/// From a tunnel's UDP header to the packet in it, and to the VNI (RFC 7348 section 5).
+const INNER: usize = 16;
+const VNI: usize = 12;
+const IPV4: [u8; 2] = [0x08, 0x00];
+const IPV6: [u8; 2] = [0x86, 0xdd];
 
 /// The programs tell, until this is dropped or its time is over. There must be one at a time on a node.
 pub struct Watch {
@@ -117,7 +119,7 @@ fn sample(before: &FlowEvent, after: &FlowEvent, tunnel_port: u16) -> FlowSample
     let reason = DropReason::ALL.get(usize::from(after.reason)).map(|reason| reason.label().to_owned());
     let head_before = head(before);
     let tunnel = if before.remote.is_unspecified() {
-        tunnel_of(&head_before, tunnel_port)
+        tunnel_of(&head_before, tunnel_port).map(|(tunnel, _)| tunnel)
     } else {
         Some(SampledTunnel { from: before.remote.into(), vni: before.vni })
     };
@@ -152,21 +154,29 @@ fn head(event: &FlowEvent) -> [u8; N_HEAD_BYTES] {
     head
 }
 
-/// The tunnel's headers that a frame begins with: IPv4 without options, UDP to the tunnels' port.
-fn tunnel_of(head: &[u8; N_HEAD_BYTES], tunnel_port: u16) -> Option<SampledTunnel> {
-    let is_one = head[12..15] == [0x08, 0x00, 0x45]
-        && head[23] == protocol::UDP
-        && [head[36], head[37]] == tunnel_port.to_be_bytes();
-    let from = Ipv4Addr::new(head[26], head[27], head[28], head[29]);
-    let vni = u32::from_be_bytes([0, head[VNI], head[VNI + 1], head[VNI + 2]]);
-    is_one.then_some(SampledTunnel { from: from.into(), vni })
+/// The tunnel's headers that a frame begins with, IP without options or extensions and UDP to the tunnels' port; and where the
+/// packet in it begins.
+fn tunnel_of(head: &[u8; N_HEAD_BYTES], tunnel_port: u16) -> Option<(SampledTunnel, usize)> {
+    let (protocol, udp, from) = match (head[12..14].try_into().ok()?, head[14] >> 4) {
+        (IPV4, 4) if head[14] == 0x45 => {
+            (head[23], 34, Ipv4Addr::new(head[26], head[27], head[28], head[29]).into())
+        }
+        (IPV6, 6) => {
+            let from: [u8; 16] = head[22..38].try_into().ok()?;
+            (head[20], 54, Ipv6Addr::from(from).into())
+        }
+        _ => return None,
+    };
+    let is_one = protocol == protocol::UDP && [head[udp + 2], head[udp + 3]] == tunnel_port.to_be_bytes();
+    let vni = u32::from_be_bytes([0, head[udp + VNI], head[udp + VNI + 1], head[udp + VNI + 2]]);
+    is_one.then_some((SampledTunnel { from, vni }, udp + INNER))
 }
 
 fn outermost(head: &[u8; N_HEAD_BYTES], tunnel_port: u16) -> SampledPacket {
     let mut packet = packet(head);
-    if tunnel_of(head, tunnel_port).is_some() {
+    if let Some((_, start)) = tunnel_of(head, tunnel_port) {
         let mut inner = [0; N_HEAD_BYTES];
-        inner[..N_HEAD_BYTES - INNER].copy_from_slice(&head[INNER..]);
+        inner[..N_HEAD_BYTES - start].copy_from_slice(&head[start..]);
         packet.inner = Some(Box::new(self::packet(&inner)));
     }
     packet

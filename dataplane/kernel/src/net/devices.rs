@@ -7,7 +7,7 @@ use ipnetwork::{IpNetwork, Ipv4Network};
 use netlink_packet_route::link::InfoKind;
 use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVxlan};
 
-use super::netlink::{Link, Netlink};
+use super::netlink::{Link, Netlink, VxlanMode};
 use super::{NetError, sysctl};
 
 /// Alias of the gateway bridge: its name is Docker's, this says that it is ours.
@@ -28,9 +28,9 @@ pub(super) async fn observe(node: &Netlink, links: &[Link], state: &mut KernelSt
 
 /// A device that is not as it must be reads as one of another MTU: then it is put right.
 fn observed_vxlan(link: &Link) -> Device {
-    let (port, collects) = link.vxlan.unwrap_or_default();
+    let VxlanMode { port, collects, over_ipv6 } = link.vxlan.unwrap_or_default();
     let sound = collects && link.is_up && !link.has_arp;
-    Device::Vxlan { port, mtu_bytes: if sound { link.mtu_bytes } else { 0 } }
+    Device::Vxlan { port, mtu_bytes: if sound { link.mtu_bytes } else { 0 }, over_ipv6 }
 }
 
 async fn observed_bridge(node: &Netlink, link: &Link) -> Result<Device, NetError> {
@@ -50,30 +50,37 @@ fn is_our_bridge(link: &Link) -> bool {
 
 pub(super) async fn put(node: &Netlink, name: &LinkName, device: &Device) -> Result<(), NetError> {
     match device {
-        Device::Vxlan { port, mtu_bytes } => put_vxlan(node, name, *port, *mtu_bytes).await,
+        Device::Vxlan { port, mtu_bytes, over_ipv6 } => {
+            let mode = VxlanMode { port: *port, collects: true, over_ipv6: *over_ipv6 };
+            put_vxlan(node, name, mode, *mtu_bytes).await
+        }
         Device::Bridge { address, mtu_bytes } => put_bridge(node, name, *address, *mtu_bytes).await,
         // Nobody wants one, so nobody puts one.
         Device::Stray => Ok(()),
     }
 }
 
-async fn put_vxlan(node: &Netlink, name: &LinkName, port: u16, mtu_bytes: u32) -> Result<(), NetError> {
+async fn put_vxlan(node: &Netlink, name: &LinkName, mode: VxlanMode, mtu_bytes: u32) -> Result<(), NetError> {
+    let port = mode.port;
     if let Some(link) = node.link(name.as_str()).await?
-        && link.vxlan != Some((port, true))
+        && link.vxlan != Some(mode)
     {
-        // The port and the mode are fixed when the device is made.
+        // These are fixed when the device is made.
         node.delete_link(link.index).await?;
     }
     if node.link(name.as_str()).await?.is_none() {
         let message = LinkMessageBuilder::<LinkVxlan>::new(name.as_str())
             .port(port)
             .collect_metadata(true)
+            .udp_zero_csum6_rx(mode.over_ipv6)
             .learning(false)
             .build();
         let added = node.handle.link().add(message).execute().await;
         added.map_err(NetError::netlink(format!("make {name}: is UDP port {port} taken?")))?;
     }
     given_ipv6_only(name.as_str())?;
+    // Without it the kernel would tell programs no way by IPv6. Nothing but what they let pass comes from this device.
+    sysctl::write_if_there(&format!("ipv6/conf/{name}/forwarding"), "1")?;
     // BPF finds endpoints; the kernel must not ask for them.
     let (index, settings) = configure(node, name, mtu_bytes).await?;
     node.set_link(&format!("set up {name}"), settings.arp(false).index(index).up().build()).await

@@ -27,6 +27,16 @@ pub(super) struct Netlink {
     reader: tokio::task::JoinHandle<()>,
 }
 
+/// How a VXLAN device was made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct VxlanMode {
+    pub port: u16,
+    /// It takes the tunnel's ends from metadata.
+    pub collects: bool,
+    /// It takes UDP over IPv6 without checksums.
+    pub over_ipv6: bool,
+}
+
 /// A network interface, as far as we look at it.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Link {
@@ -45,8 +55,7 @@ pub(super) struct Link {
     pub peer_namespace: Option<u32>,
     pub kind: Option<InfoKind>,
     pub alias: Option<String>,
-    /// Port and whether it takes the tunnel's ends from metadata.
-    pub vxlan: Option<(u16, bool)>,
+    pub vxlan: Option<VxlanMode>,
     pub is_isolated: bool,
     pub ipv6: Ipv6Mode,
 }
@@ -285,7 +294,8 @@ impl Link {
                     _ => None,
                 });
                 let collects = infos.iter().any(|info| matches!(info, InfoVxlan::CollectMetadata(true)));
-                self.vxlan = port.map(|port| (port, collects));
+                let over_ipv6 = infos.iter().any(|info| matches!(info, InfoVxlan::UDPZeroCsumRX(true)));
+                self.vxlan = port.map(|port| VxlanMode { port, collects, over_ipv6 });
             }
             LinkInfo::PortData(InfoPortData::BridgePort(infos)) => {
                 self.is_isolated = infos.iter().any(|info| matches!(info, InfoBridgePort::Isolated(true)));

@@ -18,6 +18,7 @@ mod task;
 mod task6;
 mod trace;
 mod tunnel;
+mod underlay6;
 mod upgrade;
 mod uplink;
 mod v4_only;

@@ -29,7 +29,7 @@ fn overlay(name: Ip4) -> Ip {
 }
 
 /// `None` if this kernel has no IPv6.
-fn lab(mode: HookMode) -> Option<Lab> {
+pub fn lab(mode: HookMode) -> Option<Lab> {
     let lab = Lab::new(mode);
     if !lab.enable_ipv6() {
         println!("skipped: this kernel has no IPv6");
@@ -51,7 +51,7 @@ fn lab(mode: HookMode) -> Option<Lab> {
 }
 
 /// By address and by virtual address, from and to each node.
-fn tasks_reach_each_other(lab: &Lab) {
+pub fn tasks_reach_each_other(lab: &Lab) {
     let bulk: Vec<u8> = (0..=250).cycle().take(BULK).collect();
     for (task, vip) in [(1, Ip4(VIP)), (0, OTHER_VIP)] {
         let (from, seen) = (&lab.tasks[task], overlay(TASKS_OVERLAY[task]));
@@ -71,7 +71,7 @@ fn tasks_reach_each_other(lab: &Lab) {
 }
 
 /// Endpoints, gateways and virtual addresses.
-fn pings_are_answered(lab: &Lab) {
+pub fn pings_are_answered(lab: &Lab) {
     let (gateway, ingress) = (overlay(Ip4([10, 0, 1, 1])), INGRESS_PREFIX);
     for task in 0..2 {
         for to in [

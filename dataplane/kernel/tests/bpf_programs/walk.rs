@@ -35,28 +35,39 @@ fn ip(address: impl Into<Ip>) -> IpAddr {
 }
 
 /// The addresses by which a client comes, and what fits into the tunnel.
-struct Side {
+pub struct Side {
     client: Ip,
     nodes: [Ip; 2],
     any: IpAddr,
     largest_datagram: usize,
+    path_mtu: i32,
 }
 
-const V4: Side = Side {
+impl Side {
+    /// The same with a tunnel that takes so many bytes less.
+    pub fn narrower(&self, by: u16) -> Self {
+        let largest_datagram = self.largest_datagram - usize::from(by);
+        Self { largest_datagram, path_mtu: self.path_mtu - i32::from(by), ..*self }
+    }
+}
+
+pub const V4: Side = Side {
     client: Ip::v4(CLIENT),
     nodes: [Ip::v4(NODES[0]), Ip::v4(NODES[1])],
     any: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
     largest_datagram: 1450 - 20 - 8,
+    path_mtu: 1450,
 };
-const V6: Side = Side {
+pub const V6: Side = Side {
     client: CLIENT6,
     nodes: NODES6,
     any: IpAddr::V6(Ipv6Addr::UNSPECIFIED),
     largest_datagram: 1450 - 40 - 8,
+    path_mtu: 1450,
 };
 
 /// A client outside reaches the task through either node, and is seen as itself.
-fn clients_are_served(lab: &Lab, side: &Side) {
+pub fn clients_are_served(lab: &Lab, side: &Side) {
     let bulk: Vec<u8> = (0..=250).cycle().take(BULK).collect();
     for node in side.nodes {
         for payload in [&b""[..], b"hello", &bulk] {
@@ -74,9 +85,9 @@ fn clients_are_served(lab: &Lab, side: &Side) {
 }
 
 /// A datagram that is too long for the tunnel is lost, and its sender learns what fits.
-fn clients_learn_the_path_mtu(lab: &Lab, side: &Side) {
+pub fn clients_learn_the_path_mtu(lab: &Lab, side: &Side) {
     let patience = Instant::now() + PATIENCE;
-    while udp_path_mtu(&lab.client, side.nodes[0], 5353, side.largest_datagram + 50) != 1450 {
+    while udp_path_mtu(&lab.client, side.nodes[0], 5353, side.largest_datagram + 50) != side.path_mtu {
         assert!(Instant::now() < patience, "no error came");
     }
     udp(&lab.client, side.nodes[0], 5353, side.largest_datagram + 50).unwrap();
@@ -84,7 +95,7 @@ fn clients_learn_the_path_mtu(lab: &Lab, side: &Side) {
 
 /// A connection finds the backend that it began with, on another node than the one its packets go to now, although the node
 /// that they enter by has forgotten it and the ring is another.
-fn connections_outlive_cache_and_ring(lab: &Lab, side: &Side) {
+pub fn connections_outlive_cache_and_ring(lab: &Lab, side: &Side) {
     let bulk = vec![7; BULK];
     for (ingress, (before, after)) in side.nodes.into_iter().zip([(0, 1), (1, 0)]) {
         lab.swap_ring(&[TASKS[before]]);
@@ -101,7 +112,7 @@ fn connections_outlive_cache_and_ring(lab: &Lab, side: &Side) {
 }
 
 /// Processes of the nodes reach published ports on own addresses and localhost.
-fn nodes_are_served(lab: &Lab) {
+pub fn nodes_are_served(lab: &Lab) {
     let error = tcp(&lab.client, Ip4::LOCALHOST, 8080, b"").unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused, "sockets of others are left alone");
     for (index, node) in NODES.into_iter().enumerate() {
@@ -118,7 +129,7 @@ fn nodes_are_served(lab: &Lab) {
 }
 
 /// Tasks reach each other across nodes, by address and by the service's virtual address.
-fn tasks_are_served(lab: &Lab) {
+pub fn tasks_are_served(lab: &Lab) {
     let bulk = vec![3; BULK];
     let seen = tcp(&lab.tasks[1], TASKS_OVERLAY[0], 80, &bulk).unwrap();
     assert_eq!(seen.ip(), ip(TASKS_OVERLAY[1]));
@@ -177,7 +188,7 @@ fn colliding_flows_are_told_apart(lab: &Lab, side: &Side) {
 }
 
 /// A client that is gone refuses the task's answer, and the task hears of it.
-fn errors_reach_tasks(lab: &Lab, side: &Side) {
+pub fn errors_reach_tasks(lab: &Lab, side: &Side) {
     for node in side.nodes {
         let server = lab.tasks[0].run(|| UdpSocket::bind((side.any, 99)).unwrap());
         server.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -208,7 +219,7 @@ fn errors_reach_clients(lab: &Lab, side: &Side) {
 }
 
 /// Processes of a node ask for its IPv6 addresses, and for the other node's.
-fn nodes_are_served_by_ipv6(lab: &Lab) {
+pub fn nodes_are_served_by_ipv6(lab: &Lab) {
     for (index, node) in NODES6.into_iter().enumerate() {
         for address in [node, Ip::LOCALHOST6] {
             let seen = tcp(&lab.nodes[index], address, 8080, b"hello").unwrap();

@@ -148,7 +148,7 @@ fn the_tunnel_device_has_the_port_that_is_wanted() {
     let mut net = node.net();
     node.run(converge(&mut net, &wanted));
     assert!(ok("ip -d link show mesh-vx").contains("dstport 4789"));
-    let device = Device::Vxlan { port: 5789, mtu_bytes: 1400 };
+    let device = Device::Vxlan { port: 5789, mtu_bytes: 1400, over_ipv6: true };
     wanted.devices.insert(LinkName::vxlan(), device);
 
     node.run(converge(&mut net, &wanted));

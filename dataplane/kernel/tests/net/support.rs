@@ -180,7 +180,7 @@ pub fn wanted(id: &SandboxId) -> KernelState {
     let mut state = KernelState::default();
     let bridge = Device::Bridge { address: "172.18.0.1/16".parse().unwrap(), mtu_bytes: 1500 };
     state.devices.insert(LinkName::gateway_bridge(), bridge);
-    state.devices.insert(LinkName::vxlan(), Device::Vxlan { port: 4789, mtu_bytes: 1450 });
+    state.devices.insert(LinkName::vxlan(), Device::Vxlan { port: 4789, mtu_bytes: 1450, over_ipv6: false });
     state.forwarding.insert(LinkName::gateway_bridge(), Present);
     state.forwarding.insert(LinkName::vxlan(), Present);
     state.forwarding.insert(link("up0"), Present);

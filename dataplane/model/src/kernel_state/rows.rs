@@ -86,7 +86,8 @@ pub struct Singleton;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Device {
     /// The `collect_md` VXLAN device: no VNI, no peers, no learning; BPF names both per packet.
-    Vxlan { port: u16, mtu_bytes: u32 },
+    /// `over_ipv6`: it takes UDP over IPv6 without checksums (RFC 6935), as tunnels have it.
+    Vxlan { port: u16, mtu_bytes: u32, over_ipv6: bool },
     /// A bridge with an address of its own.
     Bridge { address: Ipv4Network, mtu_bytes: u32 },
     /// A host end of ours that leads into no sandbox. Seen, never wanted.

@@ -15,7 +15,7 @@ fn vni() -> Vni {
 
 fn state() -> KernelState {
     let mut state = KernelState::default();
-    state.devices.insert(LinkName::vxlan(), Device::Vxlan { port: 4789, mtu_bytes: 1450 });
+    state.devices.insert(LinkName::vxlan(), Device::Vxlan { port: 4789, mtu_bytes: 1450, over_ipv6: false });
     let key = RingKey { service: 7, vni: vni() };
     state.rings.insert(key, Ring(Arc::from([ADDRESS, ADDRESS])));
     state.vips.insert(VipKey { vni: vni(), address: Ipv4Addr::new(10, 0, 0, 2) }, key);

@@ -74,7 +74,7 @@ fn a_sandbox_made_anew_takes_its_rows_along() {
 fn a_device_made_anew_takes_its_rows_along() {
     let planned = plan(&view(), &facts()).unwrap();
     let mut held = planned.state.clone();
-    held.devices.insert(LinkName::vxlan(), Device::Vxlan { port: 4790, mtu_bytes: 1450 });
+    held.devices.insert(LinkName::vxlan(), Device::Vxlan { port: 4790, mtu_bytes: 1450, over_ipv6: false });
 
     check("device-anew.txt", &text(&steps(&held, &planned.state)));
 }

@@ -1,10 +1,10 @@
 //! Single rules of planning.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use dataplane_model::kernel_state::{
-    Hook, HookMode, HookTarget, LinkName, Owner, Place, Program, RingKey, Singleton,
+    Device, Hook, HookMode, HookTarget, LinkName, Owner, Place, Program, RingKey, Singleton,
 };
 use dataplane_model::{KernelState, NetworkKey, NodeView, Peer, PublishedPort, SandboxId, Table, Vni};
 use ipnetwork::IpNetwork;
@@ -197,6 +197,37 @@ fn what_cannot_carry_ipv6_says_so_and_carries_ipv4() {
     }
     assert!(small.problems[0].contains("may have 1279 bytes, and 1280 is the least"), "{:?}", small.problems);
     assert_eq!(ipv6_sides(&asked.state).len(), 1, "the ingress network");
+}
+
+/// Without an IPv4 address, and with one of which the tunnels know nothing.
+#[test]
+fn a_node_of_ipv6_tunnels_there_and_needs_no_ipv4_address() {
+    let (vtep, peer): (Ipv6Addr, Ipv6Addr) = ("fd00::11".parse().unwrap(), "fd00::12".parse().unwrap());
+    let mut view = dual_stack_view();
+    view.vtep = vtep.into();
+    let other = view.peers.remove(&IpAddr::V4(NODE_B)).unwrap();
+    view.peers.insert(peer.into(), other);
+    for (address, mtu_bytes) in [(None, 1500), (Some(NODE_I), 1500), (None, 1280 + 69)] {
+        let mut facts = facts();
+        for uplink in facts.uplinks.values_mut() {
+            (uplink.addresses, uplink.addresses6) = (address.into_iter().collect(), vec![vtep]);
+            uplink.mtu_bytes = mtu_bytes;
+        }
+
+        let Plan { state, problems, .. } = planned(&view, &facts);
+
+        let vxlan = Device::Vxlan { port: 4789, mtu_bytes: mtu_bytes - 70, over_ipv6: true };
+        assert_eq!(state.devices[&LinkName::vxlan()], vxlan);
+        assert_eq!(state.settings[&Singleton].vtep, IpAddr::V6(vtep));
+        assert_eq!(state.filter[&Singleton].node, address);
+        let sources = state.routes.values().map(|route| route.source);
+        let carries_ipv6 = mtu_bytes >= 1280 + 70;
+        let expected: Vec<IpAddr> =
+            address.map(IpAddr::V4).into_iter().chain(carries_ipv6.then_some(vtep.into())).collect();
+        assert_eq!(sources.collect::<Vec<_>>(), expected);
+        assert_eq!(problems.is_empty(), carries_ipv6, "{problems:?}");
+        assert_eq!(state.owners[&IpAddr::V6(peer)], Owner::Node(peer.into()));
+    }
 }
 
 #[test]

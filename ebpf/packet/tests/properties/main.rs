@@ -8,7 +8,8 @@ mod v6;
 use ebpf_abi::{Endpoint, FragmentPorts, Ip, Ip4, MacAddr, Port, protocol};
 use ebpf_packet::vxlan::Outer;
 use ebpf_packet::{
-    Ethernet, Flow, IpHeader, NoFlow, Version, arp, checksum, flow, hash, icmp, ip, ipv4, ndp, vxlan,
+    Ethernet, Flow, IpHeader, NoFlow, Version, arp, checksum, ethernet, flow, hash, icmp, ip, ipv4, ndp,
+    vxlan,
 };
 use etherparse::{IpHeaders, PacketBuilder, PacketBuilderStep};
 use proptest::prelude::*;
@@ -54,7 +55,7 @@ const INNER: Ethernet = Ethernet {
     ether_type: ebpf_packet::ethernet::TYPE_IPV4,
 };
 
-fn outer() -> Outer {
+fn outer() -> Outer<Ip4> {
     Outer {
         source: Ip4([198, 18, 0, 11]),
         destination: Ip4([198, 18, 0, 12]),
@@ -185,20 +186,64 @@ proptest! {
     ) {
         let outer = Outer { vni, inner_tos, ..outer() };
         let headers = outer.behind_ethernet(&INNER, u16::try_from(14 + payload).unwrap());
-        let mut frame = [0_u8; vxlan::FRAME_HEADERS_LEN];
+        let mut frame = [0_u8; vxlan::FRAME_HEADERS_LEN4];
         frame[..14].copy_from_slice(&INNER.to_bytes());
         frame[14..].copy_from_slice(&headers);
         let len = 64 + payload + padding;
         let here = (outer.destination, outer.destination_port);
-        let good = vxlan::Tunnelled { remote: outer.source, vni, inner: INNER };
-        prop_assert_eq!(vxlan::Tunnelled::parse(&frame, len, here), Some(good));
-        prop_assert_eq!(vxlan::Tunnelled::parse(&frame, len - padding - 1, here), None);
+        let good = (outer.source, vxlan::Tunnelled { vni, inner: INNER, version: Version::V4 });
+        prop_assert_eq!(vxlan::Tunnelled::parse4(&frame, len, here), Some(good));
+        prop_assert_eq!(vxlan::Tunnelled::parse4(&frame, len - padding - 1, here), None);
         if let Some((position, to)) = flip {
             let from = std::mem::replace(&mut frame[position], to);
-            let parsed = vxlan::Tunnelled::parse(&frame, len, here);
+            let parsed = vxlan::Tunnelled::parse4(&frame, len, here);
             // MACs, the outer source port, and the VNI may be any; the outer IPv4 header's checksum sees to the rest of it.
             let may_be_any = [0..12, 34..36, 46..49, 50..62].iter().any(|free| free.contains(&position));
             prop_assert_eq!(parsed.is_some(), may_be_any || from == to, "byte {}", position);
+        }
+    }
+
+    /// Of either version, over IPv6.
+    #[test]
+    fn over_ipv6_too(
+        vni in 0_u32..1 << 24, hash: u32, inner_tos: u8, is_v4: bool, payload in 40_usize..300,
+        flip in prop::option::of((0_usize..84, any::<u8>())), padding in 0_usize..20,
+    ) {
+        let [source, destination] = [0x11, 0x12].map(|last| Ip::from_be_words([0xfd, 0, 0, last]));
+        let Outer { destination_port, .. } = outer();
+        let source_port = vxlan::source_port(hash);
+        let outer = Outer { source, destination, source_port, destination_port, vni, inner_tos, id: [0; 2] };
+        let version = if is_v4 { Version::V4 } else { Version::V6 };
+        let inner = Ethernet { ether_type: version.ether_type(), ..INNER };
+        let mut frame = [0_u8; vxlan::FRAME_HEADERS_LEN6];
+        frame[..14].copy_from_slice(&Ethernet { ether_type: ethernet::TYPE_IPV6, ..INNER }.to_bytes());
+        let behind = (&mut frame[14..]).try_into().unwrap();
+        outer.write_behind_ethernet(&inner, u16::try_from(14 + payload).unwrap(), behind);
+        let len = 84 + payload + padding;
+        let here = (&destination, destination_port);
+
+        let whole = [&frame[..], &vec![0; payload]].concat();
+        let packet = etherparse::SlicedPacket::from_ethernet(&whole).unwrap();
+        let Some(etherparse::NetSlice::Ipv6(header)) = packet.net else { panic!("no IPv6") };
+        let Some(etherparse::TransportSlice::Udp(udp)) = packet.transport else { panic!("no UDP") };
+        prop_assert_eq!((header.header().hop_limit(), udp.checksum()), (64, 0));
+        let class = header.header().traffic_class();
+        prop_assert_eq!(class, if inner_tos & 3 == 3 { 2 } else { inner_tos & 3 });
+        prop_assert_eq!(vxlan::vni(&whole.as_slice(), 54), Ok(Some(vni)));
+
+        let good = (source, vxlan::Tunnelled { vni, inner, version });
+        prop_assert_eq!(vxlan::Tunnelled::parse6(&frame, len, here), Some(good));
+        prop_assert_eq!(vxlan::Tunnelled::parse6(&frame, len - padding - 1, here), None);
+        if let Some((position, to)) = flip {
+            let from = std::mem::replace(&mut frame[position], to);
+            let parsed = vxlan::Tunnelled::parse6(&frame, len, here);
+            // Class (but for congestion), flow label, hop limit, sender, source port, VNI and MACs may be any.
+            let may_be_any =
+                [0..12, 14..18, 21..38, 54..56, 66..69, 70..82].iter().any(|free| free.contains(&position));
+            let is_congested = position == 15 && to >> 4 & 3 == 3;
+            let is_other = position == 14 && to >> 4 != 6;
+            let expected = (may_be_any && !is_congested && !is_other) || from == to;
+            prop_assert_eq!(parsed.is_some(), expected, "byte {}", position);
         }
     }
 

@@ -5,7 +5,7 @@ use std::os::fd::AsFd as _;
 use anyhow::{Context as _, Result};
 use dataplane_kernel::bpf::Bpf;
 use ebpf_abi::ProgramId;
-use ebpf_packet::vxlan::OVERHEAD;
+use ebpf_packet::vxlan::OVERHEAD4;
 
 use super::node::{self, Node};
 use super::replay::{Kind, Replay, Restore, Tunnel};
@@ -82,7 +82,7 @@ impl Step {
 
     /// A program that encapsulates leaves its headers; who does not takes nothing off.
     fn head(&self) -> usize {
-        if self.is_of_xdp() { OVERHEAD } else { 0 }
+        if self.is_of_xdp() { OVERHEAD4 } else { 0 }
     }
 
     /// The packet, and in front of it what is taken off first.

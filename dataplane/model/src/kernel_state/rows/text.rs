@@ -58,8 +58,13 @@ impl fmt::Display for Singleton {
 impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Vxlan { port, mtu_bytes: 0 } => write!(f, "vxlan port {port}, down or not as it was made"),
-            Self::Vxlan { port, mtu_bytes } => write!(f, "vxlan port {port} mtu {mtu_bytes}"),
+            Self::Vxlan { port, mtu_bytes: 0, .. } => {
+                write!(f, "vxlan port {port}, down or not as it was made")
+            }
+            Self::Vxlan { port, mtu_bytes, over_ipv6 } => {
+                let over = if *over_ipv6 { " over IPv6" } else { "" };
+                write!(f, "vxlan port {port} mtu {mtu_bytes}{over}")
+            }
             Self::Bridge { address, .. } if address.prefix() == 0 => {
                 f.write_str("bridge, down or without address")
             }
