@@ -204,7 +204,14 @@ mod tests {
     use super::*;
 
     fn options(name: &str, managers: usize, workers: usize) -> LabOptions {
-        LabOptions { name: name.into(), managers, workers, meshd: "meshd".into(), meshd_args: vec![] }
+        LabOptions {
+            name: name.into(),
+            managers,
+            workers,
+            meshd: "meshd".into(),
+            meshd_args: vec![],
+            is_ipv6_only: false,
+        }
     }
 
     #[test]

@@ -49,11 +49,8 @@ fn finish(ip: PacketBuilderStep<IpHeaders>, tcp: bool, ports: (u16, u16), payloa
     frame
 }
 
-const INNER: Ethernet = Ethernet {
-    destination: MacAddr([2; 6]),
-    source: MacAddr([4; 6]),
-    ether_type: ebpf_packet::ethernet::TYPE_IPV4,
-};
+const INNER: Ethernet =
+    Ethernet { destination: MacAddr([2; 6]), source: MacAddr([4; 6]), ether_type: ethernet::TYPE_IPV4 };
 
 fn outer() -> Outer<Ip4> {
     Outer {

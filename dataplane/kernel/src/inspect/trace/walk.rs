@@ -234,8 +234,8 @@ impl<'a, T: Lookup> Walk<'a, T> {
     }
 
     /// What is meant for an endpoint, and the program that decides it. `mesh_uplink` takes IPv4 packets of peers out of tunnels
-    /// over IPv4, all others come to `mesh_vxlan` from the kernel's device. Both decide alike: a connection's first packet is that
-    /// only if a stranger sent it.
+    /// over IPv4, and packets of both versions out of those over IPv6; all others come to `mesh_vxlan` from the kernel's device.
+    /// Both decide alike: a connection's first packet is that only if a stranger sent it.
     fn arrival(&mut self, packet: &TunnelledPacket) -> Result<(ProgramId, TraceEnd), TableError> {
         const DEVICE: ProgramId = ProgramId::MeshVxlan;
         if self.config.vtep.is_unspecified() {
@@ -247,7 +247,7 @@ impl<'a, T: Lookup> Walk<'a, T> {
             self.say("peer", format!("{from} is no node of the cluster"));
             return Ok((DEVICE, dropped(DEVICE, DropReason::UnknownPeer)));
         }
-        let is_plain = packet.destination.is_ipv4() && packet.from.is_ipv4();
+        let is_plain = packet.destination.is_ipv4() || packet.from.is_ipv6();
         let program = if is_plain { ProgramId::MeshUplink } else { DEVICE };
         Ok((program, self.of_peer(program, packet)?))
     }

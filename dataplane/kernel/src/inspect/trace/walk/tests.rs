@@ -360,6 +360,16 @@ fn a_task_by_ipv6_comes_out_of_the_kernels_device() {
         "{end:?}"
     );
 
+    // Out of a tunnel over IPv6 the uplink's program takes it.
+    let here = ip("2001:db8:1::11");
+    there.peers.insert(here);
+    there.endpoints.insert(local, Endpoint::remote(MacAddr::of_endpoint(local.address), here));
+    let over_ipv6 = TunnelledPacket { from: here.into(), ..packet };
+    let arrival = Walk::new(&there, protocol::TCP).unwrap().from_tunnel(&over_ipv6).unwrap();
+    let says: Vec<&str> = arrival.ways[0].hops().into_iter().map(|(_, says)| says).collect();
+    assert_eq!(says, ["mesh_uplink: forwarded"]);
+    assert_eq!(&arrival.ways[0].end, end);
+
     // Without IPv6 in the network nothing has that address: no route of the sandbox leads there but the routing mesh's.
     node.prefixes6.remove(&OVERLAY);
     assert_eq!(trace(&node, virtual_address).0, TraceEnd::NoRoute { program: "mesh_task".to_owned() });
