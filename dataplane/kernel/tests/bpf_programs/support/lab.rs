@@ -173,6 +173,8 @@ impl Lab {
         for (node, address) in NODES6.into_iter().enumerate() {
             let namespace = &self.nodes[node];
             namespace.add_address6("up0", address);
+            // Whom it forwards to a machine asks for from its link-local address.
+            namespace.ip(&format!("addr add fe80::{}/64 dev up0 nodad", node + 1));
             namespace.sysctl("ipv6/conf/mesh-vx/disable_ipv6", "0");
             namespace.ip(&format!("route add {}/64 dev mesh-vx src {address}", INGRESS_PREFIX.prefix));
         }
