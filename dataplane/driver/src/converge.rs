@@ -239,12 +239,14 @@ fn facts(choices: Choices, machine: &Machine, held: &KernelState) -> NodeFacts {
     NodeFacts {
         uplinks: machine.uplinks.clone(),
         host_forwards: machine.host_forwards,
+        forwarding6: machine.forwarding6,
         has_tcx: machine.has_tcx,
         has_ipv6: machine.has_ipv6,
         has_socket_reset: machine.has_socket_reset,
         ingress_hook,
         tc_attach,
         gateway_subnet,
+        gateway_subnet6: None,
         gateway_addresses: gateway_addresses(held),
     }
 }

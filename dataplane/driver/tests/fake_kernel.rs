@@ -13,7 +13,7 @@ use dataplane_model::{
     Attachment, Backend, DataPlane as _, Generation, Network, NetworkKey, NodeView, PublishedPort,
     RemoteEndpoint, Report, Sandbox, SandboxId, SandboxStatus, Service, ServiceKey, Table, Vni, change_rows,
 };
-use dataplane_plan::Uplink;
+use dataplane_plan::{Forwarding6, Uplink};
 
 const OWN: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 11);
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -30,6 +30,7 @@ fn machine() -> Machine {
     Machine {
         uplinks: BTreeMap::from([(LinkName::new("up0").unwrap(), uplink)]),
         host_forwards: false,
+        forwarding6: Forwarding6::Off,
         has_tcx: true,
         has_ipv6: true,
         has_socket_reset: true,

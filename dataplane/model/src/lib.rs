@@ -14,5 +14,5 @@ pub use report::{DataPlane, Report, SandboxStatus};
 pub use table::{Table, change_rows, remove_rows};
 pub use view::{
     Attachment, Backend, Generation, Mac, Network, NetworkKey, NodeView, Peer, ProtocolNumber, PublishedPort,
-    RemoteEndpoint, Sandbox, SandboxId, Service, ServiceKey, ServicePort, Vni, endpoint_of,
+    RemoteEndpoint, Sandbox, SandboxId, Service, ServiceKey, ServicePort, Vni, address6_of, endpoint_of,
 };

@@ -112,9 +112,14 @@ impl Network {
     /// The IPv6 address of the endpoint that has `address` in `subnet`: the prefix of `subnet6` and the same host number.
     /// `None` in a network without IPv6.
     pub fn address6(&self, address: Ipv4Addr) -> Option<Ipv6Addr> {
-        let host = address.to_bits() & !self.subnet.mask().to_bits();
-        self.subnet6.map(|subnet6| (subnet6.network().to_bits() | u128::from(host)).into())
+        self.subnet6.map(|subnet6| address6_of(self.subnet, subnet6, address))
     }
+}
+
+/// The address in `subnet6` with the host number that `address` has in `subnet`.
+pub fn address6_of(subnet: Ipv4Network, subnet6: Ipv6Network, address: Ipv4Addr) -> Ipv6Addr {
+    let host = address.to_bits() & !subnet.mask().to_bits();
+    (subnet6.network().to_bits() | u128::from(host)).into()
 }
 
 /// The IPv4 address of the endpoint that [`Network::address6`] gives `address6` in a network with these subnets. `None`

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use dataplane_model::SandboxId;
 use dataplane_model::kernel_state::LinkName;
-use ipnetwork::Ipv4Network;
+use ipnetwork::{Ipv4Network, Ipv6Network};
 
 /// This machine, as far as the plan depends on it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,6 +15,7 @@ pub struct NodeFacts {
     pub uplinks: BTreeMap<LinkName, Uplink>,
     /// The host forwards IPv4 by itself (`net.ipv4.conf.all.forwarding`): then its own rules say what may pass.
     pub host_forwards: bool,
+    pub forwarding6: Forwarding6,
     /// The kernel has TCX links (6.6 and newer).
     pub has_tcx: bool,
     /// The kernel has IPv6.
@@ -25,8 +26,22 @@ pub struct NodeFacts {
     pub tc_attach: TcAttach,
     /// Subnet of the gateway bridge, if it is free; its first address is the bridge's own.
     pub gateway_subnet: Ipv4Network,
+    /// The bridge's IPv6 prefix: the plan chooses it, whatever is here.
+    pub gateway_subnet6: Option<Ipv6Network>,
     /// Addresses behind the gateway bridge that sandboxes have now: kept while the sandbox lives.
     pub gateway_addresses: BTreeMap<SandboxId, Ipv4Addr>,
+}
+
+/// Who may have IPv6 forwarded.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Forwarding6 {
+    /// Nobody: this kernel has one switch for all interfaces, which is the operator's and is off.
+    #[default]
+    Off,
+    /// Single interfaces (`net.ipv6.conf.<interface>.force_forwarding`, Linux 6.17).
+    ByInterface,
+    /// Everybody: the host forwards by itself, and its own rules say what may pass.
+    Host,
 }
 
 /// An interface to other machines.

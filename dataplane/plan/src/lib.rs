@@ -16,7 +16,7 @@ mod services;
 mod tests;
 
 pub use delta::steps;
-pub use facts::{IngressHook, NodeFacts, TcAttach, Uplink};
+pub use facts::{Forwarding6, IngressHook, NodeFacts, TcAttach, Uplink};
 pub use plan::{Plan, PlanError, plan};
 pub use planner::Planner;
 pub use resets::{resets, strays};

@@ -9,7 +9,8 @@ use dataplane_model::kernel_state::{
 use dataplane_model::{KernelState, NodeView, Peer, SandboxId, Table, Vni};
 use ipnetwork::{Ipv4Network, Ipv6Network};
 
-use crate::facts::{NodeFacts, Uplink};
+use crate::facts::{Forwarding6, NodeFacts, Uplink};
+use crate::maglev::mix;
 use crate::planner::Planner;
 use crate::{hooks, sandboxes};
 
@@ -26,6 +27,9 @@ pub(crate) const IPV6_MIN_MTU_BYTES: u32 = 1280;
 
 /// Subnets tried for the gateway bridge. From 172.18.0.0/16 on they end with 172.31.0.0/16, the last private one (RFC 1918).
 const MAX_GATEWAY_SUBNETS: u32 = 14;
+
+/// Where the sequence of IPv6 prefixes of the gateway bridge begins: the bytes of its name's end, any number does.
+const GATEWAY_PREFIX6_SEED: u64 = u64::from_be_bytes(*b"gwbridge");
 
 /// Said of a kernel that can't reset sockets.
 const NO_SOCKET_RESET: &str = "sockets to tasks that are gone stay silent until they time out: this kernel lacks \
@@ -95,6 +99,29 @@ pub(crate) fn free_gateway_subnet(view: &NodeView, facts: &NodeFacts) -> Ipv4Net
     (0..MAX_GATEWAY_SUBNETS).map_while(nth).find(is_free).unwrap_or(asked)
 }
 
+/// The IPv6 prefix behind the gateway bridge: of the unique local ones (RFC 4193) the first of a fixed sequence that no node
+/// has an address in and no overlay network overlaps. The addresses in it mean nothing outside of this node, so that nodes
+/// may have the same. `None` where the bridge can't have IPv6, or nothing of it would be forwarded.
+pub(crate) fn free_gateway_subnet6(
+    view: &NodeView,
+    facts: &NodeFacts,
+    mtu_bytes: u32,
+) -> Option<Ipv6Network> {
+    let is_free = |subnet: &Ipv6Network| {
+        let peers = view.peers.values().flat_map(|peer| peer.addresses.iter().copied());
+        let mut nodes = all_own_addresses(facts).chain(peers);
+        let mut overlays = view.networks.values().filter_map(|network| network.subnet6);
+        !nodes.any(|address| matches!(address, IpAddr::V6(address) if subnet.contains(address)))
+            && !overlays.any(|overlay| overlay.overlaps(*subnet))
+    };
+    let nth = |step: u32| {
+        let random = u128::from(mix(GATEWAY_PREFIX6_SEED + u64::from(step)) >> 8);
+        Ipv6Network::new((0xfd << 120 | random << 64).into(), 64).expect("a prefix of an address")
+    };
+    let is_possible = carries_ipv6(facts, mtu_bytes) && facts.forwarding6 != Forwarding6::Off;
+    (0..MAX_GATEWAY_SUBNETS).map(nth).find(is_free).filter(|_| is_possible)
+}
+
 /// Can a link of this MTU have IPv6 addresses on this machine?
 pub(crate) fn carries_ipv6(facts: &NodeFacts, mtu_bytes: u32) -> bool {
     facts.has_ipv6 && mtu_bytes >= IPV6_MIN_MTU_BYTES
@@ -118,11 +145,19 @@ fn plan_node(
     let vxlan =
         Device::Vxlan { port: view.vxlan_port, mtu_bytes: overlay_mtu_bytes, over_ipv6: view.vtep.is_ipv6() };
     state.devices.insert(LinkName::vxlan(), vxlan);
-    let bridge = Device::Bridge { address: sandboxes::bridge_address(facts), mtu_bytes: uplink.mtu_bytes };
+    let bridge = Device::Bridge {
+        address: sandboxes::bridge_address(facts),
+        address6: sandboxes::bridge_address6(facts),
+        mtu_bytes: uplink.mtu_bytes,
+    };
     state.devices.insert(LinkName::gateway_bridge(), bridge);
     // From the tunnel device come answers to what tasks sent to published ports of this node.
     state.forwarding.extend([LinkName::gateway_bridge(), LinkName::vxlan()].map(|link| (link, Present)));
     state.forwarding.extend(facts.uplinks.keys().map(|uplink| (uplink.clone(), Present)));
+    if facts.forwarding6 == Forwarding6::ByInterface && facts.gateway_subnet6.is_some() {
+        let links = facts.uplinks.keys().cloned().chain([LinkName::gateway_bridge()]);
+        state.forwarding6.extend(links.map(|link| (link, Present)));
+    }
     let ingress = ingress_network(view);
     if let Some(network) = ingress {
         // Processes of the node reach tasks through the tunnel device; the source is what strict rp_filter expects back.

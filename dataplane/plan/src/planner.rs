@@ -31,7 +31,9 @@ impl Planner {
     /// The wanted kernel state. After an error the planner is as it was.
     pub fn plan(&mut self, view: &NodeView, facts: &NodeFacts) -> Result<Plan, PlanError> {
         let uplink = plan::primary_uplink(view, facts)?;
-        let facts = &NodeFacts { gateway_subnet: plan::free_gateway_subnet(view, facts), ..facts.clone() };
+        let gateway_subnet = plan::free_gateway_subnet(view, facts);
+        let gateway_subnet6 = plan::free_gateway_subnet6(view, facts, uplink.1.mtu_bytes);
+        let facts = &NodeFacts { gateway_subnet, gateway_subnet6, ..facts.clone() };
         let last = self.last.take().filter(|(of, with)| has_same_ground((of, with), (view, facts)));
         let mut known = Known::default();
         if last.is_none() {

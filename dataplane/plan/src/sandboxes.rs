@@ -7,11 +7,11 @@ use dataplane_model::kernel_state::{
     AttachmentRole, AttachmentRow, Endpoint, EndpointKey, Leg, Leg6, LinkName, PacketFilter, Place,
     SandboxNet, Singleton, Vnis,
 };
-use dataplane_model::{Attachment, Mac, Network, NodeView, Sandbox, SandboxId};
+use dataplane_model::{Attachment, Mac, Network, NodeView, Sandbox, SandboxId, address6_of};
 use ebpf_abi::limits::MAX_SANDBOX_NETWORKS;
 use ipnetwork::{Ipv4Network, Ipv6Network};
 
-use crate::facts::NodeFacts;
+use crate::facts::{Forwarding6, NodeFacts};
 use crate::maglev::mix;
 use crate::plan::{IPV6_MIN_MTU_BYTES, Plan, carries_ipv6, ingress_vni, ipv4_of_node, vxlan_overhead_bytes};
 
@@ -21,11 +21,27 @@ const FIRST_TABLE: u32 = 100;
 /// The smallest MTU of an IPv4 interface (RFC 791 section 3.2).
 const MIN_MTU_BYTES: u32 = 68;
 
+/// Said of a node with IPv6 addresses whose kernel won't forward to tasks what is sent to them.
+const NO_FORWARDING6: &str = "ports of mode=host answer by IPv4 alone: before Linux 6.17 IPv6 is forwarded only where the \
+                              host's net.ipv6.conf.all.forwarding is 1";
+
 /// Address and prefix of the gateway bridge: the first of its subnet.
 pub(crate) fn bridge_address(facts: &NodeFacts) -> Ipv4Network {
     let subnet = facts.gateway_subnet;
     let first = subnet.nth(1).unwrap_or(subnet.network());
     Ipv4Network::new(first, subnet.prefix()).expect("the prefix of a valid network")
+}
+
+/// The same of IPv6.
+pub(crate) fn bridge_address6(facts: &NodeFacts) -> Option<Ipv6Network> {
+    behind_bridge6(facts, bridge_address(facts).ip())
+}
+
+/// The IPv6 address of who has `address` behind the gateway bridge.
+fn behind_bridge6(facts: &NodeFacts, address: Ipv4Addr) -> Option<Ipv6Network> {
+    let subnet6 = facts.gateway_subnet6?;
+    let address6 = address6_of(facts.gateway_subnet, subnet6, address);
+    Some(Ipv6Network::new(address6, subnet6.prefix()).expect("the prefix of a valid network"))
 }
 
 /// Fills the tables of sandboxes, attachments, cookies and of the endpoints here, and the packet filter. Which endpoints
@@ -35,9 +51,11 @@ pub(crate) fn plan(view: &NodeView, facts: &NodeFacts, underlay_mtu_bytes: u32, 
     let mut filter = PacketFilter {
         bridge: LinkName::gateway_bridge(),
         subnet: facts.gateway_subnet,
+        subnet6: facts.gateway_subnet6,
         tunnel_port: view.vxlan_port,
         node: ipv4_of_node(view, facts),
-        guarded: guarded(facts),
+        guarded: guarded(facts, facts.host_forwards),
+        guarded6: guarded(facts, facts.forwarding6 == Forwarding6::Host),
         no_egress: BTreeSet::new(),
         host_ports: BTreeMap::new(),
     };
@@ -62,13 +80,16 @@ pub(crate) fn plan(view: &NodeView, facts: &NodeFacts, underlay_mtu_bytes: u32, 
         plan_one(view, id, overlay, way_out, plan);
     }
     plan.problems.extend(missing_ipv6(view, facts, underlay_mtu_bytes));
+    if facts.forwarding6 == Forwarding6::Off && !filter.host_ports.is_empty() && has_ipv6_address(facts) {
+        plan.problems.push(NO_FORWARDING6.to_owned());
+    }
     plan.state.filter.insert(Singleton, filter);
 }
 
 /// Interfaces that forward to the gateway bridge alone. What comes out of the tunnels has nothing else to be forwarded to,
 /// whatever the host does.
-fn guarded(facts: &NodeFacts) -> BTreeSet<LinkName> {
-    let uplinks = facts.uplinks.keys().filter(|_| !facts.host_forwards).cloned();
+fn guarded(facts: &NodeFacts, host_forwards: bool) -> BTreeSet<LinkName> {
+    let uplinks = facts.uplinks.keys().filter(|_| !host_forwards).cloned();
     uplinks.chain([LinkName::vxlan()]).collect()
 }
 
@@ -125,6 +146,10 @@ fn leg6(view: &NodeView, attachment: &Attachment, network: &Network) -> Option<L
     })
 }
 
+fn has_ipv6_address(facts: &NodeFacts) -> bool {
+    facts.uplinks.values().any(|uplink| !uplink.addresses6.is_empty())
+}
+
 /// Networks whose IPv6 side this node can't carry.
 fn missing_ipv6(view: &NodeView, facts: &NodeFacts, underlay_mtu_bytes: u32) -> Vec<String> {
     let networks = view.networks.values().filter(|network| network.subnet6.is_some());
@@ -161,7 +186,11 @@ fn gateway_leg(
         gateway: bridge.ip(),
         table: table(position),
         default_route,
-        ipv6: None,
+        ipv6: behind_bridge6(facts, address).zip(bridge_address6(facts)).map(|(address, bridge)| Leg6 {
+            address,
+            gateway: bridge.ip(),
+            default_route: false,
+        }),
     }
 }
 

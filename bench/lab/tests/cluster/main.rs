@@ -41,6 +41,7 @@ const SCENARIOS: &[Scenario] = &[
     ("managers tell of every node", inspection::of_every_node),
     ("traces agree with packets", traces::agree_with_packets),
     ("the way out is masqueraded", mesh::way_out_is_masqueraded),
+    ("ports of the node itself", mesh::ports_of_the_node),
     ("docker prints Docker's words", words::inspect_and_lists),
     ("bad input gets Docker's errors and changes nothing", bad_input::refused),
     ("twenty replicas converge", forming::twenty_replicas_converge),

@@ -1,6 +1,7 @@
 //! What the data plane promises, seen from outside.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::path::Path;
 use std::time::Duration;
 
 use crate::support::{Bench, Outcome, PORT, SETTLE, counts};
@@ -216,6 +217,32 @@ pub fn way_out_is_masqueraded(bench: &mut Bench) -> Outcome {
     let node = bench.lab.node(&task.node)?.address;
     ensure!(seen == IpAddr::V4(node), "a server outside saw {seen}, not the node's {node}");
     Ok(())
+}
+
+/// `mode=host`: the task's node alone answers, by both families where its kernel forwards IPv6 from single interfaces.
+pub fn ports_of_the_node(bench: &mut Bench) -> Outcome {
+    const PUBLISHED: u16 = 8099;
+    bench.create_whoami("here", 1, &["--publish", &format!("mode=host,published={PUBLISHED},target=80")])?;
+    let task = bench.running("here")?.into_iter().next().context("no task runs")?;
+    let forwards6 = Path::new("/proc/sys/net/ipv6/conf/all/force_forwarding").exists();
+    let (client, client6) = (bench.lab.client_address(), bench.lab.client_address6());
+    let families: [(_, IpAddr, bool); 2] = [("-4", client.into(), true), ("-6", client6.into(), forwards6)];
+    for node in bench.lab.nodes() {
+        for (family, client, answers) in
+            families.into_iter().filter(|(_, client, _)| client.is_ipv4() || bench_lab::has_ipv6())
+        {
+            let address = if client.is_ipv4() { node.address.into() } else { IpAddr::V6(node.address6()) };
+            let url = format!("http://{}/", SocketAddr::new(address, PUBLISHED));
+            let said = bench.lab.exec("client", "curl", &[family, "-sS", "--max-time", "5", &url])?;
+            if node.name != task.node || !answers {
+                ensure!(said.text().contains("curl: (7)"), "{url} is not refused: {}", said.text());
+                continue;
+            }
+            let peer = format!("peer: {}", SocketAddr::new(client, 0)).trim_end_matches('0').to_owned();
+            ensure!(said.stdout.contains(&peer), "{url}: {}", said.text());
+        }
+    }
+    bench.docker(&["service", "rm", "here"]).map(drop)
 }
 
 /// To its end: a connection that is closed with bytes unread is reset, and its answer lost.

@@ -1,13 +1,15 @@
 //! Our interfaces in the node's namespace: the VXLAN device and the gateway bridge; and host ends that nobody wants.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
+
 use dataplane_model::KernelState;
 use dataplane_model::Mac;
 use dataplane_model::kernel_state::{Device, LinkName};
-use ipnetwork::{IpNetwork, Ipv4Network};
+use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 use netlink_packet_route::link::InfoKind;
 use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVxlan};
 
-use super::netlink::{Link, Netlink, VxlanMode};
+use super::netlink::{Ipv6Mode, Link, Netlink, VxlanMode};
 use super::{NetError, sysctl};
 
 /// Alias of the gateway bridge: its name is Docker's, this says that it is ours.
@@ -34,14 +36,22 @@ fn observed_vxlan(link: &Link) -> Device {
 }
 
 async fn observed_bridge(node: &Netlink, link: &Link) -> Result<Device, NetError> {
-    let addresses = node.addresses().await?;
-    let mut own = addresses.into_iter().filter_map(|address| match address.network {
-        IpNetwork::V4(network) => (address.device == link.index).then_some(network),
-        IpNetwork::V6(_) => None,
-    });
-    let nowhere = Ipv4Network::new(std::net::Ipv4Addr::UNSPECIFIED, 0).expect("a valid prefix");
-    let address = own.next().filter(|_| link.is_up).unwrap_or(nowhere);
-    Ok(Device::Bridge { address, mtu_bytes: link.mtu_bytes })
+    let (mut v4, mut v6) = (Vec::new(), Vec::new());
+    for address in node.addresses().await?.into_iter().filter(|address| address.device == link.index) {
+        match address.network {
+            IpNetwork::V4(network) => v4.push(network),
+            IpNetwork::V6(network) => v6.push(network),
+        }
+    }
+    let address6 = match (link.ipv6, v6.as_slice()) {
+        (Ipv6Mode::Off, _) => Some(None),
+        (Ipv6Mode::Given, [one, other]) if *one == link_local() => Some(Some(*other)),
+        (Ipv6Mode::Given, [one, other]) if *other == link_local() => Some(Some(*one)),
+        _ => None,
+    };
+    let nowhere = Ipv4Network::new(Ipv4Addr::UNSPECIFIED, 0).expect("a valid prefix");
+    let address = v4.first().filter(|_| link.is_up && address6.is_some()).copied().unwrap_or(nowhere);
+    Ok(Device::Bridge { address, address6: address6.flatten(), mtu_bytes: link.mtu_bytes })
 }
 
 fn is_our_bridge(link: &Link) -> bool {
@@ -54,7 +64,9 @@ pub(super) async fn put(node: &Netlink, name: &LinkName, device: &Device) -> Res
             let mode = VxlanMode { port: *port, collects: true, over_ipv6: *over_ipv6 };
             put_vxlan(node, name, mode, *mtu_bytes).await
         }
-        Device::Bridge { address, mtu_bytes } => put_bridge(node, name, *address, *mtu_bytes).await,
+        Device::Bridge { address, address6, mtu_bytes } => {
+            put_bridge(node, name, (*address, *address6), *mtu_bytes).await
+        }
         // Nobody wants one, so nobody puts one.
         Device::Stray => Ok(()),
     }
@@ -89,7 +101,7 @@ async fn put_vxlan(node: &Netlink, name: &LinkName, mode: VxlanMode, mtu_bytes: 
 async fn put_bridge(
     node: &Netlink,
     name: &LinkName,
-    address: Ipv4Network,
+    (address, address6): (Ipv4Network, Option<Ipv6Network>),
     mtu_bytes: u32,
 ) -> Result<(), NetError> {
     match node.link(name.as_str()).await? {
@@ -103,10 +115,20 @@ async fn put_bridge(
             added.map_err(NetError::netlink(format!("make {name}")))?;
         }
     }
-    no_ipv6(name.as_str())?;
     let (index, settings) = configure(node, name, mtu_bytes).await?;
+    match address6 {
+        Some(_) => given_ipv6_only(name.as_str())?,
+        None => no_ipv6(name.as_str())?,
+    }
     node.set_link(&format!("set up {name}"), settings.alias(ALIAS).index(index).up().build()).await?;
-    node.set_only_address(index, address.into()).await
+    let addresses6 = address6.into_iter().flat_map(|address6| [address6, link_local()]).map(IpNetwork::V6);
+    let addresses: Vec<IpNetwork> = addresses6.chain([address.into()]).collect();
+    node.set_only_addresses(index, &addresses).await
+}
+
+/// The bridge's, where it has IPv6: for packets that are forwarded the kernel asks for neighbours from no other address.
+fn link_local() -> Ipv6Network {
+    Ipv6Network::new(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1), 64).expect("a valid prefix")
 }
 
 /// The link's index, and a message that sets its MTU.

@@ -1,23 +1,48 @@
-//! Which interfaces the kernel forwards from. Per interface: `net.ipv4.ip_forward` stays as the operator has it.
+//! Which interfaces the kernel forwards from. Per interface: `net.ipv4.ip_forward` and `net.ipv6.conf.all.forwarding` stay as
+//! the operator has them.
+//!
+//! Of IPv6 the kernel looks at that one switch, and from Linux 6.17 on at `force_forwarding` of the interface on which a packet
+//! came. `forwarding` of an interface says something else: whether it believes routers, which who forwards must not (RFC 4861
+//! section 6.2.7). So nothing but `force_forwarding` is written here, and an uplink that has its addresses and its way out from
+//! routers keeps them.
 
 use dataplane_model::KernelState;
 use dataplane_model::kernel_state::{LinkName, Present};
+use dataplane_plan::Forwarding6;
 
 use super::{NetError, sysctl};
 
 /// Which of the interfaces that we may set do forward.
 pub(super) fn observe(uplinks: &[LinkName], state: &mut KernelState) -> Result<(), NetError> {
+    let forces6 = host_forces6()?;
     for name in uplinks.iter().cloned().chain([LinkName::gateway_bridge(), LinkName::vxlan()]) {
-        if sysctl::read(&key(&name))?.as_deref() == Some("1") {
-            state.forwarding.insert(name, Present);
+        if is_on(&key(&name))? {
+            state.forwarding.insert(name.clone(), Present);
+        }
+        if !forces6 && is_on(&key6(&name))? {
+            state.forwarding6.insert(name, Present);
         }
     }
     Ok(())
 }
 
-/// The host forwards by itself.
+/// The host forwards IPv4 by itself.
 pub(super) fn host_forwards() -> Result<bool, NetError> {
-    Ok(sysctl::read("ipv4/conf/all/forwarding")?.as_deref() == Some("1"))
+    is_on("ipv4/conf/all/forwarding")
+}
+
+/// Who forwards IPv6.
+pub(super) fn forwarding6() -> Result<Forwarding6, NetError> {
+    if is_on("ipv6/conf/all/forwarding")? || host_forces6()? {
+        return Ok(Forwarding6::Host);
+    }
+    let is_known = sysctl::read("ipv6/conf/all/force_forwarding")?.is_some();
+    Ok(if is_known { Forwarding6::ByInterface } else { Forwarding6::Off })
+}
+
+/// The host has set it of all interfaces at once.
+fn host_forces6() -> Result<bool, NetError> {
+    is_on("ipv6/conf/all/force_forwarding")
 }
 
 pub(super) fn set(name: &LinkName, on: bool) -> Result<(), NetError> {
@@ -27,6 +52,22 @@ pub(super) fn set(name: &LinkName, on: bool) -> Result<(), NetError> {
     sysctl::write_if_there(&key(name), if on { "1" } else { "0" })
 }
 
+/// As [`set`], of IPv6.
+pub(super) fn set6(name: &LinkName, on: bool) -> Result<(), NetError> {
+    if !on && host_forces6()? {
+        return Ok(());
+    }
+    sysctl::write_if_there(&key6(name), if on { "1" } else { "0" })
+}
+
+fn is_on(key: &str) -> Result<bool, NetError> {
+    Ok(sysctl::read(key)?.as_deref() == Some("1"))
+}
+
 fn key(name: &LinkName) -> String {
     format!("ipv4/conf/{name}/forwarding")
+}
+
+fn key6(name: &LinkName) -> String {
+    format!("ipv6/conf/{name}/force_forwarding")
 }

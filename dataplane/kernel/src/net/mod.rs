@@ -87,6 +87,8 @@ impl Net {
             Op::Device(Change::Delete(name)) => devices::delete(&self.node, name).await?,
             Op::Forwarding(Change::Put(name, _)) => forwarding::set(name, true)?,
             Op::Forwarding(Change::Delete(name)) => forwarding::set(name, false)?,
+            Op::Forwarding6(Change::Put(name, _)) => forwarding::set6(name, true)?,
+            Op::Forwarding6(Change::Delete(name)) => forwarding::set6(name, false)?,
             Op::Route(Change::Put(subnet, route)) => routes::put(&self.node, *subnet, route).await?,
             Op::Route(Change::Delete(subnet)) => routes::delete(&self.node, *subnet).await?,
             Op::Filter(Change::Put(_, filter)) => self.filter.put(filter)?,

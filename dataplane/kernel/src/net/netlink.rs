@@ -171,18 +171,25 @@ impl Netlink {
         Ok(messages.iter().filter_map(Address::new).collect())
     }
 
-    /// Gives the interface this address and no other of its family.
-    pub(super) async fn set_only_address(&self, index: u32, wanted: IpNetwork) -> Result<(), NetError> {
+    /// Gives the interface these addresses, and no other of their families.
+    pub(super) async fn set_only_addresses(&self, index: u32, wanted: &[IpNetwork]) -> Result<(), NetError> {
         let is_stale = |address: &Address| {
             address.device == index
-                && address.network.is_ipv4() == wanted.is_ipv4()
-                && address.network != wanted
+                && wanted.iter().any(|wanted| wanted.is_ipv4() == address.network.is_ipv4())
+                && !wanted.contains(&address.network)
         };
         for old in self.addresses().await?.into_iter().filter(is_stale) {
             let deleted = self.handle.address().del(address_message(index, old.network)).execute().await;
             unless(deleted, &[libc::EADDRNOTAVAIL])
                 .map_err(NetError::netlink(format!("remove address {}", old.network)))?;
         }
+        for address in wanted {
+            self.add_address(index, *address).await?;
+        }
+        Ok(())
+    }
+
+    async fn add_address(&self, index: u32, wanted: IpNetwork) -> Result<(), NetError> {
         let mut request = self.handle.address().add(index, wanted.ip(), wanted.prefix());
         if wanted.is_ipv6() {
             // Addresses are the allocator's: nobody else can have it, so it may be used at once (RFC 4862 section 5.4).

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::path::Path;
 
 use dataplane_model::kernel_state::LinkName;
-use dataplane_plan::Uplink;
+use dataplane_plan::{Forwarding6, Uplink};
 
 use super::netlink::{Address, Link, Netlink};
 use super::{NetError, forwarding, sysctl};
@@ -43,6 +43,7 @@ const NATIVE_XDP_DRIVERS: [&str; 22] = [
 pub struct Machine {
     pub uplinks: BTreeMap<LinkName, Uplink>,
     pub host_forwards: bool,
+    pub forwarding6: Forwarding6,
     pub has_tcx: bool,
     pub has_ipv6: bool,
     /// The kernel can end sockets of others.
@@ -67,9 +68,9 @@ pub(super) async fn machine(
             uplinks.insert(name, uplink(link, &own));
         }
     }
-    let host_forwards = forwarding::host_forwards()?;
+    let (host_forwards, forwarding6) = (forwarding::host_forwards()?, forwarding::forwarding6()?);
     let has_ipv6 = sysctl::read("ipv6/conf/default/disable_ipv6")?.is_some();
-    Ok(Machine { uplinks, host_forwards, has_tcx: has_tcx(), has_ipv6, has_socket_reset })
+    Ok(Machine { uplinks, host_forwards, forwarding6, has_tcx: has_tcx(), has_ipv6, has_socket_reset })
 }
 
 fn uplink(link: &Link, own: &[&Address]) -> Uplink {

@@ -4,3 +4,4 @@
 mod converge;
 mod ipv6;
 mod support;
+mod way_out6;

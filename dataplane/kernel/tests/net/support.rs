@@ -178,7 +178,8 @@ pub fn overlay(id: &SandboxId, last: u8) -> Leg {
 /// Devices, forwarding and filter of a node with one sandbox.
 pub fn wanted(id: &SandboxId) -> KernelState {
     let mut state = KernelState::default();
-    let bridge = Device::Bridge { address: "172.18.0.1/16".parse().unwrap(), mtu_bytes: 1500 };
+    let bridge =
+        Device::Bridge { address: "172.18.0.1/16".parse().unwrap(), address6: None, mtu_bytes: 1500 };
     state.devices.insert(LinkName::gateway_bridge(), bridge);
     state.devices.insert(LinkName::vxlan(), Device::Vxlan { port: 4789, mtu_bytes: 1450, over_ipv6: false });
     state.forwarding.insert(LinkName::gateway_bridge(), Present);
@@ -192,9 +193,11 @@ pub fn wanted(id: &SandboxId) -> KernelState {
     let filter = PacketFilter {
         bridge: LinkName::gateway_bridge(),
         subnet: "172.18.0.0/16".parse().unwrap(),
+        subnet6: None,
         tunnel_port: 4789,
         node: Some(std::net::Ipv4Addr::new(198, 18, 0, 11)),
         guarded: [link("up0")].into(),
+        guarded6: [link("up0")].into(),
         no_egress: [].into(),
         host_ports: [].into(),
     };

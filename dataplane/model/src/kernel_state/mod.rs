@@ -104,8 +104,10 @@ macro_rules! tables {
 tables! {
     /// Our interfaces in the node's own namespace.
     devices: Device(LinkName => Device),
-    /// Interfaces whose packets the kernel may forward.
+    /// Interfaces whose IPv4 packets the kernel may forward.
     forwarding: Forwarding(LinkName => Present),
+    /// The same of IPv6, where the kernel can say it of single interfaces.
+    forwarding6: Forwarding6(LinkName => Present),
     /// Routes of the node itself.
     routes: Route(IpNetwork => NodeRoute),
     /// The nftables table.
@@ -182,6 +184,7 @@ impl KernelState {
             self.endpoints.remove(&key);
         }
         self.forwarding.remove(link);
+        self.forwarding6.remove(link);
         self.attachments.remove(link);
         remove_rows(&mut self.hooks, |hook, _| hook.target == HookTarget::Interface(link.clone()));
         remove_rows(&mut self.routes, |_, route| route.device == *link);

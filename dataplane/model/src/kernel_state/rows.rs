@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ipnetwork::{Ipv4Network, Ipv6Network};
 
-use crate::view::{Mac, ProtocolNumber, SandboxId, ServiceKey, Vni};
+use crate::view::{Mac, ProtocolNumber, SandboxId, ServiceKey, Vni, address6_of};
 
 /// The name of a network interface, at most 15 bytes (`IFNAMSIZ` less the terminator).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -88,8 +88,8 @@ pub enum Device {
     /// The `collect_md` VXLAN device: no VNI, no peers, no learning; BPF names both per packet.
     /// `over_ipv6`: it takes UDP over IPv6 without checksums (RFC 6935), as tunnels have it.
     Vxlan { port: u16, mtu_bytes: u32, over_ipv6: bool },
-    /// A bridge with an address of its own.
-    Bridge { address: Ipv4Network, mtu_bytes: u32 },
+    /// A bridge with an address of its own in each family that it has.
+    Bridge { address: Ipv4Network, address6: Option<Ipv6Network>, mtu_bytes: u32 },
     /// A host end of ours that leads into no sandbox. Seen, never wanted.
     Stray,
 }
@@ -108,13 +108,17 @@ pub struct PacketFilter {
     /// The gateway bridge and the addresses behind it: masqueraded when they leave by another interface.
     pub bridge: LinkName,
     pub subnet: Ipv4Network,
+    /// The same of IPv6, where each address has the host number that it has in `subnet`. `None`: no IPv6 passes the bridge.
+    pub subnet6: Option<Ipv6Network>,
     /// UDP port of the tunnels, whose packets are not tracked: each flow in a tunnel has an outer source port of its own.
     pub tunnel_port: u16,
     /// The source of what tasks send by their way out to published ports of this very node: the answers of backends,
     /// wherever they are, come back to it. `None` for a node without an IPv4 address.
     pub node: Option<Ipv4Addr>,
-    /// Interfaces that forward to the bridge alone, because the host has forwarding off.
+    /// Interfaces that forward IPv4 to the bridge alone, because the host has forwarding off.
     pub guarded: BTreeSet<LinkName>,
+    /// The same of IPv6.
+    pub guarded6: BTreeSet<LinkName>,
     /// Addresses behind the bridge that may answer but not begin: tasks of internal networks with host ports.
     pub no_egress: BTreeSet<Ipv4Addr>,
     /// Ports of `mode=host`: (protocol, published) → (address behind the bridge, target port).
@@ -122,14 +126,21 @@ pub struct PacketFilter {
 }
 
 impl PacketFilter {
+    /// The IPv6 address of who has `address` behind the bridge.
+    pub fn address6(&self, address: Ipv4Addr) -> Option<Ipv6Addr> {
+        self.subnet6.map(|subnet6| address6_of(self.subnet, subnet6, address))
+    }
+
     /// What a table that someone else changed reads as. Differs from every filter that is planned: no bridge has this name.
     pub fn spoiled() -> Self {
         Self {
             bridge: LinkName("spoiled".to_owned()),
             subnet: Ipv4Network::from(Ipv4Addr::UNSPECIFIED),
+            subnet6: None,
             tunnel_port: 0,
             node: None,
             guarded: BTreeSet::new(),
+            guarded6: BTreeSet::new(),
             no_egress: BTreeSet::new(),
             host_ports: BTreeMap::new(),
         }

@@ -10,7 +10,7 @@ use dataplane_model::{
     Sandbox, SandboxId, Service, ServiceKey, Table, Vni,
 };
 
-use crate::facts::{IngressHook, NodeFacts, TcAttach, Uplink};
+use crate::facts::{Forwarding6, IngressHook, NodeFacts, TcAttach, Uplink};
 
 pub const INGRESS: NetworkKey = NetworkKey(1);
 pub const APP: NetworkKey = NetworkKey(2);
@@ -31,12 +31,14 @@ pub fn facts() -> NodeFacts {
     NodeFacts {
         uplinks: BTreeMap::from([(LinkName::new("up0").unwrap(), uplink)]),
         host_forwards: false,
+        forwarding6: Forwarding6::ByInterface,
         has_tcx: true,
         has_ipv6: true,
         has_socket_reset: true,
         ingress_hook: IngressHook::Auto,
         tc_attach: TcAttach::Auto,
         gateway_subnet: "172.18.0.0/16".parse().unwrap(),
+        gateway_subnet6: None,
         gateway_addresses: BTreeMap::new(),
     }
 }

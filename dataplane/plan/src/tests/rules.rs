@@ -7,10 +7,10 @@ use dataplane_model::kernel_state::{
     Device, Hook, HookMode, HookTarget, LinkName, Owner, Place, Program, RingKey, Singleton,
 };
 use dataplane_model::{KernelState, NetworkKey, NodeView, Peer, PublishedPort, SandboxId, Table, Vni};
-use ipnetwork::IpNetwork;
+use ipnetwork::{IpNetwork, Ipv6Network};
 
 use super::fixture::{APP, HTTP, INGRESS, NODE_B, NODE_I, WEB, facts, sandbox, view};
-use crate::facts::{IngressHook, NodeFacts, TcAttach};
+use crate::facts::{Forwarding6, IngressHook, NodeFacts, TcAttach};
 use crate::{Plan, PlanError, plan};
 
 fn planned(view: &NodeView, facts: &NodeFacts) -> Plan {
@@ -150,7 +150,7 @@ fn ipv6_sides(state: &KernelState) -> Vec<String> {
         let side = leg.ipv6?;
         Some(format!("{} {} via {} default {}", leg.name, side.address, side.gateway, side.default_route))
     };
-    legs.iter().filter_map(side).collect()
+    legs.iter().filter(|leg| leg.bridge.is_none()).filter_map(side).collect()
 }
 
 #[test]
@@ -321,6 +321,66 @@ fn the_gateway_subnet_makes_way_for_nodes_and_networks() {
 
     assert_eq!(state.filter[&Singleton].subnet, "172.21.0.0/16".parse().unwrap());
     assert_eq!(state.sandboxes[&sandbox(5).0].legs[2].gateway, Ipv4Addr::new(172, 21, 0, 1));
+}
+
+/// The IPv6 prefix behind the gateway bridge, as each part of the state that has it says.
+fn gateway_prefix6(state: &KernelState) -> Option<Ipv6Network> {
+    let prefix = state.filter[&Singleton].subnet6;
+    let Device::Bridge { address6, .. } = state.devices[&LinkName::gateway_bridge()] else { panic!() };
+    let side = state.sandboxes[&sandbox(5).0].legs[2].ipv6;
+    let first = prefix.map(|prefix| Ipv6Addr::from(prefix.network().to_bits() + 1));
+    assert_eq!((address6.map(|own| own.ip()), side.map(|side| side.gateway)), (first, first));
+    if let Some((prefix, side)) = prefix.zip(side) {
+        assert!(prefix.prefix() == 64 && prefix.contains(side.address.ip()));
+        assert!(prefix.network().is_unique_local(), "{prefix}");
+    }
+    prefix
+}
+
+#[test]
+fn the_gateway_prefix_makes_way_for_nodes_and_networks() {
+    let free = gateway_prefix6(&planned(&view(), &facts()).state).unwrap();
+    let (mut taken, mut found) = (view(), vec![free]);
+    taken.networks.get_mut(&APP).unwrap().subnet6 = Some(free);
+    found.extend(gateway_prefix6(&planned(&taken, &facts()).state));
+    let others = &mut taken.peers.get_mut(&IpAddr::V4(NODE_B)).unwrap().addresses;
+    others.push(Ipv6Addr::from(found[1].network().to_bits() + 7).into());
+    found.extend(gateway_prefix6(&planned(&taken, &facts()).state));
+    let mut held = facts();
+    held.uplinks
+        .values_mut()
+        .for_each(|uplink| uplink.addresses6 = vec![Ipv6Addr::from(found[2].network().to_bits() + 7)]);
+    found.extend(gateway_prefix6(&planned(&taken, &held).state));
+
+    assert_eq!(found.iter().collect::<BTreeSet<_>>().len(), 4, "{found:?}");
+}
+
+#[test]
+fn ipv6_is_forwarded_as_the_host_lets_us() {
+    let mut view = view();
+    view.sandboxes.get_mut(&sandbox(5).0).unwrap().host_ports.push(HTTP);
+    let with = |forwarding6: Forwarding6| {
+        let mut facts = NodeFacts { forwarding6, ..facts() };
+        facts
+            .uplinks
+            .values_mut()
+            .for_each(|uplink| uplink.addresses6 = vec!["2001:db8::11".parse().unwrap()]);
+        planned(&view, &facts)
+    };
+    let (off, ours, host) = (with(Forwarding6::Off), with(Forwarding6::ByInterface), with(Forwarding6::Host));
+
+    let links =
+        |names: &[&str]| -> Vec<LinkName> { names.iter().filter_map(|name| LinkName::new(name)).collect() };
+    let guarded =
+        |plan: &Plan| -> Vec<LinkName> { plan.state.filter[&Singleton].guarded6.iter().cloned().collect() };
+    let forwarding = |plan: &Plan| -> Vec<LinkName> { plan.state.forwarding6.keys().cloned().collect() };
+    assert_eq!(forwarding(&ours), links(&["docker_gwbridge", "up0"]));
+    assert_eq!(guarded(&ours), links(&["mesh-vx", "up0"]));
+    assert!(gateway_prefix6(&ours.state).is_some() && gateway_prefix6(&host.state).is_some());
+    assert_eq!((forwarding(&host), guarded(&host)), (vec![], links(&["mesh-vx"])));
+    assert_eq!((forwarding(&off), gateway_prefix6(&off.state)), (vec![], None));
+    assert!(ours.problems.is_empty() && host.problems.is_empty());
+    assert!(off.problems[0].contains("answer by IPv4 alone"), "{:?}", off.problems);
 }
 
 #[test]

@@ -27,8 +27,9 @@ pub(super) fn removal() -> String {
 /// The filter that `nft list` shows; `None` if the rules are not what their fingerprint says.
 pub(super) fn parse(listed: &str) -> Option<PacketFilter> {
     let comments: Vec<&str> = listed.lines().filter_map(comment).collect();
-    let (mut filter, mut tunnel) = (None, None);
-    let (mut guarded, mut no_egress, mut host_ports) = (BTreeSet::new(), BTreeSet::new(), BTreeMap::new());
+    let (mut filter, mut subnet6, mut tunnel) = (None, None, None);
+    let (mut guarded, mut guarded6) = (BTreeSet::new(), BTreeSet::new());
+    let (mut no_egress, mut host_ports) = (BTreeSet::new(), BTreeMap::new());
     for comment in &comments {
         let (word, data) = comment.split_once(' ')?;
         match word {
@@ -36,12 +37,14 @@ pub(super) fn parse(listed: &str) -> Option<PacketFilter> {
                 let (bridge, subnet) = data.split_once(' ')?;
                 filter = Some((LinkName::new(bridge)?, subnet.parse().ok()?));
             }
+            "subnet6" => subnet6 = Some(data.parse().ok()?),
             "tunnel" => {
                 let (node, port) = data.split_once(':')?;
                 let node = if node == NOBODY { None } else { Some(node.parse().ok()?) };
                 tunnel = Some((node, port.parse().ok()?));
             }
             "guarded" => drop(guarded.insert(LinkName::new(data)?)),
+            "guarded6" => drop(guarded6.insert(LinkName::new(data)?)),
             "no-egress" => drop(no_egress.insert(data.parse().ok()?)),
             "host-port" => {
                 let (key, target) = data.split_once(' ')?;
@@ -54,7 +57,8 @@ pub(super) fn parse(listed: &str) -> Option<PacketFilter> {
         }
     }
     let ((bridge, subnet), (node, tunnel_port)) = filter.zip(tunnel)?;
-    let filter = PacketFilter { bridge, subnet, tunnel_port, node, guarded, no_egress, host_ports };
+    let filter =
+        PacketFilter { bridge, subnet, subnet6, tunnel_port, node, guarded, guarded6, no_egress, host_ports };
     let fingerprint = format!("{FINGERPRINT}{:016x}", hash(&body(&filter)));
     comments.contains(&fingerprint.as_str()).then_some(filter)
 }
@@ -82,51 +86,78 @@ fn untracked_chains(filter: &PacketFilter, text: &mut String) -> std::fmt::Resul
     writeln!(text, "\t\tudp dport {port} notrack\n\t}}")
 }
 
+/// Nothing with a source that is nobody's behind the bridge, nor for the tunnels' port.
+fn source_rules(filter: &PacketFilter, text: &mut String) -> std::fmt::Result {
+    let PacketFilter { bridge, subnet, subnet6, tunnel_port, .. } = filter;
+    writeln!(text, "\t\tiifname \"{bridge}\" udp dport {tunnel_port} drop")?;
+    writeln!(text, "\t\tiifname \"{bridge}\" ip saddr != {subnet} drop")?;
+    match subnet6 {
+        Some(subnet6) => writeln!(text, "\t\tiifname \"{bridge}\" ip6 saddr != {subnet6} drop"),
+        None => writeln!(text, "\t\tiifname \"{bridge}\" meta nfproto ipv6 drop"),
+    }
+}
+
 /// Tasks may begin connections to the outside, nobody may begin one to them but through their host ports; and where the
 /// host does not forward by itself, what an uplink forwards goes to the bridge alone. First of all, a task can't pass for
 /// another node: nothing for the tunnels' port and nothing with a foreign source leaves the bridge.
 fn forward_chain(filter: &PacketFilter, text: &mut String) -> std::fmt::Result {
-    let PacketFilter { bridge, subnet, tunnel_port, .. } = filter;
+    let PacketFilter { bridge, subnet, .. } = filter;
     writeln!(text, "\tchain forward {{\n\t\ttype filter hook forward priority 0; policy accept;")?;
-    writeln!(text, "\t\tiifname \"{bridge}\" udp dport {tunnel_port} drop")?;
-    writeln!(text, "\t\tiifname \"{bridge}\" ip saddr != {subnet} drop")?;
+    source_rules(filter, text)?;
     writeln!(text, "\t\tct state established,related accept")?;
     for address in &filter.no_egress {
         writeln!(text, "\t\tiifname \"{bridge}\" ip saddr {address} drop comment \"no-egress {address}\"")?;
+        if let Some(address6) = filter.address6(*address) {
+            writeln!(text, "\t\tiifname \"{bridge}\" ip6 saddr {address6} drop")?;
+        }
     }
     writeln!(text, "\t\tct status dnat accept")?;
     writeln!(text, "\t\toifname \"{bridge}\" drop comment \"bridge {bridge} {subnet}\"")?;
-    for uplink in &filter.guarded {
-        writeln!(text, "\t\tiifname \"{uplink}\" drop comment \"guarded {uplink}\"")?;
+    for (family, word, uplinks) in
+        [("ipv4", "guarded", &filter.guarded), ("ipv6", "guarded6", &filter.guarded6)]
+    {
+        for uplink in uplinks {
+            let guarded = format!("iifname \"{uplink}\" meta nfproto {family}");
+            writeln!(text, "\t\t{guarded} drop comment \"{word} {uplink}\"")?;
+        }
     }
     writeln!(text, "\t}}\n\tchain input {{\n\t\ttype filter hook input priority 0; policy accept;")?;
-    writeln!(text, "\t\tiifname \"{bridge}\" udp dport {tunnel_port} drop")?;
-    writeln!(text, "\t\tiifname \"{bridge}\" ip saddr != {subnet} drop")?;
+    source_rules(filter, text)?;
     for address in &filter.no_egress {
         writeln!(text, "\t\tiifname \"{bridge}\" ip saddr {address} ct state new drop")?;
+        if let Some(address6) = filter.address6(*address) {
+            writeln!(text, "\t\tiifname \"{bridge}\" ip6 saddr {address6} ct state new drop")?;
+        }
     }
     writeln!(text, "\t}}")
 }
 
-/// The last rule masquerades too what a task sends to another one's host port: the answer must come back through here.
+/// `dnat` rules of all host ports, by both families. Of IPv6 not for link-local addresses, whose clients no router answers.
+fn host_port_rules(filter: &PacketFilter, is_output: bool, text: &mut String) -> std::fmt::Result {
+    // Not the loopback addresses: an answer to one of them is a martian outside of the loopback interface.
+    let (outer, outer6) = if is_output {
+        ("ip daddr != 127.0.0.0/8 ", "ip6 daddr != ::1 ip6 daddr != fe80::/10")
+    } else {
+        ("", "ip6 daddr != fe80::/10")
+    };
+    for ((protocol, published), (address, target)) in &filter.host_ports {
+        let asked = format!("fib daddr type local meta l4proto {protocol} th dport {published}");
+        let comment = format!("host-port {protocol}/{published} {address}:{target}");
+        let comment = if is_output { String::new() } else { format!(" comment \"{comment}\"") };
+        writeln!(text, "\t\t{outer}{asked} dnat ip to {address}:{target}{comment}")?;
+        if let Some(address6) = filter.address6(*address) {
+            writeln!(text, "\t\t{outer6} {asked} dnat ip6 to [{address6}]:{target}")?;
+        }
+    }
+    Ok(())
+}
+
+/// The last rules masquerade too what a task sends to another one's host port: the answer must come back through here.
 fn nat_chains(filter: &PacketFilter, text: &mut String) -> std::fmt::Result {
     writeln!(text, "\tchain prerouting {{\n\t\ttype nat hook prerouting priority -100; policy accept;")?;
-    for ((protocol, published), (address, target)) in &filter.host_ports {
-        writeln!(
-            text,
-            "\t\tfib daddr type local meta l4proto {protocol} th dport {published} dnat ip to {address}:{target} \
-             comment \"host-port {protocol}/{published} {address}:{target}\""
-        )?;
-    }
-    // Not 127.0.0.1: an answer to a loopback address is a martian outside of the loopback interface.
+    host_port_rules(filter, false, text)?;
     writeln!(text, "\t}}\n\tchain output {{\n\t\ttype nat hook output priority -100; policy accept;")?;
-    for ((protocol, published), (address, target)) in &filter.host_ports {
-        writeln!(
-            text,
-            "\t\tip daddr != 127.0.0.0/8 fib daddr type local meta l4proto {protocol} th dport {published} \
-             dnat ip to {address}:{target}"
-        )?;
-    }
+    host_port_rules(filter, true, text)?;
     writeln!(
         text,
         "\t}}\n\tchain postrouting {{\n\t\ttype nat hook postrouting priority 100; policy accept;"
@@ -134,6 +165,9 @@ fn nat_chains(filter: &PacketFilter, text: &mut String) -> std::fmt::Result {
     let PacketFilter { subnet, .. } = filter;
     if let Some(node) = filter.node {
         writeln!(text, "\t\tip saddr {subnet} oifname \"{}\" snat ip to {node}", LinkName::VXLAN)?;
+    }
+    if let Some(subnet6) = filter.subnet6 {
+        writeln!(text, "\t\tip6 saddr {subnet6} masquerade comment \"subnet6 {subnet6}\"")?;
     }
     writeln!(text, "\t\tip saddr {subnet} masquerade\n\t}}")
 }

@@ -124,7 +124,7 @@ async fn set_inside(namespace: &Namespace, inside: &Netlink, leg: &Leg) -> Resul
     let settings = LinkUnspec::new_with_index(end.index).mtu(leg.mtu_bytes).address(leg.mac.0.to_vec()).up();
     inside.set_link(&format!("set up {}", leg.name), settings.build()).await?;
     for side in sides(leg) {
-        inside.set_only_address(end.index, side.address).await?;
+        inside.set_only_addresses(end.index, &[side.address]).await?;
         for route in routes(&side, leg.table, end.index) {
             inside.put_route(route).await?;
         }

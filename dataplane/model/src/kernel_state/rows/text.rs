@@ -68,7 +68,12 @@ impl fmt::Display for Device {
             Self::Bridge { address, .. } if address.prefix() == 0 => {
                 f.write_str("bridge, down or without address")
             }
-            Self::Bridge { address, mtu_bytes } => write!(f, "bridge {address} mtu {mtu_bytes}"),
+            Self::Bridge { address, address6: Some(address6), mtu_bytes } => {
+                write!(f, "bridge {address} and {address6} mtu {mtu_bytes}")
+            }
+            Self::Bridge { address, address6: None, mtu_bytes } => {
+                write!(f, "bridge {address} mtu {mtu_bytes}")
+            }
             Self::Stray => f.write_str("stray"),
         }
     }
@@ -85,13 +90,20 @@ impl fmt::Display for PacketFilter {
         if *self == Self::spoiled() {
             return f.write_str("rules that someone else changed");
         }
-        write!(f, "masquerade {} behind {} tunnel ", self.subnet, self.bridge)?;
+        write!(f, "masquerade {}", self.subnet)?;
+        if let Some(subnet6) = self.subnet6 {
+            write!(f, " and {subnet6}")?;
+        }
+        write!(f, " behind {} tunnel ", self.bridge)?;
         match self.node {
             Some(node) => write!(f, "{node}:{}", self.tunnel_port)?,
             None => write!(f, "port {}", self.tunnel_port)?,
         }
         if !self.guarded.is_empty() {
             write!(f, " guarded {}", join(&self.guarded))?;
+        }
+        if self.guarded6 != self.guarded {
+            write!(f, " by IPv6 {}", join(&self.guarded6))?;
         }
         if !self.no_egress.is_empty() {
             write!(f, " no-egress {}", join(&self.no_egress))?;
