@@ -2,7 +2,7 @@
 //! give the same view.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use control_model::assignment::{EndpointView, Peer, ServiceView};
 use control_model::object::NetworkAttachment;
@@ -59,6 +59,12 @@ pub fn build(
         peers: builder.peers().into(),
         networks: builder.networks.into(),
     }
+}
+
+/// The task's addresses in networks that were made with IPv6.
+pub fn addresses6(task: &Task, networks: &BTreeMap<NetworkId, Network>) -> Vec<Ipv6Addr> {
+    let address = |attachment: &NetworkAttachment| networks.get(&attachment.network)?.address6(attachment);
+    task.attachments.iter().filter_map(address).map(|address| address.ip()).collect()
 }
 
 /// Networks that own tasks with a sandbox are in: they are kept while the sandbox is.

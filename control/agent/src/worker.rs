@@ -2,6 +2,7 @@
 //! plane's view up to date. One tokio task; everything that takes time runs beside it.
 
 use std::collections::BTreeMap;
+use std::net::Ipv6Addr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,7 +21,7 @@ use crate::holdings::Asker;
 use crate::machine::{Action, Input, Machine, Phase};
 use crate::session::{Delivery, SharedOutbox};
 use crate::set::{AssignmentSet, SetError};
-use crate::view::{NodeContext, build, networks_in_use};
+use crate::view::{NodeContext, addresses6, build, networks_in_use};
 
 /// Pause after the executor could not even list its containers.
 const LIST_RETRY: Duration = Duration::from_secs(1);
@@ -172,7 +173,11 @@ impl Running {
                 Action::Forget(id) => self.outbox.lock().forget(id),
                 call => {
                     let executor = Arc::clone(&self.executor);
-                    self.calls.spawn(guarded_call(executor, call));
+                    let addresses6 = match &call {
+                        Action::Prepare(task) => addresses6(task, &self.set.networks),
+                        _ => Vec::new(),
+                    };
+                    self.calls.spawn(guarded_call(executor, call, addresses6));
                 }
             }
         }
@@ -205,9 +210,9 @@ impl Running {
 }
 
 /// [`run_call`]; a panic in the executor fails the one task, not the worker.
-async fn guarded_call(executor: Arc<dyn Executor>, action: Action) -> Input {
+async fn guarded_call(executor: Arc<dyn Executor>, action: Action, addresses6: Vec<Ipv6Addr>) -> Input {
     let mut failure = Some(panicked(&action));
-    let mut call = Box::pin(run_call(executor, action));
+    let mut call = Box::pin(run_call(executor, action, addresses6));
     std::future::poll_fn(move |context| {
         catch_unwind(AssertUnwindSafe(|| call.as_mut().poll(context)))
             .unwrap_or_else(|_| Poll::Ready(failure.take().expect("a call ends once")))
@@ -230,9 +235,9 @@ fn panicked(action: &Action) -> Input {
 }
 
 /// Runs one action of the machine; its result is the machine's next input.
-async fn run_call(executor: Arc<dyn Executor>, action: Action) -> Input {
+async fn run_call(executor: Arc<dyn Executor>, action: Action, addresses6: Vec<Ipv6Addr>) -> Input {
     match action {
-        Action::Prepare(task) => Input::Prepared(task.id, executor.prepare(&task).await),
+        Action::Prepare(task) => Input::Prepared(task.id, executor.prepare(&task, &addresses6).await),
         Action::Start(task, sandbox) => Input::Started(task.id, executor.start(&task, &sandbox).await),
         Action::Wait(id) => Input::Exited(id, executor.wait(id).await),
         Action::WatchHealth(id, known) => Input::Health(id, executor.health(id, known).await),
@@ -299,7 +304,7 @@ mod tests {
 
     #[async_trait]
     impl Executor for Panics {
-        async fn prepare(&self, _: &Task) -> Result<(), ExecutorError> {
+        async fn prepare(&self, _: &Task, _: &[Ipv6Addr]) -> Result<(), ExecutorError> {
             panic!("prepare")
         }
         async fn start(&self, _: &Task, _: &SandboxPaths) -> Result<ContainerStatus, ExecutorError> {
@@ -329,10 +334,10 @@ mod tests {
     async fn a_panic_of_the_executor_is_the_calls_failure() {
         let id = TaskId::from_bits(7);
         let mut calls = JoinSet::new();
-        calls.spawn(guarded_call(Arc::new(Panics), Action::Wait(id)));
+        calls.spawn(guarded_call(Arc::new(Panics), Action::Wait(id), Vec::new()));
         let waited = calls.join_next().await.expect("one call").expect("no panic comes through");
         assert!(matches!(waited, Input::Exited(of, Err(ExecutorError::Failed(_))) if of == id));
-        let removed = guarded_call(Arc::new(Panics), Action::Remove(id)).await;
+        let removed = guarded_call(Arc::new(Panics), Action::Remove(id), Vec::new()).await;
         assert!(matches!(removed, Input::Removed(of, Err(_)) if of == id));
     }
 }

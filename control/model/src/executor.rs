@@ -1,5 +1,6 @@
 //! The seam between the agent and what runs containers. Implemented by the runtimes and by the simulation.
 
+use std::net::Ipv6Addr;
 use std::path::PathBuf;
 
 use async_trait::async_trait;
@@ -49,8 +50,9 @@ pub struct Found {
 /// Runs one container per task. All calls are idempotent; removing the absent is success.
 #[async_trait]
 pub trait Executor: Send + Sync + 'static {
-    /// Gets the image and makes the root file system. Nothing runs yet.
-    async fn prepare(&self, task: &Task) -> Result<(), ExecutorError>;
+    /// Gets the image and makes the root file system. Nothing runs yet. `addresses6`: those of the task's addresses that
+    /// follow from its networks.
+    async fn prepare(&self, task: &Task, addresses6: &[Ipv6Addr]) -> Result<(), ExecutorError>;
     /// Starts the process in the sandbox.
     async fn start(&self, task: &Task, sandbox: &SandboxPaths) -> Result<ContainerStatus, ExecutorError>;
     /// Returns when the process has ended, at once if it already has.

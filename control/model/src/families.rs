@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 
 use crate::id::ClusterId;
-use crate::object::NetworkState;
+use crate::object::{Network, NetworkAttachment, NetworkState};
 
 /// Prefix length of a cluster's own IPv6 addresses, and of one network among them (RFC 4193 section 3.1).
 const CLUSTER_PREFIX: u8 = 48;
@@ -69,6 +69,14 @@ impl NetworkState {
     pub fn address6(&self, address: Ipv4Addr) -> Option<Ipv6Network> {
         let ((subnet, _), subnet6) = self.subnet().zip(self.subnet6())?;
         Ipv6Network::new(address6(subnet, subnet6, address), subnet6.prefix()).ok()
+    }
+}
+
+impl Network {
+    /// The IPv6 address of an endpoint, in networks that were made with IPv6: those whose users know of it.
+    pub fn address6(&self, attachment: &NetworkAttachment) -> Option<Ipv6Network> {
+        let IpAddr::V4(address) = attachment.address.ip() else { return None };
+        self.state.as_ref().filter(|_| self.spec.ipv6)?.address6(address)
     }
 }
 

@@ -113,6 +113,26 @@ fn the_ipv6_subnet_comes_from_the_network_s_state() {
     assert_eq!(translate(&plain).expect("a network").subnet6, None);
 }
 
+#[test]
+fn a_task_knows_its_addresses_in_networks_that_were_made_with_ipv6() {
+    let with = |id, name, subnet, prefix: &str, ipv6| {
+        let mut network = network(id, name, subnet, |spec| spec.ipv6 = ipv6);
+        let subnet = prefix.parse().expect("a subnet");
+        network.state.as_mut().expect("a state").ipam.push(IpamConfig { subnet, range: None, gateway: None });
+        (id, network)
+    };
+    // The routing mesh's network has a prefix too, which nobody asked for.
+    let networks = [
+        with(INGRESS, "ingress", "10.0.0.0/24", "fd00:0::/64", false),
+        with(APP, "app", "10.0.1.0/24", "fd00:1::/64", true),
+        (BACK, network(BACK, "back", "10.0.2.0/24", |_| {})),
+    ];
+    let attached = [(INGRESS, "10.0.0.4/24"), (BACK, "10.0.2.4/24"), (APP, "10.0.1.9/24")];
+    let found = addresses6(&task(1, &attached), &networks.into());
+
+    assert_eq!(found, ["fd00:1::9".parse::<Ipv6Addr>().expect("an address")]);
+}
+
 const LOCAL: [(NetworkId, &str); 2] = [(INGRESS, "10.0.0.4/24"), (APP, "10.0.1.4/24")];
 const REMOTE: [(NetworkId, &str); 2] = [(INGRESS, "10.0.0.5/24"), (APP, "10.0.1.5/24")];
 

@@ -1,7 +1,7 @@
 //! A dispatcher, an executor and a data plane that do what a test says, and remember what was asked of them.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
@@ -287,7 +287,7 @@ pub fn container(task: TaskId) -> ContainerStatus {
 
 #[async_trait]
 impl Executor for FakeExecutor {
-    async fn prepare(&self, task: &Task) -> Result<(), ExecutorError> {
+    async fn prepare(&self, task: &Task, _: &[Ipv6Addr]) -> Result<(), ExecutorError> {
         self.note("prepare", task.id);
         if task.spec.container.image == "missing" {
             return Err(ExecutorError::Rejected("No such image: missing:latest".into()));

@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use control_model::Network;
-use control_model::object::NetworkAttachment;
 use control_model::spec::{IpamConfig, NetworkSpec};
-use ipnetwork::{IpNetwork, Ipv6Network};
+use ipnetwork::IpNetwork;
 
 use super::refuse_unknown;
 use crate::dto::common::Time;
@@ -52,12 +51,6 @@ pub fn network(network: &Network) -> api::Network {
 fn allocated(network: &Network) -> impl Iterator<Item = &IpamConfig> {
     let ipam = network.state.as_ref().map_or(&network.spec.ipam, |state| &state.ipam);
     ipam.iter().filter(|ipam| ipam.subnet.is_ipv4() || network.spec.ipv6)
-}
-
-/// The IPv6 address of an endpoint, in networks that were made with IPv6.
-pub fn address6(network: &Network, attachment: &NetworkAttachment) -> Option<Ipv6Network> {
-    let IpAddr::V4(address) = attachment.address.ip() else { return None };
-    network.state.as_ref().filter(|_| network.spec.ipv6)?.address6(address)
 }
 
 /// The IPv6 gateway of such a network.

@@ -5,7 +5,7 @@ use control_model::spec::{Labels, PublishMode};
 use control_model::{Task, TaskState};
 use control_store::State;
 
-use super::network::{address6, attached_network};
+use super::network::attached_network;
 use super::spec_out::{Defaults, port, task_spec};
 use crate::dto::common::Time;
 use crate::dto::task as api;
@@ -54,7 +54,7 @@ fn status(task: &Task, status: &TaskStatus) -> api::TaskStatus {
 
 fn attachment(state: &State, attachment: &NetworkAttachment) -> Option<api::NetworkAttachment> {
     let network = state.networks().get(&attachment.network)?;
-    let ipv6 = address6(network, attachment).map(|address| address.to_string());
+    let ipv6 = network.address6(attachment).map(|address| address.to_string());
     Some(api::NetworkAttachment {
         network: attached_network(network),
         addresses: [attachment.address.to_string()].into_iter().chain(ipv6).collect(),

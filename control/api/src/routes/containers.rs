@@ -12,7 +12,7 @@ use control_model::{TaskId, Timestamp};
 use dataplane_model::Mac;
 
 use crate::context::Api;
-use crate::convert::network::{address6, gateway6};
+use crate::convert::network::gateway6;
 use crate::convert::words::Words;
 use crate::dto::common::rfc3339;
 use crate::dto::container as api_container;
@@ -196,7 +196,7 @@ fn networks(api: &Api, task: TaskId) -> api_container::NetworkSettings {
             IpAddr::V4(ip) => Mac::of_endpoint(ip).to_string(),
             IpAddr::V6(_) => String::new(),
         };
-        let ipv6 = address6(network, attachment);
+        let ipv6 = network.address6(attachment);
         let endpoint = api_container::NetworkEndpoint {
             network_id: network.id.to_string(),
             endpoint_id: task.id.to_string(),

@@ -14,7 +14,7 @@ use http::{Method, StatusCode, Uri};
 
 use crate::body::Json;
 use crate::context::Api;
-use crate::convert::network::{address6, network, network_spec};
+use crate::convert::network::{network, network_spec};
 use crate::dto::common::Time;
 use crate::dto::network as api_network;
 use crate::error::ApiError;
@@ -152,7 +152,7 @@ fn containers(
             endpoint_id: task.id.to_string(),
             mac_address: mac,
             ipv4_address: attachment.address.to_string(),
-            ipv6_address: address6(network, attachment).map(|a| a.to_string()).unwrap_or_default(),
+            ipv6_address: network.address6(attachment).map(|a| a.to_string()).unwrap_or_default(),
         };
         Some((container.container_id.clone(), endpoint))
     });

@@ -1,6 +1,7 @@
 //! The `Executor` seam over containers.
 
 use std::io;
+use std::net::Ipv6Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,7 +30,7 @@ const KILL_TIMEOUT: Duration = Duration::from_secs(30);
 
 #[async_trait]
 impl Executor for Oci {
-    async fn prepare(&self, task: &Task) -> Result<(), ExecutorError> {
+    async fn prepare(&self, task: &Task, addresses6: &[Ipv6Addr]) -> Result<(), ExecutorError> {
         if let Some(container) = self.container(task.id) {
             if self.is_started(&container).await? {
                 return Ok(());
@@ -37,8 +38,8 @@ impl Executor for Oci {
             self.remove(task.id).await?;
         }
         let image = self.local_or_pulled(&task.spec.container.image).await.map_err(rejected)?;
-        let (oci, task) = (self.clone(), task.clone());
-        let made = tokio::task::spawn_blocking(move || oci.make(&task, &image)).await;
+        let (oci, task, addresses6) = (self.clone(), task.clone(), addresses6.to_vec());
+        let made = tokio::task::spawn_blocking(move || oci.make(&task, &addresses6, &image)).await;
         made.map_err(|error| ExecutorError::Failed(format!("preparing: {error}")))?.map_err(rejected)
     }
 
@@ -152,12 +153,13 @@ impl Oci {
     }
 
     /// Blocking half of a preparation. What a failed one leaves is removed at once.
-    fn make(&self, task: &Task, image: &LocalImage) -> Result<(), PrepareError> {
+    fn make(&self, task: &Task, addresses6: &[Ipv6Addr], image: &LocalImage) -> Result<(), PrepareError> {
         let paths = self.0.layout.task(task.id);
         let preparation = Preparation {
             layout: &self.0.layout,
             paths: &paths,
             task,
+            addresses6,
             image,
             node_hostname: &self.0.node_hostname,
             cgroup_parent: &self.0.cgroup_parent,

@@ -1,7 +1,7 @@
 //! The files about names and addresses that a container finds in `/etc`.
 
 use std::fmt::Write;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use control_model::Task;
 use control_model::spec::DnsConfig;
@@ -16,8 +16,8 @@ const HOSTS_HEAD: &str = "127.0.0.1\tlocalhost\n\
                           ff02::1\tip6-allnodes\n\
                           ff02::2\tip6-allrouters\n";
 
-/// `/etc/hosts`: Docker's head, the user's lines, the task's own addresses.
-pub(super) fn hosts(task: &Task, hostname: &str) -> String {
+/// `/etc/hosts`: Docker's head, the user's lines, the task's own addresses of both families.
+pub(super) fn hosts(task: &Task, addresses6: &[Ipv6Addr], hostname: &str) -> String {
     let mut text = HOSTS_HEAD.to_owned();
     for line in &task.spec.container.hosts {
         let mut words = line.split_whitespace();
@@ -25,8 +25,9 @@ pub(super) fn hosts(task: &Task, hostname: &str) -> String {
         let names: Vec<&str> = words.collect();
         writeln!(text, "{address}\t{}", names.join(" ")).expect("writing to a string succeeds");
     }
-    for attachment in &task.attachments {
-        writeln!(text, "{}\t{hostname}", attachment.address.ip()).expect("writing to a string succeeds");
+    let addresses = task.attachments.iter().map(|attachment| attachment.address.ip());
+    for address in addresses.chain(addresses6.iter().copied().map(IpAddr::V6)) {
+        writeln!(text, "{address}\t{hostname}").expect("writing to a string succeeds");
     }
     text
 }
@@ -87,6 +88,8 @@ pub(super) fn hosts_are_valid(lines: &[String]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use control_model::object::{NetworkAttachment, Slot};
+    use control_model::{NetworkId, ServiceId, TaskId};
 
     #[test]
     fn resolv_conf_names_our_dns_alone() {
@@ -121,6 +124,22 @@ mod tests {
             resolv_conf(&DnsConfig::default(), host),
             "nameserver 127.0.0.11\nsearch w.example\noptions edns0 trust-ad ndots:2\n"
         );
+    }
+
+    #[test]
+    fn a_task_finds_its_addresses_of_both_families() {
+        let attachment = |address: &str| NetworkAttachment {
+            network: NetworkId::from_bits(3),
+            address: address.parse().expect("an address"),
+            aliases: vec![],
+        };
+        let mut task = Task::new(TaskId::from_bits(1), ServiceId::from_bits(2), Slot::Replica(1));
+        task.attachments = vec![attachment("10.0.0.4/24"), attachment("10.0.1.4/24")];
+        let text = hosts(&task, &["fd00:1::4".parse().expect("an address")], "web");
+
+        let own = text.strip_prefix(HOSTS_HEAD).expect("Docker's head");
+        assert_eq!(own, "10.0.0.4\tweb\n10.0.1.4\tweb\nfd00:1::4\tweb\n");
+        assert_eq!(hosts(&task, &[], "web").lines().count(), text.lines().count() - 1);
     }
 
     #[test]

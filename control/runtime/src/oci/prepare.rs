@@ -1,5 +1,6 @@
 //! Makes everything a container needs before its process can start.
 
+use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
 
 use control_model::Task;
@@ -36,6 +37,7 @@ pub(super) struct Preparation<'a> {
     pub layout: &'a Layout,
     pub paths: &'a TaskPaths,
     pub task: &'a Task,
+    pub addresses6: &'a [Ipv6Addr],
     pub image: &'a LocalImage,
     pub node_hostname: &'a str,
     pub cgroup_parent: &'a str,
@@ -135,7 +137,7 @@ impl Preparation<'_> {
     fn write_etc(&self, hostname: &str) -> Result<(), PrepareError> {
         let host_resolv_conf = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
         let files = [
-            ("hosts", hosts(self.task, hostname)),
+            ("hosts", hosts(self.task, self.addresses6, hostname)),
             ("hostname", format!("{hostname}\n")),
             ("resolv.conf", resolv_conf(&self.task.spec.container.dns, &host_resolv_conf)),
         ];

@@ -54,7 +54,7 @@ impl TestNode {
 
     /// Prepares and starts.
     pub async fn run(&self, task: &Task) {
-        self.oci.prepare(task).await.expect("prepared");
+        self.oci.prepare(task, &[]).await.expect("prepared");
         self.oci.start(task, &self.sandbox).await.expect("started");
     }
 

@@ -172,7 +172,7 @@ async fn containers_outlive_the_daemon_and_are_found() {
     );
     node.run(&runs).await;
     node.run(&ends).await;
-    node.oci.prepare(&made).await.expect("prepared");
+    node.oci.prepare(&made, &[]).await.expect("prepared");
     node.line(&runs, "up").await;
     node.reopen(RUNC);
     let exit = tokio::time::timeout(PATIENCE, node.oci.wait(ends.id)).await.expect("ends").expect("waited");
@@ -211,11 +211,11 @@ async fn a_container_whose_conmon_was_killed_ends_with_255() {
 async fn what_cannot_run_is_refused_in_dockers_words() {
     let node = node().await;
     let missing = task("nothing:1", &[]);
-    let error = node.oci.prepare(&missing).await.expect_err("no image");
+    let error = node.oci.prepare(&missing, &[]).await.expect_err("no image");
     assert_eq!(error, ExecutorError::Rejected("No such image: nothing:1".into()));
     let mut absent = task("toolbox:1", &[]);
     absent.spec.container.command = vec!["nothing".into()];
-    node.oci.prepare(&absent).await.expect("prepared");
+    node.oci.prepare(&absent, &[]).await.expect("prepared");
     let error = node.oci.start(&absent, &node.sandbox).await.expect_err("no binary").to_string();
     assert!(error.starts_with("starting container failed: ") && error.ends_with(": unknown"), "{error}");
     assert!(error.contains(r#"exec: "nothing": executable file not found in $PATH"#), "{error}");
@@ -228,7 +228,7 @@ async fn what_cannot_run_is_refused_in_dockers_words() {
         tmpfs_size_bytes: 0,
         tmpfs_mode: 0,
     }];
-    let error = node.oci.prepare(&bind).await.expect_err("no source").to_string();
+    let error = node.oci.prepare(&bind, &[]).await.expect_err("no source").to_string();
     assert_eq!(error, r#"invalid mount config for type "bind": bind source path does not exist: /nowhere"#);
     for task in [missing, absent, bind] {
         node.oci.remove(task.id).await.expect("removed");
@@ -263,7 +263,7 @@ async fn a_daemon_killed_in_the_middle_of_a_start_finds_its_way() {
     let mut node = node().await;
     let (runs, half) = (task("toolbox:1", &["stay"]), task("toolbox:1", &["exit", "0"]));
     node.run(&runs).await;
-    node.oci.prepare(&half).await.expect("prepared");
+    node.oci.prepare(&half, &[]).await.expect("prepared");
     // As if the daemon had died before it could write what came of the start.
     for task in [&runs, &half] {
         let path = node.dir.path().join("state/tasks").join(task.id.to_string()).join("task.json");
