@@ -181,6 +181,7 @@ impl Builder<'_> {
                     task_name: endpoint.name.clone(),
                     vtep: self.vtep_of(endpoint.node)?,
                     ready: self.is_ready(endpoint),
+                    weight: endpoint.weight,
                 };
                 Some((self.place(attachment)?, row))
             })

@@ -56,10 +56,8 @@ async fn specs_that_can_not_be_are_refused() {
             service("b", r#","EndpointSpec":{"Mode":"dnsrr","Ports":[{"TargetPort":80,"PublishedPort":81}]}"#),
             invalid("EndpointSpec: port published with ingress mode can't be used with dnsrr mode"),
         ),
-        (
-            service("b", r#","Labels":{"mesh.dsr":"yes"}"#),
-            invalid("label mesh.dsr: \"yes\" is neither true nor false"),
-        ),
+        (service("b", r#","Labels":{"mesh.dsr":"yes"}"#), invalid("label mesh.dsr: \"yes\" is neither true nor false")),
+        (service("b", r#","Labels":{"mesh.slow-start":"30"}"#), invalid("label mesh.slow-start: \"30\" is no time between 1s and 1h (like 30s or 1m30s)")),
         (service("b", r#","EndpointSpec":{"Mode":"magic"}"#), (400, "invalid resolution mode: \"magic\"".into())),
         (service("b", r#","EndpointSpec":{"Ports":[{"TargetPort":80,"PublishedPort":65536}]}"#), (400, "invalid port 65536: at most 65535".into())),
         (service("b", r#","Mode":{"Replicated":{"Replicas":1},"Global":{}}"#), (400, "must specify only one service mode".into())),

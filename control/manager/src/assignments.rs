@@ -297,6 +297,7 @@ impl Scope {
             node,
             attachments,
             ready: runs && known.is_some_and(|known| known.status.data_path_alive),
+            weight: task.weight,
         }))
     }
 }

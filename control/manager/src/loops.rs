@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use control_allocator::Allocator;
 use control_model::{Change, Generation, NodeId, Timestamp};
-use control_orchestrator::{DrainLoop, Orchestrator};
+use control_orchestrator::{DrainLoop, Orchestrator, SlowStartLoop};
 use control_scheduler::Scheduler;
 use control_store::{Event, State};
 
@@ -21,6 +21,7 @@ pub fn all(table: Arc<LivenessTable>) -> Vec<Factory> {
         },
         Factory { name: "allocator", make: Box::new(|state, now| Box::new(Allocator::new(state, now))) },
         Factory { name: "scheduler", make: Box::new(|state, now| Box::new(Scheduler::new(state, now))) },
+        Factory { name: "slow start", make: Box::new(|state, now| Box::new(SlowStartLoop::new(state, now))) },
         Factory {
             name: "drain",
             make: Box::new(move |state, now| Box::new(Drain::new(DrainLoop::new(state, now), table.clone()))),
@@ -44,7 +45,7 @@ macro_rules! leader_loop {
     )*};
 }
 
-leader_loop!(Orchestrator, Allocator, Scheduler);
+leader_loop!(Orchestrator, Allocator, Scheduler, SlowStartLoop);
 
 /// The drain loop with what the nodes have acknowledged.
 struct Drain {

@@ -97,9 +97,10 @@ pub fn endpoints(rows: &[EndpointRow]) -> String {
             Cell::new(&row.mac),
             Cell::new(node),
             Cell::new(interface),
+            row.weight.map_or_else(|| Cell::new(NOTHING), number),
         ]
     });
-    table(&["VNI", "ADDRESS", "MAC", "NODE", "INTERFACE"], cells)
+    table(&["VNI", "ADDRESS", "MAC", "NODE", "INTERFACE", "WEIGHT"], cells)
 }
 
 /// One table of the programs, and one of the reasons if anything was dropped.

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{NetworkId, NodeId, ServiceId, TaskId};
 use crate::object::{Endpoint, Network, NetworkAttachment, Task};
+use crate::slow_start;
 
 /// How new a piece of state is: the fencing epoch first, then the log index.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -77,6 +78,9 @@ pub struct EndpointView {
     /// Load balancers send new flows to it: it runs, is wanted, and its node's data path is alive.
     /// A row that is not ready keeps its forwarding entry, so that flows it has go on.
     pub ready: bool,
+    /// As [`Task::weight`].
+    #[serde(default = "slow_start::full_weight")]
+    pub weight: u8,
 }
 
 /// What data planes must know of a node.

@@ -82,6 +82,8 @@ pub enum Change {
     TaskDesired { id: TaskId, state: TaskState },
     /// No load balancer sends to this task any more. Ignored for an unknown task.
     TaskDrained { id: TaskId },
+    /// A step of the task's slow start. Kept only if it is more than before. Ignored for an unknown task.
+    TaskWeight { id: TaskId, weight: u8 },
     /// Progress of an update, by the orchestrator. Ignored for an unknown service.
     UpdateStatus { id: ServiceId, status: Option<UpdateStatus> },
 }

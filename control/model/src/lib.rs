@@ -13,6 +13,7 @@ pub mod identity;
 pub mod object;
 pub mod probe;
 pub mod shared;
+pub mod slow_start;
 pub mod spec;
 pub mod task_state;
 pub mod template;

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{ClusterId, NetworkId, NodeId, ServiceId, TaskId};
 use crate::shared::Shared;
+use crate::slow_start;
 use crate::spec::{
     ClusterSpec, EndpointMode, IpamConfig, Labels, NetworkSpec, NodeSpec, Platform, PortConfig, Resources,
     Role, ServiceSpec, TaskSpec,
@@ -196,6 +197,10 @@ pub struct Task {
     /// Every node has acknowledged that no load balancer sends to this task any more;
     /// its process may be signalled.
     pub drained: bool,
+    /// What it gets of its share of new flows, percent: less than the whole while it starts slowly (see
+    /// [`crate::slow_start`]).
+    #[serde(default = "slow_start::full_weight")]
+    pub weight: u8,
 }
 
 impl Task {
@@ -219,6 +224,7 @@ impl Task {
             status: TaskStatus::default(),
             desired_state: TaskState::Running,
             drained: false,
+            weight: slow_start::FULL_WEIGHT,
         }
     }
 

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::NetworkId;
 use crate::shared::Shared;
+use crate::slow_start;
 
 /// User-given key/value pairs, ordered.
 pub type Labels = BTreeMap<String, String>;
@@ -34,6 +35,14 @@ impl ServiceSpec {
     /// Label of a service whose answers to clients of published ports leave from the task's own node (direct server
     /// return), not by the node that the client asked: `true` or `false`.
     pub const DSR_LABEL: &str = "mesh.dsr";
+
+    /// Label of a service whose tasks get their share of new flows little by little when they begin: over how long.
+    pub const SLOW_START_LABEL: &str = "mesh.slow-start";
+
+    /// The label's time; `None` without label, and for what it can't be.
+    pub fn slow_start(&self) -> Option<Duration> {
+        slow_start::parse_period(self.labels.get(Self::SLOW_START_LABEL)?)
+    }
 
     /// What the label says; `None` for a word that it doesn't know. Without label: false.
     pub fn dsr(&self) -> Option<bool> {

@@ -73,6 +73,8 @@ pub enum SpecError {
     TargetPort,
     #[error("label mesh.dsr: {0:?} is neither true nor false")]
     Dsr(String),
+    #[error("label mesh.slow-start: {0:?} is no time between 1s and 1h (like 30s or 1m30s)")]
+    SlowStart(String),
     #[error("ingress network cannot be attachable")]
     AttachableIngress,
     #[error("ipam configuration: subnet {0} does not contain range {1}")]
@@ -117,6 +119,11 @@ pub fn validate_service(spec: &ServiceSpec) -> Result<(), SpecError> {
     validate_update(&spec.rollback)?;
     if spec.dsr().is_none() {
         return Err(SpecError::Dsr(spec.labels[ServiceSpec::DSR_LABEL].clone()));
+    }
+    if let Some(value) = spec.labels.get(ServiceSpec::SLOW_START_LABEL)
+        && spec.slow_start().is_none()
+    {
+        return Err(SpecError::SlowStart(value.clone()));
     }
     validate_endpoint(&spec.endpoint)
 }

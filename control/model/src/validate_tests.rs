@@ -49,6 +49,25 @@ fn answers_go_straight_to_clients_if_the_label_says_so() {
 }
 
 #[test]
+fn tasks_start_slowly_for_a_time_that_is_one() {
+    let labelled = |value: &str| {
+        let mut spec = service();
+        spec.labels.insert("mesh.slow-start".into(), value.into());
+        spec
+    };
+    assert_eq!(service().slow_start(), None);
+    assert_eq!(validate_service(&labelled("1m30s")), Ok(()));
+    assert_eq!(labelled("1m30s").slow_start(), Some(Duration::from_secs(90)));
+    for value in ["", "true", "30", "2h"] {
+        let refusal = validate_service(&labelled(value)).expect_err(value).to_string();
+        assert_eq!(
+            refusal,
+            format!("label mesh.slow-start: {value:?} is no time between 1s and 1h (like 30s or 1m30s)")
+        );
+    }
+}
+
+#[test]
 fn names_are_dns_labels() {
     for (name, text) in [
         ("", "meta: name must be provided"),

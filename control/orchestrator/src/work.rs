@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use control_model::change::{Change, Object};
 use control_model::object::{Service, Slot, Task, TaskStatus};
+use control_model::slow_start::{FIRST_WEIGHT, FULL_WEIGHT};
 use control_model::{NetworkId, NodeId, ServiceId, TaskId, TaskState, Timestamp};
 use control_store::State;
 
@@ -68,6 +69,7 @@ impl Step<'_> {
             ports: service.spec.endpoint.ports.clone(),
             status: TaskStatus { at: self.now, message: "created".into(), ..TaskStatus::default() },
             desired_state,
+            weight: if service.spec.slow_start().is_some() { FIRST_WEIGHT } else { FULL_WEIGHT },
             ..Task::new(id, service.id, slot)
         };
         self.changes.push(Change::Create(Object::Task(Box::new(task))));

@@ -265,6 +265,11 @@ impl State {
             Change::TaskDrained { id } => {
                 Ok(self.edit_task(index, at, *id, |t| !std::mem::replace(&mut t.drained, true)))
             }
+            Change::TaskWeight { id, weight } => Ok(self.edit_task(index, at, *id, |t| {
+                let grows = *weight > t.weight;
+                t.weight = t.weight.max(*weight);
+                grows
+            })),
             Change::UpdateStatus { id, status } => Ok(self.edit_service(index, at, *id, |s| {
                 let changed = s.update_status != *status;
                 s.update_status.clone_from(status);
@@ -484,6 +489,7 @@ impl State {
             new.status.state >= old.status.state
                 && new.desired_state >= old.desired_state
                 && new.drained >= old.drained
+                && new.weight >= old.weight
                 && (new.service, new.slot) == (old.service, old.slot)
                 && (old.node.is_none() || new.node == old.node)
         });

@@ -90,7 +90,12 @@ fn web_ports() -> Vec<ServicePort> {
 
 fn services() -> Table<ServiceKey, Service> {
     let backends = |rows: &[(&str, u8, bool)]| {
-        let backend = |name: &str, ready| Backend { task_name: name.to_owned(), vtep: THERE.into(), ready };
+        let backend = |name: &str, ready| Backend {
+            task_name: name.to_owned(),
+            vtep: THERE.into(),
+            ready,
+            weight: dataplane_model::FULL_WEIGHT,
+        };
         rows.iter().map(|(name, host, ready)| ((APP, ip(1, *host)), backend(name, *ready))).collect()
     };
     let service = |name: &str, vip: Option<u8>, alias: &str, rows| Service {

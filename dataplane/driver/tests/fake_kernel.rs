@@ -68,7 +68,8 @@ fn view(revision: u64, n_here: u8) -> NodeView {
     };
     let here = 10..10 + n_here;
     let other = Ipv4Addr::new(198, 18, 0, 12);
-    let backend = |vtep| Backend { task_name: "web".into(), vtep, ready: true };
+    let backend =
+        |vtep| Backend { task_name: "web".into(), vtep, ready: true, weight: dataplane_model::FULL_WEIGHT };
     let mut backends: BTreeMap<_, _> =
         here.clone().map(|n| ((ingress, address(n)), backend(OWN.into()))).collect();
     backends.insert((ingress, address(200)), backend(other.into()));

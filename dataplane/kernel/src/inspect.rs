@@ -43,6 +43,7 @@ pub fn endpoints(pin_dir: &Path) -> Result<Vec<EndpointRow>, InspectError> {
         mac: endpoint.mac.to_string(),
         vtep: (!endpoint.is_local()).then(|| endpoint.vtep.into()),
         interface: endpoint.is_local().then(|| name_of(endpoint.ifindex)),
+        weight: None,
     };
     Ok(rows.into_iter().map(row).collect())
 }

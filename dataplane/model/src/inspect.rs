@@ -84,6 +84,10 @@ pub struct EndpointRow {
     pub vtep: Option<IpAddr>,
     /// Host side of its veth pair, for this node's own.
     pub interface: Option<String>,
+    /// What it gets of its share of new flows, percent: 0 while it is not ready, less than 100 while it starts slowly. `None`
+    /// where no daemon knows, and for what is no backend of a service.
+    #[serde(default)]
+    pub weight: Option<u8>,
 }
 
 /// `meshctl lb ring`: the ring of one service in one network, and what it was before.

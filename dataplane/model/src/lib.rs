@@ -13,6 +13,7 @@ pub use kernel_state::{KernelState, Op};
 pub use report::{DataPlane, Report, SandboxStatus};
 pub use table::{Table, change_rows, remove_rows};
 pub use view::{
-    Attachment, Backend, Generation, Mac, Network, NetworkKey, NodeView, Peer, ProtocolNumber, PublishedPort,
-    RemoteEndpoint, Sandbox, SandboxId, Service, ServiceKey, ServicePort, Vni, address6_of, endpoint_of,
+    Attachment, Backend, FULL_WEIGHT, Generation, Mac, Network, NetworkKey, NodeView, Peer, ProtocolNumber,
+    PublishedPort, RemoteEndpoint, Sandbox, SandboxId, Service, ServiceKey, ServicePort, Vni, address6_of,
+    endpoint_of,
 };

@@ -216,7 +216,13 @@ pub struct Backend {
     pub vtep: IpAddr,
     /// New flows may be sent to it. A backend that is not ready keeps the flows that it has.
     pub ready: bool,
+    /// What it gets of its share of new flows beside others that take all of theirs, percent: a task that starts slowly has
+    /// less than [`FULL_WEIGHT`].
+    pub weight: u8,
 }
+
+/// Of a backend that takes its whole share.
+pub const FULL_WEIGHT: u8 = 100;
 
 /// Another node.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -77,8 +77,9 @@ fn network_text(key: NetworkKey, network: &Network, ingress: Option<NetworkKey>)
 }
 
 fn backend_text(network: &str, address: Ipv4Addr, backend: &Backend) -> String {
-    let Backend { task_name, vtep, ready } = backend;
-    format!("{network}/{address} {task_name} on {vtep}{}", if *ready { "" } else { " not ready" })
+    let Backend { task_name, vtep, ready, weight } = backend;
+    let weight = if *weight == crate::FULL_WEIGHT { String::new() } else { format!(" weight {weight}") };
+    format!("{network}/{address} {task_name} on {vtep}{weight}{}", if *ready { "" } else { " not ready" })
 }
 
 fn port_text(port: PublishedPort) -> String {

@@ -1,7 +1,7 @@
 //! Maglev look-up tables: Eisenbud et al., "Maglev: A Fast and Reliable Software Network Load Balancer", NSDI 2016,
 //! section 3.4. Every node computes the same table from the same backends.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
@@ -23,21 +23,28 @@ pub fn size(n_backends: usize) -> u32 {
     SIZES.into_iter().find(fits).unwrap_or(SIZES[SIZES.len() - 1])
 }
 
+/// Backends, each with its weight: the share of the table that it has beside the others. None is 0.
+pub type Weights = BTreeMap<Ipv4Addr, u8>;
+
 /// The table; empty without backends.
-pub fn ring(backends: &BTreeSet<Ipv4Addr>) -> Ring {
-    if backends.is_empty() {
+pub fn ring(backends: &Weights) -> Ring {
+    let Some(heaviest) = backends.values().copied().max() else {
         return Ring(Arc::from([]));
-    }
+    };
     let n_places = u64::from(size(backends.len()));
-    let mut walks: Vec<Walk> = backends.iter().map(|address| Walk::new(*address, n_places)).collect();
+    let mut walks: Vec<Walk> =
+        backends.iter().map(|(address, weight)| Walk::new(*address, (*weight, heaviest), n_places)).collect();
     let mut places: Vec<Option<Ipv4Addr>> = vec![None; usize::try_from(n_places).expect("at most 65,537")];
     let mut n_free = places.len();
-    // Backends take turns; each takes the first place of its own permutation that is still free.
+    // Backends take turns; each takes the first place of its own permutation that is still free. The heaviest takes each
+    // turn, others as many as their weight is of its.
     while n_free > 0 {
-        for walk in walks.iter_mut().take(n_free) {
-            let place = walk.next_free(&places);
-            places[place] = Some(walk.address);
-            n_free -= 1;
+        for walk in &mut walks {
+            if n_free > 0 && walk.has_turn(heaviest) {
+                let place = walk.next_free(&places);
+                places[place] = Some(walk.address);
+                n_free -= 1;
+            }
         }
     }
     Ring(places.into_iter().map(|place| place.expect("the loop ends when no place is free")).collect())
@@ -46,17 +53,32 @@ pub fn ring(backends: &BTreeSet<Ipv4Addr>) -> Ring {
 /// A backend's permutation of the places, and how far it has come.
 struct Walk {
     address: Ipv4Addr,
+    weight: u8,
+    /// What it has of a turn, in parts of the heaviest one's weight.
+    part: u16,
     position: u64,
     skip: u64,
     n_places: u64,
 }
 
 impl Walk {
-    fn new(address: Ipv4Addr, n_places: u64) -> Self {
+    fn new(address: Ipv4Addr, (weight, heaviest): (u8, u8), n_places: u64) -> Self {
+        // The first round is everybody's, so that nobody is left out.
+        let part = u16::from(heaviest.saturating_sub(weight));
         let seed = u64::from(address.to_bits());
         let position = mix(seed ^ 0x6d61_676c_6576_0001) % n_places;
         let skip = mix(seed ^ 0x6d61_676c_6576_0002) % (n_places - 1) + 1;
-        Self { address, position, skip, n_places }
+        Self { address, weight, part, position, skip, n_places }
+    }
+
+    fn has_turn(&mut self, heaviest: u8) -> bool {
+        let heaviest = u16::from(heaviest);
+        self.part += u16::from(self.weight);
+        let has_turn = self.part >= heaviest;
+        if has_turn {
+            self.part -= heaviest;
+        }
+        has_turn
     }
 
     fn next_free(&mut self, places: &[Option<Ipv4Addr>]) -> usize {

@@ -6,12 +6,14 @@ use std::net::Ipv4Addr;
 use dataplane_model::kernel_state::{
     Endpoint, EndpointKey, Frontend, FrontendKey, Place, PortKey, Ring, RingKey, TargetPort, VipKey,
 };
-use dataplane_model::{KernelState, NetworkKey, NodeView, PublishedPort, Service, ServiceKey, Table, Vni};
+use dataplane_model::{
+    Backend, FULL_WEIGHT, KernelState, NetworkKey, NodeView, PublishedPort, Service, ServiceKey, Table, Vni,
+};
 use ebpf_abi::protocol::{TCP, UDP};
 
 use crate::claims::{Claims, put};
 use crate::facts::NodeFacts;
-use crate::maglev;
+use crate::maglev::{self, Weights};
 use crate::plan::{all_own_addresses, ingress_vni};
 
 /// What all services are planned from besides their own row and the endpoints.
@@ -37,7 +39,7 @@ pub(crate) struct Services {
 #[derive(Debug, Default)]
 struct Rows {
     /// With the backends that they were computed from.
-    rings: BTreeMap<RingKey, (BTreeSet<Ipv4Addr>, Ring)>,
+    rings: BTreeMap<RingKey, (Weights, Ring)>,
     vips: Vec<(VipKey, RingKey)>,
     frontends: Vec<(FrontendKey, Frontend)>,
     ports: Vec<(PortKey, TargetPort)>,
@@ -143,7 +145,7 @@ struct RingSource<'a> {
 }
 
 impl RingSource<'_> {
-    fn ring(&self, key: RingKey, backends: &BTreeSet<Ipv4Addr>) -> Ring {
+    fn ring(&self, key: RingKey, backends: &Weights) -> Ring {
         let before =
             [Some(self.own), self.known].into_iter().flatten().filter_map(|rows| rows.rings.get(&key));
         let same = before.into_iter().find(|(of, _)| of == backends);
@@ -186,7 +188,7 @@ fn rows(
     for (network, vni) in networks {
         let reachable = |address: &Ipv4Addr| endpoints.contains_key(&EndpointKey { vni, address: *address });
         let chosen = chosen_backends(service, network, reachable);
-        let in_ring = |address| (EndpointKey { vni, address }, chosen.contains(&address));
+        let in_ring = |address| (EndpointKey { vni, address }, chosen.contains_key(&address));
         rows.backends.extend(addresses(service, network).map(|(address, _)| in_ring(address)));
         let ring_key = RingKey::of(key, vni);
         let ring = rings.ring(ring_key, &chosen);
@@ -195,26 +197,23 @@ fn rows(
     rows
 }
 
-/// The service's backends in one network, and whether they are ready.
-fn addresses(service: &Service, network: NetworkKey) -> impl Iterator<Item = (Ipv4Addr, bool)> {
+/// The service's backends in one network.
+fn addresses(service: &Service, network: NetworkKey) -> impl Iterator<Item = (Ipv4Addr, &Backend)> {
     let all = (network, Ipv4Addr::UNSPECIFIED)..=(network, Ipv4Addr::BROADCAST);
-    service.backends.range(all).map(|((_, address), backend)| (*address, backend.ready))
+    service.backends.range(all).map(|((_, address), backend)| (*address, backend))
 }
 
 /// The backends that new flows may go to: those that are ready. Where none is, those that still exist: a task that is
 /// being drained or has just begun may answer, an empty ring can't (fail static). An address whose node is unknown is
-/// left out: packets to it could only be dropped.
-fn chosen_backends(
-    service: &Service,
-    network: NetworkKey,
-    reachable: impl Fn(&Ipv4Addr) -> bool,
-) -> BTreeSet<Ipv4Addr> {
-    let (mut ready, mut rest) = (BTreeSet::new(), BTreeSet::new());
-    for (address, is_ready) in addresses(service, network).filter(|(address, _)| reachable(address)) {
-        if is_ready {
-            ready.insert(address)
+/// left out: packets to it could only be dropped. Weights count beside each other:
+/// tasks that start together share alike, and one that is alone has all.
+fn chosen_backends(service: &Service, network: NetworkKey, reachable: impl Fn(&Ipv4Addr) -> bool) -> Weights {
+    let (mut ready, mut rest) = (Weights::new(), Weights::new());
+    for (address, backend) in addresses(service, network).filter(|(address, _)| reachable(address)) {
+        if backend.ready {
+            ready.insert(address, backend.weight.max(1))
         } else {
-            rest.insert(address)
+            rest.insert(address, FULL_WEIGHT)
         };
     }
     if ready.is_empty() { rest } else { ready }

@@ -13,6 +13,7 @@ mod inspection;
 mod ipv6;
 mod long_lived;
 mod mesh;
+mod slow_start;
 mod support;
 mod traces;
 mod underlay6;
@@ -36,6 +37,7 @@ const SCENARIOS: &[Scenario] = &[
     ("udp goes the same way", mesh::udp_goes_the_same_way),
     ("health checks decide who serves", health::health_decides_who_serves),
     ("answers go straight if a service wants it", direct::answers_go_straight),
+    ("tasks start slowly", slow_start::tasks_start_slowly),
     ("names and virtual addresses", mesh::names_and_virtual_addresses),
     ("a service's own resolver", dns::own_resolver),
     ("managers tell of every node", inspection::of_every_node),

@@ -137,7 +137,12 @@ fn remote(vtep: Ipv4Addr) -> RemoteEndpoint {
 }
 
 fn backend(vtep: Ipv4Addr) -> Backend {
-    Backend { task_name: "task".to_owned(), vtep: vtep.into(), ready: true }
+    Backend {
+        task_name: "task".to_owned(),
+        vtep: vtep.into(),
+        ready: true,
+        weight: dataplane_model::FULL_WEIGHT,
+    }
 }
 
 /// The service whose only task is on the second node.

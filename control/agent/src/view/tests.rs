@@ -10,6 +10,8 @@ use ipnetwork::IpNetwork;
 
 use super::*;
 
+mod slow_start;
+
 const ME: NodeId = NodeId::from_bits(1);
 const OTHER: NodeId = NodeId::from_bits(2);
 const INGRESS: NetworkId = NetworkId::from_bits(100);
@@ -81,6 +83,7 @@ fn endpoint(number: u64, node: NodeId, attached: &[(NetworkId, &str)]) -> Assign
         node,
         attachments: attachments(attached),
         ready: true,
+        weight: if number == 2 { 40 } else { 100 },
     })
 }
 
@@ -204,7 +207,12 @@ fn shown(view: &dp::NodeView) -> String {
         s.aliases.iter().for_each(|(network, names)| line(format!("  also {names:?} in {}", network.0)));
         for ((network, address), b) in &s.backends {
             let ready = if b.ready { "ready" } else { "not ready" };
-            line(format!("  backend {address} in {} at {} {} {ready}", network.0, b.vtep, b.task_name));
+            let weight =
+                if b.weight == dp::FULL_WEIGHT { String::new() } else { format!(" weight {}", b.weight) };
+            line(format!(
+                "  backend {address} in {} at {} {} {ready}{weight}",
+                network.0, b.vtep, b.task_name
+            ));
         }
     }
     for (vtep, p) in &view.peers {
@@ -238,9 +246,9 @@ service web [8080>80/6] dsr
   also [\"www\"] in 101
   also [] in 102
   backend 10.0.0.4 in 100 at 198.18.0.11 web.1 ready
-  backend 10.0.0.5 in 100 at 198.18.0.12 web.2 ready
+  backend 10.0.0.5 in 100 at 198.18.0.12 web.2 ready weight 40
   backend 10.0.1.4 in 101 at 198.18.0.11 web.1 ready
-  backend 10.0.1.5 in 101 at 198.18.0.12 web.2 ready
+  backend 10.0.1.5 in 101 at 198.18.0.12 web.2 ready weight 40
 peer 198.18.0.12 n2 [198.18.0.12]
 ";
     assert_eq!(shown(&view_of(&tasks)), expected);

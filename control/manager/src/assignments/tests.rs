@@ -7,6 +7,7 @@ use control_model::object::{
     ContainerStatus, Endpoint, HealthStatus, Meta, Network, NetworkState, NodeDescription, NodeState,
     NodeStatus, TaskStatus,
 };
+use control_model::slow_start::{FIRST_WEIGHT, FULL_WEIGHT};
 use control_model::spec::{
     NetworkAttachmentSpec, NetworkSpec, PortConfig, Protocol, Role, ServiceMode, ServiceSpec, TaskSpec,
 };
@@ -33,6 +34,7 @@ enum Step {
     Task { id: u8, service: u8, node: u8, networks: Vec<u8> },
     Status { task: u8, state: TaskState },
     Desired { task: u8, state: TaskState },
+    Weight { task: u8, weight: u8 },
     Delete(ObjectRef),
 }
 
@@ -52,6 +54,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(id, service, node, networks)| Step::Task { id, service, node, networks }),
         (1..=N_TASKS, state()).prop_map(|(task, state)| Step::Status { task, state }),
         (1..=N_TASKS, state()).prop_map(|(task, state)| Step::Desired { task, state }),
+        (1..=N_TASKS, 0..=FULL_WEIGHT).prop_map(|(task, weight)| Step::Weight { task, weight }),
         (1..=N_NODES).prop_map(|id| Step::Delete(ObjectRef::Node(node_id(id)))),
         (1..=N_NETWORKS).prop_map(|id| Step::Delete(ObjectRef::Network(network_id(id)))),
         (1..=N_SERVICES).prop_map(|id| Step::Delete(ObjectRef::Service(service_id(id)))),
@@ -140,6 +143,7 @@ fn changes(state: &State, step: &Step) -> Vec<Change> {
             vec![Change::TaskStatus { id: task_id(*task), status }]
         }
         Step::Desired { task, state } => vec![Change::TaskDesired { id: task_id(*task), state: *state }],
+        Step::Weight { task, weight } => vec![Change::TaskWeight { id: task_id(*task), weight: *weight }],
         Step::Delete(name) => vec![Change::Delete(*name)],
     }
 }
@@ -151,7 +155,13 @@ fn put_task(state: &State, new: Task) -> Vec<Change> {
     match old.filter(|old| old.service == new.service && (old.node.is_none() || old.node == new.node)) {
         Some(old) => {
             let status = old.status.clone();
-            let new = Task { status, desired_state: old.desired_state, drained: old.drained, ..new };
+            let new = Task {
+                status,
+                desired_state: old.desired_state,
+                drained: old.drained,
+                weight: old.weight,
+                ..new
+            };
             vec![put(state, Object::Task(Box::new(new)))]
         }
         None => vec![Change::Delete(ObjectRef::Task(id)), Change::Create(Object::Task(Box::new(new)))],
@@ -442,5 +452,28 @@ fn every_node_learns_that_a_service_answers_its_clients_directly() {
             _ => None,
         });
         assert_eq!(told, Some(expected));
+    }
+}
+
+#[test]
+fn each_step_of_a_slow_start_is_told_and_nothing_else() {
+    let mut state = one_task();
+    let first = Task { weight: FIRST_WEIGHT, ..task(2, 1, 2, &[INGRESS]) };
+    apply(&mut state, vec![Change::Create(Object::Task(Box::new(first)))]);
+    let mut sender = NodeAssignments::new(node_id(ME), Arc::new(state.clone()));
+    let mut weights = BTreeMap::new();
+    for row in sender.complete() {
+        let Assignment::Endpoint(endpoint) = row else { continue };
+        weights.insert(endpoint.task, endpoint.weight);
+    }
+    assert_eq!(weights, BTreeMap::from([(task_id(1), FULL_WEIGHT), (task_id(2), FIRST_WEIGHT)]));
+    for (weight, expected) in [(20, vec![20]), (100, vec![100]), (60, vec![])] {
+        let events = apply(&mut state, vec![Change::TaskWeight { id: task_id(2), weight }]);
+        let Increment { upserts, removals } = sender.advance(Arc::new(state.clone()), &events);
+        let told = upserts.into_iter().map(|row| match row {
+            Assignment::Endpoint(endpoint) if endpoint.task == task_id(2) => endpoint.weight,
+            other => panic!("{other:?}"),
+        });
+        assert_eq!((told.collect::<Vec<_>>(), removals), (expected, vec![]));
     }
 }

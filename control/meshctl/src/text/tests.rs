@@ -96,12 +96,13 @@ fn endpoints_are_here_or_on_another_node() {
         mac: "02:42:0a:00:01:05".to_owned(),
         vtep,
         interface: interface.map(str::to_owned),
+        weight: vtep.map(|_| 0),
     };
     let rows = [row(5, None, Some("mv0123456789a")), row(6, Some(IpAddr::from([198, 18, 0, 12])), None)];
     let expected = "\
-VNI    ADDRESS    MAC                 NODE          INTERFACE
-4097   10.0.1.5   02:42:0a:00:01:05   this node     mv0123456789a
-4097   10.0.1.6   02:42:0a:00:01:05   198.18.0.12   -
+VNI    ADDRESS    MAC                 NODE          INTERFACE       WEIGHT
+4097   10.0.1.5   02:42:0a:00:01:05   this node     mv0123456789a   -
+4097   10.0.1.6   02:42:0a:00:01:05   198.18.0.12   -                    0
 ";
     assert_eq!(endpoints(&rows), expected);
 }

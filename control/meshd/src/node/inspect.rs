@@ -1,6 +1,7 @@
 //! What `meshctl` shows of this node.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ use dataplane_model::inspect::{
     DropsReport, EndpointRow, FdbReport, FlowsReport, LoadBalancerRow, NodeStatus, RingReport, VerifyReport,
 };
 use dataplane_model::kernel_state::protocol_name;
-use dataplane_model::{DataPlane as _, NodeView, PublishedPort, Service};
+use dataplane_model::{Backend, DataPlane as _, NetworkKey, NodeView, PublishedPort, Service};
 
 pub mod cluster;
 pub mod dns;
@@ -136,8 +137,25 @@ pub fn in_no_swarm() -> InspectError {
 }
 
 /// `meshctl endpoints`.
-pub async fn endpoints(host: &Host) -> Result<Vec<EndpointRow>, InspectError> {
-    read(host, inspect::endpoints).await
+pub async fn endpoints(host: &Host, swarm: Option<&Swarm>) -> Result<Vec<EndpointRow>, InspectError> {
+    let mut rows = read(host, inspect::endpoints).await?;
+    if let Some(view) = swarm.and_then(|swarm| swarm.views.borrow().clone()) {
+        let weights = weights(&view);
+        for row in &mut rows {
+            row.weight = weights.get(&(row.vni, row.address)).copied();
+        }
+    }
+    Ok(rows)
+}
+
+/// Of all backends, by VNI and address.
+fn weights(view: &NodeView) -> BTreeMap<(u32, Ipv4Addr), u8> {
+    let backends = view.services.values().flat_map(|service| &service.backends);
+    let weight = |((network, address), backend): (&(NetworkKey, Ipv4Addr), &Backend)| {
+        let vni = view.networks.get(network)?.vni.get();
+        Some(((vni, *address), if backend.ready { backend.weight } else { 0 }))
+    };
+    backends.filter_map(weight).collect()
 }
 
 /// `meshctl drops`.

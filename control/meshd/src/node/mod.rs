@@ -427,7 +427,7 @@ impl control_api::Node for MeshNode {
     }
 
     async fn mesh_endpoints(&self) -> Result<Vec<EndpointRow>, InspectError> {
-        inspect::endpoints(&self.host).await
+        inspect::endpoints(&self.host, self.swarm().as_deref()).await
     }
 
     async fn mesh_dns_zone(

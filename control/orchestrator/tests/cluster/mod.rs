@@ -12,7 +12,7 @@ use std::time::Duration;
 use control_allocator::Allocator;
 use control_model::object::{NodeState, NodeStatus};
 use control_model::{Change, Generation, NodeId, Timestamp};
-use control_orchestrator::{DrainLoop, Orchestrator};
+use control_orchestrator::{DrainLoop, Orchestrator, SlowStartLoop};
 use control_scheduler::Scheduler;
 use control_store::{ApplyError, Event, EventReceiver, LocalStore, ReplicatedStore, State};
 
@@ -46,6 +46,7 @@ pub struct Cluster {
     allocator: Allocator,
     orchestrator: Orchestrator,
     scheduler: Scheduler,
+    slow_start: SlowStartLoop,
     drain: DrainLoop,
     pub agents: Agents,
     /// Nodes whose data path lags behind do not acknowledge.
@@ -68,6 +69,7 @@ impl Cluster {
             allocator: Allocator::new(&state, now),
             orchestrator: Orchestrator::new(&state, now, Box::new(|| 0)),
             scheduler: Scheduler::new(&state, now),
+            slow_start: SlowStartLoop::new(&state, now),
             drain: DrainLoop::new(&state, now),
             agents: Agents::default(),
             ids: Ids(0),
@@ -113,6 +115,7 @@ impl Cluster {
         self.allocator = Allocator::new(&state, now);
         self.orchestrator = self.new_orchestrator();
         self.scheduler = Scheduler::new(&state, now);
+        self.slow_start = SlowStartLoop::new(&state, now);
         self.drain = DrainLoop::new(&state, now);
     }
 
@@ -155,6 +158,7 @@ impl Cluster {
                 self.allocator.next_deadline(),
                 self.orchestrator.next_deadline(),
                 self.scheduler.next_deadline(),
+                self.slow_start.next_deadline(),
                 self.drain.next_deadline(),
             ]
             .into_iter()
@@ -194,6 +198,8 @@ impl Cluster {
         if self.propose(&changes).is_err() {
             self.scheduler = Scheduler::new(&self.state(), now);
         }
+        let changes = self.slow_start.handle(&self.state(), happened, now);
+        self.propose(&changes).expect("weights need no version");
         let acks = self.acks();
         let changes = self.drain.handle(&self.state(), happened, &acks, now);
         self.propose(&changes).expect("drained tasks need no version");

@@ -98,6 +98,7 @@ impl Player {
             "ls" => print::ls(&self.cluster.state(), output),
             "status" => print::status(&self.cluster.state(), words[0], output),
             "spread" => print::spread(&self.cluster.state(), words[0], output),
+            "weights" => print::weights(&self.cluster.state(), words[0], output),
             "networks" => print::networks(&self.cluster.state(), output),
             "endpoint" => print::endpoint(&self.cluster.state(), words[0], output),
             _ => words.iter().for_each(|name| self.node_command(verb, name)),

@@ -86,6 +86,16 @@ pub fn spread(state: &State, service: &str, output: &mut String) {
 }
 
 /// Name, VNI and subnets of each network.
+/// What each of its tasks that run gets of its share.
+pub fn weights(state: &State, service: &str, output: &mut String) {
+    let service = state.service_by_name(service).expect("a service");
+    let running = state.tasks_of_service(service.id).filter(|task| task.status.state == TaskState::Running);
+    let mut tasks: Vec<String> =
+        running.map(|task| format!("{}={}", name(state, task), task.weight)).collect();
+    tasks.sort();
+    writeln!(output, "{}", tasks.join(" ")).expect("a string");
+}
+
 pub fn networks(state: &State, output: &mut String) {
     let mut networks: Vec<_> = state.networks().iter().collect();
     networks.sort_by_key(|network| network.state.as_ref().map(|s| s.vni));

@@ -16,6 +16,8 @@ pub fn edit(state: &State, spec: &mut ServiceSpec, words: &[&str]) {
             "global" => spec.mode = ServiceMode::Global,
             "image" => spec.task.container.image = value.into(),
             "label" => drop(spec.labels.insert(value.into(), String::new())),
+            "slow" => drop(spec.labels.insert(ServiceSpec::SLOW_START_LABEL.into(), value.into())),
+            "not-slow" => drop(spec.labels.remove(ServiceSpec::SLOW_START_LABEL)),
             "force" => spec.task.force_update += 1,
             "net" => {
                 let target = state.network_by_name(value).expect("a network").id;

@@ -2,7 +2,7 @@
 
 use control_model::change::{Change, Object, ObjectRef};
 use control_model::object::{NodeState, NodeStatus};
-use control_model::{NodeId, ServiceId, TaskId, TaskState, Timestamp};
+use control_model::{NodeId, ServiceId, Task, TaskId, TaskState, Timestamp};
 use futures::StreamExt;
 
 use super::objects::{Place, cluster, entry, network, node, service, status, task};
@@ -120,11 +120,17 @@ fn a_tasks_states_only_grow() {
     let changes = vec![
         Change::TaskDesired { id: TASK, state: TaskState::Shutdown },
         Change::TaskDrained { id: TASK },
+        Change::TaskWeight { id: TASK, weight: 60 },
+        Change::TaskWeight { id: TASK, weight: 40 },
         Change::TaskStatus { id: TASK, status: status(TaskState::Shutdown, 6) },
     ];
-    assert_eq!(state.apply(6, &entry(6, 0, changes)).unwrap().len(), 3);
+    assert_eq!(state.apply(6, &entry(6, 0, changes)).unwrap().len(), 4);
     assert_eq!(now(&state), (TaskState::Shutdown, TaskState::Shutdown, 6));
-    assert!(state.tasks().get(&TASK).unwrap().drained);
+    let task = state.tasks().get(&TASK).unwrap();
+    assert_eq!((task.drained, task.weight), (true, 60));
+    let lighter = Task { weight: 40, ..Task::clone(task) };
+    let lighter = Change::Update { object: Object::Task(Box::new(lighter)), expected: 6 };
+    assert!(matches!(state.apply(7, &entry(7, 0, vec![lighter])), Err(ApplyError::Conflict(_))));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use control_model::change::{Change, Entry, Object, RequestId};
 use control_model::object::{Cluster, Network, Node, Service, Slot, Task, TaskStatus};
+use control_model::slow_start::FIRST_WEIGHT;
 use control_model::spec::{NetworkSpec, NodeSpec, Role, ServiceMode, ServiceSpec};
 use control_model::{ClusterId, NetworkId, NodeId, ServiceId, TaskId, TaskState, Timestamp};
 
@@ -51,6 +52,7 @@ pub(super) fn task(id: u128, place: Place) -> Object {
         node: place.node.map(NodeId::from_bits),
         status: status(place.state, 0),
         desired_state: place.desired,
+        weight: FIRST_WEIGHT,
         ..Task::new(TaskId::from_bits(id), ServiceId::from_bits(place.service), Slot::Replica(place.slot))
     }))
 }

@@ -67,9 +67,10 @@ impl Model {
     fn narrow(&mut self, index: u64, at: Timestamp, change: &Change) {
         let name = match change {
             Change::NodeStatus { id, .. } => ObjectRef::Node(*id),
-            Change::TaskStatus { id, .. } | Change::TaskDesired { id, .. } | Change::TaskDrained { id } => {
-                ObjectRef::Task(*id)
-            }
+            Change::TaskStatus { id, .. }
+            | Change::TaskDesired { id, .. }
+            | Change::TaskDrained { id }
+            | Change::TaskWeight { id, .. } => ObjectRef::Task(*id),
             other => panic!("not drawn here: {other:?}"),
         };
         let Some(old) = self.objects.get(&name) else { return };
@@ -86,6 +87,9 @@ impl Model {
                 task.desired_state = task.desired_state.max(*state);
             }
             (Object::Task(task), Change::TaskDrained { .. }) => task.drained = true,
+            (Object::Task(task), Change::TaskWeight { weight, .. }) => {
+                task.weight = task.weight.max(*weight);
+            }
             _ => unreachable!("the name is of the change's kind"),
         }
         if new != *old {
@@ -145,7 +149,7 @@ fn breaks_law(old: &Object, new: &Object) -> bool {
     let moved =
         (old.service, old.slot) != (new.service, new.slot) || (old.node.is_some() && old.node != new.node);
     let back = new.status.state < old.status.state || new.desired_state < old.desired_state;
-    moved || back || (old.drained && !new.drained)
+    moved || back || (old.drained && !new.drained) || new.weight < old.weight
 }
 
 /// All objects of a state, by name.
@@ -256,6 +260,7 @@ fn any_change() -> impl Strategy<Value = Change> {
             .prop_map(|(id, state, at)| Change::TaskStatus { id, status: status(state, at) }),
         1 => (task_id(), task_state()).prop_map(|(id, state)| Change::TaskDesired { id, state }),
         1 => task_id().prop_map(|id| Change::TaskDrained { id }),
+        1 => (task_id(), 0..=100_u8).prop_map(|(id, weight)| Change::TaskWeight { id, weight }),
     ]
 }
 

@@ -95,7 +95,8 @@ fn sandbox(task: u8) -> Sandbox {
 }
 
 fn web() -> Service {
-    let backend = |vtep| Backend { task_name: "web".into(), vtep, ready: true };
+    let backend =
+        |vtep| Backend { task_name: "web".into(), vtep, ready: true, weight: dataplane_model::FULL_WEIGHT };
     let port = |protocol, published, target| PublishedPort { protocol, published, target };
     Service {
         name: "web".into(),

@@ -71,7 +71,8 @@ pub fn sandbox(host: u8) -> (SandboxId, Sandbox) {
 }
 
 pub fn view() -> NodeView {
-    let backend = |vtep| Backend { task_name: "web".into(), vtep, ready: true };
+    let backend =
+        |vtep| Backend { task_name: "web".into(), vtep, ready: true, weight: dataplane_model::FULL_WEIGHT };
     let remote = || RemoteEndpoint { vtep: NODE_B.into(), task_name: "web.6.t6".into(), aliases: vec![] };
     let web = Service {
         name: "web".into(),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use dataplane_model::kernel_state::{LinkName, RingKey};
 use dataplane_model::{
-    Attachment, Backend, KernelState, NetworkKey, NodeView, Peer, PublishedPort, RemoteEndpoint, Sandbox,
+    Attachment, Backend, KernelState, NetworkKey, NodeView, Op, Peer, PublishedPort, RemoteEndpoint, Sandbox,
     SandboxId, Service, ServiceKey, Table, Vni,
 };
 use proptest::prelude::*;
@@ -29,7 +29,12 @@ fn take(step: Step, view: &mut NodeView, facts: &mut NodeFacts) {
             view,
             a,
             (network_key, address),
-            Backend { task_name: "t".into(), vtep: vtep.into(), ready: c >= 64 },
+            Backend {
+                task_name: "t".into(),
+                vtep: vtep.into(),
+                ready: c >= 64,
+                weight: if c % 4 == 0 { 40 } else { dataplane_model::FULL_WEIGHT },
+            },
         ),
         3 | 4 => drop(service(view, a).backends.remove(&(network_key, address))),
         5 | 6 => {
@@ -172,7 +177,12 @@ fn crowded() -> NodeView {
         service.ingress_ports =
             vec![PublishedPort { protocol: 6, published: 10_000 + u16::from(n), target: 80 }];
         service.vips.clear();
-        let backend = Backend { task_name: "t".into(), vtep: NODE_B.into(), ready: true };
+        let backend = Backend {
+            task_name: "t".into(),
+            vtep: NODE_B.into(),
+            ready: true,
+            weight: dataplane_model::FULL_WEIGHT,
+        };
         service.backends = [((INGRESS, address), backend)].into();
         view.services.insert(ServiceKey(u128::from(n)), service);
         let row = RemoteEndpoint { vtep: NODE_B.into(), task_name: "t".into(), aliases: vec![] };
@@ -196,6 +206,24 @@ fn what_does_not_change_is_neither_planned_nor_copied() {
     assert!(before.frontends.ptr_eq(&after.frontends) && before.vips.ptr_eq(&after.vips));
     assert!(before.owners.ptr_eq(&after.owners) && before.hooks.ptr_eq(&after.hooks));
     assert!(before.sandboxes.ptr_eq(&after.sandboxes));
+}
+
+#[test]
+fn a_step_of_a_slow_start_is_one_ring() {
+    let (mut view, facts) = (crowded(), facts());
+    let mut planner = Planner::default();
+    let mut before = planner.plan(&view, &facts).unwrap().state;
+    for weight in [10, 20, 40, 60, 80, 100] {
+        let web = view.services.get_mut(&WEB).unwrap();
+        web.backends.get_mut(&(INGRESS, Ipv4Addr::new(10, 0, 0, 6))).unwrap().weight = weight;
+
+        let after = planner.plan(&view, &facts).unwrap().state;
+
+        let ops = steps(&before, &after);
+        assert!(matches!(ops[..], [Op::Ring(_)]), "{ops:?}");
+        assert!(before.endpoints.ptr_eq(&after.endpoints) && before.frontends.ptr_eq(&after.frontends));
+        before = after;
+    }
 }
 
 #[test]

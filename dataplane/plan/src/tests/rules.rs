@@ -1,6 +1,6 @@
 //! Single rules of planning.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use dataplane_model::kernel_state::{
@@ -37,6 +37,50 @@ fn backends_that_are_not_ready_leave_the_ring() {
     set_ready(&mut view, 6, false);
 
     assert_eq!(ingress_ring(&planned(&view, &facts()).state), BTreeSet::from([Ipv4Addr::new(10, 0, 0, 5)]));
+}
+
+/// Of 1,000 new flows, how many a backend gets in the network.
+fn share_permille(state: &KernelState, vni: u32, last_octet: u8) -> usize {
+    let ring = &state.rings[&RingKey::of(WEB, Vni::new(vni).unwrap())].0;
+    ring.iter().filter(|address| address.octets()[3] == last_octet).count() * 1000 / ring.len()
+}
+
+#[test]
+fn a_backend_that_starts_slowly_has_a_share_as_its_weight_says() {
+    let mut view = view();
+    for (weight, permille) in [(10, 91), (20, 167), (40, 286), (60, 375), (80, 444), (100, 500)] {
+        let backends = &mut view.services.get_mut(&WEB).unwrap().backends;
+        for ((_, address), backend) in backends {
+            if address.octets()[3] == 6 {
+                backend.weight = weight;
+            }
+        }
+        let state = planned(&view, &facts()).state;
+        // Of the ring of published ports, and of the virtual address: within a place of 251.
+        for vni in [4096, 4097] {
+            let share = share_permille(&state, vni, 6);
+            assert!(share.abs_diff(permille) <= 5, "{share} in {vni}, weight {weight}");
+        }
+    }
+}
+
+#[test]
+fn backends_that_start_together_share_alike_and_one_alone_has_all() {
+    let mut view = view();
+    let even = ring_lengths(&planned(&view, &facts()).state);
+    view.services.get_mut(&WEB).unwrap().backends.values_mut().for_each(|backend| backend.weight = 10);
+    assert_eq!(ring_lengths(&planned(&view, &facts()).state), even);
+    set_ready(&mut view, 5, false);
+    assert_eq!(share_permille(&planned(&view, &facts()).state, 4096, 6), 1000);
+}
+
+/// Places by backend, of the ring of published ports.
+fn ring_lengths(state: &KernelState) -> BTreeMap<Ipv4Addr, usize> {
+    let mut lengths = BTreeMap::new();
+    for address in state.rings[&RingKey::of(WEB, Vni::new(4096).unwrap())].0.iter() {
+        *lengths.entry(*address).or_default() += 1;
+    }
+    lengths
 }
 
 #[test]

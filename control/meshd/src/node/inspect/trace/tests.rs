@@ -30,6 +30,7 @@ fn service(name: &str, vips: &[(NetworkKey, Ipv4Addr)]) -> Service {
         task_name: format!("{name}.{host}.x"),
         vtep: Ipv4Addr::new(198, 18, 0, 12).into(),
         ready: host != 8,
+        weight: dataplane_model::FULL_WEIGHT,
     };
     Service {
         name: name.to_owned(),
