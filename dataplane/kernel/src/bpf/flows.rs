@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ebpf_abi::flow::{FLOW_AS_IPV4, FLOW_ESTABLISHED};
+use ebpf_abi::flow::{FLOW_AS_IPV4, FLOW_ESTABLISHED, is_closed};
 use ebpf_abi::limits::MAX_FLOWS;
 use ebpf_abi::stand_in::RESERVED_SECS;
 use ebpf_abi::{Endpoint, ForwardFlow, ForwardKey, Ip, Ip4, ReplyFlow, ReplyKey, StandIn, protocol};
@@ -17,15 +17,22 @@ pub(super) struct Limits {
     closed: u32,
     /// Connections whose client did not go on after the task's answer.
     half_open: u32,
+    /// Connections that one side has closed, or that only the client says are cut off.
+    half_closed: u32,
     /// Datagrams likewise: one question, or one and its answer.
     pub(super) single_datagram: u32,
 }
 
 /// Closed flows stay for late segments, which come within a few round trips; a half-open one for as long as Linux repeats a
 /// SYN-ACK (63 s), and an SCTP cookie lives (60 s); single datagrams for as long as Linux's connection tracking keeps what is no stream.
-pub(super) const USUAL: Limits = Limits { closed: 10, half_open: 64, single_datagram: 30 };
-/// When there is hardly any room: what a slow but live client needs.
-pub(super) const CROWDED: Limits = Limits { closed: 2, half_open: 8, single_datagram: 5 };
+/// A half-closed one whose other side has vanished never gets its second FIN. Linux's connection tracking gives it 120 s
+/// (`nf_conntrack_tcp_timeout_fin_wait`; 60 s in `close_wait`), IPVS 120 s and 60 s; a download whose client has closed its side may
+/// be silent for longer than that, and each of its packets begins the hour anew.
+pub(super) const USUAL: Limits =
+    Limits { closed: 10, half_open: 64, half_closed: 3600, single_datagram: 30 };
+/// When there is hardly any room: what a slow but live client needs, and half-closed ones for as long as Linux's connection tracking
+/// ever keeps them.
+pub(super) const CROWDED: Limits = Limits { closed: 2, half_open: 8, half_closed: 120, single_datagram: 5 };
 /// More flows than seven eighths of the table are a crowd.
 const CROWD: usize = MAX_FLOWS as usize / 8 * 7;
 /// An open connection may be silent for as long as Linux's connection tracking lets it be: five days. An association has
@@ -166,15 +173,16 @@ impl Tables {
 
 impl Limits {
     fn shortest(&self) -> u32 {
-        self.closed.min(self.half_open).min(self.single_datagram)
+        self.closed.min(self.half_open).min(self.half_closed).min(self.single_datagram)
     }
 
-    /// For how long a flow may be silent, seconds.
-    pub(super) fn of(&self, protocol: u8, is_closed: bool, is_established: bool) -> u32 {
+    /// For how long a flow may be silent, seconds. `closing` is what both directions have seen.
+    pub(super) fn of(&self, protocol: u8, closing: u8, is_established: bool) -> u32 {
         match (protocol == protocol::UDP, is_established) {
             (true, true) => DATAGRAM_SECS,
             (true, false) => self.single_datagram,
-            (false, _) if is_closed => self.closed,
+            (false, _) if is_closed(closing) => self.closed,
+            (false, true) if closing != 0 => self.half_closed,
             (false, true) => ESTABLISHED_SECS,
             (false, false) => self.half_open,
         }
@@ -193,7 +201,7 @@ fn is_expired(
         age(now, forward.last_seen).min(age(now, reply.last_seen))
     });
     let is_established = forward.is_some_and(|forward| forward.state & FLOW_ESTABLISHED != 0);
-    idle_secs > limits.of(key.protocol, reply.is_closed(), is_established)
+    idle_secs > limits.of(key.protocol, reply.closing, is_established)
 }
 
 /// Seconds since `then`. A tick ahead of ours (the daemon counts from the pinned tick on, so this is a race of one) is
@@ -231,12 +239,15 @@ mod tests {
         for (protocol, closing, state, usual, crowded) in [
             (protocol::TCP, 0, 0, 64, 8),
             (protocol::TCP, 0, FLOW_ESTABLISHED, ESTABLISHED_SECS, ESTABLISHED_SECS),
-            (protocol::TCP, FLOW_FIN_CLIENT, FLOW_ESTABLISHED, ESTABLISHED_SECS, ESTABLISHED_SECS),
+            (protocol::TCP, FLOW_FIN_CLIENT, FLOW_ESTABLISHED, 3600, 120),
+            (protocol::TCP, FLOW_FIN_TASK, FLOW_ESTABLISHED, 3600, 120),
+            (protocol::TCP, FLOW_FIN_TASK, 0, 64, 8),
             (protocol::TCP, BOTH_FINS, FLOW_ESTABLISHED, 10, 2),
             (protocol::TCP, FLOW_RESET, FLOW_ESTABLISHED, 10, 2),
             (protocol::TCP, FLOW_RESET, 0, 10, 2),
             (protocol::SCTP, 0, 0, 64, 8),
             (protocol::SCTP, 0, FLOW_ESTABLISHED, ESTABLISHED_SECS, ESTABLISHED_SECS),
+            (protocol::SCTP, FLOW_FIN_TASK, FLOW_ESTABLISHED, 3600, 120),
             (protocol::SCTP, BOTH_FINS, FLOW_ESTABLISHED, 10, 2),
             (protocol::SCTP, FLOW_RESET, FLOW_ESTABLISHED, 10, 2),
             (protocol::UDP, 0, FLOW_ESTABLISHED, 180, 180),
@@ -253,5 +264,15 @@ mod tests {
         forward.last_seen = 2000;
         assert!(!is_expired(&key, &reply, Some(&forward), 2000, &USUAL));
         assert!(is_expired(&key, &reply, None, 2000, &USUAL));
+    }
+
+    /// A long download whose client has closed its side.
+    #[test]
+    fn each_answer_begins_a_half_closed_flows_time_anew() {
+        let (key, mut reply, forward) = flow(protocol::TCP, FLOW_FIN_CLIENT, FLOW_ESTABLISHED);
+        let now = 1000 + USUAL.half_closed + 1;
+        assert!(is_expired(&key, &reply, Some(&forward), now, &USUAL));
+        reply.last_seen = now;
+        assert!(!is_expired(&key, &reply, Some(&forward), now + CROWDED.half_closed, &CROWDED));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use ebpf_abi::flow::{VIP_FLOW_WENT_ON, is_closed};
+use ebpf_abi::flow::VIP_FLOW_WENT_ON;
 use ebpf_abi::limits::MAX_VIP_FLOWS;
 use ebpf_abi::{Endpoint, EndpointKey, VipFlow, VipFlowKey};
 
@@ -109,8 +109,8 @@ impl Judge<'_> {
         let has_ends =
             endpoint(key.client).is_some_and(Endpoint::is_local) && endpoint(question.becomes).is_some();
         let is_established = question.state & answers.state & VIP_FLOW_WENT_ON != 0;
-        let is_closed = is_closed(question.closing | answers.closing);
+        let closing = question.closing | answers.closing;
         let last_seen = question.last_seen.max(answers.last_seen);
-        has_ends && age(self.now, last_seen) <= self.limits.of(key.protocol, is_closed, is_established)
+        has_ends && age(self.now, last_seen) <= self.limits.of(key.protocol, closing, is_established)
     }
 }
