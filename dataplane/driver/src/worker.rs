@@ -139,7 +139,7 @@ impl<K: Kernel> Worker<K> {
                 Some(Request::Verify(answer)) => Wake::Verify(answer),
                 None => Wake::Leave,
             },
-            _ = timers.ticks.tick(), if has_view => Wake::Tick,
+            _ = timers.ticks.tick() => Wake::Tick,
             changed = self.channels.views.changed() => if changed.is_ok() { Wake::Pass } else { Wake::Leave },
             () = sleep_until(retry.unwrap_or_else(Instant::now).into()), if has_view && retry.is_some() => Wake::Pass,
             () = self.names.changed() => Wake::Report,

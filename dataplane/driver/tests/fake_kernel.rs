@@ -220,6 +220,21 @@ async fn a_node_wide_failure_blames_no_task() {
     until(&driver, "healed", |report| is_ready(report, 10)).await;
 }
 
+/// Programs that an older driver has left carry traffic whether or not this one knows what is wanted.
+#[tokio::test]
+async fn the_programs_clock_goes_on_without_a_view() {
+    let kernel = FakeKernel::new(machine());
+    let _driver = start(&kernel);
+
+    let waited = tokio::time::timeout(PATIENCE, async {
+        while kernel.n_ticks() == 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    waited.await.expect("the clock goes on");
+    assert_eq!((kernel.n_observed(), kernel.take_log()), (0, vec![]), "and nothing else is done");
+}
+
 #[tokio::test]
 async fn an_address_that_moves_here_gets_frontends() {
     let kernel = FakeKernel::new(machine());

@@ -29,6 +29,7 @@ struct Shared {
     fail_at: BTreeSet<usize>,
     fail_texts: BTreeSet<String>,
     n_observed: usize,
+    n_ticks: usize,
     /// Of each namespace's sockets.
     peers: BTreeMap<Option<SandboxId>, BTreeSet<Ipv4Addr>>,
 }
@@ -43,6 +44,7 @@ impl FakeKernel {
             fail_at: BTreeSet::new(),
             fail_texts: BTreeSet::new(),
             n_observed: 0,
+            n_ticks: 0,
             peers: BTreeMap::new(),
         };
         Self { shared: Arc::new(Mutex::new(shared)), changed: Arc::default() }
@@ -92,6 +94,10 @@ impl FakeKernel {
 
     pub fn n_observed(&self) -> usize {
         self.lock().n_observed
+    }
+
+    pub fn n_ticks(&self) -> usize {
+        self.lock().n_ticks
     }
 
     fn lock(&self) -> MutexGuard<'_, Shared> {
@@ -157,6 +163,7 @@ impl Kernel for FakeKernel {
     }
 
     fn tick(&mut self) -> Result<(), KernelError> {
+        self.lock().n_ticks += 1;
         Ok(())
     }
 

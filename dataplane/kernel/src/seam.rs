@@ -39,7 +39,8 @@ pub trait Kernel {
     /// Others' sockets, which need nothing else of the kernel.
     fn sockets(&self) -> Self::Sockets;
 
-    /// Called about once a second: moves the programs' clock on and removes flows that have ended.
+    /// Called about once a second, before the first view too: moves the programs' clock on and removes flows that have ended, also
+    /// of programs that an older meshd has left.
     fn tick(&mut self) -> Result<(), KernelError>;
 
     /// Called when a view is applied completely: lets go of what an older meshd left, whose part is taken over by now.

@@ -26,15 +26,16 @@ pub fn admits_to_cache() -> bool {
     true
 }
 
-/// Lines up a flow that begins. The oldest of a full line leaves it, and is forgotten unless it is established by now. Where
-/// CPUs are at it at the same time a flow may miss the line: it is swept when it has been silent for a minute.
+/// Lines up a flow that begins. The oldest of a full line leaves it, and is forgotten unless it is established by now, and not
+/// over: so flows make room for each other while nobody sweeps. Where CPUs are at it at the same time a flow may miss the line: it
+/// is swept when it has been silent for a minute.
 #[inline(always)]
 pub fn line_up(key: &ForwardKey) {
     if HALF_OPEN.push(key, 0).is_ok() {
         return;
     }
     if let Some(row) = row() {
-        if pop(&mut row.oldest) && track::forget_half_open(&row.oldest, &mut row.oldest_reply) {
+        if pop(&mut row.oldest) && track::forget_unless_open(&row.oldest, &mut row.oldest_reply) {
             row.n_displaced += 1;
         }
         let _ = HALF_OPEN.push(key, 0);

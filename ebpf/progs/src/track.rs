@@ -126,7 +126,7 @@ pub fn reply(flow: &Flow, task: Ip4) -> Option<&'static ReplyFlow> {
         row.last_seen = tick;
     }
     if flow.is_fin() || flow.is_reset() {
-        row.closing |= closing(flow, FLOW_FIN_TASK);
+        row.closing |= closing(flow, FLOW_FIN_TASK, FLOW_RESET);
     }
     if row.answered != FLOW_ANSWERED && !flow.is_reset() {
         row.answered = FLOW_ANSWERED;
@@ -143,7 +143,9 @@ pub fn reply_to_embedded(key: ReplyKey) -> Option<&'static ReplyFlow> {
 }
 
 /// Remembers that a connection begins anew, ends, or that its client went on after the task's answer. Nothing that a client
-/// sends by itself makes a flow established: its address may be another's.
+/// sends by itself makes a flow established, or ends one that is: its address may be another's, and the task takes a RST only
+/// where its window is (RFC 5961 section 3.2), which nobody looks for here. So that counts as the client's FIN, and the port
+/// stays the flow's.
 #[inline(always)]
 fn note(flow: &Flow, row: &mut ForwardFlow, reply: &mut ReplyFlow) {
     if flow.is_first_syn() {
@@ -153,15 +155,17 @@ fn note(flow: &Flow, row: &mut ForwardFlow, reply: &mut ReplyFlow) {
         }
         reply.closing = 0;
     } else if flow.is_fin() || flow.is_reset() {
-        reply.closing |= closing(flow, FLOW_FIN_CLIENT);
+        let reset = if row.state == FLOW_ESTABLISHED { FLOW_FIN_CLIENT } else { FLOW_RESET };
+        reply.closing |= closing(flow, FLOW_FIN_CLIENT, reset);
     } else if reply.answered == FLOW_ANSWERED {
         row.state = FLOW_ESTABLISHED;
     }
 }
 
+/// What a FIN and a RST of the packet's sender mean.
 #[inline(always)]
-fn closing(flow: &Flow, fin: u8) -> u8 {
-    (if flow.is_fin() { fin } else { 0 }) | (if flow.is_reset() { FLOW_RESET } else { 0 })
+pub fn closing(flow: &Flow, fin: u8, reset: u8) -> u8 {
+    (if flow.is_fin() { fin } else { 0 }) | (if flow.is_reset() { reset } else { 0 })
 }
 
 /// The first packet of a flow to `backend`: finds a source port that is free at the task, and writes both rows.
@@ -204,23 +208,25 @@ pub fn open(
     }
 }
 
-/// Removes both rows of a flow that is not established; false if there is none. `reply_key` is room for the other key.
+/// Removes both rows of a flow unless it is established and not over; true if it was half-open. `reply_key` is room for the other
+/// key.
 #[inline(always)]
-pub fn forget_half_open(key: &ForwardKey, reply_key: &mut ReplyKey) -> bool {
+pub fn forget_unless_open(key: &ForwardKey, reply_key: &mut ReplyKey) -> bool {
     // SAFETY: the row stays in its place while this program runs.
     let Some(row) = (unsafe { FLOWS.get(key) }) else { return false };
-    if row.state == FLOW_ESTABLISHED {
-        return false;
-    }
+    let is_half_open = row.state != FLOW_ESTABLISHED;
     *reply_key = ReplyKey::new((key.endpoint, row.target_port), (key.client, row.client_port), key.protocol);
-    let _ = FLOWS.remove(key);
     // Another flow may have taken the reply row over.
     // SAFETY: as above.
-    let is_own = unsafe { REPLIES.get(&*reply_key) }.is_some_and(|reply| is_of(reply, key));
-    if is_own {
+    let reply = unsafe { REPLIES.get(&*reply_key) }.filter(|reply| is_of(reply, key));
+    if !is_half_open && reply.is_some_and(|reply| !reply.is_closed()) {
+        return false;
+    }
+    let _ = FLOWS.remove(key);
+    if reply.is_some() {
         let _ = REPLIES.remove(&*reply_key);
     }
-    true
+    is_half_open
 }
 
 /// The reply row is the one of this flow, which has the same client, backend and protocol.

@@ -17,7 +17,7 @@ use crate::account::Account;
 use crate::maps::{self, VIP_FLOWS, VIPS, VIPS_ASKED};
 use crate::skb::{self, Skb};
 use crate::verdict::{self, Outcome, Verdict};
-use crate::{errors, fragments, headers, route, scratch};
+use crate::{errors, fragments, headers, route, scratch, track};
 
 /// Packets for this node's tasks may be answers of such flows.
 #[inline(always)]
@@ -142,13 +142,15 @@ fn known(flow: &Flow, key: &VipFlowKey, tick: u32) -> Option<(Ip4, Endpoint)> {
     Some((row.becomes, endpoint))
 }
 
-/// Remembers that a packet came, and what it says of the flow's beginning and end.
+/// Remembers that a packet came, and what it says of the flow's beginning and end. A RST of the client's counts as its FIN once the
+/// client went on, as it does at published ports.
 #[inline(always)]
 fn note(flow: &Flow, row: &mut VipFlow, (tick, fin): (u32, u8)) {
     if row.last_seen != tick {
         row.last_seen = tick;
     }
-    let closing = (if flow.is_fin() { fin } else { 0 }) | (if flow.is_reset() { FLOW_RESET } else { 0 });
+    let is_doubtful = fin == FLOW_FIN_CLIENT && row.state == VIP_FLOW_WENT_ON;
+    let closing = track::closing(flow, fin, if is_doubtful { FLOW_FIN_CLIENT } else { FLOW_RESET });
     if row.closing & closing != closing {
         row.closing |= closing;
     }

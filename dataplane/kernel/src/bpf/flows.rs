@@ -28,8 +28,7 @@ pub(super) struct Limits {
 /// A half-closed one whose other side has vanished never gets its second FIN. Linux's connection tracking gives it 120 s
 /// (`nf_conntrack_tcp_timeout_fin_wait`; 60 s in `close_wait`), IPVS 120 s and 60 s; a download whose client has closed its side may
 /// be silent for longer than that, and each of its packets begins the hour anew.
-pub(super) const USUAL: Limits =
-    Limits { closed: 10, half_open: 64, half_closed: 3600, single_datagram: 30 };
+pub(super) const USUAL: Limits = Limits { closed: 10, half_open: 64, half_closed: 3600, single_datagram: 30 };
 /// When there is hardly any room: what a slow but live client needs, and half-closed ones for as long as Linux's connection tracking
 /// ever keeps them.
 pub(super) const CROWDED: Limits = Limits { closed: 2, half_open: 8, half_closed: 120, single_datagram: 5 };

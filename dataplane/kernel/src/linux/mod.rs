@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use dataplane_model::kernel_state::LinkName;
 use dataplane_model::{KernelState, Op};
 
-use crate::bpf::{self, Bpf, PinDir};
+use crate::bpf::{self, Bpf, PinDir, Tables};
 use crate::net::{Machine, Net, NetOptions, NodeSockets};
 use crate::seam::{Kernel, KernelError};
 
@@ -40,10 +40,12 @@ pub struct LinuxKernel {
     net: Net,
     /// Opened when it is first needed: opening makes pins.
     bpf: Option<Bpf>,
+    /// What an older meshd has pinned, while `bpf` is not opened: its programs carry the traffic.
+    pinned: Option<Tables>,
     /// XDP must send by redirecting, see [`ebpf_abi::table::CONFIG_XDP_REDIRECT`].
     xdp_redirects: bool,
     last_tick: Instant,
-    last_sweep: Instant,
+    last_sweep: Option<Instant>,
     /// Nothing of an older version is left.
     is_settled: bool,
 }
@@ -54,23 +56,36 @@ impl LinuxKernel {
         bpf::check().map_err(|error| KernelError::of(&error))?;
         let net = NetOptions { netns_dir: options.netns_dir.clone(), uplinks: options.uplinks.clone() };
         let net = Net::new(net).map_err(|error| KernelError::of(&error))?;
-        let now = Instant::now();
         Ok(Self {
             options,
             net,
             bpf: None,
+            pinned: None,
             xdp_redirects: false,
-            last_tick: now,
-            last_sweep: now,
+            last_tick: Instant::now(),
+            last_sweep: None,
             is_settled: false,
         })
     }
 
     fn bpf(&mut self) -> Result<&mut Bpf, KernelError> {
         if self.bpf.is_none() {
+            self.pinned = None;
             self.bpf = Some(Bpf::open(&self.options.bpffs_dir).map_err(|error| KernelError::of(&error))?);
         }
         Ok(self.bpf.as_mut().expect("just set"))
+    }
+
+    /// The tables that the programs work with, if there are any. What can't be opened before there is a view the first pass
+    /// makes anew, or says why not.
+    fn tables(&mut self) -> Option<&mut Tables> {
+        if let Some(bpf) = &mut self.bpf {
+            return Some(&mut bpf.tables);
+        }
+        if self.pinned.is_none() {
+            self.pinned = Tables::open(&PinDir::new(&self.options.bpffs_dir)).ok();
+        }
+        self.pinned.as_mut()
     }
 }
 
@@ -119,18 +134,21 @@ impl Kernel for LinuxKernel {
     }
 
     fn tick(&mut self) -> Result<(), KernelError> {
-        let seconds = self.last_tick.elapsed().as_secs();
-        let Some(bpf) = &mut self.bpf else { return Ok(()) };
+        let (since_tick, since_sweep) =
+            (self.last_tick.elapsed(), self.last_sweep.map(|last| last.elapsed()));
+        let Some(tables) = self.tables() else { return Ok(()) };
+        let seconds = since_tick.as_secs();
         if seconds > 0 {
-            self.last_tick += Duration::from_secs(seconds);
-            let tick = bpf.tables.tick.get().map_err(|error| KernelError::of(&error))?;
+            let tick = tables.tick.get().map_err(|error| KernelError::of(&error))?;
             let step = u32::try_from(seconds).unwrap_or(u32::MAX);
-            bpf.tables.tick.set(&tick.wrapping_add(step)).map_err(|error| KernelError::of(&error))?;
+            tables.tick.set(&tick.wrapping_add(step)).map_err(|error| KernelError::of(&error))?;
+            self.last_tick += Duration::from_secs(seconds);
         }
-        if self.last_sweep.elapsed() >= SWEEP_PERIOD {
-            self.last_sweep = Instant::now();
-            bpf.tables.sweep_flows().map_err(|error| KernelError::of(&error))?;
-            bpf.tables.sweep_vip_flows().map_err(|error| KernelError::of(&error))?;
+        if since_sweep.is_none_or(|elapsed| elapsed >= SWEEP_PERIOD) {
+            self.last_sweep = Some(Instant::now());
+            let Some(tables) = self.tables() else { return Ok(()) };
+            tables.sweep_flows().map_err(|error| KernelError::of(&error))?;
+            tables.sweep_vip_flows().map_err(|error| KernelError::of(&error))?;
         }
         Ok(())
     }
@@ -146,7 +164,7 @@ impl Kernel for LinuxKernel {
     }
 
     fn release(&mut self) -> Result<(), KernelError> {
-        self.bpf = None;
+        (self.bpf, self.pinned) = (None, None);
         for dir in [&self.options.bpffs_dir, &self.options.netns_dir] {
             match fs::remove_dir_all(dir) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {

@@ -11,6 +11,8 @@ use crate::support::packets::{Between, Segment, between};
 
 /// So many more than may be half-open.
 const EXCESS: u32 = 1000;
+/// Client ports of connections that are over before the flood: they are not half-open ones that make room.
+const OVER: std::ops::Range<u16> = 30_000..30_010;
 
 /// Client number `number` of the flood, to node 1.
 fn borrowed(number: u32) -> Between {
@@ -24,6 +26,15 @@ fn flood(bpf: &mut Bpf, uplink: u32, n: u32) {
         let frame = borrowed(number).tcp((1000, 8080), Segment::Syn, b"");
         bpf.hooks.programs().test_run(ProgramId::MeshUplink, &TestPacket::received(&frame, uplink)).unwrap();
     }
+}
+
+/// Both sides say goodbye.
+fn close(bpf: &mut Bpf, uplink: u32, host_end: u32, port: u16) {
+    let fin = client_to(NODES[1]).tcp((port, 8080), Segment::Fin, b"");
+    Bench::received(bpf, ProgramId::MeshUplink, uplink).check_forwarded("FIN", &fin);
+    let task = (MacAddr::of_endpoint(TASKS[0]), TASKS[0]);
+    let fin = between(task, (ROUTER_MAC, CLIENT)).tcp((80, port), Segment::Fin, b"");
+    Bench::received(bpf, ProgramId::MeshTask, host_end).check_forwarded("the task's FIN", &fin);
 }
 
 /// Of this node's task 0 with the client: begins, is answered, goes on.
@@ -47,13 +58,21 @@ fn a_flood_takes_its_share_of_the_tables_and_no_more() {
             rows.values().filter(|row| row.state == FLOW_ESTABLISHED).count()
         };
         establish(bpf, uplink, host_end, 40_000);
+        for port in OVER {
+            establish(bpf, uplink, host_end, port);
+            close(bpf, uplink, host_end, port);
+        }
 
         flood(bpf, uplink, MAX_HALF_OPEN + EXCESS);
 
         let half_open = usize::try_from(MAX_HALF_OPEN).unwrap();
         assert_eq!(bpf.tables.flows.rows().unwrap().len(), half_open + 1);
         assert_eq!(bpf.tables.replies.rows().unwrap().len(), half_open + 1);
-        assert_eq!(n_established(bpf), 1, "the connection from before lives on");
+        assert_eq!(
+            n_established(bpf),
+            1,
+            "what is open lives on, what is over makes room though nobody sweeps"
+        );
         establish(bpf, uplink, host_end, 40_001);
         assert_eq!(n_established(bpf), 2, "others get in");
         let gate = bpf.tables.gate.counts().unwrap();

@@ -1,6 +1,7 @@
 //! What tasks send into their networks.
 
-use ebpf_abi::flow::FLOW_ESTABLISHED;
+use dataplane_kernel::bpf::Bpf;
+use ebpf_abi::flow::{FLOW_ESTABLISHED, FLOW_FIN_CLIENT, FLOW_RESET};
 use ebpf_abi::limits::ROUTER_MAC;
 use ebpf_abi::table::ATTACHMENT_WAY_OUT;
 use ebpf_abi::{
@@ -198,6 +199,50 @@ fn closed_flows_give_their_ports_back() {
             (NODES[0].into(), 0),
             "the flow that has the port now goes on"
         );
+    });
+}
+
+/// The task may not believe a RST (RFC 5961), and the programs don't know its window: a flow that is established stays one, and keeps
+/// its port, until the task has said so itself.
+#[test]
+fn a_clients_rst_does_not_end_what_is_established() {
+    bench(1, |bpf, lab| {
+        let (ifindex, task, _) = task_end(lab, 0);
+        let uplink = lab.nodes[1].ifindex("up0");
+        let frontend = FrontendKey::new(NODES[0], Port::new(8080), protocol::TCP);
+        bpf.tables.frontends.insert(&frontend, &Frontend::new(RING, Port::new(80))).unwrap();
+        let closing = |bpf: &Bpf, port| {
+            let key = ReplyKey::new((TASKS[0], Port::new(80)), (CLIENT, Port::new(port)), protocol::TCP);
+            bpf.tables.replies.get(&key).unwrap().unwrap().closing
+        };
+        let client = |bpf: &mut Bpf, node, segment| {
+            let frame = client_to(node).tcp((1, 8080), segment, b"");
+            Bench::received(bpf, ProgramId::MeshUplink, uplink).check_forwarded("the client", &frame);
+        };
+        let task_says = |bpf: &mut Bpf, segment| {
+            let frame = between(task, (ROUTER_MAC, CLIENT)).tcp((80, 1), segment, b"");
+            Bench::received(bpf, ProgramId::MeshTask, ifindex).check_forwarded("the task", &frame);
+        };
+        client(bpf, NODES[1], Segment::Syn);
+        task_says(bpf, Segment::SynAck);
+        client(bpf, NODES[1], Segment::Ack);
+
+        client(bpf, NODES[1], Segment::Rst);
+        assert_eq!(closing(bpf, 1), FLOW_FIN_CLIENT);
+        client(bpf, NODES[0], Segment::Syn);
+        let colliding = bpf.tables.replies.rows().unwrap();
+        let seen: Vec<u16> =
+            colliding.keys().map(|key| key.client_port.get()).filter(|port| *port != 1).collect();
+        assert_eq!((colliding.len(), seen.len()), (2, 1), "the other flow gets a port of its own");
+        bpf.tables.tick.set(&600).unwrap();
+        bpf.tables.sweep_flows().unwrap();
+        task_says(bpf, Segment::Ack);
+
+        task_says(bpf, Segment::Rst);
+        assert_eq!(closing(bpf, 1), FLOW_FIN_CLIENT | FLOW_RESET);
+        bpf.tables.tick.set(&611).unwrap();
+        bpf.tables.sweep_flows().unwrap();
+        assert!(bpf.tables.replies.rows().unwrap().is_empty(), "the task's own is final");
     });
 }
 

@@ -2,14 +2,18 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use dataplane_kernel::bpf::{Bpf, PinDir, Tables};
+use dataplane_kernel::{Kernel as _, LinuxKernel, LinuxOptions};
 use ebpf_abi::names::map;
 use ebpf_abi::{
     ABI_VERSION, FLOW_LAYOUT, FlowTuple, ForwardFlow, ForwardKey, Port, ReplyFlow, ReplyKey, protocol,
 };
 
 use crate::support::lab::{CLIENT, NODES, TASKS};
+
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A directory of pins, with nothing attached.
 struct Pinned(PathBuf);
@@ -85,4 +89,38 @@ fn flows_that_can_not_be_read_go() {
     fs::remove_file(own.join(map::FLOWS)).unwrap();
     fs::rename(own.join(map::REPLIES), own.join(map::FLOWS)).unwrap();
     assert_eq!(count_flows(&pinned.open()), [1, 0, 0], "rows of another size are not taken for flows");
+}
+
+fn kernel(pinned: &Pinned) -> LinuxKernel {
+    let netns_dir = std::env::temp_dir().join(pinned.0.file_name().unwrap());
+    let options =
+        LinuxOptions { netns_dir, uplinks: vec![], bpffs_dir: pinned.0.clone(), cgroup2_root: None };
+    LinuxKernel::open(options).unwrap()
+}
+
+/// A daemon that has started again, and was not told yet what is wanted: who else would count the seconds, and collect what is
+/// over?
+#[tokio::test]
+async fn flows_end_before_the_first_view() {
+    let pinned = Pinned::new("unseen");
+    let mut tables = pinned.open();
+    add_flow(&mut tables, 40_000);
+    let mut kernel = kernel(&pinned);
+
+    kernel.tick().unwrap();
+
+    assert_eq!(count_flows(&tables), [1, 0, 0], "its task is gone");
+    let started = Instant::now();
+    while tables.tick.get().unwrap() == 0 {
+        assert!(started.elapsed() < PATIENCE, "the clock stands still");
+        kernel.tick().unwrap();
+        std::thread::yield_now();
+    }
+}
+
+#[tokio::test]
+async fn without_pins_nothing_is_made() {
+    let pinned = Pinned::new("nothing");
+    kernel(&pinned).tick().unwrap();
+    assert!(!pinned.0.exists());
 }

@@ -63,7 +63,9 @@ impl Tables {
             }
             reply.closing = 0;
         } else if ends {
-            reply.closing |= ending(segment, FLOW_FIN_CLIENT);
+            // The task may not believe a RST.
+            let reset = if row.state == FLOW_ESTABLISHED { FLOW_FIN_CLIENT } else { FLOW_RESET };
+            reply.closing |= ending(segment, FLOW_FIN_CLIENT, reset);
         } else if reply.answered == FLOW_ANSWERED {
             row.state = FLOW_ESTABLISHED;
         }
@@ -102,29 +104,31 @@ impl Tables {
         Ok(Seen { target, client, family: 0, is_new: true, is_established: false })
     }
 
-    /// A flow that begins; the oldest of a full line goes, and is forgotten unless it is established.
+    /// A flow that begins; the oldest of a full line goes, and is forgotten unless it is established and goes on.
     fn line_up(&mut self, key: ForwardKey) {
         if self.written.half_open.len() >= HALF_OPEN_FLOWS as usize
             && let Some(oldest) = self.written.half_open.pop_front()
         {
-            self.forget_half_open(&oldest);
+            self.forget_unless_open(&oldest);
         }
         self.written.half_open.push_back(key);
     }
 
-    fn forget_half_open(&mut self, key: &ForwardKey) {
+    fn forget_unless_open(&mut self, key: &ForwardKey) {
         let written = &mut self.written;
-        let Some(row) = written.flows.get(key).copied().filter(|row| row.state != FLOW_ESTABLISHED) else {
-            return;
-        };
-        written.flows.remove(key);
-        written.gate.n_displaced += 1;
+        let Some(row) = written.flows.get(key).copied() else { return };
         let reply =
             ReplyKey::new((key.endpoint, row.target_port), (key.client, row.client_port), key.protocol);
-        let is_own = |flow: &ReplyFlow| reply.forward_key(flow) == *key;
-        if written.replies.get(&reply).is_some_and(is_own) {
+        let own = written.replies.get(&reply).filter(|flow| reply.forward_key(flow) == *key);
+        let is_half_open = row.state != FLOW_ESTABLISHED;
+        if !is_half_open && own.is_some_and(|own| !is_over(own)) {
+            return;
+        }
+        if own.is_some() {
             written.replies.remove(&reply);
         }
+        written.flows.remove(key);
+        written.gate.n_displaced += u64::from(is_half_open);
     }
 
     /// Takes a reply key that is free, or whose flow is over, or this one.
@@ -152,7 +156,7 @@ impl Tables {
         let row = self.written.replies.get_mut(&ReplyKey::new(task, client, tuple.protocol))?;
         let found = *row;
         row.last_seen = self.wanted.tick;
-        row.closing |= ending(segment, FLOW_FIN_TASK);
+        row.closing |= ending(segment, FLOW_FIN_TASK, FLOW_RESET);
         if segment.flags & RST == 0 {
             row.answered = FLOW_ANSWERED;
         }
@@ -160,9 +164,9 @@ impl Tables {
     }
 }
 
-fn ending(segment: &Segment, fin: u8) -> u8 {
+fn ending(segment: &Segment, fin: u8, reset: u8) -> u8 {
     let fin = if segment.flags & FIN != 0 { fin } else { 0 };
-    let reset = if segment.flags & RST != 0 { FLOW_RESET } else { 0 };
+    let reset = if segment.flags & RST != 0 { reset } else { 0 };
     fin | reset
 }
 

@@ -222,7 +222,8 @@ impl Tables {
             row.closing |= fin;
         }
         if segment.flags & RST != 0 {
-            row.closing |= FLOW_RESET;
+            let is_doubtful = fin == FLOW_FIN_CLIENT && row.state == VIP_FLOW_WENT_ON;
+            row.closing |= if is_doubtful { FLOW_FIN_CLIENT } else { FLOW_RESET };
         } else if !segment.begins() {
             row.state = VIP_FLOW_WENT_ON;
         }
