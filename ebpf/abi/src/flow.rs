@@ -19,6 +19,16 @@ map_type! {
 }
 
 map_type! {
+    /// Who serves a client's flow, as the node remembers it that the flow enters by.
+    pub struct CachedBackend: 8 bytes {
+        pub backend: Ip4,
+        /// [`RingKey::tag`](crate::RingKey::tag) of the ring that chose the backend; 0 where the backend's node told of the flow: it
+        /// is a connection then, which needs no ring.
+        pub ring: u32,
+    }
+}
+
+map_type! {
     /// A packet that comes in fragments, as it arrives (RFC 791 section 2.3, RFC 8200 section 4.5). IPv4's id is in the last
     /// two bytes.
     pub struct FragmentKey: 40 bytes {
@@ -174,6 +184,10 @@ pub const FLOW_FIN_CLIENT: u8 = 1;
 pub const FLOW_FIN_TASK: u8 = 2;
 /// A RST was seen.
 pub const FLOW_RESET: u8 = 4;
+
+impl CachedBackend {
+    pub const NONE: Self = Self { backend: Ip4::UNSPECIFIED, ring: 0 };
+}
 
 impl FlowTuple {
     #[inline]

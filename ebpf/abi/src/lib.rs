@@ -26,7 +26,8 @@ pub mod wire;
 
 pub use counters::{CounterRow, DropReason, GateRow, ProgramId};
 pub use flow::{
-    FlowTuple, ForwardFlow, ForwardKey, FragmentKey, FragmentPorts, ReplyFlow, ReplyKey, VipFlow, VipFlowKey,
+    CachedBackend, FlowTuple, ForwardFlow, ForwardKey, FragmentKey, FragmentPorts, ReplyFlow, ReplyKey,
+    VipFlow, VipFlowKey,
 };
 pub use next_hop::NextHop;
 pub use ring::{Chooser, RingBlock, RingKey};
@@ -40,11 +41,11 @@ pub use table::{
 pub use wire::{Ip, Ip4, MacAddr, Port};
 
 /// Version of this contract; part of the pins' path.
-pub const ABI_VERSION: u32 = 8;
+pub const ABI_VERSION: u32 = 9;
 
 /// Version of layout and meaning of the maps in [`names::map::OF_FLOWS`]; part of their pins' path. Changing it ends the
 /// connections that a node's backends have with clients outside.
-pub const FLOW_LAYOUT: u32 = 2;
+pub const FLOW_LAYOUT: u32 = 3;
 
 /// Transport protocol numbers (IANA) that the programs know.
 pub mod protocol {

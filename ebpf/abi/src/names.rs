@@ -38,7 +38,7 @@ pub mod map {
     pub const VIPS: &str = "vips";
     /// netns cookie `u64` → [`crate::SandboxNetworks`].
     pub const SANDBOXES: &str = "sandboxes";
-    /// LRU: [`crate::FlowTuple`] → backend [`crate::Ip4`].
+    /// LRU: [`crate::FlowTuple`] → [`crate::CachedBackend`].
     pub const FLOW_CACHE: &str = "flow_cache";
     /// LRU: tunnel end [`crate::Ip`] → [`crate::NextHop`].
     pub const NEXT_HOPS: &str = "next_hops";

@@ -225,11 +225,13 @@ impl TargetPortKey {
 }
 
 impl TargetPort {
+    #[inline]
     pub const fn new(target: Port) -> Self {
         Self { target, way: 0, pad: 0 }
     }
 
     /// The same port, whose answers go straight to the clients or don't.
+    #[inline]
     #[must_use]
     pub const fn with_dsr(mut self, is_direct: bool) -> Self {
         self.way = if is_direct { FLOW_DSR } else { 0 };

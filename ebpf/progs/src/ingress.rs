@@ -4,8 +4,8 @@ use ebpf_abi::flow::{FLOW_AS_IPV4, FLOW_STRAYED};
 use ebpf_abi::limits::ROUTER_MAC;
 use ebpf_abi::ring::{EARLIER_RINGS, MAX_HOPS, RingHeader};
 use ebpf_abi::{
-    Chooser, DropReason, Endpoint, FlowTuple, FrontendKey, Ip, Ip4, NodeConfig, RingKey, TargetPort,
-    TargetPortKey,
+    CachedBackend, Chooser, DropReason, Endpoint, FlowTuple, FrontendKey, Ip, Ip4, NodeConfig, RingKey,
+    TargetPort, TargetPortKey,
 };
 use ebpf_packet::hash::flow_hash;
 use ebpf_packet::{Flow, Version};
@@ -60,23 +60,24 @@ fn ring_at(address: Ip, tuple: &FlowTuple) -> Option<RingKey> {
     Some(unsafe { FRONTENDS.get(key) }?.ring)
 }
 
-/// A new connection asks the ring; what goes on follows the cache as far as [`Flow::may_stay_with`] allows.
+/// A new connection asks the ring; what goes on follows the cache as far as [`Flow::may_stay_with`] allows, and a datagram only
+/// while its frontend has the ring that chose the backend: a port may have become another service's.
 #[inline(always)]
 fn backend(config: &NodeConfig, flow: &Flow, ring: &RingKey, flow_hash: u32) -> Option<(Ip4, Endpoint)> {
     let cached = cached(&flow.tuple);
-    if !cached.is_unspecified()
-        && let Some(endpoint) = maps::endpoint(config.ingress_vni, cached)
+    let is_known = !cached.backend.is_unspecified();
+    if is_known
+        && (!flow.is_udp() || cached.ring == ring.tag())
+        && let Some(endpoint) = maps::endpoint(config.ingress_vni, cached.backend)
         && flow.may_stay_with(&endpoint)
     {
-        return Some((cached, endpoint));
+        return Some((cached.backend, endpoint));
     }
     let chosen = pick(config, ring, flow_hash)?;
-    if (flow.is_first_syn() || flow.is_udp())
-        && cached != chosen.0
-        && (!cached.is_unspecified() || gate::admits_to_cache())
-    {
+    let row = CachedBackend { backend: chosen.0, ring: ring.tag() };
+    if (flow.is_first_syn() || flow.is_udp()) && cached != row && (is_known || gate::admits_to_cache()) {
         // A full cache makes room by itself; a lost row costs nothing while the ring stays.
-        let _ = FLOW_CACHE.insert(flow.tuple, chosen.0, 0);
+        let _ = FLOW_CACHE.insert(flow.tuple, row, 0);
     }
     Some(chosen)
 }
@@ -84,15 +85,15 @@ fn backend(config: &NodeConfig, flow: &Flow, ring: &RingKey, flow_hash: u32) -> 
 /// The backend that the flow went to before; unspecified if that isn't known. No `Option`: the compiler would copy what a
 /// `None` doesn't hold, and the verifier refuses that.
 #[inline(always)]
-fn cached(tuple: &FlowTuple) -> Ip4 {
+fn cached(tuple: &FlowTuple) -> CachedBackend {
     // SAFETY: the row is copied at once.
-    unsafe { FLOW_CACHE.get(tuple) }.copied().unwrap_or(Ip4::UNSPECIFIED)
+    unsafe { FLOW_CACHE.get(tuple) }.copied().unwrap_or(CachedBackend::NONE)
 }
 
 /// The backend that the flow went to before, if it still exists.
 #[inline(always)]
 pub fn known_backend(config: &NodeConfig, tuple: &FlowTuple) -> Option<(Ip4, Endpoint)> {
-    let backend = cached(tuple);
+    let CachedBackend { backend, .. } = cached(tuple);
     if backend.is_unspecified() {
         return None;
     }
@@ -135,7 +136,11 @@ pub fn deliver(
 ) -> Outcome {
     let key = TargetPortKey::new(backend, flow.tuple.destination_port, flow.tuple.protocol);
     // SAFETY: user space alone writes this table; the row is copied at once.
-    let target = *unsafe { TARGET_PORTS.get(key) }.ok_or(DropReason::UnpublishedPort)?;
+    let target = match unsafe { TARGET_PORTS.get(key) } {
+        Some(target) => *target,
+        // The port may be another service's by now: what began before goes on.
+        None => track::target(flow, backend).ok_or(DropReason::UnpublishedPort)?,
+    };
     let target = &*scratch::target(target).ok_or(DropReason::Unconfigured)?;
     let asked_by = arrival.chooser();
     if let Some(translated) = track::known(flow, backend, way(target, asked_by.hops > 0)) {
@@ -170,10 +175,9 @@ const fn way(target: &TargetPort, has_strayed: bool) -> u8 {
 /// place in rings doesn't matter any more. Only who knows the flow says so, hence the gate is not for these rows.
 #[inline(always)]
 pub fn learn(tuple: &FlowTuple, backend: Ip4) {
-    // SAFETY: compared at once.
-    if unsafe { FLOW_CACHE.get(tuple) } != Some(&backend) {
+    if cached(tuple).backend != backend {
         // A full cache makes room by itself.
-        let _ = FLOW_CACHE.insert(tuple, backend, 0);
+        let _ = FLOW_CACHE.insert(tuple, CachedBackend { backend, ring: 0 }, 0);
     }
 }
 

@@ -10,8 +10,8 @@ use ebpf_abi::limits::{
 };
 use ebpf_abi::ring::{FIRST_PLACE, RingHeader, WORDS_PER_BLOCK};
 use ebpf_abi::{
-    Attachment, CounterRow, Endpoint, EndpointKey, FlowEvent, FlowTuple, ForwardFlow, ForwardKey,
-    FragmentKey, FragmentPorts, Frontend, FrontendKey, GateRow, Ip, Ip4, NextHop, NodeConfig,
+    Attachment, CachedBackend, CounterRow, Endpoint, EndpointKey, FlowEvent, FlowTuple, ForwardFlow,
+    ForwardKey, FragmentKey, FragmentPorts, Frontend, FrontendKey, GateRow, Ip, Ip4, NextHop, NodeConfig,
     OriginalDestination, Peer, Prefix6, ReplyFlow, ReplyKey, RingBlock, RingKey, Sampling, SandboxNetworks,
     SocketNatKey, StandIn, TargetPort, TargetPortKey, TellingRow, VipFlow, VipFlowKey, VipKey,
 };
@@ -65,7 +65,8 @@ pub static SANDBOXES: HashMap<u64, SandboxNetworks, { MAX_SANDBOXES as usize }, 
 pub static NEXT_HOPS: LruHashMap<Ip, NextHop, { MAX_PEERS as usize }> = LruHashMap::new();
 
 #[btf_map(name = "flow_cache")]
-pub static FLOW_CACHE: LruHashMap<FlowTuple, Ip4, { MAX_CACHED_FLOWS as usize }> = LruHashMap::new();
+pub static FLOW_CACHE: LruHashMap<FlowTuple, CachedBackend, { MAX_CACHED_FLOWS as usize }> =
+    LruHashMap::new();
 
 #[btf_map(name = "fragments")]
 pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentPorts, { MAX_FRAGMENTED_PACKETS as usize }> =

@@ -5,7 +5,7 @@
 
 use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
 use aya_ebpf::helpers::bpf_get_prandom_u32;
-use ebpf_abi::flow::{FLOW_ANSWERED, FLOW_ESTABLISHED, FLOW_FIN_CLIENT, FLOW_FIN_TASK, FLOW_RESET};
+use ebpf_abi::flow::{FLOW_ANSWERED, FLOW_DSR, FLOW_ESTABLISHED, FLOW_FIN_CLIENT, FLOW_FIN_TASK, FLOW_RESET};
 use ebpf_abi::limits::SOURCE_PORT_TRIES;
 use ebpf_abi::{DropReason, FlowTuple, ForwardFlow, ForwardKey, Ip4, Port, ReplyFlow, ReplyKey, TargetPort};
 use ebpf_packet::Flow;
@@ -108,6 +108,17 @@ pub fn translation(tuple: &FlowTuple, backend: Ip4) -> Option<Translated> {
     let row = unsafe { FLOWS.get(&*scratch::forward_key(ForwardKey::new(tuple, backend))?) }?;
     let (target_port, client_port, family) = (row.target_port, row.client_port, row.family);
     Some(Translated { target_port, client_port, family, progress: 0 })
+}
+
+/// The port that a connection began with, if it goes on.
+#[inline(always)]
+pub fn target(flow: &Flow, backend: Ip4) -> Option<TargetPort> {
+    if !flow.goes_on() {
+        return None;
+    }
+    // SAFETY: the row is copied at once.
+    let row = unsafe { FLOWS.get(&*scratch::forward_key(ForwardKey::new(&flow.tuple, backend))?) }?;
+    Some(TargetPort::new(row.target_port).with_dsr(row.way & FLOW_DSR != 0))
 }
 
 /// The flow that a packet of the task with this name answers to; its `closing` is as it was before this packet.

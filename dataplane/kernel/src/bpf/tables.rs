@@ -2,9 +2,9 @@
 
 use ebpf_abi::names::map;
 use ebpf_abi::{
-    Attachment, Endpoint, EndpointKey, FlowTuple, ForwardFlow, ForwardKey, Frontend, FrontendKey, Ip, Ip4,
-    NextHop, NodeConfig, OriginalDestination, Peer, Prefix6, ReplyFlow, ReplyKey, RingKey, SandboxNetworks,
-    SocketNatKey, StandIn, TargetPort, TargetPortKey, VipFlow, VipFlowKey, VipKey,
+    Attachment, CachedBackend, Endpoint, EndpointKey, FlowTuple, ForwardFlow, ForwardKey, Frontend,
+    FrontendKey, Ip, Ip4, NextHop, NodeConfig, OriginalDestination, Peer, Prefix6, ReplyFlow, ReplyKey,
+    RingKey, SandboxNetworks, SocketNatKey, StandIn, TargetPort, TargetPortKey, VipFlow, VipFlowKey, VipKey,
 };
 
 use super::counters::{Counters, Gate};
@@ -32,7 +32,7 @@ pub struct Tables {
     pub sandboxes: Table<u64, SandboxNetworks>,
     /// By tunnel end.
     pub next_hops: Table<Ip, NextHop>,
-    pub flow_cache: Table<FlowTuple, Ip4>,
+    pub flow_cache: Table<FlowTuple, CachedBackend>,
     pub flows: Table<ForwardKey, ForwardFlow>,
     pub replies: Table<ReplyKey, ReplyFlow>,
     /// IPv4 addresses that stand for clients who come by IPv6.

@@ -7,8 +7,8 @@ use std::path::Path;
 
 use ebpf_abi::names::map;
 use ebpf_abi::{
-    FlowTuple, ForwardFlow, ForwardKey, Ip4, OriginalDestination, ReplyFlow, ReplyKey, SocketNatKey, StandIn,
-    VipFlow, VipFlowKey,
+    CachedBackend, FlowTuple, ForwardFlow, ForwardKey, Ip4, OriginalDestination, ReplyFlow, ReplyKey,
+    SocketNatKey, StandIn, VipFlow, VipFlowKey,
 };
 
 use super::pins::{PinDir, PinError};
@@ -17,7 +17,7 @@ use super::sys;
 /// The sizes of keys and values of the maps of flows, bytes.
 const SIZES: [(&str, usize, usize); map::OF_FLOWS.len()] = [
     (map::TICK, size_of::<u32>(), size_of::<u32>()),
-    (map::FLOW_CACHE, size_of::<FlowTuple>(), size_of::<Ip4>()),
+    (map::FLOW_CACHE, size_of::<FlowTuple>(), size_of::<CachedBackend>()),
     (map::FLOWS, size_of::<ForwardKey>(), size_of::<ForwardFlow>()),
     (map::REPLIES, size_of::<ReplyKey>(), size_of::<ReplyFlow>()),
     (map::HALF_OPEN, 0, size_of::<ForwardKey>()),

@@ -24,7 +24,7 @@ pub fn flows(pin_dir: &Path, limit: usize) -> Result<FlowsReport, InspectError> 
     let stand_ins = stand_ins(&tables, forward.values())?;
     let kept = forward.iter().map(|(key, flow)| kept_flow((&tables, &stand_ins), key, flow, now));
     Ok(FlowsReport {
-        cached: cached.iter().map(|(key, backend)| cached_flow(key, *backend)).collect(),
+        cached: cached.iter().map(|(key, backend)| cached_flow(key, backend.backend)).collect(),
         n_cached_left_off,
         kept: kept.collect::<Result<_, _>>()?,
         n_kept_left_off,

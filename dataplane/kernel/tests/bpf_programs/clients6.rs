@@ -386,8 +386,8 @@ fn answers_that_tell_their_backend_are_learned_from() {
     inject(&lab, &lab.nodes[0], (INGRESS_VNI, &answer), (Taker::Device, Seen::Forwarded));
     let cached = lab.with_bpf(1, |bpf| bpf.tables.flow_cache.rows().unwrap());
     assert_eq!(cached.len(), 1);
-    for (flow, backend) in cached {
-        assert_eq!((flow.source, flow.destination, backend), (CLIENT6, NODES6[1], TASKS[1]));
+    for (flow, row) in cached {
+        assert_eq!((flow.source, flow.destination, row.backend), (CLIENT6, NODES6[1], TASKS[1]));
     }
 }
 

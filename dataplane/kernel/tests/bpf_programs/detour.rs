@@ -7,8 +7,8 @@ use std::net::{Shutdown, UdpSocket};
 use ebpf_abi::limits::ROUTER_MAC;
 use ebpf_abi::ring::{MAX_HOPS, fingerprint};
 use ebpf_abi::{
-    Chooser, Endpoint, EndpointKey, FlowTuple, Ip4, MacAddr, Port, ProgramId, TargetPort, TargetPortKey,
-    protocol,
+    CachedBackend, Chooser, Endpoint, EndpointKey, FlowTuple, Ip4, MacAddr, Port, ProgramId, TargetPort,
+    TargetPortKey, protocol,
 };
 
 use crate::harness::{Bench, Expect, bench, client_to};
@@ -141,8 +141,9 @@ fn answers_teach_the_node_that_clients_enter_by() {
         wait_until("the answer teaches", || {
             lab.with_bpf(0, |bpf| bpf.tables.flow_cache.rows().unwrap().len()) == 1
         });
-        let cached: Vec<Ip4> =
-            lab.with_bpf(0, |bpf| bpf.tables.flow_cache.rows().unwrap().into_values().collect());
+        let cached: Vec<Ip4> = lab.with_bpf(0, |bpf| {
+            bpf.tables.flow_cache.rows().unwrap().into_values().map(|row| row.backend).collect()
+        });
         assert_eq!(cached, [TASKS[backend]]);
         let n_strayed = || {
             lab.with_bpf(1 - backend, |bpf| {
@@ -190,7 +191,7 @@ fn a_flow_found_where_it_enters_goes_straight() {
         let expected = Expect::ForwardAs(to_task.tcp((40_000, 80), Segment::Ack, b""));
         Bench::received(bpf, ProgramId::MeshUplink, uplink).check("goes on", &ack, &expected);
 
-        assert_eq!(bpf.tables.flow_cache.get(&tuple).unwrap(), Some(TASKS[1]));
+        assert_eq!(bpf.tables.flow_cache.get(&tuple).unwrap().unwrap().backend, TASKS[1]);
         assert!(bpf.tables.replies.rows().unwrap().values().all(|row| row.way == 0));
     });
 }
@@ -208,7 +209,8 @@ fn a_node_teaches_of_its_own_backends_alone() {
     let cached = || lab.with_bpf(1, |bpf| bpf.tables.flow_cache.rows().unwrap());
     wait_until("the second teaches", || !cached().is_empty());
     let tuple = FlowTuple::new((CLIENT, Port::new(40_001)), (NODES[1], Port::new(8080)), protocol::TCP);
-    assert_eq!(cached(), BTreeMap::from([(tuple, TASKS[1])]));
+    let row = CachedBackend { backend: TASKS[1], ring: 0 };
+    assert_eq!(cached(), BTreeMap::from([(tuple, row)]));
     lab.check_counters();
 }
 

@@ -8,12 +8,13 @@ use dataplane_kernel::bpf::{Bpf, PinDir, Tables};
 use dataplane_kernel::{Kernel as _, LinuxKernel, LinuxOptions};
 use ebpf_abi::names::map;
 use ebpf_abi::{
-    ABI_VERSION, FLOW_LAYOUT, FlowTuple, ForwardFlow, ForwardKey, Port, ReplyFlow, ReplyKey, protocol,
+    ABI_VERSION, CachedBackend, FLOW_LAYOUT, FlowTuple, ForwardFlow, ForwardKey, Port, ReplyFlow, ReplyKey,
+    protocol,
 };
 
 use crate::support::lab::{CLIENT, NODES, TASKS};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A directory of pins, with nothing attached.
 struct Pinned(PathBuf);
@@ -49,7 +50,7 @@ fn add_flow(tables: &mut Tables, client_port: u16) {
     let client = (CLIENT, Port::new(client_port));
     let service = (NODES[0], Port::new(8080));
     let tuple = FlowTuple::new(client, service, protocol::TCP);
-    tables.flow_cache.insert(&tuple, &TASKS[0]).unwrap();
+    tables.flow_cache.insert(&tuple, &CachedBackend { backend: TASKS[0], ring: 0 }).unwrap();
     let forward = ForwardFlow::new(Port::new(80), client.1, 77);
     tables.flows.insert(&ForwardKey::new(&tuple, TASKS[0]), &forward).unwrap();
     let reply = ReplyFlow::new(service, client.1, 77);

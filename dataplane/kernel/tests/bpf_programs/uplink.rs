@@ -4,12 +4,12 @@ use dataplane_kernel::bpf::{Bpf, TestPacket};
 use ebpf_abi::limits::{FRAGMENTS_SECS, PROBE_VNI, ROUTER_MAC};
 use ebpf_abi::ring::{EARLIER_RINGS, fingerprint};
 use ebpf_abi::{
-    Chooser, DropReason, EndpointKey, Ip4, MacAddr, NodeConfig, Port, ProgramId, ReplyFlow, ReplyKey,
-    TargetPortKey, protocol,
+    Chooser, DropReason, EndpointKey, Frontend, FrontendKey, Ip4, MacAddr, NodeConfig, Port, ProgramId,
+    ReplyFlow, ReplyKey, TargetPortKey, protocol,
 };
 
 use crate::harness::{Bench, CLIENT_MAC, Expect, NODE_MAC, bench, client_to, tunnelled};
-use crate::support::lab::{CLIENT, EMPTY_RING, INGRESS_VNI, Lab, NODES, RING, TASKS, tc_mode};
+use crate::support::lab::{CLIENT, EMPTY_RING, INGRESS_VNI, Lab, NODES, RING, SHARED_RING, TASKS, tc_mode};
 use crate::support::packets::{Segment, arp, between, fragment, vxlan, with_options, with_total_len};
 
 #[test]
@@ -47,6 +47,55 @@ fn addresses_of_other_nodes_are_served_if_the_frame_is_for_this_machine() {
         bench.check("nobody's address", &stranger, &Expect::Pass);
         let flooded = between((CLIENT_MAC, CLIENT), (MacAddr([2, 0, 0, 0, 0, 12]), NODES[1]));
         bench.check("flooded", &flooded.tcp((40_000, 8080), Segment::Syn, b""), &Expect::Pass);
+    });
+}
+
+/// A port is another service's from now on: datagrams go there at once, though the task that they went to still serves its other ports.
+#[test]
+fn datagrams_follow_a_port_to_another_service() {
+    bench(0, |bpf, lab| {
+        let mut bench = Bench::received(bpf, ProgramId::MeshUplink, lab.nodes[0].ifindex("up0"));
+        let client = client_to(NODES[0]);
+        let [datagram, ack] =
+            [client.udp((40_000, 5353), b"datagram"), client.tcp((40_000, 8080), Segment::Ack, b"")];
+        bench.check_forwarded("a connection", &client.tcp((40_000, 8080), Segment::Syn, b""));
+        bench.check("to task 0", &datagram, &Expect::ForwardAs(tunnelled(datagram.clone(), TASKS[0])));
+
+        bench.bpf.tables.rings.swap(&SHARED_RING, &[TASKS[1]]).unwrap();
+        for (published, protocol) in [(5353, protocol::UDP), (8080, protocol::TCP)] {
+            let key = FrontendKey::new(NODES[0], Port::new(published), protocol);
+            let row = bench.bpf.tables.frontends.get(&key).unwrap().unwrap();
+            bench.bpf.tables.frontends.insert(&key, &Frontend::new(SHARED_RING, row.target)).unwrap();
+        }
+
+        let to_other = between((ROUTER_MAC, CLIENT), (MacAddr::of_endpoint(TASKS[1]), TASKS[1]));
+        let expected = Expect::ForwardAs(to_other.udp((40_000, 53), b"datagram"));
+        bench.check("the other service's task", &datagram, &expected);
+        bench.check("and again", &datagram, &expected);
+        bench.check("a connection goes on", &ack, &Expect::ForwardAs(tunnelled(ack.clone(), TASKS[0])));
+        let syn = client.tcp((40_000, 8080), Segment::Syn, b"");
+        let expected = Expect::ForwardAs(to_other.tcp((40_000, 80), Segment::Syn, b""));
+        bench.check("one that begins", &syn, &expected);
+    });
+}
+
+/// At the node of the task that had the port.
+#[test]
+fn connections_outlive_their_port() {
+    bench(1, |bpf, lab| {
+        let mut bench = Bench::received(bpf, ProgramId::MeshUplink, lab.nodes[1].ifindex("up0"));
+        let client = client_to(NODES[1]);
+        let [syn, ack] = [Segment::Syn, Segment::Ack].map(|segment| client.tcp((40_000, 8080), segment, b""));
+        bench.check_forwarded("it begins", &syn);
+        let key = TargetPortKey::new(TASKS[0], Port::new(8080), protocol::TCP);
+        bench.bpf.tables.target_ports.remove(&key).unwrap();
+
+        let to_task = between((ROUTER_MAC, CLIENT), (MacAddr::of_endpoint(TASKS[0]), TASKS[0]));
+        let expected = Expect::ForwardAs(to_task.tcp((40_000, 80), Segment::Ack, b""));
+        bench.check("it goes on", &ack, &expected);
+        bench.check("one that begins", &syn, &Expect::Drop(DropReason::UnpublishedPort));
+        let other = client.tcp((40_001, 8080), Segment::Ack, b"");
+        bench.check("one that was never here", &other, &Expect::Drop(DropReason::UnpublishedPort));
     });
 }
 

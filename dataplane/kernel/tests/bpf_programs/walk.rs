@@ -339,9 +339,9 @@ fn flows_follow_endpoints_and_are_swept() {
     let mut seen_by = BTreeSet::new();
     for _ in 0..16 {
         tcp(&lab.client, NODES[0], 8081, b"x").unwrap();
-        seen_by.extend(
-            lab.with_bpf(0, |bpf| bpf.tables.flow_cache.rows().unwrap().into_values().collect::<Vec<_>>()),
-        );
+        seen_by.extend(lab.with_bpf(0, |bpf| {
+            bpf.tables.flow_cache.rows().unwrap().into_values().map(|row| row.backend).collect::<Vec<_>>()
+        }));
     }
     assert_eq!(seen_by.into_iter().collect::<Vec<_>>(), TASKS);
     let swept = lab.with_bpf(1, |bpf| {

@@ -4,8 +4,8 @@ use std::fmt;
 use std::net::Ipv6Addr;
 
 use ebpf_abi::{
-    Endpoint, EndpointKey, ForwardKey, Ip, Ip4, MacAddr, NodeConfig, Port, Prefix6, ProgramId, ReplyKey,
-    RingKey, TargetPort, TargetPortKey, VipFlowKey,
+    Endpoint, EndpointKey, ForwardKey, Frontend, FrontendKey, Ip, Ip4, MacAddr, NodeConfig, Port, Prefix6,
+    ProgramId, ReplyKey, RingKey, TargetPort, TargetPortKey, VipFlowKey,
 };
 
 /// The interfaces that packets name, in a namespace of the test's own.
@@ -101,6 +101,8 @@ pub enum Change {
     Endpoint(EndpointKey, Option<Endpoint>),
     TargetPort(TargetPortKey, Option<TargetPort>),
     AddressOwner(Ip, Option<Ip>),
+    /// The port is another service's now.
+    Frontend(FrontendKey, Frontend),
     /// The IPv6 side of the network with this VNI.
     Prefix6(u32, Option<Prefix6>),
     EmptyCaches,

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use ebpf_abi::ring::EARLIER_RINGS;
 use ebpf_abi::{
-    Attachment, Endpoint, EndpointKey, FlowTuple, ForwardFlow, ForwardKey, FragmentKey, FragmentPorts,
-    Frontend, FrontendKey, Ip, Ip4, NextHop, NodeConfig, OriginalDestination, Prefix6, ReplyFlow, ReplyKey,
-    RingKey, SandboxNetworks, SocketNatKey, StandIn, TargetPort, TargetPortKey, VipFlow, VipFlowKey, VipKey,
+    Attachment, CachedBackend, Endpoint, EndpointKey, FlowTuple, ForwardFlow, ForwardKey, FragmentKey,
+    FragmentPorts, Frontend, FrontendKey, Ip, Ip4, NextHop, NodeConfig, OriginalDestination, Prefix6,
+    ReplyFlow, ReplyKey, RingKey, SandboxNetworks, SocketNatKey, StandIn, TargetPort, TargetPortKey, VipFlow,
+    VipFlowKey, VipKey,
 };
 
 use crate::kernel::{FLOW_ROWS, INCREMENT, MULTIPLIER};
@@ -45,7 +46,7 @@ pub struct Wanted {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Written {
     pub next_hops: BTreeMap<Ip, NextHop>,
-    pub flow_cache: BTreeMap<FlowTuple, Ip4>,
+    pub flow_cache: BTreeMap<FlowTuple, CachedBackend>,
     pub fragments: BTreeMap<FragmentKey, FragmentPorts>,
     pub flows: BTreeMap<ForwardKey, ForwardFlow>,
     pub replies: BTreeMap<ReplyKey, ReplyFlow>,
@@ -88,6 +89,7 @@ impl Tables {
             Change::Endpoint(key, row) => set(&mut wanted.endpoints, *key, *row),
             Change::TargetPort(key, row) => set(&mut wanted.target_ports, *key, *row),
             Change::AddressOwner(address, owner) => set(&mut wanted.address_owners, *address, *owner),
+            Change::Frontend(key, row) => set(&mut wanted.frontends, *key, Some(*row)),
             Change::Prefix6(vni, row) => set(&mut wanted.prefixes6, *vni, *row),
             Change::EmptyCaches => {
                 written.next_hops.clear();

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use ebpf_abi::{
-    Attachment, Endpoint, EndpointKey, FlowTuple, ForwardFlow, ForwardKey, Frontend, FrontendKey, Ip, Ip4,
-    NodeConfig, Prefix6, ReplyFlow, ReplyKey, RingKey, SandboxNetworks, TargetPort, TargetPortKey, VipKey,
+    Attachment, CachedBackend, Endpoint, EndpointKey, FlowTuple, ForwardFlow, ForwardKey, Frontend,
+    FrontendKey, Ip, Ip4, NodeConfig, Prefix6, ReplyFlow, ReplyKey, RingKey, SandboxNetworks, TargetPort,
+    TargetPortKey, VipKey,
 };
 
 use crate::bpf::{TableError, Tables};
@@ -13,7 +14,7 @@ use crate::bpf::{TableError, Tables};
 pub trait Lookup {
     fn config(&self) -> Result<NodeConfig, TableError>;
     fn frontend(&self, key: &FrontendKey) -> Result<Option<Frontend>, TableError>;
-    fn cached(&self, tuple: &FlowTuple) -> Result<Option<Ip4>, TableError>;
+    fn cached(&self, tuple: &FlowTuple) -> Result<Option<CachedBackend>, TableError>;
     /// The places of the ring in use.
     fn places(&self, ring: &RingKey) -> Result<Option<Vec<Ip4>>, TableError>;
     fn endpoint(&self, key: &EndpointKey) -> Result<Option<Endpoint>, TableError>;
@@ -55,7 +56,7 @@ impl Lookup for Tables {
         self.frontends.get(key)
     }
 
-    fn cached(&self, tuple: &FlowTuple) -> Result<Option<Ip4>, TableError> {
+    fn cached(&self, tuple: &FlowTuple) -> Result<Option<CachedBackend>, TableError> {
         self.flow_cache.get(tuple)
     }
 

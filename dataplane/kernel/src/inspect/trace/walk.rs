@@ -11,8 +11,8 @@ use dataplane_model::inspect::{HOP, TraceEnd, TraceReport, TraceStep, TraceWay, 
 use dataplane_model::kernel_state::protocol_name;
 use ebpf_abi::flow::FLOW_DSR;
 use ebpf_abi::{
-    DropReason, Endpoint, EndpointKey, FlowTuple, ForwardKey, Frontend, FrontendKey, Ip, Ip4, NodeConfig,
-    Port, ProgramId, ReplyFlow, ReplyKey, RingKey, TargetPort, TargetPortKey, protocol,
+    CachedBackend, DropReason, Endpoint, EndpointKey, FlowTuple, ForwardKey, Frontend, FrontendKey, Ip, Ip4,
+    NodeConfig, Port, ProgramId, ReplyFlow, ReplyKey, RingKey, TargetPort, TargetPortKey, protocol,
 };
 use ebpf_packet::hash::{flow_hash, place};
 
@@ -111,10 +111,11 @@ impl<'a, T: Lookup> Walk<'a, T> {
         Ok(frontend)
     }
 
-    /// By the cache if a datagram's flow is known there and its backend still serves, else by the ring.
+    /// By the cache if a datagram's flow is known there, the port has the same ring as then, and the backend still serves; else by
+    /// the ring.
     fn backend(&mut self, tuple: &FlowTuple, ring: &RingKey) -> Result<Option<(Ip4, Endpoint)>, TableError> {
         if self.protocol == protocol::UDP
-            && let Some(known) = self.tables.cached(tuple)?
+            && let Some(CachedBackend { backend: known, .. }) = self.cached_by(ring, tuple)?
         {
             let endpoint = self.endpoint(self.config.ingress_vni, known)?;
             if let Some(endpoint) = endpoint.filter(Endpoint::serves) {
@@ -133,6 +134,15 @@ impl<'a, T: Lookup> Walk<'a, T> {
         self.say("ring", format!("place {index} of {n_places} is {backend}'s"));
         let endpoint = self.endpoint(self.config.ingress_vni, backend)?;
         Ok(endpoint.map(|endpoint| (backend, endpoint)))
+    }
+
+    fn cached_by(&mut self, ring: &RingKey, tuple: &FlowTuple) -> Result<Option<CachedBackend>, TableError> {
+        let Some(known) = self.tables.cached(tuple)? else { return Ok(None) };
+        let is_of_ring = known.ring == ring.tag();
+        if !is_of_ring {
+            self.say("flow cache", format!("{} was another service's choice", known.backend));
+        }
+        Ok(is_of_ring.then_some(known))
     }
 
     /// Of the ring in use; none where there is no such ring.

@@ -84,14 +84,14 @@ impl Headers {
         frame
     }
 
-    /// The first one's number, and all of them: mostly none but that of a fragment.
+    /// The first one's number, and all of them: mostly none but that of a fragment, which others may follow.
     fn extensions(&self, dice: &mut Dice) -> (u8, Vec<u8>) {
         const FRAGMENT: u8 = 44;
         let is_fragment = self.fragment & 0x3fff != 0 || dice.one_in(60);
-        let n_others = if dice.one_in(16) { 1 + dice.below(5) } else { 0 };
+        let n_others = if dice.one_in(if is_fragment { 4 } else { 16 }) { 1 + dice.below(5) } else { 0 };
         let mut kinds: Vec<u8> = (0..n_others).map(|_| dice.pick(&[0, 43, 60, 60])).collect();
         if is_fragment {
-            let position = if dice.one_in(4) { dice.below(kinds.len() + 1) } else { kinds.len() };
+            let position = if dice.one_in(2) { dice.below(kinds.len() + 1) } else { kinds.len() };
             kinds.insert(position, FRAGMENT);
         }
         let nexts = kinds.iter().copied().skip(1).chain([self.protocol]);

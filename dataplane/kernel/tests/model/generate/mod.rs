@@ -8,7 +8,7 @@ pub mod world;
 
 use std::net::Ipv6Addr;
 
-use ebpf_abi::{Endpoint, EndpointKey, Ip, Ip4, MacAddr, Port, ProgramId, RingKey, protocol};
+use ebpf_abi::{Endpoint, EndpointKey, Frontend, Ip, Ip4, MacAddr, Port, ProgramId, RingKey, protocol};
 
 use crate::kernel::SHORTEST_SKB;
 use crate::packet::{
@@ -179,7 +179,7 @@ fn change(dice: &mut Dice, tables: &Tables) -> Change {
     let wanted = &tables.wanted;
     let backend = dice.pick(&BACKENDS);
     let key = EndpointKey { vni: INGRESS, address: backend };
-    match dice.below(30) {
+    match dice.below(31) {
         0..5 => Change::Tick(wanted.tick + u32::try_from(dice.below(40)).unwrap()),
         5..9 => {
             let ring = RingKey::new(1 + dice.number() % 2, INGRESS);
@@ -220,6 +220,13 @@ fn change(dice: &mut Dice, tables: &Tables) -> Change {
             let key = EndpointKey { vni: OVERLAY, address: dice.pick(&OVERLAY_TASKS) };
             let row = wanted.endpoints.get(&key).map(|row| row.serving(!row.serves()));
             Change::Endpoint(key, row.filter(|_| !dice.one_in(4)))
+        }
+        29 => {
+            let frontend = dice.pick_from(wanted.frontends.iter());
+            let ring = RingKey::new(1 + dice.number() % 2, INGRESS);
+            frontend.map_or(Change::EmptyCaches, |(key, row)| {
+                Change::Frontend(*key, Frontend::new(ring, row.target))
+            })
         }
         28 => Change::Ring(RingKey::new(2, OVERLAY), world::ring(dice, OVERLAY)),
         23 | 24 => {

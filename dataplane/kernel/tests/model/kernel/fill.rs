@@ -70,6 +70,7 @@ impl Machine {
             Change::Endpoint(key, row) => put(&mut tables.endpoints, key, row.as_ref()),
             Change::TargetPort(key, row) => put(&mut tables.target_ports, key, row.as_ref()),
             Change::AddressOwner(address, row) => put(&mut tables.address_owners, address, row.as_ref()),
+            Change::Frontend(key, row) => tables.frontends.insert(key, row).unwrap(),
             Change::Prefix6(vni, row) => put(&mut tables.prefixes6, vni, row.as_ref()),
             Change::EmptyCaches => {
                 self.clear::<Ip>(map::NEXT_HOPS);

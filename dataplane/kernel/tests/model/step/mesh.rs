@@ -6,8 +6,8 @@ use ebpf_abi::flow::{FLOW_AS_IPV4, FLOW_STRAYED};
 use ebpf_abi::limits::{FRAGMENTS_SECS, MAX_NEW_CACHED_FLOWS, ROUTER_MAC};
 use ebpf_abi::ring::{EARLIER_RINGS, MAX_HOPS, fingerprint};
 use ebpf_abi::{
-    Chooser, DropReason, Endpoint, FlowTuple, FragmentKey, FragmentPorts, FrontendKey, Ip, Ip4, RingKey,
-    TargetPortKey,
+    CachedBackend, Chooser, DropReason, Endpoint, FlowTuple, FragmentKey, FragmentPorts, FrontendKey, Ip,
+    Ip4, RingKey, TargetPortKey,
 };
 use ebpf_packet::hash::flow_hash;
 
@@ -66,7 +66,7 @@ impl Tables {
 
     /// The backend that a flow went to before, if it still exists.
     pub fn cached(&self, tuple: &FlowTuple) -> Option<Backend> {
-        let backend = *self.written.flow_cache.get(tuple)?;
+        let backend = self.written.flow_cache.get(tuple)?.backend;
         Some((backend, self.backend(backend)?))
     }
 
@@ -86,17 +86,19 @@ impl Tables {
         }
         let ring = ring?;
         let cached = self.cached(tuple);
+        let known = self.written.flow_cache.get(tuple).copied();
+        let is_of_ring = known.is_some_and(|known| known.ring == ring.tag());
         let stays = |endpoint: &Endpoint| {
-            if segment.is_datagram() { endpoint.serves() } else { !segment.begins() }
+            if segment.is_datagram() { is_of_ring && endpoint.serves() } else { !segment.begins() }
         };
         if let Some(cached) = cached.filter(|(_, endpoint)| stays(endpoint)) {
             return Some(cached);
         }
         let chosen = self.placed(&ring, 0, tuple)?;
         if segment.begins() || segment.is_datagram() {
-            let is_known = self.written.flow_cache.contains_key(tuple);
-            if is_known || self.admits_to_cache() {
-                self.written.flow_cache.insert(*tuple, chosen.0);
+            let row = CachedBackend { backend: chosen.0, ring: ring.tag() };
+            if known.is_some() || self.admits_to_cache() {
+                self.written.flow_cache.insert(*tuple, row);
             }
         }
         Some(chosen)
@@ -140,7 +142,10 @@ impl Tables {
 
     /// Remembers which backend a flow that enters here was found at.
     pub fn learn(&mut self, tuple: FlowTuple, backend: Ip4) {
-        self.written.flow_cache.insert(tuple, backend);
+        let known = self.written.flow_cache.entry(tuple).or_default();
+        if known.backend != backend {
+            *known = CachedBackend { backend, ring: 0 };
+        }
     }
 }
 
@@ -149,7 +154,9 @@ impl Walk<'_> {
     pub fn deliver(&mut self, segment: &Segment, backend: Backend, chooser: Option<Chooser>) -> Step {
         let tuple = &segment.tuple;
         let key = TargetPortKey::new(backend.0, tuple.destination_port, tuple.protocol);
-        let target = self.tables.wanted.target_ports.get(&key).copied().ok_or(DropReason::UnpublishedPort)?;
+        let published = self.tables.wanted.target_ports.get(&key).copied();
+        let target = published.or_else(|| self.tables.target_of_old(segment, backend.0));
+        let target = target.ok_or(DropReason::UnpublishedPort)?;
         let way = |by_detour: bool| target.way | if by_detour { FLOW_STRAYED } else { 0 };
         let asked_by = chooser.unwrap_or(Chooser::IN_USE);
         if let Some(seen) = self.tables.client_sends(segment, backend.0, way(asked_by.hops > 0)) {

@@ -1,6 +1,6 @@
 //! Flows of this node's backends: who they are to the task, and when they are over.
 
-use ebpf_abi::flow::{FLOW_ANSWERED, FLOW_ESTABLISHED, FLOW_FIN_CLIENT, FLOW_FIN_TASK, FLOW_RESET};
+use ebpf_abi::flow::{FLOW_ANSWERED, FLOW_DSR, FLOW_ESTABLISHED, FLOW_FIN_CLIENT, FLOW_FIN_TASK, FLOW_RESET};
 use ebpf_abi::limits::SOURCE_PORT_TRIES;
 use ebpf_abi::{DropReason, FlowTuple, ForwardFlow, ForwardKey, Ip4, Port, ReplyFlow, ReplyKey, TargetPort};
 
@@ -70,6 +70,15 @@ impl Tables {
             row.state = FLOW_ESTABLISHED;
         }
         Some(seen)
+    }
+
+    /// The port that a connection has which goes on at a backend that no longer publishes it.
+    pub fn target_of_old(&self, segment: &Segment, backend: Ip4) -> Option<TargetPort> {
+        if segment.begins() || segment.is_datagram() {
+            return None;
+        }
+        let row = self.written.flows.get(&ForwardKey::new(&segment.tuple, backend))?;
+        Some(TargetPort::new(row.target_port).with_dsr(row.way & FLOW_DSR != 0))
     }
 
     /// The first packet of a flow that a backend gets. The client keeps its port unless another flow that lives has it at

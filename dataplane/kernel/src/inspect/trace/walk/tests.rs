@@ -25,7 +25,7 @@ const COOKIE: u64 = 99;
 struct Fixture {
     config: NodeConfig,
     frontends: BTreeMap<FrontendKey, Frontend>,
-    cached: BTreeMap<FlowTuple, Ip4>,
+    cached: BTreeMap<FlowTuple, CachedBackend>,
     rings: BTreeMap<RingKey, Vec<Ip4>>,
     endpoints: BTreeMap<EndpointKey, Endpoint>,
     targets: BTreeMap<TargetPortKey, TargetPort>,
@@ -48,7 +48,7 @@ impl Lookup for Fixture {
         Ok(self.frontends.get(key).copied())
     }
 
-    fn cached(&self, tuple: &FlowTuple) -> Result<Option<Ip4>, TableError> {
+    fn cached(&self, tuple: &FlowTuple) -> Result<Option<CachedBackend>, TableError> {
         Ok(self.cached.get(tuple).copied())
     }
 
