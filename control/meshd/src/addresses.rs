@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Mutex, PoisonError};
 
-use nix::ifaddrs::getifaddrs;
+use ipnetwork::IpNetwork;
+use nix::ifaddrs::{InterfaceAddress, getifaddrs};
 use nix::net::if_::InterfaceFlags;
 
 /// Default port of the cluster's control plane.
@@ -135,6 +136,22 @@ impl KnownAddresses {
         }
         known.last.clone()
     }
+}
+
+/// The networks that this node is in, of the caller's network namespace; by interfaces that are down too, they may come up.
+pub fn own_networks() -> nix::Result<Vec<IpNetwork>> {
+    let network = |interface: InterfaceAddress| {
+        let (address, mask) = (interface.address?, interface.netmask?);
+        let v4 = address.as_sockaddr_in().zip(mask.as_sockaddr_in());
+        let v6 = address.as_sockaddr_in6().zip(mask.as_sockaddr_in6());
+        let (ip, mask): (IpAddr, IpAddr) = (v4.map(|(ip, mask)| (ip.ip().into(), mask.ip().into())))
+            .or_else(|| v6.map(|(ip, mask)| (ip.ip().into(), mask.ip().into())))?;
+        if is_own(&interface.interface_name) || !is_global(ip) {
+            return None;
+        }
+        IpNetwork::with_netmask(ip, mask).ok()
+    };
+    Ok(getifaddrs()?.filter_map(network).collect())
 }
 
 /// Interfaces that the daemon makes: their addresses are no way to reach the node.

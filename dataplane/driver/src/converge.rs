@@ -238,6 +238,7 @@ fn facts(choices: Choices, machine: &Machine, held: &KernelState) -> NodeFacts {
     let Choices { ingress_hook, tc_attach, gateway_subnet } = choices;
     NodeFacts {
         uplinks: machine.uplinks.clone(),
+        connected: machine.connected.clone(),
         host_forwards: machine.host_forwards,
         forwarding6: machine.forwarding6,
         has_tcx: machine.has_tcx,

@@ -29,6 +29,7 @@ fn machine() -> Machine {
     };
     Machine {
         uplinks: BTreeMap::from([(LinkName::new("up0").unwrap(), uplink)]),
+        connected: ["198.18.0.0/24".parse().unwrap()].into(),
         host_forwards: false,
         forwarding6: Forwarding6::Off,
         has_tcx: true,

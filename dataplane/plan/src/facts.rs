@@ -1,11 +1,11 @@
 //! What planning must know besides the view: how this machine is made, and what its operator asked for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use dataplane_model::SandboxId;
 use dataplane_model::kernel_state::LinkName;
-use ipnetwork::{Ipv4Network, Ipv6Network};
+use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 
 /// This machine, as far as the plan depends on it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,6 +13,8 @@ use ipnetwork::{Ipv4Network, Ipv6Network};
 pub struct NodeFacts {
     /// Interfaces to other machines, by name.
     pub uplinks: BTreeMap<LinkName, Uplink>,
+    /// Networks that its interfaces are in, but for those of our own ones.
+    pub connected: BTreeSet<IpNetwork>,
     /// The host forwards IPv4 by itself (`net.ipv4.conf.all.forwarding`): then its own rules say what may pass.
     pub host_forwards: bool,
     pub forwarding6: Forwarding6,

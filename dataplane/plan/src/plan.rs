@@ -7,7 +7,7 @@ use dataplane_model::kernel_state::{
     Device, Dual, Hook, LinkName, NodeRoute, Owner, Present, Settings, Singleton,
 };
 use dataplane_model::{KernelState, NodeView, Peer, SandboxId, Table, Vni};
-use ipnetwork::{Ipv4Network, Ipv6Network};
+use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 
 use crate::facts::{Forwarding6, NodeFacts, Uplink};
 use crate::maglev::mix;
@@ -62,7 +62,7 @@ pub fn plan(view: &NodeView, facts: &NodeFacts) -> Result<Plan, PlanError> {
 /// The part of the node itself: all tables but those of peers and services; of the endpoints, those in its sandboxes.
 pub(crate) fn node(view: &NodeView, facts: &NodeFacts, uplink: (&LinkName, &Uplink)) -> Plan {
     let mut plan = Plan::default();
-    plan_node(view, facts, uplink, &mut plan.state);
+    plan_node(view, facts, uplink, &mut plan);
     sandboxes::plan(view, facts, uplink.1.mtu_bytes, &mut plan);
     plan_prefixes6(view, &mut plan.state);
     hooks::plan(facts, &mut plan);
@@ -135,12 +135,8 @@ fn ipv4_addresses(peer: &Peer) -> impl Iterator<Item = Ipv4Addr> + '_ {
 }
 
 /// Devices, forwarding and routes of the node itself.
-fn plan_node(
-    view: &NodeView,
-    facts: &NodeFacts,
-    (name, uplink): (&LinkName, &Uplink),
-    state: &mut KernelState,
-) {
+fn plan_node(view: &NodeView, facts: &NodeFacts, (name, uplink): (&LinkName, &Uplink), plan: &mut Plan) {
+    let state = &mut plan.state;
     let overlay_mtu_bytes = uplink.mtu_bytes.saturating_sub(vxlan_overhead_bytes(view.vtep));
     let vxlan =
         Device::Vxlan { port: view.vxlan_port, mtu_bytes: overlay_mtu_bytes, over_ipv6: view.vtep.is_ipv6() };
@@ -163,12 +159,17 @@ fn plan_node(
         // Processes of the node reach tasks through the tunnel device; the source is what strict rp_filter expects back.
         let route = |source| NodeRoute { device: LinkName::vxlan(), source };
         // A node without an address of a family has none to ask from.
-        if let Some(source) = ipv4_of_node(view, facts) {
-            state.routes.insert(network.subnet.into(), route(source.into()));
-        }
+        let source = ipv4_of_node(view, facts).map(IpAddr::from);
         let source6 = ipv6_of_node(view, uplink).filter(|_| carries_ipv6(facts, overlay_mtu_bytes));
-        if let Some((subnet6, source)) = network.subnet6.zip(source6) {
-            state.routes.insert(subnet6.into(), route(source.into()));
+        let wanted = [
+            Some(IpNetwork::from(network.subnet)).zip(source),
+            network.subnet6.map(IpNetwork::from).zip(source6.map(IpAddr::from)),
+        ];
+        for (subnet, source) in wanted.into_iter().flatten() {
+            match facts.connected.iter().find(|own| overlap(**own, subnet)) {
+                Some(own) => plan.problems.push(taken_by_the_node(&network.name, subnet, *own)),
+                None => drop(state.routes.insert(subnet, route(source))),
+            }
         }
     }
     let settings = Settings {
@@ -180,6 +181,19 @@ fn plan_node(
         underlay_mtu_bytes: uplink.mtu_bytes,
     };
     state.settings.insert(Singleton, settings);
+}
+
+fn overlap(one: IpNetwork, other: IpNetwork) -> bool {
+    one.contains(other.network()) || other.contains(one.network())
+}
+
+/// A route to the subnet would take the node from its own network. What comes from outside doesn't need the route.
+fn taken_by_the_node(name: &str, subnet: IpNetwork, own: IpNetwork) -> String {
+    format!(
+        "subnet {subnet} of network {name} overlaps this node's network {own}: the node's own processes, and tasks without \
+         published ports, don't reach published ports from here; remove the network and make it anew with another subnet \
+         (docker network create --ingress --subnet)"
+    )
 }
 
 /// The address that this node is known by among IPv4's: the tunnel end where it is one.

@@ -29,7 +29,9 @@ fn reset(
     vni: Vni,
     addresses: BTreeSet<Ipv4Addr>,
 ) -> Option<SocketReset> {
-    let is_ingress = [held, wanted].into_iter().any(|state| ingress_vni(state) == Some(vni));
+    // Without a route to the ingress network its addresses may mean others: the node's own network, say.
+    let leads_there = |state: &KernelState| ingress_vni(state) == Some(vni) && !state.routes.is_empty();
+    let is_ingress = [held, wanted].into_iter().any(leads_there);
     let has_sockets = |(id, Vnis(vnis)): &(&SandboxId, &Vnis)| {
         let may_reach = vnis.contains(&vni) || (is_ingress && !has_own_peers(wanted, id, &addresses));
         // One that is only made in this pass has none.

@@ -9,7 +9,7 @@ use dataplane_model::kernel_state::{
 use dataplane_model::{
     Backend, FULL_WEIGHT, KernelState, NetworkKey, NodeView, PublishedPort, Service, ServiceKey, Table, Vni,
 };
-use ebpf_abi::protocol::{TCP, UDP};
+use ebpf_abi::protocol::{SCTP, TCP, UDP};
 
 use crate::claims::{Claims, put};
 use crate::facts::NodeFacts;
@@ -222,11 +222,11 @@ fn chosen_backends(service: &Service, network: NetworkKey, reachable: impl Fn(&I
 /// The ports that the programs can serve.
 fn publishable(service: &Service, problems: &mut Vec<String>) -> Vec<PublishedPort> {
     let (known, unknown): (Vec<_>, Vec<_>) =
-        service.ingress_ports.iter().partition(|port| matches!(port.protocol, TCP | UDP));
+        service.ingress_ports.iter().partition(|port| matches!(port.protocol, TCP | UDP | SCTP));
     problems.extend(unknown.iter().map(|port| {
         let PublishedPort { protocol, published, .. } = port;
         format!(
-            "port {published} of service {}: the routing mesh carries TCP and UDP, not protocol {protocol}",
+            "port {published} of service {}: the routing mesh carries TCP, UDP and SCTP, not protocol {protocol}",
             service.name
         )
     }));

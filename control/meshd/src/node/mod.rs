@@ -29,7 +29,7 @@ use dataplane_model::inspect::{
     VerifyReport,
 };
 
-use crate::addresses::{Addresses, resolve_remote};
+use crate::addresses::{Addresses, own_networks, resolve_remote};
 use crate::data_plane::NodeDataPlane;
 use crate::disk::{KnownManager, NodeFile, SwarmDir};
 use crate::engine::OciEngine;
@@ -175,8 +175,9 @@ impl MeshNode {
         let addresses =
             self.addresses(&request.listen_addr, &request.advertise_addr, &request.data_path_addr)?;
         let manager = ManagerStatus { raft_id: new_raft_id(), addr: addresses.advertise };
-        let genesis =
-            Genesis::new(request, manager, self.host.description(addresses.data_path)).map_err(failed)?;
+        let description = self.host.description(addresses.data_path);
+        let own_networks = own_networks().map_err(failed)?;
+        let genesis = Genesis::new(request, manager, description, &own_networks).map_err(failed)?;
         let file = NodeFile {
             node: genesis.identity.node_id,
             cluster: genesis.identity.cluster_id,

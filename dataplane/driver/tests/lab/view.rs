@@ -69,6 +69,10 @@ pub fn add_lone_task(view: &mut NodeView, task: u8) {
     view.sandboxes.insert(id(task), lone);
 }
 
+pub fn change_sandbox(view: &mut NodeView, task: u8, change: impl FnOnce(&mut Sandbox)) {
+    change(view.sandboxes.get_mut(&id(task)).expect("it is there"));
+}
+
 fn network(name: &str, vni: u32, third: u8) -> Network {
     Network {
         name: name.into(),

@@ -4,6 +4,7 @@ use std::io;
 use std::path::Path;
 
 use dataplane_model::kernel_state::LinkName;
+use ipnetwork::IpNetwork;
 
 /// Why a step failed. What was done before stays; the step can be repeated.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +27,10 @@ pub enum NetError {
     NoCarrier { name: LinkName },
     #[error("interface {name} exists and is not meshd's: remove it, or leave the software that made it")]
     ForeignLink { name: LinkName },
+    #[error(
+        "there is a route to {subnet} that is not meshd's: remove it, or give the ingress network another subnet"
+    )]
+    ForeignRoute { subnet: IpNetwork },
     #[error("nft refused the packet filter: {output}")]
     Filter { output: String },
     #[error("{path} is no network namespace")]

@@ -32,9 +32,14 @@ fn is_ours(route: &Route) -> bool {
     route.is_main() && route.protocol == PROTOCOL
 }
 
+/// Leaves alone whoever leads there already, be it with another metric.
 pub(super) async fn put(node: &Netlink, subnet: IpNetwork, route: &NodeRoute) -> Result<(), NetError> {
     let device = node.link(route.device.as_str()).await?;
     let device = device.ok_or_else(|| NetError::NoLink { name: route.device.clone() })?;
+    let is_foreign = |other: &Route| other.is_main() && !is_ours(other) && other.destination == subnet;
+    if node.routes().await?.iter().any(is_foreign) {
+        return Err(NetError::ForeignRoute { subnet });
+    }
     let base = RouteMessageBuilder::<IpAddr>::new().output_interface(device.index).protocol(PROTOCOL);
     let message = base
         .destination_prefix(subnet.network(), subnet.prefix())

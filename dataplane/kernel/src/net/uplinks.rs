@@ -1,12 +1,13 @@
 //! Which interfaces lead to other machines, and what they can do.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::{IpAddr, Ipv6Addr};
 use std::path::Path;
 
 use dataplane_model::kernel_state::LinkName;
 use dataplane_plan::{Forwarding6, Uplink};
+use ipnetwork::IpNetwork;
 
 use super::netlink::{Address, Link, Netlink};
 use super::{NetError, forwarding, sysctl};
@@ -42,6 +43,8 @@ const NATIVE_XDP_DRIVERS: [&str; 22] = [
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct Machine {
     pub uplinks: BTreeMap<LinkName, Uplink>,
+    /// Networks that interfaces which are not meshd's are in.
+    pub connected: BTreeSet<IpNetwork>,
     pub host_forwards: bool,
     pub forwarding6: Forwarding6,
     pub has_tcx: bool,
@@ -68,9 +71,22 @@ pub(super) async fn machine(
             uplinks.insert(name, uplink(link, &own));
         }
     }
+    let connected = connected(&links, &addresses);
     let (host_forwards, forwarding6) = (forwarding::host_forwards()?, forwarding::forwarding6()?);
     let has_ipv6 = sysctl::read("ipv6/conf/default/disable_ipv6")?.is_some();
-    Ok(Machine { uplinks, host_forwards, forwarding6, has_tcx: has_tcx(), has_ipv6, has_socket_reset })
+    let has_tcx = has_tcx();
+    Ok(Machine { uplinks, connected, host_forwards, forwarding6, has_tcx, has_ipv6, has_socket_reset })
+}
+
+fn connected(links: &[Link], addresses: &[Address]) -> BTreeSet<IpNetwork> {
+    let is_ours = |link: &Link| [LinkName::VXLAN, LinkName::GATEWAY_BRIDGE].contains(&link.name.as_str());
+    let ours: BTreeSet<u32> = links.iter().filter(|link| is_ours(link)).map(|link| link.index).collect();
+    let networks = addresses.iter().filter(|address| !ours.contains(&address.device));
+    let known = networks.map(|address| address.network).filter(|network| match network.ip() {
+        IpAddr::V4(ip) => !ip.is_loopback() && !ip.is_link_local(),
+        IpAddr::V6(ip) => is_known_by_others(ip),
+    });
+    known.map(|own| IpNetwork::new(own.network(), own.prefix()).expect("of a network")).collect()
 }
 
 fn uplink(link: &Link, own: &[&Address]) -> Uplink {

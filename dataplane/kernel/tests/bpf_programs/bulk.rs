@@ -116,7 +116,7 @@ fn what_a_task_passes_on_is_taken_apart_rightly() {
             assert_eq!(seen.ip(), source, "port {port}, offloads {offloads}");
         }
     }
-    let hop = lab.with_bpf(1, |bpf| bpf.tables.next_hops.get(&NODES[0].into()).unwrap());
+    let hop = lab.with_tables(1, |tables| tables.next_hops.get(&NODES[0].into()).unwrap());
     assert!(hop.is_some_and(|hop| hop.ifindex != 0), "node 1 has no headers of its own");
     lab.check_counters();
 }

@@ -384,7 +384,7 @@ fn answers_that_tell_their_backend_are_learned_from() {
     let teller = MacAddr::of_endpoint(TASKS[1]);
     let answer = between((teller, NODES6[1]), (ROUTER_MAC, CLIENT6)).tcp((8080, 40_000), Segment::Ack, b"");
     inject(&lab, &lab.nodes[0], (INGRESS_VNI, &answer), (Taker::Device, Seen::Forwarded));
-    let cached = lab.with_bpf(1, |bpf| bpf.tables.flow_cache.rows().unwrap());
+    let cached = lab.with_tables(1, |tables| tables.flow_cache.rows().unwrap());
     assert_eq!(cached.len(), 1);
     for (flow, row) in cached {
         assert_eq!((flow.source, flow.destination, row.backend), (CLIENT6, NODES6[1], TASKS[1]));

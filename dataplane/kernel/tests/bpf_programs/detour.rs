@@ -57,7 +57,7 @@ fn chosen_by(hops: u8, ring: &[Ip4]) -> Chooser {
 }
 
 fn n_flows(lab: &Lab, node: usize) -> usize {
-    lab.with_bpf(node, |bpf| bpf.tables.flows.rows().unwrap().len())
+    lab.with_tables(node, |tables| tables.flows.rows().unwrap().len())
 }
 
 /// Node 1 has had nine rings. What asked task 0 before tells which of them are left to ask.
@@ -65,11 +65,11 @@ fn n_flows(lab: &Lab, node: usize) -> usize {
 fn a_search_goes_on_behind_the_ring_that_was_asked_last() {
     let lab = Lab::new(tc_mode());
     lab.start();
-    lab.with_bpf(1, |bpf| {
+    lab.with_tables(1, |tables| {
         for number in 0..=8 {
             let key = EndpointKey { vni: INGRESS_VNI, address: stranger(number) };
             let endpoint = Endpoint::remote(MacAddr::of_endpoint(stranger(number)), NODES[0].into());
-            bpf.tables.endpoints.insert(&key, &endpoint).unwrap();
+            tables.endpoints.insert(&key, &endpoint).unwrap();
         }
     });
     lab.set_rings(1, &(0..=8).map(ring).collect::<Vec<_>>());
@@ -139,16 +139,16 @@ fn answers_teach_the_node_that_clients_enter_by() {
         stream.write_all(b"looked for").unwrap();
 
         wait_until("the answer teaches", || {
-            lab.with_bpf(0, |bpf| bpf.tables.flow_cache.rows().unwrap().len()) == 1
+            lab.with_tables(0, |tables| tables.flow_cache.rows().unwrap().len()) == 1
         });
-        let cached: Vec<Ip4> = lab.with_bpf(0, |bpf| {
-            bpf.tables.flow_cache.rows().unwrap().into_values().map(|row| row.backend).collect()
+        let cached: Vec<Ip4> = lab.with_tables(0, |tables| {
+            tables.flow_cache.rows().unwrap().into_values().map(|row| row.backend).collect()
         });
         assert_eq!(cached, [TASKS[backend]]);
         let n_strayed = || {
-            lab.with_bpf(1 - backend, |bpf| {
-                let replies = bpf.tables.replies.rows().unwrap();
-                let flows = bpf.tables.flows.rows().unwrap();
+            lab.with_tables(1 - backend, |tables| {
+                let replies = tables.replies.rows().unwrap();
+                let flows = tables.flows.rows().unwrap();
                 (
                     replies.values().filter(|row| row.way != 0).count(),
                     flows.values().filter(|row| row.way != 0).count(),
@@ -206,7 +206,7 @@ fn a_node_teaches_of_its_own_backends_alone() {
     for (task, client_port) in [(TASKS[0], 40_000), (TASKS[1], 40_001)] {
         send(&lab, 1, &service(task).tcp((8080, client_port), Segment::Ack, b""));
     }
-    let cached = || lab.with_bpf(1, |bpf| bpf.tables.flow_cache.rows().unwrap());
+    let cached = || lab.with_tables(1, |tables| tables.flow_cache.rows().unwrap());
     wait_until("the second teaches", || !cached().is_empty());
     let tuple = FlowTuple::new((CLIENT, Port::new(40_001)), (NODES[1], Port::new(8080)), protocol::TCP);
     let row = CachedBackend { backend: TASKS[1], ring: 0 };

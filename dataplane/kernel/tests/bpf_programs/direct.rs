@@ -236,12 +236,12 @@ fn answers_to_flows_that_strayed_tell_first() {
 
     let (_, sender) = capture.next(NODES[1]);
     assert_eq!(sender.endpoint(), Some(TASKS[0]), "an answer told its backend");
-    let cached: Vec<Ip4> = lab.with_bpf(0, |bpf| {
-        bpf.tables.flow_cache.rows().unwrap().into_values().map(|row| row.backend).collect()
+    let cached: Vec<Ip4> = lab.with_tables(0, |tables| {
+        tables.flow_cache.rows().unwrap().into_values().map(|row| row.backend).collect()
     });
     assert_eq!(cached, [TASKS[0]]);
     wait_until("the client's packets come straight, and so do the answers", || {
-        let replies = lab.with_bpf(1, |bpf| bpf.tables.replies.rows().unwrap());
+        let replies = lab.with_tables(1, |tables| tables.replies.rows().unwrap());
         replies.len() == 1 && replies.values().all(|row| row.way == FLOW_DSR)
     });
     lab.check_counters();

@@ -19,8 +19,8 @@ fn rings_flows_and_forwarding_tables_are_told() {
     lab.tasks.iter().for_each(|task| serve_tcp(task, 80));
     lab.start();
     tcp(&lab.client, NODES[0], 8080, b"hello").unwrap();
-    lab.with_bpf(0, |bpf| {
-        let rings = &mut bpf.tables.rings;
+    lab.with_tables(0, |tables| {
+        let rings = &mut tables.rings;
         rings.swap(&SHARED_RING, &[TASKS[0]]).unwrap();
         rings.swap(&SHARED_RING, &[TASKS[0]]).unwrap();
     });

@@ -85,35 +85,35 @@ fn endpoints(lab: &Lab, node: usize, put: bool) {
         let local = lab.nodes[1].ifindex(if vni == INGRESS_VNI { "mv00" } else { "mv01" });
         let row =
             if node == 0 { Endpoint::remote(mac, NODES[1].into()) } else { Endpoint::local(mac, local) };
-        lab.with_bpf(node, |bpf| {
+        lab.with_tables(node, |tables| {
             if put {
-                bpf.tables.endpoints.insert(&key, &row.serving(true)).unwrap();
+                tables.endpoints.insert(&key, &row.serving(true)).unwrap();
             } else {
-                bpf.tables.endpoints.remove(&key).unwrap();
+                tables.endpoints.remove(&key).unwrap();
             }
         });
     }
 }
 
 fn rings(lab: &Lab, backends: usize) {
-    lab.with_bpf(0, |bpf| {
-        bpf.tables.rings.swap(&SHARED_RING, &TASKS[..backends]).unwrap();
-        bpf.tables.rings.swap(&VIP_RING, &TASKS_OVERLAY[..backends]).unwrap();
+    lab.with_tables(0, |tables| {
+        tables.rings.swap(&SHARED_RING, &TASKS[..backends]).unwrap();
+        tables.rings.swap(&VIP_RING, &TASKS_OVERLAY[..backends]).unwrap();
     });
 }
 
 /// The VNI of task 1's leg in the overlay, and where task 0 is in it.
 fn vni(lab: &Lab, from: u32, to: u32) {
-    lab.with_bpf(0, |bpf| {
+    lab.with_tables(0, |tables| {
         let leg = lab.nodes[0].ifindex("mv11");
-        let mut row = bpf.tables.attachments.get(&leg).unwrap().unwrap();
+        let mut row = tables.attachments.get(&leg).unwrap().unwrap();
         assert_eq!(row.vni, from);
         row.vni = to;
-        bpf.tables.attachments.insert(&leg, &row).unwrap();
+        tables.attachments.insert(&leg, &row).unwrap();
         if to == STRANGE_VNI {
             let key = EndpointKey { vni: to, address: TASKS_OVERLAY[0] };
-            bpf.tables.endpoints.insert(&key, &far()).unwrap();
-            bpf.tables.prefixes6.insert(&to, &OVERLAY_PREFIX).unwrap();
+            tables.endpoints.insert(&key, &far()).unwrap();
+            tables.prefixes6.insert(&to, &OVERLAY_PREFIX).unwrap();
         }
     });
 }
@@ -132,9 +132,9 @@ const CASES: [Case; 7] = [
     },
     Case {
         name: "the other node does not know this one",
-        make: |lab| lab.with_bpf(1, |bpf| bpf.tables.peers.remove(&NODES[0].into()).unwrap()),
+        make: |lab| lab.with_tables(1, |tables| tables.peers.remove(&NODES[0].into()).unwrap()),
         mend: |lab| {
-            lab.with_bpf(1, |bpf| bpf.tables.peers.insert(&NODES[0].into(), &Peer::default()).unwrap());
+            lab.with_tables(1, |tables| tables.peers.insert(&NODES[0].into(), &Peer::default()).unwrap());
         },
     },
     Case {

@@ -96,8 +96,7 @@ impl Nested {
     fn fill(&self) {
         let ifindex = self.lab.nodes[0].ifindex("mv21");
         for node in 0..2 {
-            self.lab.with_bpf(node, |bpf| {
-                let tables = &mut bpf.tables;
+            self.lab.with_tables(node, |tables| {
                 let mac = MacAddr::of_endpoint(NEIGHBOUR);
                 let key = EndpointKey { vni: OVERLAY_VNI, address: NEIGHBOUR };
                 let endpoint = if node == 0 {
@@ -139,21 +138,21 @@ impl Nested {
     }
 
     fn set_ring(&self, places: &[Ip4]) {
-        self.lab.with_bpf(0, |bpf| bpf.tables.rings.swap(&VIP_RING, places).unwrap());
+        self.lab.with_tables(0, |tables| tables.rings.swap(&VIP_RING, places).unwrap());
     }
 
     /// Whether a backend of [`VIP`] serves, on the client's node.
     fn set_serving(&self, backend: Ip4, serves: bool) {
-        self.lab.with_bpf(0, |bpf| {
+        self.lab.with_tables(0, |tables| {
             let key = EndpointKey { vni: OVERLAY_VNI, address: backend };
-            let row = bpf.tables.endpoints.get(&key).unwrap().unwrap();
-            bpf.tables.endpoints.insert(&key, &row.serving(serves)).unwrap();
+            let row = tables.endpoints.get(&key).unwrap().unwrap();
+            tables.endpoints.insert(&key, &row.serving(serves)).unwrap();
         });
     }
 
     /// The flows of the client's node, without their answers.
     fn flows(&self) -> Vec<(VipFlowKey, VipFlow)> {
-        let rows = self.lab.with_bpf(0, |bpf| bpf.tables.vip_flows.rows().unwrap());
+        let rows = self.lab.with_tables(0, |tables| tables.vip_flows.rows().unwrap());
         rows.into_iter().filter(|(key, _)| !key.is_of_answers()).collect()
     }
 }
@@ -189,7 +188,7 @@ fn walk(nested: &Nested) {
         }
         tcp(from, Ip4(VIP), 80, b"hello").unwrap();
     }
-    let rows = nested.lab.with_bpf(0, |bpf| bpf.tables.socket_nat.rows().unwrap());
+    let rows = nested.lab.with_tables(0, |tables| tables.socket_nat.rows().unwrap());
     assert_eq!(rows.len(), 1, "a socket of the inner namespace was translated: {rows:?}");
     nested.lab.check_counters();
 }

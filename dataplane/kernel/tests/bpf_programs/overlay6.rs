@@ -41,10 +41,10 @@ pub fn lab(mode: HookMode) -> Option<Lab> {
     }
     lab.start();
     for node in 0..2 {
-        lab.with_bpf(node, |bpf| {
+        lab.with_tables(node, |tables| {
             let ring = RingKey::new(7, OVERLAY_VNI);
-            bpf.tables.rings.swap(&ring, &[TASKS_OVERLAY[1]]).unwrap();
-            bpf.tables.vips.insert(&VipKey { vni: OVERLAY_VNI, address: OTHER_VIP }, &ring).unwrap();
+            tables.rings.swap(&ring, &[TASKS_OVERLAY[1]]).unwrap();
+            tables.vips.insert(&VipKey { vni: OVERLAY_VNI, address: OTHER_VIP }, &ring).unwrap();
         });
     }
     Some(lab)
@@ -111,10 +111,10 @@ fn sockets_see_what_they_asked_for(lab: &Lab) {
 
 /// Without a backend a socket is told at once.
 fn a_service_without_backends_refuses(lab: &Lab) {
-    lab.with_bpf(0, |bpf| bpf.tables.rings.swap(&VIP_RING, &[]).unwrap());
+    lab.with_tables(0, |tables| tables.rings.swap(&VIP_RING, &[]).unwrap());
     let error = tcp(&lab.tasks[1], overlay(Ip4(VIP)), 80, b"").unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
-    lab.with_bpf(0, |bpf| bpf.tables.rings.swap(&VIP_RING, &[TASKS_OVERLAY[0]]).unwrap());
+    lab.with_tables(0, |tables| tables.rings.swap(&VIP_RING, &[TASKS_OVERLAY[0]]).unwrap());
 }
 
 fn walk(lab: &Lab) {
@@ -149,7 +149,7 @@ fn overlays_carry_ipv6_beside_own_headers() {
         (0..2).for_each(|node| lab.allow_own_headers(node));
         walk(&lab);
         tcp(&lab.tasks[1], TASKS_OVERLAY[0], 80, b"by IPv4").unwrap();
-        let hop = lab.with_bpf(0, |bpf| bpf.tables.next_hops.get(&NODES[1].into()).unwrap());
+        let hop = lab.with_tables(0, |tables| tables.next_hops.get(&NODES[1].into()).unwrap());
         assert!(hop.is_some_and(|hop| hop.ifindex != 0), "{hop:?}");
     }
 }
@@ -175,14 +175,14 @@ fn networks_may_have_the_same_addresses() {
     let Some(lab) = lab(tc_mode()) else { return };
     let other_vni = OVERLAY_VNI + 1;
     for node in 0..2 {
-        lab.with_bpf(node, |bpf| bpf.tables.prefixes6.insert(&other_vni, &OVERLAY_PREFIX).unwrap());
+        lab.with_tables(node, |tables| tables.prefixes6.insert(&other_vni, &OVERLAY_PREFIX).unwrap());
     }
     // Task 1 is in the other network now, where nobody has task 0's address.
     let host_end = lab.nodes[0].ifindex("mv11");
-    lab.with_bpf(0, |bpf| {
-        let mut row = bpf.tables.attachments.get(&host_end).unwrap().unwrap();
+    lab.with_tables(0, |tables| {
+        let mut row = tables.attachments.get(&host_end).unwrap().unwrap();
         row.vni = other_vni;
-        bpf.tables.attachments.insert(&host_end, &row).unwrap();
+        tables.attachments.insert(&host_end, &row).unwrap();
     });
     assert!(!ping(&lab.tasks[1], overlay(TASKS_OVERLAY[0])), "across networks");
     assert!(ping(&lab.tasks[1], overlay(Ip4([10, 0, 1, 1]))), "its own gateway");

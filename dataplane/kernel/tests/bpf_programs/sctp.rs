@@ -198,10 +198,10 @@ fn associations_live_through_a_drain(lab: &Lab, side: &Side) {
 
 fn serves(lab: &Lab, task: Ip4, is_serving: bool) {
     for node in 0..2 {
-        lab.with_bpf(node, |bpf| {
+        lab.with_tables(node, |tables| {
             let key = EndpointKey { vni: INGRESS_VNI, address: task };
-            let row: Endpoint = bpf.tables.endpoints.get(&key).unwrap().unwrap();
-            bpf.tables.endpoints.insert(&key, &row.serving(is_serving)).unwrap();
+            let row: Endpoint = tables.endpoints.get(&key).unwrap().unwrap();
+            tables.endpoints.insert(&key, &row.serving(is_serving)).unwrap();
         });
     }
 }
@@ -260,16 +260,15 @@ fn lab() -> (Lab, bool) {
     }
     lab.start();
     for node in 0..2 {
-        lab.with_bpf(node, |bpf| {
-            for (key, row) in
-                bpf.tables.frontends.rows().unwrap().into_iter().filter(|(_, row)| row.ring == RING)
+        lab.with_tables(node, |tables| {
+            for (key, row) in tables.frontends.rows().unwrap().into_iter().filter(|(_, row)| row.ring == RING)
             {
                 let key = FrontendKey::new(key.address, Port::new(PUBLISHED), protocol::SCTP);
                 let row = ebpf_abi::Frontend::new(row.ring, Port::new(TARGET));
-                bpf.tables.frontends.insert(&key, &row).unwrap();
+                tables.frontends.insert(&key, &row).unwrap();
             }
             let key = TargetPortKey::new(TASKS[1 - node], Port::new(PUBLISHED), protocol::SCTP);
-            bpf.tables.target_ports.insert(&key, &TargetPort::new(Port::new(TARGET))).unwrap();
+            tables.target_ports.insert(&key, &TargetPort::new(Port::new(TARGET))).unwrap();
         });
     }
     (lab, has_ipv6)

@@ -372,15 +372,15 @@ fn arrivals_go_where_the_trace_says() {
     lab.start();
     let client = between((ROUTER_MAC, CLIENT), (MacAddr::of_endpoint(TASKS[0]), NODES[0]));
     let frame = client.tcp((40_000, 8080), Segment::Syn, b"");
-    let packet = lab.with_bpf(0, |bpf| {
-        let walk = Walk::new(&bpf.tables, protocol::TCP).unwrap();
+    let packet = lab.with_tables(0, |tables| {
+        let walk = Walk::new(tables, protocol::TCP).unwrap();
         let report = walk.from_outside(socket(CLIENT, 40_000), socket(NODES[0], 8080)).unwrap();
         let TraceEnd::Tunnel(packet) = report.ways[0].end else { panic!("{report:?}") };
         packet
     });
     let check = |expected: Fate| {
         let report = lab
-            .with_bpf(1, |bpf| Walk::new(&bpf.tables, protocol::TCP).unwrap().from_tunnel(&packet).unwrap());
+            .with_tables(1, |tables| Walk::new(tables, protocol::TCP).unwrap().from_tunnel(&packet).unwrap());
         let told = fate(&report, MacAddr::of_endpoint);
         assert_eq!(told, expected, "{report:#?}");
         let seen = match told {
@@ -400,18 +400,18 @@ fn arrivals_go_where_the_trace_says() {
     check(Fate::Sandbox(MacAddr::of_endpoint(TASKS[0]), (TASKS[0].into(), Port::new(80))));
     // The flow that this began is found by its row, also when the port is published no more: then it ends.
     check(Fate::Sandbox(MacAddr::of_endpoint(TASKS[0]), (TASKS[0].into(), Port::new(80))));
-    lab.with_bpf(1, |bpf| {
+    lab.with_tables(1, |tables| {
         let key = TargetPortKey::new(TASKS[0], Port::new(8080), protocol::TCP);
-        bpf.tables.target_ports.remove(&key).unwrap();
+        tables.target_ports.remove(&key).unwrap();
     });
     check(Fate::Drop(DropReason::UnpublishedPort));
-    lab.with_bpf(1, |bpf| {
-        bpf.tables.endpoints.remove(&EndpointKey { vni: INGRESS_VNI, address: TASKS[0] }).unwrap();
+    lab.with_tables(1, |tables| {
+        tables.endpoints.remove(&EndpointKey { vni: INGRESS_VNI, address: TASKS[0] }).unwrap();
     });
     check(Fate::Drop(DropReason::UnknownEndpoint));
-    lab.with_bpf(1, |bpf| bpf.tables.peers.remove(&NODES[0].into()).unwrap());
+    lab.with_tables(1, |tables| tables.peers.remove(&NODES[0].into()).unwrap());
     check(Fate::Drop(DropReason::UnknownPeer));
-    lab.with_bpf(1, |bpf| bpf.tables.peers.insert(&NODES[0].into(), &Peer::default()).unwrap());
+    lab.with_tables(1, |tables| tables.peers.insert(&NODES[0].into(), &Peer::default()).unwrap());
     check(Fate::Drop(DropReason::UnknownEndpoint));
     lab.check_counters();
 }

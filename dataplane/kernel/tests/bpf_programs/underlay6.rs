@@ -58,7 +58,7 @@ fn walk(lab: &Lab) {
 }
 
 fn next_hop(lab: &Lab, node: usize) -> Option<(u32, Ip)> {
-    let hop = lab.with_bpf(node, |bpf| bpf.tables.next_hops.get(&NODES6[1 - node]).unwrap());
+    let hop = lab.with_tables(node, |tables| tables.next_hops.get(&NODES6[1 - node]).unwrap());
     hop.filter(|hop| hop.ifindex != 0).map(|hop| (hop.mtu, hop.gateway))
 }
 
@@ -86,10 +86,10 @@ fn tunnels_over_ipv6_of_strangers_are_refused() {
     let Some(lab) = lab(tc_mode()) else { return };
     (0..2).for_each(|node| lab.allow_own_headers(node));
     tcp(&lab.tasks[1], TASKS_OVERLAY[0], 80, b"known").unwrap();
-    lab.with_bpf(1, |bpf| bpf.tables.peers.remove(&NODES6[0]).unwrap());
+    lab.with_tables(1, |tables| tables.peers.remove(&NODES6[0]).unwrap());
     tcp(&lab.tasks[1], TASKS_OVERLAY[0], 80, b"unknown").unwrap_err();
     assert!(n_unknown_peers(&lab, 1) > 0);
-    lab.with_bpf(1, |bpf| bpf.tables.peers.insert(&NODES6[0], &Peer::default()).unwrap());
+    lab.with_tables(1, |tables| tables.peers.insert(&NODES6[0], &Peer::default()).unwrap());
     tcp(&lab.tasks[1], TASKS_OVERLAY[0], 80, b"known").unwrap();
 }
 

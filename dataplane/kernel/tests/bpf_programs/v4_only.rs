@@ -266,18 +266,18 @@ fn addresses_that_stand_for_nobody_are_swept() {
     let shown = inspect::flows(&lab.node_pins(1), 10).unwrap().kept;
     assert!(shown.iter().all(|flow| flow.client.ip() == IpAddr::from(CLIENT6)), "{shown:?}");
     assert!(shown[0].client_address_seen.is_some_and(|address| is_one(address.into())), "{shown:?}");
-    lab.with_bpf(1, |bpf| {
-        let rows = bpf.tables.stand_ins.rows().unwrap();
+    lab.with_tables(1, |tables| {
+        let rows = tables.stand_ins.rows().unwrap();
         assert_eq!(rows.values().map(|row| row.client).collect::<Vec<_>>(), [CLIENT6]);
-        bpf.tables.tick.set(&later).unwrap();
-        bpf.tables.sweep_flows().unwrap();
-        assert_eq!(bpf.tables.stand_ins.rows().unwrap(), rows, "its flow lives");
+        tables.tick.set(&later).unwrap();
+        tables.sweep_flows().unwrap();
+        assert_eq!(tables.stand_ins.rows().unwrap(), rows, "its flow lives");
     });
     exchange(stream, b"still here").unwrap();
-    lab.with_bpf(1, |bpf| {
-        bpf.tables.tick.set(&(later + 20)).unwrap();
-        bpf.tables.sweep_flows().unwrap();
-        assert!(bpf.tables.flows.rows().unwrap().is_empty());
-        assert!(bpf.tables.stand_ins.rows().unwrap().is_empty());
+    lab.with_tables(1, |tables| {
+        tables.tick.set(&(later + 20)).unwrap();
+        tables.sweep_flows().unwrap();
+        assert!(tables.flows.rows().unwrap().is_empty());
+        assert!(tables.stand_ins.rows().unwrap().is_empty());
     });
 }

@@ -339,24 +339,24 @@ fn flows_follow_endpoints_and_are_swept() {
     let mut seen_by = BTreeSet::new();
     for _ in 0..16 {
         tcp(&lab.client, NODES[0], 8081, b"x").unwrap();
-        seen_by.extend(lab.with_bpf(0, |bpf| {
-            bpf.tables.flow_cache.rows().unwrap().into_values().map(|row| row.backend).collect::<Vec<_>>()
+        seen_by.extend(lab.with_tables(0, |tables| {
+            tables.flow_cache.rows().unwrap().into_values().map(|row| row.backend).collect::<Vec<_>>()
         }));
     }
     assert_eq!(seen_by.into_iter().collect::<Vec<_>>(), TASKS);
-    let swept = lab.with_bpf(1, |bpf| {
-        let kept = bpf.tables.sweep_flows().unwrap();
+    let swept = lab.with_tables(1, |tables| {
+        let kept = tables.sweep_flows().unwrap();
         assert!(kept.n_kept > 0 && kept.n_removed == 0, "{kept:?}");
-        bpf.tables.tick.set(&12).unwrap();
-        bpf.tables.sweep_flows().unwrap()
+        tables.tick.set(&12).unwrap();
+        tables.sweep_flows().unwrap()
     });
     assert!(swept.n_kept == 0 && swept.n_removed > 0, "closed flows stay: {swept:?}");
     let flow = connect_from(&lab.client, 0, NODES[0], 8080);
-    lab.with_bpf(1, |bpf| {
-        assert_eq!(bpf.tables.sweep_flows().unwrap().n_kept, 1);
-        bpf.tables.endpoints.remove(&EndpointKey { vni: INGRESS_VNI, address: TASKS[0] }).unwrap();
-        assert_eq!(bpf.tables.sweep_flows().unwrap().n_removed, 1);
-        assert!(bpf.tables.flows.rows().unwrap().is_empty() && bpf.tables.replies.rows().unwrap().is_empty());
+    lab.with_tables(1, |tables| {
+        assert_eq!(tables.sweep_flows().unwrap().n_kept, 1);
+        tables.endpoints.remove(&EndpointKey { vni: INGRESS_VNI, address: TASKS[0] }).unwrap();
+        assert_eq!(tables.sweep_flows().unwrap().n_removed, 1);
+        assert!(tables.flows.rows().unwrap().is_empty() && tables.replies.rows().unwrap().is_empty());
     });
     drop(flow);
 }
@@ -402,7 +402,8 @@ fn walk_by_own_headers() {
         }
         walk(&lab);
         for node in 0..2 {
-            let known = lab.with_bpf(node, |bpf| bpf.tables.next_hops.get(&NODES[1 - node].into()).unwrap());
+            let known =
+                lab.with_tables(node, |tables| tables.next_hops.get(&NODES[1 - node].into()).unwrap());
             let is_own = known.is_some_and(|hop| hop.ifindex == lab.nodes[node].ifindex("up0"));
             assert_eq!(is_own, nodes.contains(&node), "node {node}: {known:?}");
         }
@@ -419,9 +420,9 @@ fn tunnels_follow_the_nodes_routes() {
     let mut walk_by = |change: &str| {
         lab.nodes[0].ip(change);
         tick += 1;
-        lab.with_bpf(0, |bpf| bpf.tables.tick.set(&tick).unwrap());
+        lab.with_tables(0, |tables| tables.tick.set(&tick).unwrap());
         tasks_are_served(&lab);
-        lab.with_bpf(0, |bpf| bpf.tables.next_hops.get(&NODES[1].into()).unwrap().unwrap())
+        lab.with_tables(0, |tables| tables.next_hops.get(&NODES[1].into()).unwrap().unwrap())
     };
     let peer = Ip::from(NODES[1]);
     let hop = walk_by("link set lo up");

@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use crate::support::{Node, converge, id, observe, ok, shell, wanted, way_out};
 use dataplane_kernel::net::namespace::Namespace;
 use dataplane_model::KernelState;
-use dataplane_model::kernel_state::{Device, LinkName, Singleton};
+use dataplane_model::kernel_state::{Change, Device, LinkName, Singleton};
 
 #[test]
 fn a_node_is_made_kept_and_removed() {
@@ -179,19 +179,40 @@ fn a_foreign_bridge_is_left_alone() {
 
     let held = node.run(observe(&mut net));
     let wanted = wanted(&id("t1"));
-    let device = dataplane_model::Op::Device(dataplane_model::kernel_state::Change::Put(
+    let device = dataplane_model::Op::Device(Change::Put(
         LinkName::gateway_bridge(),
         wanted.devices[&LinkName::gateway_bridge()].clone(),
     ));
     let refused = node.run(net.apply(&device));
-    let gone = dataplane_model::Op::Device(dataplane_model::kernel_state::Change::Delete(
-        LinkName::gateway_bridge(),
-    ));
+    let gone = dataplane_model::Op::Device(Change::Delete(LinkName::gateway_bridge()));
     node.run(net.apply(&gone)).unwrap();
 
     assert!(held.devices.is_empty());
     assert!(refused.unwrap_err().to_string().contains("is not meshd's"));
     ok("ip link show docker_gwbridge");
+}
+
+/// Also one with a metric, which ours would be preferred to.
+#[test]
+fn a_foreign_route_is_left_alone() {
+    let node = Node::enter();
+    let mut net = node.net();
+    let wanted = wanted(&id("t1"));
+    let (subnet, route) = wanted.routes.iter().next().unwrap();
+    let device = LinkName::vxlan();
+    let make = dataplane_model::Op::Device(Change::Put(device.clone(), wanted.devices[&device].clone()));
+    node.run(net.apply(&make)).unwrap();
+    for metric in ["", "metric 100"] {
+        ok(&format!("ip route add {subnet} dev up0 {metric}"));
+        let before = shell("ip route show table main").stdout;
+
+        let refused = node.run(net.apply(&dataplane_model::Op::Route(Change::Put(*subnet, route.clone()))));
+        node.run(net.apply(&dataplane_model::Op::Route(Change::Delete(*subnet)))).unwrap();
+
+        assert!(refused.unwrap_err().to_string().contains(&subnet.to_string()));
+        assert_eq!(shell("ip route show table main").stdout, before);
+        ok(&format!("ip route del {subnet} dev up0 {metric}"));
+    }
 }
 
 #[test]

@@ -30,6 +30,7 @@ pub fn facts() -> NodeFacts {
     };
     NodeFacts {
         uplinks: BTreeMap::from([(LinkName::new("up0").unwrap(), uplink)]),
+        connected: ["198.18.0.0/24".parse().unwrap()].into(),
         host_forwards: false,
         forwarding6: Forwarding6::ByInterface,
         has_tcx: true,

@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use dataplane_model::{KernelState, NodeView, SandboxId};
 
 use super::fixture::{APP, INGRESS, facts, network, sandbox, view};
-use crate::{plan, strays};
+use crate::{NodeFacts, plan, strays};
 
 fn planned(view: &NodeView) -> KernelState {
     plan(view, &facts()).unwrap().state
@@ -64,6 +64,20 @@ fn an_address_means_another_where_a_subnet_overlaps() {
     view.remote_endpoints.clear();
 
     assert_eq!(resets(&held, &planned(&view)), ["sockets 4096 to 10.0.0.6 in node"]);
+}
+
+/// The same addresses are its neighbours', whom it talks to.
+#[test]
+fn a_node_in_an_overlapping_network_of_its_own_has_nothing_to_reset() {
+    let mut view = view();
+    let facts = NodeFacts { connected: ["10.0.0.0/16".parse().unwrap()].into(), ..facts() };
+    let held = plan(&view, &facts).unwrap().state;
+    view.remote_endpoints.clear();
+
+    let resets = resets(&held, &plan(&view, &facts).unwrap().state);
+
+    assert_eq!(resets, ["sockets 4096 to 10.0.0.6 in t5", "sockets 4097 to 10.0.1.6 in t5"]);
+    assert_eq!(strays_of(None, &[[10, 0, 0, 99]], &held), [""; 0]);
 }
 
 #[test]

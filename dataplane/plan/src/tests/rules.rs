@@ -449,7 +449,7 @@ fn a_task_of_internal_networks_has_no_way_out() {
 fn what_the_kernel_cannot_do_is_refused_by_name() {
     let mut view = view();
     view.services.get_mut(&WEB).unwrap().ingress_ports.push(PublishedPort {
-        protocol: 132,
+        protocol: 33,
         published: 9,
         target: 9,
     });
@@ -459,9 +459,41 @@ fn what_the_kernel_cannot_do_is_refused_by_name() {
 
     let planned = planned(&view, &facts());
 
-    assert!(planned.problems[0].contains("protocol 132"), "{:?}", planned.problems);
+    assert!(planned.problems[0].contains("protocol 33"), "{:?}", planned.problems);
     assert!(planned.refused[&id].contains("unknown network"), "{:?}", planned.refused);
     assert!(!planned.state.sandboxes.contains_key(&id));
+}
+
+#[test]
+fn each_protocol_of_the_routing_mesh_has_its_rows() {
+    for protocol in [6, 17, 132] {
+        let mut view = view();
+        let ports = &mut view.services.get_mut(&WEB).unwrap().ingress_ports;
+        *ports = vec![PublishedPort { protocol, published: 9999, target: 7 }];
+
+        let Plan { state, problems, .. } = planned(&view, &facts());
+
+        assert_eq!(problems, [""; 0]);
+        assert!(state.frontends.keys().any(|key| (key.protocol, key.port) == (protocol, 9999)));
+        assert!(state.ports.keys().any(|key| (key.protocol, key.published) == (protocol, 9999)));
+    }
+}
+
+#[test]
+fn the_nodes_own_network_is_not_taken_from_it() {
+    let view = view();
+    let subnet = IpNetwork::from(view.networks[&INGRESS].subnet);
+    assert!(planned(&view, &facts()).state.routes.contains_key(&subnet));
+    for own in ["10.0.0.0/24", "10.0.0.0/16", "10.0.0.128/25"] {
+        let own: IpNetwork = own.parse().unwrap();
+        let facts = NodeFacts { connected: [own].into(), ..facts() };
+
+        let Plan { state, problems, .. } = planned(&view, &facts);
+
+        assert!(!state.routes.contains_key(&subnet), "{own}");
+        assert!(problems.iter().any(|problem| problem.contains(&own.to_string())), "{problems:?}");
+        assert!(!state.frontends.is_empty());
+    }
 }
 
 #[test]

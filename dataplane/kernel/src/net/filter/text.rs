@@ -129,6 +129,8 @@ fn forward_chain(filter: &PacketFilter, text: &mut String) -> std::fmt::Result {
             writeln!(text, "\t\tiifname \"{bridge}\" ip6 saddr {address6} ct state new drop")?;
         }
     }
+    // Tunnels bring the node's processes answers; a task that may go out does so by the bridge.
+    writeln!(text, "\t\tiifname \"{}\" ct state new reject", LinkName::VXLAN)?;
     writeln!(text, "\t}}")
 }
 

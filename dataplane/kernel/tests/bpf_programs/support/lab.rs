@@ -147,6 +147,12 @@ impl Lab {
         self.pin_dir.join(format!("node{node}"))
     }
 
+    /// Runs `work` in a node's namespace, with its maps: the programs stay what they are, and nothing has to verify them again.
+    pub fn with_tables<T: Send>(&self, node: usize, work: impl FnOnce(&mut Tables) -> T + Send) -> T {
+        let pins = PinDir::new(&self.node_pins(node));
+        self.nodes[node].run(|| work(&mut Tables::open(&pins).unwrap()))
+    }
+
     /// Opens node `node`'s programs and maps, and runs `work` in the node's namespace.
     pub fn with_bpf<T: Send>(&self, node: usize, work: impl FnOnce(&mut Bpf) -> T + Send) -> T {
         let pins = self.node_pins(node);
@@ -192,8 +198,7 @@ impl Lab {
         const MTU: u32 = 1430;
         for node in 0..2 {
             let other = NODES6[1 - node];
-            self.with_bpf(node, |bpf| {
-                let tables = &mut bpf.tables;
+            self.with_tables(node, |tables| {
                 let mut config = tables.config.get().unwrap();
                 config.vtep = NODES6[node];
                 tables.config.set(&config).unwrap();
@@ -264,27 +269,27 @@ impl Lab {
 
     /// Gives [`RING`] these places on both nodes.
     pub fn swap_ring(&self, places: &[Ip4]) {
-        (0..2).for_each(|node| self.with_bpf(node, |bpf| bpf.tables.rings.swap(&RING, places).unwrap()));
+        (0..2).for_each(|node| self.with_tables(node, |tables| tables.rings.swap(&RING, places).unwrap()));
     }
 
     /// Gives [`RING`] of one node this history, youngest first.
     pub fn set_rings(&self, node: usize, rings: &[Vec<Ip4>]) {
-        self.with_bpf(node, |bpf| {
-            bpf.tables.rings.remove(&RING).unwrap();
-            rings.iter().rev().for_each(|places| bpf.tables.rings.swap(&RING, places).unwrap());
+        self.with_tables(node, |tables| {
+            tables.rings.remove(&RING).unwrap();
+            rings.iter().rev().for_each(|places| tables.rings.swap(&RING, places).unwrap());
         });
     }
 
     /// Publishes another TCP port of task 0's.
     pub fn publish(&self, published: u16, target: u16) {
         for (node, address) in NODES6.into_iter().enumerate() {
-            self.with_bpf(node, |bpf| {
+            self.with_tables(node, |tables| {
                 for address in [NODES[node].into(), address, Ip::LOCALHOST4] {
                     let key = FrontendKey::new(address, Port::new(published), protocol::TCP);
-                    bpf.tables.frontends.insert(&key, &Frontend::new(RING, Port::new(target))).unwrap();
+                    tables.frontends.insert(&key, &Frontend::new(RING, Port::new(target))).unwrap();
                 }
                 let key = TargetPortKey::new(TASKS[0], Port::new(published), protocol::TCP);
-                bpf.tables.target_ports.insert(&key, &TargetPort::new(Port::new(target))).unwrap();
+                tables.target_ports.insert(&key, &TargetPort::new(Port::new(target))).unwrap();
             });
         }
     }
@@ -293,15 +298,15 @@ impl Lab {
     pub fn answer_directly(&self) {
         for node in 0..2 {
             self.allow_own_headers(node);
-            self.with_bpf(node, |bpf| answer_directly(&mut bpf.tables, true));
+            self.with_tables(node, |tables| answer_directly(tables, true));
         }
     }
 
     /// Lets both nodes forget which backends the flows that enter by them have.
     pub fn empty_caches(&self) {
         for node in 0..2 {
-            self.with_bpf(node, |bpf| {
-                let cache = &mut bpf.tables.flow_cache;
+            self.with_tables(node, |tables| {
+                let cache = &mut tables.flow_cache;
                 cache.rows().unwrap().keys().for_each(|flow| cache.remove(flow).unwrap());
             });
         }
