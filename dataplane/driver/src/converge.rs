@@ -241,6 +241,7 @@ fn facts(choices: Choices, machine: &Machine, held: &KernelState) -> NodeFacts {
         connected: machine.connected.clone(),
         host_forwards: machine.host_forwards,
         forwarding6: machine.forwarding6,
+        has_way_out6: machine.has_way_out6,
         has_tcx: machine.has_tcx,
         has_ipv6: machine.has_ipv6,
         has_socket_reset: machine.has_socket_reset,

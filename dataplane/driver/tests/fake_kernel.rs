@@ -32,6 +32,7 @@ fn machine() -> Machine {
         connected: ["198.18.0.0/24".parse().unwrap()].into(),
         host_forwards: false,
         forwarding6: Forwarding6::Off,
+        has_way_out6: false,
         has_tcx: true,
         has_ipv6: true,
         has_socket_reset: true,

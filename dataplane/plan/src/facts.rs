@@ -18,6 +18,8 @@ pub struct NodeFacts {
     /// The host forwards IPv4 by itself (`net.ipv4.conf.all.forwarding`): then its own rules say what may pass.
     pub host_forwards: bool,
     pub forwarding6: Forwarding6,
+    /// The node has routes of IPv6 that lead to other machines.
+    pub has_way_out6: bool,
     /// The kernel has TCX links (6.6 and newer).
     pub has_tcx: bool,
     /// The kernel has IPv6.

@@ -189,7 +189,7 @@ fn gateway_leg(
         ipv6: behind_bridge6(facts, address).zip(bridge_address6(facts)).map(|(address, bridge)| Leg6 {
             address,
             gateway: bridge.ip(),
-            default_route: false,
+            default_route: default_route && facts.has_way_out6,
         }),
     }
 }

@@ -125,8 +125,8 @@ fn frontend<F: Family>(socket: &Socket<'_, F>) -> Option<Service> {
 }
 
 /// As [`frontend`], for a task: this host is the task's own there, the node has its addresses only. The kernel takes the
-/// task's packets to the ingress network by its leg there, or by its way out. That is IPv4's: at IPv6 addresses of other
-/// nodes, to which no way leads, the same ports are published, and served from here.
+/// task's packets to the ingress network by its leg there, or by its way out. Of IPv6 not every task has one: at IPv6 addresses
+/// of other nodes the same ports are published, and served from here.
 #[inline(always)]
 fn published<F: Family>(socket: &Socket<'_, F>) -> Option<Service> {
     let (address, port) = socket.destination();

@@ -98,8 +98,8 @@ fn first(packet: &Skb) -> Result<Option<Verdict>, DropReason> {
         return if is_way_out { Ok(Some(Verdict::Pass)) } else { Err(DropReason::Malformed) };
     };
     if is_way_out {
-        let header = (ethernet.ether_type == ethernet::TYPE_IPV4).then(|| headers::ip(packet, Version::V4));
-        return Ok(if header.flatten().is_some() { None } else { Some(Verdict::Pass) });
+        let header = Version::of(ethernet.ether_type).and_then(|version| headers::ip(packet, version));
+        return Ok(if header.is_some() { None } else { Some(Verdict::Pass) });
     }
     if ethernet.source != attachment.mac {
         return Err(DropReason::SourceAddress);
@@ -258,7 +258,7 @@ fn last(packet: &Skb) -> Outcome {
     to_router(packet, attachment, (ip, destination))
 }
 
-/// IPv6 has no way out of a network; of errors there is no error (RFC 4443 section 2.4 (e)), and of pieces none here.
+/// By IPv6 no way leads out of a network; of errors there is no error (RFC 4443 section 2.4 (e)), and of pieces none here.
 #[inline(always)]
 fn may_be_refused(packet: &Skb, ip: &IpHeader) -> bool {
     ip.part == ip::Part::Whole && !icmp::is_error6(packet, ip)

@@ -11,7 +11,9 @@ use netlink_packet_route::link::{
     AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoVxlan,
     LinkAttribute, LinkFlags, LinkInfo, LinkMessage, State,
 };
-use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteType,
+};
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use rtnetlink::sys::protocols::NETLINK_ROUTE;
 use rtnetlink::sys::{AsyncSocket as _, TokioSocket};
@@ -201,7 +203,15 @@ impl Netlink {
 
     /// Of both families.
     pub(super) async fn routes(&self) -> Result<Vec<Route>, NetError> {
-        let query = RouteMessageBuilder::<IpAddr>::new().build();
+        self.routes_like(RouteMessageBuilder::<IpAddr>::new().build()).await
+    }
+
+    /// Of IPv6 alone.
+    pub(super) async fn routes6(&self) -> Result<Vec<Route>, NetError> {
+        self.routes_like(RouteMessageBuilder::<Ipv6Addr>::new().build()).await
+    }
+
+    async fn routes_like(&self, query: RouteMessage) -> Result<Vec<Route>, NetError> {
         let messages: Vec<RouteMessage> = self
             .handle
             .route()
@@ -410,6 +420,11 @@ impl Route {
 
     pub(super) fn is_default(&self) -> bool {
         self.destination.prefix() == 0
+    }
+
+    /// Packets go on, and are not refused.
+    pub(super) fn is_unicast(&self) -> bool {
+        self.message.header.kind == RouteType::Unicast
     }
 
     pub(super) fn is_main(&self) -> bool {

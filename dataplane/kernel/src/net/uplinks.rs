@@ -9,8 +9,8 @@ use dataplane_model::kernel_state::LinkName;
 use dataplane_plan::{Forwarding6, Uplink};
 use ipnetwork::IpNetwork;
 
-use super::netlink::{Address, Link, Netlink};
-use super::{NetError, forwarding, sysctl};
+use super::netlink::{Address, Link, Netlink, Route};
+use super::{NetError, forwarding, routes, sysctl};
 
 /// Drivers that run XDP programs on received packets before they make a socket buffer, by their names in Linux 6.1.
 const NATIVE_XDP_DRIVERS: [&str; 22] = [
@@ -47,6 +47,7 @@ pub struct Machine {
     pub connected: BTreeSet<IpNetwork>,
     pub host_forwards: bool,
     pub forwarding6: Forwarding6,
+    pub has_way_out6: bool,
     pub has_tcx: bool,
     pub has_ipv6: bool,
     /// The kernel can end sockets of others.
@@ -74,8 +75,35 @@ pub(super) async fn machine(
     let connected = connected(&links, &addresses);
     let (host_forwards, forwarding6) = (forwarding::host_forwards()?, forwarding::forwarding6()?);
     let has_ipv6 = sysctl::read("ipv6/conf/default/disable_ipv6")?.is_some();
-    let has_tcx = has_tcx();
-    Ok(Machine { uplinks, connected, host_forwards, forwarding6, has_tcx, has_ipv6, has_socket_reset })
+    let has_way_out6 = node.routes6().await?.iter().any(|route| is_way_out6(route, &links));
+    Ok(Machine {
+        uplinks,
+        connected,
+        host_forwards,
+        forwarding6,
+        has_way_out6,
+        has_tcx: has_tcx(),
+        has_ipv6,
+        has_socket_reset,
+    })
+}
+
+/// Leads by IPv6 to machines beyond this one, and is not ours.
+fn is_way_out6(route: &Route, links: &[Link]) -> bool {
+    let IpNetwork::V6(destination) = route.destination else { return false };
+    let may_lead_out = |link: &Link| link.is_up && link.name != "lo" && !is_ours(&link.name);
+    // A route over several interfaces names none.
+    let leads_out =
+        route.device.is_none_or(|index| links.iter().any(|link| link.index == index && may_lead_out(link)));
+    let is_far = destination.prefix() == 0 || is_known_by_others(destination.network());
+    route.is_main() && route.is_unicast() && leads_out && is_far && route.protocol != routes::PROTOCOL
+}
+
+fn is_ours(link: &str) -> bool {
+    let name = LinkName::new(link);
+    name.is_some_and(|name| {
+        name.is_host_end() || name == LinkName::gateway_bridge() || name == LinkName::vxlan()
+    })
 }
 
 fn connected(links: &[Link], addresses: &[Address]) -> BTreeSet<IpNetwork> {

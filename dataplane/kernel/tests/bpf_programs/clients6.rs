@@ -3,6 +3,7 @@
 use dataplane_kernel::bpf::TestPacket;
 use ebpf_abi::limits::{FRAGMENTS_SECS, ROUTER_MAC};
 use ebpf_abi::ring::{EARLIER_RINGS, fingerprint};
+use ebpf_abi::table::ATTACHMENT_WAY_OUT;
 use ebpf_abi::{Chooser, DropReason, EndpointKey, Ip, Ip4, MacAddr, ProgramId};
 
 use crate::harness::{Bench, CLIENT_MAC, Expect, NODE_MAC, bench, client_to, tunnelled};
@@ -247,6 +248,37 @@ fn tasks_answer_clients_as_the_node() {
         bench.bpf.tables.address_owners.remove(&NODES6[1]).unwrap();
         let frame = answer.udp((53, 40_000), b"answer");
         bench.check("an address without owner", &frame, &Expect::Drop(DropReason::UnknownOwner));
+    });
+}
+
+/// A server that answers datagrams from an unbound socket leaves the way to its routing table, which takes the way out.
+#[test]
+fn datagrams_answer_clients_by_the_way_out_too() {
+    bench(1, |bpf, lab| {
+        let (uplink, host_end) = (lab.nodes[1].ifindex("up0"), lab.nodes[1].ifindex("mv01"));
+        let mut bench = Bench::received(bpf, ProgramId::MeshUplink, uplink);
+        bench.check_forwarded("question", &client_to(NODES6[1]).udp((40_000, 5353), b"question"));
+
+        let (way_out, bridge) = ((task6(0).0, ip6(9)), MacAddr([2, 0x42, 172, 18, 0, 1]));
+        let mut row = bench.bpf.tables.attachments.get(&host_end).unwrap().unwrap();
+        (row.address, row.mac, row.flags) = (TASKS[0], way_out.0, ATTACHMENT_WAY_OUT);
+        bench.bpf.tables.attachments.insert(&host_end, &row).unwrap();
+        let mut bench = Bench::received(bpf, ProgramId::MeshTask, host_end);
+        let answer = between(way_out, (bridge, CLIENT6));
+        let restored = between((way_out.0, NODES6[1]), (bridge, CLIENT6)).udp((5353, 40_000), b"answer");
+        let frame = answer.udp((53, 40_000), b"answer");
+        bench.check("answer", &frame, &Expect::ForwardAs(restored.clone()));
+        for part in [(0, 8), (8, 8)] {
+            let (frame, expected) = (fragment6(&frame, part, 7), fragment6(&restored, part, 7));
+            bench.check("a fragment of the answer", &frame, &Expect::ForwardAs(expected));
+        }
+        for (name, frame) in [
+            ("to another port of the client", answer.udp((53, 40_001), b"")),
+            ("a connection of the task's own", answer.tcp((53, 40_000), Segment::Syn, b"")),
+            ("an error of the task's own", answer.port_unreachable(&restored)),
+        ] {
+            bench.check(name, &frame, &Expect::Pass);
+        }
     });
 }
 

@@ -253,7 +253,7 @@ fn a_network_without_prefix_carries_ipv4_alone() {
     });
 }
 
-/// The way out has no IPv6; what is there anyway is the kernel's.
+/// The way out is the kernel's, but for answers to clients of published ports.
 #[test]
 fn the_way_out_is_left_to_the_kernel() {
     bench(1, |bpf, lab| {

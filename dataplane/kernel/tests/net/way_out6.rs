@@ -36,7 +36,7 @@ fn wanted6(task: &SandboxId) -> KernelState {
     let side = Leg6 {
         address: "fd00:18::9/64".parse().unwrap(),
         gateway: "fd00:18::1".parse().unwrap(),
-        default_route: false,
+        default_route: true,
     };
     state.sandboxes.get_mut(task).unwrap().legs[1].ipv6 = Some(side);
     if Path::new(FORCE_FORWARDING).exists() {
@@ -65,6 +65,12 @@ fn within<T: Send + 'static>(namespace: File, work: impl FnOnce() -> T + Send + 
 
 fn sandbox(node: &Node, task: &SandboxId) -> File {
     File::open(node.netns_dir().join(&task.0)).unwrap()
+}
+
+/// The kernel begins to listen to questions for an address of IPv6 some time after it has been given: who asks before asks
+/// again after a second.
+fn in_the_end(reaches: impl Fn() -> bool) -> bool {
+    (0..10).any(|_| reaches())
 }
 
 fn outside(node: &Node) -> File {
@@ -147,10 +153,72 @@ fn nothing_else_is_forwarded() {
     node.sandbox(&behind, "ip route add default via 2001:db8:1::11");
     node.outside("ip route add default via 2001:db8::11");
 
-    assert!(node.outside_reaches("2001:db8::11"));
-    assert!(node.sandbox_reaches(&behind, "2001:db8:1::11"));
+    assert!(in_the_end(|| node.outside_reaches("2001:db8::11")));
+    assert!(in_the_end(|| node.sandbox_reaches(&behind, "2001:db8:1::11")));
     assert!(!node.outside_reaches("fd00:18::9"), "nobody begins a connection to a task's way out");
     assert!(!node.outside_reaches("2001:db8:1::100"), "the node is nobody's router");
+}
+
+/// Whom a server outside at `to` sees when the task connects to it.
+fn seen_outside(node: &Node, task: &SandboxId, to: SocketAddr) -> SocketAddr {
+    let server = within(outside(node), move || TcpListener::bind(to).unwrap());
+    within(sandbox(node, task), move || TcpStream::connect(to).map(drop).unwrap());
+    server.accept().unwrap().1
+}
+
+#[test]
+fn the_way_out_is_masqueraded() {
+    let node = enter();
+    let task = id("t1");
+    let mut wanted = wanted6(&task);
+    // Further away than the node's own link.
+    node.outside("ip addr add 2001:db8:ffff::1/128 dev lo nodad");
+    ok("ip route add default via 2001:db8::100");
+    node.run(converge(&mut node.net(), &wanted));
+    for to in ["[2001:db8::100]:7777", "[2001:db8:ffff::1]:7777"] {
+        let seen = seen_outside(&node, &task, to.parse().unwrap());
+        assert_eq!(seen.ip().to_string(), "2001:db8::11", "{to}");
+    }
+
+    filter(&mut wanted).no_egress = [Ipv4Addr::new(172, 18, 0, 9)].into();
+    node.run(converge(&mut node.net(), &wanted));
+    assert!(!node.sandbox_reaches(&task, "2001:db8:ffff::1"), "a task of internal networks has no way out");
+    assert!(!node.sandbox_reaches(&task, "2001:db8::11"));
+}
+
+/// At once, and as often as it is asked: more often than a kernel says "no route" in a second.
+#[test]
+fn where_the_node_has_no_route_tasks_are_refused() {
+    let node = enter();
+    let task = id("t1");
+    node.run(converge(&mut node.net(), &wanted6(&task)));
+    assert!(in_the_end(|| node.sandbox_reaches(&task, "fd00:18::1")));
+    let refused = within(sandbox(&node, &task), || {
+        let to: SocketAddr = "[2001:db8:ffff::1]:443".parse().unwrap();
+        // The kernel gives up later than this only if nobody answers; a loaded machine answers late.
+        let patience = std::time::Duration::from_secs(30);
+        (0..50).map(|_| TcpStream::connect_timeout(&to, patience).unwrap_err().kind()).collect::<Vec<_>>()
+    });
+
+    assert!(refused.iter().all(|kind| *kind == ErrorKind::ConnectionRefused), "{refused:?}");
+}
+
+#[test]
+fn a_way_out_is_a_route_to_other_machines() {
+    let node = Node::enter();
+    let mut net = node.net();
+    let mut has_way_out = || node.run(net.machine([198, 18, 0, 11].into())).unwrap().has_way_out6;
+    let link_local_alone = has_way_out();
+    ok("ip -6 route add blackhole default");
+    let blackhole = has_way_out();
+    ok("ip -6 route del blackhole default");
+    ok("ip addr add 2001:db8::11/64 dev up0 nodad");
+    let own_link = has_way_out();
+    ok("ip addr del 2001:db8::11/64 dev up0");
+    ok("ip -6 route add default via fe80::1 dev up0");
+    let default = has_way_out();
+
+    assert_eq!((link_local_alone, blackhole, own_link, default), (false, false, true, true));
 }
 
 /// Changes something behind meshd's back.
@@ -171,6 +239,7 @@ fn drift_of_the_way_out_is_seen_and_put_right() {
         ("the bridge has no IPv6", here("sysctl -w net.ipv6.conf.docker_gwbridge.disable_ipv6=1")),
         ("the bridge believes routers", here("sysctl -w net.ipv6.conf.docker_gwbridge.accept_ra=1")),
         ("a rule is gone", here("nft flush chain inet meshd prerouting")),
+        ("the way out is gone", Box::new(|| drop(node.sandbox(&task, "ip -6 route del default")))),
         ("the address inside is gone", Box::new(|| drop(node.sandbox(&task, "ip -6 addr flush dev eth1")))),
     ];
     if Path::new(FORCE_FORWARDING).exists() {

@@ -33,6 +33,7 @@ pub fn facts() -> NodeFacts {
         connected: ["198.18.0.0/24".parse().unwrap()].into(),
         host_forwards: false,
         forwarding6: Forwarding6::ByInterface,
+        has_way_out6: true,
         has_tcx: true,
         has_ipv6: true,
         has_socket_reset: true,

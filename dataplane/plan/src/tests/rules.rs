@@ -428,6 +428,25 @@ fn ipv6_is_forwarded_as_the_host_lets_us() {
 }
 
 #[test]
+fn tasks_have_a_way_out_by_ipv6_where_their_node_has_one() {
+    let leads_out = |egress: bool, facts: &NodeFacts| {
+        let mut view = view();
+        let sandbox = view.sandboxes.get_mut(&sandbox(5).0).unwrap();
+        (sandbox.egress, sandbox.host_ports) = (egress, vec![HTTP]);
+        planned(&view, facts).state.sandboxes.values().next().unwrap().legs[2]
+            .ipv6
+            .map(|side| side.default_route)
+    };
+    let none = NodeFacts { has_way_out6: false, ..facts() };
+    let off = NodeFacts { forwarding6: Forwarding6::Off, ..facts() };
+
+    assert_eq!(leads_out(true, &facts()), Some(true));
+    assert_eq!(leads_out(true, &none), Some(false), "its ports answer who is there");
+    assert_eq!(leads_out(false, &facts()), Some(false), "internal networks");
+    assert_eq!(leads_out(true, &off), None);
+}
+
+#[test]
 fn a_task_of_internal_networks_has_no_way_out() {
     let mut view = view();
     let (id, _) = sandbox(5);

@@ -70,6 +70,7 @@ fn comment(line: &str) -> Option<&str> {
 fn body(filter: &PacketFilter) -> String {
     let mut text = String::new();
     untracked_chains(filter, &mut text)
+        .and_then(|()| no_route_chain(filter, &mut text))
         .and_then(|()| forward_chain(filter, &mut text))
         .and_then(|()| nat_chains(filter, &mut text))
         .expect("a String takes all");
@@ -84,6 +85,15 @@ fn untracked_chains(filter: &PacketFilter, text: &mut String) -> std::fmt::Resul
     writeln!(text, "\t\tudp dport {port} notrack comment \"tunnel {node}:{port}\"\n\t}}")?;
     writeln!(text, "\tchain raw_out {{\n\t\ttype filter hook output priority -300; policy accept;")?;
     writeln!(text, "\t\tudp dport {port} notrack\n\t}}")
+}
+
+/// Where the node has no route, connections by IPv6 are reset: the kernel's own "no route" is one of few in a second (RFC 4443
+/// section 2.4 (f)), and who asks has addresses of IPv4 to go on to.
+fn no_route_chain(filter: &PacketFilter, text: &mut String) -> std::fmt::Result {
+    let PacketFilter { bridge, subnet6: Some(_), .. } = filter else { return Ok(()) };
+    writeln!(text, "\tchain no_route {{\n\t\ttype filter hook prerouting priority -90; policy accept;")?;
+    let asked = format!("iifname \"{bridge}\" meta nfproto ipv6 meta l4proto tcp fib daddr type unreachable");
+    writeln!(text, "\t\t{asked} reject with tcp reset\n\t}}")
 }
 
 /// Nothing with a source that is nobody's behind the bridge, nor for the tunnels' port.

@@ -125,7 +125,7 @@ async fn set_inside(namespace: &Namespace, inside: &Netlink, leg: &Leg) -> Resul
     inside.set_link(&format!("set up {}", leg.name), settings.build()).await?;
     for side in sides(leg) {
         inside.set_only_addresses(end.index, &[side.address]).await?;
-        for route in routes(&side, leg.table, end.index) {
+        for route in routes(&side, leg, end.index) {
             inside.put_route(route).await?;
         }
         if !side.default_route {
@@ -172,7 +172,7 @@ async fn existing(netlink: &Netlink, name: &LinkName) -> Result<Link, NetError> 
 
 /// In the leg's own table the subnet and the gateway, so that answers leave by the leg on which the question came; in
 /// the main table the gateway, if this is the way to everywhere.
-fn routes(side: &Side, table: u32, index: u32) -> Vec<RouteMessage> {
+fn routes(side: &Side, leg: &Leg, index: u32) -> Vec<RouteMessage> {
     let base = |table: u32, destination: IpNetwork| {
         RouteMessageBuilder::<IpAddr>::new()
             .output_interface(index)
@@ -185,20 +185,20 @@ fn routes(side: &Side, table: u32, index: u32) -> Vec<RouteMessage> {
         IpNetwork::V4(_) => Ipv4Network::new(Ipv4Addr::UNSPECIFIED, 0).expect("a short prefix").into(),
         IpNetwork::V6(_) => Ipv6Network::new(Ipv6Addr::UNSPECIFIED, 0).expect("a short prefix").into(),
     };
-    let subnet = base(table, side.address).map(|route| route.scope(RouteScope::Link));
+    let subnet = base(leg.table, side.address).map(|route| route.scope(RouteScope::Link));
     let default = |table| base(table, everywhere).and_then(|route| route.gateway(side.gateway));
-    let mut routes = vec![subnet, default(table)];
+    let mut routes = vec![subnet, default(leg.table)];
     if side.default_route {
         let main = default(u32::from(RouteHeader::RT_TABLE_MAIN));
-        routes.push(main.map(|route| route.priority(metric(side))));
+        routes.push(main.map(|route| route.priority(metric(side, leg))));
     }
     let built = routes.into_iter().map(|route| route.expect("all of one family").build());
     built.collect()
 }
 
-/// The kernel's own for IPv4. Of IPv6, a leg is the way to everywhere only for want of a better one.
-fn metric(side: &Side) -> u32 {
-    if side.address.is_ipv4() { 0 } else { LAST_RESORT_METRIC }
+/// The kernel's own for the way out. Of IPv6, the leg of a network is the way to everywhere only for want of a better one.
+fn metric(side: &Side, leg: &Leg) -> u32 {
+    if side.address.is_ipv4() || leg.bridge.is_some() { 0 } else { LAST_RESORT_METRIC }
 }
 
 async fn delete_main_default(inside: &Netlink, index: u32, of: IpNetwork) -> Result<(), NetError> {

@@ -397,6 +397,10 @@ fn answer(dice: &mut Dice, tables: &Tables, attachment: &Attachment) -> Vec<u8> 
     let source = match Family::of_address(client) {
         Family::V4 if attachment.flags & ATTACHMENT_WAY_OUT != 0 => STRANGER.into(),
         Family::V4 => key.endpoint.into(),
+        // Any address of its own: none of the network's either, on the way out.
+        Family::V6 if attachment.flags & ATTACHMENT_WAY_OUT != 0 => {
+            in_network6(crate::generate::OVERLAY, key.endpoint)
+        }
         Family::V6 => in_network6(INGRESS, key.endpoint),
     };
     let tuple = FlowTuple::new((source, key.target_port), (client, key.client_port), key.protocol);

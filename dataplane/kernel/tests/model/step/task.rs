@@ -9,7 +9,7 @@ use super::errors::may_be_refused;
 use super::rewrite::Side;
 use super::translate::may_stand_in;
 use super::{Step, Verdict, Walk, Way, is_group};
-use crate::frame::{ARP, IPV4, Link, Segment, changed_checksum, echo_request, put};
+use crate::frame::{ARP, Link, Segment, changed_checksum, echo_request, put};
 use crate::network::{Family, Network};
 
 impl Walk<'_> {
@@ -37,11 +37,10 @@ impl Walk<'_> {
     }
 
     /// What answers clients from a socket that let the routing table choose the way, as those of TCP don't; `None` for the rest.
-    /// The way out is of IPv4.
     fn by_way_out(&mut self, attachment: &Attachment) -> Option<Step> {
-        Link::of(&self.frame).filter(|link| link.kind == IPV4)?;
+        let family = Family::of(Link::of(&self.frame)?.kind)?;
         self.tables.config()?;
-        let ip = Network::of(&self.frame, Family::V4)?;
+        let ip = Network::of(&self.frame, family)?;
         let segment =
             self.tables.segment(&self.frame, &ip).ok().filter(|segment| !segment.is_of(protocol::TCP))?;
         let flow = self.tables.task_answers(&segment, attachment.address)?;
