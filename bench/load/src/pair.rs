@@ -18,7 +18,7 @@ use tokio::runtime::Runtime;
 
 use crate::netns::{Namespace, Place};
 
-pub use view::{Extent, PORT, VIP, add_endpoints, last_ring, overlay_address, set_one_more, view_of};
+pub use view::{Assigned, Extent, PORT, VIP, last_ring, overlay_address};
 
 /// Tunnel ends of the two nodes; clients ask the first, the task that serves is on the second.
 pub const NODES: [Ipv4Addr; 2] = [Ipv4Addr::new(198, 18, 0, 11), Ipv4Addr::new(198, 18, 0, 12)];
@@ -81,15 +81,15 @@ impl Pair {
 
     /// Gives both nodes their views.
     pub fn converge(&self, revision: u64, extent: Extent) -> Result<()> {
-        for (node, vtep) in self.nodes.iter().zip(NODES) {
-            node.converge(view_of(vtep, revision, extent))?;
+        for (index, node) in self.nodes.iter().enumerate() {
+            node.converge(Assigned::new(index, revision, extent).view())?;
         }
         Ok(())
     }
 
     /// The task on a node.
     pub fn task(&self, index: usize) -> Result<Place> {
-        let sandbox = self.nodes[index].options.netns_dir().join(view::task_name(index));
+        let sandbox = self.nodes[index].options.netns_dir().join(view::sandbox_name(index));
         let place = Place::at(sandbox);
         place.allow_short_connections()?;
         Ok(place)

@@ -17,5 +17,7 @@ mod worker;
 pub use agent::{Agent, AgentHandle, AgentOptions};
 pub use description::describe_host;
 pub use holdings::Holdings;
+pub use machine::Phase;
 pub use session::{Answering, DescriptionProvider, Inspect, Manager, SessionState};
-pub use view::NodeContext;
+pub use set::{AssignmentSet, SetError};
+pub use view::{NodeContext, ViewMaker};

@@ -1,21 +1,20 @@
 //! The node's assignment set, as the managers have sent it. Pure.
 
-use std::collections::BTreeMap;
-
 use control_model::assignment::{EndpointView, Peer, ServiceView};
 use control_model::{Assignment, AssignmentKey, AssignmentUpdate, Generation, Network, NetworkId};
 use control_model::{NodeId, ServiceId, Task, TaskId};
+use dataplane_model::Table;
 
-/// What a node must do and know.
+/// What a node must do and know. A clone shares its rows, so that two sets are compared by the rows that differ.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AssignmentSet {
     generation: Generation,
     complete: bool,
-    pub tasks: BTreeMap<TaskId, Task>,
-    pub networks: BTreeMap<NetworkId, Network>,
-    pub services: BTreeMap<ServiceId, ServiceView>,
-    pub endpoints: BTreeMap<TaskId, EndpointView>,
-    pub peers: BTreeMap<NodeId, Peer>,
+    pub tasks: Table<TaskId, Task>,
+    pub networks: Table<NetworkId, Network>,
+    pub services: Table<ServiceId, ServiceView>,
+    pub endpoints: Table<TaskId, EndpointView>,
+    pub peers: Table<NodeId, Peer>,
 }
 
 /// An update that does not fit: the stream must be opened anew, maybe from another manager.

@@ -10,7 +10,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use control_model::executor::{Executor, ExecutorError};
-use control_model::{AssignmentUpdate, Network, NetworkId, TaskId, Timestamp};
+use control_model::{AssignmentUpdate, Network, TaskId, Timestamp};
 use control_rpc::digest;
 use dataplane_model::{DataPlane, NodeView, Report, SandboxStatus};
 use tokio::sync::{mpsc, watch};
@@ -18,10 +18,10 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::holdings::Asker;
-use crate::machine::{Action, Input, Machine, Phase};
+use crate::machine::{Action, Input, Machine};
 use crate::session::{Delivery, SharedOutbox};
 use crate::set::{AssignmentSet, SetError};
-use crate::view::{NodeContext, addresses6, build, networks_in_use};
+use crate::view::{NodeContext, ViewMaker, addresses6};
 
 /// Pause after the executor could not even list its containers.
 const LIST_RETRY: Duration = Duration::from_secs(1);
@@ -43,18 +43,14 @@ pub(crate) struct Worker {
 struct Running {
     executor: Arc<dyn Executor>,
     dataplane: Arc<dyn DataPlane>,
-    context: NodeContext,
     outbox: Arc<SharedOutbox>,
     views: watch::Sender<Option<Arc<NodeView>>>,
     networks: watch::Sender<Arc<Vec<Network>>>,
     machine: Machine,
     set: AssignmentSet,
-    /// Networks that left the set while a sandbox of this node is still in them.
-    leftover_networks: BTreeMap<NetworkId, Network>,
+    maker: ViewMaker,
     calls: JoinSet<Input>,
     revision: u64,
-    /// The tasks that the last view was made of; `None` once the set has changed since.
-    shown: Option<Vec<(TaskId, Phase)>>,
 }
 
 impl Worker {
@@ -65,16 +61,14 @@ impl Worker {
         let mut running = Running {
             executor: self.executor,
             dataplane: self.dataplane,
-            context: self.context,
             outbox: self.outbox,
             views: self.views,
             networks: self.networks,
             machine: Machine::new(),
             set: AssignmentSet::default(),
-            leftover_networks: BTreeMap::new(),
+            maker: ViewMaker::new(self.context),
             calls: JoinSet::new(),
             revision,
-            shown: None,
         };
         if stop.run_until_cancelled(running.adopt()).await.is_none() {
             return;
@@ -141,14 +135,12 @@ impl Running {
         let (before, is_complete) =
             (self.set.networks.clone(), matches!(update, AssignmentUpdate::Complete { .. }));
         let touched = touched_tasks(&update);
-        self.shown = None;
         self.set.apply(update)?;
         if self.set.networks != before {
             self.networks.send_replace(Arc::new(self.set.networks.values().cloned().collect()));
         }
-        self.leftover_networks.extend(before);
         let input = if is_complete {
-            Input::Set(self.set.tasks.clone())
+            Input::Set(self.set.tasks.clone().into_iter().collect())
         } else {
             Input::Changed(touched.into_iter().map(|id| (id, self.set.tasks.get(&id).cloned())).collect())
         };
@@ -189,16 +181,8 @@ impl Running {
         if !self.set.is_complete() {
             return;
         }
-        let tasks: Vec<_> = self.machine.tasks().collect();
-        // Apart from the set nothing but the tasks' phases is in the view: most reports and results change neither.
-        let phases: Vec<_> = tasks.iter().map(|(task, phase)| (task.id, *phase)).collect();
-        if self.shown.as_ref() == Some(&phases) {
-            return;
-        }
-        let in_use = networks_in_use(&tasks);
-        self.leftover_networks.retain(|id, _| in_use.contains(id) && !self.set.networks.contains_key(id));
-        let view = build(&self.context, &self.set, &self.leftover_networks, &tasks, self.revision);
-        self.shown = Some(phases);
+        let Some(view) = self.maker.next(&self.set, self.machine.tasks()) else { return };
+        let view = NodeView { revision: self.revision, ..view.clone() };
         if self.views.borrow().as_deref() != Some(&view) {
             self.revision += 1;
             let view = NodeView { revision: self.revision, ..view };

@@ -11,7 +11,7 @@ mod view_text;
 
 pub use kernel_state::{KernelState, Op};
 pub use report::{DataPlane, Report, SandboxStatus};
-pub use table::{Table, change_rows, remove_rows};
+pub use table::{Table, change_rows, changed, put, remove_rows};
 pub use view::{
     Attachment, Backend, FULL_WEIGHT, Generation, Mac, Network, NetworkKey, NodeView, Peer, ProtocolNumber,
     PublishedPort, RemoteEndpoint, Sandbox, SandboxId, Service, ServiceKey, ServicePort, Vni, address6_of,

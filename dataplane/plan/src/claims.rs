@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use dataplane_model::{ServiceKey, Table};
+use dataplane_model::{ServiceKey, Table, put};
 
 /// What each service wants under each key. The first service, by its key, has the row.
 #[derive(Debug)]
@@ -46,16 +46,5 @@ impl<K: Ord + Copy, V: Clone + Eq> Claims<K, V> {
         for key in touched {
             put(table, *key, self.of(*key).next().map(|(_, value)| value.clone()));
         }
-    }
-}
-
-/// Makes the row what it should be. One that is so already stays shared with other tables.
-pub(crate) fn put<K: Ord + Clone, V: Clone + Eq>(table: &mut Table<K, V>, key: K, row: Option<V>) {
-    if table.get(&key) == row.as_ref() {
-        return;
-    }
-    match row {
-        Some(row) => drop(table.insert(key, row)),
-        None => drop(table.remove(&key)),
     }
 }

@@ -4,10 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use dataplane_model::kernel_state::{Endpoint, EndpointKey, Place};
-use dataplane_model::{KernelState, Mac, NetworkKey, NodeView, ServiceKey, Table, Vni};
-use imbl::ordmap::DiffItem;
+use dataplane_model::{KernelState, Mac, NetworkKey, NodeView, ServiceKey, Table, Vni, changed, put};
 
-use crate::claims::put;
 use crate::facts::NodeFacts;
 use crate::plan::{self, Plan, PlanError, all_own_addresses};
 use crate::services::{Ground, Known, Services};
@@ -115,16 +113,6 @@ fn has_same_ground(one: (&NodeView, &NodeFacts), other: (&NodeView, &NodeFacts))
 /// Do both have the same in what the node's part is made of, besides the ground?
 fn has_same_node(one: &NodeView, other: &NodeView) -> bool {
     one.vtep == other.vtep && one.vxlan_port == other.vxlan_port && one.sandboxes == other.sandboxes
-}
-
-/// The keys of the rows that differ.
-fn changed<'a, K: Ord + Copy, V: PartialEq>(
-    before: &'a Table<K, V>,
-    after: &'a Table<K, V>,
-) -> impl Iterator<Item = K> + 'a {
-    before.diff(after).map(|item| match item {
-        DiffItem::Add(key, _) | DiffItem::Remove(key, _) | DiffItem::Update { new: (key, _), .. } => *key,
-    })
 }
 
 fn by_vni(view: &NodeView) -> BTreeMap<Vni, Vec<NetworkKey>> {

@@ -8,10 +8,11 @@ use dataplane_model::kernel_state::{
 };
 use dataplane_model::{
     Backend, FULL_WEIGHT, KernelState, NetworkKey, NodeView, PublishedPort, Service, ServiceKey, Table, Vni,
+    put,
 };
 use ebpf_abi::protocol::{SCTP, TCP, UDP};
 
-use crate::claims::{Claims, put};
+use crate::claims::Claims;
 use crate::facts::NodeFacts;
 use crate::maglev::{self, Weights};
 use crate::plan::{all_own_addresses, ingress_vni};

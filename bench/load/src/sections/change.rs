@@ -1,9 +1,9 @@
-//! A backend comes or goes where there are 10,000 services with 100,000 backends: how long the node takes, and what a
-//! packet's look-ups cost there and where there is one service.
+//! A backend comes or goes where there are 10,000 services with 100,000 backends: how long the node takes, from the increment
+//! of its assignments on, and what a packet's look-ups cost there and where there is one service.
 //!
 //! The kernel takes a changed ring at once, and then waits for the programs that may still use the old one: an RCU grace
 //! period, which lasts as long with two services as with many. So two times are measured: until packets follow the new ring,
-//! and until the driver has reported the view as applied.
+//! and until the driver has reported the view as applied. The view is made of the increment by the agent's own code.
 //!
 //! And: a node that knew few endpoints hears of 65,000 on other nodes, as one that joins a large cluster does.
 
@@ -12,20 +12,20 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use control_model::AssignmentUpdate;
 use dataplane_kernel::bpf::Tables;
-use dataplane_model::NodeView;
 
 use super::programs;
 use crate::compare::{Better, Bound, Comparison, Goal, Metric, Peer, Plan, compare};
-use crate::pair::{self, Extent, Pair};
+use crate::pair::{self, Assigned, Extent, Pair};
 
 const SEEN: Metric = Metric {
-    name: "One backend changed: from the view to the map that packets read",
+    name: "One backend changed: from the increment to the map that packets read",
     unit: "ms",
     better: Better::Lower,
 };
 const CHANGE: Metric = Metric {
-    name: "One backend changed: from the view to the report (the kernel's RCU grace period included)",
+    name: "One backend changed: from the increment to the report (the kernel's RCU grace period included)",
     unit: "ms",
     better: Better::Lower,
 };
@@ -34,7 +34,7 @@ const FEW: &str = "among 2 services with 1 backend each";
 const MANY: &str = "among 10,000 services with 100,000 backends";
 
 const LOAD: Metric = Metric {
-    name: "Endpoints of other nodes: from the view to the report",
+    name: "Endpoints of other nodes: from the increment to the report",
     unit: "s",
     better: Better::Lower,
 };
@@ -79,37 +79,35 @@ impl Nodes {
     }
 }
 
-/// A node, and what it knows.
+/// A node, and what it is assigned.
 struct Changing {
     index: usize,
     extent: Extent,
     tables: Tables,
     has_one_more: Cell<bool>,
-    view: RefCell<NodeView>,
+    assigned: RefCell<Assigned>,
 }
 
 impl Changing {
     fn start(pair: &Pair, index: usize, extent: Extent) -> Result<Self> {
-        let view = pair::view_of(pair::NODES[index], 1, extent);
-        pair.node(index).converge(view.clone())?;
+        let assigned = Assigned::new(index, 1, extent);
+        pair.node(index).converge(assigned.view())?;
         let tables = pair.node(index).tables()?;
-        Ok(Self { index, extent, tables, has_one_more: Cell::new(false), view: RefCell::new(view) })
+        Ok(Self { index, extent, tables, has_one_more: Cell::new(false), assigned: RefCell::new(assigned) })
     }
 
-    /// The next view: the last service has a backend more, or less. Made from the one before, as the agent does it.
-    fn next(&self) -> NodeView {
-        let mut view = self.view.borrow_mut();
+    /// The next increment: the last service has a backend more, or less.
+    fn next(&self) -> AssignmentUpdate {
         self.has_one_more.set(!self.has_one_more.get());
-        pair::set_one_more(&mut view, self.extent, self.has_one_more.get());
-        view.revision += 1;
-        view.clone()
+        self.assigned.borrow().one_more(self.has_one_more.get())
     }
 
     /// Milliseconds until the service's ring in the kernel has the backends that it should have; a look takes 0.1 of them.
     fn until_seen(&self, pair: &Pair) -> Result<f64> {
-        let view = self.next();
+        let update = self.next();
         let node = pair.node(self.index);
         let start = Instant::now();
+        let view = self.assigned.borrow_mut().take(update)?;
         node.want(view.clone());
         while self.n_in_ring()? != self.n_backends()? {
             ensure!(start.elapsed() < LIMIT, "the ring is as it was");
@@ -121,24 +119,22 @@ impl Changing {
 
     /// Milliseconds until the view is reported as applied.
     fn until_reported(&self, pair: &Pair) -> Result<f64> {
-        let view = self.next();
-        let start = Instant::now();
-        pair.node(self.index).converge(view)?;
-        Ok(start.elapsed().as_secs_f64() * 1e3)
+        Ok(self.converge(pair, self.next())?.as_secs_f64() * 1e3)
     }
 
     /// Seconds until many endpoints are in the kernel. They are taken out again.
     fn until_loaded(&self, pair: &Pair) -> Result<f64> {
-        let mut view = self.next();
-        pair.node(self.index).converge(view.clone())?;
-        view.revision += 1;
-        pair::add_endpoints(&mut view, N_ENDPOINTS);
-        let start = Instant::now();
-        pair.node(self.index).converge(view)?;
-        let taken = start.elapsed();
-        self.view.borrow_mut().revision += 1;
-        pair.node(self.index).converge(self.next())?;
+        let idle = |is_there| self.assigned.borrow().idle_endpoints(is_there, N_ENDPOINTS);
+        let taken = self.converge(pair, idle(true))?;
+        self.converge(pair, idle(false))?;
         Ok(taken.as_secs_f64())
+    }
+
+    fn converge(&self, pair: &Pair, update: AssignmentUpdate) -> Result<Duration> {
+        let start = Instant::now();
+        let view = self.assigned.borrow_mut().take(update)?;
+        pair.node(self.index).converge(view)?;
+        Ok(start.elapsed())
     }
 
     fn n_in_ring(&self) -> Result<usize> {

@@ -1,15 +1,17 @@
 //! A small cluster's view as text, and what of it changes with the own tasks' phases.
 
 use std::fmt::Write;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
-use control_model::assignment::Peer;
-use control_model::object::{Endpoint, NetworkState, Slot};
-use control_model::spec::{EndpointMode, IpamConfig, NetworkSpec};
-use control_model::{Assignment, AssignmentUpdate, ServiceId};
+use control_model::assignment::{EndpointView, Peer, ServiceView};
+use control_model::object::{Endpoint, NetworkAttachment, NetworkState, Slot};
+use control_model::spec::{EndpointMode, IpamConfig, NetworkSpec, PortConfig, Protocol, PublishMode};
+use control_model::{Assignment, AssignmentUpdate};
 use ipnetwork::IpNetwork;
 
 use super::*;
 
+mod edits;
 mod slow_start;
 
 const ME: NodeId = NodeId::from_bits(1);
@@ -109,11 +111,11 @@ fn the_ipv6_subnet_comes_from_the_network_s_state() {
     let mut both = network(APP, "app", "10.0.1.0/24", |spec| spec.ipv6 = true);
     let (subnet, gateway) = ("fd00:1::/64".parse().expect("a subnet"), "fd00:1::1".parse().ok());
     both.state.as_mut().expect("a state").ipam.push(IpamConfig { subnet, range: None, gateway });
-    let found = translate(&both).expect("a network");
+    let found = rows::network(&both).expect("a network");
     assert_eq!(found.subnet6.map(|subnet| subnet.to_string()).as_deref(), Some("fd00:1::/64"));
     assert_eq!(found.address6([10, 0, 1, 7].into()).map(|a| a.to_string()).as_deref(), Some("fd00:1::7"));
     let plain = network(APP, "app", "10.0.1.0/24", |_| {});
-    assert_eq!(translate(&plain).expect("a network").subnet6, None);
+    assert_eq!(rows::network(&plain).expect("a network").subnet6, None);
 }
 
 #[test]
@@ -131,7 +133,7 @@ fn a_task_knows_its_addresses_in_networks_that_were_made_with_ipv6() {
         (BACK, network(BACK, "back", "10.0.2.0/24", |_| {})),
     ];
     let attached = [(INGRESS, "10.0.0.4/24"), (BACK, "10.0.2.4/24"), (APP, "10.0.1.9/24")];
-    let found = addresses6(&task(1, &attached), &networks.into());
+    let found = addresses6(&task(1, &attached), &networks.into_iter().collect());
 
     assert_eq!(found, ["fd00:1::9".parse::<Ipv6Addr>().expect("an address")]);
 }
@@ -222,7 +224,7 @@ fn shown(view: &dp::NodeView) -> String {
 }
 
 fn view_of(tasks: &[(&Task, Phase)]) -> dp::NodeView {
-    build(&context(), &set(), &BTreeMap::new(), tasks, 3)
+    ViewMaker::new(context()).next(&set(), tasks.iter().copied()).expect("the first").clone()
 }
 
 #[test]
@@ -230,7 +232,7 @@ fn a_small_cluster_as_text() {
     let (both, inside) = (task(1, &LOCAL), task(3, &[(BACK, "10.0.2.9/24")]));
     let tasks = [(&both, Phase::Running), (&inside, Phase::Ready)];
     let expected = "\
-view 3 of 1.42 at 198.18.0.11:4789
+view 0 of 1.42 at 198.18.0.11:4789
 network ingress 10.0.0.0/24 vni=4100 gw=10.0.0.1 mtu=None ingress
 network app 10.0.1.0/24 vni=4101 gw=10.0.1.1 mtu=Some(1400)
 network back 10.0.2.0/24 vni=4102 gw=10.0.2.1 mtu=None internal
@@ -291,21 +293,25 @@ fn an_own_task_is_ready_only_while_it_runs() {
 #[test]
 fn a_sandbox_keeps_the_networks_that_left_the_set() {
     let own = task(1, &LOCAL);
-    let mut set = set();
-    let app = set.networks.remove(&APP).expect("it was there");
-    let tasks = [(&own, Phase::Stopping)];
-    assert!(networks_in_use(&tasks).contains(&APP));
-    let without = build(&context(), &set, &BTreeMap::new(), &tasks, 1);
-    assert_eq!(without.sandboxes.values().next().expect("one").attachments.len(), 1);
-    let with = build(&context(), &set, &BTreeMap::from([(APP, app)]), &tasks, 1);
-    assert_eq!(with.sandboxes.values().next().expect("one").attachments.len(), 2);
+    let n_attachments = |view: Option<&dp::NodeView>| {
+        let view = view.expect("something changed");
+        view.sandboxes.values().map(|sandbox| sandbox.attachments.len()).collect::<Vec<_>>()
+    };
+    let (mut set, mut maker) = (set(), ViewMaker::new(context()));
+    assert_eq!(n_attachments(maker.next(&set, [(&own, Phase::Running)])), [2]);
+    set.networks.remove(&APP).expect("it was there");
+    assert_eq!(n_attachments(maker.next(&set, [(&own, Phase::Stopping)])), [2], "it is still in it");
+    let view = maker.next(&set, []).expect("the task is gone");
+    assert!(!view.networks.contains_key(&dp::NetworkKey(APP.bits())), "nobody is");
+    assert_eq!(n_attachments(maker.next(&set, [(&own, Phase::Ready)])), [1], "and it is not known any more");
 }
 
 /// The peers' addresses, by their last byte: those of each tunnel's end.
 fn owned(nodes: Vec<Peer>) -> Vec<(u8, String, Vec<u8>)> {
     let mut set = set();
     set.peers = nodes.into_iter().map(|peer| (peer.id, peer)).collect();
-    let view = build(&context(), &set, &BTreeMap::new(), &[], 1);
+    let mut maker = ViewMaker::new(context());
+    let view = maker.next(&set, []).expect("the first").clone();
     let last = |address: &IpAddr| match address {
         IpAddr::V4(address) => address.octets()[3],
         IpAddr::V6(_) => panic!("{address}"),

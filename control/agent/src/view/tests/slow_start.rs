@@ -1,5 +1,6 @@
 //! From the leader's clock to the rings: a slow start by the real state, assignments and plans.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -119,8 +120,8 @@ fn live_node(id: NodeId, last: u8) -> Node {
 
 /// The service's ring as a node plans it that runs no task.
 fn ring(set: &AssignmentSet) -> Arc<[Ipv4Addr]> {
-    let view = build(&context(), set, &BTreeMap::new(), &[], 1);
-    let planned = dataplane_plan::plan(&view, &facts()).expect("a plan");
+    let mut maker = ViewMaker::new(context());
+    let planned = dataplane_plan::plan(maker.next(set, []).expect("the first"), &facts()).expect("a plan");
     let mut rings = planned.state.rings.iter();
     let (_, ring) = rings.next().expect("a ring");
     assert!(rings.next().is_none());
