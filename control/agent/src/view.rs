@@ -122,7 +122,9 @@ impl ViewMaker {
         if before.set.peers != after.set.peers {
             let peers = rows.peers();
             remove_rows(&mut view.peers, |vtep, _| !peers.contains_key(vtep));
-            peers.into_iter().for_each(|(vtep, peer)| put(&mut view.peers, vtep, Some(peer)));
+            for (vtep, peer) in peers {
+                put(&mut view.peers, vtep, Some(peer));
+            }
         }
     }
 }

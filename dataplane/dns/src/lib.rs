@@ -30,4 +30,6 @@ mod testing;
 pub use client::{DnsClient, DnsStatus};
 pub use launch::ServerLaunch;
 pub use server::{ServerError, ServerOptions, run_server, serve};
-pub use zones::{Forwarding, NetworkZone, PortRecord, SandboxZone, TtlPolicy, Zones, zones_from_view};
+pub use zones::{
+    Forwarding, NetworkZone, PortRecord, SandboxZone, TtlPolicy, ZoneMaker, Zones, zones_from_view,
+};

@@ -1,5 +1,5 @@
 //! [`Zones`]: every name that this node's sandboxes can ask for, as plain ordered tables, made of a view by
-//! [`zones_from_view`]. Pure; the server process gets it whole and swaps it whole.
+//! [`ZoneMaker`]. Pure; the server process gets it whole and swaps it whole.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 mod build;
 
-pub use build::zones_from_view;
+pub use build::{ZoneMaker, zones_from_view};
 
 /// How long a client may keep an answer, seconds. Short, because the addresses of tasks come and go; not 0, so that a
 /// resolver that caches spares the second of two look-ups for one connection.

@@ -223,6 +223,11 @@ impl Pass {
         self.failed.is_empty()
     }
 
+    /// Sandboxes are made, mended or removed.
+    pub(crate) fn touches_sandboxes(&self) -> bool {
+        self.steps.iter().any(|op| matches!(op, Op::Sandbox(_)))
+    }
+
     /// The resets for endpoints whose rows are gone by now; `held` is what the kernel holds.
     pub(crate) fn due_resets(&self, held: &KernelState) -> Vec<SocketReset> {
         let mut due = self.resets.clone();

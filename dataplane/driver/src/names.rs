@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use dataplane_dns::{DnsClient, DnsStatus, TtlPolicy, zones_from_view};
+use dataplane_dns::{DnsClient, DnsStatus, TtlPolicy, ZoneMaker};
 use dataplane_model::{KernelState, NodeView, SandboxId};
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -17,7 +17,13 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// The names of the node's sandboxes, or none at all.
 pub(crate) enum Names {
     Off,
-    Served { client: DnsClient, status: watch::Receiver<DnsStatus>, netns_dir: PathBuf, ttl: TtlPolicy },
+    Served {
+        client: DnsClient,
+        status: watch::Receiver<DnsStatus>,
+        netns_dir: PathBuf,
+        ttl: TtlPolicy,
+        maker: Box<ZoneMaker>,
+    },
 }
 
 impl Names {
@@ -26,13 +32,17 @@ impl Names {
         let Some(launch) = &options.dns else { return Self::Off };
         let client = DnsClient::start(options.dns_socket(), Some(launch.clone()));
         let status = client.status();
-        Self::Served { client, status, netns_dir: options.netns_dir(), ttl: options.dns_ttl }
+        let (netns_dir, ttl, maker) = (options.netns_dir(), options.dns_ttl, Box::default());
+        Self::Served { client, status, netns_dir, ttl, maker }
     }
 
-    /// Serves the names of `view` in those of its sandboxes that `held` has.
-    pub(crate) fn serve(&self, view: &NodeView, held: &KernelState) {
-        if let Self::Served { client, netns_dir, ttl, .. } = self {
-            let mut zones = zones_from_view(view, netns_dir, *ttl);
+    /// Serves the names of `view` in those of its sandboxes that `held` has. Where no name has changed the process is told again
+    /// only if `held` may have: it looks then whether a sandbox is still the same namespace.
+    pub(crate) fn serve(&mut self, view: &NodeView, held: &KernelState, has_other_sandboxes: bool) {
+        if let Self::Served { client, netns_dir, ttl, maker, .. } = self
+            && (maker.take(view) || has_other_sandboxes)
+        {
+            let mut zones = maker.zones(netns_dir, *ttl);
             zones.sandboxes.retain(|id, _| held.sandboxes.contains_key(id));
             client.set_zones(zones);
         }

@@ -195,7 +195,7 @@ impl<K: Kernel> Worker<K> {
         self.converger.put(&mut pass, now).await;
         // Names come before the removal, so that sockets in sandboxes that leave are closed by then.
         if let Some(held) = self.converger.held() {
-            self.names.serve(view, held);
+            self.names.serve(view, held, pass.touches_sandboxes());
             let leaving = held.sandboxes.keys().filter(|id| !view.sandboxes.contains_key(*id));
             let leaving: Vec<SandboxId> = leaving.cloned().collect();
             if !leaving.is_empty() {

@@ -7,12 +7,14 @@ use imbl::ordmap::DiffItem;
 pub type Table<K, V> = imbl::OrdMap<K, V>;
 
 /// The keys of the rows that differ.
-pub fn changed<K: Ord + Copy, V: PartialEq>(
+pub fn changed<K: Ord + Clone, V: PartialEq>(
     before: &Table<K, V>,
     after: &Table<K, V>,
 ) -> impl Iterator<Item = K> {
     before.diff(after).map(|item| match item {
-        DiffItem::Add(key, _) | DiffItem::Remove(key, _) | DiffItem::Update { new: (key, _), .. } => *key,
+        DiffItem::Add(key, _) | DiffItem::Remove(key, _) | DiffItem::Update { new: (key, _), .. } => {
+            key.clone()
+        }
     })
 }
 

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
 use dataplane_model::{
-    Network, NetworkKey, NodeView, ProtocolNumber, Sandbox, SandboxId, Service, ServicePort,
+    Network, NetworkKey, NodeView, ProtocolNumber, Sandbox, SandboxId, Service, ServicePort, changed,
 };
 use ipnetwork::IpNetwork;
 
@@ -14,28 +14,88 @@ use super::{Forwarding, NetworkZone, PortRecord, SandboxZone, TtlPolicy, Zones};
 /// Where the service DNS itself answers in a sandbox: a resolver of this address would be asked for what it asks.
 const SERVICE_DNS: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 11));
 
-/// The names that `view` gives to its sandboxes, whose namespaces are `<netns_dir>/<sandbox id>`. The ingress network
-/// has no names.
+/// Makes the zones of views that follow each other: again those of the networks in which a name may differ.
+#[derive(Debug, Default)]
+pub struct ZoneMaker {
+    last: Option<NodeView>,
+    networks: BTreeMap<NetworkKey, NetworkZone>,
+}
+
+impl ZoneMaker {
+    /// Takes the next view; says whether its zones may be others than those of the view before, but for the revision.
+    pub fn take(&mut self, view: &NodeView) -> bool {
+        let used = used_networks(view);
+        let touched = self.last.as_ref().map_or_else(|| used.clone(), |last| touched_networks(last, view));
+        self.networks.retain(|key, _| used.contains(key) && !touched.contains(key));
+        let due: BTreeSet<NetworkKey> =
+            used.into_iter().filter(|key| !self.networks.contains_key(key)).collect();
+        let is_same = due.is_empty() && self.last.as_ref().is_some_and(|last| has_same_sandboxes(last, view));
+        if !due.is_empty() {
+            let mut builder = Builder::new(view, due);
+            builder.add_services(view);
+            builder.add_endpoints(view);
+            self.networks.extend(builder.finish());
+        }
+        self.last = Some(view.clone());
+        !is_same
+    }
+
+    /// The names that the view taken last gives to its sandboxes, whose namespaces are `<netns_dir>/<sandbox id>`. The ingress
+    /// network has no names. No zones without a view.
+    pub fn zones(&self, netns_dir: &Path, ttl: TtlPolicy) -> Zones {
+        let Some(view) = &self.last else { return Zones::default() };
+        let zone =
+            |(id, sandbox): (&SandboxId, &Sandbox)| (id.clone(), sandbox_zone(view, id, sandbox, netns_dir));
+        let sandboxes = view.sandboxes.iter().map(zone).collect();
+        Zones { revision: view.revision, ttl, networks: self.networks.clone(), sandboxes }
+    }
+}
+
+/// [`ZoneMaker::zones`] of a single view.
 pub fn zones_from_view(view: &NodeView, netns_dir: &Path, ttl: TtlPolicy) -> Zones {
-    let sandboxes: BTreeMap<SandboxId, SandboxZone> = view
-        .sandboxes
-        .iter()
-        .map(|(id, sandbox)| (id.clone(), sandbox_zone(view, id, sandbox, netns_dir)))
-        .collect();
-    let used: BTreeSet<NetworkKey> = sandboxes.values().flat_map(|s| s.networks.iter().copied()).collect();
-    let mut builder = Builder::new(view, used);
-    builder.add_services(view);
-    builder.add_endpoints(view);
-    Zones { revision: view.revision, ttl, networks: builder.finish(), sandboxes }
+    let mut maker = ZoneMaker::default();
+    maker.take(view);
+    maker.zones(netns_dir, ttl)
+}
+
+/// In which a sandbox asks for names.
+fn used_networks(view: &NodeView) -> BTreeSet<NetworkKey> {
+    view.sandboxes.values().flat_map(|sandbox| networks_of(view, sandbox)).collect()
+}
+
+fn networks_of<'a>(view: &'a NodeView, sandbox: &'a Sandbox) -> impl Iterator<Item = NetworkKey> + 'a {
+    let attached = sandbox.attachments.iter().map(|attachment| attachment.network);
+    attached.filter(|key| Some(*key) != view.ingress && view.networks.contains_key(key))
+}
+
+/// Do both have the same in what says which networks a sandbox asks, besides the names in them?
+fn has_same_sandboxes(one: &NodeView, other: &NodeView) -> bool {
+    one.ingress == other.ingress && one.networks == other.networks && one.sandboxes == other.sandboxes
+}
+
+/// Networks in which a name may differ.
+fn touched_networks(before: &NodeView, after: &NodeView) -> BTreeSet<NetworkKey> {
+    let mut touched: BTreeSet<NetworkKey> = changed(&before.networks, &after.networks).collect();
+    touched.extend(changed(&before.remote_endpoints, &after.remote_endpoints).map(|(network, _)| network));
+    for id in changed(&before.sandboxes, &after.sandboxes) {
+        let both = [before, after].into_iter().filter_map(|view| view.sandboxes.get(&id));
+        touched.extend(both.flat_map(|sandbox| &sandbox.attachments).map(|attachment| attachment.network));
+    }
+    for key in changed(&before.services, &after.services) {
+        let both = [before, after].into_iter().filter_map(|view| view.services.get(&key));
+        touched.extend(both.flat_map(networks_with));
+    }
+    touched
+}
+
+/// Networks in which a service has names or tasks.
+fn networks_with(service: &Service) -> BTreeSet<NetworkKey> {
+    let backends = service.backends.keys().map(|(network, _)| network);
+    service.vips.keys().chain(service.aliases.keys()).chain(backends).copied().collect()
 }
 
 fn sandbox_zone(view: &NodeView, id: &SandboxId, sandbox: &Sandbox, netns_dir: &Path) -> SandboxZone {
-    let networks = sandbox
-        .attachments
-        .iter()
-        .map(|attachment| attachment.network)
-        .filter(|key| Some(*key) != view.ingress && view.networks.contains_key(key))
-        .collect();
+    let networks = networks_of(view, sandbox).collect();
     let forwarding = match (sandbox.egress, sandbox.dns_servers.is_empty()) {
         (false, _) => Forwarding::Forbidden,
         (true, true) => Forwarding::Node,
@@ -52,7 +112,7 @@ fn ndots(options: &[String]) -> Option<u32> {
     options.iter().filter_map(|option| option.strip_prefix("ndots:")?.parse().ok()).next_back()
 }
 
-/// Tables of all used networks at once: the view is gone through once, however many networks there are.
+/// Tables of several networks at once: the services are gone through once, however many networks there are.
 struct Builder<'a> {
     tables: BTreeMap<NetworkKey, Tables<'a>>,
 }
@@ -101,10 +161,7 @@ impl<'a> Builder<'a> {
 
     fn add_services(&mut self, view: &NodeView) {
         for service in view.services.values() {
-            let backends = service.backends.keys().map(|(network, _)| network);
-            let networks: BTreeSet<NetworkKey> =
-                service.vips.keys().chain(service.aliases.keys()).chain(backends).copied().collect();
-            for key in networks {
+            for key in networks_with(service) {
                 if let Some(tables) = self.tables.get_mut(&key) {
                     tables.add_service(service, key);
                 }
@@ -120,10 +177,12 @@ impl<'a> Builder<'a> {
                 tables.add_endpoint(attachment.address, names, &sandbox.task_name);
             }
         }
-        for ((network, address), endpoint) in &view.remote_endpoints {
-            let Some(tables) = self.tables.get_mut(network) else { continue };
-            let names = std::iter::once(&endpoint.task_name).chain(&endpoint.aliases);
-            tables.add_endpoint(*address, names, &endpoint.task_name);
+        for (key, tables) in &mut self.tables {
+            let here = (*key, Ipv4Addr::UNSPECIFIED)..=(*key, Ipv4Addr::BROADCAST);
+            for ((_, address), endpoint) in view.remote_endpoints.range(here) {
+                let names = std::iter::once(&endpoint.task_name).chain(&endpoint.aliases);
+                tables.add_endpoint(*address, names, &endpoint.task_name);
+            }
         }
     }
 

@@ -1,7 +1,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use dataplane_model::{SandboxId, change_rows};
+use dataplane_model::{NodeView, SandboxId, change_rows};
 
 use super::*;
 use crate::testing::node_view;
@@ -91,7 +91,7 @@ fn names_of_a_network_with_ipv6_have_addresses_of_both_families() {
     assert!(back.names.values().flatten().all(IpAddr::is_ipv4), "a network without");
 }
 
-fn of(view: &dataplane_model::NodeView) -> Zones {
+fn of(view: &NodeView) -> Zones {
     zones_from_view(view, Path::new("/n"), TtlPolicy::default())
 }
 
@@ -136,4 +136,56 @@ fn ndots_keeps_short_names_inside() {
     assert!(!keeps(&["ndots:many"]));
     assert!(keeps(&["rotate", "ndots:2"]));
     assert!(!keeps(&["ndots:2", "ndots:0"]), "the last one counts");
+}
+
+fn backends(view: &mut NodeView, change: impl Fn(&mut dataplane_model::Backend)) {
+    change_rows(&mut view.services, |service| service.backends.values_mut().for_each(&change));
+}
+
+/// What may change, in any order.
+const CHANGES: [fn(&mut NodeView); 9] = [
+    |view| backends(view, |backend| backend.ready = !backend.ready),
+    |view| backends(view, |backend| backend.task_name.push('x')),
+    |view| change_rows(&mut view.remote_endpoints, |endpoint| endpoint.aliases.push("more".into())),
+    |view| change_rows(&mut view.services, |service| service.name.push('x')),
+    |view| change_rows(&mut view.sandboxes, |sandbox| sandbox.hostname.push('x')),
+    |view| change_rows(&mut view.sandboxes, |sandbox| sandbox.egress = !sandbox.egress),
+    |view| drop(view.networks.remove(&crate::testing::APP)),
+    |view| view.networks = node_view().networks,
+    |view| view.ingress = view.ingress.is_none().then_some(crate::testing::INGRESS),
+];
+
+#[test]
+fn zones_that_follow_others_are_as_from_nothing() {
+    for (first, then) in
+        (0..CHANGES.len()).flat_map(|first| (0..CHANGES.len()).map(move |then| (first, then)))
+    {
+        let (mut maker, mut view) = (ZoneMaker::default(), node_view());
+        assert!(maker.take(&view), "the first");
+        for change in [first, then] {
+            let before = of(&view);
+            CHANGES[change](&mut view);
+            let may_differ = maker.take(&view);
+            let now = of(&view);
+            assert_eq!(maker.zones(Path::new("/n"), TtlPolicy::default()), now, "{first} then {then}");
+            assert!(may_differ || now == before, "{first} then {then}: nobody would be told");
+        }
+    }
+}
+
+#[test]
+fn what_nobody_here_can_ask_for_makes_no_zones() {
+    let (mut maker, mut view) = (ZoneMaker::default(), node_view());
+    maker.take(&view);
+    assert!(!maker.take(&view));
+    let elsewhere = (crate::testing::INGRESS, crate::testing::ip(0, 99));
+    let remote = view.remote_endpoints.values().next().unwrap().clone();
+    view.remote_endpoints.insert(elsewhere, remote);
+    assert!(!maker.take(&view), "a task elsewhere, in the ingress network");
+    let mut service = view.services.values().next().unwrap().clone();
+    let backend = service.backends.values().next().unwrap().clone();
+    (service.name, service.vips, service.aliases) = ("elsewhere".into(), BTreeMap::new(), BTreeMap::new());
+    service.backends = BTreeMap::from([(elsewhere, backend)]);
+    view.services.insert(dataplane_model::ServiceKey(u128::MAX), service);
+    assert!(!maker.take(&view), "its service");
 }
