@@ -139,6 +139,7 @@ fn facts() -> NodeFacts {
     };
     NodeFacts {
         uplinks: BTreeMap::from([(LinkName::new("up0").expect("short"), uplink)]),
+        connected: ["198.18.0.0/24".parse().expect("a subnet")].into(),
         host_forwards: false,
         forwarding6: Forwarding6::Off,
         has_tcx: true,
