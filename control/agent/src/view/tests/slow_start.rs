@@ -149,6 +149,7 @@ fn facts() -> NodeFacts {
         tc_attach: TcAttach::Auto,
         gateway_subnet: "172.18.0.0/16".parse().expect("a subnet"),
         gateway_subnet6: None,
+        has_way_out6: false,
         gateway_addresses: BTreeMap::new(),
     }
 }
