@@ -91,8 +91,7 @@ pub struct Flags {
     #[arg(long, global = true, value_name = "ADDR")]
     pub data_path_addr: Option<String>,
 
-    /// Interface on which published ports answer; may be given several times
-    /// [default: the one that has the tunnels' address]
+    /// Interface to the other nodes, on which published ports answer [default: the one that has the tunnels' address]
     #[arg(long, global = true, value_name = "INTERFACE")]
     pub uplink: Vec<String>,
 
@@ -185,7 +184,7 @@ pub struct Config {
     pub advertise_addr: String,
     /// Empty is the advertised address.
     pub data_path_addr: String,
-    pub uplinks: Vec<String>,
+    pub uplink: Option<String>,
     pub ingress_hook: IngressHook,
     pub tc_attach: TcAttach,
     pub dns_ttl: TtlPolicy,
@@ -208,6 +207,10 @@ pub enum ConfigError {
     Relative { option: &'static str, value: PathBuf },
     #[error("--host {0}: only a unix socket is supported, unix:///path")]
     Host(String),
+    #[error(
+        "--uplink may be given once, not {0} times: answers leave by the interface that has the tunnels' address"
+    )]
+    Uplinks(usize),
     #[error("--label {0}: expected KEY=VALUE")]
     Label(String),
     #[error("--dns-ttl {0}: at most {MAX_TTL_S} seconds")]
@@ -252,7 +255,7 @@ impl Config {
             listen_addr: flags.listen_addr.or(file.listen_addr).unwrap_or_default(),
             advertise_addr: flags.advertise_addr.or(file.advertise_addr).unwrap_or_default(),
             data_path_addr: flags.data_path_addr.or(file.data_path_addr).unwrap_or_default(),
-            uplinks: list(flags.uplink, file.uplink),
+            uplink: at_most_one(list(flags.uplink, file.uplink))?,
             ingress_hook: flags.ingress_hook.or(file.ingress_hook).unwrap_or_default(),
             tc_attach: flags.tc_attach.or(file.tc_attach).unwrap_or_default(),
             dns_ttl: ttl_policy(flags.dns_ttl.or(file.dns_ttl))?,
@@ -282,6 +285,11 @@ fn socket_path(host: Option<String>, run_dir: &Path) -> Result<PathBuf, ConfigEr
         Some(path) if path.is_absolute() => Ok(path),
         _ => Err(ConfigError::Host(host)),
     }
+}
+
+/// Clients that came by another interface would get no answers.
+fn at_most_one(mut uplinks: Vec<String>) -> Result<Option<String>, ConfigError> {
+    if uplinks.len() > 1 { Err(ConfigError::Uplinks(uplinks.len())) } else { Ok(uplinks.pop()) }
 }
 
 fn ttl_policy(seconds: Option<u32>) -> Result<TtlPolicy, ConfigError> {
@@ -339,7 +347,7 @@ mod tests {
         assert_eq!(config.hostname, "flag");
         assert_eq!(config.ingress_hook, IngressHook::Xdp);
         assert_eq!(config.socket, Path::new("/run/a/docker.sock"));
-        assert_eq!(config.uplinks, ["eth0"]);
+        assert_eq!(config.uplink.as_deref(), Some("eth0"));
         assert_eq!(config.dns_ttl, TtlPolicy::new(60));
         assert_eq!(config.labels, [("a".to_owned(), "b=c".to_owned())]);
     }
@@ -356,6 +364,10 @@ mod tests {
         assert_eq!(
             error(&["--metrics-addr", "localhost:9100"]),
             "--metrics-addr localhost:9100: expected IP:PORT"
+        );
+        assert_eq!(
+            error(&["--uplink", "a", "--uplink", "b"]),
+            "--uplink may be given once, not 2 times: answers leave by the interface that has the tunnels' address"
         );
         assert_eq!(error(&["--label", "x"]), "--label x: expected KEY=VALUE");
         assert!(toml::from_str::<Flags>("statedir = '/x'").is_err(), "unknown keys are refused");

@@ -56,7 +56,7 @@ impl NodeDataPlane {
 
 fn options(config: &Config) -> Result<DriverOptions, DataPlaneError> {
     let mut options = DriverOptions::new(config.run_dir.clone(), config.bpffs_dir.clone());
-    for name in &config.uplinks {
+    if let Some(name) = &config.uplink {
         let link = LinkName::new(name).ok_or_else(|| DataPlaneError::Uplink(name.clone()))?;
         options.uplinks.push(link);
     }
