@@ -212,6 +212,15 @@ fn v4_only_by_xdp() {
 }
 
 #[test]
+fn v4_only_by_xdp_generic() {
+    let Some(lab) = lab(tc_mode()) else { return };
+    lab.start_xdp_generic();
+    walk(&lab);
+    let xdp = lab.counted(0, ProgramId::MeshXdp);
+    assert!(xdp.received > 100, "next to nothing came by XDP: {xdp:?}");
+}
+
+#[test]
 fn v4_only_by_own_headers() {
     let Some(lab) = lab(tc_mode()) else { return };
     (0..2).for_each(|node| lab.allow_own_headers(node));

@@ -294,6 +294,21 @@ fn walk_by_xdp_redirect() {
     assert!(xdp.forwarded > 1000, "the bulk did not go by XDP: {xdp:?}");
 }
 
+/// Once with offloads at work, where aggregates are left to tc, and the bulk again in single segments.
+#[test]
+fn walk_by_xdp_generic() {
+    let lab = lab(tc_mode());
+    lab.start_xdp_generic();
+    walk(&lab);
+    let before = lab.counted(0, ProgramId::MeshXdp).forwarded;
+    assert!(before > 50, "next to nothing went by XDP: {before}");
+    lab.switch_off_offloads();
+    clients_are_served(&lab, &V4);
+    let bulk = lab.counted(0, ProgramId::MeshXdp).forwarded - before;
+    assert!(bulk > 1000, "the bulk did not go by XDP: {bulk}");
+    lab.check_counters();
+}
+
 /// Nobody holds the programs and maps but their pins; opening them again swaps the programs and keeps the rows.
 #[test]
 fn connections_outlive_the_loader() {

@@ -267,6 +267,23 @@ impl Lab {
         }
     }
 
+    /// Hangs the XDP program behind the drivers of both uplinks, where it gets what they hand on: aggregates, and checksums that
+    /// their sender has left to be made. The far ends need nothing.
+    pub fn start_xdp_generic(&self) {
+        for node in 0..2 {
+            self.allow_own_headers(node);
+            let uplink = self.nodes[node].ifindex("up0");
+            self.with_bpf(node, |bpf| {
+                bpf.hooks.attach(ProgramId::MeshXdp, uplink, HookMode::XdpGeneric).unwrap();
+            });
+        }
+    }
+
+    /// Lets the switch's ports send single segments with whole checksums, as those of metal do.
+    pub fn switch_off_offloads(&self) {
+        (0..2).for_each(|node| self.switch.sh(&format!("ethtool -K sw-{node} tx off")));
+    }
+
     /// Gives [`RING`] these places on both nodes.
     pub fn swap_ring(&self, places: &[Ip4]) {
         (0..2).for_each(|node| self.with_tables(node, |tables| tables.rings.swap(&RING, places).unwrap()));
