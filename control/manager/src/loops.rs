@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use control_allocator::Allocator;
 use control_model::{Change, Generation, NodeId, Timestamp};
-use control_orchestrator::{DrainLoop, Orchestrator, SlowStartLoop};
+use control_orchestrator::{DrainLoop, GivenUp, Orchestrator, SlowStartLoop};
 use control_scheduler::Scheduler;
 use control_store::{Event, State};
 
@@ -65,12 +65,27 @@ impl Drain {
     fn read_table(&mut self) {
         self.applied.extend(self.table.applied_since(&mut self.seen));
     }
+
+    /// Requests may have been lost at the nodes that are named.
+    fn tell_given_up(&mut self, state: &State) {
+        for GivenUp { task, nodes } in self.machine.take_given_up() {
+            let name = |id: &NodeId| {
+                state.nodes().get(id).map_or_else(String::new, |node| node.description.hostname.clone())
+            };
+            let nodes: Vec<String> = nodes.iter().map(|id| format!("{id} ({})", name(id))).collect();
+            let nodes = nodes.join(", ");
+            tracing::warn!(%task, nodes, "a task is stopped before these nodes have taken it out of their rings");
+            self.table.drain_given_up();
+        }
+    }
 }
 
 impl LeaderLoop for Drain {
     fn handle(&mut self, state: &State, events: &[Event], now: Timestamp) -> Vec<Change> {
         self.read_table();
-        self.machine.handle(state, events, &self.applied, now)
+        let changes = self.machine.handle(state, events, &self.applied, now);
+        self.tell_given_up(state);
+        changes
     }
 
     fn next_deadline(&self) -> Option<Timestamp> {
@@ -79,7 +94,9 @@ impl LeaderLoop for Drain {
 
     fn tick(&mut self, state: &State, now: Timestamp) -> Vec<Change> {
         self.read_table();
-        self.machine.tick(state, &self.applied, now)
+        let changes = self.machine.tick(state, &self.applied, now);
+        self.tell_given_up(state);
+        changes
     }
 
     fn acknowledged(&mut self, state: &State, now: Timestamp) -> Vec<Change> {

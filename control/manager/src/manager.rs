@@ -40,6 +40,7 @@ pub struct Options {
 pub struct Manager {
     routes: Routes,
     inspector: Inspector,
+    table: Arc<LivenessTable>,
     /// Aborts its tasks when dropped.
     _tasks: JoinSet<()>,
 }
@@ -78,19 +79,24 @@ impl Manager {
             channels: channels.clone(),
             me,
         };
-        tasks.spawn(Reporter { store: store.clone(), table, leadership, channels }.run());
+        tasks.spawn(Reporter { store: store.clone(), table: table.clone(), leadership, channels }.run());
 
         let dispatcher = DispatcherServer::new(dispatcher)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_ASSIGNMENTS_BYTES);
         let ca = CaService::new(CaServer::new(store)).max_decoding_message_size(MAX_CA_MESSAGE_BYTES);
         let routes = consensus.service().add_service(dispatcher).add_service(ca);
-        Self { routes, inspector, _tasks: tasks }
+        Self { routes, inspector, table, _tasks: tasks }
     }
 
     /// All services of a manager, Raft's included, for [`control_rpc::serve`].
     pub fn routes(&self) -> Routes {
         self.routes.clone()
+    }
+
+    /// Drains that this manager, as the leader, ended though nodes had not acknowledged them.
+    pub fn n_drains_given_up(&self) -> u64 {
+        self.table.n_drains_given_up()
     }
 
     /// Asks nodes about themselves.

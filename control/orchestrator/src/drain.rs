@@ -23,7 +23,16 @@ pub struct DrainLoop {
     waiting: BTreeMap<TaskId, Waiting>,
     /// In no ring: may be signalled at once.
     free: Vec<TaskId>,
+    given_up: Vec<GivenUp>,
     started: Option<Timestamp>,
+}
+
+/// A task that was let go although nodes that are up may still send to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GivenUp {
+    pub task: TaskId,
+    /// Those that have not acknowledged the write.
+    pub nodes: Vec<NodeId>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -36,7 +45,8 @@ struct Waiting {
 impl DrainLoop {
     /// Waits for all tasks that are leaving. Their times begin anew: the last leader's are not known.
     pub fn new(state: &State, now: Timestamp) -> Self {
-        let mut machine = Self { waiting: BTreeMap::new(), free: Vec::new(), started: Some(now) };
+        let mut machine =
+            Self { waiting: BTreeMap::new(), free: Vec::new(), given_up: Vec::new(), started: Some(now) };
         for task in state.tasks().iter() {
             machine.note(task, now);
         }
@@ -78,18 +88,28 @@ impl DrainLoop {
         self.started = None;
         let mut drained = std::mem::take(&mut self.free);
         if !self.waiting.is_empty() {
-            let floor = acknowledged(state, acks);
+            let floor = acknowledgements(state, acks).map(|(_, applied)| applied).min();
             let epoch = state.cluster().map_or(0, |cluster| cluster.epoch);
             self.waiting.retain(|id, waiting| {
                 let written = Generation { epoch, index: waiting.index };
-                let is_out = floor.is_none_or(|floor| floor >= written) || waiting.until <= now;
+                let is_acknowledged = floor.is_none_or(|floor| floor >= written);
+                let is_out = is_acknowledged || waiting.until <= now;
                 if is_out {
                     drained.push(*id);
+                }
+                if is_out && !is_acknowledged {
+                    let late = acknowledgements(state, acks).filter(|(_, applied)| *applied < written);
+                    self.given_up.push(GivenUp { task: *id, nodes: late.map(|(node, _)| node).collect() });
                 }
                 !is_out
             });
         }
         drained.into_iter().map(|id| Change::TaskDrained { id }).collect()
+    }
+
+    /// The waits that ended by [`DRAIN_TIMEOUT`] since this was last called.
+    pub fn take_given_up(&mut self) -> Vec<GivenUp> {
+        std::mem::take(&mut self.given_up)
     }
 
     fn note(&mut self, task: &Task, now: Timestamp) {
@@ -110,8 +130,11 @@ impl DrainLoop {
     }
 }
 
-/// The oldest generation that a node which is up works with; `None` if no node is up.
-fn acknowledged(state: &State, acks: &BTreeMap<NodeId, Generation>) -> Option<Generation> {
+/// The generation that each node which is up works with.
+fn acknowledgements(
+    state: &State,
+    acks: &BTreeMap<NodeId, Generation>,
+) -> impl Iterator<Item = (NodeId, Generation)> {
     let up = state.nodes().iter().filter(|node| node.status.state == NodeState::Ready);
-    up.map(|node| acks.get(&node.id).copied().unwrap_or_default()).min()
+    up.map(|node| (node.id, acks.get(&node.id).copied().unwrap_or_default()))
 }

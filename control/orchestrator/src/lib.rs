@@ -19,6 +19,6 @@ mod slow_start;
 mod work;
 
 pub use dirty::is_task_dirty;
-pub use drain::{DRAIN_TIMEOUT, DrainLoop};
+pub use drain::{DRAIN_TIMEOUT, DrainLoop, GivenUp};
 pub use machine::{IdSource, Orchestrator};
 pub use slow_start::SlowStartLoop;

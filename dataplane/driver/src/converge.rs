@@ -7,13 +7,14 @@ use std::time::Instant;
 
 use dataplane_kernel::{Kernel, KernelError, Machine};
 use dataplane_model::inspect::Difference;
-use dataplane_model::kernel_state::{EndpointKey, SocketReset};
+use dataplane_model::kernel_state::{Change, EndpointKey, Hook, HookTarget, LinkName, Program, SocketReset};
 use dataplane_model::{KernelState, NodeView, Op, SandboxId};
 use dataplane_plan::{IngressHook, NodeFacts, Plan, PlanError, Planner, TcAttach, resets, steps};
 use ipnetwork::Ipv4Network;
 use tokio::time::sleep_until;
 
 use crate::backoff::Backoff;
+use crate::refusals::Refusals;
 
 /// What the operator chose.
 #[derive(Debug, Clone, Copy)]
@@ -36,6 +37,7 @@ pub(crate) struct Converger<K> {
     machine: Option<Machine>,
     vtep: IpAddr,
     backoff: Backoff,
+    refusals: Refusals,
 }
 
 /// A plan and the steps that are left of it.
@@ -62,6 +64,8 @@ pub(crate) struct FailedStep {
     pub op: Op,
     pub n_failures: u32,
     pub reason: String,
+    /// See [`Op::lets_go`].
+    lets_go: bool,
 }
 
 /// Why a pass could not even begin.
@@ -85,6 +89,7 @@ impl<K: Kernel> Converger<K> {
             machine: None,
             vtep: Ipv4Addr::UNSPECIFIED.into(),
             backoff,
+            refusals: Refusals::default(),
         }
     }
 
@@ -107,7 +112,8 @@ impl<K: Kernel> Converger<K> {
             self.held = Some(self.kernel.observe().await?);
         }
         let held = self.held.get_or_insert_default();
-        let facts = facts(self.choices, machine, held);
+        self.refusals.keep(&machine.uplinks);
+        let facts = facts(self.choices, machine, held, &self.refusals);
         let plan =
             if is_whole { self.planner.plan_whole(view, &facts) } else { self.planner.plan(view, &facts) }?;
         self.is_stale = false;
@@ -128,7 +134,7 @@ impl<K: Kernel> Converger<K> {
     pub(crate) async fn compare(&mut self, view: &NodeView) -> Result<Comparison, PassError> {
         let machine = self.kernel.machine(view.vtep).await?;
         let held = self.kernel.observe().await?;
-        let plan = self.planner.plan_whole(view, &facts(self.choices, &machine, &held))?;
+        let plan = self.planner.plan_whole(view, &facts(self.choices, &machine, &held, &self.refusals))?;
         let differences = held.differences(&plan.state);
         Ok(Comparison { plan, differences })
     }
@@ -146,7 +152,7 @@ impl<K: Kernel> Converger<K> {
             // The same rows, but shared with the next plan: what is shared need not be compared.
             self.held = Some(pass.plan.state.clone());
         }
-        if !pass.is_applied() {
+        if !pass.failed.is_empty() || self.refusals.is_new() {
             // A step that failed may have done half of its work.
             self.is_stale = true;
         }
@@ -164,6 +170,7 @@ impl<K: Kernel> Converger<K> {
                         pass.n_done += 1;
                         self.held.get_or_insert_default().record(&op);
                     }
+                    Err(error) if self.is_refusal(&op, &error) => {}
                     Err(error) => {
                         self.backoff.note_failure(&op, error.0, now);
                         pass.failed.extend(self.failed_step(op));
@@ -174,10 +181,17 @@ impl<K: Kernel> Converger<K> {
         }
     }
 
+    /// A driver that refuses what was only planned because it may be able to is no failure, but a fact for the next plan.
+    fn is_refusal(&mut self, op: &Op, error: &KernelError) -> bool {
+        let Some(machine) = &self.machine else { return false };
+        self.choices.ingress_hook == IngressHook::Auto && self.refusals.note(op, &error.0, &machine.uplinks)
+    }
+
     /// `None` if the step did not fail.
     fn failed_step(&self, op: Op) -> Option<FailedStep> {
         let failed = self.backoff.get(&op)?;
-        Some(FailedStep { op, n_failures: failed.n_failures, reason: failed.reason.clone() })
+        let lets_go = self.held.as_ref().is_some_and(|held| op.lets_go(held));
+        Some(FailedStep { op, n_failures: failed.n_failures, reason: failed.reason.clone(), lets_go })
     }
 
     /// Looks at the kernel again before the next pass.
@@ -203,8 +217,9 @@ impl<K: Kernel> Converger<K> {
         self.held.as_ref()
     }
 
+    /// When the next pass has something to do that this one could not.
     pub(crate) fn next_retry(&self) -> Option<Instant> {
-        self.backoff.next()
+        if self.refusals.is_new() { Some(Instant::now()) } else { self.backoff.next() }
     }
 
     pub(crate) fn kernel(&mut self) -> &mut K {
@@ -218,9 +233,32 @@ impl Pass {
         Self { plan, steps, resets, failed: Vec::new(), n_done: 0 }
     }
 
-    /// The kernel holds all rows that were planned.
-    pub(crate) fn is_applied(&self) -> bool {
-        self.failed.is_empty()
+    /// No new flow goes to a task that the view has let go of, whatever else failed.
+    pub(crate) fn has_let_go(&self) -> bool {
+        self.failed.iter().all(|failed| !failed.lets_go)
+    }
+
+    /// Our own programs have all that they need to carry the node's traffic; `held` is what the kernel holds. XDP is not
+    /// needed, tc is beneath it, nor is the hook of a task whose sandbox could not be made.
+    pub(crate) fn has_taken_over(&self, held: &KernelState) -> bool {
+        let is_host_end =
+            |link: &LinkName| held.sandboxes.values().any(|net| net.legs.iter().any(|leg| leg.host == *link));
+        let is_needed = |op: &Op| match op {
+            Op::Hook(Change::Put(Hook { program: Program::Xdp, .. }, _)) => false,
+            Op::Hook(Change::Put(
+                Hook { program: Program::Task, target: HookTarget::Interface(link) },
+                _,
+            )) => is_host_end(link),
+            Op::Settings(_) | Op::Hook(Change::Put(..)) => true,
+            _ => false,
+        };
+        self.has_let_go() && !self.failed.iter().any(|failed| is_needed(&failed.op))
+    }
+
+    /// All endpoints of other nodes are known, so that an address which isn't is nobody's.
+    pub(crate) fn knows_all_endpoints(&self) -> bool {
+        let is_endpoint = |op: &Op| matches!(op, Op::Endpoint(_)) && op.subject().is_none();
+        !self.failed.iter().any(|failed| is_endpoint(&failed.op))
     }
 
     /// Sandboxes are made, mended or removed.
@@ -239,7 +277,7 @@ impl Pass {
     }
 }
 
-fn facts(choices: Choices, machine: &Machine, held: &KernelState) -> NodeFacts {
+fn facts(choices: Choices, machine: &Machine, held: &KernelState, refusals: &Refusals) -> NodeFacts {
     let Choices { ingress_hook, tc_attach, gateway_subnet } = choices;
     NodeFacts {
         uplinks: machine.uplinks.clone(),
@@ -252,6 +290,7 @@ fn facts(choices: Choices, machine: &Machine, held: &KernelState) -> NodeFacts {
         has_socket_reset: machine.has_socket_reset,
         ingress_hook,
         tc_attach,
+        xdp_refusals: refusals.of(&machine.uplinks),
         gateway_subnet,
         gateway_subnet6: None,
         gateway_addresses: gateway_addresses(held),

@@ -11,6 +11,7 @@ mod converge;
 mod driver;
 mod names;
 mod options;
+mod refusals;
 mod report;
 mod resets;
 mod sweep;

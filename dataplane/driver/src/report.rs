@@ -29,7 +29,7 @@ pub(crate) struct Progress {
 
 impl Progress {
     pub(crate) fn note_pass(&mut self, view: &NodeView, pass: &Pass) {
-        if pass.is_applied() {
+        if pass.has_let_go() {
             self.applied_revision = view.revision;
             self.applied = view.generation;
         }
@@ -43,7 +43,7 @@ impl Progress {
         self.blocked = Some(reason);
     }
 
-    /// Of the newest view that the kernel has held whole.
+    /// See [`Report::applied`].
     pub(crate) fn applied(&self) -> Generation {
         self.applied
     }

@@ -204,8 +204,11 @@ impl<K: Kernel> Worker<K> {
         }
         self.converger.delete(&mut pass, now).await;
         self.push_resets(&pass);
-        if pass.is_applied() {
+        let has_taken_over = self.converger.held().is_some_and(|held| pass.has_taken_over(held));
+        if has_taken_over {
             self.converger.kernel().settle()?;
+        }
+        if has_taken_over && pass.knows_all_endpoints() {
             self.sweep.begin_once(&self.converger.kernel().sockets(), &pass.plan.state);
         }
         Ok(pass)

@@ -14,8 +14,8 @@ use std::thread;
 
 use dataplane_kernel::bpf::{PinDir, Tables};
 use dataplane_kernel::inspect::{self, InspectError};
-use dataplane_model::change_rows;
 use dataplane_model::inspect::HookRow;
+use dataplane_model::{DataPlane as _, change_rows};
 use dataplane_plan::{IngressHook, TcAttach};
 use lab::{CLIENT, Lab, NODE_A, NODE_B, Node, ask_tcp, ask_udp, serve_tcp, serve_udp, view};
 
@@ -309,6 +309,37 @@ fn xdp_carries_the_same_traffic_and_tc_stays_beneath() {
         drops.programs.iter().any(|program| program.program == "mesh_xdp" && program.forwarded > 0),
         "{drops:?}"
     );
+}
+
+/// Native XDP of a driver whose buffers are shorter than such frames takes them in several.
+#[test]
+fn xdp_takes_jumbo_frames() {
+    const BULK: usize = 8 << 20;
+    let lab = Lab::new(|options| options.ingress_hook = IngressHook::Xdp);
+    for port in ["sw100", "sw11", "sw12"] {
+        lab.switch.shell(&format!("ip link set {port} mtu 9000"));
+        lab.switch.shell(&format!("ethtool -K {port} tx off gro on"));
+    }
+    for host in [&lab.client, &lab.a.ns, &lab.b.ns] {
+        host.shell("ip link set up0 mtu 9000");
+    }
+    lab.converge(1);
+    serve(&lab);
+
+    for (node, name_there) in [(NODE_A, "six "), (NODE_B, "five ")] {
+        let mut answers = (0..40).map(|_| ask_tcp(&lab.client, (node, 8080), BULK).unwrap());
+        let there = answers.find(|answer| answer.starts_with(name_there));
+        let there = there.expect("the ring leads to the other node, too");
+        assert!(there.contains(&CLIENT.to_string()) && there.ends_with(&BULK.to_string()), "{there}");
+    }
+    for node in [&lab.a, &lab.b] {
+        let errors = &node.driver().watch().borrow().errors.clone();
+        assert_eq!(*errors, Vec::<String>::new());
+        let drops = read_pins(node, inspect::drops);
+        let xdp = drops.programs.iter().find(|program| program.program == "mesh_xdp").unwrap();
+        // Jumbo frames: in those of 1,500 bytes it would be six times as many.
+        assert!((BULK / 9000..BULK / 2000).contains(&usize::try_from(xdp.forwarded).unwrap()), "{xdp:?}");
+    }
 }
 
 #[test]

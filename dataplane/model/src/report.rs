@@ -13,7 +13,9 @@ pub struct Report {
     /// Revision and generation of the newest view that was given.
     pub wanted_revision: u64,
     pub wanted: Generation,
-    /// Revision and generation of the newest view that the kernel holds completely.
+    /// Revision and generation of the newest view by which no new flow goes to a task that it has let go of: rings, virtual
+    /// addresses, frontends and endpoints are in the kernel, as far as they took something away. What else could not be done
+    /// is in `errors`.
     pub applied_revision: u64,
     pub applied: Generation,
     pub sandboxes: BTreeMap<SandboxId, SandboxStatus>,

@@ -28,6 +28,9 @@ pub struct NodeFacts {
     pub has_socket_reset: bool,
     pub ingress_hook: IngressHook,
     pub tc_attach: TcAttach,
+    /// Uplinks whose driver has refused to run our XDP program as they are now, and its words. Known by trying alone: it
+    /// depends on MTU, queues, offloads and on what else hangs there.
+    pub xdp_refusals: BTreeMap<LinkName, String>,
     /// Subnet of the gateway bridge, if it is free; its first address is the bridge's own.
     pub gateway_subnet: Ipv4Network,
     /// The bridge's IPv6 prefix: the plan chooses it, whatever is here.
@@ -51,6 +54,8 @@ pub enum Forwarding6 {
 /// An interface to other machines.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Uplink {
+    /// Another one means that the interface was made anew.
+    pub index: u32,
     pub mtu_bytes: u32,
     pub addresses: Vec<Ipv4Addr>,
     /// Those that others may know it by: global or unique-local, neither temporary nor on the way in or out.

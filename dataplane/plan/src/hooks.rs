@@ -20,7 +20,8 @@ pub(crate) fn plan(facts: &NodeFacts, plan: &mut Plan) {
         insert(plan, program, HookTarget::CgroupRoot, (HookMode::Cgroup, reason));
     }
     for (name, uplink) in &facts.uplinks {
-        let (xdp, why) = xdp_mode(facts.ingress_hook, uplink);
+        let refusal = facts.xdp_refusals.get(name);
+        let (xdp, why) = xdp_mode(facts.ingress_hook, uplink, refusal);
         let target = HookTarget::Interface(name.clone());
         if let Some(mode) = xdp {
             insert(plan, Program::Xdp, target.clone(), (mode, why));
@@ -49,7 +50,7 @@ fn tc_mode(facts: &NodeFacts) -> (HookMode, String) {
 }
 
 /// `None` for tc alone.
-fn xdp_mode(asked: IngressHook, uplink: &Uplink) -> (Option<HookMode>, String) {
+fn xdp_mode(asked: IngressHook, uplink: &Uplink, refusal: Option<&String>) -> (Option<HookMode>, String) {
     let is_veth = uplink.kind.as_deref() == Some("veth");
     match (asked, &uplink.kind) {
         (IngressHook::Tc, _) => (None, "tc was asked for".to_owned()),
@@ -62,10 +63,13 @@ fn xdp_mode(asked: IngressHook, uplink: &Uplink) -> (Option<HookMode>, String) {
         (IngressHook::Auto, Some(kind)) => (None, format!("XDP is slower than tc on a {kind} interface")),
         (IngressHook::Auto, None) if uplink.has_native_xdp => {
             let driver = uplink.driver.as_deref().unwrap_or("its");
-            (
-                Some(HookMode::XdpNative),
-                format!("the {driver} driver runs XDP before the packet gets a buffer"),
-            )
+            match refusal {
+                None => {
+                    let reason = format!("the {driver} driver runs XDP before the packet gets a buffer");
+                    (Some(HookMode::XdpNative), reason)
+                }
+                Some(words) => (None, format!("the {driver} driver has XDP, but refused it: {words}")),
+            }
         }
         (IngressHook::Auto, None) => {
             let driver = uplink.driver.as_deref().unwrap_or("unknown");

@@ -59,7 +59,7 @@ use crate::account::Account;
 use crate::skb::Skb;
 use crate::socket::{V4, V6, V6Datagram};
 
-#[xdp]
+#[xdp(frags)]
 pub fn mesh_xdp(context: XdpContext) -> u32 {
     const PROGRAM: ProgramId = ProgramId::MeshXdp;
     let account = Account::receive(PROGRAM);
@@ -70,7 +70,7 @@ pub fn mesh_xdp(context: XdpContext) -> u32 {
 }
 
 /// Beside native XDP on a veth uplink its far end needs a program too; this one does nothing.
-#[xdp]
+#[xdp(frags)]
 pub fn mesh_xdp_pass(_context: XdpContext) -> u32 {
     aya_ebpf::bindings::xdp_action::XDP_PASS
 }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use control_model::{Generation, NodeId, Timestamp};
@@ -23,6 +24,8 @@ pub struct LivenessTable {
     agents: Mutex<Agents>,
     /// Counts the changes of any `applied`.
     acks: watch::Sender<u64>,
+    /// Drains that ended though acknowledgements were missing, since this manager started.
+    n_drains_given_up: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -51,7 +54,7 @@ impl Agents {
 
 impl Default for LivenessTable {
     fn default() -> Self {
-        Self { agents: Mutex::default(), acks: watch::Sender::new(0) }
+        Self { agents: Mutex::default(), acks: watch::Sender::new(0), n_drains_given_up: AtomicU64::new(0) }
     }
 }
 
@@ -106,6 +109,15 @@ impl LivenessTable {
     /// Changes whenever an agent has acknowledged a newer generation.
     pub fn watch_acks(&self) -> watch::Receiver<u64> {
         self.acks.subscribe()
+    }
+
+    /// A drain was not waited for to its end.
+    pub fn drain_given_up(&self) {
+        self.n_drains_given_up.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn n_drains_given_up(&self) -> u64 {
+        self.n_drains_given_up.load(Ordering::Relaxed)
     }
 
     fn lock(&self) -> MutexGuard<'_, Agents> {

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use control_api::node::InspectError;
-use control_consensus::Consensus;
 use control_model::TaskState;
 use control_model::spec::Role;
 use control_store::ReplicatedStore as _;
@@ -23,6 +22,7 @@ pub mod top;
 pub mod trace;
 pub mod watch;
 
+use super::manager::RunningManager;
 use super::metrics::{self, Maps, Metrics, Raft};
 use super::swarm::Swarm;
 use crate::host::Host;
@@ -175,7 +175,7 @@ pub async fn metrics(host: Arc<Host>, swarm: Option<Arc<Swarm>>) -> Result<Strin
         Err(inspect::InspectError::Absent { .. }) => None,
         maps => Some(maps.map_err(|error| InspectError(error.to_string()))?),
     };
-    let raft = swarm.consensus().map(|consensus| raft(&consensus));
+    let raft = swarm.manager().map(|manager| raft(&manager));
     let report = swarm.data_plane().driver.watch().borrow().clone();
     Ok(metrics::render(&Metrics { maps, raft, report: Some(report) }))
 }
@@ -196,14 +196,16 @@ fn maps(pins: &Path) -> Result<Maps, inspect::InspectError> {
     })
 }
 
-fn raft(consensus: &Consensus) -> Raft {
+fn raft(manager: &RunningManager) -> Raft {
+    let consensus = &manager.consensus;
     let (leadership, state) = (*consensus.leadership().borrow(), consensus.state());
     let mut tasks: BTreeMap<TaskState, u64> = TaskState::ALL.map(|state| (state, 0)).into();
     for task in state.tasks().iter() {
         *tasks.entry(task.status.state).or_default() += 1;
     }
     let (term, is_leader) = (leadership.term, leadership.is_me);
-    Raft { term, is_leader, applied_index: state.index(), tasks }
+    let n_drains_given_up = manager.n_drains_given_up();
+    Raft { term, is_leader, applied_index: state.index(), n_drains_given_up, tasks }
 }
 
 /// Reads the pins, away from the threads that serve.

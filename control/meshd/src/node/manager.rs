@@ -140,6 +140,12 @@ impl RunningManager {
         self.consensus.voters().contains(&self.consensus.raft_id())
     }
 
+    /// See [`Manager::n_drains_given_up`]; 0 when it has stopped.
+    pub fn n_drains_given_up(&self) -> u64 {
+        let parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        parts.as_ref().map_or(0, |parts| parts.manager.n_drains_given_up())
+    }
+
     /// Becomes a voter, through the first of `managers` that lets it.
     pub async fn join(&self, managers: &[SocketAddr]) -> Result<(), ManagerError> {
         let mut last = ManagerError::Alone;

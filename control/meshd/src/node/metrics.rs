@@ -44,6 +44,7 @@ pub struct Raft {
     pub term: u64,
     pub is_leader: bool,
     pub applied_index: u64,
+    pub n_drains_given_up: u64,
     /// Of the whole cluster, by the state that was last reported.
     pub tasks: BTreeMap<TaskState, u64>,
 }
@@ -140,6 +141,12 @@ fn of_manager(page: &mut Page, raft: &Raft) {
     page.value(&[], u64::from(raft.is_leader));
     page.family("meshd_raft_applied_index", "gauge", "Log index of the last entry applied here.");
     page.value(&[], raft.applied_index);
+    page.family(
+        "meshd_drains_given_up_total",
+        "counter",
+        "Tasks that this manager let stop before every node had taken them out of its rings.",
+    );
+    page.value(&[], raft.n_drains_given_up);
     page.family("meshd_cluster_tasks", "gauge", "Tasks of the whole cluster, by state.");
     for (state, count) in &raft.tasks {
         page.value(&[("state", state.as_str())], *count);
@@ -190,6 +197,7 @@ mod tests {
                 term: 4,
                 is_leader: true,
                 applied_index: 77,
+                n_drains_given_up: 3,
                 tasks: BTreeMap::from([(TaskState::Running, 6)]),
             }),
             report: Some(Report { applied: Generation { epoch: 1, index: 76 }, ..Report::default() }),
@@ -210,6 +218,7 @@ mod tests {
             "meshd_packets_dropped_total{program=\"mesh_uplink\",reason=\"no-route\"} 0",
             "meshd_endpoints{place=\"local\"} 2",
             "meshd_generation_index{which=\"applied\"} 76",
+            "meshd_drains_given_up_total 3",
             "meshd_raft_is_leader 1",
             "meshd_cluster_tasks{state=\"running\"} 6",
         ] {

@@ -88,6 +88,7 @@ fn waits_for_every_node_to_pass_the_write() {
     assert_eq!(world.tick(&[2], Timestamp(3)), []);
     assert_eq!(world.tick(&[2, 2], Timestamp(3)), DRAINED);
     assert_eq!(world.tick(&[2, 2], Timestamp(3)), []);
+    assert_eq!(world.machine.take_given_up(), []);
 }
 
 #[test]
@@ -116,7 +117,11 @@ fn a_silent_node_holds_it_back_for_three_seconds() {
     let due = world.machine.next_deadline().expect("a deadline");
     assert_eq!(due, world.now().after(Duration::from_secs(3)));
     assert_eq!(world.tick(&[9, 0], Timestamp(due.0 - 1)), []);
+    assert_eq!(world.machine.take_given_up(), []);
     assert_eq!(world.tick(&[9, 0], due), DRAINED);
+    let given_up = GivenUp { task: TASK, nodes: vec![NODES[1]] };
+    assert_eq!(world.machine.take_given_up(), [given_up], "who was not waited for is named");
+    assert_eq!(world.machine.take_given_up(), []);
     assert_eq!(world.machine.next_deadline(), None);
 }
 

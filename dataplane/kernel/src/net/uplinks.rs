@@ -130,7 +130,8 @@ fn uplink(link: &Link, own: &[&Address]) -> Uplink {
     // `/sys` may be of another namespace; the NICs are in the one that it is of.
     let driver = if kind.is_none() { driver(&link.name) } else { None };
     let has_native_xdp = driver.as_deref().is_some_and(|driver| NATIVE_XDP_DRIVERS.contains(&driver));
-    Uplink { mtu_bytes: link.mtu_bytes, addresses, addresses6, kind, driver, has_native_xdp }
+    let (index, mtu_bytes) = (link.index, link.mtu_bytes);
+    Uplink { index, mtu_bytes, addresses, addresses6, kind, driver, has_native_xdp }
 }
 
 /// Others may send to it: it is global or unique-local (RFC 4291 section 2.4, RFC 4193).

@@ -141,6 +141,22 @@ tables! {
 }
 
 impl Op {
+    /// The step takes traffic away from a row that the kernel holds: while it is not done, new flows may go to a task that the
+    /// wanted state has let go of. Rows that only come lead to nobody who leaves, and an endpoint is not asked as long as it
+    /// does not serve.
+    pub fn lets_go(&self, held: &KernelState) -> bool {
+        match self {
+            Self::Ring(change) => held.rings.contains_key(change.key()),
+            Self::Vip(change) => held.vips.contains_key(change.key()),
+            Self::Frontend(change) => held.frontends.contains_key(change.key()),
+            Self::Endpoint(Change::Put(key, row)) => {
+                !row.serves && held.endpoints.get(key).is_some_and(|held| held.serves)
+            }
+            Self::Endpoint(Change::Delete(key)) => held.endpoints.contains_key(key),
+            _ => false,
+        }
+    }
+
     /// The sandbox, or the host end of a sandbox's link, that the step is about.
     pub fn subject(&self) -> Option<Subject<'_>> {
         match self {

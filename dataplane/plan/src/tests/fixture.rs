@@ -21,6 +21,7 @@ pub const HTTP: PublishedPort = PublishedPort { protocol: 6, published: 8080, ta
 
 pub fn facts() -> NodeFacts {
     let uplink = Uplink {
+        index: 2,
         mtu_bytes: 1500,
         addresses: vec![NODE_I],
         addresses6: vec![],
@@ -39,6 +40,7 @@ pub fn facts() -> NodeFacts {
         has_socket_reset: true,
         ingress_hook: IngressHook::Auto,
         tc_attach: TcAttach::Auto,
+        xdp_refusals: BTreeMap::new(),
         gateway_subnet: "172.18.0.0/16".parse().unwrap(),
         gateway_subnet6: None,
         gateway_addresses: BTreeMap::new(),

@@ -1,5 +1,6 @@
 mod fixture;
 mod golden;
+mod hooks;
 mod maglev;
 mod planner;
 mod resets;

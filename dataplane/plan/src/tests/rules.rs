@@ -3,14 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use dataplane_model::kernel_state::{
-    Device, Hook, HookMode, HookTarget, LinkName, Owner, Place, Program, RingKey, Singleton,
-};
+use dataplane_model::kernel_state::{Device, LinkName, Owner, Place, RingKey, Singleton};
 use dataplane_model::{KernelState, NetworkKey, NodeView, Peer, PublishedPort, SandboxId, Table, Vni};
 use ipnetwork::{IpNetwork, Ipv6Network};
 
 use super::fixture::{APP, HTTP, INGRESS, NODE_B, NODE_I, WEB, facts, sandbox, view};
-use crate::facts::{Forwarding6, IngressHook, NodeFacts, TcAttach};
+use crate::facts::{Forwarding6, NodeFacts};
 use crate::{Plan, PlanError, plan};
 
 fn planned(view: &NodeView, facts: &NodeFacts) -> Plan {
@@ -523,29 +521,4 @@ fn no_interface_with_the_tunnel_end_is_an_error() {
     let refused = plan(&view, &facts());
 
     assert_eq!(refused, Err(PlanError::NoUplink { vtep: view.vtep }));
-}
-
-#[test]
-fn hooks_follow_the_interface_and_the_wish() {
-    let uplink = || HookTarget::Interface(LinkName::new("up0").unwrap());
-    let xdp = |facts: &NodeFacts| {
-        let hook = Hook { program: Program::Xdp, target: uplink() };
-        planned(&view(), facts).state.hooks.get(&hook).copied()
-    };
-    let mut nic = facts();
-    nic.uplinks.values_mut().for_each(|uplink| {
-        uplink.kind = None;
-        uplink.has_native_xdp = true;
-    });
-    let mut forced = facts();
-    forced.ingress_hook = IngressHook::Xdp;
-    let mut old = facts();
-    old.tc_attach = TcAttach::Clsact;
-
-    assert_eq!(xdp(&facts()), None);
-    assert_eq!(xdp(&nic), Some(HookMode::XdpNative));
-    assert_eq!(xdp(&forced), Some(HookMode::XdpNative));
-    let beneath = Hook { program: Program::Uplink, target: uplink() };
-    assert_eq!(planned(&view(), &forced).state.hooks[&beneath], HookMode::Tcx);
-    assert_eq!(planned(&view(), &old).state.hooks[&beneath], HookMode::Clsact);
 }
