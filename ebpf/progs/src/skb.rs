@@ -86,6 +86,15 @@ impl Skb {
         unsafe { (*self.raw).pkt_type == PACKET_HOST }
     }
 
+    /// The frame is one of a VLAN, whose tag the NIC or the kernel has taken out of it. One with the tag of priority alone (VLAN 0,
+    /// IEEE 802.1Q section 6.9.1) is of none.
+    #[inline(always)]
+    pub fn is_of_vlan(&self) -> bool {
+        const VLAN_ID: u32 = 0xfff;
+        // SAFETY: the context outlives the program.
+        unsafe { (*self.raw).vlan_present != 0 && (*self.raw).vlan_tci & VLAN_ID != 0 }
+    }
+
     /// For helpers that take a context of any kind.
     #[inline(always)]
     pub fn context(&self) -> *mut c_void {

@@ -20,6 +20,10 @@ pub fn run(account: &Account, packet: &Skb) -> i32 {
 
 #[inline(always)]
 fn decide(account: &Account, packet: &Skb) -> i32 {
+    // They are for another interface, and what is sent on keeps its tag: nobody would hear the answer.
+    if packet.is_of_vlan() {
+        return verdict::part(account, &Some(Ok(Verdict::Pass)));
+    }
     let mut action = part_of_nodes(account, packet);
     if action == verdict::ARRIVED {
         return arrivals::arrive(account, packet);
