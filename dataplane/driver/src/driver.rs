@@ -13,6 +13,7 @@ use dataplane_model::{DataPlane, KernelState, NodeView, Report};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::converge::{Choices, Converger};
+use crate::flow_sweeps::FlowSweeps;
 use crate::names::Names;
 use crate::options::DriverOptions;
 use crate::report::Progress;
@@ -80,12 +81,14 @@ impl Driver {
                     Ok(kernel) => kernel,
                     Err(error) => return drop(opened.send(Err(StartError::Kernel(error)))),
                 };
-                let resets = match Resets::start(kernel.sockets()) {
-                    Ok(resets) => resets,
+                let started = Resets::start(kernel.sockets())
+                    .and_then(|resets| Ok((resets, FlowSweeps::start(kernel.sweeper())?)));
+                let (resets, flow_sweeps) = match started {
+                    Ok(threads) => threads,
                     Err(error) => return drop(opened.send(Err(StartError::Thread(error)))),
                 };
                 let _waits = opened.send(Ok(()));
-                worker(&options, kernel, (resets, channels)).run().await;
+                worker(&options, kernel, (resets, flow_sweeps, channels)).run().await;
             });
         })?;
         let ended = || StartError::Kernel(KernelError("its thread ended".to_owned()));
@@ -176,7 +179,7 @@ impl Drop for Driver {
 fn worker<K: Kernel>(
     options: &DriverOptions,
     kernel: K,
-    (resets, channels): (Resets, Channels),
+    (resets, flow_sweeps, channels): (Resets, FlowSweeps, Channels),
 ) -> Worker<K> {
     let choices = Choices {
         ingress_hook: options.ingress_hook,
@@ -188,6 +191,7 @@ fn worker<K: Kernel>(
         converger: Converger::new(kernel, choices),
         names: Names::start(options),
         resets,
+        flow_sweeps,
         sweep: Sweep::default(),
         channels,
         netns_dir,

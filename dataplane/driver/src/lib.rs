@@ -9,6 +9,7 @@
 mod backoff;
 mod converge;
 mod driver;
+mod flow_sweeps;
 mod names;
 mod options;
 mod refusals;

@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
 
 use crate::converge::{Comparison, Converger, Pass, PassError};
+use crate::flow_sweeps::FlowSweeps;
 use crate::names::Names;
 use crate::report::Progress;
 use crate::resets::Resets;
@@ -67,6 +68,7 @@ pub(crate) struct Worker<K> {
     pub converger: Converger<K>,
     pub names: Names,
     pub resets: Resets,
+    pub flow_sweeps: FlowSweeps,
     pub sweep: Sweep,
     pub channels: Channels,
     pub netns_dir: PathBuf,
@@ -118,6 +120,8 @@ impl<K: Kernel> Worker<K> {
                     let _gone = answer.send(self.verify().await);
                 }
                 Wake::TearDown(answer) => {
+                    // They hold on to the tables.
+                    self.flow_sweeps.finish();
                     let left = self.tear_down().await;
                     self.resets.finish();
                     self.names.stop().await;

@@ -8,7 +8,7 @@ use dataplane_model::{KernelState, Op, SandboxId};
 use tokio::sync::Notify;
 
 use crate::net::Machine;
-use crate::seam::{Kernel, KernelError, Sockets};
+use crate::seam::{Kernel, KernelError, Pause, Sockets, Sweeper};
 
 /// Handles share one kernel: a driver that is restarted finds it as the last one left it.
 #[derive(Debug, Clone)]
@@ -30,6 +30,9 @@ struct Shared {
     fail_texts: BTreeSet<String>,
     n_observed: usize,
     n_ticks: usize,
+    /// Sweeps that began; those that ended early.
+    n_sweeps: (usize, usize),
+    sweeps_last: bool,
     /// Of each namespace's sockets.
     peers: BTreeMap<Option<SandboxId>, BTreeSet<Ipv4Addr>>,
 }
@@ -45,6 +48,8 @@ impl FakeKernel {
             fail_texts: BTreeSet::new(),
             n_observed: 0,
             n_ticks: 0,
+            n_sweeps: (0, 0),
+            sweeps_last: false,
             peers: BTreeMap::new(),
         };
         Self { shared: Arc::new(Mutex::new(shared)), changed: Arc::default() }
@@ -100,6 +105,16 @@ impl FakeKernel {
         self.lock().n_ticks
     }
 
+    /// Sweeps of flows have always another row to look at.
+    pub fn let_sweeps_last(&self) {
+        self.lock().sweeps_last = true;
+    }
+
+    /// Sweeps of flows that began, and those of them that were told to end early.
+    pub fn n_sweeps(&self) -> (usize, usize) {
+        self.lock().n_sweeps
+    }
+
     fn lock(&self) -> MutexGuard<'_, Shared> {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -130,8 +145,22 @@ impl Sockets for FakeKernel {
     }
 }
 
+impl Sweeper for FakeKernel {
+    fn sweep(&mut self, pause: &Pause) -> Result<(), KernelError> {
+        self.lock().n_sweeps.0 += 1;
+        while self.lock().sweeps_last {
+            if pause().is_break() {
+                self.lock().n_sweeps.1 += 1;
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Kernel for FakeKernel {
     type Sockets = Self;
+    type Sweeper = Self;
 
     async fn machine(&mut self, _vtep: IpAddr) -> Result<Machine, KernelError> {
         Ok(self.lock().machine.clone())
@@ -159,6 +188,10 @@ impl Kernel for FakeKernel {
     }
 
     fn sockets(&self) -> Self {
+        self.clone()
+    }
+
+    fn sweeper(&self) -> Self {
         self.clone()
     }
 

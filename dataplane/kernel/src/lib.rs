@@ -10,4 +10,4 @@ pub mod seam;
 pub use fake::FakeKernel;
 pub use linux::{LinuxKernel, LinuxOptions};
 pub use net::Machine;
-pub use seam::{Kernel, KernelError, Sockets};
+pub use seam::{Kernel, KernelError, Pause, Sockets, Sweeper};

@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr};
+use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use dataplane_model::{KernelState, Op, SandboxId};
 
@@ -11,6 +13,7 @@ use crate::net::Machine;
 /// A node's kernel, as far as it is ours. Used from one thread.
 pub trait Kernel {
     type Sockets: Sockets;
+    type Sweeper: Sweeper;
 
     /// What planning must know of the machine. `vtep` chooses the uplink where none was named.
     fn machine(&mut self, vtep: IpAddr) -> impl Future<Output = Result<Machine, KernelError>>;
@@ -39,8 +42,11 @@ pub trait Kernel {
     /// Others' sockets, which need nothing else of the kernel.
     fn sockets(&self) -> Self::Sockets;
 
-    /// Called about once a second, before the first view too: moves the programs' clock on and removes flows that have ended, also
-    /// of programs that an older meshd has left.
+    /// The programs' own tables, by handles of its own.
+    fn sweeper(&self) -> Self::Sweeper;
+
+    /// Called about once a second, before the first view too: moves the programs' clock on, also of those that an older meshd
+    /// has left.
     fn tick(&mut self) -> Result<(), KernelError>;
 
     /// Called when a view is applied completely: lets go of what an older meshd left, whose part is taken over by now.
@@ -49,6 +55,16 @@ pub trait Kernel {
     /// Lets go of what no row stands for (pinned maps with their flows). For a node that leaves.
     fn release(&mut self) -> Result<(), KernelError>;
 }
+
+/// The tables that the programs fill by themselves. Used on a thread of its own: a full table takes seconds.
+pub trait Sweeper: Send + 'static {
+    /// Removes flows that have ended. After every few thousand rows it asks `pause` for its turn, and ends early where that
+    /// breaks.
+    fn sweep(&mut self, pause: &Pause) -> Result<(), KernelError>;
+}
+
+/// Returns when there is time for more, or that there will be none.
+pub type Pause = Arc<dyn Fn() -> ControlFlow<()> + Send + Sync>;
 
 /// The sockets of the processes in a sandbox, or (`None`) in the node's own namespace. Used on any thread that began in
 /// the node's namespace. A sandbox that is gone has none.

@@ -121,6 +121,9 @@ numbered! {
     }
 }
 
+/// [`ProgramId::MeshXdp`] for generic XDP; counts as that.
+pub const GENERIC_XDP_PROGRAM: &str = "mesh_xdp_skb";
+
 /// Passes everything: for the far end of a veth uplink under native XDP, and the base line of measurements. Counts nothing.
 pub const PASS_PROGRAM: &str = "mesh_xdp_pass";
 

@@ -51,6 +51,7 @@ mod vips;
 mod vxlan;
 mod xdp;
 
+use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::macros::{cgroup_sock_addr, classifier, xdp};
 use aya_ebpf::programs::{SockAddrContext, TcContext, XdpContext};
 use ebpf_abi::ProgramId;
@@ -61,6 +62,21 @@ use crate::socket::{V4, V6, V6Datagram};
 
 #[xdp(frags)]
 pub fn mesh_xdp(context: XdpContext) -> u32 {
+    of_xdp(context.ctx)
+}
+
+/// The same for generic XDP, without the word that it takes frames in several buffers. To give such a program its frames the
+/// kernel copies them into buffers of another kind (since 6.9), and the copies have lost the length of their Ethernet header
+/// (`mac_len`): tc, beneath, would look for all headers in the wrong place.
+#[xdp]
+pub fn mesh_xdp_skb(context: XdpContext) -> u32 {
+    of_xdp(context.ctx)
+}
+
+/// One function for both: twice in the object, it would be cut up into functions whose types the kernel's BTF can't say.
+#[inline(never)]
+fn of_xdp(context: *mut xdp_md) -> u32 {
+    let context = XdpContext::new(context);
     const PROGRAM: ProgramId = ProgramId::MeshXdp;
     let account = Account::receive(PROGRAM);
     sample::begin(PROGRAM, context.ctx);

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use dataplane_driver::{Driver, DriverOptions};
+use dataplane_kernel::linux::LinuxSweeper;
 use dataplane_kernel::net::NodeSockets;
 use dataplane_kernel::{Kernel, KernelError, LinuxKernel, LinuxOptions, Machine};
 use dataplane_model::{KernelState, Op};
@@ -43,6 +44,7 @@ pub fn start(options: &DriverOptions, say: Say) -> Driver {
 
 impl Kernel for Seam {
     type Sockets = NodeSockets;
+    type Sweeper = LinuxSweeper;
 
     async fn machine(&mut self, vtep: IpAddr) -> Result<Machine, KernelError> {
         if let Some(seen) = self.seen.as_ref().filter(|_| self.say.by_news_alone) {
@@ -71,6 +73,10 @@ impl Kernel for Seam {
 
     fn sockets(&self) -> NodeSockets {
         self.kernel.sockets()
+    }
+
+    fn sweeper(&self) -> LinuxSweeper {
+        self.kernel.sweeper()
     }
 
     fn tick(&mut self) -> Result<(), KernelError> {

@@ -185,7 +185,7 @@ impl Hooks {
     /// False if no link is pinned, or what it hung on is gone.
     fn update_link(&self, pin: &HookPin) -> Result<bool, HookError> {
         let Ok(link) = sys::open_pin(&self.pins.hook(pin)) else { return Ok(false) };
-        Ok(sys::update_link(link.as_fd(), self.programs.fd(pin.program)?).is_ok())
+        Ok(sys::update_link(link.as_fd(), self.programs.fd(pin)?).is_ok())
     }
 
     fn attach_filter(&mut self, pin: &HookPin, ifindex: u32) -> Result<(), HookError> {
@@ -289,7 +289,7 @@ fn attach_tcx(programs: &mut Programs, pin: &HookPin, ifindex: u32) -> Result<Fd
 
 fn attach_xdp(programs: &mut Programs, pin: &HookPin, ifindex: u32) -> Result<FdLink, HookError> {
     let mode = if pin.mode == HookMode::XdpNative { XdpMode::Driver } else { XdpMode::Skb };
-    let Program::Xdp(program) = programs.get(pin.program)? else { return Err(kind_error(pin)) };
+    let Program::Xdp(program) = programs.of(pin)? else { return Err(kind_error(pin)) };
     let link = program
         .attach_to_if_index(ifindex, mode)
         .and_then(|id| program.take_link(id))

@@ -6,11 +6,12 @@ use std::path::Path;
 use aya::programs::links::FdLink;
 use aya::programs::{Program, ProgramError, XdpMode};
 use aya::{Ebpf, EbpfError, EbpfLoader};
+use dataplane_model::kernel_state::HookMode;
 use ebpf_abi::ProgramId;
-use ebpf_abi::counters::PASS_PROGRAM;
+use ebpf_abi::counters::{GENERIC_XDP_PROGRAM, PASS_PROGRAM};
 use ebpf_abi::names::map;
 
-use super::pins::PinDir;
+use super::pins::{HookPin, PinDir};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/mesh.o"));
 
@@ -62,9 +63,8 @@ impl Programs {
 
     fn load_with(loader: &mut EbpfLoader<'_>) -> Result<Self, LoadError> {
         let mut programs = Self(loader.load(OBJECT).map_err(|error| LoadError::Object(Box::new(error)))?);
-        for program in ProgramId::ALL {
-            let name = program.label();
-            let result = match programs.get(*program)? {
+        for name in ProgramId::ALL.iter().map(|program| program.label()).chain([GENERIC_XDP_PROGRAM]) {
+            let result = match programs.named(name)? {
                 Program::Xdp(program) => program.load(),
                 Program::SchedClassifier(program) => program.load(),
                 Program::CgroupSockAddr(program) => program.load(),
@@ -76,14 +76,27 @@ impl Programs {
     }
 
     pub fn get(&mut self, program: ProgramId) -> Result<&mut Program, LoadError> {
-        let name = program.label();
+        self.named(program.label())
+    }
+
+    /// The program that hangs in such a hook.
+    pub(super) fn of(&mut self, pin: &HookPin) -> Result<&mut Program, LoadError> {
+        self.named(name_of(pin))
+    }
+
+    fn named(&mut self, name: &'static str) -> Result<&mut Program, LoadError> {
         self.0.program_mut(name).ok_or(LoadError::Absent { name })
     }
 
-    pub(super) fn fd(&self, program: ProgramId) -> Result<BorrowedFd<'_>, LoadError> {
-        let name = program.label();
+    /// Of the program that hangs in such a hook.
+    pub(super) fn fd(&self, pin: &HookPin) -> Result<BorrowedFd<'_>, LoadError> {
+        let name = name_of(pin);
         let program = self.0.program(name).ok_or(LoadError::Absent { name })?;
         let fd = program.fd().map_err(|source| LoadError::Program { name, source: Box::new(source) })?;
         Ok(fd.as_fd())
     }
+}
+
+fn name_of(pin: &HookPin) -> &'static str {
+    if pin.mode == HookMode::XdpGeneric { GENERIC_XDP_PROGRAM } else { pin.program.label() }
 }

@@ -100,6 +100,11 @@ impl PinDir {
         Self { versioned: self.above.join(format!("v{version}")), ..self.clone() }
     }
 
+    /// Somebody has pinned the maps.
+    pub fn has_tables(&self) -> bool {
+        map::ALL.iter().all(|name| self.map(name).exists())
+    }
+
     pub fn maps(&self) -> PathBuf {
         self.versioned.join(MAPS_DIR)
     }

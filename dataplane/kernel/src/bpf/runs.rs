@@ -6,6 +6,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _};
 use aya::maps::{MapData, MapError};
 use aya::programs::loaded_programs;
 use ebpf_abi::ProgramId;
+use ebpf_abi::counters::GENERIC_XDP_PROGRAM;
 use ebpf_abi::names::map;
 
 use super::pins::PinDir;
@@ -46,6 +47,9 @@ pub fn program_runs(pins: &PinDir) -> Result<BTreeMap<ProgramId, ProgramRuns>, T
 
 /// The program that the kernel calls so; `None` where several are cut to one name.
 fn named(name: &[u8]) -> Option<ProgramId> {
+    if name == GENERIC_XDP_PROGRAM.as_bytes() {
+        return Some(ProgramId::MeshXdp);
+    }
     let mut called = ProgramId::ALL.iter().copied().filter(|program| kernel_name(*program) == name);
     let program = called.next()?;
     called.next().is_none().then_some(program)

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::Arc;
 
 use aya::Pod;
 use aya::maps::{Array, HashMap, Map, MapData, MapError};
@@ -10,6 +11,7 @@ use ebpf_abi::limits;
 
 use super::pins::PinDir;
 use super::{batch, sys};
+use crate::seam::Pause;
 
 /// What failed, and on which table.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +30,15 @@ pub enum TableError {
     RingTooLarge { n_places: usize },
     #[error("the places of a ring can't be read or written")]
     Ring(#[source] io::Error),
+    #[error("there was no more time")]
+    Break,
+}
+
+impl TableError {
+    /// Nothing is wrong: the work was told to end.
+    pub const fn is_break(&self) -> bool {
+        matches!(self, Self::Break)
+    }
 }
 
 /// A hash map.
@@ -36,6 +47,8 @@ pub struct Table<K, V> {
     map: HashMap<MapData, K, V>,
     /// The same map, for reading it whole.
     fd: OwnedFd,
+    /// Asked between the batches of [`Table::visit`].
+    pause: Option<Pause>,
 }
 
 /// An array of one element.
@@ -56,7 +69,13 @@ impl<K: Pod + Ord, V: Pod> Table<K, V> {
     pub(super) fn open(pins: &PinDir, name: &'static str) -> Result<Self, TableError> {
         let map = open(pins, name)?;
         let fd = sys::open_pin(&pins.map(name)).map_err(|source| TableError::Dump { name, source })?;
-        Ok(Self { name, map, fd })
+        Ok(Self { name, map, fd, pause: None })
+    }
+
+    /// Asks `pause` for its turn after every few thousand rows that [`Table::visit`] shows.
+    #[must_use]
+    pub(super) fn in_turns(self, pause: &Pause) -> Self {
+        Self { pause: Some(Arc::clone(pause)), ..self }
     }
 
     pub fn get(&self, key: &K) -> Result<Option<V>, TableError> {
@@ -89,8 +108,12 @@ impl<K: Pod + Ord, V: Pod> Table<K, V> {
 
     /// Shows every row, in no order; what is written meanwhile may be missing or twice.
     pub fn visit(&self, mut work: impl FnMut(K, V) -> Result<(), TableError>) -> Result<(), TableError> {
-        batch::visit(self.fd.as_fd(), |rows| rows.into_iter().try_for_each(|(key, value)| work(key, value)))
-            .map_err(|source| TableError::Dump { name: self.name, source })?
+        let take = |rows: Vec<(K, V)>| {
+            rows.into_iter().try_for_each(|(key, value)| work(key, value))?;
+            let goes_on = self.pause.as_ref().is_none_or(|pause| pause().is_continue());
+            if goes_on { Ok(()) } else { Err(TableError::Break) }
+        };
+        batch::visit(self.fd.as_fd(), take).map_err(|source| TableError::Dump { name: self.name, source })?
     }
 
     /// All rows, in order of their keys.

@@ -11,6 +11,7 @@ use super::counters::{Counters, Gate};
 use super::pins::PinDir;
 use super::rings::Rings;
 use super::table::{Single, Table, TableError};
+use crate::seam::Pause;
 
 /// The pinned maps.
 pub struct Tables {
@@ -72,5 +73,17 @@ impl Tables {
             counters: Counters::open(pins)?,
             gate: Gate::open(pins)?,
         })
+    }
+
+    /// For sweeps beside other work: they ask `pause` for their turn after every few thousand rows.
+    #[must_use]
+    pub fn in_turns(self, pause: &Pause) -> Self {
+        Self {
+            flows: self.flows.in_turns(pause),
+            replies: self.replies.in_turns(pause),
+            stand_ins: self.stand_ins.in_turns(pause),
+            vip_flows: self.vip_flows.in_turns(pause),
+            ..self
+        }
     }
 }

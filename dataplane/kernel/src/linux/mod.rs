@@ -4,6 +4,7 @@
 mod links;
 mod observe;
 mod rows;
+mod sweeper;
 mod write;
 
 use std::fs;
@@ -19,8 +20,7 @@ use crate::bpf::{self, Bpf, PinDir, Tables};
 use crate::net::{Machine, Net, NetOptions, NodeSockets};
 use crate::seam::{Kernel, KernelError};
 
-/// Between two sweeps of the flow tables: closed flows stay for ten seconds, and up to this much longer.
-const SWEEP_PERIOD: Duration = Duration::from_secs(5);
+pub use sweeper::LinuxSweeper;
 
 /// Where a node's data plane lives.
 #[derive(Debug, Clone)]
@@ -45,7 +45,6 @@ pub struct LinuxKernel {
     /// XDP must send by redirecting, see [`ebpf_abi::table::CONFIG_XDP_REDIRECT`].
     xdp_redirects: bool,
     last_tick: Instant,
-    last_sweep: Option<Instant>,
     /// Nothing of an older version is left.
     is_settled: bool,
 }
@@ -63,7 +62,6 @@ impl LinuxKernel {
             pinned: None,
             xdp_redirects: false,
             last_tick: Instant::now(),
-            last_sweep: None,
             is_settled: false,
         })
     }
@@ -91,6 +89,7 @@ impl LinuxKernel {
 
 impl Kernel for LinuxKernel {
     type Sockets = NodeSockets;
+    type Sweeper = LinuxSweeper;
 
     async fn machine(&mut self, vtep: IpAddr) -> Result<Machine, KernelError> {
         let machine = self.net.machine(vtep).await.map_err(|error| KernelError::of(&error))?;
@@ -133,22 +132,18 @@ impl Kernel for LinuxKernel {
         self.net.sockets()
     }
 
+    fn sweeper(&self) -> LinuxSweeper {
+        LinuxSweeper::new(self.options.bpffs_dir.clone())
+    }
+
     fn tick(&mut self) -> Result<(), KernelError> {
-        let (since_tick, since_sweep) =
-            (self.last_tick.elapsed(), self.last_sweep.map(|last| last.elapsed()));
+        let seconds = self.last_tick.elapsed().as_secs();
         let Some(tables) = self.tables() else { return Ok(()) };
-        let seconds = since_tick.as_secs();
         if seconds > 0 {
             let tick = tables.tick.get().map_err(|error| KernelError::of(&error))?;
             let step = u32::try_from(seconds).unwrap_or(u32::MAX);
             tables.tick.set(&tick.wrapping_add(step)).map_err(|error| KernelError::of(&error))?;
             self.last_tick += Duration::from_secs(seconds);
-        }
-        if since_sweep.is_none_or(|elapsed| elapsed >= SWEEP_PERIOD) {
-            self.last_sweep = Some(Instant::now());
-            let Some(tables) = self.tables() else { return Ok(()) };
-            tables.sweep_flows().map_err(|error| KernelError::of(&error))?;
-            tables.sweep_vip_flows().map_err(|error| KernelError::of(&error))?;
         }
         Ok(())
     }

@@ -8,14 +8,15 @@ use std::time::Instant;
 use crate::support::lab::{
     CLIENT, CLIENT6, INGRESS_VNI, Lab, NODES, NODES6, OVERLAY_VNI, TASKS, TASKS_OVERLAY, VIP, tc_mode,
 };
+use crate::support::packets::between;
 use crate::support::traffic::{
     PATIENCE, connect_from, exchange, ping, serve_tcp, serve_udp, tcp, udp, udp_by_ipv6_socket,
-    udp_connected, udp_path_mtu,
+    udp_connected, udp_path_mtu, wait_until,
 };
 use dataplane_kernel::bpf::{Bpf, has_tcx};
 use dataplane_kernel::inspect::{self, InspectError};
 use dataplane_model::kernel_state::HookMode;
-use ebpf_abi::{EndpointKey, Ip, Ip4, ProgramId};
+use ebpf_abi::{EndpointKey, Ip, Ip4, MacAddr, ProgramId};
 
 /// More than any socket buffer: segmentation offload and checksum offload are at work.
 const BULK: usize = 8 << 20;
@@ -405,6 +406,31 @@ fn the_pins_tell_what_is_there() {
         inspect::drops(Path::new("/sys/fs/bpf/meshd-absent")),
         Err(InspectError::Absent { .. })
     ));
+}
+
+/// A VLAN on the uplink is another interface, whose clients the mesh does not serve. VLAN 0 is none, but a priority.
+#[test]
+fn frames_of_vlans_are_left_alone() {
+    let lab = lab(tc_mode());
+    let everyone = MacAddr([0xff; 6]);
+    let datagram =
+        between((MacAddr([2, 0, 0, 0, 0, 9]), CLIENT), (everyone, NODES[0])).udp((5000, 5353), b"x");
+    let counted = || {
+        let counters = lab.counted(0, ProgramId::MeshUplink);
+        (counters.forwarded, counters.passed)
+    };
+    for (vlan, is_served) in [(0_u16, true), (100, false), (4095, false)] {
+        let [high, low] = vlan.to_be_bytes();
+        let tagged = [&datagram[..12], &[0x81, 0, high, low], &datagram[12..]].concat();
+        let (forwarded, passed) = counted();
+
+        lab.client.send_frame("up0", &tagged);
+
+        let what = format!("VLAN {vlan} is counted");
+        wait_until(&what, || if is_served { counted().0 > forwarded } else { counted().1 > passed });
+        assert_eq!(counted().0 > forwarded, is_served, "VLAN {vlan}");
+    }
+    lab.check_counters();
 }
 
 /// Both ends put headers of their own in front of packets, or one does: the wire has the same.

@@ -56,15 +56,12 @@ fn hooks_follow_the_interface_and_the_wish() {
     ] {
         let beneath = planned(&facts, Program::Uplink).unwrap();
         assert_eq!(beneath.0, HookMode::Tcx, "{reason}");
-        match xdp {
-            Some(mode) => {
-                assert_eq!(planned(&facts, Program::Xdp), Some((mode, reason.to_owned())));
-                assert_eq!(beneath.1, "beneath XDP, for what it passes; the kernel has TCX");
-            }
-            None => {
-                assert_eq!(planned(&facts, Program::Xdp), None, "{reason}");
-                assert_eq!(beneath.1, reason);
-            }
+        if let Some(mode) = xdp {
+            assert_eq!(planned(&facts, Program::Xdp), Some((mode, reason.to_owned())));
+            assert_eq!(beneath.1, "beneath XDP, for what it passes; the kernel has TCX");
+        } else {
+            assert_eq!(planned(&facts, Program::Xdp), None, "{reason}");
+            assert_eq!(beneath.1, reason);
         }
     }
     let old = NodeFacts { tc_attach: TcAttach::Clsact, ..facts() };

@@ -8,6 +8,7 @@ use std::thread;
 
 use ebpf_abi::Ip;
 use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::socket::{self, AddressFamily, SockFlag, SockType};
 
 pub struct Namespace(File);
 
@@ -70,6 +71,27 @@ impl Namespace {
             fs::write(format!("/proc/sys/net/{name}"), value)
                 .unwrap_or_else(|error| panic!("{name}: {error}"));
         });
+    }
+
+    /// Sends a frame as it is.
+    pub fn send_frame(&self, interface: &str, frame: &[u8]) {
+        let ifindex = i32::try_from(self.ifindex(interface)).unwrap();
+        let family = u16::try_from(libc::AF_PACKET).unwrap();
+        // SAFETY: zeros are a valid address, as are the members set.
+        let mut to: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+        (to.sll_family, to.sll_ifindex, to.sll_halen) = (family, ifindex, 6);
+        to.sll_addr[..6].copy_from_slice(&frame[..6]);
+        let size = libc::socklen_t::try_from(size_of_val(&to)).unwrap();
+        let sent = self.run(|| {
+            let socket =
+                socket::socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None).unwrap();
+            // SAFETY: frame and address outlive the call, and are as long as it is told.
+            unsafe {
+                let to = std::ptr::from_ref(&to).cast();
+                libc::sendto(socket.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0, to, size)
+            }
+        });
+        assert_eq!(usize::try_from(sent), Ok(frame.len()), "{}", std::io::Error::last_os_error());
     }
 
     pub fn ifindex(&self, interface: &str) -> u32 {
