@@ -130,6 +130,7 @@ fn ring(set: &AssignmentSet) -> Arc<[Ipv4Addr]> {
 
 fn facts() -> NodeFacts {
     let uplink = Uplink {
+        index: 2,
         mtu_bytes: 1500,
         addresses: vec![Ipv4Addr::new(198, 18, 0, 11)],
         addresses6: vec![],
@@ -150,6 +151,7 @@ fn facts() -> NodeFacts {
         gateway_subnet: "172.18.0.0/16".parse().expect("a subnet"),
         gateway_subnet6: None,
         has_way_out6: false,
+        xdp_refusals: BTreeMap::new(),
         gateway_addresses: BTreeMap::new(),
     }
 }
