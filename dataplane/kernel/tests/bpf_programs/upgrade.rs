@@ -1,11 +1,13 @@
 //! Flows outlive a change of the ABI, as long as their own layout stays.
 
 use std::fs;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dataplane_kernel::bpf::{Bpf, PinDir, Tables};
-use dataplane_kernel::{Kernel as _, LinuxKernel, LinuxOptions};
+use dataplane_kernel::{Kernel as _, LinuxKernel, LinuxOptions, Pause, Sweeper as _};
 use ebpf_abi::names::map;
 use ebpf_abi::{
     ABI_VERSION, CachedBackend, FLOW_LAYOUT, FlowTuple, ForwardFlow, ForwardKey, Port, ReplyFlow, ReplyKey,
@@ -108,7 +110,8 @@ async fn flows_end_before_the_first_view() {
     add_flow(&mut tables, 40_000);
     let mut kernel = kernel(&pinned);
 
-    kernel.tick().unwrap();
+    let pause: Pause = Arc::new(|| ControlFlow::Continue(()));
+    kernel.sweeper().sweep(&pause).unwrap();
 
     assert_eq!(count_flows(&tables), [1, 0, 0], "its task is gone");
     let started = Instant::now();
