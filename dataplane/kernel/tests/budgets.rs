@@ -8,8 +8,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt::Write as _;
 
-use aya_obj::Object;
 use aya_obj::generated::bpf_insn;
+use aya_obj::{Object, ProgramSection};
 use dataplane_kernel::bpf::Programs;
 use ebpf_abi::{ABI_VERSION, ProgramId};
 
@@ -30,6 +30,10 @@ const FRAME: u8 = 10;
 const CALL: u8 = 0x85;
 /// A call of a function of the program.
 const PSEUDO_CALL: u8 = 1;
+
+/// An addition to 64 bits of memory in one instruction (RFC 9669 section 5.3): the operation is in `imm`.
+const ATOMIC_LONG: u8 = 0xdb;
+const ATOMIC_ADD: i32 = 0;
 
 /// How far below the top of its frame an instruction reaches.
 fn reach(instruction: bpf_insn) -> usize {
@@ -95,5 +99,21 @@ fn programs_are_within_what_kernels_take() {
     }
     if let Some(file) = std::env::var_os("MESH_BUDGETS") {
         std::fs::write(file, table).unwrap();
+    }
+}
+
+/// They may be preempted by each other on their CPU: an addition in three instructions would lose counts.
+#[test]
+fn programs_of_sockets_count_in_one_instruction() {
+    let object = Object::parse(OBJECT).unwrap();
+    for program in ProgramId::ALL {
+        let found = &object.programs[program.label()];
+        let is_of_packets =
+            matches!(found.section, ProgramSection::Xdp { .. } | ProgramSection::SchedClassifier);
+        let code = &object.functions[&found.function_key()].instructions;
+        let is_count =
+            |instruction: &&bpf_insn| (instruction.code, instruction.imm) == (ATOMIC_LONG, ATOMIC_ADD);
+        let n_counts = code.iter().filter(is_count).count();
+        assert_eq!(n_counts >= 2, !is_of_packets, "{}: {n_counts}", program.label());
     }
 }

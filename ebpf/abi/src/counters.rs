@@ -99,6 +99,7 @@ numbered! {
         HostSource = 20, "host-source", "sent into the ingress network with a source address that is not this node's";
         UnknownFlow = 21, "unknown-flow", "an ICMP error about a connection that no backend knows";
         Untranslatable = 22, "untranslatable", "between an IPv6 client and a task that listens on IPv4 alone: can't be said in the other version, or no address was free to stand for the client";
+        VipShareFull = 23, "vip-share-full", "the task has its share of the flows to virtual addresses that pass the socket hooks";
     }
 }
 

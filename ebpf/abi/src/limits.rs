@@ -58,6 +58,10 @@ pub const MAX_STAND_INS: u32 = 1 << 18;
 /// under [`crate::DropReason::FlowTableFull`]. As closed flows stay for 10 to 15 s, room for 8,000 new connections a second of
 /// this node's tasks.
 pub const MAX_VIP_FLOWS: u32 = 262_144;
+/// Rows of those that the flows of one task in one network may have: so one task leaves room for the others, and seven more must
+/// do the same as it before there is none. A full share refuses new flows under [`crate::DropReason::VipShareFull`]: it is
+/// room for 1,000 new connections a second, and for 6,000 when it is nearly full and closed ones go sooner.
+pub const MAX_VIP_ROWS_OF_TASK: u32 = MAX_VIP_FLOWS / 8;
 /// Translated sockets that ask for their peer's name or receive datagrams.
 pub const MAX_SOCKET_NATS: u32 = 65_536;
 /// Source ports tried before a flow that collides with another is refused.

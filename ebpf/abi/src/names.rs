@@ -57,6 +57,9 @@ pub mod map {
     /// Array\[1\] of `u32`: tick of the last packet that made or kept a row there; 0 while there is none, and no packet has to
     /// be looked for among answers.
     pub const VIPS_ASKED: &str = "vips_asked";
+    /// Task's attachment [`crate::EndpointKey`] → `u32`: how many rows its flows have there. Counted up by the programs, and counted
+    /// anew by user space with each sweep.
+    pub const VIP_SHARES: &str = "vip_shares";
     /// LRU: [`crate::SocketNatKey`] → [`crate::OriginalDestination`].
     pub const SOCKET_NAT: &str = "socket_nat";
     /// Per-CPU array, [`crate::ProgramId`] → [`crate::CounterRow`].
@@ -72,11 +75,12 @@ pub mod map {
     pub const TELLING: &str = "telling";
 
     /// What outlives a change of the ABI, as long as [`crate::FLOW_LAYOUT`] stays: flows, and the clock that they are dated by.
-    pub const OF_FLOWS: [&str; 9] =
-        [TICK, FLOW_CACHE, FLOWS, REPLIES, HALF_OPEN, STAND_INS, VIP_FLOWS, VIPS_ASKED, SOCKET_NAT];
+    pub const OF_FLOWS: [&str; 10] = [
+        TICK, FLOW_CACHE, FLOWS, REPLIES, HALF_OPEN, STAND_INS, VIP_FLOWS, VIPS_ASKED, VIP_SHARES, SOCKET_NAT,
+    ];
 
     /// All of them: what is pinned.
-    pub const ALL: [&str; 27] = [
+    pub const ALL: [&str; 28] = [
         CONFIG,
         TICK,
         FRONTENDS,
@@ -98,6 +102,7 @@ pub mod map {
         STAND_INS,
         VIP_FLOWS,
         VIPS_ASKED,
+        VIP_SHARES,
         SOCKET_NAT,
         COUNTERS,
         GATE,

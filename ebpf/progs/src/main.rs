@@ -10,9 +10,11 @@
 //! - [`socket`]: connect, sendmsg, recvmsg and getpeername.
 //! - [`sample`]: what is told of single packets; [`headers`] and [`scratch`]: what a
 //!   program has read of its packet.
-//! - [`verdict`]: outcome → verdict and counter; [`skb`]: helpers as `Result`s; [`maps`]: the tables.
+//! - [`verdict`]: outcome → verdict and counter; [`account`] and [`atomic`]: counting; [`skb`]: helpers as `Result`s; [`maps`]: the tables.
 #![no_std]
 #![no_main]
+#![feature(core_intrinsics)]
+#![expect(internal_features, reason = "the target has no atomic types, see `atomic`")]
 #![expect(clippy::needless_pass_by_value, reason = "the entry points' macros hand contexts over by value")]
 #![expect(
     clippy::inline_always,
@@ -27,6 +29,7 @@
 
 mod account;
 mod answer;
+mod atomic;
 mod errors;
 mod family;
 mod fib;

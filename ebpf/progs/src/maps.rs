@@ -1,6 +1,6 @@
 //! The tables. Names, keys, values and sizes are the contract's.
 
-use aya_ebpf::bindings::{BPF_F_INNER_MAP, BPF_F_NO_PREALLOC};
+use aya_ebpf::bindings::{BPF_F_INNER_MAP, BPF_F_NO_PREALLOC, BPF_NOEXIST};
 use aya_ebpf::btf_maps::{Array, HashMap, HashOfMaps, LruHashMap, PerCpuArray, Queue, RingBuf};
 use aya_ebpf::macros::btf_map;
 use ebpf_abi::limits::{
@@ -10,10 +10,11 @@ use ebpf_abi::limits::{
 };
 use ebpf_abi::ring::{FIRST_PLACE, RingHeader, WORDS_PER_BLOCK};
 use ebpf_abi::{
-    Attachment, CachedBackend, CounterRow, Endpoint, EndpointKey, FlowEvent, FlowTuple, ForwardFlow,
-    ForwardKey, FragmentKey, FragmentPorts, Frontend, FrontendKey, GateRow, Ip, Ip4, NextHop, NodeConfig,
-    OriginalDestination, Peer, Prefix6, ReplyFlow, ReplyKey, RingBlock, RingKey, Sampling, SandboxNetworks,
-    SocketNatKey, StandIn, TargetPort, TargetPortKey, TellingRow, VipFlow, VipFlowKey, VipKey,
+    Attachment, CachedBackend, CounterRow, DropReason, Endpoint, EndpointKey, FlowEvent, FlowTuple,
+    ForwardFlow, ForwardKey, FragmentKey, FragmentPorts, Frontend, FrontendKey, GateRow, Ip, Ip4, NextHop,
+    NodeConfig, OriginalDestination, Peer, Prefix6, ReplyFlow, ReplyKey, RingBlock, RingKey, Sampling,
+    SandboxNetworks, SocketNatKey, StandIn, TargetPort, TargetPortKey, TellingRow, VipFlow, VipFlowKey,
+    VipKey,
 };
 use ebpf_packet::Version;
 use ebpf_packet::hash::place;
@@ -85,6 +86,9 @@ pub static HALF_OPEN: Queue<ForwardKey, { MAX_HALF_OPEN as usize }> = Queue::new
 pub static STAND_INS: HashMap<Ip4, StandIn, { MAX_STAND_INS as usize }, SPARSE> = HashMap::new();
 #[btf_map(name = "vip_flows")]
 pub static VIP_FLOWS: HashMap<VipFlowKey, VipFlow, { MAX_VIP_FLOWS as usize }, SPARSE> = HashMap::new();
+
+#[btf_map(name = "vip_shares")]
+static VIP_SHARES: HashMap<EndpointKey, u32, { MAX_ATTACHMENTS as usize }, SPARSE> = HashMap::new();
 
 #[btf_map(name = "vips_asked")]
 pub static VIPS_ASKED: Array<u32, 1> = Array::new();
@@ -171,6 +175,17 @@ pub fn is_own(address: Ip) -> bool {
 pub fn attachment(ifindex: u32) -> Option<Attachment> {
     // SAFETY: as in `endpoint`.
     unsafe { ATTACHMENTS.get(ifindex) }.copied()
+}
+
+/// How many rows the flows to virtual addresses of a task have; it stays in its place while this program runs.
+#[inline(always)]
+pub fn vip_share(task: &EndpointKey) -> Result<*mut u32, DropReason> {
+    if let Some(share) = VIP_SHARES.get_ptr_mut(task) {
+        return Ok(share);
+    }
+    // Another CPU may have been first.
+    let _ = VIP_SHARES.insert(task, 0, BPF_NOEXIST.into());
+    VIP_SHARES.get_ptr_mut(task).ok_or(DropReason::VipShareFull)
 }
 
 /// The ring of a service, with its earlier ones.

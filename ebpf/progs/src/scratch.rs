@@ -1,6 +1,6 @@
 //! What a program has read of its packet, and the keys that it makes of that: on this CPU's own row of a map, because the
-//! stack has no room for addresses of sixteen bytes. A program does not leave its CPU before it ends, and none interrupts
-//! another.
+//! stack has no room for addresses of sixteen bytes. A packet's program does not leave its CPU before it ends, and none interrupts
+//! another. Those of sockets may be preempted by each other, and keep nothing here.
 
 use aya_ebpf::bindings::bpf_sock_tuple;
 use aya_ebpf::btf_maps::PerCpuArray;

@@ -22,7 +22,7 @@ use ebpf_abi::{
 use ebpf_packet::Version;
 use ebpf_packet::hash::socket_hash;
 
-use crate::account::Account;
+use crate::account::SocketAccount;
 use crate::maps::{self, FRONTENDS, SANDBOXES, SOCKET_NAT, VIPS};
 
 /// The system call goes on.
@@ -64,7 +64,7 @@ pub fn restore<F: Family>(program: ProgramId, context: &SockAddrContext) -> i32 
     if !socket.is_ours() {
         return PROCEED;
     }
-    let account = Account::receive(program);
+    let account = SocketAccount::receive(program);
     // SAFETY: the row is copied at once.
     match unsafe { SOCKET_NAT.get(socket.nat_key(socket.destination())) }.copied() {
         Some(original) => {
@@ -82,12 +82,12 @@ fn translate<F: Family>(program: ProgramId, socket: &Socket<'_, F>, hash: u32) -
     let Some(config) = maps::config() else { return PROCEED };
     let cookie = socket.netns_cookie();
     if cookie == config.netns_cookie {
-        return serve(&Account::receive(program), socket, frontend(socket), hash);
+        return serve(&SocketAccount::receive(program), socket, frontend(socket), hash);
     }
     // SAFETY: user space alone writes this table, and frees rows only after this program has ended.
     match unsafe { SANDBOXES.get(cookie) } {
         Some(networks) => {
-            let account = Account::receive(program);
+            let account = SocketAccount::receive(program);
             match published(socket) {
                 Some(service) => serve(&account, socket, Some(service), hash),
                 None => serve(&account, socket, vip(socket, networks), hash),
@@ -98,7 +98,12 @@ fn translate<F: Family>(program: ProgramId, socket: &Socket<'_, F>, hash: u32) -
 }
 
 #[inline(always)]
-fn serve<F: Family>(account: &Account, socket: &Socket<'_, F>, service: Option<Service>, hash: u32) -> i32 {
+fn serve<F: Family>(
+    account: &SocketAccount,
+    socket: &Socket<'_, F>,
+    service: Option<Service>,
+    hash: u32,
+) -> i32 {
     let Some(service) = service else {
         account.passed();
         return PROCEED;

@@ -6,9 +6,10 @@
 //! Packets that are no such answers pay for it with one load from memory that nobody writes, see [`are_asked`], and with a
 //! look-up as long as there are such flows on their node.
 
+use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
 use ebpf_abi::flow::{FLOW_FIN_CLIENT, FLOW_FIN_TASK, FLOW_RESET, VIP_FLOW_V6, VIP_FLOW_WENT_ON};
-use ebpf_abi::limits::ROUTER_MAC;
-use ebpf_abi::{Attachment, DropReason, Endpoint, Ip, Ip4, Port, VipFlow, VipFlowKey, VipKey};
+use ebpf_abi::limits::{MAX_VIP_ROWS_OF_TASK, ROUTER_MAC};
+use ebpf_abi::{Attachment, DropReason, Endpoint, EndpointKey, Ip, Ip4, Port, VipFlow, VipFlowKey, VipKey};
 use ebpf_packet::hash::flow_hash;
 use ebpf_packet::ip::Part;
 use ebpf_packet::{Flow, IpHeader, NoFlow, Version};
@@ -17,7 +18,7 @@ use crate::account::Account;
 use crate::maps::{self, VIP_FLOWS, VIPS, VIPS_ASKED};
 use crate::skb::{self, Skb};
 use crate::verdict::{self, Outcome, Verdict};
-use crate::{errors, fragments, headers, route, scratch, track};
+use crate::{atomic, errors, fragments, headers, route, scratch, track};
 
 /// Packets for this node's tasks may be answers of such flows.
 #[inline(always)]
@@ -167,18 +168,33 @@ fn choose(flow: &Flow, key: &VipFlowKey) -> Option<(Ip4, Endpoint)> {
     Some((backend, maps::endpoint(key.vni, backend)?))
 }
 
-/// Both rows of a flow to `backend`. What was known of its answers is of an older flow with its ports; those of the backend
+/// Both rows of a flow to `backend`, unless its task has its share. What was known of its answers is of an older flow with its ports; those of the backend
 /// that it had before keep theirs for as long as they may be on their way.
 #[inline(always)]
 fn open(key: &VipFlowKey, backend: Ip4, tick: u32) -> Result<(), DropReason> {
-    let vip = key.service;
+    let share = maps::vip_share(&EndpointKey { vni: key.vni, address: key.client })?;
+    // SAFETY: the row stays, and is a number that is read whole.
+    if unsafe { share.read_volatile() } >= MAX_VIP_ROWS_OF_TASK {
+        return Err(DropReason::VipShareFull);
+    }
     let answers = &*scratch::vip_answers_key(key.answers(backend)).ok_or(DropReason::Unconfigured)?;
-    VIP_FLOWS.insert(answers, VipFlow::new(vip, tick), 0).map_err(|_| DropReason::FlowTableFull)?;
-    if VIP_FLOWS.insert(key, VipFlow::new(backend, tick), 0).is_err() {
+    let n_answers = put(answers, VipFlow::new(key.service, tick))?;
+    let Ok(n_questions) = put(key, VipFlow::new(backend, tick)) else {
         let _ = VIP_FLOWS.remove(answers);
         return Err(DropReason::FlowTableFull);
-    }
+    };
+    // SAFETY: as above; other CPUs add to it in the same way.
+    unsafe { atomic::add(share, n_answers + n_questions) };
     Ok(())
+}
+
+/// How many rows that makes: none if there was one.
+#[inline(always)]
+fn put(key: &VipFlowKey, row: VipFlow) -> Result<u32, DropReason> {
+    if VIP_FLOWS.insert(key, row, BPF_NOEXIST.into()).is_ok() {
+        return Ok(1);
+    }
+    VIP_FLOWS.insert(key, row, BPF_ANY.into()).map(|()| 0).map_err(|_| DropReason::FlowTableFull)
 }
 
 /// The task is its own backend. A kernel takes no packet from outside that has its own address as source: so the gateway's is

@@ -41,6 +41,8 @@ pub struct Tables {
     pub vip_flows: Table<VipFlowKey, VipFlow>,
     /// Tick of the last packet of those flows; 0 while there are none.
     pub vips_asked: Single<u32>,
+    /// How many of their rows a task's flows have.
+    pub vip_shares: Table<EndpointKey, u32>,
     pub socket_nat: Table<SocketNatKey, OriginalDestination>,
     pub counters: Counters,
     pub gate: Gate,
@@ -69,6 +71,7 @@ impl Tables {
             stand_ins: Table::open(pins, map::STAND_INS)?,
             vip_flows: Table::open(pins, map::VIP_FLOWS)?,
             vips_asked: Single::open(pins, map::VIPS_ASKED)?,
+            vip_shares: Table::open(pins, map::VIP_SHARES)?,
             socket_nat: Table::open(pins, map::SOCKET_NAT)?,
             counters: Counters::open(pins)?,
             gate: Gate::open(pins)?,

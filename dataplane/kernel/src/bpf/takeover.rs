@@ -7,8 +7,8 @@ use std::path::Path;
 
 use ebpf_abi::names::map;
 use ebpf_abi::{
-    CachedBackend, FlowTuple, ForwardFlow, ForwardKey, Ip4, OriginalDestination, ReplyFlow, ReplyKey,
-    SocketNatKey, StandIn, VipFlow, VipFlowKey,
+    CachedBackend, EndpointKey, FlowTuple, ForwardFlow, ForwardKey, Ip4, OriginalDestination, ReplyFlow,
+    ReplyKey, SocketNatKey, StandIn, VipFlow, VipFlowKey,
 };
 
 use super::pins::{PinDir, PinError};
@@ -24,6 +24,7 @@ const SIZES: [(&str, usize, usize); map::OF_FLOWS.len()] = [
     (map::STAND_INS, size_of::<Ip4>(), size_of::<StandIn>()),
     (map::VIP_FLOWS, size_of::<VipFlowKey>(), size_of::<VipFlow>()),
     (map::VIPS_ASKED, size_of::<u32>(), size_of::<u32>()),
+    (map::VIP_SHARES, size_of::<EndpointKey>(), size_of::<u32>()),
     (map::SOCKET_NAT, size_of::<SocketNatKey>(), size_of::<OriginalDestination>()),
 ];
 

@@ -5,9 +5,11 @@ use std::net::{IpAddr, UdpSocket};
 
 use dataplane_kernel::bpf::{Bpf, FlowSweep};
 use dataplane_model::kernel_state::HookMode;
-use ebpf_abi::limits::ROUTER_MAC;
+use ebpf_abi::flow::FLOW_RESET;
+use ebpf_abi::limits::{MAX_VIP_ROWS_OF_TASK, ROUTER_MAC};
 use ebpf_abi::{
-    Attachment, Endpoint, EndpointKey, Ip, Ip4, MacAddr, ProgramId, RingKey, VipFlow, VipFlowKey, VipKey,
+    Attachment, DropReason, Endpoint, EndpointKey, Ip, Ip4, MacAddr, Port, ProgramId, RingKey, VipFlow,
+    VipFlowKey, VipKey, protocol,
 };
 
 use crate::harness::{Bench, Expect, bench};
@@ -348,5 +350,53 @@ fn dead_flows_are_swept() {
         bench.check_forwarded("to another backend", &asked.udp((3, 53), b""));
         assert_eq!(swept_at(bpf, 64), (3, 0));
         assert_eq!(swept_at(bpf, 65), (0, 3));
+    });
+}
+
+/// Whatever one task asks for, the others find room: it is refused what is beyond its share, and what is over goes sooner.
+#[test]
+fn a_task_has_its_share_of_the_table() {
+    bench(0, |bpf, lab| {
+        let own = TASKS_OVERLAY[CLIENT];
+        let task = EndpointKey { vni: OVERLAY_VNI, address: own };
+        let asked = between((MacAddr::of_endpoint(own), own), (ROUTER_MAC, Ip4(VIP)));
+        let syn = |port| asked.tcp((port, 80), Segment::Syn, b"");
+        let mut bench = Bench::received(bpf, ProgramId::MeshTask, lab.nodes[0].ifindex("mv11"));
+        bench.check_forwarded("a flow", &syn(1));
+        bench.check_forwarded("anew, in the same rows", &syn(1));
+        assert_eq!(bench.bpf.tables.vip_shares.get(&task).unwrap(), Some(2));
+
+        bench.bpf.tables.vip_shares.insert(&task, &MAX_VIP_ROWS_OF_TASK).unwrap();
+        bench.check("beyond its share", &syn(2), &Expect::Drop(DropReason::VipShareFull));
+        bench.check_forwarded("what it has goes on", &asked.tcp((1, 80), Segment::Ack, b""));
+        bench.bpf.tables.sweep_vip_flows().unwrap();
+        assert_eq!(bench.bpf.tables.vip_shares.get(&task).unwrap(), Some(2), "counted anew");
+        bench.check_forwarded("there is room again", &syn(2));
+
+        let add_closed = |bpf: &mut Bpf, client: Ip4, n: u32| {
+            for number in 0..n {
+                let port = Port::new(u16::try_from(number + 1000).unwrap());
+                let key =
+                    VipFlowKey::new(OVERLAY_VNI, (client, port), (Ip4(VIP), Port::new(80)), protocol::TCP, 0);
+                let row = |becomes| {
+                    let mut row = VipFlow::new(becomes, 1);
+                    row.closing = FLOW_RESET;
+                    row
+                };
+                bpf.tables.vip_flows.insert(&key, &row(TASKS_OVERLAY[0])).unwrap();
+                bpf.tables.vip_flows.insert(&key.answers(TASKS_OVERLAY[0]), &row(Ip4(VIP))).unwrap();
+            }
+        };
+        let neighbour = EndpointKey { vni: OVERLAY_VNI, address: NEIGHBOUR };
+        let endpoint = bpf.tables.endpoints.get(&task).unwrap().unwrap();
+        bpf.tables.endpoints.insert(&neighbour, &endpoint).unwrap();
+        add_closed(bpf, own, MAX_VIP_ROWS_OF_TASK / 16 * 7);
+        add_closed(bpf, NEIGHBOUR, 3);
+        bpf.tables.tick.set(&4).unwrap();
+        let FlowSweep { n_kept, n_removed } = bpf.tables.sweep_vip_flows().unwrap();
+        let n_removed = u32::try_from(n_removed).unwrap();
+        assert_eq!((n_kept, n_removed), (4 + 6, MAX_VIP_ROWS_OF_TASK / 8 * 7));
+        let shares = bpf.tables.vip_shares.rows().unwrap();
+        assert_eq!(shares.into_iter().collect::<Vec<_>>(), [(task, 4), (neighbour, 6)]);
     });
 }

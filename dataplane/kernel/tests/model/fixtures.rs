@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use ebpf_abi::limits::{ROUTER_MAC, SOURCE_PORT_TRIES};
+use ebpf_abi::limits::{MAX_VIP_ROWS_OF_TASK, ROUTER_MAC, SOURCE_PORT_TRIES};
 use ebpf_abi::names::map;
 use ebpf_abi::table::ATTACHMENT_INGRESS;
 use ebpf_abi::{
@@ -224,6 +224,11 @@ fn from_task() -> Vec<Fixture> {
             prepare: fill_vip_flows,
         },
         Fixture {
+            reason: DropReason::VipShareFull,
+            step: sent(of_vip.tcp((1, 80), Segment::Syn, b"")),
+            prepare: fill_vip_share,
+        },
+        Fixture {
             reason: DropReason::Unconfigured,
             step: sent(datagram(REMOTE)),
             prepare: |machine| machine.tables.config.set(&NodeConfig::default()).unwrap(),
@@ -284,6 +289,13 @@ fn fill_vip_flows(machine: &mut Machine) {
         let key = VipFlowKey::new(INGRESS, ends[0], ends[1], protocol::TCP, 0);
         machine.insert(map::VIP_FLOWS, &key, &VipFlow::new(REMOTE, 1));
     }
+}
+
+/// The task's share, and a backend.
+fn fill_vip_share(machine: &mut Machine) {
+    machine.tables.rings.swap(&RINGS[2], &[REMOTE]).unwrap();
+    let task = EndpointKey { vni: INGRESS, address: LOCAL };
+    machine.tables.vip_shares.insert(&task, &MAX_VIP_ROWS_OF_TASK).unwrap();
 }
 
 pub fn fill_flows(machine: &mut Machine, service: Ip) {

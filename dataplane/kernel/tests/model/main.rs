@@ -35,7 +35,7 @@ use run::{Bench, End, Mismatch};
 
 /// Steps of a run: enough for flows to begin, go on and end under changing tables.
 const N_STEPS: usize = 2000;
-const N_RUNS: u64 = 40;
+const N_RUNS: u64 = 48;
 /// Of `cargo xtask test --long`: 10^7 packets; 94 of 100 steps are.
 const N_LONG_RUNS: u64 = 5_400;
 /// The kernel lets a change of rings wait for all programs that run: several runs at a time wait together.
@@ -44,7 +44,7 @@ const SEED: &str = "MESH_MODEL_SEED";
 const STEPS: &str = "MESH_MODEL_STEPS";
 
 /// What packets must have come to, or the generator has lost its bite.
-const ENDS: [(ProgramId, &str); 69] = [
+const ENDS: [(ProgramId, &str); 70] = [
     (ProgramId::MeshXdp, "Forward(Back { redirected: false })"),
     (ProgramId::MeshXdp, "Forward(Back { redirected: true })"),
     (ProgramId::MeshXdp, "Pass"),
@@ -97,6 +97,7 @@ const ENDS: [(ProgramId, &str); 69] = [
     (ProgramId::MeshTask, "tunnelled by own headers"),
     (ProgramId::MeshTask, "vip-protocol"),
     (ProgramId::MeshTask, "flow-table-full"),
+    (ProgramId::MeshTask, "vip-share-full"),
     (ProgramId::MeshTask, "no-backend"),
     (ProgramId::MeshTask, "unknown-flow"),
     (ProgramId::MeshTask, "sent out as nobody serves it"),

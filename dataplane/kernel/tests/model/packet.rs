@@ -108,6 +108,8 @@ pub enum Change {
     EmptyCaches,
     ForgetFlow(Option<ForwardKey>, Option<ReplyKey>),
     ForgetVipFlow(VipFlowKey),
+    /// A sweep has counted the rows of a task.
+    VipShare(EndpointKey, u32),
     EmptyFlows,
 }
 

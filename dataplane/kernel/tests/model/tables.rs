@@ -55,6 +55,8 @@ pub struct Written {
     pub vip_flows: BTreeMap<VipFlowKey, VipFlow>,
     /// When a row of theirs was last made or kept; 0 while there is none.
     pub vips_asked: u32,
+    /// How many rows there a task has, as it was counted.
+    pub vip_shares: BTreeMap<EndpointKey, u32>,
     /// Flows in the order in which they began, the oldest first.
     pub half_open: VecDeque<ForwardKey>,
     pub gate: Gate,
@@ -105,6 +107,9 @@ impl Tables {
                 written.replies.clear();
                 written.vip_flows.clear();
                 written.vips_asked = 0;
+            }
+            Change::VipShare(task, n_rows) => {
+                written.vip_shares.insert(*task, *n_rows);
             }
             Change::ForgetVipFlow(key) => {
                 written.vip_flows.remove(key);

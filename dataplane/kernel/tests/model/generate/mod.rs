@@ -8,6 +8,7 @@ pub mod world;
 
 use std::net::Ipv6Addr;
 
+use ebpf_abi::limits::MAX_VIP_ROWS_OF_TASK;
 use ebpf_abi::{Endpoint, EndpointKey, Frontend, Ip, Ip4, MacAddr, Port, ProgramId, RingKey, protocol};
 
 use crate::kernel::SHORTEST_SKB;
@@ -185,7 +186,7 @@ fn change(dice: &mut Dice, tables: &Tables) -> Change {
             let ring = RingKey::new(1 + dice.number() % 2, INGRESS);
             Change::Ring(ring, world::ring(dice, INGRESS))
         }
-        9..12 => Change::EmptyCaches,
+        10 | 11 => Change::EmptyCaches,
         12 => Change::EmptyFlows,
         13..16 => {
             let forward = dice.pick_from(tables.written.flows.keys()).copied();
@@ -211,6 +212,13 @@ fn change(dice: &mut Dice, tables: &Tables) -> Change {
             port.map_or(Change::EmptyCaches, |(key, row)| {
                 Change::TargetPort(*key, toggled.then(|| row.with_dsr(row.way == 0)))
             })
+        }
+        9 => {
+            let vni = dice.pick(&[INGRESS, OVERLAY]);
+            let address =
+                if vni == INGRESS { dice.pick(&BACKENDS[..3]) } else { dice.pick(&OVERLAY_TASKS[..2]) };
+            let left = dice.pick(&[0, 1, 2, 3, MAX_VIP_ROWS_OF_TASK]);
+            Change::VipShare(EndpointKey { vni, address }, MAX_VIP_ROWS_OF_TASK - left)
         }
         25 => {
             let key = dice.pick_from(tables.written.vip_flows.keys());

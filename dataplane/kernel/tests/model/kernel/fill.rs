@@ -20,6 +20,8 @@ impl Machine {
         tables.config.set(&after.config).unwrap();
         tables.tick.set(&after.tick).unwrap();
         tables.vips_asked.set(&0).unwrap();
+        let shares = tables.vip_shares.rows().unwrap();
+        replace(&mut tables.vip_shares, &shares, &BTreeMap::new());
         replace(&mut tables.frontends, &before.frontends, &after.frontends);
         replace(&mut tables.endpoints, &before.endpoints, &after.endpoints);
         replace(&mut tables.target_ports, &before.target_ports, &after.target_ports);
@@ -91,6 +93,7 @@ impl Machine {
                 self.clear::<VipFlowKey>(map::VIP_FLOWS);
                 self.tables.vips_asked.set(&0).unwrap();
             }
+            Change::VipShare(task, n_rows) => tables.vip_shares.insert(task, n_rows).unwrap(),
             Change::ForgetVipFlow(key) => self.remove(map::VIP_FLOWS, key),
         }
     }
@@ -108,6 +111,7 @@ impl Machine {
             socket_nat: self.rows(map::SOCKET_NAT),
             vip_flows: self.rows(map::VIP_FLOWS),
             vips_asked: self.tables.vips_asked.get().unwrap(),
+            vip_shares: self.tables.vip_shares.rows().unwrap(),
             half_open: self.drain(map::HALF_OPEN).into(),
             gate: Gate {
                 tick: gate.tick,

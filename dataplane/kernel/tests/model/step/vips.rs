@@ -1,7 +1,7 @@
 //! Virtual addresses for packets that no socket hook has translated.
 
 use ebpf_abi::flow::{FLOW_FIN_CLIENT, FLOW_FIN_TASK, FLOW_RESET, VIP_FLOW_V6, VIP_FLOW_WENT_ON};
-use ebpf_abi::limits::ROUTER_MAC;
+use ebpf_abi::limits::{MAX_VIP_ROWS_OF_TASK, ROUTER_MAC};
 use ebpf_abi::{
     Attachment, DropReason, Endpoint, EndpointKey, FlowTuple, Ip, Ip4, Port, VipFlow, VipFlowKey, VipKey,
 };
@@ -238,14 +238,21 @@ impl Tables {
     fn vip_flow_begins(&mut self, key: VipFlowKey, backend: Ip4) -> Result<(), DropReason> {
         let tick = self.wanted.tick;
         let answers = key.answers(backend);
+        let share =
+            self.written.vip_shares.entry(EndpointKey { vni: key.vni, address: key.client }).or_default();
+        if *share >= MAX_VIP_ROWS_OF_TASK {
+            return Err(DropReason::VipShareFull);
+        }
+        let mut n_made = 0;
         for (row, becomes) in [(answers, key.service), (key, backend)] {
             let flows = &mut self.written.vip_flows;
             if flows.len() >= crate::kernel::FLOW_ROWS as usize && !flows.contains_key(&row) {
                 flows.remove(&answers);
                 return Err(DropReason::FlowTableFull);
             }
-            flows.insert(row, VipFlow::new(becomes, tick));
+            n_made += u32::from(flows.insert(row, VipFlow::new(becomes, tick)).is_none());
         }
+        *share += n_made;
         Ok(())
     }
 }
