@@ -6,7 +6,7 @@ mod live;
 mod lookup;
 mod walk;
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
 use dataplane_model::ProtocolNumber;
@@ -35,6 +35,8 @@ pub struct TaskOrigin {
     pub netns_cookie: u64,
     /// Its VNIs, and its address in each.
     pub addresses: Vec<(u32, Ipv4Addr)>,
+    /// The source of what it sends to far addresses by IPv6; `None` where no route of its sandbox leads there.
+    pub far_source6: Option<Ipv6Addr>,
     /// The port that its socket has.
     pub port: u16,
 }
@@ -48,6 +50,12 @@ impl TaskOrigin {
             }
         }
         Ok(None)
+    }
+
+    /// Its way to far addresses by IPv6 is none of its networks.
+    fn has_way_out6(&self, tables: &impl Lookup) -> Result<bool, TableError> {
+        let Some(source) = self.far_source6 else { return Ok(false) };
+        Ok(self.network_of(IpAddr::V6(source).into(), tables)?.is_none())
     }
 }
 

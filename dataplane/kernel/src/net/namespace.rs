@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::net::{IpAddr, Ipv6Addr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::thread;
@@ -15,6 +16,9 @@ use super::NetError;
 const NSFS_MAGIC: i64 = 0x6e73_6673;
 /// Socket option (`asm-generic/socket.h`), since Linux 5.14.
 const SO_NETNS_COOKIE: libc::c_int = 71;
+
+/// For documentation (RFC 3849): no route but a default one leads there.
+const FAR: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
 
 /// An open network namespace. Keeps it alive: hold it no longer than a step takes.
 pub struct Namespace {
@@ -81,6 +85,20 @@ impl Namespace {
     pub fn cookie(&self) -> Result<u64, NetError> {
         self.run(own_cookie)
     }
+
+    /// The source that its kernel gives to what is sent to far addresses by IPv6; `None` where no route leads there.
+    pub fn far_source6(&self) -> Result<Option<Ipv6Addr>, NetError> {
+        self.run(|| {
+            // A connected datagram socket has its source, and has sent nothing.
+            let socket = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0));
+            let connected = socket.and_then(|socket| socket.connect((FAR, 9)).map(|()| socket));
+            let Ok(Ok(IpAddr::V6(source))) = connected.map(|socket| socket.local_addr().map(|at| at.ip()))
+            else {
+                return Ok(None);
+            };
+            Ok(Some(source))
+        })
+    }
 }
 
 impl AsFd for Namespace {
@@ -91,8 +109,7 @@ impl AsFd for Namespace {
 
 /// Cookie of the calling thread's namespace.
 pub fn own_cookie() -> Result<u64, NetError> {
-    let socket =
-        std::net::UdpSocket::bind("0.0.0.0:0").map_err(|error| NetError::io("open a socket", error))?;
+    let socket = UdpSocket::bind("0.0.0.0:0").map_err(|error| NetError::io("open a socket", error))?;
     let mut cookie = 0_u64;
     let mut size = libc::socklen_t::try_from(size_of::<u64>()).expect("8 fits");
     // SAFETY: the pointers are to locals that live through the call, and `size` says how large the first one is.

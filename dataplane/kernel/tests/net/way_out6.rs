@@ -180,6 +180,9 @@ fn the_way_out_is_masqueraded() {
         assert_eq!(seen.ip().to_string(), "2001:db8::11", "{to}");
     }
 
+    let inside = Namespace::open(&node.netns_dir().join(&task.0)).unwrap().unwrap();
+    assert_eq!(inside.far_source6().unwrap(), "fd00:18::9".parse().ok());
+
     filter(&mut wanted).no_egress = [Ipv4Addr::new(172, 18, 0, 9)].into();
     node.run(converge(&mut node.net(), &wanted));
     assert!(!node.sandbox_reaches(&task, "2001:db8:ffff::1"), "a task of internal networks has no way out");

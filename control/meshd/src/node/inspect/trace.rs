@@ -116,8 +116,11 @@ fn origin(host: &Host, view: &NodeView, request: &TraceRequest) -> Result<Origin
         return Ok(Origin::Outside(client));
     }
     let id = find_sandbox(Some(view), &request.from)?;
-    let netns_cookie = sandbox(host, &id)?.cookie().map_err(|error| failed(&error))?;
-    Ok(Origin::Task(TaskOrigin { netns_cookie, addresses: legs(view, &id), port: request.port }))
+    let sandbox = sandbox(host, &id)?;
+    let netns_cookie = sandbox.cookie().map_err(|error| failed(&error))?;
+    let far_source6 = sandbox.far_source6().map_err(|error| failed(&error))?;
+    let addresses = legs(view, &id);
+    Ok(Origin::Task(TaskOrigin { netns_cookie, addresses, far_source6, port: request.port }))
 }
 
 /// A task's VNIs and its address in each.

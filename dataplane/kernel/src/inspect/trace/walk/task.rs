@@ -236,13 +236,15 @@ impl<T: Lookup> Walk<'_, T> {
     /// its own: `mesh_vxlan_out`.
     fn way_out(&mut self, task: &TaskOrigin, destination: SocketAddr) -> Result<TraceEnd, TableError> {
         let (destination, port) = pair(destination);
-        let Some(address) = destination.to_v4() else {
+        if !destination.is_v4() && !task.has_way_out6(self.tables)? {
             self.say("way out", "has no IPv6: the system call fails");
             return Ok(TraceEnd::Host);
+        }
+        let (vni, address) = (self.config.ingress_vni, destination.to_v4());
+        let endpoint = match address {
+            Some(address) if vni != 0 => self.tables.endpoint(&EndpointKey { vni, address })?,
+            _ => None,
         };
-        let vni = self.config.ingress_vni;
-        let endpoint = self.tables.endpoint(&EndpointKey { vni, address })?;
-        let is_ingress = vni != 0 && endpoint.is_some();
         self.say(
             "way out",
             "no leg of the task has the destination: the node forwards it, if the task has a way out",
@@ -251,7 +253,7 @@ impl<T: Lookup> Walk<'_, T> {
         if own_legs(self.tables, task)?.iter().any(is_way_out) {
             self.say(HOP, packet_hop(ProgramId::MeshTask.label(), Verdict::Passed));
         }
-        let Some(endpoint) = endpoint.filter(|_| is_ingress) else { return Ok(TraceEnd::Host) };
+        let Some((endpoint, address)) = endpoint.zip(address) else { return Ok(TraceEnd::Host) };
         let _ = self.endpoint(vni, address)?;
         let verdict = if endpoint.is_local() { Verdict::Forwarded } else { Verdict::Passed };
         self.say(HOP, packet_hop(ProgramId::MeshVxlanOut.label(), verdict));
@@ -270,8 +272,8 @@ fn own_legs(tables: &impl Lookup, task: &TaskOrigin) -> Result<Vec<Leg>, TableEr
     Ok(tables.attachments()?.into_iter().filter(|(_, leg)| is_its(leg)).collect())
 }
 
-/// The leg whose subnet has the address; `None` for what goes by the way out. By IPv6 there is none: without a
-/// better route all goes by the routing mesh's leg.
+/// The leg whose subnet has the address; `None` for what goes by the way out. A task that has none by IPv6 sends all by the
+/// routing mesh's leg.
 pub fn leg_to(tables: &impl Lookup, task: &TaskOrigin, address: Ip) -> Result<Option<Leg>, TableError> {
     let own = own_legs(tables, task)?;
     let legs = || own.iter().filter(|(_, leg)| leg.flags & ATTACHMENT_WAY_OUT == 0);
@@ -282,6 +284,9 @@ pub fn leg_to(tables: &impl Lookup, task: &TaskOrigin, address: Ip) -> Result<Op
         if tables.name(leg.1.vni, address)?.is_some() {
             return Ok(Some(*leg));
         }
+    }
+    if task.has_way_out6(tables)? {
+        return Ok(None);
     }
     // Of other legs it is the source address's, which the kernel chooses among them: they answer alike.
     let (ingress, others): (Vec<&Leg>, Vec<&Leg>) =

@@ -139,7 +139,7 @@ fn at(text: &str) -> SocketAddr {
 
 fn task() -> TaskOrigin {
     let addresses = vec![(INGRESS, LOCAL.into()), (OVERLAY, overlay(LOCAL).into())];
-    TaskOrigin { netns_cookie: COOKIE, addresses, port: 40_000 }
+    TaskOrigin { netns_cookie: COOKIE, addresses, far_source6: None, port: 40_000 }
 }
 
 /// Steps and end, a line each.
@@ -369,6 +369,15 @@ fn a_task_by_ipv6_comes_out_of_the_kernels_device() {
     let says: Vec<&str> = arrival.ways[0].hops().into_iter().map(|(_, says)| says).collect();
     assert_eq!(says, ["mesh_uplink: forwarded"]);
     assert_eq!(&arrival.ways[0].end, end);
+
+    // By its way out, if it has one: the program there sees the packet where the task is in the routing mesh's network.
+    for (source, is_by_leg) in [("fdaa::9", false), ("fd00:0:0:1000::5", true)] {
+        let task = TaskOrigin { far_source6: source.parse().ok(), ..task() };
+        let walk = Walk::new(&node, protocol::TCP).unwrap();
+        let end = walk.from_task(&task, at("[2001:db8::77]:80")).unwrap().ways.remove(0).end;
+        let no_route = TraceEnd::NoRoute { program: "mesh_task".to_owned() };
+        assert_eq!(end, if is_by_leg { no_route } else { TraceEnd::Host }, "{source}");
+    }
 
     // Without IPv6 in the network nothing has that address: no route of the sandbox leads there but the routing mesh's.
     node.prefixes6.remove(&OVERLAY);
