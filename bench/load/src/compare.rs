@@ -92,7 +92,19 @@ impl Comparison {
 
     /// The median of a row; `None` if it is absent or was not measured.
     pub fn median_of(&self, row: &str) -> Option<f64> {
-        self.rows.iter().find(|candidate| candidate.peer == row)?.median
+        self.row(row)?.median
+    }
+
+    /// How a row relates to another: the median of what the two samples of each turn say. What the machine does besides
+    /// changes from turn to turn, and within one hits both.
+    pub fn relation(&self, row: &str, of: &str, relate: fn(f64, f64) -> f64) -> Option<f64> {
+        let turns = self.row(row)?.samples.iter().zip(&self.row(of)?.samples);
+        let relations: Vec<f64> = turns.map(|(value, other)| relate(*value, *other)).collect();
+        median(&relations)
+    }
+
+    fn row(&self, name: &str) -> Option<&Row> {
+        self.rows.iter().find(|candidate| candidate.peer == name)
     }
 }
 
@@ -159,6 +171,15 @@ mod tests {
         assert_eq!(median(&[]), None);
         assert_eq!(median(&[3.0, 1.0, 2.0]), Some(2.0));
         assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), Some(2.5));
+    }
+
+    #[test]
+    fn rows_are_related_turn_by_turn() {
+        let row = |peer, samples: &[f64]| Row::new(peer, samples.to_vec(), None);
+        let rows = vec![row("a", &[1.0, 8.0, 3.0]), row("b", &[2.0, 8.0, 4.0, 9.0])];
+        let comparison = Comparison { metric: METRIC, rows, goals: Vec::new() };
+        assert_eq!(comparison.relation("a", "b", |a, b| a / b), Some(0.75));
+        assert_eq!(comparison.relation("a", "c", |a, b| a / b), None);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context as _, Result, ensure};
 use bench_lab::run;
@@ -73,9 +74,11 @@ pub struct Namespace {
 }
 
 impl Namespace {
-    /// `role` makes the name tell what it is for.
+    /// `role` makes the name tell what it is for; more than one may have it.
     pub fn new(role: &str) -> Result<Self> {
-        let name = format!("bench{}-{role}", std::process::id());
+        static N_MADE: AtomicU32 = AtomicU32::new(0);
+        let number = N_MADE.fetch_add(1, Ordering::Relaxed);
+        let name = format!("bench{}-{role}{number}", std::process::id());
         run("ip", &["netns", "add", &name])?;
         let place = Place::at(format!("/run/netns/{name}"));
         let namespace = Self { name, place };

@@ -13,6 +13,7 @@ use anyhow::{Result, ensure};
 use dataplane_driver::{Driver, DriverOptions};
 use dataplane_kernel::bpf::{PinDir, Tables};
 use dataplane_model::{DataPlane as _, NodeView, Report, SandboxId, SandboxStatus};
+use dataplane_plan::IngressHook;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
@@ -39,6 +40,11 @@ pub struct Pair {
 
 impl Pair {
     pub fn start() -> Result<Self> {
+        Self::start_by(IngressHook::default())
+    }
+
+    /// Nodes that take what comes in at this hook.
+    pub fn start_by(hook: IngressHook) -> Result<Self> {
         let switch = Namespace::new("psw")?;
         switch.add_bridge()?;
         let client = Namespace::new("pcl")?;
@@ -46,9 +52,14 @@ impl Pair {
         client.place().allow_short_connections()?;
         let node = |index: usize| {
             let namespace = Namespace::new(&format!("pn{index}"))?;
-            switch.plug(&namespace, &format!("pn{index}"), &format!("{}/24", NODES[index]))?;
+            let port = format!("pn{index}");
+            switch.plug(&namespace, &port, &format!("{}/24", NODES[index]))?;
+            if hook == IngressHook::Xdp {
+                // XDP sends by a veth whose far end receives as a NIC does, and takes packets as they are on a wire.
+                switch.place().run("ethtool", &["-K", &port, "gro", "on", "tx", "off"])?;
+            }
             namespace.place().run("sh", &["-c", "echo 0 > /proc/sys/net/ipv4/ip_forward"])?;
-            Node::start(namespace)
+            Node::start(namespace, hook)
         };
         Ok(Self { nodes: [node(0)?, node(1)?], client, _switch: switch })
     }
@@ -106,10 +117,10 @@ pub struct Node {
 }
 
 impl Node {
-    fn start(namespace: Namespace) -> Result<Self> {
+    fn start(namespace: Namespace, ingress_hook: IngressHook) -> Result<Self> {
         let directory = tempfile::Builder::new().prefix("bench-node-").tempdir()?;
         let pins = PathBuf::from("/sys/fs/bpf").join(namespace.name());
-        let options = DriverOptions::new(directory.path().to_owned(), pins);
+        let options = DriverOptions { ingress_hook, ..DriverOptions::new(directory.path().to_owned(), pins) };
         let driver = namespace.place().inside(|| Ok(Driver::start(&options)?))?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         Ok(Self { driver, runtime, options, namespace, _directory: directory })

@@ -63,7 +63,7 @@ impl Report {
         writeln!(
             out,
             "Linux {kernel}, {cores} × {processor}, {build} build, load {load} at the start; medians of {runs} samples, in \
-             turns."
+             turns. What is to be reached is compared within each turn: the median of those comparisons counts."
         )
         .expect("a string takes all");
         if !self.method.is_empty() {
@@ -99,36 +99,28 @@ fn write_comparison(out: &mut String, comparison: &Comparison) {
 
 /// What was to be reached, what was, and whether that is enough.
 fn goal_line(comparison: &Comparison, goal: &Goal) -> String {
-    let row = goal.row;
-    let value = comparison.median_of(row);
-    let other = |of: &str| comparison.median_of(of);
+    let (row, unit) = (goal.row, comparison.metric.unit);
+    let times = |of| comparison.relation(row, of, |value, other| value / other);
     let (text, measured) = match goal.bound {
-        Bound::AtLeast { share, of } => {
-            let reached = value.zip(other(of)).map(|(value, other)| (value / other, value >= share * other));
-            (
-                format!("{row}: at least {share:.2} × {of}"),
-                reached.map(|(times, is)| (format!("{times:.2} ×"), is)),
-            )
-        }
-        Bound::AtMost { share, of } => {
-            let reached = value.zip(other(of)).map(|(value, other)| (value / other, value <= share * other));
-            (
-                format!("{row}: at most {share:.2} × {of}"),
-                reached.map(|(times, is)| (format!("{times:.2} ×"), is)),
-            )
-        }
+        Bound::AtLeast { share, of } => (
+            format!("{row}: at least {share:.2} × {of}"),
+            times(of).map(|times| (format!("{times:.2} ×"), times >= share)),
+        ),
+        Bound::AtMost { share, of } => (
+            format!("{row}: at most {share:.2} × {of}"),
+            times(of).map(|times| (format!("{times:.2} ×"), times <= share)),
+        ),
         Bound::Within { more, of } => {
-            let above = value.zip(other(of)).map(|(value, other)| value - other);
-            let unit = comparison.metric.unit;
+            let above = comparison.relation(row, of, |value, other| value - other);
             (
                 format!("{row}: at most {more} {unit} above {of}"),
                 above.map(|above| (figure(above), above <= more)),
             )
         }
-        Bound::Below(most) => {
-            let unit = comparison.metric.unit;
-            (format!("{row}: at most {most} {unit}"), value.map(|value| (figure(value), value <= most)))
-        }
+        Bound::Below(most) => (
+            format!("{row}: at most {most} {unit}"),
+            comparison.median_of(row).map(|value| (figure(value), value <= most)),
+        ),
     };
     match measured {
         Some((measured, true)) => format!("| {text} | {measured} | reached |\n"),

@@ -10,6 +10,7 @@ mod memory;
 mod mesh_http;
 mod path;
 mod programs;
+mod resets;
 mod swarm_http;
 
 use clap::ValueEnum;
@@ -60,7 +61,7 @@ pub enum DataplaneSection {
     Connect,
     /// Queries of our DNS, unbound, dnsmasq, and dockerd's: rate, processor time, answers at half load
     Dns,
-    /// One backend changed among 100,000, and look-ups among as many
+    /// One backend changed among 100,000, look-ups among as many, and clients of one that is gone
     Change,
     /// What meshd keeps in memory
     Memory,
@@ -75,7 +76,7 @@ impl DataplaneSection {
             Self::Path => path::measure_pair(plan),
             Self::Connect => connect::measure(plan),
             Self::Dns => dns::measure_fully(plan),
-            Self::Change => change::measure(plan),
+            Self::Change => change::measure(plan).into_iter().chain([resets::measure(plan)]).collect(),
             Self::Memory => memory::measure(plan),
         }
     }

@@ -103,6 +103,11 @@ impl Assigned {
         self.increment(is_there, [other_endpoint(service_id(last), address)])
     }
 
+    /// The only backend of the service that is asked goes, or is back.
+    pub fn asked_backend(&self, is_there: bool) -> AssignmentUpdate {
+        self.increment(is_there, [own_endpoint(1, ASKED)])
+    }
+
     /// Endpoints of the absent node that no service has come, or go.
     pub fn idle_endpoints(&self, is_there: bool, n_endpoints: u32) -> AssignmentUpdate {
         let first = u32::from(FIRST_IDLE_ENDPOINT);

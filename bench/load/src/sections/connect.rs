@@ -25,7 +25,7 @@ const GOALS: [Goal; 1] = [Goal { row: VIP, bound: Bound::Within { more: 0.5, of:
 
 /// Calls per sample, whose median counts.
 const N_DATAGRAM_CALLS: usize = 20_000;
-const N_STREAM_CALLS: usize = 2_000;
+const N_STREAM_CALLS: usize = 10_000;
 
 pub fn measure(plan: Plan) -> Vec<Comparison> {
     let tasks = Tasks::start();

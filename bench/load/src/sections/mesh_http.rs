@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::net::{Ipv4Addr, SocketAddr};
 
 use anyhow::{Result, anyhow};
+use dataplane_plan::IngressHook;
 
 use super::gateway::{Gateways, Haproxy, Rules};
 use crate::compare::{Better, Bound, Comparison, Goal, Metric, Peer, Plan, compare};
@@ -21,6 +22,8 @@ const MESH_1: &str = "mesh, 1 service";
 const MESH_100: &str = "mesh, 100 services";
 const MESH_10000: &str = "mesh, 10,000 services";
 const BY_DEVICE: &str = "mesh, 1 service, tunnels by the kernel's device";
+/// By itself the mesh chooses tc on links of this kind: this row says why.
+const BY_XDP: &str = "mesh, 1 service, XDP in the driver";
 const DNAT_1: &str = "nftables DNAT, 1 rule";
 const DNAT_100: &str = "nftables DNAT, 100 rules";
 const HAPROXY: &str = "HAProxy";
@@ -39,7 +42,7 @@ const RULES: [Rules; 3] = [Rules::List(1), Rules::List(100), Rules::Map(10_000)]
 pub fn measure(plan: Plan) -> Vec<Comparison> {
     let gateways = Gateways::start(&RULES);
     let haproxy = gateways.as_ref().map_err(|error| anyhow!("{error:#}")).and_then(Haproxy::start);
-    let ours = Served::start();
+    let [ours, by_xdp] = [IngressHook::Auto, IngressHook::Xdp].map(Served::start_by);
     let table = |metric, connections| {
         let ask = move |place: &Place, to: SocketAddr| {
             requests_per_second(place, &format!("http://{to}/"), connections, plan.seconds)
@@ -63,6 +66,7 @@ pub fn measure(plan: Plan) -> Vec<Comparison> {
                 served.extend(1)?;
                 served.pair.by_tunnel_device(|| mesh(1)(served))
             }),
+            Peer::maybe(BY_XDP, &by_xdp, mesh(1)),
             Peer::maybe("nftables DNAT, a map of 10,000", &gateways, peer(Gateways::forwarded(2))),
         ];
         compare(metric, plan, rows).aiming_at(&GOALS)
@@ -80,7 +84,11 @@ pub(super) struct Served {
 
 impl Served {
     pub fn start() -> Result<Self> {
-        let pair = Pair::start()?;
+        Self::start_by(IngressHook::Auto)
+    }
+
+    fn start_by(hook: IngressHook) -> Result<Self> {
+        let pair = Pair::start_by(hook)?;
         pair.converge(1, Extent::services(1))?;
         let nginx = Nginx::start(&pair.task(1)?, (Ipv4Addr::UNSPECIFIED, pair::PORT).into())?;
         Ok(Self { _nginx: nginx, pair, revision: Cell::new(1), n_services: Cell::new(1) })

@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 
 use anyhow::Result;
+use dataplane_plan::IngressHook;
 
 use crate::compare::{Better, Bound, Comparison, Goal, Metric, Peer, Plan, compare};
 use crate::mesh::{LazyMesh, Mesh, TaskPair};
@@ -27,6 +28,8 @@ const TASK_MTU: u32 = 1450;
 
 const MESH: &str = "mesh";
 const BY_DEVICE: &str = "mesh, tunnels by the kernel's device";
+/// By itself the mesh chooses tc on links of this kind: this row says why.
+const BY_XDP: &str = "mesh, XDP in the driver";
 const BRIDGE: &str = "bridge and VXLAN";
 const UNDERLAY: &str = "underlay";
 
@@ -41,37 +44,54 @@ const EXCHANGE_GOALS: [Goal; 2] = [
 
 /// From task to task of a lab of real daemons.
 pub fn measure(plan: Plan, mesh: &LazyMesh) -> Vec<Comparison> {
-    compare_paths(plan, &mesh.get().and_then(MeshPath::start), |path| &path.route, None).into()
+    let path = mesh.get().and_then(MeshPath::start);
+    compare_ways(plan, &[Way::of(MESH, &path, |path, sample| sample(&path.route))]).into()
 }
 
 /// From task to task of two nodes by their data planes alone.
 pub fn measure_pair(plan: Plan) -> Vec<Comparison> {
-    let by_device: ByDevice<PairPath> = |path, sample| path.pair.by_tunnel_device(|| sample(&path.route));
-    let [stream, exchange] = compare_paths(plan, &PairPath::start(), |path| &path.route, Some(by_device));
+    let [ours, by_xdp] = [IngressHook::Auto, IngressHook::Xdp].map(PairPath::start);
+    let ways = [
+        Way::of(MESH, &ours, |path, sample| sample(&path.route)),
+        Way::of(BY_DEVICE, &ours, |path, sample| path.pair.by_tunnel_device(|| sample(&path.route))),
+        Way::of(BY_XDP, &by_xdp, |path, sample| sample(&path.route)),
+    ];
+    let [stream, exchange] = compare_ways(plan, &ways);
     vec![stream.aiming_at(&STREAM_GOALS), exchange.aiming_at(&EXCHANGE_GOALS)]
 }
 
-/// Takes a sample while the mesh leaves its tunnels to the kernel's device.
-type ByDevice<T> = fn(&T, &dyn Fn(&Route) -> Result<f64>) -> Result<f64>;
+/// A way that the mesh goes.
+struct Way<'a> {
+    name: &'static str,
+    sample: Box<dyn Fn(Sample<'_>) -> Result<f64> + 'a>,
+}
 
-fn compare_paths<T>(
-    plan: Plan,
-    ours: &Result<T>,
-    route: fn(&T) -> &Route,
-    by_device: Option<ByDevice<T>>,
-) -> [Comparison; 2] {
+/// What is measured of a route.
+type Sample<'a> = &'a dyn Fn(&Route) -> Result<f64>;
+
+impl<'a> Way<'a> {
+    fn of<T>(name: &'static str, path: &'a Result<T>, sample: fn(&T, Sample<'_>) -> Result<f64>) -> Self {
+        let sample = move |of: Sample<'_>| match path {
+            Ok(path) => sample(path, of),
+            Err(error) => anyhow::bail!("{error:#}"),
+        };
+        Self { name, sample: Box::new(sample) }
+    }
+}
+
+/// The first way, the peers, and the other ways.
+fn compare_ways(plan: Plan, ways: &[Way<'_>]) -> [Comparison; 2] {
     let plain = PlainPath::start();
     let table = |metric, sample: fn(&Route, Plan) -> Result<f64>| {
-        let mut rows = vec![
-            Peer::maybe(MESH, ours, move |path| sample(route(path), plan)),
+        let mut rows: Vec<Peer<'_>> = ways
+            .iter()
+            .map(|way| Peer::new(way.name, move || (way.sample)(&|route: &Route| sample(route, plan))))
+            .collect();
+        let peers = [
             Peer::maybe(BRIDGE, &plain, move |path| sample(&path.overlay, plan)),
             Peer::maybe(UNDERLAY, &plain, move |path| sample(&path.underlay, plan)),
         ];
-        if let Some(by_device) = by_device {
-            rows.push(Peer::maybe(BY_DEVICE, ours, move |path| {
-                by_device(path, &|route| sample(route, plan))
-            }));
-        }
+        rows.splice(1..1, peers);
         compare(metric, plan, rows)
     };
     [table(STREAM, Route::stream), table(EXCHANGE, Route::exchange)]
@@ -121,8 +141,8 @@ struct PairPath {
 }
 
 impl PairPath {
-    fn start() -> Result<Self> {
-        let pair = Pair::start()?;
+    fn start(hook: IngressHook) -> Result<Self> {
+        let pair = Pair::start_by(hook)?;
         pair.converge(1, Extent::services(1))?;
         let route = Route::new(&pair.task(0)?, &pair.task(1)?, pair::overlay_address(1))?;
         Ok(Self { route, pair })

@@ -30,6 +30,8 @@ mod uapi {
     pub const PROG_TYPE_SCHED_CLS: u32 = 3;
     pub const PROG_TYPE_XDP: u32 = 6;
     pub const ATTACH_XDP: u32 = 37;
+    /// A table for jumps takes programs that take packets in several buffers, or such that don't: not both.
+    pub const XDP_HAS_FRAGS: u32 = 1 << 5;
     pub const SKB_STORE_BYTES: i32 = 9;
     pub const TAIL_CALL: i32 = 12;
     pub const SKB_SET_TUNNEL_KEY: i32 = 21;
@@ -355,9 +357,9 @@ fn jump_table(program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
 }
 
 fn load(kind: Kind, insns: &[Insn]) -> io::Result<OwnedFd> {
-    let (prog_type, expected_attach_type) = match kind {
-        Kind::Xdp => (uapi::PROG_TYPE_XDP, uapi::ATTACH_XDP),
-        Kind::Tc => (uapi::PROG_TYPE_SCHED_CLS, 0),
+    let (prog_type, expected_attach_type, prog_flags) = match kind {
+        Kind::Xdp => (uapi::PROG_TYPE_XDP, uapi::ATTACH_XDP, uapi::XDP_HAS_FRAGS),
+        Kind::Tc => (uapi::PROG_TYPE_SCHED_CLS, 0, 0),
     };
     let mut log = vec![0_u8; 4096];
     let mut attr = ProgLoadAttr {
@@ -368,13 +370,15 @@ fn load(kind: Kind, insns: &[Insn]) -> io::Result<OwnedFd> {
         log_level: 1,
         log_size: u32::try_from(log.len()).unwrap_or(0),
         log_buf: log.as_mut_ptr() as u64,
+        prog_flags,
         expected_attach_type,
         ..ProgLoadAttr::default()
     };
     // SAFETY: instructions, licence and log are there, with the lengths said; a descriptor that is returned is ours alone.
     let loaded = unsafe { bpf(uapi::PROG_LOAD, &mut attr).map(|fd| OwnedFd::from_raw_fd(fd)) };
     loaded.map_err(|error| {
-        io::Error::other(format!("{error}: {}", String::from_utf8_lossy(&log).trim_end_matches('\0')))
+        let text = log.split(|byte| *byte == 0).next().unwrap_or_default();
+        io::Error::other(format!("{error}: {}", String::from_utf8_lossy(text)))
     })
 }
 
