@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
+use dataplane_driver::Driver;
 use dataplane_kernel::{FakeKernel, Machine};
 use dataplane_model::{DataPlane as _, NodeView, Report, SandboxStatus, change_rows};
 use fake::{OWN, PATIENCE, address, id, is_ready, machine, start, until, view};
@@ -81,6 +82,81 @@ async fn any_single_failure_heals() {
 
         assert_eq!(driver.wanted_state(), kernel.state(), "step {failing}");
     }
+}
+
+/// More than a driver tries, again and again, before it is ended.
+const MORE_STEPS: usize = 10_000;
+
+/// What a driver is led to; `None` is to take away all that is ours.
+type Goal = fn(u64) -> Option<NodeView>;
+
+async fn reach(driver: &Driver, goal: Option<NodeView>) {
+    match goal {
+        Some(view) => {
+            let revision = view.revision;
+            driver.set_view(view);
+            until(driver, "applied", |report| report.applied_revision == revision).await;
+        }
+        None => driver.tear_down().await.unwrap(),
+    }
+}
+
+/// How many steps lead from one goal to another.
+async fn n_steps((from, to): (Goal, Goal)) -> usize {
+    let kernel = FakeKernel::new(machine());
+    let driver = start(&kernel);
+    reach(&driver, from(1)).await;
+    kernel.take_log();
+    // A driver that has torn down does nothing more.
+    reach(&start(&kernel), to(2)).await;
+    // Resets are none, see the kernel.
+    kernel.take_log().iter().filter(|step| !step.contains("x sockets")).count()
+}
+
+/// Where every step fails from one on, as where the process has died, the next driver comes to the same end.
+#[tokio::test]
+async fn what_ends_at_any_step_ends_as_wanted() {
+    let ways: [(Goal, Goal); 3] = [
+        (|_| None, |n| Some(view(n, 2))),
+        (|n| Some(view(n, 2)), |n| Some(changed(n))),
+        (|n| Some(changed(n)), |_| None),
+    ];
+    for (way, goals) in ways.into_iter().enumerate() {
+        let (from, to) = goals;
+        let n_steps = n_steps(goals).await;
+        assert!(n_steps > 10, "{n_steps}");
+        for n_taken in 0..n_steps {
+            let kernel = FakeKernel::new(machine());
+            reach(&start(&kernel), from(1)).await;
+            (n_taken..n_taken + MORE_STEPS).for_each(|n| kernel.fail_step(n));
+            let ends = start(&kernel);
+            match to(2) {
+                Some(view) => {
+                    ends.set_view(view);
+                    until(&ends, "a step fails", |report| !report.errors.is_empty()).await;
+                }
+                None => drop(ends.tear_down().await.unwrap_err()),
+            }
+            drop(ends);
+            kernel.heal();
+
+            let driver = start(&kernel);
+            reach(&driver, to(3)).await;
+
+            assert_eq!(kernel.state(), driver.wanted_state(), "way {way} after {n_taken} steps");
+        }
+    }
+}
+
+/// [`view`] with another task in the place of the second, another port, and none on the other node.
+fn changed(revision: u64) -> NodeView {
+    let mut view = without_other(revision, 3);
+    view.sandboxes.remove(&id(11));
+    change_rows(&mut view.services, |service| {
+        service.backends.retain(|(_, at), _| *at != address(11));
+        service.ingress_ports[0].published = 8090;
+    });
+    view
 }
 
 #[tokio::test]

@@ -8,9 +8,6 @@ use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
 use std::net::{TcpStream, UdpSocket};
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::thread;
 
 use dataplane_kernel::bpf::{PinDir, Tables};
 use dataplane_kernel::inspect::{self, InspectError};
@@ -151,45 +148,6 @@ fn a_task_can_not_pass_for_a_node() {
     other.recv(&mut [0; 64]).unwrap();
     tunnel.set_nonblocking(true).unwrap();
     assert!(tunnel.recv(&mut [0; 64]).is_err(), "a task's datagram reached a tunnel port");
-}
-
-#[test]
-fn a_restart_changes_nothing_and_traffic_goes_on() {
-    let mut lab = lab_with_servers();
-    let before = lab.a.driver().held_state();
-    let stop = Arc::new(AtomicBool::new(false));
-    let n_answered = Arc::new(AtomicU32::new(0));
-    let client = {
-        let (stop, n_answered) = (Arc::clone(&stop), Arc::clone(&n_answered));
-        let namespace = lab::Ns::open(Path::new(&lab.client.path()));
-        thread::spawn(move || {
-            let mut failures = Vec::new();
-            while !stop.load(Ordering::Relaxed) {
-                match ask_tcp(&namespace, (NODE_A, 8080), 10) {
-                    Ok(_) => drop(n_answered.fetch_add(1, Ordering::Relaxed)),
-                    Err(error) => failures.push(error.to_string()),
-                }
-            }
-            failures
-        })
-    };
-    let answered_more = |than: u32| {
-        lab::wait_until("requests are answered", || n_answered.load(Ordering::Relaxed) > than, String::new);
-    };
-
-    answered_more(5);
-    lab.a.kill();
-    lab.b.kill();
-    answered_more(n_answered.load(Ordering::Relaxed) + 20);
-    lab.a.start();
-    lab.b.start();
-    lab.converge(2);
-    answered_more(n_answered.load(Ordering::Relaxed) + 20);
-    stop.store(true, Ordering::Relaxed);
-
-    assert_eq!(client.join().unwrap(), Vec::<String>::new());
-    assert_eq!(lab.a.driver().held_state(), before, "the restarted driver found what it left");
-    assert_eq!(lab.a.driver().held_state(), lab.a.driver().wanted_state());
 }
 
 #[test]

@@ -2,6 +2,8 @@
 //! namespace, each node with a driver of its own. One service `web` with a task per node: task 5 on `a`, task 6 on `b`.
 
 pub mod namespace;
+pub mod numbered;
+pub mod picture;
 pub mod seam;
 pub mod view;
 

@@ -14,13 +14,15 @@ use dataplane_model::{KernelState, Op};
 pub struct Say {
     /// A step fails if this says so.
     pub may_apply: Arc<dyn Fn(&Op) -> bool + Send + Sync>,
+    /// Hears of every step when it is taken.
+    pub applied: Arc<dyn Fn() + Send + Sync>,
     /// The machine looks as it did before until the kernel says that it changed.
     pub by_news_alone: bool,
 }
 
 impl Default for Say {
     fn default() -> Self {
-        Self { may_apply: Arc::new(|_| true), by_news_alone: false }
+        Self { may_apply: Arc::new(|_| true), applied: Arc::new(|| {}), by_news_alone: false }
     }
 }
 
@@ -64,11 +66,12 @@ impl Kernel for Seam {
     }
 
     async fn apply(&mut self, op: &Op) -> Result<(), KernelError> {
-        if (self.say.may_apply)(op) {
-            self.kernel.apply(op).await
-        } else {
-            Err(KernelError("the test says no".to_owned()))
+        if !(self.say.may_apply)(op) {
+            return Err(KernelError("the test says no".to_owned()));
         }
+        let applied = self.kernel.apply(op).await;
+        (self.say.applied)();
+        applied
     }
 
     fn sockets(&self) -> NodeSockets {

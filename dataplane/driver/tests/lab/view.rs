@@ -17,6 +17,9 @@ const WEB: ServiceKey = ServiceKey(7);
 /// Virtual address of the service in `app`.
 pub const VIP: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 2);
 
+/// Where TCP of the service is published [`after_update`].
+pub const MOVED_PORT: u16 = 8090;
+
 pub fn ingress(task: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, 0, 0, task)
 }
@@ -59,6 +62,31 @@ pub fn without_task(revision: u64, vtep: Ipv4Addr, task: u8) -> NodeView {
     remove_rows(&mut view.remote_endpoints, |(_, address), _| address.octets()[3] == task);
     change_rows(&mut view.services, |service| {
         service.backends.retain(|(_, address), _| address.octets()[3] != task);
+    });
+    view
+}
+
+/// What comes after [`of_node`]: task 7 has replaced task 5, the port of TCP has moved, and the network `app` is gone.
+pub fn after_update(revision: u64, vtep: Ipv4Addr) -> NodeView {
+    let mut view = of_node(revision, vtep);
+    view.networks.remove(&APP);
+    remove_rows(&mut view.remote_endpoints, |(network, _), _| *network == APP);
+    if let Some(row) = view.remote_endpoints.remove(&(INGRESS, ingress(5))) {
+        view.remote_endpoints.insert((INGRESS, ingress(7)), row);
+    }
+    if view.sandboxes.remove(&id(5)).is_some() {
+        view.sandboxes.insert(id(7), sandbox(7));
+    }
+    let own: Vec<SandboxId> = view.sandboxes.keys().cloned().collect();
+    for id in own {
+        view.sandboxes[&id].attachments.retain(|attachment| attachment.network == INGRESS);
+    }
+    change_rows(&mut view.services, |service| {
+        service.vips.clear();
+        service.ingress_ports[0].published = MOVED_PORT;
+        service.backends.retain(|(network, _), _| *network == INGRESS);
+        let backend = service.backends.remove(&(INGRESS, ingress(5))).expect("it is there");
+        service.backends.insert((INGRESS, ingress(7)), backend);
     });
     view
 }

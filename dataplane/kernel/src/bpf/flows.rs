@@ -112,9 +112,10 @@ impl Tables {
         let mut n_removed = 0;
         for (key, reply) in &dead.replies {
             if self.replies.get(key)?.as_ref() == Some(reply) {
-                // The forward row first: a packet in between makes both anew, rather than one without the other.
+                // The forward row first: a packet in between makes both anew, and the next one those that go then.
                 self.flows.remove(&key.forward_key(reply))?;
                 self.replies.remove(key)?;
+                self.flows.remove(&key.forward_key(reply))?;
                 n_removed += 1;
             }
         }

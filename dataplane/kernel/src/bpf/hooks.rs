@@ -1,10 +1,13 @@
 //! Programs in their hooks.
 //!
 //! TCX, XDP and cgroup hooks are links, pinned: they outlive this process, end with their pin, and get another program
-//! without a gap. Where TCX is missing or not wanted, filters of the clsact qdisc with our own priority and handle stand
-//! in; there the program is pinned as the mark that the filter is ours.
+//! without a gap. Where TCX is missing or not wanted, filters of the clsact qdisc with our own priority, and the ABI version as
+//! handle, stand in; there the program is pinned as the mark that the filter is ours.
+//!
+//! What an older version has hung hangs before ours, in TCX and clsact alike: until it is taken off it carries the traffic,
+//! and ours what it passes on. An interface's one XDP link is taken over instead.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::mem;
 use std::os::fd::AsFd as _;
@@ -23,9 +26,8 @@ use super::object::{LoadError, Programs};
 use super::pins::{HookPin, PinDir, PinError};
 use super::sys;
 
-/// Our place among the filters of a clsact qdisc.
+/// Our place among the filters of a clsact qdisc. Of one priority those that were made first come first.
 const FILTER_PRIORITY: u16 = 0x4d45;
-const FILTER_HANDLE: TcHandle = TcHandle::new(0, 1);
 
 /// Why a hook can't be changed.
 #[derive(Debug, thiserror::Error)]
@@ -83,7 +85,7 @@ impl Hooks {
         if matches!(mode, HookMode::XdpNative | HookMode::XdpGeneric) {
             // An interface has one XDP program; what it would take meanwhile goes to the tc program beneath.
             self.detach_other_modes(&pin)?;
-            self.detach_xdp_of_other_versions(ifindex)?;
+            self.take_over_xdp(&pin, ifindex)?;
         }
         match mode {
             HookMode::Tcx => self.attach_link(&pin, |programs| attach_tcx(programs, &pin, ifindex))?,
@@ -103,16 +105,7 @@ impl Hooks {
 
     /// Takes a program off, before this returns; one that does not hang there is success.
     pub fn detach(&mut self, pin: &HookPin) -> Result<(), HookError> {
-        match (pin.mode, pin.ifindex) {
-            (HookMode::Clsact, Some(ifindex)) => detach_filter(pin, ifindex),
-            _ => {
-                if let Ok(link) = sys::open_pin(&self.pins.hook(pin)) {
-                    // Fails if what it hung on is gone, and with it the program.
-                    let _ = sys::detach_link(link.as_fd());
-                }
-            }
-        }
-        Ok(self.pins.remove(pin)?)
+        detach(&self.pins, pin)
     }
 
     /// Takes all programs off.
@@ -151,16 +144,17 @@ impl Hooks {
         Ok(())
     }
 
-    /// An upgrade must not wait for a place that only its own completion would free.
-    fn detach_xdp_of_other_versions(&self, ifindex: u32) -> Result<(), HookError> {
+    /// An upgrade must not wait for a place that only its own completion would free, and drivers that take XDP off and on
+    /// again lose what is in their rings: the link of another version becomes ours, with our program. One of the other mode, or
+    /// that can't be updated, is taken off.
+    fn take_over_xdp(&self, pin: &HookPin, ifindex: u32) -> Result<(), HookError> {
         for other in self.pins.others()? {
+            if !self.pins.hook(pin).exists() && self.update_link_of(&other, pin)? {
+                let (from, to) = (other.hook(pin), self.pins.hook(pin));
+                fs::rename(&from, to).map_err(|source| PinError::Io { path: from, source })?;
+            }
             for mode in [HookMode::XdpNative, HookMode::XdpGeneric] {
-                let pin = HookPin { program: ProgramId::MeshXdp, ifindex: Some(ifindex), mode };
-                if let Ok(link) = sys::open_pin(&other.hook(&pin)) {
-                    // Fails if the interface is gone.
-                    let _ = sys::detach_link(link.as_fd());
-                    other.remove(&pin)?;
-                }
+                detach(&other, &HookPin { program: ProgramId::MeshXdp, ifindex: Some(ifindex), mode })?;
             }
         }
         Ok(())
@@ -184,7 +178,11 @@ impl Hooks {
 
     /// False if no link is pinned, or what it hung on is gone.
     fn update_link(&self, pin: &HookPin) -> Result<bool, HookError> {
-        let Ok(link) = sys::open_pin(&self.pins.hook(pin)) else { return Ok(false) };
+        self.update_link_of(&self.pins, pin)
+    }
+
+    fn update_link_of(&self, pins: &PinDir, pin: &HookPin) -> Result<bool, HookError> {
+        let Ok(link) = sys::open_pin(&pins.hook(pin)) else { return Ok(false) };
         Ok(sys::update_link(link.as_fd(), self.programs.fd(pin)?).is_ok())
     }
 
@@ -195,7 +193,7 @@ impl Hooks {
         let name = interface_name(ifindex)?;
         // Fails if the qdisc is there already; if it fails otherwise, so does what follows.
         let _ = tc::qdisc_add_clsact(&name);
-        let options = NlOptions { priority: FILTER_PRIORITY, handle: FILTER_HANDLE, classid: None };
+        let options = NlOptions { priority: FILTER_PRIORITY, handle: handle(&self.pins), classid: None };
         let program = classifier(&mut self.programs, pin)?;
         let attached = program
             .attach_with_options(&name, direction(pin.program), TcAttachOptions::Netlink(options))
@@ -208,7 +206,7 @@ impl Hooks {
     /// False if our filter is not there.
     fn replace_filter(&mut self, pin: &HookPin, ifindex: u32) -> Result<bool, HookError> {
         let Ok(name) = interface_name(ifindex) else { return Ok(false) };
-        let Ok(filter) = filter_of(&name, pin.program) else { return Ok(false) };
+        let Ok(filter) = filter_of(&self.pins, &name, pin.program) else { return Ok(false) };
         let program = classifier(&mut self.programs, pin)?;
         let Ok(id) = program.attach_to_link(filter) else { return Ok(false) };
         mem::forget(program.take_link(id).map_err(|source| attach_error(pin, source))?);
@@ -225,6 +223,35 @@ impl Hooks {
     }
 }
 
+/// Takes off what other versions have hung, and removes their pins and the flows that this one can't read. Programs that
+/// answers come to go last: what began before is answered as it began.
+pub fn remove_other_versions(pins: &PinDir) -> Result<(), HookError> {
+    for other in pins.others()? {
+        let (answers, questions): (Vec<HookPin>, Vec<HookPin>) =
+            other.hooks()?.into_iter().partition(|pin| takes_answers(pin.program));
+        questions.iter().chain(&answers).try_for_each(|pin| detach(&other, pin))?;
+    }
+    Ok(pins.remove_others()?)
+}
+
+const fn takes_answers(program: ProgramId) -> bool {
+    use ProgramId::{MeshGetpeername4, MeshGetpeername6, MeshRecvmsg4, MeshRecvmsg6, MeshTask};
+    matches!(program, MeshTask | MeshRecvmsg4 | MeshRecvmsg6 | MeshGetpeername4 | MeshGetpeername6)
+}
+
+fn detach(pins: &PinDir, pin: &HookPin) -> Result<(), HookError> {
+    match (pin.mode, pin.ifindex) {
+        (HookMode::Clsact, Some(ifindex)) => detach_filter(pins, pin, ifindex),
+        _ => {
+            if let Ok(link) = sys::open_pin(&pins.hook(pin)) {
+                // Fails if what it hung on is gone, and with it the program.
+                let _ = sys::detach_link(link.as_fd());
+            }
+        }
+    }
+    Ok(pins.remove(pin)?)
+}
+
 /// The pinned hook still hangs: its link holds on to its interface or cgroup, its filter runs the program that marks it
 /// as ours. A link may have been detached and a filter removed or replaced by others.
 pub(crate) fn is_alive(pins: &PinDir, pin: &HookPin) -> bool {
@@ -235,7 +262,7 @@ pub(crate) fn is_alive(pins: &PinDir, pin: &HookPin) -> bool {
                 ifindex,
                 is_egress: pin.program == ProgramId::MeshVxlanOut,
                 priority: FILTER_PRIORITY,
-                handle: FILTER_HANDLE.into(),
+                handle: pins.version(),
             };
             let runs = filter::program_id(&place).ok().flatten();
             runs.is_some() && runs == sys::program_id(pinned.as_fd()).ok()
@@ -255,16 +282,21 @@ fn direction(program: ProgramId) -> TcAttachType {
     if program == ProgramId::MeshVxlanOut { TcAttachType::Egress } else { TcAttachType::Ingress }
 }
 
-fn filter_of(interface: &str, program: ProgramId) -> Result<SchedClassifierLink, tc::TcError> {
-    SchedClassifierLink::attached(interface, direction(program), FILTER_PRIORITY, FILTER_HANDLE, None)
+/// The versions' filters hang beside each other.
+fn handle(pins: &PinDir) -> TcHandle {
+    pins.version().into()
+}
+
+fn filter_of(pins: &PinDir, interface: &str, program: ProgramId) -> Result<SchedClassifierLink, tc::TcError> {
+    SchedClassifierLink::attached(interface, direction(program), FILTER_PRIORITY, handle(pins), None)
         .map_err(tc::TcError::IoError)
 }
 
 /// Absent is success, as is an interface that is gone or goes meanwhile; another failure shows when the interface is used
 /// next.
-fn detach_filter(pin: &HookPin, ifindex: u32) {
+fn detach_filter(pins: &PinDir, pin: &HookPin, ifindex: u32) {
     if let Ok(name) = interface_name(ifindex)
-        && let Ok(filter) = filter_of(&name, pin.program)
+        && let Ok(filter) = filter_of(pins, &name, pin.program)
     {
         let _ = filter.detach();
     }

@@ -29,7 +29,7 @@ use std::path::Path;
 pub use counters::{Counters, Gate, GateCounts, read_drops};
 pub use events::Events;
 pub use flows::{FlowSweep, SweepError};
-pub use hooks::{HookError, Hooks};
+pub use hooks::{HookError, Hooks, remove_other_versions};
 pub(crate) use hooks::{interface_name, is_alive};
 pub use object::{LoadError, Programs, attach_pass};
 pub use pins::{HookPin, PinDir, PinError};

@@ -32,6 +32,7 @@ pub enum PinError {
 pub struct PinDir {
     /// Above all versions.
     above: PathBuf,
+    version: u32,
     versioned: PathBuf,
     flows: PathBuf,
 }
@@ -50,6 +51,7 @@ impl PinDir {
     pub fn new(pin_dir: &Path) -> Self {
         Self {
             above: pin_dir.to_owned(),
+            version: ABI_VERSION,
             versioned: pin_dir.join(format!("v{ABI_VERSION}")),
             flows: pin_dir.join(format!("{FLOWS_DIR}{FLOW_LAYOUT}")),
         }
@@ -71,33 +73,40 @@ impl PinDir {
 
     /// The pins of other ABI versions beside these.
     pub fn others(&self) -> Result<Vec<Self>, PinError> {
-        let other = |versioned: PathBuf| Self { versioned, ..self.clone() };
-        Ok(self.numbered("v")?.into_iter().filter(|path| *path != self.versioned).map(other).collect())
+        let numbers = self.numbered("v")?.into_iter().map(|(number, _)| number);
+        Ok(numbers.filter(|number| *number != self.version).map(|number| self.of_version(number)).collect())
     }
 
     /// Directories with flows of other layouts.
     pub fn other_flows(&self) -> Result<Vec<PathBuf>, PinError> {
-        Ok(self.numbered(FLOWS_DIR)?.into_iter().filter(|path| *path != self.flows).collect())
+        let paths = self.numbered(FLOWS_DIR)?.into_iter().map(|(_, path)| path);
+        Ok(paths.filter(|path| *path != self.flows).collect())
     }
 
     /// Directories beside these whose name is `prefix` and a number.
-    fn numbered(&self, prefix: &str) -> Result<Vec<PathBuf>, PinError> {
+    fn numbered(&self, prefix: &str) -> Result<Vec<(u32, PathBuf)>, PinError> {
         let entries = match fs::read_dir(&self.above) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(source) => return Err(PinError::Io { path: self.above.clone(), source }),
         };
-        let is_meant = |path: &PathBuf| {
-            let name = path.file_name().and_then(|name| name.to_str());
-            name.and_then(|name| name.strip_prefix(prefix)).is_some_and(is_number)
+        let numbered = |path: PathBuf| {
+            let digits = path.file_name()?.to_str()?.strip_prefix(prefix)?;
+            // A sign or a leading zero is nothing that we write.
+            let number = digits.parse().ok().filter(|number: &u32| number.to_string() == digits)?;
+            Some((number, path))
         };
-        Ok(entries.flatten().map(|entry| entry.path()).filter(is_meant).collect())
+        Ok(entries.flatten().filter_map(|entry| numbered(entry.path())).collect())
     }
 
     /// Of the ABI version `version`.
     #[must_use]
     pub fn of_version(&self, version: u32) -> Self {
-        Self { versioned: self.above.join(format!("v{version}")), ..self.clone() }
+        Self { version, versioned: self.above.join(format!("v{version}")), ..self.clone() }
+    }
+
+    pub fn version(&self) -> u32 {
+        self.version
     }
 
     /// Somebody has pinned the maps.
@@ -146,8 +155,8 @@ impl PinDir {
         Ok(())
     }
 
-    /// Removes what other versions have pinned.
-    pub fn remove_others(&self) -> Result<(), PinError> {
+    /// Removes what other versions have pinned, see [`super::hooks::remove_other_versions`].
+    pub(super) fn remove_others(&self) -> Result<(), PinError> {
         for other in self.others()? {
             remove_dir(&other.versioned)?;
         }
@@ -196,10 +205,6 @@ const fn mode_name(mode: HookMode) -> &'static str {
         HookMode::XdpGeneric => "generic",
         HookMode::Cgroup => CGROUP,
     }
-}
-
-fn is_number(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 fn is_bpf_fs(path: &Path) -> bool {

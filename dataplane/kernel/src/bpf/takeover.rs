@@ -32,7 +32,7 @@ const SIZES: [(&str, usize, usize); map::OF_FLOWS.len()] = [
 /// layout are left until their programs are replaced.
 pub fn take_over(pins: &PinDir) -> Result<(), PinError> {
     for other in pins.other_flows()? {
-        tracing::warn!("flows of another layout can't be read, their connections end: {}", other.display());
+        tracing::warn!("flows of another layout can't be read, and begin anew: {}", other.display());
     }
     for (name, key_size, value_size) in SIZES {
         let own = pins.map(name);

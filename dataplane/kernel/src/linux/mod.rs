@@ -85,6 +85,12 @@ impl LinuxKernel {
         }
         self.pinned.as_mut()
     }
+
+    /// The uplink that the programs know, for who takes away what he knows no tunnel end of: forwarding there is ours.
+    fn last_uplink(&mut self) -> Option<u32> {
+        let index = self.tables()?.config.get().ok()?.uplink_ifindex;
+        (index != 0).then_some(index)
+    }
 }
 
 impl Kernel for LinuxKernel {
@@ -92,7 +98,8 @@ impl Kernel for LinuxKernel {
     type Sweeper = LinuxSweeper;
 
     async fn machine(&mut self, vtep: IpAddr) -> Result<Machine, KernelError> {
-        let machine = self.net.machine(vtep).await.map_err(|error| KernelError::of(&error))?;
+        let last_uplink = if vtep.is_unspecified() { self.last_uplink() } else { None };
+        let machine = self.net.machine(vtep, last_uplink).await.map_err(|error| KernelError::of(&error))?;
         let primary = machine.uplinks.values().find(|uplink| uplink.has(vtep));
         // The far end of a veth pair seldom runs XDP, and only then takes what XDP_TX sends.
         self.xdp_redirects = primary.is_some_and(|uplink| uplink.kind.as_deref() == Some("veth"));
@@ -148,10 +155,10 @@ impl Kernel for LinuxKernel {
         Ok(())
     }
 
-    /// Pins of other versions of the maps: until now their programs carried the traffic.
+    /// Hooks and pins of other versions: until now their programs carried the traffic.
     fn settle(&mut self) -> Result<(), KernelError> {
         if !self.is_settled {
-            let removed = PinDir::new(&self.options.bpffs_dir).remove_others();
+            let removed = bpf::remove_other_versions(&PinDir::new(&self.options.bpffs_dir));
             removed.map_err(|error| KernelError::of(&error))?;
             self.is_settled = true;
         }
@@ -159,6 +166,9 @@ impl Kernel for LinuxKernel {
     }
 
     fn release(&mut self) -> Result<(), KernelError> {
+        // Filters don't end with their pins.
+        bpf::remove_other_versions(&PinDir::new(&self.options.bpffs_dir))
+            .map_err(|error| KernelError::of(&error))?;
         (self.bpf, self.pinned) = (None, None);
         for dir in [&self.options.bpffs_dir, &self.options.netns_dir] {
             match fs::remove_dir_all(dir) {

@@ -17,10 +17,12 @@ impl LinuxSweeper {
 }
 
 impl Sweeper for LinuxSweeper {
-    /// Opens the pins anew: they may be others by now, and are kept by nobody who has nothing to do with them.
+    /// Opens the pins anew: they may be others by now, and are kept by nobody who has nothing to do with them. As long as there
+    /// are those of another version, whose flows these are too, our tables may not tell yet which tasks there are.
     fn sweep(&mut self, pause: &Pause) -> Result<(), KernelError> {
         let pins = PinDir::new(&self.bpffs_dir);
-        if !pins.has_tables() {
+        let others = pins.others().map_err(|error| KernelError::of(&error))?;
+        if !pins.has_tables() || !others.is_empty() {
             return Ok(());
         }
         let mut tables = Tables::open(&pins).map_err(|error| KernelError::of(&error))?.in_turns(pause);

@@ -35,7 +35,7 @@ impl LinuxKernel {
                 let config = self.config(settings)?;
                 return self.set_config(&config);
             }
-            Op::Settings(Change::Delete(_)) => return self.set_config(&NodeConfig::default()),
+            Op::Settings(Change::Delete(_)) => return self.forget_config(),
             Op::Cookie(change) => return self.set_cookie(change),
             Op::Hook(change) => return self.set_hook(change),
             Op::Attachment(Change::Put(link, row)) => return self.put_attachment(link, row).await,
@@ -97,6 +97,12 @@ impl LinuxKernel {
 
     fn set_config(&mut self, config: &NodeConfig) -> Result<(), KernelError> {
         self.bpf()?.tables.config.set(config).map_err(|error| KernelError::of(&error))
+    }
+
+    /// All but the uplink, which [`LinuxKernel::last_uplink`] is asked for until the pins go.
+    fn forget_config(&mut self) -> Result<(), KernelError> {
+        let uplink_ifindex = self.last_uplink().unwrap_or(0);
+        self.set_config(&NodeConfig { uplink_ifindex, ..NodeConfig::default() })
     }
 
     fn set_cookie(&mut self, change: &Change<SandboxId, Vnis>) -> Result<(), KernelError> {

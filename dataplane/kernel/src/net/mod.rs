@@ -57,10 +57,15 @@ impl Net {
         Ok(Self { options, node, events, filter, uplinks: Vec::new(), has_socket_reset })
     }
 
-    /// What the plan must know of this machine. `vtep` chooses the uplink where none was named.
-    pub async fn machine(&mut self, vtep: std::net::IpAddr) -> Result<Machine, NetError> {
-        let has_reset = self.has_socket_reset;
-        let machine = uplinks::machine(&self.node, &self.options.uplinks, vtep, has_reset).await?;
+    /// What the plan must know of this machine. Where no uplink was named it is the one with the address `vtep`, or with the index
+    /// `last_uplink`.
+    pub async fn machine(
+        &mut self,
+        vtep: std::net::IpAddr,
+        last_uplink: Option<u32>,
+    ) -> Result<Machine, NetError> {
+        let chosen = uplinks::Chosen { named: &self.options.uplinks, vtep, index: last_uplink };
+        let machine = uplinks::machine(&self.node, &chosen, self.has_socket_reset).await?;
         self.uplinks = machine.uplinks.keys().cloned().collect();
         Ok(machine)
     }

@@ -54,11 +54,16 @@ pub struct Machine {
     pub has_socket_reset: bool,
 }
 
-/// The interfaces named, or those that hold `vtep`.
+/// How uplinks are known: by name, or, where none is named, by an address or an index.
+pub(super) struct Chosen<'a> {
+    pub named: &'a [LinkName],
+    pub vtep: IpAddr,
+    pub index: Option<u32>,
+}
+
 pub(super) async fn machine(
     node: &Netlink,
-    named: &[LinkName],
-    vtep: IpAddr,
+    chosen: &Chosen<'_>,
     has_socket_reset: bool,
 ) -> Result<Machine, NetError> {
     let links = node.links().await?;
@@ -67,8 +72,9 @@ pub(super) async fn machine(
     for link in &links {
         let Some(name) = LinkName::new(&link.name) else { continue };
         let own: Vec<&Address> = addresses.iter().filter(|address| address.device == link.index).collect();
-        let is_end = own.iter().any(|address| address.network.ip() == vtep);
-        if named.contains(&name) || (named.is_empty() && is_end) {
+        let is_end = own.iter().any(|address| address.network.ip() == chosen.vtep);
+        let is_known = is_end || chosen.index == Some(link.index);
+        if chosen.named.contains(&name) || (chosen.named.is_empty() && is_known) {
             uplinks.insert(name, uplink(link, &own));
         }
     }

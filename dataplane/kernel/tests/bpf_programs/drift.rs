@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use aya::programs::links::{FdLink, PinnedLink};
 use dataplane_kernel::bpf::{PinDir, has_tcx};
 use dataplane_kernel::{Kernel as _, LinuxKernel, LinuxOptions};
 use dataplane_model::Op;
@@ -135,7 +136,7 @@ fn a_filter_that_runs_something_else_is_replaced() {
             put(kernel, hook, *mode).await;
         }
         node.namespace.sh(&format!(
-            "tc filter replace dev up0 ingress protocol all prio {:#x} handle 1 bpf da object-pinned {}",
+            "tc filter replace dev up0 ingress protocol all prio {:#x} handle {ABI_VERSION:#x} bpf da object-pinned {}",
             0x4d45,
             node.pin(Program::VxlanOut).display()
         ));
@@ -203,6 +204,11 @@ fn an_upgrade_takes_xdp_over() {
     let node = Node::new("upgrade");
     let hook = on_uplink(Program::Xdp);
     node.with_kernel(async |kernel| put(kernel, &hook, HookMode::XdpNative).await);
+    let link_id = |node: &Node| {
+        let link = FdLink::from(PinnedLink::from_pin(node.pin(Program::Xdp)).unwrap());
+        link.info().unwrap().id()
+    };
+    let link = link_id(&node);
     let own = node.bpffs_dir.join(format!("v{ABI_VERSION}"));
     let older = node.bpffs_dir.join("v0");
     fs::rename(&own, &older).unwrap();
@@ -210,6 +216,7 @@ fn an_upgrade_takes_xdp_over() {
     node.with_kernel(async |kernel| {
         kernel.observe().await.unwrap();
         kernel.apply(&Op::Hook(Change::Put(hook.clone(), HookMode::XdpNative))).await.unwrap();
+        assert_eq!(link_id(&node), link, "a driver that lets go of XDP loses packets");
         assert!(older.exists(), "its maps and tc programs carry the traffic");
         kernel.settle().unwrap();
         assert!(!older.exists());

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use dataplane_kernel::bpf::{Bpf, PinDir, Tables};
+use dataplane_kernel::bpf::{Bpf, PinDir, Tables, remove_other_versions};
 use dataplane_kernel::{Kernel as _, LinuxKernel, LinuxOptions, Pause, Sweeper as _};
 use ebpf_abi::names::map;
 use ebpf_abi::{
@@ -84,7 +84,7 @@ fn flows_that_can_not_be_read_go() {
     let mut tables = pinned.open();
     assert_eq!(count_flows(&tables), [0, 0, 0]);
     assert!(other.exists(), "its programs carry the traffic until a view is applied");
-    PinDir::new(&pinned.0).remove_others().unwrap();
+    remove_other_versions(&PinDir::new(&pinned.0)).unwrap();
     assert!(!other.exists());
 
     add_flow(&mut tables, 40_000);
@@ -120,6 +120,25 @@ async fn flows_end_before_the_first_view() {
         kernel.tick().unwrap();
         std::thread::yield_now();
     }
+}
+
+/// Until a view is applied this version's tables tell of no task.
+#[tokio::test]
+async fn flows_stay_until_an_older_version_is_gone() {
+    let pinned = Pinned::new("older");
+    add_flow(&mut pinned.open(), 40_000);
+    let older = pinned.version(ABI_VERSION - 1);
+    fs::rename(pinned.version(ABI_VERSION), &older).unwrap();
+    let tables = pinned.open();
+    let pause: Pause = Arc::new(|| ControlFlow::Continue(()));
+    let mut sweeper = kernel(&pinned).sweeper();
+
+    sweeper.sweep(&pause).unwrap();
+    assert_eq!(count_flows(&tables), [1, 1, 1]);
+
+    fs::remove_dir_all(older).unwrap();
+    sweeper.sweep(&pause).unwrap();
+    assert_eq!(count_flows(&tables), [1, 0, 0]);
 }
 
 #[tokio::test]

@@ -154,7 +154,7 @@ fn an_uplink_is_known_by_its_lasting_addresses() {
     ok("ip addr add 2001:db8::12/64 dev up0 nodad preferred_lft 0");
     let mut net = node.net();
 
-    let machine = node.run(net.machine([198, 18, 0, 11].into())).unwrap();
+    let machine = node.run(net.machine([198, 18, 0, 11].into(), None)).unwrap();
 
     let mut found: Vec<Ipv6Addr> = machine.uplinks.values().next().unwrap().addresses6.clone();
     found.sort();

@@ -218,7 +218,7 @@ pub async fn converge(net: &mut Net, wanted: &KernelState) -> Vec<String> {
 }
 
 pub async fn observe(net: &mut Net) -> KernelState {
-    net.machine(std::net::Ipv4Addr::new(198, 18, 0, 11).into()).await.unwrap();
+    net.machine(std::net::Ipv4Addr::new(198, 18, 0, 11).into(), None).await.unwrap();
     let mut state = KernelState::default();
     net.observe(&mut state).await.unwrap();
     state

@@ -210,7 +210,7 @@ fn where_the_node_has_no_route_tasks_are_refused() {
 fn a_way_out_is_a_route_to_other_machines() {
     let node = Node::enter();
     let mut net = node.net();
-    let mut has_way_out = || node.run(net.machine([198, 18, 0, 11].into())).unwrap().has_way_out6;
+    let mut has_way_out = || node.run(net.machine([198, 18, 0, 11].into(), None)).unwrap().has_way_out6;
     let link_local_alone = has_way_out();
     ok("ip -6 route add blackhole default");
     let blackhole = has_way_out();
