@@ -26,7 +26,7 @@ const SEED: &str = "MESH_DEATH_SEED";
 /// What the process that dies is told: a [`Death`] and two directories.
 const ORDERS: &str = "MESH_DEATH";
 /// Every so many steps one is met, another one in each run: all of them take too long.
-const STRIDE: u64 = 8;
+const STRIDE: u64 = 10;
 /// Longer than any step takes.
 const LONGEST_STEP_US: u64 = 4000;
 
