@@ -5,7 +5,7 @@ use std::sync::Arc;
 use control_model::ServiceId;
 use control_model::families::cluster_prefix;
 use control_model::object::{Cluster, Network, Service};
-use control_model::spec::{IpamConfig, NetworkSpec, PortConfig, PublishMode};
+use control_model::spec::{IpamConfig, NetworkSpec, PortConfig, Protocol, PublishMode};
 use control_model::validate::{SpecError, check_host_numbers};
 use control_store::State;
 use ipnetwork::IpNetwork;
@@ -52,13 +52,15 @@ fn subnets(network: &Network) -> impl Iterator<Item = IpNetwork> {
     ipam.iter().map(|ipam| ipam.subnet)
 }
 
-/// Whether `ports` can be published beside what other services publish. `service` is the one being updated.
+/// Whether `ports` can be published beside what other services publish and what the nodes themselves need. `service` is the
+/// one being updated.
 ///
 /// Host-mode ports of several services may be equal: the scheduler keeps their tasks apart.
 pub fn check_ports(state: &State, ports: &[PortConfig], service: Option<ServiceId>) -> Result<(), String> {
     if ports.iter().all(|port| port.published == 0) {
         return Ok(());
     }
+    ports.iter().try_for_each(|port| check_own_port(state, port))?;
     let others = state.services().iter().filter(|other| Some(other.id) != service && !other.pending_delete);
     for other in others {
         let allocated = other.endpoint.iter().flat_map(|endpoint| &endpoint.ports);
@@ -67,6 +69,19 @@ pub fn check_ports(state: &State, ports: &[PortConfig], service: Option<ServiceI
         }
     }
     Ok(())
+}
+
+/// A published port takes what comes for any node: the managers would not be reached any more, nor the tunnels' ends.
+fn check_own_port(state: &State, port: &PortConfig) -> Result<(), String> {
+    let is_managers =
+        || state.nodes().iter().filter_map(|node| node.manager).any(|m| m.addr.port() == port.published);
+    let is_tunnels = || state.cluster().is_some_and(|cluster| cluster.data_path_port == port.published);
+    let holder = match port.protocol {
+        Protocol::Tcp if is_managers() => "managers, which the nodes reach there",
+        Protocol::Udp if is_tunnels() => "data path, see --data-path-port",
+        _ => return Ok(()),
+    };
+    Err(format!("port '{}' is already in use by the swarm's {holder}", port.published))
 }
 
 fn check_port(ports: &[PortConfig], taken: &PortConfig, holder: &Service) -> Result<(), String> {

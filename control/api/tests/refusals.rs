@@ -53,6 +53,14 @@ async fn specs_that_can_not_be_are_refused() {
             invalid(&format!("port '8080' is already in use by service 'web' ({web}) as an ingress port")),
         ),
         (
+            service("b", r#","EndpointSpec":{"Ports":[{"TargetPort":80,"PublishedPort":2377}]}"#),
+            invalid("port '2377' is already in use by the swarm's managers, which the nodes reach there"),
+        ),
+        (
+            service("b", r#","EndpointSpec":{"Ports":[{"Protocol":"udp","TargetPort":80,"PublishedPort":4789}]}"#),
+            invalid("port '4789' is already in use by the swarm's data path, see --data-path-port"),
+        ),
+        (
             service("b", r#","EndpointSpec":{"Mode":"dnsrr","Ports":[{"TargetPort":80,"PublishedPort":81}]}"#),
             invalid("EndpointSpec: port published with ingress mode can't be used with dnsrr mode"),
         ),
