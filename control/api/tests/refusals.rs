@@ -41,25 +41,12 @@ fn bytes(state: &Arc<State>) -> Vec<u8> {
 async fn specs_that_can_not_be_are_refused() {
     let daemon = settled().await;
     let before = bytes(&daemon.store.state());
-    let web = daemon.store.state().service_by_name("web").expect("web").id;
     let invalid = |text: &str| (400, format!("rpc error: code = InvalidArgument desc = {text}"));
     let unsupported = |what: &str| (501, format!("{what} is not supported by this daemon"));
     let cases: Vec<(String, (u16, String))> = vec![
         (service("web", ""), (409, "rpc error: code = AlreadyExists desc = name conflicts with an existing object: service web already exists".into())),
         (service("a.b", ""), invalid("name must be valid as a DNS name component")),
         (service(&"a".repeat(64), ""), invalid("name must be 63 characters or fewer")),
-        (
-            service("b", r#","EndpointSpec":{"Ports":[{"TargetPort":80,"PublishedPort":8080}]}"#),
-            invalid(&format!("port '8080' is already in use by service 'web' ({web}) as an ingress port")),
-        ),
-        (
-            service("b", r#","EndpointSpec":{"Ports":[{"TargetPort":80,"PublishedPort":2377}]}"#),
-            invalid("port '2377' is already in use by the swarm's managers, which the nodes reach there"),
-        ),
-        (
-            service("b", r#","EndpointSpec":{"Ports":[{"Protocol":"udp","TargetPort":80,"PublishedPort":4789}]}"#),
-            invalid("port '4789' is already in use by the swarm's data path, see --data-path-port"),
-        ),
         (
             service("b", r#","EndpointSpec":{"Mode":"dnsrr","Ports":[{"TargetPort":80,"PublishedPort":81}]}"#),
             invalid("EndpointSpec: port published with ingress mode can't be used with dnsrr mode"),
@@ -107,13 +94,47 @@ async fn specs_that_can_not_be_are_refused() {
         ),
         (
             r#"{"Name":"b","TaskTemplate":{"ContainerSpec":{"Image":"a"},"Networks":[{"Target":"host"}]}}"#.into(),
-            (403, "The network host cannot be used with services. Only networks scoped to the swarm can be used, such as those created with the overlay driver.".into()),
+            (501, "the predefined network host is not supported by this daemon".into()),
+        ),
+        (
+            r#"{"Name":"b","TaskTemplate":{"ContainerSpec":{"Image":"a"},"Networks":[{"Target":"bridge"}]}}"#.into(),
+            (403, "The network bridge cannot be used with services. Only networks scoped to the swarm can be used, such as those created with the overlay driver.".into()),
         ),
     ];
     for (body, expected) in cases {
         assert_eq!(daemon.error("POST", "/v1.44/services/create", &body).await, expected, "{body}");
     }
     assert!(bytes(&daemon.store.state()) == before, "a refused request changed the state");
+}
+
+/// Ports of another service, and of the swarm itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ports_that_are_taken_are_refused() {
+    let daemon = settled().await;
+    let web = daemon.store.state().service_by_name("web").expect("web").id;
+    let cases = [
+        (
+            r#""PublishedPort":8080"#,
+            format!("8080' is already in use by service 'web' ({web}) as an ingress port"),
+        ),
+        (
+            r#""PublishedPort":2377"#,
+            "2377' is already in use by the swarm's managers, which the nodes reach there".into(),
+        ),
+        (
+            r#""PublishedPort":2377,"PublishMode":"host""#,
+            "2377' is already in use by the swarm's managers, which the nodes reach there".into(),
+        ),
+        (
+            r#""PublishedPort":4789,"Protocol":"udp""#,
+            "4789' is already in use by the swarm's data path, see --data-path-port".into(),
+        ),
+    ];
+    for (port, expected) in cases {
+        let body = service("b", &format!(r#","EndpointSpec":{{"Ports":[{{"TargetPort":80,{port}}}]}}"#));
+        let expected = format!("rpc error: code = InvalidArgument desc = port '{expected}");
+        assert_eq!(daemon.error("POST", "/v1.44/services/create", &body).await, (400, expected), "{body}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -237,7 +258,8 @@ async fn networks_that_can_not_be_are_refused() {
         Some(common::cli::mask(&format!("Error response from daemon: rpc error: code = FailedPrecondition desc = network {app} is in use by service {web}")).as_str())
     );
     assert_eq!(daemon.error("DELETE", "/networks/none", "").await, (404, "network none not found".into()));
-    assert_eq!(daemon.error("GET", "/networks/none", "").await, (404, "network none not found".into()));
+    let predefined = (501, "the predefined network host is not supported by this daemon".to_owned());
+    assert_eq!(daemon.error("GET", "/networks/host", "").await, predefined);
     assert!(bytes(&daemon.store.state()) == before, "a refused request changed the state");
 }
 

@@ -156,6 +156,9 @@ pub struct Mount {
     pub tmpfs_size_bytes: u64,
     /// Mode bits; 0 is 1777. Tmpfs only.
     pub tmpfs_mode: u32,
+    /// Volumes only. Kept for who reads the spec: a volume is a directory here, not an object.
+    #[serde(default)]
+    pub volume_labels: Labels,
 }
 
 /// What is mounted.

@@ -229,6 +229,13 @@ fn mount(given: api_task::Mount) -> Result<Mount, ApiError> {
         text => MountKind::of_word(text)
             .ok_or_else(|| ApiError::invalid(format!("invalid MountType: {text:?}")))?,
     };
+    let volume = given.volume_options.unwrap_or_default();
+    refuse_unknown(&volume.rest, &format!("{PLACE}.VolumeOptions"))?;
+    let driver = volume.driver_config.unwrap_or_default();
+    refuse_unknown(&driver.rest, &format!("{PLACE}.VolumeOptions.DriverConfig"))?;
+    if !["", "local"].contains(&driver.name.as_str()) {
+        return Err(ApiError::unsupported(format!("volume driver {}", driver.name)));
+    }
     let tmpfs = given.tmpfs_options.unwrap_or_default();
     refuse_unknown(&tmpfs.rest, &format!("{PLACE}.TmpfsOptions"))?;
     let tmpfs_size_bytes =
@@ -240,6 +247,7 @@ fn mount(given: api_task::Mount) -> Result<Mount, ApiError> {
         read_only: given.read_only,
         tmpfs_size_bytes,
         tmpfs_mode: tmpfs.mode,
+        volume_labels: volume.labels.unwrap_or_default(),
     })
 }
 

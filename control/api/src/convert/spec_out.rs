@@ -158,6 +158,10 @@ fn mount(mount: &Mount) -> api_task::Mount {
         source: mount.source.clone(),
         target: mount.target.clone(),
         read_only: mount.read_only,
+        volume_options: (!mount.volume_labels.is_empty()).then(|| api_task::VolumeOptions {
+            labels: Some(mount.volume_labels.clone()),
+            ..api_task::VolumeOptions::default()
+        }),
         tmpfs_options: has_options.then(|| api_task::TmpfsOptions {
             size_bytes,
             mode: mount.tmpfs_mode,

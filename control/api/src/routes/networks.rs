@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::extract::{Path, State};
-use control_manager::control::{Kind, labels_match, task_name};
+use control_manager::control::{ControlError, Kind, labels_match, task_name};
 use control_model::object::NetworkAttachment;
 use control_model::{Network, NodeId, Task, TaskState};
 use control_store::State as Cluster;
@@ -98,7 +98,7 @@ pub async fn inspect(State(api): State<Api>, Path(term): Path<String>, query: Qu
         let assigned = api.node.assigned_networks();
         return ok(&network(find_assigned(&assigned, &term).ok_or_else(|| not_found(&term))?));
     };
-    let found = control.network(&term).await?;
+    let found = control.network(&term).await.map_err(|error| unless_predefined(&term, error))?;
     let (state, local) = (control.state(), api.node.local().node);
     let mut shown = network(&found);
     shown.containers =
@@ -115,6 +115,17 @@ fn find_assigned<'a>(assigned: &'a [Network], term: &str) -> Option<&'a Network>
     let mut by_id = assigned.iter().filter(|n| !term.is_empty() && n.id.to_string().starts_with(term));
     let by_name = assigned.iter().find(|n| n.spec.name == term);
     by_name.or_else(|| by_id.next().filter(|_| by_id.next().is_none()))
+}
+
+/// Docker has networks for tasks in the node's own namespace and for tasks in none; who asks for one hears that it is not
+/// here, and not that it was misspelt.
+pub(super) fn unless_predefined(term: &str, error: ControlError) -> ApiError {
+    match error {
+        ControlError::NotFound { kind: Kind::Network, .. } if ["host", "none"].contains(&term) => {
+            ApiError::unsupported(format!("the predefined network {term}"))
+        }
+        error => error.into(),
+    }
 }
 
 fn not_found(term: &str) -> ApiError {

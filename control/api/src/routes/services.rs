@@ -18,9 +18,10 @@ use crate::dto::service as api_service;
 use crate::error::ApiError;
 use crate::query::Query;
 use crate::reply::{Reply, done, json, ok};
+use crate::routes::networks::unless_predefined;
 
 /// Docker's own networks of a node, which no service can join.
-const LOCAL_NETWORKS: [&str; 4] = ["bridge", "host", "none", "docker_gwbridge"];
+const LOCAL_NETWORKS: [&str; 2] = ["bridge", "docker_gwbridge"];
 
 pub async fn list(State(api): State<Api>, query: Query) -> Reply {
     let control = api.control()?;
@@ -124,6 +125,6 @@ fn spec_of(state: &Cluster, given: api_service::ServiceSpec) -> Result<ServiceSp
                 ),
             ))
         }
-        Err(error) => Err(error.into()),
+        Err(error) => Err(unless_predefined(target, error)),
     })
 }

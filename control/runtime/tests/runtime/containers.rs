@@ -75,6 +75,7 @@ async fn users_mounts_and_read_only_roots_work() {
         read_only,
         tmpfs_size_bytes: 0,
         tmpfs_mode: 0,
+        volume_labels: std::collections::BTreeMap::new(),
     };
     let bound = bound.to_str().expect("text");
     let commands = [
@@ -227,6 +228,7 @@ async fn what_cannot_run_is_refused_in_dockers_words() {
         read_only: false,
         tmpfs_size_bytes: 0,
         tmpfs_mode: 0,
+        volume_labels: std::collections::BTreeMap::new(),
     }];
     let error = node.oci.prepare(&bind, &[]).await.expect_err("no source").to_string();
     assert_eq!(error, r#"invalid mount config for type "bind": bind source path does not exist: /nowhere"#);
@@ -320,6 +322,7 @@ async fn a_health_check_runs_in_the_container() {
         read_only: true,
         tmpfs_size_bytes: 0,
         tmpfs_mode: 0,
+        volume_labels: std::collections::BTreeMap::new(),
     }];
     node.run(&task).await;
     assert_eq!(changed(&node, &task, Starting).await, Ok(Healthy));
