@@ -12,7 +12,7 @@ use std::path::Path;
 use dataplane_kernel::bpf::{PinDir, Tables};
 use dataplane_kernel::inspect::{self, InspectError};
 use dataplane_model::inspect::HookRow;
-use dataplane_model::{DataPlane as _, change_rows};
+use dataplane_model::{DataPlane as _, NodeView, change_rows};
 use dataplane_plan::{IngressHook, TcAttach};
 use lab::{CLIENT, Lab, NODE_A, NODE_B, Node, ask_tcp, ask_udp, serve_tcp, serve_udp, view};
 
@@ -267,6 +267,29 @@ fn xdp_carries_the_same_traffic_and_tc_stays_beneath() {
         drops.programs.iter().any(|program| program.program == "mesh_xdp" && program.forwarded > 0),
         "{drops:?}"
     );
+}
+
+/// `docker swarm init --data-path-port`.
+#[test]
+fn another_data_path_port_carries_the_same_traffic() {
+    const PORT: u16 = 7789;
+    let lab = Lab::new(|options| options.ingress_hook = IngressHook::Xdp);
+    for port in ["sw11", "sw12"] {
+        lab.switch.shell(&format!("ethtool -K {port} tx off gro on"));
+    }
+    for (node, vtep) in [(&lab.a, NODE_A), (&lab.b, NODE_B)] {
+        node.converge(NodeView { vxlan_port: PORT, ..view::of_node(1, vtep) });
+    }
+    serve(&lab);
+
+    for node in [NODE_A, NODE_B] {
+        let names = (0..40).map(|_| ask_tcp(&lab.client, (node, 8080), 10).unwrap());
+        let names: BTreeSet<String> = names.map(|answer| answer[..4].to_owned()).collect();
+        assert_eq!(names.len(), 2, "one of them is behind the tunnel: {names:?}");
+    }
+    ask_tcp(&lab.a.sandbox(5), (view::app(6), 80), LARGE).unwrap();
+    ask_udp(&lab.b.sandbox(6), (view::app(5), 80)).unwrap();
+    assert!(lab.a.ns.shell("ip -d link show mesh-vx").contains(&format!("dstport {PORT}")));
 }
 
 /// Native XDP of a driver whose buffers are shorter than such frames takes them in several.

@@ -1,11 +1,18 @@
 //! Clusters form, services spread, nodes come and go by the operator's will.
 
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, ensure};
 use bench_lab::wait_until;
 
+use crate::inspection;
 use crate::support::{Bench, Outcome, SETTLE};
+
+/// Replays the moment at which a daemon is killed.
+const KILL_SEED: &str = "MESH_KILL_SEED";
+/// From the command to the last task that runs, on an idle machine.
+const LONGEST_CREATION_MS: u64 = 4000;
 
 pub fn cluster_forms(bench: &mut Bench) -> Outcome {
     let rows = bench.docker(&[
@@ -28,7 +35,27 @@ pub fn cluster_forms(bench: &mut Bench) -> Outcome {
     Ok(())
 }
 
+/// Whatever a worker's daemon is doing when it is killed.
 pub fn twenty_replicas_converge(bench: &mut Bench) -> Outcome {
+    let seed = std::env::var(KILL_SEED).map_or_else(|_| now(), |seed| Ok(seed.parse()?))?;
+    let moment = Duration::from_millis(seed % LONGEST_CREATION_MS);
+    println!("  {KILL_SEED}={seed}: a worker's daemon is killed after {moment:?}");
+    let lab = &bench.lab;
+    std::thread::scope(|scope| {
+        let killed = scope.spawn(move || {
+            std::thread::sleep(moment);
+            lab.kill("w1")?;
+            lab.start("w1")
+        });
+        let converged = twenty_replicas(bench);
+        killed.join().map_err(|_| anyhow::anyhow!("the killer panicked"))?.and(converged)
+    })?;
+    inspection::finds_nothing(bench)?;
+    bench.docker(&["service", "rm", "twenty"])?;
+    Ok(())
+}
+
+fn twenty_replicas(bench: &Bench) -> Outcome {
     // Without --quiet and --detach: the CLI's own progress must come to its end.
     let output = bench.docker(&[
         "service",
@@ -49,8 +76,11 @@ pub fn twenty_replicas_converge(bench: &mut Bench) -> Outcome {
         *per_node.entry(task.node).or_default() += 1;
     }
     ensure!(per_node.values().all(|n| *n == 4), "uneven spread: {per_node:?}");
-    bench.docker(&["service", "rm", "twenty"])?;
     Ok(())
+}
+
+fn now() -> anyhow::Result<u64> {
+    Ok(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.subsec_nanos().into())
 }
 
 pub fn drain_and_active(bench: &mut Bench) -> Outcome {

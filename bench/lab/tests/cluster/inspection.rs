@@ -12,10 +12,7 @@ use crate::support::{Bench, Outcome};
 const CONVERGED: Duration = Duration::from_mins(1);
 
 pub fn of_every_node(bench: &mut Bench) -> Outcome {
-    // A manager that holds few sessions itself, and every node.
-    wait_until("verify finds nothing on any node", CONVERGED, || {
-        bench.meshctl("m2", &["verify", "--all"]).map(Some)
-    })?;
+    finds_nothing(bench)?;
     let statuses = json(bench, "m2", &["status", "--all"])?;
     let statuses = statuses.as_array().context("a list")?;
     ensure!(statuses.len() == bench.lab.nodes().len(), "statuses of {statuses:?}");
@@ -34,6 +31,13 @@ pub fn of_every_node(bench: &mut Bench) -> Outcome {
     let refused = bench.meshctl("w1", &["status", "--all"]).err().context("a worker asks others")?;
     ensure!(format!("{refused:#}").contains("only managers may ask other nodes"), "{refused:#}");
     Ok(())
+}
+
+/// Every node's kernel holds what the managers want.
+pub fn finds_nothing(bench: &Bench) -> Outcome {
+    // A manager that holds few sessions itself, and every node.
+    let verify = || bench.meshctl("m2", &["verify", "--all"]).map(Some);
+    wait_until("verify finds nothing on any node", CONVERGED, verify).map(drop)
 }
 
 fn json(bench: &Bench, node: &str, args: &[&str]) -> anyhow::Result<Value> {

@@ -1,5 +1,6 @@
 //! Connections that live long live on, whatever happens around them.
 
+use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::{Context as _, ensure};
@@ -47,6 +48,11 @@ pub fn downloads_live_on(bench: &mut Bench) -> Outcome {
     })?;
     step("a worker's, a backend's and the leader's daemon were killed and started");
 
+    for node in [&worker, &backend.node] {
+        upgrade(bench, node)?;
+    }
+    step("the worker's and the backend's daemon found what an older version had left, and took over");
+
     let n_forgotten = forget_flows(bench)?;
     ensure!(n_forgotten >= n, "only {n_forgotten} flows were cached");
     step(&format!("{n_forgotten} cached flows were removed"));
@@ -65,6 +71,19 @@ pub fn downloads_live_on(bench: &mut Bench) -> Outcome {
     })?;
     step("scaled from 8 to 4");
     finish(bench, downloads)
+}
+
+/// A daemon that is killed and started, and finds the pins of an older version in the place of its own.
+fn upgrade(bench: &Bench, node: &str) -> Outcome {
+    bench.lab.kill(node)?;
+    let own = PinDir::new(&bench.lab.bpffs_dir(node)?);
+    let older = own.of_version(own.version() - 1);
+    fs::rename(own.versioned(), older.versioned())?;
+    bench.lab.start(node)?;
+    wait_until("the older version's pins to go", SETTLE, || {
+        Ok((own.versioned().exists() && !older.versioned().exists()).then_some(()))
+    })?;
+    Ok(())
 }
 
 /// Downloads through one node's further address. The machine is lost, daemon and links, another node takes the address, and

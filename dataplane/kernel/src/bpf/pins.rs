@@ -109,6 +109,11 @@ impl PinDir {
         self.version
     }
 
+    /// Where all of the version's pins are but the flows.
+    pub fn versioned(&self) -> &Path {
+        &self.versioned
+    }
+
     /// Somebody has pinned the maps.
     pub fn has_tables(&self) -> bool {
         map::ALL.iter().all(|name| self.map(name).exists())
