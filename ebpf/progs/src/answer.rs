@@ -20,7 +20,9 @@ pub fn leave(packet: &Skb) -> Outcome {
     let config = maps::config().ok_or(DropReason::Unconfigured)?;
     let (attachment, ip) = scratch::of_task().ok_or(DropReason::Unconfigured)?;
     let reply = scratch::of_answer().ok_or(DropReason::Unconfigured)?;
-    let owner = maps::address_owner(reply.service).ok_or(DropReason::UnknownOwner)?;
+    let Some(owner) = maps::address_owner(reply.service) else {
+        return to_process(config, attachment, ip, reply);
+    };
     // The node that such a client's packets enter by learns which backend answers; an error has no flow of its own.
     let tells = reply.way & FLOW_STRAYED != 0 && !icmp::is_message(ip);
     if owner.is_unspecified() {
@@ -34,6 +36,16 @@ pub fn leave(packet: &Skb) -> Outcome {
     }
     let sender = if tells { MacAddr::of_endpoint(attachment.address) } else { ROUTER_MAC };
     Ok(route::tunnel_to_node(config, owner, sender))
+}
+
+/// To a node's own process, which has asked the task by the task's address in the ingress network.
+#[inline(always)]
+fn to_process(config: &NodeConfig, attachment: &Attachment, ip: &IpHeader, reply: &ReplyFlow) -> Outcome {
+    if maps::name(config.ingress_vni, reply.service) != Some(attachment.address) {
+        return Err(DropReason::UnknownOwner);
+    }
+    let node = maps::address_owner(ip.destination).ok_or(DropReason::UnknownOwner)?;
+    Ok(route::to_host_process(config, node))
 }
 
 #[inline(always)]

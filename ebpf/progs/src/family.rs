@@ -11,7 +11,7 @@ use ebpf_packet::{Flow, Version};
 
 use crate::account::Account;
 use crate::scratch::{self, Handed};
-use crate::skb::Skb;
+use crate::skb::{self, Skb};
 use crate::verdict::{self, Outcome, Verdict};
 use crate::{errors, ingress};
 use crate::{maps, stand_in, track, translate};
@@ -60,7 +60,8 @@ fn part_of_errors(account: &Account, packet: &Skb) -> i32 {
 fn deliver(packet: &Skb) -> Outcome {
     let config = maps::config().ok_or(DropReason::Unconfigured)?;
     let (handed, flow) = scratch::of_handed().ok_or(DropReason::Unconfigured)?;
-    ingress::hand_over(config, packet, flow, (handed.backend, &handed.endpoint), &handed.translated)
+    ingress::rewrite(config, packet, flow, (handed.backend, &handed.endpoint), &handed.translated)?;
+    Ok(skb::send_to_sandbox(handed.endpoint.ifindex))
 }
 
 #[inline(always)]

@@ -11,7 +11,7 @@ use ebpf_packet::hash::flow_hash;
 use ebpf_packet::{Flow, Version};
 
 use crate::maps::{self, FLOW_CACHE, FRONTENDS, TARGET_PORTS};
-use crate::skb::{self, Skb};
+use crate::skb::Skb;
 use crate::track::{self, Translated};
 use crate::verdict::{Outcome, Verdict};
 use crate::{gate, route, scratch};
@@ -233,6 +233,19 @@ fn first_to_ask(header: RingHeader<'_>, chooser: Chooser) -> u8 {
     chooser.hops
 }
 
+/// A node's own process asks a backend of this node, by the backend's address and target port. The task's socket may answer
+/// from another of its addresses and so by its way out; the row, like a client's, brings the answer back.
+#[inline(always)]
+pub fn from_process(flow: &Flow, backend: (Ip4, &Endpoint)) -> Outcome {
+    let target = TargetPort::new(flow.tuple.destination_port);
+    let target = &*scratch::target(target).ok_or(DropReason::Unconfigured)?;
+    let translated = match track::known(flow, backend.0, target.way) {
+        Some(translated) => translated,
+        None => track::open(flow, backend.0, target)?,
+    };
+    hand_on(flow, backend, &translated)
+}
+
 /// Leaves a packet for a backend of this node to a part of its own, see [`crate::family`].
 #[inline(always)]
 fn hand_on(flow: &Flow, (backend, endpoint): (Ip4, &Endpoint), translated: &Translated) -> Outcome {
@@ -244,16 +257,15 @@ fn hand_on(flow: &Flow, (backend, endpoint): (Ip4, &Endpoint), translated: &Tran
 
 /// Node address and published port become the task's.
 #[inline(always)]
-pub fn hand_over(
+pub fn rewrite(
     config: &NodeConfig,
     packet: &Skb,
     flow: &Flow,
     (backend, endpoint): (Ip4, &Endpoint),
     translated: &Translated,
-) -> Outcome {
+) -> Result<(), DropReason> {
     packet.set_macs(endpoint.mac, ROUTER_MAC)?;
     let task = maps::address(config.ingress_vni, backend, flow.version).ok_or(DropReason::NotIp)?;
     packet.set_source(flow, flow.tuple.source, translated.client_port)?;
-    packet.set_destination(flow, task, translated.target_port)?;
-    Ok(skb::send_to_sandbox(endpoint.ifindex))
+    packet.set_destination(flow, task, translated.target_port)
 }

@@ -165,6 +165,11 @@ pub fn address_owner(address: Ip) -> Option<Ip> {
     unsafe { ADDRESS_OWNERS.get(address) }.copied()
 }
 
+#[inline(always)]
+pub fn is_of_node(address: &Ip) -> bool {
+    ADDRESS_OWNERS.get_ptr(address).is_some()
+}
+
 /// The address is one of this node's own.
 #[inline(always)]
 pub fn is_own(address: Ip) -> bool {

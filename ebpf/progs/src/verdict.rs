@@ -35,6 +35,8 @@ impl Verdict {
     pub const TO_GATEWAY: Self = Self::Forward(TO_GATEWAY);
     /// To a task of this node, perhaps as the answer of a virtual address.
     pub const FOR_TASK: Self = Self::Forward(FOR_TASK);
+    /// A node's own process asks an endpoint of this node, which has to be remembered for the answer; the flow is in [`crate::scratch`].
+    pub const FROM_PROCESS: Self = Self::Forward(FROM_PROCESS);
     /// To the client that it answers, which a part of its own finds the way to.
     pub const ANSWER: Self = Self::Forward(ANSWER);
     /// A client's IPv6 packet, as [`crate::scratch`] has it, for a task that may listen on IPv4 alone.
@@ -70,6 +72,7 @@ pub const TO_VIP: i32 = 112;
 pub const VIP_ERROR: i32 = 113;
 pub const FOR_TASK: i32 = 114;
 pub const TO_GATEWAY: i32 = 115;
+pub const FROM_PROCESS: i32 = 116;
 
 /// Ends a part; `None` leaves the packet to the next.
 #[inline(always)]

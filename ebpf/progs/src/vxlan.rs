@@ -1,7 +1,7 @@
 //! What comes out of tunnels, by the VXLAN device or by [`crate::uplink`], and what the node's own processes send into the ingress network.
 
 use ebpf_abi::limits::ROUTER_MAC;
-use ebpf_abi::{Chooser, DropReason, Endpoint, Ip, Ip4, MacAddr, NodeConfig};
+use ebpf_abi::{Chooser, DropReason, Endpoint, Ip, Ip4, MacAddr, NodeConfig, protocol};
 use ebpf_packet::{Ethernet, Flow, IpHeader, NoFlow, Version, icmp};
 
 use crate::account::Account;
@@ -28,6 +28,10 @@ pub fn arrive(account: &Account, packet: &Skb) -> i32 {
         verdict::ERROR => part_of_errors(account, packet),
         verdict::FOR_TASK => {
             vips::part_of_answers(account, packet, scratch::of_tunnel().map_or(0, |tunnel| tunnel.vni))
+        }
+        verdict::FROM_PROCESS => {
+            let action = part_of_processes(account, packet);
+            if action == verdict::NEXT_PART { part_of_pieces(account, packet) } else { action }
         }
         other => other,
     }
@@ -62,6 +66,39 @@ fn part_of_all(account: &Account, packet: &Skb) -> i32 {
 #[inline(never)]
 fn part_of_errors(account: &Account, packet: &Skb) -> i32 {
     verdict::part(account, &Some(error(packet)))
+}
+
+#[inline(never)]
+fn part_of_processes(account: &Account, packet: &Skb) -> i32 {
+    verdict::part(account, &from_process(packet))
+}
+
+#[inline(never)]
+fn part_of_pieces(account: &Account, packet: &Skb) -> i32 {
+    verdict::part(account, &Some(asked(packet).map(|(_, endpoint)| skb::send_to_sandbox(endpoint.ifindex))))
+}
+
+/// To the endpoint of this node that the Ethernet header names; `None` for what has no ports that are known.
+#[inline(always)]
+fn from_process(packet: &Skb) -> Option<Outcome> {
+    let config = maps::config()?;
+    let ip = scratch::of_header()?;
+    let flow = fragments::flow_of_network(packet, ip, config.ingress_vni).ok()?;
+    fragments::remember_in_network(ip, flow, config.ingress_vni);
+    let (address, endpoint) = match asked(packet) {
+        Ok(asked) => asked,
+        Err(reason) => return Some(Err(reason)),
+    };
+    Some(ingress::from_process(flow, (address, &endpoint)))
+}
+
+/// The endpoint of the ingress network that the Ethernet header names.
+#[inline(always)]
+fn asked(packet: &Skb) -> Result<(Ip4, Endpoint), DropReason> {
+    let config = maps::config().ok_or(DropReason::Unconfigured)?;
+    let ethernet = Ethernet::parse(packet).map_err(|_| DropReason::Malformed)?;
+    let address = ethernet.destination.endpoint().ok_or(DropReason::UnknownEndpoint)?;
+    Ok((address, maps::endpoint(config.ingress_vni, address).ok_or(DropReason::UnknownEndpoint)?))
 }
 
 /// The packet, in the ingress network, is an error about an answer of an endpoint of this node.
@@ -147,7 +184,17 @@ fn learn(config: &NodeConfig, packet: &Skb, tunnel: &Tunnel, ip: &IpHeader, back
 #[inline(always)]
 fn to_endpoint(config: &NodeConfig, tunnel: &Tunnel, ip: &IpHeader, endpoint: &Endpoint) -> Outcome {
     check_source(config, tunnel, ip.source)?;
+    if tunnel.vni == config.ingress_vni && is_of_process(ip) {
+        return Ok(Verdict::FROM_PROCESS);
+    }
     Ok(if vips::are_asked() { Verdict::FOR_TASK } else { skb::send_to_sandbox(endpoint.ifindex) })
+}
+
+/// A node's own process has sent the packet, into the ingress network, and the answer may come by another way: see
+/// [`ingress::from_process`].
+#[inline(always)]
+fn is_of_process(ip: &IpHeader) -> bool {
+    (ip.protocol == protocol::UDP || ip.protocol == protocol::SCTP) && maps::is_of_node(&ip.source)
 }
 
 /// A node speaks for its own endpoints, and in the ingress network for its own addresses.
@@ -166,9 +213,41 @@ fn check_source(config: &NodeConfig, tunnel: &Tunnel, source: Ip) -> Result<(), 
 
 /// tc egress: packets of the node's own processes, and of tasks that come by their way out and have the node's address by
 /// now. What other programs sent here has its tunnel already.
-#[inline(never)]
+#[inline(always)]
 pub fn run_out(account: &Account, packet: &Skb) -> i32 {
+    let mut action = part_out(account, packet);
+    if action == verdict::FROM_PROCESS {
+        action = part_of_processes(account, packet);
+    }
+    match action {
+        verdict::HAND_OVER | verdict::FAMILY => part_to_task(account, packet),
+        verdict::NEXT_PART => part_of_own_pieces(account, packet),
+        other => other,
+    }
+}
+
+#[inline(never)]
+fn part_out(account: &Account, packet: &Skb) -> i32 {
     verdict::part(account, &Some(decide_out(packet)))
+}
+
+#[inline(never)]
+fn part_of_own_pieces(account: &Account, packet: &Skb) -> i32 {
+    verdict::part(account, &Some(asked(packet).map(|(_, endpoint)| skb::send(endpoint.ifindex))))
+}
+
+#[inline(never)]
+fn part_to_task(account: &Account, packet: &Skb) -> i32 {
+    verdict::part(account, &Some(to_task(packet)))
+}
+
+/// By the version that it came by: a node's routes lead its processes to tasks by IPv4 alone.
+#[inline(always)]
+fn to_task(packet: &Skb) -> Outcome {
+    let config = maps::config().ok_or(DropReason::Unconfigured)?;
+    let (handed, flow) = scratch::of_handed().ok_or(DropReason::Unconfigured)?;
+    ingress::rewrite(config, packet, flow, (handed.backend, &handed.endpoint), &handed.translated)?;
+    Ok(skb::send(handed.endpoint.ifindex))
 }
 
 #[inline(always)]
@@ -190,7 +269,7 @@ fn decide_out(packet: &Skb) -> Outcome {
     let endpoint = maps::endpoint(config.ingress_vni, name).ok_or(DropReason::NoRoute)?;
     packet.set_macs(endpoint.mac, ROUTER_MAC)?;
     if endpoint.is_local() {
-        return Ok(skb::send(endpoint.ifindex));
+        return Ok(if is_of_process(ip) { Verdict::FROM_PROCESS } else { skb::send(endpoint.ifindex) });
     }
     packet.set_tunnel((config.vtep, endpoint.vtep), config.ingress_vni)?;
     Ok(Verdict::Pass)

@@ -169,7 +169,39 @@ pub fn udp_goes_the_same_way(bench: &mut Bench) -> Outcome {
         Ok(answers)
     })??;
     ensure!(answers.len() == 50, "{} answers", answers.len());
+    nodes_ask_by_udp(bench)?;
     bench.docker(&["service", "rm", "echo"])?;
+    Ok(())
+}
+
+/// The nodes' own processes, with connected sockets of either family; the servers are bound to the wildcard address.
+fn nodes_ask_by_udp(bench: &Bench) -> Outcome {
+    for node in bench.lab.nodes() {
+        let mut targets: Vec<IpAddr> = vec![Ipv4Addr::LOCALHOST.into(), node.address.into()];
+        if bench_lab::has_ipv6() {
+            targets.extend([IpAddr::from(Ipv6Addr::LOCALHOST), node.address6().into()]);
+        }
+        bench.lab.inside(&node.name, || -> Outcome {
+            // With twelve sockets at each address, all three tasks are asked.
+            for target in targets.iter().cycle().take(12 * targets.len()) {
+                let socket = UdpSocket::bind(if target.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" })?;
+                socket.set_read_timeout(Some(Duration::from_secs(3)))?;
+                socket.connect((*target, 9000))?;
+                socket.send(b"ping")?;
+                let mut buffer = [0; 1500];
+                let n_bytes = socket.recv(&mut buffer);
+                let n_bytes = n_bytes.with_context(|| format!("{}: no answer from {target}", node.name))?;
+                let answer = String::from_utf8_lossy(&buffer[..n_bytes]);
+                let own = node.address.to_string();
+                ensure!(
+                    answer.contains(&own),
+                    "{} → {target}: the task saw another peer: {answer}",
+                    node.name
+                );
+            }
+            Ok(())
+        })??;
+    }
     Ok(())
 }
 

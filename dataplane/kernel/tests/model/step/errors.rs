@@ -145,16 +145,16 @@ impl Walk<'_> {
         let key = ReplyKey::new((task, asked.destination_port), client, asked.protocol);
         let flow = *self.tables.written.replies.get(&key)?;
         if ip.family == Family::V4 && !flow.service.is_v4() {
-            return Some(self.restore_error_as_v6(client.0, &flow));
+            return Some(self.restore_error_as_v6(client.0, &flow, task));
         }
-        Some(self.restore_error(ip, &flow))
+        Some(self.restore_error(ip, &flow, task))
     }
 
-    fn restore_error(&mut self, ip: &Network, flow: &ReplyFlow) -> Step {
+    fn restore_error(&mut self, ip: &Network, flow: &ReplyFlow, task: Ip4) -> Step {
         self.translate_fault_address(ip.family, Side::Destination, flow.service)?;
         self.translate_fault_port(ip.family, Side::Source, flow.client_port)?;
         self.translate_fault_port(ip.family, Side::Destination, flow.service_port)?;
         self.set_error_address(ip.family, Side::Source, flow.service)?;
-        self.leave_from(flow, ip.destination)
+        self.leave_from(flow, ip.destination, task)
     }
 }

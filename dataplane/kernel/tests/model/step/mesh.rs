@@ -186,19 +186,29 @@ impl Walk<'_> {
         self.send_tunnelled(endpoint.vtep, vni, (endpoint.mac, chooser.mac()))
     }
 
-    fn hand_over(&mut self, segment: &Segment, (backend, endpoint): Backend, mut seen: Seen) -> Step {
-        let tuple = segment.tuple;
+    pub fn hand_over(&mut self, segment: &Segment, (backend, endpoint): Backend, mut seen: Seen) -> Step {
         self.settle(segment, (backend, endpoint), &mut seen);
         if seen.family == FLOW_AS_IPV4 {
             return self.hand_over_as_v4(segment, (backend, endpoint), seen);
         }
+        self.rewrite(segment, (backend, endpoint), seen)?;
+        Ok(Verdict::Forward(Way::Sandbox(endpoint.ifindex)))
+    }
+
+    /// Becomes the task's, by the family that it came by.
+    pub fn rewrite(
+        &mut self,
+        segment: &Segment,
+        (backend, endpoint): Backend,
+        seen: Seen,
+    ) -> Result<(), DropReason> {
+        let tuple = segment.tuple;
         self.set_macs(endpoint.mac, ROUTER_MAC);
         let task = self.task_address(backend, Family::of_address(tuple.destination))?;
         let client = (tuple.source, tuple.source_port);
         self.translate(segment, Side::Source, client, (client.0, seen.client))?;
         let service = (tuple.destination, tuple.destination_port);
-        self.translate(segment, Side::Destination, service, (task, seen.target))?;
-        Ok(Verdict::Forward(Way::Sandbox(endpoint.ifindex)))
+        self.translate(segment, Side::Destination, service, (task, seen.target))
     }
 }
 

@@ -121,8 +121,11 @@ impl Walk<'_> {
 
     /// A packet to a flow's client, which leaves from the node that has the address now that the client asked, or from this
     /// one, if the service wants that and the kernel knows a way.
-    fn leave_from(&mut self, flow: &ReplyFlow, client: Ip) -> Step {
-        Ok(match self.owner(flow.service)? {
+    fn leave_from(&mut self, flow: &ReplyFlow, client: Ip, task: Ip4) -> Step {
+        let Ok(owner) = self.owner(flow.service) else {
+            return self.answer_process(flow.service, client, task);
+        };
+        Ok(match owner {
             owner if owner.is_unspecified() => self.leave_here(client),
             _ if flow.way & FLOW_DSR != 0 && self.reaches(client) => self.leave_here(client),
             owner => self.send_to_node(owner, ROUTER_MAC),
@@ -141,12 +144,26 @@ impl Walk<'_> {
     /// The same for an answer of a flow, as its client's packets have it, that comes here by a detour: the node that they
     /// enter by learns who answers.
     fn leave_and_tell(&mut self, tuple: FlowTuple, backend: Ip4) -> Step {
-        Ok(match self.owner(tuple.destination)? {
+        let Ok(owner) = self.owner(tuple.destination) else {
+            return self.answer_process(tuple.destination, tuple.source, backend);
+        };
+        Ok(match owner {
             owner if owner.is_unspecified() => {
                 self.tables.learn(tuple, backend);
                 self.leave_here(tuple.source)
             }
             owner => self.send_to_node(owner, MacAddr::of_endpoint(backend)),
+        })
+    }
+
+    /// A process that has asked the task by the task's own address is on the node that it has its address from.
+    fn answer_process(&mut self, service: Ip, process: Ip, task: Ip4) -> Step {
+        if self.tables.name(self.tables.wanted.config.ingress_vni, service) != Some(task) {
+            return Err(DropReason::UnknownOwner);
+        }
+        Ok(match self.owner(process)? {
+            owner if owner.is_unspecified() => self.leave_here(process),
+            owner => self.send_to_node(owner, ROUTER_MAC),
         })
     }
 

@@ -110,7 +110,7 @@ impl Walk<'_> {
         self.translate(segment, Side::Source, task, (flow.service, flow.service_port))?;
         self.translate(segment, Side::Destination, client, (client.0, flow.client_port))?;
         if flow.way & FLOW_STRAYED == 0 {
-            return self.leave_from(flow, client.0);
+            return self.leave_from(flow, client.0, attachment.address);
         }
         let service = (flow.service, flow.service_port);
         let tuple = FlowTuple::new((client.0, flow.client_port), service, tuple.protocol);

@@ -225,7 +225,7 @@ impl Walk<'_> {
         self.frame.splice(ETHERNET..ETHERNET + 20, [start, extension].concat());
         put(&mut self.frame, 12, &IPV6);
         if flow.way & FLOW_STRAYED == 0 {
-            return self.leave_from(flow, client);
+            return self.leave_from(flow, client, attachment.address);
         }
         let service = (flow.service, flow.service_port);
         let tuple = FlowTuple::new((client, flow.client_port), service, segment.tuple.protocol);
@@ -272,7 +272,7 @@ impl Walk<'_> {
     }
 
     /// A task's error about a client's packet.
-    pub fn restore_error_as_v6(&mut self, client: Ip, flow: &ReplyFlow) -> Step {
+    pub fn restore_error_as_v6(&mut self, client: Ip, flow: &ReplyFlow, task: Ip4) -> Step {
         let said: [u8; 8] = at(&self.frame, Family::V4.icmp()).ok_or(DropReason::Malformed)?;
         let mtu = u32::from(u16::from_be_bytes([said[6], said[7]])) + 20;
         let (kind, rest) = match (said[0], said[1]) {
@@ -296,7 +296,7 @@ impl Walk<'_> {
         self.frame.extend(header6((0, protocol::ICMP6, 64), 56, (flow.service, client)));
         self.frame.extend(message);
         put(&mut self.frame, 12, &IPV6);
-        self.leave_from(flow, client)
+        self.leave_from(flow, client, task)
     }
 }
 

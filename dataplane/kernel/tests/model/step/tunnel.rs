@@ -1,8 +1,9 @@
 //! The tunnel device: packets that come out of tunnels, and those that this node's processes send into the ingress network.
 
 use ebpf_abi::limits::ROUTER_MAC;
-use ebpf_abi::{Chooser, DropReason, EndpointKey, FlowTuple, Ip, Ip4, MacAddr};
+use ebpf_abi::{Chooser, DropReason, EndpointKey, FlowTuple, Ip, Ip4, MacAddr, TargetPort, protocol};
 
+use super::state::Seen;
 use super::{Step, Verdict, Walk, Way, is_group};
 use crate::frame::{Link, NoPorts, Segment, fault_of_answer};
 use crate::network::{Family, Network};
@@ -34,6 +35,10 @@ impl Walk<'_> {
         let endpoint = *endpoint.filter(|endpoint| endpoint.is_local()).ok_or(DropReason::UnknownEndpoint)?;
         if self.tables.name(vni, ip.destination) == Some(address) {
             self.check_sender(vni, remote, ip.source)?;
+            if let Some(segment) = self.of_process(&ip).filter(|_| vni == config.ingress_vni) {
+                let seen = self.process_asks(&ip, &segment, address)?;
+                return self.hand_over(&segment, (address, endpoint), seen);
+            }
             return self.hand_to_task(vni, &ip, address, &endpoint);
         }
         if vni != config.ingress_vni {
@@ -112,10 +117,32 @@ impl Walk<'_> {
         let endpoint = self.tables.backend(name).ok_or(DropReason::NoRoute)?;
         self.set_macs(endpoint.mac, ROUTER_MAC);
         if endpoint.is_local() {
+            if let Some(segment) = self.of_process(&ip) {
+                let seen = self.process_asks(&ip, &segment, name)?;
+                self.rewrite(&segment, (name, endpoint), seen)?;
+            }
             return Ok(Verdict::Forward(Way::Out(endpoint.ifindex)));
         }
         self.tunnel = Some((config.ingress_vni, endpoint.vtep));
         Ok(Verdict::Pass)
+    }
+
+    /// What a node's own process sends to an endpoint, if the answer may come from another of the task's addresses: datagrams,
+    /// and SCTP.
+    fn of_process(&self, ip: &Network) -> Option<Segment> {
+        let may_stray = [protocol::UDP, protocol::SCTP].contains(&ip.protocol);
+        let is_nodes = self.tables.wanted.address_owners.contains_key(&ip.source);
+        let vni = self.tables.wanted.config.ingress_vni;
+        (may_stray && is_nodes).then(|| self.tables.segment_of_network(&self.frame, ip, vni).ok())?
+    }
+
+    /// Has a row like a client's, by the task's own address and port.
+    fn process_asks(&mut self, ip: &Network, segment: &Segment, task: Ip4) -> Result<Seen, DropReason> {
+        self.tables.remember_in_network(ip, segment, self.tables.wanted.config.ingress_vni);
+        if let Some(seen) = self.tables.client_sends(segment, task, 0) {
+            return Ok(seen);
+        }
+        self.tables.flow_begins(segment, task, TargetPort::new(segment.tuple.destination_port))
     }
 
     fn ip(&self) -> Result<(Link, Network), DropReason> {
