@@ -17,6 +17,7 @@ mod preflight;
 mod ring_blocks;
 mod rings;
 mod runs;
+mod socket_nats;
 mod sys;
 mod table;
 mod tables;

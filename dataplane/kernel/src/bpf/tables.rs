@@ -86,6 +86,7 @@ impl Tables {
             replies: self.replies.in_turns(pause),
             stand_ins: self.stand_ins.in_turns(pause),
             vip_flows: self.vip_flows.in_turns(pause),
+            socket_nat: self.socket_nat.in_turns(pause),
             ..self
         }
     }

@@ -140,7 +140,7 @@ impl Kernel for LinuxKernel {
     }
 
     fn sweeper(&self) -> LinuxSweeper {
-        LinuxSweeper::new(self.options.bpffs_dir.clone())
+        LinuxSweeper::new(self.options.bpffs_dir.clone(), self.net.sockets())
     }
 
     fn tick(&mut self) -> Result<(), KernelError> {

@@ -1,18 +1,43 @@
-//! Collecting flows that have ended, beside everything else: by handles of its own.
+//! Collecting flows that have ended, and translations of sockets that are closed, beside everything else: by handles of its own.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
+use ebpf_abi::SocketNatKey;
+
 use crate::bpf::{PinDir, Tables};
+use crate::net::NodeSockets;
 use crate::seam::{KernelError, Pause, Sweeper};
+
+/// One sweep in so many looks at sockets too: that lists all of the node's and of each sandbox's, and what it finds can wait.
+const SWEEPS_PER_LOOK: u32 = 6;
 
 /// The pinned tables of a node's flows.
 pub struct LinuxSweeper {
     bpffs_dir: PathBuf,
+    sockets: NodeSockets,
+    /// Translations whose sockets the last look has not found.
+    missed: BTreeSet<SocketNatKey>,
+    /// Sweeps until the next look.
+    n_to_look: u32,
 }
 
 impl LinuxSweeper {
-    pub(super) fn new(bpffs_dir: PathBuf) -> Self {
-        Self { bpffs_dir }
+    pub(super) fn new(bpffs_dir: PathBuf, sockets: NodeSockets) -> Self {
+        Self { bpffs_dir, sockets, missed: BTreeSet::new(), n_to_look: 0 }
+    }
+
+    fn sweep_sockets(&mut self, tables: &mut Tables) -> Result<(), KernelError> {
+        if self.n_to_look > 0 {
+            self.n_to_look -= 1;
+            return Ok(());
+        }
+        self.n_to_look = SWEEPS_PER_LOOK - 1;
+        let Some(open) = self.sockets.cookies()? else { return Ok(()) };
+        match tables.sweep_socket_nats(&open, &mut self.missed) {
+            Err(error) if !error.is_break() => Err(KernelError::of(&error)),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -29,7 +54,8 @@ impl Sweeper for LinuxSweeper {
         // Each is tried whatever becomes of the other.
         let sweeps = [tables.sweep_flows(), tables.sweep_vip_flows()];
         let failed = sweeps.into_iter().filter_map(Result::err).filter(|error| !error.is_break());
-        let reasons: Vec<String> = failed.map(|error| KernelError::of(&error).0).collect();
+        let mut reasons: Vec<String> = failed.map(|error| KernelError::of(&error).0).collect();
+        reasons.extend(self.sweep_sockets(&mut tables).err().map(|error| error.0));
         if reasons.is_empty() { Ok(()) } else { Err(KernelError(reasons.join("; "))) }
     }
 }

@@ -17,6 +17,8 @@ const HEADER_BYTES: usize = 16;
 const ID_BYTES: usize = 48;
 /// Of the destination in it.
 const ID_DESTINATION: usize = 20;
+/// Of the cookie in it, whose lower half comes first.
+const ID_COOKIE: usize = 40;
 /// Of the id in `struct inet_diag_msg`.
 const MESSAGE_ID: usize = 4;
 const INET_DIAG_REQ_BYTECODE: u16 = 1;
@@ -24,6 +26,9 @@ const INET_DIAG_REQ_BYTECODE: u16 = 1;
 /// States in which a TCP socket has a peer whose silence it would wait for: established, SYN sent, both FIN waits, close
 /// wait, last ACK, closing (bits by `net/tcp_states.h`). A connected UDP socket is "established".
 const STATES: u32 = 1 << 1 | 1 << 2 | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9 | 1 << 11;
+
+/// The same, and the state of datagram sockets without a peer: that of a closed TCP socket.
+const STATES_OF_ALL: u32 = STATES | 1 << 7;
 
 /// Opcodes of the comparison (`struct inet_diag_bc_op`).
 const JUMP: u8 = 1;
@@ -74,6 +79,13 @@ impl Found {
     /// No socket: no port is 0, and no cookie.
     pub(super) const NONE: Self = Self { is_ipv6: false, id: [0; ID_BYTES] };
 
+    /// The number that is this socket's alone, and what BPF programs know it by.
+    pub(super) fn cookie(&self) -> u64 {
+        let half =
+            |at: usize| u64::from(u32_at(&self.id, at).expect("a cookie is the id's last eight bytes"));
+        half(ID_COOKIE) | half(ID_COOKIE + 4) << 32
+    }
+
     pub(super) fn peer(&self) -> IpAddr {
         let mut address = [0; 16];
         address.copy_from_slice(&self.id[ID_DESTINATION..ID_DESTINATION + 16]);
@@ -91,14 +103,17 @@ pub(super) enum Wanted<'a> {
     /// With a peer among these, which are few; none, where there are none.
     With(&'a [Ipv4Addr]),
     All,
+    /// Those without a peer too.
+    EvenAlone,
 }
 
-/// Asks for sockets that have a peer.
+/// Asks for sockets, which have a peer unless it says otherwise.
 pub(super) fn list(kind: Kind, wanted: Wanted<'_>) -> Vec<u8> {
     let (states, code) = match wanted {
         Wanted::With([]) => (0, Vec::new()),
         Wanted::With(peers) => (STATES, comparison(peers)),
         Wanted::All => (STATES, Vec::new()),
+        Wanted::EvenAlone => (STATES_OF_ALL, Vec::new()),
     };
     let mut payload = request(kind, states, &[0; ID_BYTES]);
     if !code.is_empty() {

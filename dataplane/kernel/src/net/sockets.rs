@@ -15,7 +15,7 @@ use rtnetlink::sys::protocols::NETLINK_SOCK_DIAG;
 
 use super::namespace::Namespace;
 use super::sock_diag::{self, Answer, Found, KINDS, Kind, Wanted};
-use super::{NetError, netns_path};
+use super::{NetError, netns_path, sandbox};
 use crate::seam::{KernelError, Sockets};
 
 /// Most peers that the kernel is asked to compare with: it compares each of its sockets with each of them, and checks the
@@ -32,6 +32,19 @@ pub struct NodeSockets {
 impl NodeSockets {
     pub(super) fn new(netns_dir: &Path, can_reset: bool) -> Self {
         Self { netns_dir: netns_dir.to_owned(), can_reset }
+    }
+
+    /// The cookies of all sockets of the node and its sandboxes that may have been translated; `None` where the kernel doesn't
+    /// tell.
+    pub fn cookies(&self) -> Result<Option<BTreeSet<u64>>, KernelError> {
+        if !self.can_reset {
+            return Ok(None);
+        }
+        let mut found = self.within(None, cookies)?;
+        for id in sandbox::ids(&self.netns_dir).map_err(|error| KernelError::of(&error))? {
+            found.append(&mut self.within(Some(&id), cookies)?);
+        }
+        Ok(Some(found))
     }
 
     /// Nothing where there is no such sandbox, or where sockets can't be reset.
@@ -98,6 +111,18 @@ fn peers(families: &Families) -> Result<BTreeSet<Ipv4Addr>, NetError> {
         peers.extend(found.iter().filter_map(|socket| families.peer(socket)));
     }
     Ok(peers)
+}
+
+/// Of the calling thread's namespace.
+fn cookies() -> Result<BTreeSet<u64>, NetError> {
+    let diagnosis = Diagnosis::open_here()?;
+    let mut cookies = BTreeSet::new();
+    for kind in KINDS {
+        let found =
+            diagnosis.list(kind, Wanted::EvenAlone).map_err(|error| NetError::io("list sockets", error))?;
+        cookies.extend(found.iter().map(Found::cookie));
+    }
+    Ok(cookies)
 }
 
 /// Can this kernel end sockets of others?

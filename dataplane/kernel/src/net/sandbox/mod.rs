@@ -12,7 +12,7 @@ use super::namespace::Namespace;
 use super::netlink::Netlink;
 use super::{NetError, sysctl};
 
-pub(super) use observe::observe;
+pub(super) use observe::{ids, observe};
 
 /// Makes the sandbox, or makes it what it should be. Legs that are right stay as they are, with their connections.
 pub(super) async fn put(node: &Netlink, path: &Path, net: &SandboxNet) -> Result<(), NetError> {

@@ -43,7 +43,8 @@ pub(in crate::net) async fn observe(
     Ok(())
 }
 
-fn ids(netns_dir: &Path) -> Result<Vec<SandboxId>, NetError> {
+/// The sandboxes that there are files for.
+pub(in crate::net) fn ids(netns_dir: &Path) -> Result<Vec<SandboxId>, NetError> {
     let entries = match fs::read_dir(netns_dir) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
