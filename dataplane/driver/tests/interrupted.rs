@@ -249,6 +249,19 @@ fn on_the_way_out() {
     dies_on_the_way(Goal::Updated, Goal::Nothing);
 }
 
+/// The first steps are those on what is there without us.
+#[test]
+fn who_died_on_the_way_in_and_is_told_nothing_more_leaves_nothing() {
+    let mut lab = Lab::new(|_| {});
+    let untouched = picture(&lab.a.ns);
+    for n_steps in 1..6 {
+        lab.a.kill();
+        Death { goal: Goal::First, n_steps, moment: Moment::After }.happen(&lab.a).expect("it dies");
+        reach(&mut lab, Goal::Nothing, 1);
+        check(&lab, Goal::Nothing, &untouched);
+    }
+}
+
 fn now() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().subsec_nanos().into()
 }

@@ -13,7 +13,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use dataplane_model::kernel_state::LinkName;
+use dataplane_model::kernel_state::{Change, LinkName};
 use dataplane_model::{KernelState, Op};
 
 use crate::bpf::{self, Bpf, PinDir, Tables};
@@ -119,6 +119,9 @@ impl Kernel for LinuxKernel {
     }
 
     async fn apply(&mut self, op: &Op) -> Result<(), KernelError> {
+        if let Op::Forwarding(Change::Put(name, _)) | Op::Forwarding6(Change::Put(name, _)) = op {
+            self.note_uplink(name)?;
+        }
         let is_done = self.net.apply(op).await.map_err(|error| KernelError::of(&error))?;
         if is_done { Ok(()) } else { self.apply_bpf(op).await }
     }

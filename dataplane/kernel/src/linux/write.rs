@@ -105,6 +105,16 @@ impl LinuxKernel {
         self.set_config(&NodeConfig { uplink_ifindex, ..NodeConfig::default() })
     }
 
+    /// Before anything of it is changed: who dies between leaves a trace to him who takes it away.
+    pub(super) fn note_uplink(&mut self, name: &LinkName) -> Result<(), KernelError> {
+        let is_ours = [LinkName::gateway_bridge(), LinkName::vxlan()].contains(name);
+        if is_ours || self.last_uplink().is_some() {
+            return Ok(());
+        }
+        let uplink_ifindex = links::existing(name)?;
+        self.set_config(&NodeConfig { uplink_ifindex, ..NodeConfig::default() })
+    }
+
     fn set_cookie(&mut self, change: &Change<SandboxId, Vnis>) -> Result<(), KernelError> {
         let Some(cookie) = self.cookie(change.key())? else {
             return match change {
