@@ -129,6 +129,45 @@ fn check_reset(sockets: &mut Connected) {
     }
 }
 
+/// Each datagram of a socket without a peer asks the ring. One with a peer that is gone has none until it is connected again.
+#[test]
+fn datagrams_find_another_backend() {
+    let (lab, Connected { datagrams, .. }) = connected();
+    let five = lab.a.sandbox(5);
+    let alone: Vec<UdpSocket> = (0..N_TRIES).map(|_| five.run(unconnected)).collect();
+    assert!(alone.iter().any(|socket| ask_by_address(socket) == "six"));
+
+    lab.a.converge(with_lone_task(view::without_task(2, NODE_A, 6)));
+
+    for socket in alone {
+        assert_eq!(ask_by_address(&socket), "five");
+    }
+    for (_, socket) in datagrams.into_iter().filter(|(name, _)| name == "six") {
+        let outcome = socket.recv(&mut [0; 64]).map_err(|error| error.kind());
+        assert_eq!(outcome, Err(ErrorKind::ConnectionAborted));
+        let connected_again = five.run(move || {
+            socket.connect((view::VIP, 80)).unwrap();
+            ask(&socket)
+        });
+        assert_eq!(connected_again, Ok("five".to_owned()));
+    }
+}
+
+fn unconnected() -> UdpSocket {
+    let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+    socket.set_read_timeout(Some(lab::PATIENCE)).unwrap();
+    socket
+}
+
+/// Who answers; by the virtual address, as the socket sees it.
+fn ask_by_address(socket: &UdpSocket) -> String {
+    let mut answer = [0; 64];
+    socket.send_to(b"?", (view::VIP, 80)).unwrap();
+    let (n_bytes, from) = socket.recv_from(&mut answer).unwrap();
+    assert_eq!(from, (view::VIP, 80).into());
+    String::from_utf8_lossy(&answer[..n_bytes]).split(' ').next().unwrap().to_owned()
+}
+
 /// The row is gone, and so is the driver that would have reset the sockets.
 #[test]
 fn sockets_that_a_killed_driver_left_are_reset_by_the_next() {
