@@ -64,7 +64,7 @@ pub(crate) fn node(view: &NodeView, facts: &NodeFacts, uplink: (&LinkName, &Upli
     let mut plan = Plan::default();
     plan_node(view, facts, uplink, &mut plan);
     sandboxes::plan(view, facts, uplink.1.mtu_bytes, &mut plan);
-    plan_prefixes6(view, &mut plan.state);
+    plan_prefixes6(view, facts, &mut plan.state);
     hooks::plan(facts, &mut plan);
     if !facts.has_socket_reset {
         plan.problems.push(NO_SOCKET_RESET.to_owned());
@@ -225,13 +225,17 @@ pub(crate) fn peers(view: &NodeView, facts: &NodeFacts) -> (Table<IpAddr, Presen
     (view.peers.keys().map(|vtep| (*vtep, Present)).collect(), owners)
 }
 
-/// Both addresses of endpoints belong together by their host number: the IPv6 prefix goes as far as that.
-fn plan_prefixes6(view: &NodeView, state: &mut KernelState) {
-    for network in view.networks.values() {
-        let Some(subnet6) = network.subnet6 else { continue };
-        let bits = 96 + network.subnet.prefix();
+/// Both addresses of endpoints, and of who is behind the gateway bridge, belong together by their host number: the IPv6 prefix
+/// goes as far as that.
+fn plan_prefixes6(view: &NodeView, facts: &NodeFacts, state: &mut KernelState) {
+    let networks = view.networks.values().map(|network| (network.vni, network.subnet, network.subnet6));
+    for (vni, subnet, subnet6) in
+        networks.chain([(sandboxes::BRIDGE, facts.gateway_subnet, facts.gateway_subnet6)])
+    {
+        let Some(subnet6) = subnet6 else { continue };
+        let bits = 96 + subnet.prefix();
         let subnet6 = Ipv6Network::new(subnet6.network(), bits).expect("an IPv4 prefix has 32 bits at most");
-        state.prefixes6.insert(network.vni, Dual { subnet: network.subnet, subnet6 });
+        state.prefixes6.insert(vni, Dual { subnet, subnet6 });
     }
 }
 

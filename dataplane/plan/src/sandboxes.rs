@@ -7,8 +7,8 @@ use dataplane_model::kernel_state::{
     AttachmentRole, AttachmentRow, Endpoint, EndpointKey, Leg, Leg6, LinkName, PacketFilter, Place,
     SandboxNet, Singleton, Vnis,
 };
-use dataplane_model::{Attachment, Mac, Network, NodeView, Sandbox, SandboxId, address6_of};
-use ebpf_abi::limits::MAX_SANDBOX_NETWORKS;
+use dataplane_model::{Attachment, Mac, Network, NodeView, Sandbox, SandboxId, Vni, address6_of};
+use ebpf_abi::limits::{BRIDGE_VNI, MAX_SANDBOX_NETWORKS};
 use ipnetwork::{Ipv4Network, Ipv6Network};
 
 use crate::facts::{Forwarding6, NodeFacts};
@@ -18,6 +18,8 @@ use crate::plan::{IPV6_MIN_MTU_BYTES, Plan, carries_ipv6, ingress_vni, ipv4_of_n
 /// Routing table of `eth0`'s address; the next ones follow. Low numbers, but for the kernel's own at 253–255, are free in
 /// a namespace that is ours.
 const FIRST_TABLE: u32 = 100;
+/// The rows of what is behind the gateway bridge have this in place of a network's VNI.
+pub(crate) const BRIDGE: Vni = Vni::new(BRIDGE_VNI).expect("24 bits");
 /// The smallest MTU of an IPv4 interface (RFC 791 section 3.2).
 const MIN_MTU_BYTES: u32 = 68;
 
@@ -214,23 +216,25 @@ fn plan_one(
     for (leg, network) in &overlay {
         let role =
             if ingress == Some(network.vni) { AttachmentRole::Ingress } else { AttachmentRole::Overlay };
-        state.attachments.insert(leg.host.clone(), attachment(leg, network, leg.address, role));
+        state.attachments.insert(leg.host.clone(), attachment(leg, network.vni, leg.address, role));
         let key = EndpointKey { vni: network.vni, address: leg.address.ip() };
         let place = Place::Local(leg.host.clone());
         state.endpoints.insert(key, Endpoint { mac: leg.mac, place, serves: false });
-        if let (AttachmentRole::Ingress, Some(way_out)) = (role, &way_out) {
-            let row = attachment(way_out, network, leg.address, AttachmentRole::WayOut);
-            state.attachments.insert(way_out.host.clone(), row);
-        }
+    }
+    if let Some(way_out) = &way_out {
+        // Clients of published ports know the task by its address in the routing mesh's network.
+        let known = overlay.iter().find(|(_, network)| Some(network.vni) == ingress).map(|(leg, _)| leg);
+        let row = attachment(way_out, BRIDGE, known.unwrap_or(way_out).address, AttachmentRole::WayOut);
+        state.attachments.insert(way_out.host.clone(), row);
     }
     state.cookies.insert(id.clone(), Vnis(overlay.iter().map(|(_, network)| network.vni).collect()));
     let legs = overlay.into_iter().map(|(leg, _)| leg).chain(way_out).collect();
     state.sandboxes.insert(id.clone(), SandboxNet { legs });
 }
 
-fn attachment(leg: &Leg, network: &Network, address: Ipv4Network, role: AttachmentRole) -> AttachmentRow {
+fn attachment(leg: &Leg, vni: Vni, address: Ipv4Network, role: AttachmentRole) -> AttachmentRow {
     let Leg { mac, gateway, mtu_bytes, .. } = *leg;
-    AttachmentRow { vni: network.vni, address, mac, gateway, mtu_bytes, role }
+    AttachmentRow { vni, address, mac, gateway, mtu_bytes, role }
 }
 
 fn publish_on_host(

@@ -9,6 +9,8 @@ pub const ROUTER_MAC: MacAddr = MacAddr(*b"\x02MESH\x00");
 /// VNI of liveness probes: never a network's. The data path of a node echoes such datagrams (RFC 7348 leaves the choice
 /// of VNIs to the operator; the allocator starts at 4096 and goes up).
 pub const PROBE_VNI: u32 = 0x00ff_ffff;
+/// In place of a VNI for what is behind the gateway bridge: never a network's either, and in no tunnel.
+pub const BRIDGE_VNI: u32 = 0x00ff_fffe;
 
 /// Published ports × own addresses (and localhost): 4,000 ports on 16 addresses.
 pub const MAX_FRONTENDS: u32 = 65_536;

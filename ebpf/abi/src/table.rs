@@ -162,9 +162,10 @@ map_type! {
 /// any node.
 pub const ATTACHMENT_INGRESS: u8 = 1;
 
-/// The way out of a task that is in the ingress network, whose address there is the row's `address`; MAC, gateway and MTU
-/// are the way out's own. Only datagrams that answer clients of published ports are taken: a server that answers from an
-/// unbound socket lets its routing table choose the interface and the source address.
+/// The way out of a task, its leg at the gateway bridge: the VNI is [`crate::limits::BRIDGE_VNI`], MAC, gateway and MTU are the
+/// way out's own, and `address` is the one that the task has in the ingress network, or of its own here if it isn't there.
+/// Datagrams that answer clients of published ports are taken, as a server that answers from an unbound socket lets its
+/// routing table choose the interface and the source address. All else passes if it is from the address that the MAC names.
 pub const ATTACHMENT_WAY_OUT: u8 = 2;
 
 map_type! {

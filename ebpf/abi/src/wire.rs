@@ -202,6 +202,16 @@ impl MacAddr {
             _ => None,
         }
     }
+
+    /// The link-local IPv6 address that an interface with this MAC gives itself (RFC 4862 section 5.3, RFC 4291 appendix A).
+    #[inline]
+    pub const fn link_local(self) -> Ip {
+        const UNIVERSAL: u8 = 2;
+        let mac = self.0;
+        let high = u32::from_ne_bytes([mac[0] ^ UNIVERSAL, mac[1], mac[2], 0xff]);
+        let low = u32::from_ne_bytes([0xfe, mac[3], mac[4], mac[5]]);
+        Ip::from_be_words([0xfe80_0000_u32.to_be(), 0, high, low])
+    }
 }
 
 impl From<Ipv4Addr> for Ip4 {
@@ -335,5 +345,7 @@ mod tests {
         let ip = Ip4([10, 0, 0, 5]);
         assert_eq!(MacAddr::of_endpoint(ip).endpoint(), Some(ip));
         assert_eq!(crate::limits::ROUTER_MAC.endpoint(), None);
+        let link_local: IpAddr = "fe80::42:aff:fe00:5".parse().unwrap();
+        assert_eq!(IpAddr::from(MacAddr::of_endpoint(ip).link_local()), link_local);
     }
 }

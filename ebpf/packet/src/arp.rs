@@ -23,6 +23,16 @@ pub struct Request {
     pub target: Ip4,
 }
 
+/// The MAC and address that a question or an answer says its sender has; `Ok(None)` for what is not about IPv4 addresses.
+#[inline]
+pub fn sender(packet: &impl Bytes) -> Result<Option<(MacAddr, Ip4)>, Truncated> {
+    let b = packet.load::<LEN>(ethernet::LEN)?;
+    if [b[0], b[1], b[2], b[3], b[4], b[5]] != KIND {
+        return Ok(None);
+    }
+    Ok(Some((MacAddr([b[8], b[9], b[10], b[11], b[12], b[13]]), Ip4([b[14], b[15], b[16], b[17]]))))
+}
+
 impl Request {
     /// `Ok(None)` for anything but a request for an IPv4 address.
     #[inline]

@@ -17,6 +17,7 @@ pub const ADVERTISEMENT_LEN: usize = 32;
 /// The same with all headers in front.
 pub const FRAME_LEN: usize = MESSAGE_OFFSET + ADVERTISEMENT_LEN;
 
+const ROUTER_SOLICITATION: u8 = 133;
 const SOLICITATION: u8 = 135;
 const ADVERTISEMENT: u8 = 136;
 /// It answers a solicitation, and replaces what the asker knows (RFC 4861 section 4.4).
@@ -25,6 +26,13 @@ const SOLICITED_OVERRIDE: u8 = 0x60;
 const TARGET_ADDRESS: [u8; 2] = [2, 1];
 /// No router has passed it on (RFC 4861 section 7.1).
 const HOP_LIMIT: u8 = 255;
+
+/// Multicast listener discovery: which groups a node listens to (RFC 2710 section 3, RFC 3810 section 5.2).
+const LISTENER_REPORT: u8 = 131;
+const LISTENER_DONE: u8 = 132;
+const LISTENER_REPORT2: u8 = 143;
+/// Where the target is in the message.
+const TARGET_OFFSET: usize = 8;
 
 /// Units of eight bytes that a solicitation has at least, and at most here: room for some options, of which kernels send one.
 const MIN_UNITS: u8 = 3;
@@ -38,6 +46,50 @@ pub struct Solicitation {
     /// Unspecified if it only wants to know whether the target is taken (RFC 4862 section 5.4.2).
     pub sender: Ip,
     pub target: Ip,
+}
+
+/// An ICMPv6 message, by what it says of its sender to the link: behind extension headers too, as kernels read them there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Message {
+    /// Zero, which is reserved (RFC 4443 section 2.1), for all that is none.
+    kind: u8,
+    offset: usize,
+}
+
+impl Message {
+    #[inline]
+    pub fn of(packet: &impl Bytes, ip: &IpHeader) -> Result<Self, Truncated> {
+        let offset = ip.transport_offset;
+        if ip.protocol != protocol::ICMP6 || matches!(ip.part, Part::LaterFragment) {
+            return Ok(Self { kind: 0, offset });
+        }
+        let [kind] = packet.load::<1>(offset)?;
+        Ok(Self { kind, offset })
+    }
+
+    /// Who the sender says that it is: the target of an advertisement, or of a solicitation of nobody, who wants to have the
+    /// address if nobody has it (RFC 4862 section 5.4.2).
+    #[inline]
+    pub fn claimed(&self, packet: &impl Bytes, source: Ip) -> Result<Option<Ip>, Truncated> {
+        if self.kind != ADVERTISEMENT && (self.kind != SOLICITATION || !source.is_unspecified()) {
+            return Ok(None);
+        }
+        Ok(Some(Ip(packet.load::<16>(self.offset + TARGET_OFFSET)?)))
+    }
+
+    /// A node says so that isn't a router, and may say it before it has an address of a network.
+    #[inline]
+    pub const fn is_of_link(&self) -> bool {
+        matches!(
+            self.kind,
+            ROUTER_SOLICITATION
+                | SOLICITATION
+                | ADVERTISEMENT
+                | LISTENER_REPORT
+                | LISTENER_DONE
+                | LISTENER_REPORT2
+        )
+    }
 }
 
 /// It asks for a neighbour in a way that is to be ignored (RFC 4861 section 7.1.1).
@@ -67,7 +119,7 @@ impl Solicitation {
             return Err(Invalid);
         }
         let sender_mac = MacAddr(packet.load::<6>(ethernet::SOURCE_OFFSET)?);
-        let target = Ip(packet.load::<16>(MESSAGE_OFFSET + 8)?);
+        let target = Ip(packet.load::<16>(MESSAGE_OFFSET + TARGET_OFFSET)?);
         Ok(Some(Self { sender_mac, sender: ip.source, target }))
     }
 

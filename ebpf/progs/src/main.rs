@@ -2,6 +2,7 @@
 //!
 //! - [`ingress`]: published ports, the same for XDP and tc: which backend, and handing a packet to a backend of this node.
 //! - [`uplink`], [`vxlan`], [`task`], [`xdp`]: where packets come from.
+//! - [`way_out`]: whose address has what tasks send past their networks.
 //! - [`track`]: flows of this node's backends; [`gate`]: how many may begin.
 //! - [`vips`]: virtual addresses, for packets that no socket hook has translated.
 //! - [`route`]: where packets go; [`answer`]: where answers leave; [`tunnel`]: to another node; [`fib`]: the kernel's routes.
@@ -52,6 +53,7 @@ mod uplink;
 mod verdict;
 mod vips;
 mod vxlan;
+mod way_out;
 mod xdp;
 
 use aya_ebpf::bindings::xdp_md;

@@ -11,7 +11,7 @@ use crate::account::Account;
 use crate::maps::{self, VIPS};
 use crate::skb::{self, Skb};
 use crate::verdict::{self, Outcome, Verdict};
-use crate::{answer, errors, fragments, headers, route, scratch, track, translate, vips};
+use crate::{answer, errors, fragments, headers, route, scratch, track, translate, vips, way_out};
 
 #[inline(always)]
 pub fn run(account: &Account, packet: &Skb) -> i32 {
@@ -22,6 +22,7 @@ pub fn run(account: &Account, packet: &Skb) -> i32 {
     action = match action {
         verdict::ERROR => part_of_errors(account, packet),
         verdict::NEXT_PART => last_part(account, packet),
+        verdict::WAY_OUT => way_out::part(account, packet),
         other => other,
     };
     action = match action {
@@ -93,16 +94,12 @@ fn leaving_part(account: &Account, packet: &Skb) -> i32 {
 fn first(packet: &Skb) -> Result<Option<Verdict>, DropReason> {
     let attachment = maps::attachment(packet.ifindex()).ok_or(DropReason::UnknownAttachment)?;
     let attachment = &*scratch::attachment(attachment).ok_or(DropReason::Unconfigured)?;
-    let is_way_out = attachment.flags & ATTACHMENT_WAY_OUT != 0;
-    let Ok(ethernet) = Ethernet::parse(packet) else {
-        return if is_way_out { Ok(Some(Verdict::Pass)) } else { Err(DropReason::Malformed) };
-    };
-    if is_way_out {
-        let header = Version::of(ethernet.ether_type).and_then(|version| headers::ip(packet, version));
-        return Ok(if header.is_some() { None } else { Some(Verdict::Pass) });
-    }
+    let ethernet = Ethernet::parse(packet).map_err(|_| DropReason::Malformed)?;
     if ethernet.source != attachment.mac {
         return Err(DropReason::SourceAddress);
+    }
+    if attachment.flags & ATTACHMENT_WAY_OUT != 0 {
+        return way_out::first(packet, attachment, ethernet.ether_type);
     }
     if ethernet.ether_type == ethernet::TYPE_ARP {
         return answer_arp(packet, attachment).map(Some);
@@ -138,12 +135,12 @@ fn may_stand_in(attachment: &Attachment, ip: &IpHeader) -> bool {
 
 /// Answers to clients of published ports; `None` leaves the packet to the last part. On the way out, which is the kernel's
 /// own, those are looked for whose source a route chose and not the client's question: datagrams, and SCTP, whose sockets
-/// have all of the task's addresses. All else passes.
+/// have all of the task's addresses. For all else see [`way_out`].
 #[inline(always)]
 fn answers(packet: &Skb) -> Option<Outcome> {
     let (attachment, ip) = scratch::of_task()?;
     if attachment.flags & ATTACHMENT_WAY_OUT != 0 {
-        return Some(answer_client(packet, attachment, ip).unwrap_or(Ok(Verdict::Pass)));
+        return Some(answer_client(packet, attachment, ip).unwrap_or(Ok(Verdict::WAY_OUT)));
     }
     if attachment.flags & ATTACHMENT_INGRESS == 0 {
         return None;

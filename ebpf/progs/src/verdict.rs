@@ -39,6 +39,8 @@ impl Verdict {
     pub const FROM_PROCESS: Self = Self::Forward(FROM_PROCESS);
     /// To the client that it answers, which a part of its own finds the way to.
     pub const ANSWER: Self = Self::Forward(ANSWER);
+    /// By a task's way out, and no answer to a client: [`crate::way_out`] looks whose address it has.
+    pub const WAY_OUT: Self = Self::Forward(WAY_OUT);
     /// A client's IPv6 packet, as [`crate::scratch`] has it, for a task that may listen on IPv4 alone.
     pub const FAMILY: Self = Self::Forward(FAMILY);
     /// A client's packet, as [`crate::scratch`] has it, for a task of this node.
@@ -73,6 +75,7 @@ pub const VIP_ERROR: i32 = 113;
 pub const FOR_TASK: i32 = 114;
 pub const TO_GATEWAY: i32 = 115;
 pub const FROM_PROCESS: i32 = 116;
+pub const WAY_OUT: i32 = 117;
 
 /// Ends a part; `None` leaves the packet to the next.
 #[inline(always)]

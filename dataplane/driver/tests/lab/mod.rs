@@ -9,7 +9,7 @@ pub mod view;
 
 use std::fs;
 use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
@@ -173,7 +173,13 @@ fn plug(switch: &Ns, ns: &Ns, address: Ipv4Addr) {
 
 /// Answers every connection in `ns` with `<name> <address of the client>` and the number of bytes that it was sent.
 pub fn serve_tcp(ns: &Ns, port: u16, name: &'static str) {
-    let listener = ns.run(move || TcpListener::bind(("0.0.0.0", port)).unwrap());
+    serve_tcp_at(ns, (Ipv4Addr::UNSPECIFIED, port), name);
+}
+
+/// The same at an address.
+pub fn serve_tcp_at(ns: &Ns, at: (impl Into<IpAddr>, u16), name: &'static str) {
+    let at = SocketAddr::from(at);
+    let listener = ns.run(move || TcpListener::bind(at).unwrap());
     thread::spawn(move || {
         for stream in listener.incoming() {
             let mut stream = stream.unwrap();
@@ -215,9 +221,10 @@ pub fn serve_udp(ns: &Ns, port: u16, name: &'static str) {
 }
 
 /// What a server answers to `n_bytes` sent from `ns`.
-pub fn ask_tcp(ns: &Ns, to: (Ipv4Addr, u16), n_bytes: usize) -> Result<String, std::io::Error> {
+pub fn ask_tcp(ns: &Ns, to: (impl Into<IpAddr>, u16), n_bytes: usize) -> Result<String, std::io::Error> {
+    let to = SocketAddr::from(to);
     ns.run(move || {
-        let mut stream = TcpStream::connect_timeout(&SocketAddr::from(to), Duration::from_secs(3))?;
+        let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(3))?;
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
         stream.set_write_timeout(Some(Duration::from_secs(5)))?;
         stream.write_all(&vec![b'x'; n_bytes])?;

@@ -35,7 +35,9 @@ pub struct TaskOrigin {
     pub netns_cookie: u64,
     /// Its VNIs, and its address in each.
     pub addresses: Vec<(u32, Ipv4Addr)>,
-    /// The source of what it sends to far addresses by IPv6; `None` where no route of its sandbox leads there.
+    /// The source of what it sends to far addresses; `None` where no route of its sandbox leads there.
+    pub far_source4: Option<Ipv4Addr>,
+    /// The same by IPv6.
     pub far_source6: Option<Ipv6Addr>,
     /// The port that its socket has.
     pub port: u16,

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::thread;
@@ -17,8 +17,9 @@ const NSFS_MAGIC: i64 = 0x6e73_6673;
 /// Socket option (`asm-generic/socket.h`), since Linux 5.14.
 const SO_NETNS_COOKIE: libc::c_int = 71;
 
-/// For documentation (RFC 3849): no route but a default one leads there.
-const FAR: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
+/// For documentation (RFC 5737, RFC 3849): no route but a default one leads there.
+const FAR4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+const FAR6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
 
 /// An open network namespace. Keeps it alive: hold it no longer than a step takes.
 pub struct Namespace {
@@ -86,19 +87,25 @@ impl Namespace {
         self.run(own_cookie)
     }
 
-    /// The source that its kernel gives to what is sent to far addresses by IPv6; `None` where no route leads there.
-    pub fn far_source6(&self) -> Result<Option<Ipv6Addr>, NetError> {
-        self.run(|| {
-            // A connected datagram socket has its source, and has sent nothing.
-            let socket = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0));
-            let connected = socket.and_then(|socket| socket.connect((FAR, 9)).map(|()| socket));
-            let Ok(Ok(IpAddr::V6(source))) = connected.map(|socket| socket.local_addr().map(|at| at.ip()))
-            else {
-                return Ok(None);
-            };
-            Ok(Some(source))
-        })
+    /// The source that its kernel gives to what is sent to far addresses by IPv4; `None` where no route leads there.
+    pub fn far_source4(&self) -> Result<Option<Ipv4Addr>, NetError> {
+        let source = self.run(|| Ok(source_to(FAR4.into())))?;
+        Ok(source.and_then(|source| if let IpAddr::V4(source) = source { Some(source) } else { None }))
     }
+
+    /// The same by IPv6.
+    pub fn far_source6(&self) -> Result<Option<Ipv6Addr>, NetError> {
+        let source = self.run(|| Ok(source_to(FAR6.into())))?;
+        Ok(source.and_then(|source| if let IpAddr::V6(source) = source { Some(source) } else { None }))
+    }
+}
+
+/// A connected datagram socket has its source, and has sent nothing.
+fn source_to(far: IpAddr) -> Option<IpAddr> {
+    let any = if far.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0)).ok()?;
+    socket.connect((far, 9)).ok()?;
+    Some(socket.local_addr().ok()?.ip())
 }
 
 impl AsFd for Namespace {

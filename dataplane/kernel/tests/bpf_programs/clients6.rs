@@ -1,14 +1,15 @@
 //! Published ports for clients that come by IPv6: single packets, on the uplink, out of tunnels and from tasks.
 
 use dataplane_kernel::bpf::TestPacket;
-use ebpf_abi::limits::{FRAGMENTS_SECS, ROUTER_MAC};
+use ebpf_abi::limits::{BRIDGE_VNI, FRAGMENTS_SECS, ROUTER_MAC};
 use ebpf_abi::ring::{EARLIER_RINGS, fingerprint};
 use ebpf_abi::table::ATTACHMENT_WAY_OUT;
 use ebpf_abi::{Chooser, DropReason, EndpointKey, Ip, Ip4, MacAddr, ProgramId};
 
 use crate::harness::{Bench, CLIENT_MAC, Expect, NODE_MAC, bench, client_to, tunnelled};
 use crate::support::lab::{
-    CLIENT6, INGRESS_PREFIX, INGRESS_VNI, Lab, NODES, NODES6, RING, TASKS, TASKS_OVERLAY, tc_mode,
+    BRIDGE_PREFIX, CLIENT6, INGRESS_PREFIX, INGRESS_VNI, Lab, NODES, NODES6, RING, TASKS, TASKS_OVERLAY,
+    tc_mode,
 };
 use crate::support::packets::{Segment, between, fragment, fragment6, vxlan, with_options6};
 use crate::tunnel::{Seen, Taker, inject};
@@ -259,10 +260,14 @@ fn datagrams_answer_clients_by_the_way_out_too() {
         let mut bench = Bench::received(bpf, ProgramId::MeshUplink, uplink);
         bench.check_forwarded("question", &client_to(NODES6[1]).udp((40_000, 5353), b"question"));
 
-        let (way_out, bridge) = ((task6(0).0, ip6(9)), MacAddr([2, 0x42, 172, 18, 0, 1]));
+        let name = Ip4([172, 18, 0, 9]);
+        let way_out = (MacAddr::of_endpoint(name), BRIDGE_PREFIX.address(name));
+        let bridge = MacAddr([2, 0x42, 172, 18, 0, 1]);
         let mut row = bench.bpf.tables.attachments.get(&host_end).unwrap().unwrap();
-        (row.address, row.mac, row.flags) = (TASKS[0], way_out.0, ATTACHMENT_WAY_OUT);
+        (row.vni, row.address) = (BRIDGE_VNI, TASKS[0]);
+        (row.mac, row.flags) = (way_out.0, ATTACHMENT_WAY_OUT);
         bench.bpf.tables.attachments.insert(&host_end, &row).unwrap();
+        bench.bpf.tables.prefixes6.insert(&BRIDGE_VNI, &BRIDGE_PREFIX).unwrap();
         let mut bench = Bench::received(bpf, ProgramId::MeshTask, host_end);
         let answer = between(way_out, (bridge, CLIENT6));
         let restored = between((way_out.0, NODES6[1]), (bridge, CLIENT6)).udp((5353, 40_000), b"answer");
@@ -279,6 +284,11 @@ fn datagrams_answer_clients_by_the_way_out_too() {
         ] {
             bench.check(name, &frame, &Expect::Pass);
         }
+        // Whatever source the task's routes gave it.
+        let frame = between((way_out.0, task6(0).1), (bridge, CLIENT6)).udp((53, 40_000), b"answer");
+        bench.check("answer", &frame, &Expect::ForwardAs(restored));
+        let frame = between((way_out.0, task6(0).1), (bridge, CLIENT6)).udp((53, 40_001), b"");
+        bench.check("to nobody's question", &frame, &Expect::Drop(DropReason::SourceAddress));
     });
 }
 

@@ -3,7 +3,7 @@
 
 use dataplane_kernel::bpf::{Bpf, TestPacket};
 use ebpf_abi::flow::FLOW_DSR;
-use ebpf_abi::limits::ROUTER_MAC;
+use ebpf_abi::limits::{BRIDGE_VNI, ROUTER_MAC};
 use ebpf_abi::table::ATTACHMENT_WAY_OUT;
 use ebpf_abi::{DropReason, Frontend, FrontendKey, Ip, Ip4, MacAddr, Port, ProgramId, protocol};
 
@@ -156,7 +156,8 @@ fn fragments_errors_and_answers_by_the_way_out_go_straight_too() {
 
         let (ifindex, mac) = (lab.nodes[1].ifindex("mv01"), MacAddr([2, 0x42, 172, 18, 0, 3]));
         let mut row = backend.bench.bpf.tables.attachments.get(&ifindex).unwrap().unwrap();
-        (row.address, row.mac, row.flags) = (TASKS[0], mac, ATTACHMENT_WAY_OUT);
+        (row.vni, row.address) = (BRIDGE_VNI, TASKS[0]);
+        (row.mac, row.flags) = (mac, ATTACHMENT_WAY_OUT);
         backend.bench.bpf.tables.attachments.insert(&ifindex, &row).unwrap();
         backend.bench.ifindex = ifindex;
         let bridge = (MacAddr([2, 0x42, 172, 18, 0, 1]), CLIENT);

@@ -151,7 +151,7 @@ fn origin(lab: &Lab, port: u16, case: &Case) -> TaskOrigin {
     let is_strange = case.name.starts_with("a VNI");
     let overlay = if is_strange { STRANGE_VNI } else { OVERLAY_VNI };
     let addresses = vec![(INGRESS_VNI, TASKS[1].into()), (overlay, Ipv4Addr::from(TASKS_OVERLAY[1]))];
-    TaskOrigin { netns_cookie: lab.tasks[1].cookie(), addresses, far_source6: None, port }
+    TaskOrigin { netns_cookie: lab.tasks[1].cookie(), addresses, far_source4: None, far_source6: None, port }
 }
 
 fn joined(way: &mut TraceWay, rest: TraceReport) {

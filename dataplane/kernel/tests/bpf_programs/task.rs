@@ -2,7 +2,7 @@
 
 use dataplane_kernel::bpf::Bpf;
 use ebpf_abi::flow::{FLOW_ESTABLISHED, FLOW_FIN_CLIENT, FLOW_RESET};
-use ebpf_abi::limits::ROUTER_MAC;
+use ebpf_abi::limits::{BRIDGE_VNI, ROUTER_MAC};
 use ebpf_abi::table::ATTACHMENT_WAY_OUT;
 use ebpf_abi::{
     DropReason, Frontend, FrontendKey, Ip4, MacAddr, NodeConfig, Port, ProgramId, ReplyFlow, ReplyKey,
@@ -11,7 +11,7 @@ use ebpf_abi::{
 
 use crate::harness::{Bench, Expect, bench, client_to};
 use crate::support::lab::{CLIENT, Lab, NODES, RING, TASKS, TASKS_OVERLAY, VIP};
-use crate::support::packets::{Segment, arp, between};
+use crate::support::packets::{Segment, arp, between, fragment};
 
 /// Task 0's ends: (host end, its MAC and address, the gateway) in the ingress network or the overlay.
 fn task_end(lab: &Lab, network: usize) -> (u32, (MacAddr, Ip4), Ip4) {
@@ -148,7 +148,8 @@ fn datagrams_answer_clients_by_the_way_out_too() {
         let bridge = MacAddr([2, 0x42, 172, 18, 0, 1]);
         let (ifindex, _, _) = task_end(lab, 1);
         let mut row = bench.bpf.tables.attachments.get(&ifindex).unwrap().unwrap();
-        (row.address, row.mac, row.flags) = (TASKS[0], way_out.0, ATTACHMENT_WAY_OUT);
+        (row.vni, row.address) = (BRIDGE_VNI, TASKS[0]);
+        (row.mac, row.flags) = (way_out.0, ATTACHMENT_WAY_OUT);
         bench.bpf.tables.attachments.insert(&ifindex, &row).unwrap();
         (bench.program, bench.ifindex, bench.ingress_ifindex) = (ProgramId::MeshTask, ifindex, ifindex);
         let answer = between(way_out, (bridge, CLIENT));
@@ -157,10 +158,69 @@ fn datagrams_answer_clients_by_the_way_out_too() {
         for (name, frame) in [
             ("to another port of the client", answer.udp((53, 40_001), b"")),
             ("a connection of the task's own", answer.tcp((53, 40_000), Segment::Syn, b"")),
-            ("ARP", arp(1, way_out, (MacAddr::default(), Ip4([172, 18, 0, 1])), MacAddr::BROADCAST)),
         ] {
             bench.check(name, &frame, &Expect::Pass);
         }
+        // Whatever source the task's routes gave it; but from its own MAC.
+        let by_ingress = between((way_out.0, TASKS[0]), (bridge, CLIENT));
+        let restored = between((way_out.0, NODES[1]), (bridge, CLIENT)).udp((5353, 40_000), b"answer");
+        bench.check("answers", &by_ingress.udp((53, 40_000), b"answer"), &Expect::ForwardAs(restored));
+        let spoofed = Expect::Drop(DropReason::SourceAddress);
+        bench.check("to nobody's question", &by_ingress.udp((53, 40_001), b""), &spoofed);
+        let other_mac = between((MacAddr::of_endpoint(TASKS[0]), way_out.1), (bridge, CLIENT));
+        bench.check("from another MAC", &other_mac.udp((53, 40_000), b"answer"), &spoofed);
+    });
+}
+
+/// Behind the gateway bridge a task is who its MAC says, in the networks' absence as well.
+#[test]
+fn by_the_way_out_tasks_send_as_themselves() {
+    bench(1, |bpf, lab| {
+        let address = |last| Ip4([172, 18, 0, last]);
+        let [own, other] = [3, 4].map(|last| (MacAddr::of_endpoint(address(last)), address(last)));
+        let bridge = (MacAddr([2, 0x42, 172, 18, 0, 1]), address(1));
+        let (ifindex, _, _) = task_end(lab, 1);
+        let mut row = bpf.tables.attachments.get(&ifindex).unwrap().unwrap();
+        (row.vni, row.address) = (BRIDGE_VNI, own.1);
+        (row.mac, row.flags) = (own.0, ATTACHMENT_WAY_OUT);
+        bpf.tables.attachments.insert(&ifindex, &row).unwrap();
+        let mut bench = Bench::received(bpf, ProgramId::MeshTask, ifindex);
+        let says = |operation, who| arp(operation, who, bridge, MacAddr::BROADCAST);
+        let to = |source: (MacAddr, Ip4)| between(source, (bridge.0, CLIENT));
+        let later = |frame| fragment(frame, 64, false);
+        for (name, frame) in [
+            ("a connection", to(own).tcp((1, 2), Segment::Syn, b"")),
+            ("a datagram", to(own).udp((1, 2), b"")),
+            ("a ping", to(own).echo_request()),
+            ("a fragment", later(to(own).udp((1, 2), &[0; 64]))),
+            ("asks for the bridge", says(1, own)),
+            ("answers the bridge", says(2, own)),
+        ] {
+            bench.check(name, &frame, &Expect::Pass);
+        }
+        let mut other_kind = says(1, own);
+        other_kind[17] = 0xdd;
+        for (name, frame) in [
+            ("a connection of another", to((own.0, other.1)).tcp((1, 2), Segment::Syn, b"")),
+            ("of nobody", to((own.0, address(200))).udp((1, 2), b"")),
+            ("of the node", to((own.0, NODES[1])).udp((1, 2), b"")),
+            ("a fragment of another", later(to((own.0, other.1)).udp((1, 2), &[0; 64]))),
+            ("from another MAC", to((other.0, own.1)).echo_request()),
+            ("no address yet", to((own.0, Ip4::UNSPECIFIED)).udp((68, 67), b"")),
+            ("answers for another", says(2, (own.0, other.1))),
+            ("asks as the bridge", says(1, (own.0, bridge.1))),
+            ("says another's MAC", says(2, (other.0, own.1))),
+            ("ARP about other addresses", other_kind),
+        ] {
+            bench.check(name, &frame, &Expect::Drop(DropReason::SourceAddress));
+        }
+        let mut other_type = to(own).udp((1, 2), b"");
+        other_type[12..14].copy_from_slice(&[0x88, 0xcc]);
+        bench.check("no IP", &other_type, &Expect::Drop(DropReason::NotIp));
+        let mut too_short = to(own).udp((1, 2), b"");
+        too_short[14] = 0x44;
+        bench.check("half a header", &too_short, &Expect::Drop(DropReason::Malformed));
+        bench.check("half a question", &says(1, own)[..30], &Expect::Drop(DropReason::Malformed));
     });
 }
 

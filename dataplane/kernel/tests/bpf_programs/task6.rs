@@ -1,11 +1,11 @@
 //! What tasks send into their networks by IPv6.
 
-use ebpf_abi::limits::ROUTER_MAC;
+use ebpf_abi::limits::{BRIDGE_VNI, ROUTER_MAC};
 use ebpf_abi::table::ATTACHMENT_WAY_OUT;
 use ebpf_abi::{DropReason, Ip, Ip4, MacAddr, ProgramId};
 
 use crate::harness::{Bench, Expect, bench};
-use crate::support::lab::{CLIENT6, Lab, OVERLAY_PREFIX, OVERLAY_VNI, TASKS_OVERLAY, VIP};
+use crate::support::lab::{BRIDGE_PREFIX, CLIENT6, Lab, OVERLAY_PREFIX, OVERLAY_VNI, TASKS_OVERLAY, VIP};
 use crate::support::packets::{Between, Segment, between, fragment6, with_options6};
 
 /// No route to the destination.
@@ -253,18 +253,68 @@ fn a_network_without_prefix_carries_ipv4_alone() {
     });
 }
 
-/// The way out is the kernel's, but for answers to clients of published ports.
+/// Behind the gateway bridge a task is who its MAC says: the prefix there gives it an address, its kernel a link-local one.
 #[test]
-fn the_way_out_is_left_to_the_kernel() {
+fn by_the_way_out_tasks_send_as_themselves() {
     bench(1, |bpf, lab| {
         let ifindex = host_end(lab);
+        let behind = |last| {
+            let name = Ip4([172, 18, 0, last]);
+            (MacAddr::of_endpoint(name), BRIDGE_PREFIX.address(name))
+        };
+        let (own, other, bridge) = (behind(3), behind(4), behind(1));
         let mut row = bpf.tables.attachments.get(&ifindex).unwrap().unwrap();
-        row.flags = ATTACHMENT_WAY_OUT;
+        (row.vni, row.mac, row.flags) = (BRIDGE_VNI, own.0, ATTACHMENT_WAY_OUT);
         bpf.tables.attachments.insert(&ifindex, &row).unwrap();
-        let (task, peer) = (member(0), member(1));
+        bpf.tables.prefixes6.insert(&BRIDGE_VNI, &BRIDGE_PREFIX).unwrap();
+        let link_local = (own.0, own.0.link_local());
+        let (nobody, outside) = ((own.0, Ip::UNSPECIFIED), (bridge.0, CLIENT6));
+        let routers = (MacAddr([0x33, 0x33, 0, 0, 0, 2]), Ip(*b"\xff\x02\0\0\0\0\0\0\0\0\0\0\0\0\0\x02"));
+        let advertises = |from, target: Ip| {
+            let options = [&TARGET_ADDRESS[..], &own.0.0].concat();
+            between(from, bridge).icmp6(DIRECT, ADVERTISEMENT, &body(0x60, target, &options))
+        };
+        let says = |from, kind| between(from, routers).icmp6(DIRECT, [kind, 0], &[0; 20]);
         let mut bench = Bench::received(bpf, ProgramId::MeshTask, ifindex);
-        bench.check("a datagram", &between(task, peer).udp((1, 2), b""), &Expect::Pass);
-        bench.check("a question", &asks(task, peer.1), &Expect::Pass);
+        for (name, frame) in [
+            ("a connection", between(own, outside).tcp((1, 2), Segment::Syn, b"")),
+            ("a fragment", fragment6(&between(own, outside).udp((1, 2), &[0; 64]), (8, 16), 1)),
+            ("asks for the bridge", asks(own, bridge.1)),
+            ("asks before it has an address", asks(link_local, bridge.1)),
+            ("wants its address", asks(nobody, own.1)),
+            ("wants its link-local address", asks(nobody, link_local.1)),
+            ("answers", advertises(own, own.1)),
+            ("answers by the link-local address", advertises(link_local, link_local.1)),
+            ("which groups it listens to", with_options6(&says(nobody, 143))),
+            ("looks for routers", says(link_local, 133)),
+        ] {
+            bench.check(name, &frame, &Expect::Pass);
+        }
+        let others = (own.0, other.0.link_local());
+        let forged = advertises(own, other.1);
+        for (name, frame) in [
+            ("as another", between((own.0, other.1), outside).tcp((1, 2), Segment::Syn, b"")),
+            ("as nobody's", between((own.0, member(0).1), outside).udp((1, 2), b"")),
+            ("from another MAC", between((other.0, own.1), outside).udp((1, 2), b"")),
+            ("a datagram of the link", between(link_local, outside).udp((1, 2), b"")),
+            ("a datagram of nobody", between(nobody, outside).udp((1, 2), b"")),
+            ("answers for another", forged.clone()),
+            ("the same behind options", with_options6(&forged)),
+            ("the same in pieces", fragment6(&forged, (0, 24), 1)),
+            ("answers for the bridge", advertises(link_local, bridge.1)),
+            ("answers as another", advertises(others, own.1)),
+            ("wants another's address", asks(nobody, other.1)),
+            ("asks as another", asks(others, bridge.1)),
+            ("says to be a router", says(link_local, 134)),
+            ("redirects", says(link_local, 137)),
+        ] {
+            bench.check(name, &frame, &Expect::Drop(DropReason::SourceAddress));
+        }
+        bench.check("an answer for half", &forged[..70], &Expect::Drop(DropReason::Malformed));
+
+        bench.bpf.tables.prefixes6.remove(&BRIDGE_VNI).unwrap();
+        let frame = between(own, outside).udp((1, 2), b"");
+        bench.check("a bridge without IPv6", &frame, &Expect::Drop(DropReason::SourceAddress));
     });
 }
 

@@ -288,7 +288,7 @@ fn tasks_packets_go_where_the_trace_says() {
 /// Task 1 of node 0, whose sockets have this cookie.
 fn task_origin(netns_cookie: u64) -> TaskOrigin {
     let addresses = vec![(INGRESS_VNI, TASKS[1].into()), (OVERLAY_VNI, Ipv4Addr::from(TASKS_OVERLAY[1]))];
-    TaskOrigin { netns_cookie, addresses, far_source6: None, port: 40_000 }
+    TaskOrigin { netns_cookie, addresses, far_source4: None, far_source6: None, port: 40_000 }
 }
 
 /// The backends that ways lead to, whichever way they end.

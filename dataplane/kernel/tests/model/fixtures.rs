@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use ebpf_abi::limits::{MAX_VIP_ROWS_OF_TASK, ROUTER_MAC, SOURCE_PORT_TRIES};
+use ebpf_abi::limits::{BRIDGE_VNI, MAX_VIP_ROWS_OF_TASK, ROUTER_MAC, SOURCE_PORT_TRIES};
 use ebpf_abi::names::map;
-use ebpf_abi::table::ATTACHMENT_INGRESS;
+use ebpf_abi::table::{ATTACHMENT_INGRESS, ATTACHMENT_WAY_OUT};
 use ebpf_abi::{
     Attachment, CounterRow, DropReason, Endpoint, EndpointKey, FlowTuple, ForwardFlow, ForwardKey, Frontend,
     FrontendKey, Ip, Ip4, MacAddr, NodeConfig, Port, ProgramId, ReplyFlow, ReplyKey, RingKey,
@@ -13,13 +13,13 @@ use ebpf_abi::{
 
 use crate::fixtures6;
 use crate::generate::world::{
-    BACKENDS, CLIENTS, INGRESS, OVERLAY, OWN, OWN6, PEERS, SANDBOX_COOKIES, STRANGER, VIPS, prefix6,
+    BACKENDS, BEHIND, CLIENTS, INGRESS, OVERLAY, OWN, OWN6, PEERS, SANDBOX_COOKIES, STRANGER, VIPS, prefix6,
 };
 use crate::in_namespace;
 use crate::kernel::{FLOW_ROWS, Machine, Ran, Slate};
 use crate::packet::{
     INGRESS_ENDS, Listens, NextHop, OVERLAY_ENDS, Packet, STRAY_END, SocketAddress, SocketCall, Step, TUNNEL,
-    UPLINK,
+    UPLINK, WAYS_OUT,
 };
 use crate::packets::{Between, Segment, arp, between, fragment};
 use crate::run::TC_ACT_SHOT;
@@ -119,6 +119,15 @@ fn wanted() -> Wanted {
     wanted.attachments.insert(INGRESS_ENDS[0], attachment);
     // The overlay has no prefix.
     wanted.attachments.insert(OVERLAY_ENDS[0], Attachment { vni: OVERLAY, flags: 0, ..attachment });
+    let way_out = Attachment {
+        vni: BRIDGE_VNI,
+        address: BEHIND[0],
+        mac: MacAddr::of_endpoint(BEHIND[0]),
+        flags: ATTACHMENT_WAY_OUT,
+        ..attachment
+    };
+    wanted.attachments.insert(WAYS_OUT[0], way_out);
+    wanted.prefixes6.insert(BRIDGE_VNI, prefix6(BRIDGE_VNI));
     for (ring, backend, port) in [(RINGS[0], LOCAL, TO_LOCAL), (RINGS[1], REMOTE, TO_REMOTE)] {
         wanted.swap_ring(ring, &[backend]);
         for address in [OWN[0].into(), OWN6] {
@@ -137,7 +146,7 @@ fn wanted() -> Wanted {
 }
 
 fn fixtures() -> Vec<Fixture> {
-    [from_tunnel(), from_task(), of_clients(), of_sockets(), fixtures6::fixtures()]
+    [from_tunnel(), from_task(), by_way_out(), of_clients(), of_sockets(), fixtures6::fixtures()]
         .into_iter()
         .flatten()
         .collect()
@@ -233,6 +242,24 @@ fn from_task() -> Vec<Fixture> {
             step: sent(datagram(REMOTE)),
             prepare: |machine| machine.tables.config.set(&NodeConfig::default()).unwrap(),
         },
+    ]
+}
+
+fn by_way_out() -> Vec<Fixture> {
+    let sent = |bytes| step(ProgramId::MeshTask, WAYS_OUT[0], bytes);
+    let (own, other) = (endpoint(BEHIND[0]), endpoint(BEHIND[1]));
+    let outside = (ROUTER_MAC, CLIENT);
+    let bridge = (MacAddr::default(), GATEWAY);
+    let datagram = between(own, outside).udp((1, 2), b"");
+    let spoofed = |(mac, _), address: Ip4| between((mac, address), outside).tcp((1, 2), Segment::Syn, b"");
+    vec![
+        plain(DropReason::SourceAddress, sent(spoofed(own, other.1))),
+        plain(DropReason::SourceAddress, sent(spoofed(own, LOCAL))),
+        plain(DropReason::SourceAddress, sent(spoofed(other, own.1))),
+        plain(DropReason::SourceAddress, sent(arp(2, (own.0, other.1), bridge, MacAddr::BROADCAST))),
+        plain(DropReason::SourceAddress, sent(arp(1, (other.0, own.1), bridge, MacAddr::BROADCAST))),
+        plain(DropReason::NotIp, sent(with_type(datagram.clone(), [0x88, 0xcc]))),
+        plain(DropReason::Malformed, sent(datagram[..30].to_vec())),
     ]
 }
 

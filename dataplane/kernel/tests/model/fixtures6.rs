@@ -1,6 +1,6 @@
 //! The same by IPv6, for each drop reason that a family of its own can have.
 
-use ebpf_abi::limits::ROUTER_MAC;
+use ebpf_abi::limits::{BRIDGE_VNI, ROUTER_MAC};
 use ebpf_abi::names::map;
 use ebpf_abi::stand_in::{CANDIDATES, candidate};
 use ebpf_abi::{Attachment, DropReason, Ip, Ip4, MacAddr, Port, ProgramId, StandIn, protocol};
@@ -13,12 +13,12 @@ use crate::fixtures::{
 };
 use crate::frame::checksum;
 use crate::generate::world::{
-    CLIENTS6, INGRESS, OVERLAY, OWN6, PEERS, SANDBOX_COOKIES, STRANGER, STRANGER6, VIPS, prefix6,
+    BEHIND, CLIENTS6, INGRESS, OVERLAY, OWN6, PEERS, SANDBOX_COOKIES, STRANGER, STRANGER6, VIPS, prefix6,
 };
 use crate::kernel::Machine;
 use crate::network::pseudo_header;
 use crate::packet::{
-    INGRESS_ENDS, OVERLAY_ENDS, Packet, SocketAddress, SocketCall, Step, TUNNEL, UPLINK, UPLINK_MAC,
+    INGRESS_ENDS, OVERLAY_ENDS, Packet, SocketAddress, SocketCall, Step, TUNNEL, UPLINK, UPLINK_MAC, WAYS_OUT,
 };
 use crate::tables::address6;
 
@@ -31,10 +31,18 @@ const FRAGMENT: u8 = 44;
 const HOP_BY_HOP: u8 = 0;
 
 pub fn fixtures() -> Vec<Fixture> {
-    [from_tunnel(), from_task(), asked_by_task(), of_clients(), of_clients_of_ipv4(), of_sockets()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        from_tunnel(),
+        from_task(),
+        asked_by_task(),
+        by_way_out(),
+        of_clients(),
+        of_clients_of_ipv4(),
+        of_sockets(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 /// From a MAC and address to another.
@@ -195,6 +203,40 @@ fn asked_by_task() -> Vec<Fixture> {
         plain(DropReason::Malformed, sent(cut)),
         plain(DropReason::Malformed, sent(by_router)),
     ]
+}
+
+/// Others' addresses, and what only routers say.
+fn by_way_out() -> Vec<Fixture> {
+    const ADVERTISEMENT: u8 = 136;
+    const ROUTER_ADVERTISEMENT: u8 = 134;
+    let behind = |name: Ip4| (MacAddr::of_endpoint(name), address6(&prefix6(BRIDGE_VNI), name));
+    let (own, other) = (behind(BEHIND[0]), behind(BEHIND[1]));
+    let to = (ROUTER_MAC, ALL_NODES);
+    let says = |source: Ip, kind: u8, target: Ip| {
+        let message = [&[kind, 0, 0, 0, 0, 0, 0, 0], &target.0[..]].concat();
+        icmp(((own.0, source), to), 255, message)
+    };
+    let (link_local, others) = (own.0.link_local(), other.0.link_local());
+    let forged = says(own.1, ADVERTISEMENT, other.1);
+    let mut cut = forged.clone();
+    cut.truncate(TRANSPORT + 20);
+    let spoofed = [
+        udp(((own.0, other.1), (ROUTER_MAC, CLIENT)), b""),
+        udp(((own.0, in_network(LOCAL)), (ROUTER_MAC, CLIENT)), b""),
+        udp(((own.0, link_local), (ROUTER_MAC, CLIENT)), b""),
+        udp(((own.0, Ip::UNSPECIFIED), to), b""),
+        udp(((other.0, own.1), (ROUTER_MAC, CLIENT)), b""),
+        extended(forged.clone(), HOP_BY_HOP, [0, 1, 4, 0, 0, 0, 0]),
+        forged,
+        says(link_local, ADVERTISEMENT, others),
+        says(other.1, ADVERTISEMENT, own.1),
+        says(Ip::UNSPECIFIED, 135, other.1),
+        says(link_local, ROUTER_ADVERTISEMENT, Ip::UNSPECIFIED),
+        says(others, 135, other.1),
+    ];
+    let sent = |bytes| step(ProgramId::MeshTask, WAYS_OUT[0], bytes);
+    let spoofed = spoofed.into_iter().map(|bytes| plain(DropReason::SourceAddress, sent(bytes)));
+    spoofed.chain([plain(DropReason::Malformed, sent(cut))]).collect()
 }
 
 fn of_clients() -> Vec<Fixture> {

@@ -181,6 +181,7 @@ fn the_way_out_is_masqueraded() {
     }
 
     let inside = Namespace::open(&node.netns_dir().join(&task.0)).unwrap().unwrap();
+    assert_eq!(inside.far_source4().unwrap(), "172.18.0.9".parse().ok());
     assert_eq!(inside.far_source6().unwrap(), "fd00:18::9".parse().ok());
 
     filter(&mut wanted).no_egress = [Ipv4Addr::new(172, 18, 0, 9)].into();

@@ -120,7 +120,7 @@ tables! {
     peers: Peer(IpAddr => Present),
     /// Whose address is it? Replies of published ports go there.
     owners: Owner(IpAddr => Owner),
-    /// Networks whose endpoints have IPv6 addresses too.
+    /// Networks whose endpoints have IPv6 addresses too, and the gateway bridge.
     prefixes6: Prefix6(Vni => Dual),
     /// Where each address of each network lives.
     endpoints: Endpoint(EndpointKey => Endpoint),

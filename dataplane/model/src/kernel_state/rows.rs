@@ -319,8 +319,8 @@ pub enum AttachmentRole {
     Overlay,
     /// In the routing mesh's network: answers leave here.
     Ingress,
-    /// The way out of a task that is in the routing mesh's network, where it has the row's address. Datagrams that answer
-    /// from an unbound socket leave here.
+    /// The way out. Datagrams of a task of the routing mesh that answer from an unbound socket leave here: the row's address is
+    /// the task's there, or the way out's own. What answers no client must be from the address that the MAC names.
     WayOut,
 }
 

@@ -118,9 +118,10 @@ fn origin(host: &Host, view: &NodeView, request: &TraceRequest) -> Result<Origin
     let id = find_sandbox(Some(view), &request.from)?;
     let sandbox = sandbox(host, &id)?;
     let netns_cookie = sandbox.cookie().map_err(|error| failed(&error))?;
+    let far_source4 = sandbox.far_source4().map_err(|error| failed(&error))?;
     let far_source6 = sandbox.far_source6().map_err(|error| failed(&error))?;
     let addresses = legs(view, &id);
-    Ok(Origin::Task(TaskOrigin { netns_cookie, addresses, far_source6, port: request.port }))
+    Ok(Origin::Task(TaskOrigin { netns_cookie, addresses, far_source4, far_source6, port: request.port }))
 }
 
 /// A task's VNIs and its address in each.

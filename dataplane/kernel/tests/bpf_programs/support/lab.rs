@@ -46,6 +46,8 @@ pub const NODES6: [Ip; 2] =
 /// `fd00:0:0:1000::/64` and `fd00:0:0:1001::/64`.
 pub const INGRESS_PREFIX: Prefix6 = prefix6(0x1000, TASKS[0]);
 pub const OVERLAY_PREFIX: Prefix6 = prefix6(0x1001, TASKS_OVERLAY[0]);
+/// Of the gateway bridge, where a test has one.
+pub const BRIDGE_PREFIX: Prefix6 = prefix6(0x18, Ip4([172, 18, 0, 1]));
 
 const fn ip6(groups: [u16; 8]) -> Ip {
     let mut bytes = [0; 16];

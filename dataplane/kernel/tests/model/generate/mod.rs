@@ -8,7 +8,7 @@ pub mod world;
 
 use std::net::Ipv6Addr;
 
-use ebpf_abi::limits::MAX_VIP_ROWS_OF_TASK;
+use ebpf_abi::limits::{BRIDGE_VNI, MAX_VIP_ROWS_OF_TASK};
 use ebpf_abi::{Endpoint, EndpointKey, Frontend, Ip, Ip4, MacAddr, Port, ProgramId, RingKey, protocol};
 
 use crate::kernel::SHORTEST_SKB;
@@ -95,7 +95,7 @@ fn next_hop(dice: &mut Dice, tables: &Tables) -> NextHop {
 
 fn vni(dice: &mut Dice) -> u32 {
     match dice.below(20) {
-        0 => dice.pick(&[0, 5000, OVERLAPPING]),
+        0 => dice.pick(&[0, 5000, OVERLAPPING, BRIDGE_VNI]),
         1..4 => OVERLAY,
         _ => INGRESS,
     }
@@ -238,7 +238,7 @@ fn change(dice: &mut Dice, tables: &Tables) -> Change {
         }
         28 => Change::Ring(RingKey::new(2, OVERLAY), world::ring(dice, OVERLAY)),
         23 | 24 => {
-            let vni = dice.pick(&[INGRESS, OVERLAY]);
+            let vni = dice.pick(&[INGRESS, OVERLAY, BRIDGE_VNI]);
             Change::Prefix6(vni, (!dice.one_in(3)).then(|| prefix6(vni)))
         }
         _ => Change::Config(world::config(dice)),

@@ -1,7 +1,7 @@
 //! Frames as they come from outside, from other nodes, from this node's processes and from its tasks.
 
 use ebpf_abi::flow::{FLOW_AS_IPV4, VIP_FLOW_V6};
-use ebpf_abi::limits::{PROBE_VNI, ROUTER_MAC};
+use ebpf_abi::limits::{BRIDGE_VNI, PROBE_VNI, ROUTER_MAC};
 use ebpf_abi::ring::{MAX_HOPS, fingerprint};
 use ebpf_abi::table::{ATTACHMENT_INGRESS, ATTACHMENT_WAY_OUT};
 use ebpf_abi::{
@@ -11,8 +11,8 @@ use ebpf_abi::{
 use super::dice::Dice;
 use super::frames::{Headers, icmp_checksum, icmp_error, transport};
 use super::world::{
-    BACKENDS, CLIENTS, CLIENTS6, INGRESS, OVERLAY_TASKS, OWN, OWN6, PEER6, PEERS, PEERS_OTHER, SCTP_SERVICES,
-    SERVICES, STRANGER, STRANGER6, VIPS, prefix6,
+    BACKENDS, CLIENTS, CLIENTS6, INGRESS, OVERLAY, OVERLAY_TASKS, OWN, OWN6, PEER6, PEERS, PEERS_OTHER,
+    SCTP_SERVICES, SERVICES, STRANGER, STRANGER6, VIPS, prefix6,
 };
 use crate::frame::checksum;
 use crate::network::Family;
@@ -364,6 +364,7 @@ pub fn from_task(dice: &mut Dice, tables: &Tables) -> (u32, Vec<u8>) {
     let mut frame = match dice.below(12) {
         0 if dice.one_in(2) => solicitation(dice, attachment),
         0 => question(dice, attachment),
+        1 if attachment.flags & ATTACHMENT_WAY_OUT != 0 => of_link(dice, attachment),
         1..3 => to_neighbour(dice, attachment),
         3 if attachment.flags & ATTACHMENT_WAY_OUT == 0 => by_vip(dice, tables, attachment),
         5..11 if attachment.flags & (ATTACHMENT_INGRESS | ATTACHMENT_WAY_OUT) == 0 => {
@@ -381,6 +382,11 @@ pub fn from_task(dice: &mut Dice, tables: &Tables) -> (u32, Vec<u8>) {
     (ifindex, frame)
 }
 
+/// Who the task is on this leg.
+fn own_name(attachment: &Attachment) -> Ip4 {
+    attachment.mac.endpoint().expect("all of the world's MACs name their address")
+}
+
 fn macs(attachment: &Attachment) -> (MacAddr, MacAddr) {
     (attachment.mac, ROUTER_MAC)
 }
@@ -391,17 +397,20 @@ fn answer(dice: &mut Dice, tables: &Tables, attachment: &Attachment) -> Vec<u8> 
     let answered: Vec<_> = answered.map(|(key, _)| *key).collect();
     let Some(key) = (!answered.is_empty()).then(|| dice.pick(&answered)) else {
         let client = dice.pick(&CLIENTS);
-        return between(dice, macs(attachment), attachment.address, client);
+        return between(dice, macs(attachment), own_name(attachment), client);
     };
     let client = as_task_sees(tables, &key);
+    // Any address of its own, by the way out.
+    let others = [own_name(attachment), key.endpoint, STRANGER];
+    let is_way_out = attachment.flags & ATTACHMENT_WAY_OUT != 0;
+    let (name, vni) = if is_way_out {
+        (dice.pick(&others), dice.pick(&[BRIDGE_VNI, OVERLAY]))
+    } else {
+        (key.endpoint, INGRESS)
+    };
     let source = match Family::of_address(client) {
-        Family::V4 if attachment.flags & ATTACHMENT_WAY_OUT != 0 => STRANGER.into(),
-        Family::V4 => key.endpoint.into(),
-        // Any address of its own: none of the network's either, on the way out.
-        Family::V6 if attachment.flags & ATTACHMENT_WAY_OUT != 0 => {
-            in_network6(crate::generate::OVERLAY, key.endpoint)
-        }
-        Family::V6 => in_network6(INGRESS, key.endpoint),
+        Family::V4 => name.into(),
+        Family::V6 => in_network6(vni, name),
     };
     let tuple = FlowTuple::new((source, key.target_port), (client, key.client_port), key.protocol);
     let mut headers = Headers::of(macs(attachment), &tuple);
@@ -445,7 +454,7 @@ fn error(dice: &mut Dice, tables: &Tables, attachment: &Attachment) -> Vec<u8> {
 }
 
 fn to_neighbour(dice: &mut Dice, attachment: &Attachment) -> Vec<u8> {
-    let source = if dice.one_in(15) { STRANGER } else { attachment.address };
+    let source = if dice.one_in(15) { STRANGER } else { own_name(attachment) };
     let destinations = [
         attachment.gateway,
         VIPS[0],
@@ -494,7 +503,7 @@ fn solicitation(dice: &mut Dice, attachment: &Attachment) -> Vec<u8> {
     let source = match dice.below(12) {
         0 => Ip::UNSPECIFIED,
         1 => in_network6(attachment.vni, STRANGER),
-        _ => in_network6(attachment.vni, attachment.address),
+        _ => in_network6(attachment.vni, own_name(attachment)),
     };
     let nowhere = Port::default();
     let to = if dice.one_in(3) { target } else { ALL_NODES };
@@ -511,13 +520,41 @@ fn solicitation(dice: &mut Dice, attachment: &Attachment) -> Vec<u8> {
     headers.frame(dice, &message)
 }
 
+/// What nodes say to their link of themselves, and what routers alone or others would say.
+fn of_link(dice: &mut Dice, attachment: &Attachment) -> Vec<u8> {
+    let own = in_network6(attachment.vni, own_name(attachment));
+    let other = in_network6(attachment.vni, attachment.gateway);
+    let (link_local, others) = (link_local(attachment.mac), link_local(ROUTER_MAC));
+    let source = dice.pick(&[own, own, link_local, link_local, Ip::UNSPECIFIED, other, others]);
+    let target = dice.pick(&[own, own, own, link_local, other, others]);
+    let nowhere = Port::default();
+    let tuple = FlowTuple::new((source, nowhere), (ALL_NODES, nowhere), protocol::ICMP6);
+    let mut message = vec![dice.pick(&[136, 136, 136, 135, 135, 133, 134, 137, 130, 131, 132, 143])];
+    message.extend([0; 7]);
+    message.extend(target.0);
+    let mut headers = Headers::of(macs(attachment), &tuple);
+    headers.fragment = dice.pick(&[0, 0, 0, 0, 0, 0, MORE_FRAGMENTS, 3]);
+    icmp_checksum(dice, &headers, &mut message);
+    if dice.one_in(20) {
+        message.truncate(dice.below(message.len()));
+    }
+    headers.frame(dice, &message)
+}
+
+/// RFC 4291 appendix A.
+fn link_local(MacAddr(mac): MacAddr) -> Ip {
+    let [start, end] = [[mac[0] ^ 2, mac[1], mac[2], 0xff], [0xfe, mac[3], mac[4], mac[5]]];
+    let all = [&[0xfe, 0x80, 0, 0, 0, 0, 0, 0], &start[..], &end].concat();
+    Ip(all.try_into().unwrap())
+}
+
 fn question(dice: &mut Dice, attachment: &Attachment) -> Vec<u8> {
     let targets =
         [attachment.gateway, attachment.address, VIPS[0], OVERLAY_TASKS[1], BACKENDS[1], CLIENTS[0]];
     let mut frame = [[0xff; 6], attachment.mac.0].concat();
     frame.extend([8, 6, 0, 1, 8, 0, 6, 4, 0, dice.pick(&[1, 1, 1, 1, 2])]);
-    frame.extend(attachment.mac.0);
-    frame.extend(attachment.address.0);
+    frame.extend(if dice.one_in(20) { ROUTER_MAC.0 } else { attachment.mac.0 });
+    frame.extend(if dice.one_in(10) { STRANGER.0 } else { own_name(attachment).0 });
     frame.extend([0; 6]);
     frame.extend(dice.pick(&targets).0);
     frame

@@ -3,6 +3,7 @@
 
 use std::ops::Range;
 
+use ebpf_abi::limits::BRIDGE_VNI;
 use ebpf_abi::table::{ATTACHMENT_INGRESS, ATTACHMENT_WAY_OUT, CONFIG_XDP_REDIRECT};
 use ebpf_abi::{
     Attachment, Endpoint, EndpointKey, Frontend, FrontendKey, Ip, Ip4, MacAddr, NodeConfig, Port, Prefix6,
@@ -38,6 +39,8 @@ pub const BACKENDS: [Ip4; 6] = [
     Ip4([10, 0, 0, 10]),
 ];
 pub const OVERLAY_TASKS: [Ip4; 3] = [Ip4([10, 0, 1, 5]), Ip4([10, 0, 1, 6]), Ip4([10, 0, 1, 7])];
+/// Who have the ways out.
+pub const BEHIND: [Ip4; 2] = [Ip4([172, 18, 0, 3]), Ip4([172, 18, 0, 4])];
 pub const VIPS: [Ip4; 2] = [Ip4([10, 0, 1, 2]), Ip4([10, 0, 0, 2])];
 /// Service, protocol, published and target port. The third's ring is empty, the fourth has none.
 pub const SERVICES: [(u64, u8, u16, u16); 8] = [
@@ -66,7 +69,11 @@ pub fn prefix6(vni: u32) -> Prefix6 {
     let [_, _, high, low] = vni.to_be_bytes();
     let is_long = u8::from(vni == OVERLAPPING);
     let prefix = Ip([0xfd, 0, 0, 0, 0, 0, high, low, 0, 0, 0, is_long, 0, 0, is_long, 0]);
-    let subnet = if vni == OVERLAY { Ip4([10, 0, 1, 0]) } else { Ip4([10, 0, 0, 0]) };
+    let subnet = match vni {
+        OVERLAY => Ip4([10, 0, 1, 0]),
+        BRIDGE_VNI => Ip4([172, 18, 0, 0]),
+        _ => Ip4([10, 0, 0, 0]),
+    };
     Prefix6 { prefix, subnet, host_mask: 0xff }
 }
 
@@ -87,7 +94,7 @@ pub fn wanted(dice: &mut Dice) -> Wanted {
             wanted.address_owners.insert(address, owner);
         }
     }
-    for vni in [INGRESS, OVERLAY, OVERLAPPING] {
+    for vni in [INGRESS, OVERLAY, OVERLAPPING, BRIDGE_VNI] {
         if !dice.one_in(10) {
             wanted.prefixes6.insert(vni, prefix6(vni));
         }
@@ -151,8 +158,10 @@ fn attachments(wanted: &mut Wanted) {
     for (ifindex, address) in OVERLAY_ENDS.into_iter().zip(OVERLAY_TASKS) {
         wanted.attachments.insert(ifindex, attachment(OVERLAY, address, 0));
     }
-    for (ifindex, address) in WAYS_OUT.into_iter().zip(BACKENDS) {
-        wanted.attachments.insert(ifindex, attachment(0, address, ATTACHMENT_WAY_OUT));
+    // The first is of a task that is in the ingress network.
+    for ((ifindex, behind), address) in WAYS_OUT.into_iter().zip(BEHIND).zip([BACKENDS[0], BEHIND[1]]) {
+        let row = Attachment { address, ..attachment(BRIDGE_VNI, behind, ATTACHMENT_WAY_OUT) };
+        wanted.attachments.insert(ifindex, row);
     }
 }
 

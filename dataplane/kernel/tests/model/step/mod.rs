@@ -15,6 +15,7 @@ mod translate;
 mod tunnel;
 mod uplink;
 mod vips;
+mod way_out;
 
 pub use headers::FLOW_HASH;
 

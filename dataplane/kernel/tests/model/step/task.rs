@@ -16,12 +16,12 @@ impl Walk<'_> {
     pub fn task_sends(&mut self) -> Step {
         let attachment = self.tables.wanted.attachments.get(&self.packet.ifindex);
         let attachment = *attachment.ok_or(DropReason::UnknownAttachment)?;
-        if attachment.flags & ATTACHMENT_WAY_OUT != 0 {
-            return self.by_way_out(&attachment).unwrap_or(Ok(Verdict::Pass));
-        }
         let link = Link::of(&self.frame).ok_or(DropReason::Malformed)?;
         if link.source != attachment.mac {
             return Err(DropReason::SourceAddress);
+        }
+        if attachment.flags & ATTACHMENT_WAY_OUT != 0 {
+            return self.by_way_out(&attachment, &link);
         }
         if link.kind == ARP {
             return self.arp(&attachment);
@@ -36,15 +36,26 @@ impl Walk<'_> {
             .unwrap_or_else(|| self.across_network(&attachment, &link, &ip))
     }
 
+    /// What answers clients, and else what is the task's own to say.
+    fn by_way_out(&mut self, attachment: &Attachment, link: &Link) -> Step {
+        if link.kind == ARP {
+            return self.own_arp(attachment);
+        }
+        let family = Family::of(link.kind).ok_or(DropReason::NotIp)?;
+        let ip = Network::of(&self.frame, family).ok_or(DropReason::Malformed)?;
+        if let Some(step) = self.answer_by_way_out(&ip, attachment) {
+            return step;
+        }
+        self.own_packet(attachment, &ip)
+    }
+
     /// What answers clients from a socket that let the routing table choose the way, as those of TCP don't; `None` for the rest.
-    fn by_way_out(&mut self, attachment: &Attachment) -> Option<Step> {
-        let family = Family::of(Link::of(&self.frame)?.kind)?;
+    fn answer_by_way_out(&mut self, ip: &Network, attachment: &Attachment) -> Option<Step> {
         self.tables.config()?;
-        let ip = Network::of(&self.frame, family)?;
         let segment =
-            self.tables.segment(&self.frame, &ip).ok().filter(|segment| !segment.is_of(protocol::TCP))?;
+            self.tables.segment(&self.frame, ip).ok().filter(|segment| !segment.is_of(protocol::TCP))?;
         let flow = self.tables.task_answers(&segment, attachment.address)?;
-        self.tables.remember_fragment(&ip, &segment);
+        self.tables.remember_fragment(ip, &segment);
         Some(self.restore(&segment, attachment, &flow))
     }
 

@@ -249,8 +249,9 @@ impl<T: Lookup> Walk<'_, T> {
             "way out",
             "no leg of the task has the destination: the node forwards it, if the task has a way out",
         );
-        let is_way_out = |(_, leg): &Leg| leg.flags & ATTACHMENT_WAY_OUT != 0;
-        if own_legs(self.tables, task)?.iter().any(is_way_out) {
+        let own = task.far_source4.map(Ip4::from);
+        let is_way_out = |leg: &Attachment| leg.flags & ATTACHMENT_WAY_OUT != 0 && leg.mac.endpoint() == own;
+        if own.is_some() && self.tables.attachments()?.values().any(is_way_out) {
             self.say(HOP, packet_hop(ProgramId::MeshTask.label(), Verdict::Passed));
         }
         let Some((endpoint, address)) = endpoint.zip(address) else { return Ok(TraceEnd::Host) };
@@ -266,7 +267,7 @@ impl<T: Lookup> Walk<'_, T> {
     }
 }
 
-/// The task's legs that have a program, by interface: its way out is one of them if it is in the routing mesh's network.
+/// The task's legs in networks, by interface.
 fn own_legs(tables: &impl Lookup, task: &TaskOrigin) -> Result<Vec<Leg>, TableError> {
     let is_its = |leg: &Attachment| task.addresses.contains(&(leg.vni, leg.address.into()));
     Ok(tables.attachments()?.into_iter().filter(|(_, leg)| is_its(leg)).collect())
@@ -275,12 +276,11 @@ fn own_legs(tables: &impl Lookup, task: &TaskOrigin) -> Result<Vec<Leg>, TableEr
 /// The leg whose subnet has the address; `None` for what goes by the way out. A task that has none by IPv6 sends all by the
 /// routing mesh's leg.
 pub fn leg_to(tables: &impl Lookup, task: &TaskOrigin, address: Ip) -> Result<Option<Leg>, TableError> {
-    let own = own_legs(tables, task)?;
-    let legs = || own.iter().filter(|(_, leg)| leg.flags & ATTACHMENT_WAY_OUT == 0);
+    let legs = own_legs(tables, task)?;
     if address.is_v4() {
-        return Ok(legs().find(|(_, leg)| has(leg, address.low())).copied());
+        return Ok(legs.into_iter().find(|(_, leg)| has(leg, address.low())));
     }
-    for leg in legs() {
+    for leg in &legs {
         if tables.name(leg.1.vni, address)?.is_some() {
             return Ok(Some(*leg));
         }
@@ -289,11 +289,11 @@ pub fn leg_to(tables: &impl Lookup, task: &TaskOrigin, address: Ip) -> Result<Op
         return Ok(None);
     }
     // Of other legs it is the source address's, which the kernel chooses among them: they answer alike.
-    let (ingress, others): (Vec<&Leg>, Vec<&Leg>) =
-        legs().partition(|(_, leg)| leg.flags & ATTACHMENT_INGRESS != 0);
+    let (ingress, others): (Vec<Leg>, Vec<Leg>) =
+        legs.into_iter().partition(|(_, leg)| leg.flags & ATTACHMENT_INGRESS != 0);
     for leg in ingress.into_iter().chain(others) {
         if tables.prefix6(leg.1.vni)?.is_some() {
-            return Ok(Some(*leg));
+            return Ok(Some(leg));
         }
     }
     Ok(None)

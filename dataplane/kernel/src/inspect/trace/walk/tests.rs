@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use dataplane_model::inspect::TraceChance;
-use ebpf_abi::table::ATTACHMENT_INGRESS;
+use ebpf_abi::limits::BRIDGE_VNI;
+use ebpf_abi::table::{ATTACHMENT_INGRESS, ATTACHMENT_WAY_OUT};
 use ebpf_abi::{Attachment, ForwardFlow, Frontend, MacAddr, Prefix6, SandboxNetworks, TargetPort, VipKey};
 
 use super::*;
@@ -139,7 +140,7 @@ fn at(text: &str) -> SocketAddr {
 
 fn task() -> TaskOrigin {
     let addresses = vec![(INGRESS, LOCAL.into()), (OVERLAY, overlay(LOCAL).into())];
-    TaskOrigin { netns_cookie: COOKIE, addresses, far_source6: None, port: 40_000 }
+    TaskOrigin { netns_cookie: COOKIE, addresses, far_source4: None, far_source6: None, port: 40_000 }
 }
 
 /// Steps and end, a line each.
@@ -370,13 +371,20 @@ fn a_task_by_ipv6_comes_out_of_the_kernels_device() {
     assert_eq!(says, ["mesh_uplink: forwarded"]);
     assert_eq!(&arrival.ways[0].end, end);
 
-    // By its way out, if it has one: the program there sees the packet where the task is in the routing mesh's network.
+    // By its way out, if it has one: the program there sees the packet.
+    let behind = Ip4([172, 18, 0, 9]);
+    let (mac, flags) = (MacAddr::of_endpoint(behind), ATTACHMENT_WAY_OUT);
+    let way_out = Attachment { vni: BRIDGE_VNI, address: LOCAL, mac, flags, ..Attachment::default() };
+    node.attachments.insert(9, way_out);
     for (source, is_by_leg) in [("fdaa::9", false), ("fd00:0:0:1000::5", true)] {
-        let task = TaskOrigin { far_source6: source.parse().ok(), ..task() };
+        let far_source4 = Some(behind.into());
+        let task = TaskOrigin { far_source4, far_source6: source.parse().ok(), ..task() };
         let walk = Walk::new(&node, protocol::TCP).unwrap();
-        let end = walk.from_task(&task, at("[2001:db8::77]:80")).unwrap().ways.remove(0).end;
+        let way = walk.from_task(&task, at("[2001:db8::77]:80")).unwrap().ways.remove(0);
         let no_route = TraceEnd::NoRoute { program: "mesh_task".to_owned() };
-        assert_eq!(end, if is_by_leg { no_route } else { TraceEnd::Host }, "{source}");
+        assert_eq!(way.end, if is_by_leg { no_route } else { TraceEnd::Host }, "{source}");
+        let passes = way.hops().iter().any(|(_, says)| *says == "mesh_task: passed");
+        assert_eq!(passes, !is_by_leg, "{source}");
     }
 
     // Without IPv6 in the network nothing has that address: no route of the sandbox leads there but the routing mesh's.
