@@ -15,7 +15,10 @@ use dataplane_kernel::bpf::{PinDir, Tables};
 use dataplane_model::PublishedPort;
 use ebpf_abi::{DropReason, ProgramId};
 use frames::{Ear, End, advertisement, arp, mac_of, udp4, udp6};
-use lab::{CLIENT, Lab, NODE_A, NODE_B, Ns, ask_tcp, serve_tcp, serve_tcp_at, view, wait_until};
+use lab::{
+    CLIENT, Lab, NODE_A, NODE_B, Ns, ask_tcp, ask_udp, serve_tcp, serve_tcp_at, serve_udp_at, view,
+    wait_until,
+};
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, setsockopt, socket, sockopt,
 };
@@ -53,6 +56,47 @@ fn a_task_reaches_no_process_of_a_node_through_the_ingress_network() {
         // By the way out it may.
         ask_tcp(&five, (node, ADMIN), 10).unwrap();
     }
+}
+
+/// A task in none of its networks goes by the node to what the routing mesh publishes, and by no other port.
+#[test]
+fn tasks_reach_the_routing_meshs_endpoints_by_published_ports_alone() {
+    const UNPUBLISHED: u16 = 5432;
+    let lab = Lab::new(|_| {});
+    let mut view = view::of_node(1, NODE_A);
+    view::add_lone_task(&mut view, 9);
+    lab.a.converge(view);
+    lab.b.converge(view::of_node(1, NODE_B));
+    for (node, task, name) in [(&lab.a, 5, "five"), (&lab.b, 6, "six")] {
+        let sandbox = node.sandbox(task);
+        for port in [80, UNPUBLISHED] {
+            serve_tcp(&sandbox, port, name);
+            serve_udp_at(&sandbox, (view::ingress(task), port), name);
+        }
+    }
+    let nine = lab.a.sandbox(9);
+
+    for (task, name) in [(5, "five"), (6, "six")] {
+        let answer = ask_tcp(&nine, (view::ingress(task), 80), 10).unwrap();
+        assert!(answer.starts_with(&format!("{name} {NODE_A}:")), "{answer}");
+        ask_udp(&nine, (view::ingress(task), 80)).unwrap();
+        let refused = ask_tcp(&nine, (view::ingress(task), UNPUBLISHED), 10).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::ConnectionRefused, "TCP, {name}");
+        let refused = ask_udp(&nine, (view::ingress(task), UNPUBLISHED)).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::ConnectionRefused, "UDP, {name}");
+    }
+    for node in [NODE_A, NODE_B] {
+        ask_tcp(&nine, (node, 8080), 10).unwrap();
+    }
+
+    // The port is published now, and the other one no more.
+    let mut view = view::of_node(2, NODE_A);
+    view::add_lone_task(&mut view, 9);
+    view::publish(&mut view, &[PublishedPort { protocol: 6, published: 8082, target: UNPUBLISHED }]);
+    lab.a.converge(view);
+    ask_tcp(&nine, (view::ingress(5), UNPUBLISHED), 10).unwrap();
+    let refused = ask_tcp(&nine, (view::ingress(5), 80), 10).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
 }
 
 /// With a host port it has an address behind the bridge, which may answer.

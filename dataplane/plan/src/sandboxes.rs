@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use dataplane_model::kernel_state::{
     AttachmentRole, AttachmentRow, Endpoint, EndpointKey, Leg, Leg6, LinkName, PacketFilter, Place,
@@ -60,6 +61,7 @@ pub(crate) fn plan(view: &NodeView, facts: &NodeFacts, underlay_mtu_bytes: u32, 
         guarded6: guarded(facts, facts.forwarding6 == Forwarding6::Host),
         no_egress: BTreeSet::new(),
         host_ports: BTreeMap::new(),
+        targets: Arc::default(),
     };
     for (id, sandbox) in &view.sandboxes {
         let overlay = match overlay_legs(view, id, sandbox, (facts, underlay_mtu_bytes)) {

@@ -2,13 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use dataplane_model::kernel_state::{
-    Endpoint, EndpointKey, Frontend, FrontendKey, Place, PortKey, Ring, RingKey, TargetPort, VipKey,
+    Endpoint, EndpointKey, Frontend, FrontendKey, PacketFilter, Place, PortKey, Ring, RingKey, Singleton,
+    TargetPort, VipKey,
 };
 use dataplane_model::{
-    Backend, FULL_WEIGHT, KernelState, NetworkKey, NodeView, PublishedPort, Service, ServiceKey, Table, Vni,
-    put,
+    Backend, FULL_WEIGHT, KernelState, NetworkKey, NodeView, ProtocolNumber, PublishedPort, Service,
+    ServiceKey, Table, Vni, put,
 };
 use ebpf_abi::protocol::{SCTP, TCP, UDP};
 
@@ -30,11 +32,17 @@ pub(crate) struct Services {
     vips: Claims<VipKey, RingKey>,
     frontends: Claims<FrontendKey, Frontend>,
     ports: Claims<PortKey, TargetPort>,
+    targets: Claims<Target, ()>,
+    /// Those of all services.
+    all_targets: Arc<BTreeSet<Target>>,
     /// The backends of each service, and whether they are in its ring.
     backends: Claims<EndpointKey, bool>,
     problems: BTreeMap<ServiceKey, Vec<String>>,
     contested: BTreeMap<FrontendKey, Vec<String>>,
 }
+
+/// Protocol and port that backends of a published service listen on.
+type Target = (ProtocolNumber, u16);
 
 /// What one service makes of the kernel.
 #[derive(Debug, Default)]
@@ -44,6 +52,7 @@ struct Rows {
     vips: Vec<(VipKey, RingKey)>,
     frontends: Vec<(FrontendKey, Frontend)>,
     ports: Vec<(PortKey, TargetPort)>,
+    targets: Vec<(Target, ())>,
     backends: Vec<(EndpointKey, bool)>,
     problems: Vec<String>,
 }
@@ -74,6 +83,7 @@ impl Services {
     ) {
         let (mut vips, mut frontends, mut ports, mut backends) =
             (BTreeSet::new(), BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        let mut targets = BTreeSet::new();
         for key in dirty {
             let old = self.rows.remove(key).unwrap_or_default();
             let rings = RingSource { own: &old, known: known.0.get(key) };
@@ -84,6 +94,7 @@ impl Services {
             self.vips.replace(*key, &old.vips, &new.vips, &mut vips);
             self.frontends.replace(*key, &old.frontends, &new.frontends, &mut frontends);
             self.ports.replace(*key, &old.ports, &new.ports, &mut ports);
+            self.targets.replace(*key, &old.targets, &new.targets, &mut targets);
             self.backends.replace(*key, &old.backends, &new.backends, &mut backends);
             write_rings(&old, &new, &mut state.rings);
             self.keep(*key, new, service.is_some());
@@ -95,6 +106,7 @@ impl Services {
         self.vips.write(&vips, &mut state.vips);
         self.frontends.write(&frontends, &mut state.frontends);
         self.ports.write(&ports, &mut state.ports);
+        self.write_targets(&targets, &mut state.filter);
         for key in backends {
             let row =
                 state.endpoints.get(&key).map(|row| Endpoint { serves: self.serves(key), ..row.clone() });
@@ -102,6 +114,27 @@ impl Services {
         }
         for key in frontends {
             self.contest(key, ground.view);
+        }
+    }
+
+    /// Writes the target ports into the filter, which may be another than the last time.
+    fn write_targets(&mut self, touched: &BTreeSet<Target>, filter: &mut Table<Singleton, PacketFilter>) {
+        for target in touched {
+            let is_wanted = self.targets.of(*target).next().is_some();
+            if is_wanted == self.all_targets.contains(target) {
+                continue;
+            }
+            let all = Arc::make_mut(&mut self.all_targets);
+            if is_wanted {
+                all.insert(*target)
+            } else {
+                all.remove(target)
+            };
+        }
+        let held = filter.get(&Singleton).filter(|held| held.targets != self.all_targets);
+        if let Some(held) = held.cloned() {
+            let targets = Arc::clone(&self.all_targets);
+            filter.insert(Singleton, PacketFilter { targets, ..held });
         }
     }
 
@@ -184,6 +217,7 @@ fn rows(
             networks.insert(network, vni);
             rows.frontends = frontends(&published, RingKey::of(key, vni), facts);
             rows.ports = target_ports(service, &published, (network, vni), endpoints);
+            rows.targets = published.iter().map(|port| ((port.protocol, port.target), ())).collect();
         }
     }
     for (network, vni) in networks {

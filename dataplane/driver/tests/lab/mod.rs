@@ -211,7 +211,13 @@ pub fn serve_greetings(ns: &Ns, port: u16, name: &'static str) {
 
 /// Answers every datagram in `ns` with `<name> <address of the client>`; from an unbound source address.
 pub fn serve_udp(ns: &Ns, port: u16, name: &'static str) {
-    let socket = ns.run(move || UdpSocket::bind(("0.0.0.0", port)).unwrap());
+    serve_udp_at(ns, (Ipv4Addr::UNSPECIFIED, port), name);
+}
+
+/// The same at an address.
+pub fn serve_udp_at(ns: &Ns, at: (impl Into<IpAddr>, u16), name: &'static str) {
+    let at = SocketAddr::from(at);
+    let socket = ns.run(move || UdpSocket::bind(at).unwrap());
     thread::spawn(move || {
         let mut buffer = [0; 2048];
         while let Ok((_, client)) = socket.recv_from(&mut buffer) {

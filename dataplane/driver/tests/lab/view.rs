@@ -101,6 +101,11 @@ pub fn change_sandbox(view: &mut NodeView, task: u8, change: impl FnOnce(&mut Sa
     change(view.sandboxes.get_mut(&id(task)).expect("it is there"));
 }
 
+/// Other published ports than the service's own.
+pub fn publish(view: &mut NodeView, ports: &[PublishedPort]) {
+    change_rows(&mut view.services, |service| service.ingress_ports = ports.to_vec());
+}
+
 fn network(name: &str, vni: u32, third: u8) -> Network {
     Network {
         name: name.into(),

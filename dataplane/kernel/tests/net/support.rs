@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::future::Future;
 use std::path::PathBuf;
 use std::process::{Command, Output};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use dataplane_kernel::net::{Net, NetOptions};
@@ -200,6 +201,7 @@ pub fn wanted(id: &SandboxId) -> KernelState {
         guarded6: [link("up0")].into(),
         no_egress: [].into(),
         host_ports: [].into(),
+        targets: Arc::new([(6, 80), (17, 53)].into()),
     };
     state.filter.insert(Singleton, filter);
     state.sandboxes.insert(id.clone(), SandboxNet { legs: vec![overlay(id, 5), way_out(id, 9)] });

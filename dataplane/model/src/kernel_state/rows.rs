@@ -123,6 +123,9 @@ pub struct PacketFilter {
     pub no_egress: BTreeSet<Ipv4Addr>,
     /// Ports of `mode=host`: (protocol, published) → (address behind the bridge, target port).
     pub host_ports: BTreeMap<(ProtocolNumber, u16), (Ipv4Addr, u16)>,
+    /// What tasks reach by their way out of endpoints of the routing mesh: (protocol, target port) of what is published.
+    /// Shared, as it is compared often and seldom another.
+    pub targets: Arc<BTreeSet<(ProtocolNumber, u16)>>,
 }
 
 impl PacketFilter {
@@ -143,6 +146,7 @@ impl PacketFilter {
             guarded6: BTreeSet::new(),
             no_egress: BTreeSet::new(),
             host_ports: BTreeMap::new(),
+            targets: Arc::default(),
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use dataplane_model::kernel_state::{LinkName, RingKey};
+use dataplane_model::kernel_state::{LinkName, RingKey, Singleton};
 use dataplane_model::{
     Attachment, Backend, KernelState, NetworkKey, NodeView, Op, Peer, PublishedPort, RemoteEndpoint, Sandbox,
     SandboxId, Service, ServiceKey, Table, Vni,
@@ -237,6 +237,36 @@ fn rings_are_kept_when_all_else_is_planned_again() {
     let key = RingKey::of(WEB, Vni::new(4096).unwrap());
     assert!(Arc::ptr_eq(&before.rings[&key].0, &after.rings[&key].0));
     assert_eq!(before, after);
+}
+
+/// The filter's set is made anew when it is another, not when a backend or a sandbox is.
+#[test]
+fn tasks_reach_what_is_published() {
+    let port = |protocol, published, target| PublishedPort { protocol, published, target };
+    let mut planner = Planner::default();
+    let mut targets = |view: &NodeView| {
+        let plan = planner.plan(view, &facts()).unwrap();
+        Arc::clone(&plan.state.filter[&Singleton].targets)
+    };
+    let mut view = view();
+    let first = targets(&view);
+    assert_eq!(*first, [(6, 80)].into());
+
+    view.sandboxes.extend([sandbox(7)]);
+    view.services.get_mut(&WEB).unwrap().backends.remove(&(INGRESS, Ipv4Addr::new(10, 0, 0, 6)));
+    assert!(Arc::ptr_eq(&targets(&view), &first), "it was made again");
+
+    let other = Service {
+        name: "other".into(),
+        ingress_ports: vec![port(6, 8081, 80), port(17, 53, 5353), port(33, 9, 9)],
+        ..view.services[&WEB].clone()
+    };
+    view.services.insert(OTHER, other);
+    assert_eq!(*targets(&view), [(6, 80), (17, 5353)].into());
+    view.services.get_mut(&WEB).unwrap().ingress_ports = vec![port(6, 8080, 81)];
+    assert_eq!(*targets(&view), [(6, 80), (6, 81), (17, 5353)].into());
+    view.services.remove(&OTHER);
+    assert_eq!(*targets(&view), [(6, 81)].into());
 }
 
 #[test]

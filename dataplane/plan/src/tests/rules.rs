@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use dataplane_model::kernel_state::{Device, LinkName, Owner, Place, RingKey, Singleton};
+use dataplane_model::kernel_state::{AttachmentRole, Device, LinkName, Owner, Place, RingKey, Singleton};
 use dataplane_model::{KernelState, NetworkKey, NodeView, Peer, PublishedPort, SandboxId, Table, Vni};
+use ebpf_abi::limits::BRIDGE_VNI;
 use ipnetwork::{IpNetwork, Ipv6Network};
 
 use super::fixture::{APP, HTTP, INGRESS, NODE_B, NODE_I, WEB, facts, sandbox, view};
@@ -459,6 +460,14 @@ fn a_task_of_internal_networks_has_no_way_out() {
     let leg = &with_ports.sandboxes[&id].legs[2];
     assert!(!leg.default_route);
     assert_eq!(with_ports.filter[&Singleton].no_egress, BTreeSet::from([leg.address.ip()]));
+    // The program there knows who it is: to clients of published ports, or to nobody but the bridge.
+    let row = with_ports.attachments[&leg.host];
+    assert_eq!((row.vni.get(), row.mac, row.role), (BRIDGE_VNI, leg.mac, AttachmentRole::WayOut));
+    assert_eq!(row.address.ip(), Ipv4Addr::new(10, 0, 0, 5));
+    view.sandboxes.get_mut(&id).unwrap().attachments.remove(0);
+    let elsewhere = planned(&view, &facts()).state;
+    let leg = elsewhere.sandboxes[&id].legs.last().unwrap();
+    assert_eq!(elsewhere.attachments[&leg.host].address, leg.address);
     assert_eq!(with_ports.filter[&Singleton].host_ports[&(6, 8080)], (leg.address.ip(), 80));
 }
 

@@ -1,5 +1,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use dataplane_model::kernel_state::{LinkName, PacketFilter};
 
@@ -16,6 +17,7 @@ fn filter() -> PacketFilter {
         guarded6: BTreeSet::from(["up0", "up1"].map(|name| LinkName::new(name).unwrap())),
         no_egress: BTreeSet::from([Ipv4Addr::new(172, 18, 0, 7)]),
         host_ports: BTreeMap::from([((6, 8080), (Ipv4Addr::new(172, 18, 0, 7), 80))]),
+        targets: Arc::new(BTreeSet::from([(6, 80), (17, 53), (132, 9)])),
     }
 }
 
@@ -33,6 +35,11 @@ fn the_comments_give_the_filter_back() {
     assert!(!rendered_of_ipv4.contains("dnat ip6") && rendered.contains("dnat ip6 to [fd00:18::7]:80"));
     assert_eq!(text::parse(&rendered_of_ipv4), Some(of_ipv4));
     assert_eq!(text::parse(&rendered.replace("host-port 6/8080", "host-port 6/8081")), None);
+    assert_eq!(text::parse(&rendered.replace("17 . 53", "17 . 54")), None);
+    assert_eq!(text::parse(&rendered.replace("17 . 53", "udp . ")), None);
+    assert_eq!(text::parse(&rendered.replace("17 . 53,", "17 . 53,\n\t\t\t    ")), Some(filter()));
+    let without_targets = PacketFilter { targets: Arc::default(), ..filter() };
+    assert_eq!(text::parse(&text::render(&without_targets)), Some(without_targets));
     assert_eq!(text::parse("table inet meshd {\n}\n"), None);
     assert_ne!(PacketFilter::spoiled(), filter());
 }

@@ -1,16 +1,20 @@
-//! The table's text, and back. Every rule that carries data says it in its comment too, and the table's comment is the
-//! fingerprint of the whole: a restarted meshd reads the comments, renders them again, and believes them if the
+//! The table's text, and back. Every rule that carries data says it in its comment too, but for those of the set, and the table's comment is the
+//! fingerprint of the whole: a restarted meshd reads comments and set, renders them again, and believes them if the
 //! fingerprint is the same.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::sync::Arc;
 
+use dataplane_model::ProtocolNumber;
 use dataplane_model::kernel_state::{LinkName, PacketFilter};
 
 pub(super) const NAME: &str = "meshd";
 /// In place of the address of a node without one.
 const NOBODY: &str = "none";
 const FINGERPRINT: &str = "meshd rules ";
+/// The set of what tasks reach of the routing mesh's endpoints.
+const TARGETS: &str = "targets";
 
 /// A transaction that replaces the table.
 pub(super) fn render(filter: &PacketFilter) -> String {
@@ -57,10 +61,34 @@ pub(super) fn parse(listed: &str) -> Option<PacketFilter> {
         }
     }
     let ((bridge, subnet), (node, tunnel_port)) = filter.zip(tunnel)?;
-    let filter =
-        PacketFilter { bridge, subnet, subnet6, tunnel_port, node, guarded, guarded6, no_egress, host_ports };
+    let filter = PacketFilter {
+        bridge,
+        subnet,
+        subnet6,
+        tunnel_port,
+        node,
+        guarded,
+        guarded6,
+        no_egress,
+        host_ports,
+        targets: Arc::new(targets(listed)?),
+    };
     let fingerprint = format!("{FINGERPRINT}{:016x}", hash(&body(&filter)));
     comments.contains(&fingerprint.as_str()).then_some(filter)
+}
+
+/// The set of target ports; `None` if it is not as it is written here.
+fn targets(listed: &str) -> Option<BTreeSet<(ProtocolNumber, u16)>> {
+    let Some((_, set)) = listed.split_once(&format!("set {TARGETS} {{")) else {
+        return Some(BTreeSet::new());
+    };
+    let (_, elements) = set.split_once("elements = {")?;
+    let (elements, _) = elements.split_once('}')?;
+    let target = |element: &str| {
+        let (protocol, port) = element.split_once('.')?;
+        Some((protocol.trim().parse().ok()?, port.trim().parse().ok()?))
+    };
+    elements.split(',').map(target).collect()
 }
 
 fn comment(line: &str) -> Option<&str> {
@@ -69,12 +97,38 @@ fn comment(line: &str) -> Option<&str> {
 
 fn body(filter: &PacketFilter) -> String {
     let mut text = String::new();
-    untracked_chains(filter, &mut text)
+    target_set(filter, &mut text)
+        .and_then(|()| untracked_chains(filter, &mut text))
         .and_then(|()| no_route_chain(filter, &mut text))
         .and_then(|()| forward_chain(filter, &mut text))
         .and_then(|()| nat_chains(filter, &mut text))
         .expect("a String takes all");
     text
+}
+
+/// Comments have room for 128 bytes, a set for all elements.
+fn target_set(filter: &PacketFilter, text: &mut String) -> std::fmt::Result {
+    let targets: Vec<String> =
+        filter.targets.iter().map(|(protocol, port)| format!("{protocol} . {port}")).collect();
+    if targets.is_empty() {
+        return Ok(());
+    }
+    let elements = targets.join(", ");
+    writeln!(
+        text,
+        "\tset {TARGETS} {{\n\t\ttype inet_proto . inet_service\n\t\telements = {{ {elements} }}\n\t}}"
+    )
+}
+
+/// The routing mesh's endpoints are reached by the ports that are published, by which the node's own processes and those of
+/// tasks that are not in its network get there; by all others they are as closed as they are from outside.
+fn target_rules(filter: &PacketFilter, text: &mut String) -> std::fmt::Result {
+    let to_mesh = format!("iifname \"{}\" oifname \"{}\"", filter.bridge, LinkName::VXLAN);
+    if !filter.targets.is_empty() {
+        writeln!(text, "\t\t{to_mesh} meta l4proto . th dport @{TARGETS} accept")?;
+    }
+    writeln!(text, "\t\t{to_mesh} meta l4proto tcp reject with tcp reset")?;
+    writeln!(text, "\t\t{to_mesh} reject")
 }
 
 /// Before connection tracking (priority -200) sees them.
@@ -121,6 +175,7 @@ fn forward_chain(filter: &PacketFilter, text: &mut String) -> std::fmt::Result {
             writeln!(text, "\t\tiifname \"{bridge}\" ip6 saddr {address6} drop")?;
         }
     }
+    target_rules(filter, text)?;
     writeln!(text, "\t\tct status dnat accept")?;
     writeln!(text, "\t\toifname \"{bridge}\" drop comment \"bridge {bridge} {subnet}\"")?;
     for (family, word, uplinks) in

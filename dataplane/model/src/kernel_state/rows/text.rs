@@ -112,6 +112,10 @@ impl fmt::Display for PacketFilter {
         for ((protocol, published), (address, target)) in ports {
             write!(f, " {}/{published}->{address}:{target}", protocol_name(*protocol))?;
         }
+        if !self.targets.is_empty() {
+            let target = |(protocol, port): &(u8, u16)| format!("{}/{port}", protocol_name(*protocol));
+            write!(f, " targets {}", join(self.targets.iter().map(target)))?;
+        }
         Ok(())
     }
 }
