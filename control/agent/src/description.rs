@@ -8,7 +8,8 @@ use control_model::spec::{Labels, Platform, Resources};
 /// 10^9 is one CPU.
 const NANO_CPUS_PER_CPU: i64 = 1_000_000_000;
 
-/// This host's description. The hostname and the addresses are the caller's: it knows its namespace and its flags.
+/// This host's description. The hostname and the addresses are the caller's: it knows its namespace and its
+/// flags. The underlay's MTU, too, is its to fill in.
 pub fn describe_host(
     hostname: String,
     data_path_addr: IpAddr,
@@ -28,6 +29,7 @@ pub fn describe_host(
         engine_labels: Labels::new(),
         data_path_addr: Some(data_path_addr),
         addresses,
+        underlay_mtu_bytes: None,
     }
 }
 

@@ -119,6 +119,7 @@ mod tests {
             vtep: Ipv4Addr::LOCALHOST.into(),
             addresses: vec![],
             addresses_since: 1,
+            underlay_mtu_bytes: None,
             alive: true,
         })
     }

@@ -343,6 +343,7 @@ fn peer_of(node: &Node) -> Option<Peer> {
         vtep: node.description.data_path_addr?,
         addresses: node.description.addresses.clone(),
         addresses_since: node.addresses_since,
+        underlay_mtu_bytes: node.description.underlay_mtu_bytes,
         alive: node.status.data_path_alive,
     })
 }

@@ -94,6 +94,9 @@ pub struct Peer {
     pub addresses: Vec<IpAddr>,
     /// Since which log index it says so.
     pub addresses_since: u64,
+    /// MTU of its underlay, bytes, as far as it has said so.
+    #[serde(default)]
+    pub underlay_mtu_bytes: Option<u32>,
     /// Its data path answers. Where two nodes claim an address, the one that lives has it, else the newer.
     pub alive: bool,
 }

@@ -74,6 +74,9 @@ pub struct NodeDescription {
     pub data_path_addr: Option<IpAddr>,
     /// All addresses on which published ports answer.
     pub addresses: Vec<IpAddr>,
+    /// MTU of the interface that has the tunnel's end, bytes: what others may send there. `None` of a node that doesn't know it.
+    #[serde(default)]
+    pub underlay_mtu_bytes: Option<u32>,
 }
 
 /// Liveness of a node, as the leader sees it.

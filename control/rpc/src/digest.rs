@@ -49,6 +49,7 @@ mod tests {
             vtep: Ipv4Addr::LOCALHOST.into(),
             addresses: vec![],
             addresses_since: 0,
+            underlay_mtu_bytes: None,
             alive,
         })
     }

@@ -230,6 +230,8 @@ pub struct Peer {
     pub hostname: String,
     /// All addresses that it owns now; no two peers have one.
     pub addresses: Vec<IpAddr>,
+    /// Of its underlay, bytes; `None` if it has not said so.
+    pub mtu_bytes: Option<u32>,
 }
 
 #[cfg(test)]

@@ -16,7 +16,8 @@ impl fmt::Display for NodeView {
         }
         for (vtep, peer) in &self.peers {
             let addresses = words(&peer.addresses);
-            writeln!(f, "peer {vtep} {}{addresses}", peer.hostname)?;
+            let mtu = peer.mtu_bytes.map_or(String::new(), |mtu_bytes| format!(" mtu {mtu_bytes}"));
+            writeln!(f, "peer {vtep} {}{addresses}{mtu}", peer.hostname)?;
         }
         for (id, sandbox) in &self.sandboxes {
             writeln!(f, "sandbox {id} {}", self.sandbox_text(sandbox))?;

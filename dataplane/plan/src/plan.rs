@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use dataplane_model::kernel_state::{
-    Device, Dual, Hook, LinkName, NodeRoute, Owner, Present, Settings, Singleton,
+    Device, Dual, Hook, LinkName, NodeRoute, Owner, PeerRow, Present, Settings, Singleton,
 };
 use dataplane_model::{KernelState, NodeView, Peer, SandboxId, Table, Vni};
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
@@ -215,14 +215,15 @@ fn ipv6_of_node(view: &NodeView, uplink: &Uplink) -> Option<Ipv6Addr> {
 /// Who may send tunnelled packets, and who owns which address: a tunnel's end is its node's unless another node has it
 /// among its addresses. What this node's interfaces hold is its own, whatever the cluster still thinks: an address may
 /// just have moved here.
-pub(crate) fn peers(view: &NodeView, facts: &NodeFacts) -> (Table<IpAddr, Present>, Table<IpAddr, Owner>) {
+pub(crate) fn peers(view: &NodeView, facts: &NodeFacts) -> (Table<IpAddr, PeerRow>, Table<IpAddr, Owner>) {
     let mut owners: Table<IpAddr, Owner> =
         view.peers.keys().map(|vtep| (*vtep, Owner::Node(*vtep))).collect();
     for (vtep, peer) in &view.peers {
         owners.extend(peer.addresses.iter().map(|address| (*address, Owner::Node(*vtep))));
     }
     owners.extend(all_own_addresses(facts).map(|address| (address, Owner::ThisNode)));
-    (view.peers.keys().map(|vtep| (*vtep, Present)).collect(), owners)
+    let peers = view.peers.iter().map(|(vtep, peer)| (*vtep, PeerRow { mtu_bytes: peer.mtu_bytes }));
+    (peers.collect(), owners)
 }
 
 /// Both addresses of endpoints, and of who is behind the gateway bridge, belong together by their host number: the IPv6 prefix

@@ -13,7 +13,7 @@ map_type! {
         pub ifindex: u32,
         /// The router on the way, or the node itself.
         pub gateway: Ip,
-        /// Longest packet of the way, bytes.
+        /// Longest packet of the way and of the node at its end, bytes; 0 if the kernel has told of no way.
         pub mtu: u32,
         /// The interface's MAC.
         pub source: MacAddr,

@@ -135,8 +135,8 @@ map_type! {
 map_type! {
     /// Another node. Tunnelled packets from anyone else are dropped.
     pub struct Peer: 4 bytes {
-        /// Reserved, zero.
-        pub flags: u32,
+        /// MTU of its underlay, bytes; 0 if it has not said so: then this node's own.
+        pub mtu: u32,
     }
 }
 

@@ -12,6 +12,8 @@ pub const LEN: usize = 8;
 
 const ECHO_REPLY: u8 = 0;
 const DESTINATION_UNREACHABLE: u8 = 3;
+const SOURCE_QUENCH: u8 = 4;
+const REDIRECT: u8 = 5;
 const ECHO_REQUEST: u8 = 8;
 const TIME_EXCEEDED: u8 = 11;
 const PARAMETER_PROBLEM: u8 = 12;
@@ -32,6 +34,8 @@ const PORT_UNREACHABLE6: u8 = 4;
 /// section 2.4 (c) would have more for IPv6; who looks a connection up needs no more.
 pub const CARRIED_LEN4: usize = ipv4::MIN_LEN + 8;
 pub const CARRIED_LEN6: usize = ipv6::LEN + 8;
+/// Of a packet that is too long: a fragment has another header of eight bytes in front of its ports.
+pub const CARRIED_LONG_LEN6: usize = CARRIED_LEN6 + 8;
 
 /// Where the parts of a message are in a frame whose IP header has no options.
 impl Version {
@@ -128,11 +132,11 @@ impl Error6 {
     reason = "a call's frame on top of its callers' is more than kernel 6.1 allows"
 )]
 #[expect(clippy::cast_possible_truncation, reason = "few bytes")]
-pub fn error6(error: Error6, addresses: (&Ip, &Ip), carried: &[u8; CARRIED_LEN6]) -> [u8; LEN] {
+pub fn error6<const N: usize>(error: Error6, addresses: (&Ip, &Ip), carried: &[u8; N]) -> [u8; LEN] {
     let Error6 { kind, code, mtu } = error;
     let mut header = [kind, code, 0, 0, 0, 0, 0, 0];
     header[6..8].copy_from_slice(&mtu.to_be_bytes());
-    let pseudo = checksum::pseudo_header6(addresses, const { (LEN + CARRIED_LEN6) as u16 });
+    let pseudo = checksum::pseudo_header6(addresses, const { (LEN + N) as u16 });
     let message = checksum::join(checksum::header_checksum(&header), checksum::header_checksum(carried));
     header[2..4].copy_from_slice(&checksum::join(pseudo, message));
     header
@@ -209,6 +213,20 @@ fn embedded6(packet: &impl Bytes, tuple: &mut FlowTuple) -> Option<()> {
     packet.load_into(Version::V6.embedded_source_offset(), &mut tuple.source.0).ok()?;
     packet.load_into(Version::V6.embedded_destination_offset(), &mut tuple.destination.0).ok()?;
     if tuple.source.is_v4() || tuple.destination.is_v4() { None } else { Some(()) }
+}
+
+/// An error of either version, or what may be one: nobody is told of its length (RFC 1122 section 3.2.2, RFC 4443 section 2.4).
+#[inline]
+pub fn is_error(packet: &impl Bytes, ip: &IpHeader) -> bool {
+    if ip.version == Version::V6 {
+        return is_error6(packet, ip);
+    }
+    let kind = || packet.load::<1>(ip.transport_offset).map_or(DESTINATION_UNREACHABLE, |[kind]| kind);
+    ip.protocol == protocol::ICMP
+        && matches!(
+            kind(),
+            DESTINATION_UNREACHABLE | SOURCE_QUENCH | REDIRECT | TIME_EXCEEDED | PARAMETER_PROBLEM
+        )
 }
 
 /// An ICMPv6 error, whose type has the highest bit clear (RFC 4443 section 2.1), or what may be one.

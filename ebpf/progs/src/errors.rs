@@ -7,9 +7,10 @@ use ebpf_abi::{
     Chooser, DropReason, FlowTuple, Ip, Ip4, MacAddr, NodeConfig, Port, ReplyFlow, ReplyKey, protocol,
 };
 use ebpf_packet::hash::flow_hash;
-use ebpf_packet::{Bytes as _, Ethernet, IpHeader, Version, icmp, ip, ipv4, ipv6, vxlan};
+use ebpf_packet::{Bytes as _, IpHeader, Version, checksum, icmp, ip, ipv4, ipv6};
 
 use crate::ingress::{self, Other};
+use crate::path::{self, Sender};
 use crate::scratch::Handed;
 use crate::skb::{self, Skb};
 use crate::track;
@@ -19,16 +20,77 @@ use crate::{headers, maps, route, scratch, stand_in};
 /// Of errors that are made here.
 const TTL: u8 = 64;
 
-/// Sends a client's packet back as an error: it is too long for the tunnel.
+/// The packet, which is too long for the tunnel that it was to go through, becomes an error that says how long it may be: back
+/// to its sender.
 #[inline(always)]
-pub fn refuse_length(config: &NodeConfig, packet: &Skb, ethernet: &Ethernet, ip: &IpHeader) -> Outcome {
-    let mtu = config.uplink_mtu.saturating_sub(vxlan::overhead(Version::of_address(config.vtep))) as u16;
+pub fn refuse_length(packet: &Skb, mtu: u16, sender: Sender) -> Outcome {
+    let config = maps::config().ok_or(DropReason::Unconfigured)?;
+    let ip = scratch::of_header().ok_or(DropReason::Unconfigured)?;
     match ip.version {
-        Version::V4 => become_error4(packet, ip, icmp::Error4::too_big(mtu))?,
-        Version::V6 => become_error6(packet, ip, &ip.destination, icmp::Error6::too_big(mtu))?,
+        Version::V4 => too_big4(packet, ip, mtu)?,
+        Version::V6 => too_big6(packet, ip, mtu)?,
     }
-    packet.set_macs(ethernet.source, ethernet.destination)?;
-    Ok(skb::send(packet.ifindex()))
+    if sender == Sender::Task {
+        let (attachment, _) = scratch::of_task().ok_or(DropReason::Unconfigured)?;
+        packet.set_macs(attachment.mac, ROUTER_MAC)?;
+        return Ok(skb::send(packet.ifindex()));
+    }
+    // By the node that the client has asked, as answers are.
+    match maps::address_owner(ip.destination) {
+        Some(owner) if !owner.is_unspecified() => Ok(route::tunnel_to_node(config, owner, ROUTER_MAC)),
+        _ => Ok(route::leave_here(config, ip.source)),
+    }
+}
+
+/// What its sender has sent is in the error, whatever has become of it since.
+#[inline(always)]
+fn too_big4(packet: &Skb, ip: &IpHeader, mtu: u16) -> Result<(), DropReason> {
+    let mut carried = packet.load::<{ icmp::CARRIED_LEN4 }>(ip::OFFSET).map_err(|_| DropReason::Malformed)?;
+    if path::rewritten(packet, ip) {
+        let [addresses, ports] = [12, ipv4::MIN_LEN];
+        carried[addresses..addresses + 8]
+            .copy_from_slice(&path::joined4(ip.source.low(), ip.destination.low()));
+        carried[ports..ports + 4].copy_from_slice(&sent_ports()?);
+        carried[10..12].fill(0);
+        let [high, low] = ipv4_checksum(&carried);
+        (carried[10], carried[11]) = (high, low);
+    }
+    write_error4(packet, ip, icmp::Error4::too_big(mtu), &carried)
+}
+
+#[inline(always)]
+fn ipv4_checksum(carried: &[u8; icmp::CARRIED_LEN4]) -> [u8; 2] {
+    let mut header = [0; ipv4::MIN_LEN];
+    header.copy_from_slice(&carried[..ipv4::MIN_LEN]);
+    checksum::header_checksum(&header)
+}
+
+#[inline(always)]
+fn too_big6(packet: &Skb, ip: &IpHeader, mtu: u16) -> Result<(), DropReason> {
+    const FIRST: usize = ipv6::LEN;
+    const SECOND: usize = FIRST + 8;
+    const ADDRESSES: usize = ipv6::SOURCE_OFFSET - ip::OFFSET;
+    let mut carried =
+        packet.load::<{ icmp::CARRIED_LONG_LEN6 }>(ip::OFFSET).map_err(|_| DropReason::Malformed)?;
+    if path::rewritten(packet, ip) {
+        carried[ADDRESSES..ADDRESSES + 16].copy_from_slice(&ip.source.0);
+        carried[ADDRESSES + 16..ADDRESSES + 32].copy_from_slice(&ip.destination.0);
+        let ports = sent_ports()?;
+        if ip.has_options() {
+            carried[SECOND..SECOND + 4].copy_from_slice(&ports);
+        } else {
+            carried[FIRST..FIRST + 4].copy_from_slice(&ports);
+        }
+    }
+    write_error6(packet, ip, (&ip.destination, icmp::Error6::too_big(mtu)), &carried)
+}
+
+/// Of the flow of a packet that was rewritten.
+#[inline(always)]
+fn sent_ports() -> Result<[u8; 4], DropReason> {
+    let flow = scratch::of_flow().ok_or(DropReason::Unconfigured)?;
+    let (Port([a, b]), Port([c, d])) = (flow.tuple.source_port, flow.tuple.destination_port);
+    Ok([a, b, c, d])
 }
 
 /// Sends a task's IPv6 packet back as an error from `source`.
@@ -58,29 +120,49 @@ pub fn refuse_port4(packet: &Skb, ip: &IpHeader, task: MacAddr) -> Outcome {
 /// The packet becomes an error about itself, from its destination.
 #[inline(always)]
 fn become_error4(packet: &Skb, ip: &IpHeader, error: icmp::Error4) -> Result<(), DropReason> {
+    let carried = packet.load::<{ icmp::CARRIED_LEN4 }>(ip::OFFSET).map_err(|_| DropReason::Malformed)?;
+    write_error4(packet, ip, error, &carried)
+}
+
+#[inline(always)]
+fn write_error4(
+    packet: &Skb,
+    ip: &IpHeader,
+    error: icmp::Error4,
+    carried: &[u8; icmp::CARRIED_LEN4],
+) -> Result<(), DropReason> {
     const PAYLOAD_LEN: usize = icmp::LEN + icmp::CARRIED_LEN4;
     const OFFSET: usize = Version::V4.icmp_offset();
-    let carried = packet.load::<{ icmp::CARRIED_LEN4 }>(ip::OFFSET).map_err(|_| DropReason::Malformed)?;
     packet.set_len(OFFSET + PAYLOAD_LEN)?;
     let (source, destination) = (ip.destination.low(), ip.source.low());
     let header = ipv4::Plain { source, destination, protocol: protocol::ICMP, ttl: TTL, tos: 0, id: [0; 2] };
     packet.write(ip::OFFSET, &header.to_bytes(PAYLOAD_LEN as u16))?;
-    packet.write(OFFSET, &icmp::error4(error, &carried))?;
-    packet.write(OFFSET + icmp::LEN, &carried)
+    packet.write(OFFSET, &icmp::error4(error, carried))?;
+    packet.write(OFFSET + icmp::LEN, carried)
 }
 
 /// The packet becomes an error about itself, from `source`.
 #[inline(always)]
 fn become_error6(packet: &Skb, ip: &IpHeader, source: &Ip, error: icmp::Error6) -> Result<(), DropReason> {
-    const PAYLOAD_LEN: usize = icmp::LEN + icmp::CARRIED_LEN6;
-    const OFFSET: usize = Version::V6.icmp_offset();
     let carried = packet.load::<{ icmp::CARRIED_LEN6 }>(ip::OFFSET).map_err(|_| DropReason::Malformed)?;
-    packet.set_len(OFFSET + PAYLOAD_LEN)?;
-    packet.write(ip::OFFSET, &ipv6::start(TTL, PAYLOAD_LEN as u16))?;
+    write_error6(packet, ip, (source, error), &carried)
+}
+
+#[inline(always)]
+fn write_error6<const N: usize>(
+    packet: &Skb,
+    ip: &IpHeader,
+    (source, error): (&Ip, icmp::Error6),
+    carried: &[u8; N],
+) -> Result<(), DropReason> {
+    const OFFSET: usize = Version::V6.icmp_offset();
+    let payload_len = const { icmp::LEN + N };
+    packet.set_len(OFFSET + payload_len)?;
+    packet.write(ip::OFFSET, &ipv6::start(TTL, payload_len as u16))?;
     packet.write(Version::V6.source_offset(), &source.0)?;
     packet.write(Version::V6.destination_offset(), &ip.source.0)?;
-    packet.write(OFFSET, &icmp::error6(error, (source, &ip.source), &carried))?;
-    packet.write(OFFSET + icmp::LEN, &carried)
+    packet.write(OFFSET, &icmp::error6(error, (source, &ip.source), carried))?;
+    packet.write(OFFSET + icmp::LEN, carried)
 }
 
 /// An error from outside about a backend's answer: to that backend. `None` if it is about nothing published.

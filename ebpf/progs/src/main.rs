@@ -5,7 +5,8 @@
 //! - [`way_out`]: whose address has what tasks send past their networks.
 //! - [`track`]: flows of this node's backends; [`gate`]: how many may begin.
 //! - [`vips`]: virtual addresses, for packets that no socket hook has translated.
-//! - [`route`]: where packets go; [`answer`]: where answers leave; [`tunnel`]: to another node; [`fib`]: the kernel's routes.
+//! - [`route`]: where packets go; [`answer`]: where answers leave; [`tunnel`]: to another node, [`path`]: how long packets may
+//!   be on the way there; [`fib`]: the kernel's routes.
 //! - [`family`]: IPv6 clients of tasks that listen on IPv4 alone; [`stand_in`]: who they are to these; [`translate`]: their packets.
 //! - [`errors`]: ICMP errors about their packets; [`fragments`]: packets that come in pieces.
 //! - [`socket`]: connect, sendmsg, recvmsg and getpeername.
@@ -39,6 +40,7 @@ mod gate;
 mod headers;
 mod ingress;
 mod maps;
+mod path;
 mod route;
 mod sample;
 mod scratch;
@@ -62,6 +64,7 @@ use aya_ebpf::programs::{SockAddrContext, TcContext, XdpContext};
 use ebpf_abi::ProgramId;
 
 use crate::account::Account;
+use crate::path::Sender;
 use crate::skb::Skb;
 use crate::socket::{V4, V6, V6Datagram};
 
@@ -98,32 +101,37 @@ pub fn mesh_xdp_pass(_context: XdpContext) -> u32 {
 
 #[classifier]
 pub fn mesh_uplink(context: TcContext) -> i32 {
-    tc(ProgramId::MeshUplink, &context, uplink::run)
+    tc(ProgramId::MeshUplink, &context, Sender::Other, uplink::run)
 }
 
 #[classifier]
 pub fn mesh_vxlan(context: TcContext) -> i32 {
-    tc(ProgramId::MeshVxlan, &context, vxlan::run)
+    tc(ProgramId::MeshVxlan, &context, Sender::Other, vxlan::run)
 }
 
 #[classifier]
 pub fn mesh_vxlan_out(context: TcContext) -> i32 {
-    tc(ProgramId::MeshVxlanOut, &context, vxlan::run_out)
+    tc(ProgramId::MeshVxlanOut, &context, Sender::Other, vxlan::run_out)
 }
 
 #[classifier]
 pub fn mesh_task(context: TcContext) -> i32 {
-    tc(ProgramId::MeshTask, &context, task::run)
+    tc(ProgramId::MeshTask, &context, Sender::Task, task::run)
 }
 
 #[inline(always)]
-fn tc(program: ProgramId, context: &TcContext, run: impl FnOnce(&Account, &Skb) -> i32) -> i32 {
+fn tc(
+    program: ProgramId,
+    context: &TcContext,
+    sender: Sender,
+    run: impl FnOnce(&Account, &Skb) -> i32,
+) -> i32 {
     let hook = context.skb.skb;
     sample::begin(program, hook);
     // In a block of its own: what follows may have the stack of what is in it.
     let action = {
         let (account, packet) = (Account::receive(program), Skb::new(context));
-        verdict::tc(&account, &packet, run(&account, &packet))
+        verdict::tc(&account, &packet, run(&account, &packet), sender)
     };
     sample::end(program, hook, sample::stage_of_tc(action));
     action

@@ -158,6 +158,13 @@ pub fn is_peer(vtep: Ip) -> bool {
     PEERS.get_ptr(vtep).is_some()
 }
 
+/// The MTU that another node has said its underlay has, bytes; 0 if it hasn't.
+#[inline(always)]
+pub fn peer_mtu(vtep: &Ip) -> u32 {
+    // SAFETY: as in `endpoint`.
+    unsafe { PEERS.get(vtep) }.map_or(0, |peer| peer.mtu)
+}
+
 /// The tunnel end of the node that owns this address; unspecified for this node itself.
 #[inline(always)]
 pub fn address_owner(address: Ip) -> Option<Ip> {

@@ -161,6 +161,14 @@ pub fn of_handed() -> Option<(&'static mut Handed, &'static Flow)> {
     unsafe { Some((&mut (*row).handed, &(*row).flow)) }
 }
 
+/// The packet's flow.
+#[inline(always)]
+pub fn of_flow() -> Option<&'static Flow> {
+    let row = row()?;
+    // SAFETY: as in `of_header`; without a flow there is the last one's.
+    unsafe { Some(&(*row).flow) }
+}
+
 /// What the packet of a task answers to, the client, and the packet's flow.
 #[inline(always)]
 pub fn of_translated() -> Option<(&'static ReplyFlow, &'static Ip, &'static Flow)> {

@@ -65,6 +65,17 @@ impl Skb {
         Self { raw: context.as_ptr().cast() }
     }
 
+    /// The buffer that a function of global linkage was given, and what to give it.
+    #[inline(always)]
+    pub const fn of_raw(raw: *mut __sk_buff) -> Self {
+        Self { raw }
+    }
+
+    #[inline(always)]
+    pub const fn raw(&self) -> *mut __sk_buff {
+        self.raw
+    }
+
     /// The interface that the program hangs on.
     #[inline(always)]
     pub fn ifindex(&self) -> u32 {
@@ -193,13 +204,13 @@ impl Skb {
         self.replace_l4(flow.checksum_offset(), 0, difference(from, to), flags)
     }
 
-    /// Changes the MSS at this offset in a segment. The checksum's words begin at even offsets.
+    /// Changes the MSS at this offset in the segment that begins at `start`. The checksum's words begin at even offsets.
     #[inline(always)]
-    pub fn replace_mss(&self, flow: &Flow, offset: usize, (from, to): (u16, u16)) -> Result<(), DropReason> {
+    pub fn replace_mss(&self, start: usize, offset: usize, (from, to): (u16, u16)) -> Result<(), DropReason> {
         let is_odd = offset & 1 != 0;
         let in_place = |mss: u16| u64::from(if is_odd { mss } else { mss.to_be() });
-        self.replace_l4(flow.checksum_offset(), in_place(from), in_place(to), 2)?;
-        self.store(flow.transport_offset + offset, &to.to_be_bytes())
+        self.replace_l4(start + flow::TCP_CHECKSUM_OFFSET, in_place(from), in_place(to), 2)?;
+        self.store(start + offset, &to.to_be_bytes())
     }
 
     /// Changes an address of an ICMP error's own header, and the checksum that covers it.
@@ -526,7 +537,7 @@ pub extern "C" fn sctp_replace_port(
     ports: u32,
     len: u32,
 ) -> i32 {
-    let packet = Skb { raw };
+    let packet = Skb::of_raw(raw);
     let (from, to) = ((ports as u16).to_le_bytes(), ((ports >> 16) as u16).to_le_bytes());
     let place = start as usize + sctp::CHECKSUM_OFFSET;
     let Ok(checksum) = packet.load::<4>(place) else { return -1 };

@@ -11,12 +11,10 @@ use ebpf_packet::{
     Bytes as _, Ethernet, Flow, IpHeader, Version, ethernet, flow, icmp, ip, ipv4, ipv6, translate,
 };
 
+use crate::path::{self, HEADERS6};
 use crate::skb::{self, Skb};
 use crate::verdict::{Outcome, Verdict};
 use crate::{errors, headers, maps, scratch, stand_in};
-
-/// What a TCP segment's headers take by IPv6, bytes: the difference of MTU and MSS (RFC 9293 section 3.7.1).
-const HEADERS6: u32 = 40 + 20;
 
 /// A client's packet to the task that [`scratch::of_handed`] says.
 #[inline(always)]
@@ -71,10 +69,12 @@ pub fn answer(packet: &Skb) -> Outcome {
     if header.has_options() {
         return Err(DropReason::Untranslatable);
     }
-    let is_long = u32::from(header.total_len) + u32::from(translate::DIFFERENCE) > attachment.mtu;
-    if is_long && header.dont_fragment && !packet.is_aggregate() {
-        let mtu = attachment.mtu as u16 - translate::DIFFERENCE;
-        return errors::refuse_answer(packet, header, attachment.mac, mtu);
+    let longest = path::path_longest_answer();
+    let is_long = u32::from(header.total_len) + u32::from(translate::DIFFERENCE) > longest;
+    // What only the other node's underlay doesn't take nobody cuts up.
+    let is_told = header.dont_fragment || (longest < attachment.mtu && header.part != Part::LaterFragment);
+    if is_long && is_told && !packet.is_aggregate() {
+        return errors::refuse_answer(packet, header, attachment.mac, longest as u16 - translate::DIFFERENCE);
     }
     if flow.is_udp() && flow.has_transport() && packet.load::<2>(flow.checksum_offset()) == Ok([0; 2]) {
         // IPv6 has no datagrams without a checksum.
@@ -185,42 +185,12 @@ fn transport(
         return Ok(());
     }
     if flow.is_syn() {
-        clamp_mss(packet, flow, mtu.saturating_sub(HEADERS6) as u16)?;
+        path::cut_mss(packet, flow.transport_offset, mtu.saturating_sub(HEADERS6))?;
     }
     packet.replace_port(flow, flow::SOURCE_PORT_OFFSET, flow.tuple.source_port, source.1)?;
     packet.replace_port(flow, flow::DESTINATION_PORT_OFFSET, flow.tuple.destination_port, destination.1)?;
     packet.cover_address(flow, flow.tuple.source, source.0)?;
     packet.cover_address(flow, flow.tuple.destination, destination.0)
-}
-
-/// Options that are looked at: those of TCP take forty bytes, and all systems put this one among the first.
-const MAX_OPTIONS: usize = 10;
-
-/// Lets the other side send no longer segments than get through the tunnel as IPv6 packets.
-#[inline(always)]
-fn clamp_mss(packet: &Skb, flow: &Flow, most: u16) -> Result<(), DropReason> {
-    /// RFC 9293 sections 3.1 and 3.2.
-    const DATA_OFFSET: usize = 12;
-    const MIN_LEN: usize = 20;
-    const END: u8 = 0;
-    const NOTHING: u8 = 1;
-    const MSS: u8 = 2;
-    let Ok([words]) = packet.load::<1>(flow.transport_offset + DATA_OFFSET) else { return Ok(()) };
-    let len = usize::from(words >> 4) * 4;
-    let mut at = MIN_LEN;
-    for _ in 0..MAX_OPTIONS {
-        let option = packet.load::<4>(flow.transport_offset + at);
-        let Ok([kind, option_len, high, low]) = option else { return Ok(()) };
-        if at + 4 > len || kind == END {
-            return Ok(());
-        }
-        if kind == MSS {
-            let said = u16::from_be_bytes([high, low]);
-            return if said > most { packet.replace_mss(flow, at + 2, (said, most)) } else { Ok(()) };
-        }
-        at += if kind == NOTHING { 1 } else { usize::from(option_len).max(2) };
-    }
-    Ok(())
 }
 
 /// Behind the Ethernet header comes one of the other version, whose bytes are yet to be written.

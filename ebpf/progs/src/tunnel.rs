@@ -11,11 +11,12 @@ use ebpf_packet::{Bytes as _, Ethernet, Version, ethernet, ip, ipv4};
 use crate::account::Account;
 use crate::fib;
 use crate::maps::{self, NEXT_HOPS};
+use crate::path;
 use crate::scratch;
 use crate::skb::{self, Skb};
+use crate::verdict;
 
-/// A tunnel, and what the inner Ethernet header says.
-/// What [`scratch::aim`] is told.
+/// A tunnel, and what the inner Ethernet header says: what [`scratch::aim`] is told.
 pub struct Through {
     /// The far end.
     pub node: Ip,
@@ -24,7 +25,8 @@ pub struct Through {
     pub source: MacAddr,
 }
 
-/// Sends an IP packet; the hook's action. IPv6 over IPv4 goes by the kernel's device.
+/// Sends an IP packet by own headers; the hook's action. [`verdict::BY_DEVICE`] where that can't be: it is too long, or needs
+/// the kernel's device for another reason, as IPv6 over IPv4 does.
 #[inline(always)]
 pub fn send(account: &Account, packet: &Skb) -> Result<i32, DropReason> {
     let through = scratch::aimed()?;
@@ -45,9 +47,23 @@ pub fn send(account: &Account, packet: &Skb) -> Result<i32, DropReason> {
         }
         return Ok(skb::send_by(hop.ifindex, hop.gateway));
     }
+    Ok(verdict::BY_DEVICE)
+}
+
+/// The same by the kernel's device; the hook's action.
+#[inline(always)]
+pub fn send_by_device(packet: &Skb) -> Result<i32, DropReason> {
+    Ok(skb::send_out(aim_device(packet)?))
+}
+
+/// Says to the kernel's device which tunnel the packet is to go through; the device.
+#[inline(always)]
+pub fn aim_device(packet: &Skb) -> Result<u32, DropReason> {
+    let through = scratch::aimed()?;
+    let config = maps::config().ok_or(DropReason::Unconfigured)?;
     packet.set_macs(through.destination, through.source)?;
     packet.set_tunnel((config.vtep, through.node), through.vni)?;
-    Ok(skb::send_out(config.vxlan_ifindex))
+    Ok(config.vxlan_ifindex)
 }
 
 #[inline(always)]
@@ -101,7 +117,7 @@ const fn inner_header(through: &Through, is_v4: bool) -> Ethernet {
 }
 
 /// The packet with all headers is no longer than the way allows, in the parts that the kernel will make of it, and than an
-/// IPv4 packet may be: the kernel's device sends others in fragments, or in more parts.
+/// IPv4 packet may be: of others the sender is told ([`crate::path`]), or the kernel's device sends them in more parts.
 #[inline(always)]
 fn fits(packet: &Skb, ip: &[u8; ipv4::MIN_LEN], (outer, mtu): (Version, u32)) -> bool {
     const LONGEST: u32 = u16::MAX as u32;
@@ -155,7 +171,7 @@ fn look_up(config: &NodeConfig, packet: &Skb, node: Ip) -> Option<NextHop> {
         to_renew: 0,
         ifindex: if is_ours { config.uplink_ifindex } else { 0 },
         gateway,
-        mtu: mtu.into(),
+        mtu: if found == fib::FOUND { path::least(mtu.into(), maps::peer_mtu(&node)) } else { 0 },
         source: MacAddr(lookup.smac),
         destination: MacAddr(lookup.dmac),
     };
@@ -165,13 +181,14 @@ fn look_up(config: &NodeConfig, packet: &Skb, node: Ip) -> Option<NextHop> {
 }
 
 /// Destination and source MAC towards a node out of the interface that XDP runs on, if that is known in this second and lets
-/// through packets of `len` bytes; else tc, which is beneath, asks the kernel.
+/// through packets of `len` bytes; else tc, which is beneath, asks the kernel. A connection that begins is tc's too where the
+/// node could answer by longer packets than the way takes: its MSS is to be cut.
 #[inline(always)]
 pub fn macs_of_next_hop(
     account: &Account,
     context: *mut xdp_md,
     node: Ip,
-    len: u32,
+    (len, begins): (u32, bool),
 ) -> Option<(MacAddr, MacAddr)> {
     let hop = NEXT_HOPS.get_ptr_mut(node)?;
     // SAFETY: the row stays until this program ends; another CPU that writes it too writes the same.
@@ -180,6 +197,9 @@ pub fn macs_of_next_hop(
     let ifindex = unsafe { (*context).ingress_ifindex };
     if account.is_to_look() {
         hop.to_renew = 1;
+        return None;
+    }
+    if begins && maps::peer_mtu(&node) > hop.mtu {
         return None;
     }
     let is_known = hop.seen == maps::tick() && hop.ifindex == ifindex && len <= hop.mtu;

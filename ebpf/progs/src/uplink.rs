@@ -31,11 +31,7 @@ fn decide(account: &Account, packet: &Skb) -> i32 {
     if action == verdict::NEXT_PART {
         action = part_of_clients(account, packet);
     }
-    match action {
-        verdict::NEXT_PART => rest(account, packet),
-        verdict::TOO_LONG => part_of_refusals(account, packet),
-        _ => action,
-    }
+    if action == verdict::NEXT_PART { rest(account, packet) } else { action }
 }
 
 #[inline(never)]
@@ -46,11 +42,6 @@ fn part_of_nodes(account: &Account, packet: &Skb) -> i32 {
 #[inline(never)]
 fn part_of_clients(account: &Account, packet: &Skb) -> i32 {
     verdict::part(account, &from_client(packet))
-}
-
-#[inline(never)]
-fn part_of_refusals(account: &Account, packet: &Skb) -> i32 {
-    verdict::part(account, &Some(refuse_length(packet)))
 }
 
 /// Errors about answers from published ports, and probes.
@@ -133,8 +124,6 @@ fn from_client(packet: &Skb) -> Option<Outcome> {
     fragments::remember(ip, flow);
     Some(if chosen.endpoint.is_local() {
         ingress::deliver(config, flow, (chosen.backend, &chosen.endpoint), Arrival::Outside)
-    } else if is_too_long(config, packet, ip) {
-        Ok(Verdict::TOO_LONG)
     } else {
         Ok(route::tunnel_to_endpoint(config.ingress_vni, &chosen.endpoint))
     })
@@ -167,33 +156,10 @@ fn ring(config: &NodeConfig, packet: &Skb, flow: &Flow) -> Option<RingKey> {
 }
 
 #[inline(always)]
-fn refuse_length(packet: &Skb) -> Outcome {
-    let config = maps::config().ok_or(DropReason::Unconfigured)?;
-    let (ethernet, ip) = both(packet).ok_or(DropReason::Malformed)?;
-    errors::refuse_length(config, packet, &ethernet, ip)
-}
-
-#[inline(always)]
 fn both(packet: &Skb) -> Option<(Ethernet, &'static IpHeader)> {
     let ethernet = Ethernet::parse(packet).ok()?;
     let version = Version::of(ethernet.ether_type)?;
     Some((ethernet, headers::ip(packet, version)?))
-}
-
-/// The packet doesn't fit into the tunnel and may not be fragmented. Parts of an aggregate are as long as the task allowed
-/// by its MSS, which knows of the tunnel. SCTP that is told of less room can't cut the chunks again that it has made: it sends
-/// them in IP fragments, which carry no other port ([`Skb::set_destination`]). So its packets stay as they are and the
-/// tunnel's own are fragmented. Over IPv6 no tunnel's packet may be: there all are refused but for later fragments, whose
-/// first one tells the client what fits.
-#[inline(always)]
-fn is_too_long(config: &NodeConfig, packet: &Skb, ip: &IpHeader) -> bool {
-    let outer = Version::of_address(config.vtep);
-    let is_long = u32::from(ip.total_len) + vxlan::overhead(outer) > config.uplink_mtu;
-    let is_refused = match outer {
-        Version::V4 => ip.dont_fragment & (ip.protocol != protocol::SCTP),
-        Version::V6 => ip.part != ip::Part::LaterFragment,
-    };
-    is_long && is_refused && !ip.has_options() && !packet.is_aggregate()
 }
 
 /// A liveness probe of another node. One sent from the tunnel port is none: its echo would be a probe too, and two nodes

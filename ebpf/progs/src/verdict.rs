@@ -4,8 +4,9 @@ use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action};
 use ebpf_abi::DropReason;
 
 use crate::account::Account;
+use crate::path::{self, Sender};
 use crate::skb::Skb;
-use crate::tunnel;
+use crate::{errors, tunnel};
 
 /// What a program decided.
 pub enum Verdict {
@@ -19,8 +20,8 @@ impl Verdict {
     /// Through the tunnel that [`crate::scratch::aim`] was told. Of tc alone, and done at the program's end. No variant of its own: one
     /// without a value beside one with it makes the compiler copy what is not there, which the verifier refuses.
     pub const TUNNEL: Self = Self::Forward(INTO_TUNNEL);
-    /// To be refused for its length, by a part of its own.
-    pub const TOO_LONG: Self = Self::Forward(TOO_LONG);
+    /// The same, for a packet that is at the kernel's device already.
+    pub const BY_DEVICE: Self = Self::Forward(BY_DEVICE);
     /// An ICMP error about a backend's answer, which a part of its own delivers.
     pub const ERROR: Self = Self::Forward(ERROR);
     /// Sent by IPv6 out of its network, or to a virtual address that nobody serves, which a part of its own refuses.
@@ -60,7 +61,8 @@ pub type Outcome = Result<Verdict, DropReason>;
 /// byte, don't add up. Outcomes don't fit between functions: the verifier wants all of their bytes written.
 pub const NEXT_PART: i32 = 100;
 const INTO_TUNNEL: i32 = 101;
-pub const TOO_LONG: i32 = 102;
+/// The same by the kernel's device, if its sender need not be told that it is too long.
+pub const BY_DEVICE: i32 = 102;
 pub const ERROR: i32 = 103;
 pub const ARRIVED: i32 = 104;
 pub const REFUSED: i32 = 105;
@@ -98,16 +100,52 @@ pub fn part(account: &Account, outcome: &Option<Outcome>) -> i32 {
     }
 }
 
-/// Ends a tc program whose last part has returned this.
+/// Ends a tc program whose last part has returned this, and which has its packets from `sender`.
 #[inline(always)]
-pub fn tc(account: &Account, packet: &Skb, action: i32) -> i32 {
-    if action == INTO_TUNNEL { into_tunnel(account, packet) } else { action }
+pub fn tc(account: &Account, packet: &Skb, action: i32, sender: Sender) -> i32 {
+    if action != INTO_TUNNEL {
+        return action;
+    }
+    path::clamp(packet);
+    let mut action = into_tunnel(account, packet);
+    if action == BY_DEVICE {
+        let mtu = path::told(packet, sender);
+        if mtu != 0 {
+            action = refused(account, packet, (mtu, sender));
+        }
+    }
+    // An error may have its way by a tunnel, too.
+    if action == BY_DEVICE || action == INTO_TUNNEL { by_device(account, packet) } else { action }
 }
 
 #[inline(never)]
 fn into_tunnel(account: &Account, packet: &Skb) -> i32 {
     let sent = tunnel::send(account, packet);
     part(account, &Some(sent.map(Verdict::Forward)))
+}
+
+#[inline(never)]
+fn by_device(account: &Account, packet: &Skb) -> i32 {
+    part(account, &Some(tunnel::send_by_device(packet).map(Verdict::Forward)))
+}
+
+/// The packet is too long: its sender is told how long it may be.
+#[inline(always)]
+pub fn refused(account: &Account, packet: &Skb, (mtu, sender): (u32, Sender)) -> i32 {
+    match sender {
+        Sender::Task => refused_to_task(account, packet, mtu),
+        Sender::Other => refused_to_other(account, packet, mtu),
+    }
+}
+
+#[inline(never)]
+fn refused_to_task(account: &Account, packet: &Skb, mtu: u32) -> i32 {
+    part(account, &Some(errors::refuse_length(packet, mtu as u16, Sender::Task)))
+}
+
+#[inline(never)]
+fn refused_to_other(account: &Account, packet: &Skb, mtu: u32) -> i32 {
+    part(account, &Some(errors::refuse_length(packet, mtu as u16, Sender::Other)))
 }
 
 /// Ends an XDP program.

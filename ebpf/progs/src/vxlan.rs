@@ -6,9 +6,10 @@ use ebpf_packet::{Ethernet, Flow, IpHeader, NoFlow, Version, icmp};
 
 use crate::account::Account;
 use crate::ingress::Arrival;
+use crate::path::{self, Sender};
 use crate::skb::{self, Skb, Tunnel};
 use crate::verdict::{self, Outcome, Verdict};
-use crate::{errors, family, fragments, headers, ingress, maps, route, scratch, vips};
+use crate::{errors, family, fragments, headers, ingress, maps, route, scratch, tunnel, vips};
 
 /// tc ingress.
 #[inline(always)]
@@ -220,9 +221,19 @@ pub fn run_out(account: &Account, packet: &Skb) -> i32 {
         action = part_of_processes(account, packet);
     }
     match action {
+        verdict::BY_DEVICE => to_other_node(account, packet),
         verdict::HAND_OVER | verdict::FAMILY => part_to_task(account, packet),
         verdict::NEXT_PART => part_of_own_pieces(account, packet),
         other => other,
+    }
+}
+
+#[inline(always)]
+fn to_other_node(account: &Account, packet: &Skb) -> i32 {
+    path::clamp(packet);
+    match path::told(packet, Sender::Other) {
+        0 => part_by_device(account, packet),
+        mtu => verdict::refused(account, packet, (mtu, Sender::Other)),
     }
 }
 
@@ -239,6 +250,11 @@ fn part_of_own_pieces(account: &Account, packet: &Skb) -> i32 {
 #[inline(never)]
 fn part_to_task(account: &Account, packet: &Skb) -> i32 {
     verdict::part(account, &Some(to_task(packet)))
+}
+
+#[inline(never)]
+fn part_by_device(account: &Account, packet: &Skb) -> i32 {
+    verdict::part(account, &Some(go_on(packet)))
 }
 
 /// By the version that it came by: a node's routes lead its processes to tasks by IPv4 alone.
@@ -267,10 +283,17 @@ fn decide_out(packet: &Skb) -> Outcome {
     }
     let name = maps::name(config.ingress_vni, ip.destination).ok_or(DropReason::NoRoute)?;
     let endpoint = maps::endpoint(config.ingress_vni, name).ok_or(DropReason::NoRoute)?;
-    packet.set_macs(endpoint.mac, ROUTER_MAC)?;
-    if endpoint.is_local() {
-        return Ok(if is_of_process(ip) { Verdict::FROM_PROCESS } else { skb::send(endpoint.ifindex) });
+    if !endpoint.is_local() {
+        route::tunnel_to_endpoint(config.ingress_vni, &endpoint);
+        return Ok(Verdict::BY_DEVICE);
     }
-    packet.set_tunnel((config.vtep, endpoint.vtep), config.ingress_vni)?;
+    packet.set_macs(endpoint.mac, ROUTER_MAC)?;
+    Ok(if is_of_process(ip) { Verdict::FROM_PROCESS } else { skb::send(endpoint.ifindex) })
+}
+
+/// The packet is at the device: it needs but its tunnel.
+#[inline(always)]
+fn go_on(packet: &Skb) -> Outcome {
+    tunnel::aim_device(packet)?;
     Ok(Verdict::Pass)
 }

@@ -82,7 +82,7 @@ fn encapsulate(
     if !node.is_v4() {
         return Ok(Verdict::Pass);
     }
-    let Some(macs) = tunnel::macs_of_next_hop(account, frame.0.ctx, node, len) else {
+    let Some(macs) = tunnel::macs_of_next_hop(account, frame.0.ctx, node, (len, flow.is_syn())) else {
         return Ok(Verdict::Pass);
     };
     let Ok([first, second]) = frame.load::<2>(ip::OFFSET) else { return Ok(Verdict::Pass) };

@@ -147,6 +147,7 @@ impl Rows<'_> {
             // A node that joined anew may have the tunnel's end of the one that it was before.
             let row: &mut dp::Peer = peers.entry(peer.vtep).or_default();
             row.hostname.clone_from(&peer.hostname);
+            row.mtu_bytes = peer.underlay_mtu_bytes;
             row.addresses.extend(peer.addresses.iter().filter(|address| owners[address] == peer.id));
         }
         peers

@@ -102,6 +102,7 @@ fn node(id: NodeId, last: u8, further: &[u8], addresses_since: u64, alive: bool)
         vtep: Ipv4Addr::new(198, 18, 0, last).into(),
         addresses: [&last].into_iter().chain(further).map(address).collect(),
         addresses_since,
+        underlay_mtu_bytes: Some(1400 + u32::from(last)),
         alive,
     }
 }
@@ -320,6 +321,26 @@ fn owned(nodes: Vec<Peer>) -> Vec<(u8, String, Vec<u8>)> {
         (last(&vtep), peer.hostname, peer.addresses.iter().map(last).collect())
     };
     view.peers.into_iter().map(row).collect()
+}
+
+#[test]
+fn a_peers_mtu_is_what_it_has_said() {
+    let mut set = set();
+    let said = |mtu| Peer { underlay_mtu_bytes: mtu, ..node(OTHER, 12, &[], 5, true) };
+    let mut maker = ViewMaker::new(context());
+    let mut seen = |mtu| {
+        set.peers.insert(OTHER, said(mtu));
+        maker
+            .next(&set, [])
+            .expect("it changed")
+            .peers
+            .values()
+            .map(|peer| peer.mtu_bytes)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(seen(Some(1400)), [Some(1400)]);
+    assert_eq!(seen(Some(9000)), [Some(9000)]);
+    assert_eq!(seen(None), [None]);
 }
 
 #[test]

@@ -71,6 +71,7 @@ fn a_nodes_addresses_are_known_also_when_its_data_path_is_dead_and_since_when() 
         apply(&mut state, changes);
         let row = set(ME, &state).remove(&AssignmentKey::Peer(id));
         let Some(Assignment::Peer(peer)) = row else { panic!("no peer: {row:?}") };
+        assert_eq!(peer.underlay_mtu_bytes, Some(9000));
         (peer.addresses, peer.addresses_since, peer.alive)
     };
     let status = |alive| NodeStatus { data_path_alive: alive, ..NodeStatus::default() };
@@ -79,6 +80,7 @@ fn a_nodes_addresses_are_known_also_when_its_data_path_is_dead_and_since_when() 
             hostname: hostname.to_owned(),
             data_path_addr: Some(Ipv4Addr::new(198, 18, 0, 1).into()),
             addresses: addresses.to_vec(),
+            underlay_mtu_bytes: Some(9000),
             ..NodeDescription::default()
         };
         Change::NodeDescription { id, description }

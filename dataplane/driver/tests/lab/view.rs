@@ -37,7 +37,7 @@ pub fn of_node(revision: u64, vtep: Ipv4Addr) -> NodeView {
     let (own, other_task, other) = if vtep == NODE_A { (5, 6, NODE_B) } else { (6, 5, NODE_A) };
     let remote =
         |_| RemoteEndpoint { vtep: other.into(), task_name: format!("web.{other_task}"), aliases: vec![] };
-    let peer = Peer { hostname: "other".into(), addresses: vec![other.into()] };
+    let peer = Peer { hostname: "other".into(), addresses: vec![other.into()], mtu_bytes: None };
     NodeView {
         revision,
         generation: Generation { epoch: 1, index: revision },

@@ -2,10 +2,9 @@
 //! nobody wants: then it is written again, or removed.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 
 use dataplane_model::kernel_state::{
-    Endpoint, Hook, HookTarget, LinkName, Owner, Place, Present, Ring, Settings, Singleton, Vnis,
+    Endpoint, Hook, HookTarget, LinkName, Owner, Place, Ring, Settings, Singleton, Vnis,
 };
 use dataplane_model::{KernelState, SandboxId, Vni};
 use ebpf_abi::NodeConfig;
@@ -120,7 +119,9 @@ fn services(tables: &Tables, state: &mut KernelState) -> Result<(), crate::bpf::
 }
 
 fn places(tables: &Tables, links: &Links, state: &mut KernelState) -> Result<(), crate::bpf::TableError> {
-    state.peers.extend(tables.peers.rows()?.into_keys().map(|vtep| (IpAddr::from(vtep), Present)));
+    for (vtep, row) in tables.peers.rows()? {
+        state.peers.insert(vtep.into(), rows::peer_back(row));
+    }
     for (address, vtep) in tables.address_owners.rows()? {
         state.owners.insert(address.into(), rows::vtep_back(vtep).map_or(Owner::ThisNode, Owner::Node));
     }

@@ -3,13 +3,13 @@
 use std::net::IpAddr;
 
 use dataplane_model::kernel_state::{
-    AttachmentRole, AttachmentRow, Dual, EndpointKey, Frontend, FrontendKey, PortKey, Program, RingKey,
-    TargetPort, VipKey,
+    AttachmentRole, AttachmentRow, Dual, EndpointKey, Frontend, FrontendKey, PeerRow, PortKey, Program,
+    RingKey, TargetPort, VipKey,
 };
 use dataplane_model::{Mac, Vni};
 use ebpf_abi::flow::FLOW_DSR;
 use ebpf_abi::table::{ATTACHMENT_INGRESS, ATTACHMENT_WAY_OUT, ENDPOINT_SERVES};
-use ebpf_abi::{Ip, MacAddr, Port, Prefix6, ProgramId};
+use ebpf_abi::{Ip, MacAddr, Peer, Port, Prefix6, ProgramId};
 use ipnetwork::{Ipv4Network, Ipv6Network};
 
 pub(super) fn ring_key(key: RingKey) -> ebpf_abi::RingKey {
@@ -54,6 +54,14 @@ pub(super) fn prefix6_back(row: &Prefix6) -> Option<Dual> {
     let IpAddr::V6(prefix) = IpAddr::from(row.prefix) else { return None };
     let back = Dual { subnet, subnet6: Ipv6Network::new(prefix, 96 + bits).ok()? };
     (prefix6(back) == *row).then_some(back)
+}
+
+pub(super) fn peer(row: PeerRow) -> Peer {
+    Peer { mtu: row.mtu_bytes.unwrap_or(0) }
+}
+
+pub(super) fn peer_back(row: Peer) -> PeerRow {
+    PeerRow { mtu_bytes: (row.mtu != 0).then_some(row.mtu) }
 }
 
 pub(super) fn endpoint_key(key: EndpointKey) -> ebpf_abi::EndpointKey {

@@ -5,7 +5,7 @@ use dataplane_model::kernel_state::{
     AttachmentRow, Change, Endpoint, Hook, HookMode, HookTarget, LinkName, Owner, Place, Ring, Vnis,
 };
 use dataplane_model::{Op, SandboxId};
-use ebpf_abi::{Ip, Ip4, NodeConfig, Peer, SandboxNetworks};
+use ebpf_abi::{Ip, Ip4, NodeConfig, SandboxNetworks};
 
 use super::{LinuxKernel, links, rows};
 use crate::bpf::{self, HookPin, Replaced, Tables};
@@ -43,7 +43,7 @@ impl LinuxKernel {
         }
         let tables = &mut self.bpf()?.tables;
         match op {
-            Op::Peer(change) => row!(tables.peers, change, Ip::from, |_| Peer::default()),
+            Op::Peer(change) => row!(tables.peers, change, Ip::from, rows::peer),
             Op::Owner(change) => {
                 row!(tables.address_owners, change, Ip::from, owner)
             }

@@ -7,6 +7,7 @@ mod error;
 mod events;
 mod filter;
 mod forwarding;
+mod mtu;
 pub mod namespace;
 mod netlink;
 mod routes;
@@ -24,6 +25,7 @@ use dataplane_model::{KernelState, Op, SandboxId};
 
 pub use error::NetError;
 use events::Events;
+pub use mtu::mtu_of_address;
 use netlink::Netlink;
 pub use sockets::NodeSockets;
 pub use uplinks::Machine;

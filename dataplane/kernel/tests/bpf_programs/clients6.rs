@@ -120,11 +120,15 @@ fn packets_too_long_for_the_tunnel_are_refused() {
         let fits = client.udp((40_000, 5353), &[7; 1402]);
         let too_long = client.udp((40_000, 5353), &[7; 1403]);
         bench.check("as long as can be", &fits, &Expect::ForwardAs(tunnelled(fits.clone(), TASKS[0])));
-        let error = between((NODE_MAC, NODES6[0]), (CLIENT_MAC, CLIENT6))
-            .fragmentation_needed(&too_long[14..14 + 48], 1450);
+        // Who sends it on asks for the client's MAC.
+        let to_client = between((CLIENT_MAC, NODES6[0]), (NODE_MAC, CLIENT6));
+        let error = to_client.fragmentation_needed(&too_long[14..14 + 56], 1450);
         bench.check("a byte longer", &too_long, &Expect::ForwardAs(error));
-        let part = fragment6(&client.udp((40_000, 5353), &[7; 2000]), (0, 1448), 77);
-        bench.check("a fragment", &part, &Expect::ForwardAs(tunnelled(part.clone(), TASKS[0])));
+        let whole = client.udp((40_000, 5353), &[7; 4000]);
+        let [first, later] = [0, 1448].map(|offset| fragment6(&whole, (offset, 1448), 77));
+        let error = to_client.fragmentation_needed(&first[14..14 + 56], 1450);
+        bench.check("a fragment with ports", &first, &Expect::ForwardAs(error));
+        bench.check("and the next", &later, &Expect::ForwardAs(tunnelled(later.clone(), TASKS[0])));
     });
 }
 

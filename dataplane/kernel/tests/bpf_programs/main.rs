@@ -10,6 +10,7 @@ mod flood;
 mod harness;
 mod inspect;
 mod live;
+mod mtu;
 mod nested;
 mod overlay6;
 mod sctp;

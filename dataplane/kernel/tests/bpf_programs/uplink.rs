@@ -163,7 +163,8 @@ fn packets_too_long_for_the_tunnel_are_refused_or_fragmented() {
         let fits = client.udp((40_000, 5353), &[7; 1422]);
         let too_long = client.udp((40_000, 5353), &[7; 1423]);
         bench.check("as long as can be", &fits, &Expect::ForwardAs(tunnelled(fits.clone(), TASKS[0])));
-        let error = between((NODE_MAC, NODES[0]), (CLIENT_MAC, CLIENT))
+        // Who sends it on asks for the client's MAC.
+        let error = between((CLIENT_MAC, NODES[0]), (NODE_MAC, CLIENT))
             .fragmentation_needed(&too_long[14..14 + 28], 1450);
         bench.check("a byte longer", &too_long, &Expect::ForwardAs(fragment(error, 0, false)));
         let may_be_fragmented = fragment(too_long, 0, false);

@@ -7,7 +7,7 @@ use ebpf_abi::names::map;
 use ebpf_abi::table::{ATTACHMENT_INGRESS, ATTACHMENT_WAY_OUT};
 use ebpf_abi::{
     Attachment, CounterRow, DropReason, Endpoint, EndpointKey, FlowTuple, ForwardFlow, ForwardKey, Frontend,
-    FrontendKey, Ip, Ip4, MacAddr, NodeConfig, Port, ProgramId, ReplyFlow, ReplyKey, RingKey,
+    FrontendKey, Ip, Ip4, MacAddr, NodeConfig, Peer, Port, ProgramId, ReplyFlow, ReplyKey, RingKey,
     SandboxNetworks, TargetPort, TargetPortKey, VipFlow, VipFlowKey, VipKey, protocol,
 };
 
@@ -95,7 +95,7 @@ fn wanted() -> Wanted {
         ..NodeConfig::default()
     };
     let mut wanted = Wanted { config, tick: 1, ..Wanted::default() };
-    wanted.peers.insert(PEERS[0].into());
+    wanted.peers.insert(PEERS[0].into(), Peer::default());
     let owners =
         [(OWN[0].into(), Ip::UNSPECIFIED), (OWN6, Ip::UNSPECIFIED), (PEERS[0].into(), PEERS[0].into())];
     wanted.address_owners.extend(owners);

@@ -44,7 +44,7 @@ const SEED: &str = "MESH_MODEL_SEED";
 const STEPS: &str = "MESH_MODEL_STEPS";
 
 /// What packets must have come to, or the generator has lost its bite.
-const ENDS: [(ProgramId, &str); 70] = [
+const ENDS: [(ProgramId, &str); 75] = [
     (ProgramId::MeshXdp, "Forward(Back { redirected: false })"),
     (ProgramId::MeshXdp, "Forward(Back { redirected: true })"),
     (ProgramId::MeshXdp, "Pass"),
@@ -57,6 +57,11 @@ const ENDS: [(ProgramId, &str); 70] = [
     (ProgramId::MeshUplink, "fragment"),
     (ProgramId::MeshUplink, "rewrite"),
     (ProgramId::MeshUplink, "sent out"),
+    (ProgramId::MeshUplink, "told what fits"),
+    (ProgramId::MeshVxlan, "told what fits"),
+    (ProgramId::MeshVxlanOut, "told what fits"),
+    (ProgramId::MeshTask, "told what fits"),
+    (ProgramId::MeshTask, "told what fits for a virtual address"),
     (ProgramId::MeshUplink, "to a task"),
     (ProgramId::MeshUplink, "inner-source"),
     (ProgramId::MeshUplink, "tunnelled"),
@@ -119,7 +124,7 @@ const ENDS: [(ProgramId, &str); 70] = [
 ];
 
 /// The same, for IPv6 alone.
-const ENDS6: [(ProgramId, &str); 64] = [
+const ENDS6: [(ProgramId, &str); 65] = [
     (ProgramId::MeshXdp, "Forward(Back { redirected: false }), IPv6"),
     (ProgramId::MeshXdp, "Forward(Back { redirected: true }), IPv6"),
     (ProgramId::MeshXdp, "Pass, IPv6"),
@@ -128,7 +133,8 @@ const ENDS6: [(ProgramId, &str); 64] = [
     (ProgramId::MeshUplink, "flow-table-full, IPv6"),
     (ProgramId::MeshUplink, "not-ip, IPv6"),
     (ProgramId::MeshUplink, "rewrite, IPv6"),
-    (ProgramId::MeshUplink, "sent out, IPv6"),
+    (ProgramId::MeshUplink, "told what fits, IPv6"),
+    (ProgramId::MeshTask, "told what fits, IPv6"),
     (ProgramId::MeshUplink, "to a task, IPv6"),
     (ProgramId::MeshUplink, "tunnelled, IPv6"),
     (ProgramId::MeshUplink, "unknown-flow, IPv6"),

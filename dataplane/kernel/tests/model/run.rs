@@ -133,7 +133,11 @@ impl Bench {
         (slate.listens6, slate.listens4) = (packet.listens.v6.into(), packet.listens.v4.into());
         let ran = self.machine.run(packet);
         let by_vip = self.by_vip(packet, &expected);
-        self.count(packet.program, (&expected, by_vip), at(&packet.bytes, 12) == Some(IPV6));
+        let network = Link::of(&packet.bytes).and_then(|link| Family::of(link.kind));
+        let was_icmp = network
+            .and_then(|family| Network::of(&packet.bytes, family))
+            .is_some_and(|ip| ip.protocol == ip.family.icmp_protocol());
+        self.count(packet.program, (&expected, by_vip), (network == Some(Family::V6), was_icmp));
         let is_xdp = packet.program == ProgramId::MeshXdp;
         agree(&expected, &ran, if is_xdp { xdp_code(&expected) } else { tc_code(&expected) })?;
         if ran.slate.random != self.model.random {
@@ -167,6 +171,9 @@ impl Bench {
             Verdict::Forward(Way::Out(TUNNEL) | Way::Neighbour(..) | Way::Sandbox(_)) if asks => {
                 " for a virtual address"
             }
+            Verdict::Forward(Way::Out(_)) if asks && answers && tells_length(&outcome.bytes) => {
+                " for a virtual address"
+            }
             Verdict::Forward(Way::Out(_)) if asks && answers && is_unreachable(&outcome.bytes) => {
                 " as nobody serves it"
             }
@@ -174,8 +181,14 @@ impl Bench {
         }
     }
 
-    fn count(&mut self, program: ProgramId, (outcome, by_vip): (&Outcome, &str), is_v6: bool) {
+    fn count(
+        &mut self,
+        program: ProgramId,
+        (outcome, by_vip): (&Outcome, &str),
+        (is_v6, was_icmp): (bool, bool),
+    ) {
         let end = match outcome.verdict {
+            Verdict::Forward(_) if tells_length(&outcome.bytes) && !was_icmp => "told what fits".into(),
             Verdict::Forward(Way::Out(TUNNEL)) if outcome.bytes[6..12] != ROUTER_MAC.0 => {
                 "asked elsewhere".into()
             }
@@ -208,7 +221,7 @@ impl Bench {
         let slate = self.machine.slate();
         (slate.netns_cookie, slate.socket_cookie) = (call.netns_cookie, call.socket_cookie);
         let ran = self.machine.run_socket(call);
-        self.count(call.program, (&expected, ""), call.is_of_v6_alone());
+        self.count(call.program, (&expected, ""), (call.is_of_v6_alone(), false));
         let (code, error) = match expected.verdict {
             Verdict::Drop(_) => (REFUSE, Some(ECONNREFUSED)),
             _ => (PROCEED, None),
@@ -242,6 +255,14 @@ fn translated(program: ProgramId, outcome: &Outcome, was_v6: bool) -> Option<&'s
         return Some(if bytes[20] == protocol::ICMP6 { "an error of IPv6" } else { "as IPv6" });
     }
     None
+}
+
+/// An ICMP error: "fragmentation needed" or "packet too big".
+fn tells_length(frame: &[u8]) -> bool {
+    let Some(family) = at(frame, 12).and_then(Family::of) else { return false };
+    let message =
+        Network::of(frame, family).filter(Network::is_plain_icmp).and_then(|_| at(frame, family.icmp()));
+    message == Some(if family == Family::V4 { [3, 4] } else { [2, 0] })
 }
 
 /// An ICMP error: "destination unreachable".

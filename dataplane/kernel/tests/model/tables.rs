@@ -1,11 +1,11 @@
 //! The tables as plain ordered maps: what the model reads and writes in place of the kernel's.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use ebpf_abi::ring::EARLIER_RINGS;
 use ebpf_abi::{
     Attachment, CachedBackend, Endpoint, EndpointKey, FlowTuple, ForwardFlow, ForwardKey, FragmentKey,
-    FragmentPorts, Frontend, FrontendKey, Ip, Ip4, NextHop, NodeConfig, OriginalDestination, Prefix6,
+    FragmentPorts, Frontend, FrontendKey, Ip, Ip4, NextHop, NodeConfig, OriginalDestination, Peer, Prefix6,
     ReplyFlow, ReplyKey, RingKey, SandboxNetworks, SocketNatKey, StandIn, TargetPort, TargetPortKey, VipFlow,
     VipFlowKey, VipKey,
 };
@@ -33,7 +33,7 @@ pub struct Wanted {
     pub rings: BTreeMap<RingKey, Vec<Vec<Ip4>>>,
     pub endpoints: BTreeMap<EndpointKey, Endpoint>,
     pub target_ports: BTreeMap<TargetPortKey, TargetPort>,
-    pub peers: BTreeSet<Ip>,
+    pub peers: BTreeMap<Ip, Peer>,
     pub address_owners: BTreeMap<Ip, Ip>,
     /// By VNI, of networks that have IPv6.
     pub prefixes6: BTreeMap<u32, Prefix6>,

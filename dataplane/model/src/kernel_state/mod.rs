@@ -18,8 +18,9 @@ use ipnetwork::IpNetwork;
 pub use reset::SocketReset;
 pub use rows::{
     AttachmentRole, AttachmentRow, Device, Dual, Endpoint, EndpointKey, Frontend, FrontendKey, Hook,
-    HookMode, HookTarget, Leg, Leg6, LinkName, NodeRoute, Owner, PacketFilter, Place, PortKey, Present,
-    Program, Ring, RingKey, SandboxNet, Settings, Singleton, TargetPort, VipKey, Vnis, protocol_name,
+    HookMode, HookTarget, Leg, Leg6, LinkName, NodeRoute, Owner, PacketFilter, PeerRow, Place, PortKey,
+    Present, Program, Ring, RingKey, SandboxNet, Settings, Singleton, TargetPort, VipKey, Vnis,
+    protocol_name,
 };
 pub use table::Change;
 use table::{changes, differences, write_table};
@@ -117,7 +118,7 @@ tables! {
     /// Network namespaces, with the links between them and the node.
     sandboxes: Sandbox(SandboxId => SandboxNet),
     /// Nodes that tunnelled packets are taken from.
-    peers: Peer(IpAddr => Present),
+    peers: Peer(IpAddr => PeerRow),
     /// Whose address is it? Replies of published ports go there.
     owners: Owner(IpAddr => Owner),
     /// Networks whose endpoints have IPv6 addresses too, and the gateway bridge.

@@ -78,6 +78,13 @@ fn stable_hash(text: &str) -> u64 {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Present;
 
+/// What is known of another node.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PeerRow {
+    /// MTU of its underlay, bytes; `None` if it has not said so.
+    pub mtu_bytes: Option<u32>,
+}
+
 /// The key of a table with one row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Singleton;

@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use super::{
     AttachmentRole, AttachmentRow, Change, Device, Endpoint, EndpointKey, Hook, HookMode, HookTarget,
-    KernelState, Leg, LinkName, Op, Place, Present, Program, Ring, RingKey, SandboxNet, VipKey,
+    KernelState, Leg, LinkName, Op, PeerRow, Place, Program, Ring, RingKey, SandboxNet, VipKey,
 };
 use crate::view::{Mac, SandboxId, Vni};
 
@@ -62,7 +62,7 @@ fn ops_make_what_is_referred_to_first_and_remove_it_last() {
 fn recording_all_ops_gives_the_wanted_state() {
     let wanted = state();
     let mut held = KernelState::default();
-    held.peers.insert(Ipv4Addr::LOCALHOST.into(), Present);
+    held.peers.insert(Ipv4Addr::LOCALHOST.into(), PeerRow::default());
 
     for op in held.clone().ops_to(&wanted) {
         held.record(&op);

@@ -105,6 +105,9 @@ pub fn view() -> NodeView {
             ((APP, Ipv4Addr::new(10, 0, 1, 6)), remote()),
         ]),
         services: Table::from_iter([(WEB, web)]),
-        peers: Table::from_iter([(NODE_B, Peer { hostname: "b".into(), addresses: vec![NODE_B.into()] })]),
+        peers: Table::from_iter([(
+            NODE_B,
+            Peer { hostname: "b".into(), addresses: vec![NODE_B.into()], mtu_bytes: None },
+        )]),
     }
 }

@@ -56,7 +56,11 @@ fn take(step: Step, view: &mut NodeView, facts: &mut NodeFacts) {
         13 => toggle_row(
             &mut view.peers,
             vtep.into(),
-            Peer { hostname: "p".into(), addresses: vec![IpAddr::V4(vtep)] },
+            Peer {
+                hostname: "p".into(),
+                addresses: vec![IpAddr::V4(vtep)],
+                mtu_bytes: (c > 128).then_some(1500),
+            },
         ),
         // The third network sometimes has the number of the second.
         14 => toggle_row(

@@ -242,6 +242,17 @@ fn what_cannot_carry_ipv6_says_so_and_carries_ipv4() {
     assert_eq!(ipv6_sides(&asked.state).len(), 1, "the ingress network");
 }
 
+#[test]
+fn peers_rows_say_what_their_underlays_take() {
+    let said = |mtu_bytes| {
+        let mut view = view();
+        view.peers.get_mut(&IpAddr::V4(NODE_B)).unwrap().mtu_bytes = mtu_bytes;
+        let peers = planned(&view, &facts()).state.peers;
+        peers.get(&IpAddr::V4(NODE_B)).unwrap().to_string()
+    };
+    assert_eq!([None, Some(1500)].map(said), ["", "mtu 1500"]);
+}
+
 /// Without an IPv4 address, and with one of which the tunnels know nothing.
 #[test]
 fn a_node_of_ipv6_tunnels_there_and_needs_no_ipv4_address() {
@@ -294,7 +305,7 @@ fn a_tunnels_end_that_another_node_has_taken_over_is_that_nodes() {
         let mut view = view();
         view.peers.get_mut(&IpAddr::V4(NODE_B)).unwrap().addresses.clear();
         let addresses = vec![heir.into(), NODE_B.into()];
-        view.peers.insert(heir.into(), Peer { hostname: "heir".into(), addresses });
+        view.peers.insert(heir.into(), Peer { hostname: "heir".into(), addresses, mtu_bytes: None });
 
         let owners = planned(&view, &facts()).state.owners;
 

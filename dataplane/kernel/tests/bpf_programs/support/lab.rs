@@ -228,6 +228,29 @@ impl Lab {
         }
     }
 
+    /// Gives a node's underlay this MTU, and its tasks what that leaves; the other node is told.
+    pub fn set_underlay_mtu(&self, node: usize, mtu: u32) {
+        const OVERHEAD: u32 = 50;
+        self.switch.ip(&format!("link set sw-{node} mtu {mtu}"));
+        self.nodes[node].ip(&format!("link set up0 mtu {mtu}"));
+        self.nodes[node].ip(&format!("link set mesh-vx mtu {}", mtu - OVERHEAD));
+        let task = NODE_OF_TASK.iter().position(|of| *of == node).unwrap();
+        for index in 0..2 {
+            self.nodes[node].ip(&format!("link set mv{task}{index} mtu {}", mtu - OVERHEAD));
+            self.tasks[task].ip(&format!("link set eth{index} mtu {}", mtu - OVERHEAD));
+        }
+        self.with_tables(node, |tables| {
+            let mut config = tables.config.get().unwrap();
+            config.uplink_mtu = mtu;
+            tables.config.set(&config).unwrap();
+            for (key, mut row) in tables.attachments.rows().unwrap() {
+                row.mtu = mtu - OVERHEAD;
+                tables.attachments.insert(&key, &row).unwrap();
+            }
+        });
+        self.with_tables(1 - node, |tables| tables.peers.insert(&NODES[node].into(), &Peer { mtu }).unwrap());
+    }
+
     /// Lets a node's programs put headers of their own in front of what they tunnel: without forwarding on the uplink the kernel
     /// tells no program the next hop.
     pub fn allow_own_headers(&self, node: usize) {

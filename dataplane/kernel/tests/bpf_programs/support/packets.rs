@@ -65,6 +65,15 @@ impl Between {
         frame
     }
 
+    /// A first segment that says how long segments may be.
+    pub fn syn(&self, ports: (u16, u16), mss: u16) -> Vec<u8> {
+        let options = [etherparse::TcpOptionElement::MaximumSegmentSize(mss)];
+        let tcp = self.ip().tcp(ports.0, ports.1, 1000, 65_535).syn().options(&options).unwrap();
+        let mut frame = Vec::new();
+        tcp.write(&mut frame, b"").unwrap();
+        frame
+    }
+
     pub fn udp(&self, ports: (u16, u16), payload: &[u8]) -> Vec<u8> {
         let mut frame = Vec::new();
         self.ip().udp(ports.0, ports.1).write(&mut frame, payload).unwrap();

@@ -129,7 +129,7 @@ pub fn transport(dice: &mut Dice, tuple: &FlowTuple) -> Vec<u8> {
         return sctp_packet(dice, tuple);
     }
     let mut segment = [tuple.source_port.0, tuple.destination_port.0].concat();
-    let payload = dice.below(24);
+    let payload = payload_len(dice);
     let checksum_offset = if tuple.protocol == protocol::TCP {
         let options = if dice.one_in(3) { tcp_options(dice) } else { Vec::new() };
         let offset = 0x50 + u8::try_from(options.len() / 4).unwrap() * 16;
@@ -137,7 +137,8 @@ pub fn transport(dice: &mut Dice, tuple: &FlowTuple) -> Vec<u8> {
         segment.extend(options);
         16
     } else {
-        segment.extend([0, 8 + u8::try_from(payload).unwrap(), 0, 0]);
+        segment.extend(u16::try_from(8 + payload).unwrap().to_be_bytes());
+        segment.extend([0, 0]);
         6
     };
     segment.extend(dice.bytes(payload));
@@ -155,6 +156,11 @@ pub fn transport(dice: &mut Dice, tuple: &FlowTuple) -> Vec<u8> {
     segment
 }
 
+/// Little, or what many a tunnel can't take.
+fn payload_len(dice: &mut Dice) -> usize {
+    if dice.one_in(12) { 1150 + dice.below(500) } else { dice.below(24) }
+}
+
 fn sctp_packet(dice: &mut Dice, tuple: &FlowTuple) -> Vec<u8> {
     let mut packet = [tuple.source_port.0, tuple.destination_port.0].concat();
     packet.extend([1, 2, 3, 4, 0, 0, 0, 0]);
@@ -164,7 +170,7 @@ fn sctp_packet(dice: &mut Dice, tuple: &FlowTuple) -> Vec<u8> {
         3 => dice.pick(&[sctp::SHUTDOWN_ACK, sctp::SHUTDOWN_COMPLETE]),
         _ => dice.below(16).try_into().unwrap(),
     });
-    let rest = dice.below(40);
+    let rest = payload_len(dice);
     packet.extend(dice.bytes(rest));
     let sum = match dice.below(4) {
         0 => [0; 4],
@@ -198,7 +204,8 @@ pub fn icmp_error(dice: &mut Dice, headers: &Headers, about: &FlowTuple) -> Vec<
         Family::V6 => (dice.pick(&[1, 1, 2, 2, 3, 4, 5, 0]), 48),
     };
     let mut message = vec![kind, dice.byte(), 0, 0, 0, 0, 5, 0];
-    message.extend(&faulty[..faulty.len().min(carried + dice.below(20))]);
+    let more = if dice.one_in(8) { faulty.len() } else { dice.below(20) };
+    message.extend(&faulty[..faulty.len().min(carried + more)]);
     icmp_checksum(dice, headers, &mut message);
     message
 }

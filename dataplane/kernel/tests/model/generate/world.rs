@@ -6,8 +6,8 @@ use std::ops::Range;
 use ebpf_abi::limits::BRIDGE_VNI;
 use ebpf_abi::table::{ATTACHMENT_INGRESS, ATTACHMENT_WAY_OUT, CONFIG_XDP_REDIRECT};
 use ebpf_abi::{
-    Attachment, Endpoint, EndpointKey, Frontend, FrontendKey, Ip, Ip4, MacAddr, NodeConfig, Port, Prefix6,
-    RingKey, SandboxNetworks, TargetPort, TargetPortKey, VipKey, protocol,
+    Attachment, Endpoint, EndpointKey, Frontend, FrontendKey, Ip, Ip4, MacAddr, NodeConfig, Peer, Port,
+    Prefix6, RingKey, SandboxNetworks, TargetPort, TargetPortKey, VipKey, protocol,
 };
 
 use super::dice::Dice;
@@ -80,7 +80,9 @@ pub fn prefix6(vni: u32) -> Prefix6 {
 /// The tables of one run.
 pub fn wanted(dice: &mut Dice) -> Wanted {
     let mut wanted = Wanted { config: config(dice), tick: 100, ..Wanted::default() };
-    wanted.peers.extend(PEERS.map(Ip::v4));
+    for peer in PEERS {
+        wanted.peers.insert(peer.into(), Peer { mtu: dice.pick(&[0, 1500, 1280, 1400, 9000]) });
+    }
     for (address, owner) in [
         (OWN[0].into(), Ip::UNSPECIFIED),
         (OWN[1].into(), Ip::UNSPECIFIED),

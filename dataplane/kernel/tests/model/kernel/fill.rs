@@ -6,7 +6,7 @@ use aya::Pod;
 use dataplane_kernel::bpf::{Replaced, Table};
 use ebpf_abi::names::map;
 use ebpf_abi::{
-    FlowTuple, ForwardKey, FragmentKey, GateRow, Ip, Ip4, Peer, ReplyKey, RingKey, SocketNatKey, VipFlowKey,
+    FlowTuple, ForwardKey, FragmentKey, GateRow, Ip, Ip4, ReplyKey, RingKey, SocketNatKey, VipFlowKey,
 };
 
 use super::Machine;
@@ -30,8 +30,7 @@ impl Machine {
         replace(&mut tables.attachments, &before.attachments, &after.attachments);
         replace(&mut tables.vips, &before.vips, &after.vips);
         replace(&mut tables.sandboxes, &before.sandboxes, &after.sandboxes);
-        let peers = |wanted: &Wanted| wanted.peers.iter().map(|peer| (*peer, Peer::default())).collect();
-        replace(&mut tables.peers, &peers(before), &peers(after));
+        replace(&mut tables.peers, &before.peers, &after.peers);
         self.fill_rings(before, after);
         self.clear::<Ip>(map::NEXT_HOPS);
         self.clear::<FlowTuple>(map::FLOW_CACHE);

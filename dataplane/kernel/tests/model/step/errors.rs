@@ -8,12 +8,9 @@ use super::mesh::Backend;
 use super::rewrite::Side;
 use super::state::Seen;
 use super::{Step, Verdict, Walk, Way};
-use crate::frame::{ETHERNET, Link, at, checksum, fault, fault_of_answer, put};
+use crate::frame::{ETHERNET, at, checksum, fault, fault_of_answer, put};
 use crate::network::{Family, Network, Piece, pseudo_header};
 use crate::tables::address6;
-
-/// What the tunnel's headers take of an underlay packet.
-pub const TUNNEL_OVERHEAD: u32 = 50;
 
 /// Nobody is told of an error about an error (RFC 4443 section 2.4 (e)), nor, here, about a piece of a packet.
 pub fn may_be_refused(frame: &[u8], ip: &Network) -> bool {
@@ -23,22 +20,9 @@ pub fn may_be_refused(frame: &[u8], ip: &Network) -> bool {
 }
 
 impl Walk<'_> {
-    /// "Fragmentation needed" (RFC 1191 section 4) or "packet too big" (RFC 4443 section 3.2) with the size that fits, back to
-    /// who sent the packet.
-    pub fn refuse_length(&mut self, link: &Link, ip: &Network) -> Step {
-        let kind = match ip.family {
-            Family::V4 => [3, 4],
-            Family::V6 => [2, 0],
-        };
-        let fits = self.tables.wanted.config.uplink_mtu.saturating_sub(TUNNEL_OVERHEAD);
-        self.become_error(ip, ip.destination, (kind, u16::try_from(fits).unwrap_or(u16::MAX)))?;
-        self.set_macs(link.source, link.destination);
-        Ok(Verdict::Forward(Way::Out(self.packet.ifindex)))
-    }
-
     /// "Fragmentation needed" of an answer that is too long behind an IPv6 header.
     pub fn refuse_answer(&mut self, attachment: &Attachment, ip: &Network, fits: u16) -> Step {
-        self.become_error(ip, ip.destination, ([3, 4], fits))?;
+        self.become_error(ip, ip.destination, ([3, 4], fits), 8)?;
         self.set_macs(attachment.mac, ROUTER_MAC);
         Ok(Verdict::Forward(Way::Out(self.packet.ifindex)))
     }
@@ -47,25 +31,26 @@ impl Walk<'_> {
     pub fn refuse_route6(&mut self, attachment: &Attachment, ip: &Network) -> Step {
         let prefix = self.tables.wanted.prefixes6.get(&attachment.vni).ok_or(DropReason::NoRoute)?;
         let gateway = address6(prefix, attachment.gateway);
-        self.become_error(ip, gateway, ([1, 0], 0))?;
+        self.become_error(ip, gateway, ([1, 0], 0), 8)?;
         self.set_macs(attachment.mac, ROUTER_MAC);
         Ok(Verdict::Forward(Way::Out(self.packet.ifindex)))
     }
 
-    /// Makes an error from `source` of the packet, of which it carries the header and 64 bits.
+    /// Makes an error from `source` of the packet, of which it carries the header and so many bytes.
     pub fn become_error(
         &mut self,
         ip: &Network,
         source: Ip,
         (kind, mtu): ([u8; 2], u16),
+        n_carried: usize,
     ) -> Result<(), DropReason> {
-        let carried = ETHERNET + ip.family.header_len() + 8;
+        let carried = ETHERNET + ip.family.header_len() + n_carried;
         let carried = self.frame.get(ETHERNET..carried).ok_or(DropReason::Malformed)?.to_vec();
         let [high, low] = mtu.to_be_bytes();
         let addresses = [source, ip.source].map(|address| ip.family.bytes(address)).concat();
         let mut header = match ip.family {
             Family::V4 => vec![0x45, 0, 0, 56, 0, 0, 0, 0, 64, protocol::ICMP, 0, 0],
-            Family::V6 => vec![0x60, 0, 0, 0, 0, 56, protocol::ICMP6, 64],
+            Family::V6 => vec![0x60, 0, 0, 0, 0, 48 + u8::try_from(n_carried).unwrap(), protocol::ICMP6, 64],
         };
         header.extend(addresses);
         let mut message = [kind[0], kind[1], 0, 0, 0, 0, high, low].to_vec();
@@ -77,7 +62,11 @@ impl Walk<'_> {
                 message.clone()
             }
             Family::V6 => {
-                let mut covered = pseudo_header((source, ip.source), protocol::ICMP6, 56);
+                let mut covered = pseudo_header(
+                    (source, ip.source),
+                    protocol::ICMP6,
+                    u16::try_from(message.len()).unwrap(),
+                );
                 covered.extend(&message);
                 covered
             }
@@ -98,7 +87,7 @@ impl Walk<'_> {
             return Some(self.deliver_error(&tuple, backend, Chooser::IN_USE));
         }
         let vni = self.tables.wanted.config.ingress_vni;
-        Some(Ok(self.send_tunnelled(backend.1.vtep, vni, (backend.1.mac, ROUTER_MAC))))
+        Some(self.send_tunnelled(backend.1.vtep, vni, (backend.1.mac, ROUTER_MAC)))
     }
 
     /// To a backend of this node that knows the flow, or to who may.
@@ -109,7 +98,7 @@ impl Walk<'_> {
         }
         let (other, next) = self.tables.other(tuple, backend.0, chooser).ok_or(DropReason::UnknownFlow)?;
         if !other.1.is_local() {
-            return Ok(self.ask_other_node(&other.1, next));
+            return self.ask_other_node(&other.1, next);
         }
         let seen = self.tables.known_flow(tuple, other.0).ok_or(DropReason::UnknownFlow)?;
         self.hand_over_error((tuple.source, family), other, seen)

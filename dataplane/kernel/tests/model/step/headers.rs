@@ -2,7 +2,7 @@
 
 use ebpf_abi::{Ip, MacAddr, NextHop, NodeConfig, protocol};
 
-use super::errors::TUNNEL_OVERHEAD;
+use super::path::TUNNEL_OVERHEAD;
 use super::{Step, Verdict, Walk, Way};
 use crate::frame::{ETHERNET, IPV4, Link, at, checksum};
 use crate::network::{Family, Network, Piece};
@@ -18,8 +18,9 @@ const CONGESTION: u8 = 3;
 
 impl Walk<'_> {
     /// Through the tunnel, to an endpoint or (both MACs the router's) to a node: by own headers where the way leads out of
-    /// the uplink and takes the packet in one piece, else, as all of IPv6, by the kernel's device.
-    pub fn send_tunnelled(&mut self, remote: Ip, vni: u32, macs: (MacAddr, MacAddr)) -> Verdict {
+    /// the uplink and takes the packet in one piece, else, as all of IPv6, by the kernel's device, unless it is too long.
+    pub fn send_tunnelled(&mut self, remote: Ip, vni: u32, macs: (MacAddr, MacAddr)) -> Step {
+        self.clamp(remote)?;
         let config = self.tables.wanted.config;
         let len = u32::try_from(self.frame.len() - ETHERNET).unwrap() + TUNNEL_OVERHEAD;
         // The runs' aggregates are of no kind that can be taken apart in a tunnel.
@@ -27,15 +28,22 @@ impl Walk<'_> {
         let hop = if is_v4 { self.next_hop(&config, remote) } else { None };
         let hop = hop.filter(|hop| len <= hop.mtu && !self.packet.is_aggregate);
         let Some(hop) = hop else {
-            self.set_macs(macs.0, macs.1);
-            self.tunnel = Some((vni, remote));
-            return Verdict::Forward(Way::Out(config.vxlan_ifindex));
+            return match self.told(remote) {
+                Some(fits) => self.refuse_length(fits),
+                None => Ok(self.send_by_device(remote, vni, macs)),
+            };
         };
         let inner = [macs.0.0.as_slice(), &macs.1.0, &IPV4].concat();
         let inner_len = len - 36;
         let headers = outer(&config, (remote, vni), (FLOW_HASH, self.frame[15]), inner_len);
         self.frame.splice(ETHERNET..ETHERNET, [headers, inner].concat());
-        Verdict::Forward(Way::Neighbour(hop.ifindex, hop.gateway.low()))
+        Ok(Verdict::Forward(Way::Neighbour(hop.ifindex, hop.gateway.low())))
+    }
+
+    pub fn send_by_device(&mut self, remote: Ip, vni: u32, macs: (MacAddr, MacAddr)) -> Verdict {
+        self.set_macs(macs.0, macs.1);
+        self.tunnel = Some((vni, remote));
+        Verdict::Forward(Way::Out(self.tables.wanted.config.vxlan_ifindex))
     }
 
     /// As the kernel told it in this second, or tells it now. One that can't be used is remembered too, unless it only waits
@@ -54,7 +62,11 @@ impl Walk<'_> {
                     to_renew: 0,
                     ifindex: if is_ours { told.ifindex } else { 0 },
                     gateway: told.gateway,
-                    mtu: told.mtu.into(),
+                    mtu: if told.result == 0 {
+                        self.peer_mtu(node).map_or(told.mtu.into(), |peers| peers.min(told.mtu.into()))
+                    } else {
+                        0
+                    },
                     source: told.source,
                     destination: told.destination,
                 };
@@ -85,10 +97,11 @@ impl Walk<'_> {
         let vni = u32::from_be_bytes([0, self.frame[46], self.frame[47], self.frame[48]]);
         let is_vxlan =
             self.frame[36..46] == expected && self.frame[49] == 0 && at(&self.frame, 62) == Some(IPV4);
-        if !is_vxlan || vni == PROBES || !self.tables.wanted.peers.contains(&ip.source) {
+        if !is_vxlan || vni == PROBES || !self.tables.wanted.peers.contains_key(&ip.source) {
             return None;
         }
         self.frame.drain(..50);
+        self.sent.clone_from(&self.frame);
         Some(self.arrives(vni, ip.source))
     }
 }

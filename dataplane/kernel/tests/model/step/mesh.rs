@@ -167,7 +167,7 @@ impl Walk<'_> {
             && let Some((other, next)) = self.tables.other(tuple, backend.0, asked_by)
         {
             if !other.1.is_local() {
-                return Ok(self.ask_other_node(&other.1, next));
+                return self.ask_other_node(&other.1, next);
             }
             if let Some(seen) = self.tables.client_sends(segment, other.0, way(chooser.is_some())) {
                 if chooser.is_none() {
@@ -181,7 +181,7 @@ impl Walk<'_> {
     }
 
     /// To a backend of another node that may know the flow; the inner source says why it is asked.
-    pub fn ask_other_node(&mut self, endpoint: &Endpoint, chooser: Chooser) -> Verdict {
+    pub fn ask_other_node(&mut self, endpoint: &Endpoint, chooser: Chooser) -> Step {
         let vni = self.tables.wanted.config.ingress_vni;
         self.send_tunnelled(endpoint.vtep, vni, (endpoint.mac, chooser.mac()))
     }

@@ -7,6 +7,7 @@ mod errors;
 mod headers;
 mod mesh;
 mod neighbour;
+mod path;
 mod rewrite;
 mod socket;
 mod state;
@@ -75,6 +76,10 @@ struct Walk<'a> {
     frame: Vec<u8>,
     tunnel: Option<(u32, Ip)>,
     for_host: bool,
+    /// The frame as its sender has sent it, out of its tunnel.
+    sent: Vec<u8>,
+    /// It is a packet of the other family now, of which its sender knows nothing.
+    is_translated: bool,
 }
 
 type Step = Result<Verdict, DropReason>;
@@ -82,7 +87,8 @@ type Step = Result<Verdict, DropReason>;
 /// Runs a packet through its program.
 pub fn step(tables: &mut Tables, packet: &Packet) -> Outcome {
     let frame = packet.bytes.clone();
-    let mut walk = Walk { tables, packet, frame, tunnel: None, for_host: false };
+    let sent = frame.clone();
+    let mut walk = Walk { tables, packet, frame, tunnel: None, for_host: false, sent, is_translated: false };
     let result = match packet.program {
         ProgramId::MeshXdp => Ok(walk.xdp()),
         ProgramId::MeshUplink => walk.uplink(),
@@ -126,11 +132,11 @@ impl Walk<'_> {
         let Ok(owner) = self.owner(flow.service) else {
             return self.answer_process(flow.service, client, task);
         };
-        Ok(match owner {
-            owner if owner.is_unspecified() => self.leave_here(client),
-            _ if flow.way & FLOW_DSR != 0 && self.reaches(client) => self.leave_here(client),
+        match owner {
+            owner if owner.is_unspecified() => Ok(self.leave_here(client)),
+            _ if flow.way & FLOW_DSR != 0 && self.reaches(client) => Ok(self.leave_here(client)),
             owner => self.send_to_node(owner, ROUTER_MAC),
-        })
+        }
     }
 
     /// The client is no node, and the kernel's way to it, whose neighbour may be unknown still, leads out of the uplink.
@@ -148,13 +154,13 @@ impl Walk<'_> {
         let Ok(owner) = self.owner(tuple.destination) else {
             return self.answer_process(tuple.destination, tuple.source, backend);
         };
-        Ok(match owner {
+        match owner {
             owner if owner.is_unspecified() => {
                 self.tables.learn(tuple, backend);
-                self.leave_here(tuple.source)
+                Ok(self.leave_here(tuple.source))
             }
             owner => self.send_to_node(owner, MacAddr::of_endpoint(backend)),
-        })
+        }
     }
 
     /// A process that has asked the task by the task's own address is on the node that it has its address from.
@@ -162,10 +168,10 @@ impl Walk<'_> {
         if self.tables.name(self.tables.wanted.config.ingress_vni, service) != Some(task) {
             return Err(DropReason::UnknownOwner);
         }
-        Ok(match self.owner(process)? {
-            owner if owner.is_unspecified() => self.leave_here(process),
+        match self.owner(process)? {
+            owner if owner.is_unspecified() => Ok(self.leave_here(process)),
             owner => self.send_to_node(owner, ROUTER_MAC),
-        })
+        }
     }
 
     /// The tunnel's end of the node that has an address; unspecified for this one.
@@ -173,7 +179,7 @@ impl Walk<'_> {
         self.tables.wanted.address_owners.get(&address).copied().ok_or(DropReason::UnknownOwner)
     }
 
-    fn send_to_node(&mut self, node: Ip, sender: MacAddr) -> Verdict {
+    fn send_to_node(&mut self, node: Ip, sender: MacAddr) -> Step {
         self.send_tunnelled(node, self.tables.wanted.config.ingress_vni, (ROUTER_MAC, sender))
     }
 

@@ -82,7 +82,7 @@ impl Walk<'_> {
                 let client = name.ok_or(DropReason::NoRoute)?;
                 return self.hand_to_task(attachment.vni, ip, client, &endpoint);
             }
-            return Ok(self.send_tunnelled(endpoint.vtep, attachment.vni, (endpoint.mac, ROUTER_MAC)));
+            return self.send_tunnelled(endpoint.vtep, attachment.vni, (endpoint.mac, ROUTER_MAC));
         }
         let owner = self.tables.wanted.address_owners.get(&ip.destination).copied();
         match owner.filter(|_| is_ingress) {
@@ -90,7 +90,7 @@ impl Walk<'_> {
             Some(owner) if owner.is_unspecified() => {
                 Ok(Verdict::Forward(Way::In(self.tables.wanted.config.vxlan_ifindex)))
             }
-            Some(node) => Ok(self.send_to_node(node, ROUTER_MAC)),
+            Some(node) => self.send_to_node(node, ROUTER_MAC),
             None => match name {
                 Some(name) => self.router_answers(attachment, link, (ip, name)),
                 None if may_be_refused(&self.frame, ip) => self.refuse_route6(attachment, ip),

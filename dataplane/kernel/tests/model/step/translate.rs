@@ -104,11 +104,8 @@ impl Walk<'_> {
         mtu: u32,
     ) -> Result<(), DropReason> {
         let Some(header) = segment.header else { return Ok(()) };
-        let most = u16::try_from(mtu - 60).unwrap();
-        if segment.flags & SYN != 0
-            && let Some((offset, said)) = mss(&self.frame, header).filter(|(_, said)| *said > most)
-        {
-            self.change_word(segment, offset, (said, most))?;
+        if segment.flags & SYN != 0 {
+            self.cut_mss(segment, u16::try_from(mtu - 60).unwrap())?;
         }
         let tuple = &segment.tuple;
         for (offset, from, to) in [
@@ -123,6 +120,15 @@ impl Walk<'_> {
             self.correct_transport(segment, &bytes(from.0), &bytes(to.0))?;
         }
         Ok(())
+    }
+
+    /// Lets who gets a segment send no longer ones than these.
+    pub fn cut_mss(&mut self, segment: &Segment, most: u16) -> Result<(), DropReason> {
+        let said = segment.header.and_then(|header| mss(&self.frame, header));
+        match said.filter(|(_, said)| *said > most) {
+            Some((offset, said)) => self.change_word(segment, offset, (said, most)),
+            None => Ok(()),
+        }
     }
 
     /// A word of the transport, which may lie across two of its checksum's.
@@ -197,11 +203,14 @@ impl Walk<'_> {
         if ip.has_options() {
             return Err(DropReason::Untranslatable);
         }
-        let is_long = u32::from(ip.total_len) + 20 > attachment.mtu;
-        if is_long && ip.dont_fragment && !self.packet.is_aggregate {
-            let fits = u16::try_from(attachment.mtu - 20).unwrap();
+        let longest = self.longest_answer(flow.service, attachment.mtu);
+        let is_long = u32::from(ip.total_len) + 20 > longest;
+        let is_told = ip.dont_fragment || (longest < attachment.mtu && ip.piece != Piece::Later);
+        if is_long && is_told && !self.packet.is_aggregate {
+            let fits = u16::try_from(longest - 20).unwrap();
             return self.refuse_answer(attachment, &ip, fits);
         }
+        self.is_translated = true;
         let sum = segment.header.and_then(|header| at(&self.frame, header + 6));
         if segment.is_datagram() && sum == Some([0, 0]) {
             return Err(DropReason::Untranslatable);

@@ -16,7 +16,7 @@ impl Walk<'_> {
             return Ok(Verdict::Pass);
         };
         self.tables.config().ok_or(DropReason::Unconfigured)?;
-        if !self.tables.wanted.peers.contains(&remote) {
+        if !self.tables.wanted.peers.contains_key(&remote) {
             return Err(DropReason::UnknownPeer);
         }
         self.arrives(vni, remote)
@@ -115,14 +115,19 @@ impl Walk<'_> {
         }
         let name = self.tables.name(config.ingress_vni, ip.destination).ok_or(DropReason::NoRoute)?;
         let endpoint = self.tables.backend(name).ok_or(DropReason::NoRoute)?;
-        self.set_macs(endpoint.mac, ROUTER_MAC);
         if endpoint.is_local() {
+            self.set_macs(endpoint.mac, ROUTER_MAC);
             if let Some(segment) = self.of_process(&ip) {
                 let seen = self.process_asks(&ip, &segment, name)?;
                 self.rewrite(&segment, (name, endpoint), seen)?;
             }
             return Ok(Verdict::Forward(Way::Out(endpoint.ifindex)));
         }
+        self.clamp(endpoint.vtep)?;
+        if let Some(fits) = self.told(endpoint.vtep) {
+            return self.refuse_length(fits);
+        }
+        self.set_macs(endpoint.mac, ROUTER_MAC);
         self.tunnel = Some((config.ingress_vni, endpoint.vtep));
         Ok(Verdict::Pass)
     }

@@ -5,11 +5,11 @@ use ebpf_abi::table::CONFIG_XDP_REDIRECT;
 use ebpf_abi::{NodeConfig, protocol};
 use ebpf_packet::hash::flow_hash;
 
-use super::errors::TUNNEL_OVERHEAD;
 use super::headers::outer;
 use super::mesh::Backend;
+use super::path::TUNNEL_OVERHEAD;
 use super::{Step, Verdict, Walk, Way};
-use crate::frame::{ETHERNET, IPV4, Link, Segment, at, put};
+use crate::frame::{ETHERNET, IPV4, Link, SYN, Segment, at, put};
 use crate::network::{Family, Network, Piece};
 use crate::packet::UPLINK_MAC;
 
@@ -42,6 +42,10 @@ impl Walk<'_> {
             hop.filter(|hop| hop.seen == tables.wanted.tick && hop.ifindex == crate::packet::XDP_UPLINK);
         let fits = |mtu: u32| u32::from(segment.total_len) + TUNNEL_OVERHEAD <= mtu;
         let Some(hop) = hop.filter(|hop| fits(hop.mtu)) else { return Verdict::Pass };
+        // Its far end may answer by longer packets than the way takes: tc cuts its MSS.
+        if segment.flags & SYN != 0 && self.peer_mtu(endpoint.vtep).is_some_and(|peers| peers > hop.mtu) {
+            return Verdict::Pass;
+        }
         let class = match Family::of_address(segment.tuple.source) {
             Family::V4 => self.frame[15],
             // Four bits further on (RFC 8200 section 3).
@@ -70,7 +74,7 @@ impl Walk<'_> {
                 && let Some(backend) = self.choose(&link, &segment)
             {
                 self.tables.remember_fragment(&ip, &segment);
-                return self.serve(&config, (&link, &ip, &segment), backend);
+                return self.serve(&config, &segment, backend);
             }
             if let Some(step) = self.error_from_outside(&ip) {
                 return step;
@@ -87,21 +91,11 @@ impl Walk<'_> {
         self.tables.choose(segment, ring)
     }
 
-    fn serve(
-        &mut self,
-        config: &NodeConfig,
-        (link, ip, segment): (&Link, &Network, &Segment),
-        backend: Backend,
-    ) -> Step {
+    fn serve(&mut self, config: &NodeConfig, segment: &Segment, backend: Backend) -> Step {
         if backend.1.is_local() {
             return self.deliver(segment, backend, None);
         }
-        let is_too_long = u32::from(ip.total_len) + TUNNEL_OVERHEAD > config.uplink_mtu;
-        let may_be_refused = ip.protocol != protocol::SCTP && !ip.has_options() && !self.packet.is_aggregate;
-        if is_too_long && ip.dont_fragment && may_be_refused {
-            return self.refuse_length(link, ip);
-        }
-        Ok(self.send_tunnelled(backend.1.vtep, config.ingress_vni, (backend.1.mac, ROUTER_MAC)))
+        self.send_tunnelled(backend.1.vtep, config.ingress_vni, (backend.1.mac, ROUTER_MAC))
     }
 
     /// A peer's probe goes back with sides changed. One from the tunnel port would go to and fro for ever.
@@ -113,7 +107,7 @@ impl Walk<'_> {
         let is_probe = vxlan[0] & 8 != 0 && vxlan[4..7] == PROBE_VNI.to_be_bytes()[1..];
         let tunnels = config.vxlan_port.0;
         let is_for_us = ip.destination == config.vtep && to == tunnels && from != tunnels;
-        if !is_probe || !is_for_us || !self.tables.wanted.peers.contains(&ip.source) {
+        if !is_probe || !is_for_us || !self.tables.wanted.peers.contains_key(&ip.source) {
             return Verdict::Pass;
         }
         self.set_macs(link.source, link.destination);

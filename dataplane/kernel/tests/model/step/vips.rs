@@ -44,13 +44,13 @@ impl Walk<'_> {
         let address = self.tables.address(vni, backend, ip.family).ok_or(DropReason::NotIp)?;
         let asked = (ip.destination, segment.tuple.destination_port);
         self.translate(&segment, Side::Destination, asked, (address, asked.1))?;
-        Ok(self.send_to_backend(attachment, (backend, endpoint)))
+        self.send_to_backend(attachment, (backend, endpoint))
     }
 
-    fn send_to_backend(&mut self, attachment: &Attachment, (_, endpoint): Backend) -> Verdict {
+    fn send_to_backend(&mut self, attachment: &Attachment, (_, endpoint): Backend) -> Step {
         if endpoint.is_local() {
             self.set_macs(endpoint.mac, attachment.mac);
-            return Verdict::Forward(Way::Sandbox(endpoint.ifindex));
+            return Ok(Verdict::Forward(Way::Sandbox(endpoint.ifindex)));
         }
         self.send_tunnelled(endpoint.vtep, attachment.vni, (endpoint.mac, ROUTER_MAC))
     }
@@ -122,7 +122,7 @@ impl Walk<'_> {
             Family::V4 => [3, 3],
             Family::V6 => [1, 4],
         };
-        self.become_error(ip, ip.destination, (kind, 0))?;
+        self.become_error(ip, ip.destination, (kind, 0), 8)?;
         self.set_macs(attachment.mac, ROUTER_MAC);
         Ok(Verdict::Forward(Way::Out(self.packet.ifindex)))
     }
@@ -143,7 +143,7 @@ impl Walk<'_> {
         let address = self.tables.address(key.vni, backend, ip.family).ok_or(DropReason::NotIp)?;
         self.translate_fault_address(ip.family, Side::Source, address)?;
         self.set_error_address(ip.family, Side::Destination, address)?;
-        Ok(self.send_to_backend(attachment, (backend, endpoint)))
+        self.send_to_backend(attachment, (backend, endpoint))
     }
 
     /// To a task of this node; what answers a flow of its to a virtual address has that as its source.

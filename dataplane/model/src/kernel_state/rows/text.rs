@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 
 use super::{
     AttachmentRole, AttachmentRow, Device, Dual, Endpoint, EndpointKey, Frontend, FrontendKey, Hook,
-    HookMode, HookTarget, Leg, Leg6, LinkName, NodeRoute, Owner, PacketFilter, Place, PortKey, Present, Ring,
-    RingKey, SandboxNet, Settings, Singleton, TargetPort, VipKey, Vnis,
+    HookMode, HookTarget, Leg, Leg6, LinkName, NodeRoute, Owner, PacketFilter, PeerRow, Place, PortKey,
+    Present, Ring, RingKey, SandboxNet, Settings, Singleton, TargetPort, VipKey, Vnis,
 };
 use crate::view::{ProtocolNumber, SandboxId, Vni};
 
@@ -46,6 +46,12 @@ impl fmt::Display for LinkName {
 impl fmt::Display for Present {
     fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
         Ok(())
+    }
+}
+
+impl fmt::Display for PeerRow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.mtu_bytes.map_or(Ok(()), |mtu_bytes| write!(f, "mtu {mtu_bytes}"))
     }
 }
 
