@@ -71,11 +71,11 @@ fn an_address_is_served_by_its_new_node_before_its_driver_knows() {
 fn follows(held: &KernelState, mtu_bytes: u32) -> bool {
     let inside = mtu_bytes - 50;
     let device = held.devices.get(&LinkName::vxlan());
-    let legs = held.sandboxes.values().flat_map(|sandbox| &sandbox.legs);
+    let legs: Vec<_> = held.sandboxes.values().flat_map(|sandbox| &sandbox.legs).collect();
     matches!(device, Some(Device::Vxlan { mtu_bytes, .. }) if *mtu_bytes == inside)
         && held.settings.get(&Singleton).is_some_and(|settings| settings.underlay_mtu_bytes == mtu_bytes)
-        && legs.clone().count() == 3
-        && legs.clone().all(|leg| leg.mtu_bytes == if leg.bridge.is_some() { mtu_bytes } else { inside })
+        && legs.len() == 3
+        && legs.iter().all(|leg| leg.mtu_bytes == if leg.bridge.is_some() { mtu_bytes } else { inside })
         && held
             .attachments
             .values()

@@ -198,6 +198,7 @@ fn peer(index: usize) -> Assignment {
         vtep: address,
         addresses: vec![address],
         addresses_since: 1,
+        underlay_mtu_bytes: None,
         alive: true,
     })
 }

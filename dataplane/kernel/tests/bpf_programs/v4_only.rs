@@ -177,8 +177,9 @@ fn resets_go_both_ways(lab: &Lab) {
 }
 
 fn walk(lab: &Lab) {
-    clients_are_served(lab);
+    // First: nobody but its sender cuts up IPv6.
     clients_learn_the_path_mtu(lab);
+    clients_are_served(lab);
     connections_outlive_cache_and_ring(lab);
     colliding_flows_are_told_apart(lab);
     errors_reach_both_sides(lab);

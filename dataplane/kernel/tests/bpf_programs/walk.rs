@@ -253,8 +253,9 @@ fn tasks_reach_published_ports_by_ipv6(lab: &Lab) {
 }
 
 fn clients_walk(lab: &Lab, side: &Side) {
-    clients_are_served(lab, side);
+    // First: nobody but its sender cuts up IPv6.
     clients_learn_the_path_mtu(lab, side);
+    clients_are_served(lab, side);
     connections_outlive_cache_and_ring(lab, side);
     colliding_flows_are_told_apart(lab, side);
     errors_reach_tasks(lab, side);
