@@ -98,7 +98,9 @@ fn the_news_of_another_mtu_reaches_all_that_depends_on_it() {
         lab.client.run(|| TcpStream::connect((NODE_A, 8080)).unwrap()),
         lab.a.sandbox(5).run(move || TcpStream::connect((to_other, 80)).unwrap()),
     ];
-    held.iter().for_each(|stream| stream.set_read_timeout(Some(PATIENCE)).unwrap());
+    for stream in &held {
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    }
     for mtu_bytes in [1400, 1500] {
         lab.a.ns.shell(&format!("ip link set up0 mtu {mtu_bytes}"));
         lab::wait_until(

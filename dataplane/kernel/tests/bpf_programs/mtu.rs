@@ -60,7 +60,7 @@ fn n_fragments(node: &Namespace) -> Vec<u64> {
 fn learns(from: &Namespace, to: impl Into<Ip> + Copy, port: u16, (size, path): (u32, u32)) {
     let patience = Instant::now() + PATIENCE;
     while udp_path_mtu(from, to, port, size as usize).cast_unsigned() != path {
-        assert!(Instant::now() < patience, "no error came: {} bytes, {path} fit", size);
+        assert!(Instant::now() < patience, "no error came: {size} bytes, {path} fit");
     }
 }
 
