@@ -7,7 +7,7 @@ use aya_ebpf::bindings::{bpf_sock_tuple, bpf_sock_tuple__bindgen_ty_1};
 use aya_ebpf::helpers::{bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lookup_tcp};
 use ebpf_abi::flow::FLOW_AS_IPV4;
 use ebpf_abi::{DropReason, Ip, Ip4, Port};
-use ebpf_packet::{Flow, Version};
+use ebpf_packet::{Flow, Version, ipv6};
 
 use crate::account::Account;
 use crate::scratch::{self, Handed};
@@ -79,14 +79,19 @@ fn decide(packet: &Skb) -> Outcome {
     if handed.stand_in.is_unspecified() { Err(DropReason::Untranslatable) } else { Ok(Verdict::TRANSLATE) }
 }
 
-/// [`FLOW_AS_IPV4`] or 0 (IPv6); `None` if nobody listens, or that can't be known: no helper finds sockets of SCTP.
+/// [`FLOW_AS_IPV4`] or 0 (IPv6); `None` if nobody listens, or that can't be known: no helper finds sockets of SCTP. A link
+/// whose packets may not have the bytes that IPv6 wants has no address of it, whatever its task listens to.
 #[inline(always)]
 fn ask(packet: &Skb, flow: &Flow, handed: &Handed) -> Option<u8> {
     if flow.is_sctp() {
         return None;
     }
     let config = maps::config()?;
-    let sandbox = maps::attachment(handed.endpoint.ifindex)?.sandbox.checked_sub(1)?;
+    let attachment = maps::attachment(handed.endpoint.ifindex)?;
+    if attachment.mtu < ipv6::MIN_MTU {
+        return Some(FLOW_AS_IPV4);
+    }
+    let sandbox = attachment.sandbox.checked_sub(1)?;
     let port = handed.translated.target_port;
     let task = maps::address(config.ingress_vni, handed.backend, Version::V6)?;
     let tuple = scratch::room_for_sockets()?;

@@ -102,7 +102,7 @@ pub fn wanted(dice: &mut Dice) -> Wanted {
         }
     }
     endpoints(dice, &mut wanted);
-    attachments(&mut wanted);
+    attachments(dice, &mut wanted);
     services(dice, &mut wanted);
     wanted
 }
@@ -146,15 +146,18 @@ fn endpoints(dice: &mut Dice, wanted: &mut Wanted) {
     }
 }
 
-fn attachments(wanted: &mut Wanted) {
+fn attachments(dice: &mut Dice, wanted: &mut Wanted) {
     let attachment = |vni, address: Ip4, flags| {
         let [a, b, c, _] = address.0;
         let (gateway, mac) = (Ip4([a, b, c, 1]), MacAddr::of_endpoint(address));
         Attachment { vni, address, gateway, mtu: 1450, mac, flags, prefix: 24, sandbox: 0 }
     };
-    // The namespace of the third is not known.
-    for ((ifindex, address), sandbox) in INGRESS_ENDS.into_iter().zip(BACKENDS).zip([1, 7, 0]) {
-        let row = Attachment { sandbox, ..attachment(INGRESS, address, ATTACHMENT_INGRESS) };
+    // The namespace of the third is not known; the first may have a link that is too small for IPv6.
+    let mtus = [dice.pick(&[1450, 1450, 1230]), 1450, 1450];
+    for (((ifindex, address), sandbox), mtu) in
+        INGRESS_ENDS.into_iter().zip(BACKENDS).zip([1, 7, 0]).zip(mtus)
+    {
+        let row = Attachment { sandbox, mtu, ..attachment(INGRESS, address, ATTACHMENT_INGRESS) };
         wanted.attachments.insert(ifindex, row);
     }
     for (ifindex, address) in OVERLAY_ENDS.into_iter().zip(OVERLAY_TASKS) {

@@ -82,9 +82,12 @@ impl Walk<'_> {
         if Family::of_address(segment.tuple.source) == Family::V4 || !seen.is_new {
             return;
         }
-        let sandbox = self.tables.wanted.attachments.get(&endpoint.ifindex).map_or(0, |row| row.sandbox);
+        let attachment = self.tables.wanted.attachments.get(&endpoint.ifindex);
+        let sandbox = attachment.map_or(0, |row| row.sandbox);
         let is_sctp = segment.tuple.protocol == protocol::SCTP;
-        if sandbox != 0 && !is_sctp && self.task_address(backend, Family::V6).is_ok() {
+        if !is_sctp && attachment.is_some_and(|row| row.mtu < 1280) {
+            seen.family = FLOW_AS_IPV4;
+        } else if sandbox != 0 && !is_sctp && self.task_address(backend, Family::V6).is_ok() {
             if self.packet.listens.v6 {
                 seen.family = 0;
             } else if self.packet.listens.v4 {
