@@ -13,7 +13,8 @@ use dataplane_kernel::bpf::has_tcx;
 use dataplane_kernel::inspect;
 use dataplane_model::kernel_state::HookMode;
 use ebpf_abi::stand_in::{RESERVED_SECS, is_one};
-use ebpf_abi::{Ip, ProgramId};
+use ebpf_abi::{Attachment, Ip, ProgramId};
+use ebpf_packet::ipv6;
 
 /// More than any socket buffer: segmentation offload and checksum offload are at work.
 const BULK: usize = 8 << 20;
@@ -248,6 +249,24 @@ fn tasks_may_begin_to_listen_to_ipv6() {
         assert_eq!(udp(&lab.client, node, 5353, 7).unwrap().0.ip(), IpAddr::from(CLIENT6));
     }
     assert_stands_in(exchange(before, b"y").unwrap());
+    lab.check_counters();
+}
+
+/// A link whose packets are too small for IPv6 (RFC 8200 section 5) has no address of it, whatever its task listens to.
+#[test]
+fn links_too_small_for_ipv6_get_their_clients_by_ipv4() {
+    let Some(lab) = lab(tc_mode()) else { return };
+    let task6 = IpAddr::from(INGRESS_PREFIX.address(TASKS[0]));
+    serve_tcp_at(&lab.tasks[0], task6, 80);
+    lab.with_tables(1, |tables| {
+        for (ifindex, row) in tables.attachments.rows().unwrap() {
+            tables.attachments.insert(&ifindex, &Attachment { mtu: ipv6::MIN_MTU - 1, ..row }).unwrap();
+        }
+    });
+    for node in NODES6 {
+        assert_stands_in(tcp(&lab.client, node, 8080, b"x").unwrap());
+        assert_stands_in(udp(&lab.client, node, 5353, 7).unwrap().0);
+    }
     lab.check_counters();
 }
 
