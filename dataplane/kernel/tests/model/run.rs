@@ -198,6 +198,8 @@ impl Bench {
             Verdict::Forward(Way::Routed(_)) if self.is_of_other_node(&outcome.bytes) => {
                 "straight to a client".into()
             }
+            // Whichever interface is the uplink.
+            Verdict::Forward(Way::Routed(_)) => "to a client".into(),
             Verdict::Forward(Way::Sandbox(_)) => "to a task".into(),
             Verdict::Drop(reason) => reason.label().to_owned(),
             other => format!("{other:?}"),
