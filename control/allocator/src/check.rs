@@ -1,5 +1,6 @@
 //! What the API asks before it accepts a spec, so that a bad one gets its error at once.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use control_model::ServiceId;
@@ -60,7 +61,16 @@ pub fn check_ports(state: &State, ports: &[PortConfig], service: Option<ServiceI
     if ports.iter().all(|port| port.published == 0) {
         return Ok(());
     }
-    ports.iter().try_for_each(|port| check_own_port(state, port))?;
+    let own = own_ports(state);
+    for port in ports {
+        if own.contains(&(port.protocol, port.published)) {
+            let holder = match port.protocol {
+                Protocol::Udp => "data path, see --data-path-port",
+                _ => "managers, which the nodes reach there",
+            };
+            return Err(format!("port '{}' is already in use by the swarm's {holder}", port.published));
+        }
+    }
     let others = state.services().iter().filter(|other| Some(other.id) != service && !other.pending_delete);
     for other in others {
         let allocated = other.endpoint.iter().flat_map(|endpoint| &endpoint.ports);
@@ -71,17 +81,12 @@ pub fn check_ports(state: &State, ports: &[PortConfig], service: Option<ServiceI
     Ok(())
 }
 
-/// A published port takes what comes for any node: the managers would not be reached any more, nor the tunnels' ends.
-fn check_own_port(state: &State, port: &PortConfig) -> Result<(), String> {
-    let is_managers =
-        || state.nodes().iter().filter_map(|node| node.manager).any(|m| m.addr.port() == port.published);
-    let is_tunnels = || state.cluster().is_some_and(|cluster| cluster.data_path_port == port.published);
-    let holder = match port.protocol {
-        Protocol::Tcp if is_managers() => "managers, which the nodes reach there",
-        Protocol::Udp if is_tunnels() => "data path, see --data-path-port",
-        _ => return Ok(()),
-    };
-    Err(format!("port '{}' is already in use by the swarm's {holder}", port.published))
+/// A published port takes what comes for any node: with one of these no manager would be reached any more, or no tunnel's
+/// end.
+pub(crate) fn own_ports(state: &State) -> BTreeSet<(Protocol, u16)> {
+    let managers = state.nodes().iter().filter_map(|node| node.manager);
+    let tunnels = state.cluster().map(|cluster| (Protocol::Udp, cluster.data_path_port));
+    managers.map(|manager| (Protocol::Tcp, manager.addr.port())).chain(tunnels).collect()
 }
 
 fn check_port(ports: &[PortConfig], taken: &PortConfig, holder: &Service) -> Result<(), String> {

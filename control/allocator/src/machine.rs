@@ -10,6 +10,7 @@ use control_model::{NetworkId, ServiceId, Task, TaskId, TaskState, Timestamp};
 use control_store::{Event, EventKind, State};
 use ipnetwork::IpNetwork;
 
+use crate::check::own_ports;
 use crate::network::Networks;
 use crate::ports::{PortTable, is_mesh_port};
 use crate::subnet::Holder;
@@ -251,6 +252,9 @@ impl Allocator {
             EndpointMode::Vip => self.networks_of(state, &service.spec.task.networks, &spec.ports)?,
             EndpointMode::Dnsrr => Vec::new(),
         };
+        if spec.ports.iter().any(|port| port.published == 0) {
+            self.ports.set_own(own_ports(state));
+        }
         let ports = self
             .ports
             .allocate(service.id, &spec.ports, &old.ports)

@@ -1,6 +1,6 @@
 //! Published ports of the routing mesh: cluster-wide, one service each.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use control_model::ServiceId;
 use control_model::spec::{PortConfig, Protocol, PublishMode};
@@ -13,6 +13,8 @@ const DYNAMIC_LAST: u16 = 32767;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct PortTable {
     held: BTreeMap<(Protocol, u16), ServiceId>,
+    /// What the nodes themselves need: not handed out.
+    own: BTreeSet<(Protocol, u16)>,
     /// Where the search begins, so that a freed port is not handed out again at once.
     next: BTreeMap<Protocol, u16>,
 }
@@ -27,6 +29,11 @@ impl PortTable {
         if self.held.get(&(protocol, port)) == Some(&service) {
             self.held.remove(&(protocol, port));
         }
+    }
+
+    /// Tells what the nodes need, from now on.
+    pub(crate) fn set_own(&mut self, own: BTreeSet<(Protocol, u16)>) {
+        self.own = own;
     }
 
     /// Fills in the `published` of ingress ports, keeping what `old` has for the same target. Takes nothing
@@ -110,15 +117,17 @@ impl PortTable {
         same_target.map(|old| old.published).find(|published| {
             (DYNAMIC_FIRST..=DYNAMIC_LAST).contains(published)
                 && self.held.get(&(port.protocol, *published)).is_none_or(|holder| *holder == service)
+                && !self.own.contains(&(port.protocol, *published))
                 && !is_used(*published)
         })
     }
 
     fn next_free(&mut self, protocol: Protocol) -> Option<u16> {
         let start = self.next.get(&protocol).copied().unwrap_or(DYNAMIC_FIRST);
-        let port = (start..=DYNAMIC_LAST)
-            .chain(DYNAMIC_FIRST..start)
-            .find(|port| !self.held.contains_key(&(protocol, *port)))?;
+        let port = (start..=DYNAMIC_LAST).chain(DYNAMIC_FIRST..start).find(|port| {
+            let key = (protocol, *port);
+            !self.held.contains_key(&key) && !self.own.contains(&key)
+        })?;
         let next = if port == DYNAMIC_LAST { DYNAMIC_FIRST } else { port + 1 };
         self.next.insert(protocol, next);
         Some(port)
@@ -143,6 +152,16 @@ mod tests {
 
     fn published(ports: &[PortConfig]) -> Vec<u16> {
         ports.iter().map(|port| port.published).collect()
+    }
+
+    #[test]
+    fn the_nodes_own_ports_are_not_handed_out() {
+        let mut table = PortTable::default();
+        table.set_own([(Protocol::Tcp, 30000), (Protocol::Udp, 30001)].into());
+        let first = table.allocate(WEB, &[port(80, 0), port(81, 0)], &[]).unwrap();
+        assert_eq!(published(&first), [30001, 30002]);
+        table.set_own([(Protocol::Tcp, 30001)].into());
+        assert_eq!(published(&table.allocate(WEB, &[port(80, 0)], &first).unwrap()), [30003]);
     }
 
     #[test]

@@ -198,7 +198,11 @@ fn make_older(node: &Node, changed: Changed) -> Vec<PathBuf> {
     older
 }
 
-/// Filters have their version as handle; there is no moment without.
+/// The handle of all filters up to version 9.
+const FIRST_HANDLE: u32 = 1;
+const _: () = assert!(ABI_VERSION == 10, "the version before this one has its number as handle");
+
+/// There is no moment without a filter.
 fn make_filters_older(links: &Path) {
     for pin in fs::read_dir(links).unwrap().map(|entry| entry.unwrap().path()) {
         let Some(hook) = HookPin::parse(pin.file_name().unwrap().to_str().unwrap()) else { continue };
@@ -209,7 +213,7 @@ fn make_filters_older(links: &Path) {
             let place = format!("dev {interface} {direction} protocol all prio 0x4d45 handle {version:#x}");
             lab::shell(&format!("tc filter {verb} {place} bpf {rest}"));
         };
-        filter("add", ABI_VERSION - 1, &format!("da object-pinned {}", pin.display()));
+        filter("add", FIRST_HANDLE, &format!("da object-pinned {}", pin.display()));
         filter("del", ABI_VERSION, "");
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::RangeInclusive;
 
 use control_model::assignment::{EndpointView, Peer, ServiceView};
 use control_model::object::NetworkAttachment;
@@ -14,6 +15,10 @@ use super::NodeContext;
 use super::index::{Index, Place, place_of};
 use crate::machine::Phase;
 use crate::set::AssignmentSet;
+
+/// What an underlay's MTU may be, bytes, from what every host takes (RFC 791 section 3.1); a node that says another says
+/// nothing.
+const UNDERLAY_MTUS: RangeInclusive<u32> = 576..=65_535;
 
 /// Digits of a container id that make the default host name.
 const SHORT_ID_LEN: usize = 12;
@@ -147,7 +152,7 @@ impl Rows<'_> {
             // A node that joined anew may have the tunnel's end of the one that it was before.
             let row: &mut dp::Peer = peers.entry(peer.vtep).or_default();
             row.hostname.clone_from(&peer.hostname);
-            row.mtu_bytes = peer.underlay_mtu_bytes;
+            row.mtu_bytes = peer.underlay_mtu_bytes.filter(|mtu| UNDERLAY_MTUS.contains(mtu));
             row.addresses.extend(peer.addresses.iter().filter(|address| owners[address] == peer.id));
         }
         peers

@@ -229,6 +229,12 @@ fn mount(given: api_task::Mount) -> Result<Mount, ApiError> {
         text => MountKind::of_word(text)
             .ok_or_else(|| ApiError::invalid(format!("invalid MountType: {text:?}")))?,
     };
+    if kind != MountKind::Volume && given.volume_options.is_some() {
+        let kind = given.kind;
+        let text =
+            format!("invalid mount config for type {kind:?}: field VolumeOptions must not be specified");
+        return Err(ApiError::invalid(text));
+    }
     let volume = given.volume_options.unwrap_or_default();
     refuse_unknown(&volume.rest, &format!("{PLACE}.VolumeOptions"))?;
     let driver = volume.driver_config.unwrap_or_default();

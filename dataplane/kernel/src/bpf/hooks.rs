@@ -193,7 +193,11 @@ impl Hooks {
         let name = interface_name(ifindex)?;
         // Fails if the qdisc is there already; if it fails otherwise, so does what follows.
         let _ = tc::qdisc_add_clsact(&name);
-        let options = NlOptions { priority: FILTER_PRIORITY, handle: handle(&self.pins), classid: None };
+        let options = NlOptions {
+            priority: FILTER_PRIORITY,
+            handle: handle(self.pins.version()).into(),
+            classid: None,
+        };
         let program = classifier(&mut self.programs, pin)?;
         let attached = program
             .attach_with_options(&name, direction(pin.program), TcAttachOptions::Netlink(options))
@@ -262,7 +266,7 @@ pub(crate) fn is_alive(pins: &PinDir, pin: &HookPin) -> bool {
                 ifindex,
                 is_egress: pin.program == ProgramId::MeshVxlanOut,
                 priority: FILTER_PRIORITY,
-                handle: pins.version(),
+                handle: handle(pins.version()),
             };
             let runs = filter::program_id(&place).ok().flatten();
             runs.is_some() && runs == sys::program_id(pinned.as_fd()).ok()
@@ -282,13 +286,15 @@ fn direction(program: ProgramId) -> TcAttachType {
     if program == ProgramId::MeshVxlanOut { TcAttachType::Egress } else { TcAttachType::Ingress }
 }
 
-/// The versions' filters hang beside each other.
-fn handle(pins: &PinDir) -> TcHandle {
-    pins.version().into()
+/// The versions' filters hang beside each other: each has its number, but for the early ones, which have all had the first.
+const fn handle(version: u32) -> u32 {
+    const LAST_OF_THE_FIRST: u32 = 9;
+    if version <= LAST_OF_THE_FIRST { 1 } else { version }
 }
 
 fn filter_of(pins: &PinDir, interface: &str, program: ProgramId) -> Result<SchedClassifierLink, tc::TcError> {
-    SchedClassifierLink::attached(interface, direction(program), FILTER_PRIORITY, handle(pins), None)
+    let handle: TcHandle = handle(pins.version()).into();
+    SchedClassifierLink::attached(interface, direction(program), FILTER_PRIORITY, handle, None)
         .map_err(tc::TcError::IoError)
 }
 

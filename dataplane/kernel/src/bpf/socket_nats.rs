@@ -6,9 +6,19 @@ use std::collections::BTreeSet;
 use ebpf_abi::SocketNatKey;
 
 use super::flows::{FlowSweep, SweepError};
+use super::table::TableError;
 use super::tables::Tables;
 
 impl Tables {
+    /// Whether any socket has been translated.
+    pub fn has_socket_nats(&self) -> Result<bool, TableError> {
+        match self.socket_nat.visit(|_, _| Err(TableError::Break)) {
+            Ok(()) => Ok(false),
+            Err(error) if error.is_break() => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Removes translations of sockets that are none of `open` and were `missed` the last time too, and leaves in `missed` those
     /// that are none now: a socket has its translation a moment before the kernel lists it. Numbers of sockets never come again.
     pub fn sweep_socket_nats(

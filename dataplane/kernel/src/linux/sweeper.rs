@@ -27,13 +27,17 @@ impl LinuxSweeper {
         Self { bpffs_dir, sockets, missed: BTreeSet::new(), n_to_look: 0 }
     }
 
-    fn sweep_sockets(&mut self, tables: &mut Tables) -> Result<(), KernelError> {
+    /// Nobody's sockets are listed where none is translated.
+    fn sweep_sockets(&mut self, tables: &mut Tables, pause: &Pause) -> Result<(), KernelError> {
         if self.n_to_look > 0 {
             self.n_to_look -= 1;
             return Ok(());
         }
         self.n_to_look = SWEEPS_PER_LOOK - 1;
-        let Some(open) = self.sockets.cookies()? else { return Ok(()) };
+        if !tables.has_socket_nats().map_err(|error| KernelError::of(&error))? {
+            return Ok(());
+        }
+        let Some(open) = self.sockets.cookies(pause)? else { return Ok(()) };
         match tables.sweep_socket_nats(&open, &mut self.missed) {
             Err(error) if !error.is_break() => Err(KernelError::of(&error)),
             _ => Ok(()),
@@ -55,7 +59,7 @@ impl Sweeper for LinuxSweeper {
         let sweeps = [tables.sweep_flows(), tables.sweep_vip_flows()];
         let failed = sweeps.into_iter().filter_map(Result::err).filter(|error| !error.is_break());
         let mut reasons: Vec<String> = failed.map(|error| KernelError::of(&error).0).collect();
-        reasons.extend(self.sweep_sockets(&mut tables).err().map(|error| error.0));
+        reasons.extend(self.sweep_sockets(&mut tables, pause).err().map(|error| error.0));
         if reasons.is_empty() { Ok(()) } else { Err(KernelError(reasons.join("; "))) }
     }
 }

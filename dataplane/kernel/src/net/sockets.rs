@@ -16,7 +16,7 @@ use rtnetlink::sys::protocols::NETLINK_SOCK_DIAG;
 use super::namespace::Namespace;
 use super::sock_diag::{self, Answer, Found, KINDS, Kind, Wanted};
 use super::{NetError, netns_path, sandbox};
-use crate::seam::{KernelError, Sockets};
+use crate::seam::{KernelError, Pause, Sockets};
 
 /// Most peers that the kernel is asked to compare with: it compares each of its sockets with each of them, and checks the
 /// comparison in time that grows with their square. With more, all sockets are listed.
@@ -35,13 +35,16 @@ impl NodeSockets {
     }
 
     /// The cookies of all sockets of the node and its sandboxes that may have been translated; `None` where the kernel doesn't
-    /// tell.
-    pub fn cookies(&self) -> Result<Option<BTreeSet<u64>>, KernelError> {
+    /// tell, or the pause between two sandboxes says that it's enough.
+    pub fn cookies(&self, pause: &Pause) -> Result<Option<BTreeSet<u64>>, KernelError> {
         if !self.can_reset {
             return Ok(None);
         }
         let mut found = self.within(None, cookies)?;
         for id in sandbox::ids(&self.netns_dir).map_err(|error| KernelError::of(&error))? {
+            if pause().is_break() {
+                return Ok(None);
+            }
             found.append(&mut self.within(Some(&id), cookies)?);
         }
         Ok(Some(found))
