@@ -23,6 +23,8 @@ impl Namespace {
         if Path::new("/proc/sys/net/ipv6").exists() {
             namespace.sysctl("ipv6/conf/default/disable_ipv6", "1");
         }
+        // The ports that tests choose for a client: no other socket is given one of them.
+        namespace.sysctl("ipv4/ip_local_reserved_ports", "40000-43999");
         namespace.ip("link set lo up");
         namespace
     }
