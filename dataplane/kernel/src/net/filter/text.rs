@@ -1,6 +1,6 @@
-//! The table's text, and back. Every rule that carries data says it in its comment too, but for those of the set, and the table's comment is the
-//! fingerprint of the whole: a restarted meshd reads comments and set, renders them again, and believes them if the
-//! fingerprint is the same.
+//! The table's text, and back. Every rule that carries data says it in its comment too, but for those of the set, and the
+//! table's comment is the fingerprint of the whole: a restarted meshd reads comments and set, renders them again, and
+//! believes them if the fingerprint is the same.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
