@@ -9,7 +9,7 @@ use crate::convert::node::{node, node_spec, role_of};
 use crate::dto::node as api_node;
 use crate::error::ApiError;
 use crate::query::Query;
-use crate::reply::{Reply, done, ok};
+use crate::reply::{self, Reply, done, ok};
 use crate::tls::tls_info;
 
 pub async fn list(State(api): State<Api>, query: Query) -> Reply {
@@ -32,7 +32,7 @@ pub async fn list(State(api): State<Api>, query: Query) -> Reply {
         nodes.clear();
     }
     let (raft, tls) = (api.node.raft(), tls(&api));
-    ok(&nodes.iter().map(|n| node(n, &raft, &tls)).collect::<Vec<_>>())
+    reply::list(nodes.into_iter().map(move |n| node(&n, &raft, &tls)))
 }
 
 fn tls(api: &Api) -> api_node::TlsInfo {

@@ -17,7 +17,7 @@ use crate::convert::spec_out::Defaults;
 use crate::dto::service as api_service;
 use crate::error::ApiError;
 use crate::query::Query;
-use crate::reply::{Reply, done, json, ok};
+use crate::reply::{self, Reply, done, json, ok};
 use crate::routes::networks::unless_predefined;
 
 /// Docker's own networks of a node, which no service can join.
@@ -40,9 +40,11 @@ pub async fn list(State(api): State<Api>, query: Query) -> Reply {
         services.clear();
     }
     let state = control.state();
-    let shown =
-        services.iter().map(|(s, status)| service(&state, s, Defaults::Omit, with_status.then_some(*status)));
-    ok(&shown.collect::<Vec<_>>())
+    reply::list(
+        services
+            .into_iter()
+            .map(move |(s, status)| service(&state, &s, Defaults::Omit, with_status.then_some(status))),
+    )
 }
 
 pub async fn inspect(State(api): State<Api>, Path(id): Path<String>, query: Query) -> Reply {

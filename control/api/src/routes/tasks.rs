@@ -8,7 +8,7 @@ use crate::context::Api;
 use crate::convert::task::task;
 use crate::error::ApiError;
 use crate::query::Query;
-use crate::reply::{Reply, ok};
+use crate::reply::{self, Reply, ok};
 
 pub async fn list(State(api): State<Api>, query: Query) -> Reply {
     let control = api.control()?;
@@ -29,7 +29,7 @@ pub async fn list(State(api): State<Api>, query: Query) -> Reply {
         tasks.clear();
     }
     let state = control.state();
-    ok(&tasks.iter().map(|t| task(&state, t)).collect::<Vec<_>>())
+    reply::list(tasks.into_iter().map(move |t| task(&state, &t)))
 }
 
 fn state_of(text: &str) -> Result<TaskState, ApiError> {
