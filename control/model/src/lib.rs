@@ -8,6 +8,7 @@ pub mod change;
 pub mod constraint;
 pub mod executor;
 pub mod families;
+pub mod gossip;
 pub mod id;
 pub mod identity;
 pub mod object;
