@@ -1,11 +1,13 @@
 //! The worker half of a node: assignments, task machine, `NodeView`.
 //!
 //! [`session`] talks with a manager, [`set`] keeps what it sent, [`machine`] decides what becomes of each task, [`view`]
-//! says what the data plane has to know, [`worker`] runs them. `set`, `machine`, `view` and `outbox` are pure.
+//! says what the data plane has to know, [`desk`] puts the three together, [`worker`] runs it. All but `session` and
+//! `worker` are pure.
 #![forbid(unsafe_code)]
 
 mod agent;
 mod description;
+mod desk;
 mod holdings;
 mod machine;
 mod outbox;
@@ -16,8 +18,10 @@ mod worker;
 
 pub use agent::{Agent, AgentHandle, AgentOptions};
 pub use description::describe_host;
+pub use desk::Desk;
 pub use holdings::Holdings;
-pub use machine::Phase;
-pub use session::{Answering, DescriptionProvider, Inspect, Manager, SessionState};
+pub use machine::{Action, Input, Phase};
+pub use outbox::Outbox;
+pub use session::{Answering, DescriptionProvider, Inspect, Manager, Managers, SessionState};
 pub use set::{AssignmentSet, SetError};
 pub use view::{NodeContext, ViewMaker};

@@ -26,7 +26,7 @@ use crate::set::SetError;
 use backoff::{Backoff, Flaps};
 use inspections::answer_questions;
 pub use inspections::{Answering, Inspect};
-use managers::Managers;
+pub use managers::Managers;
 
 /// How often the agent says that it lives.
 const HEARTBEAT_PERIOD: Duration = Duration::from_secs(1);

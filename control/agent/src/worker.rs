@@ -1,27 +1,26 @@
-//! The agent's worker: owns the assignment set and the task machine, runs the machine's actions, keeps the data
-//! plane's view up to date. One tokio task; everything that takes time runs beside it.
+//! The agent's worker at its desk: runs the actions that the task machine wants, gives the data plane its views. One
+//! tokio task; everything that takes time runs beside it.
 
-use std::collections::BTreeMap;
 use std::net::Ipv6Addr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
 use control_model::executor::{Executor, ExecutorError};
-use control_model::{AssignmentUpdate, Network, TaskId, Timestamp};
+use control_model::{AssignmentUpdate, Network, Timestamp};
 use control_rpc::digest;
-use dataplane_model::{DataPlane, NodeView, Report, SandboxStatus};
+use dataplane_model::{DataPlane, NodeView};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::desk::Desk;
 use crate::holdings::Asker;
-use crate::machine::{Action, Input, Machine};
+use crate::machine::{Action, Input};
 use crate::session::{Delivery, SharedOutbox};
-use crate::set::{AssignmentSet, SetError};
-use crate::view::{NodeContext, ViewMaker, addresses6};
+use crate::set::SetError;
+use crate::view::NodeContext;
 
 /// Pause after the executor could not even list its containers.
 const LIST_RETRY: Duration = Duration::from_secs(1);
@@ -46,11 +45,8 @@ struct Running {
     outbox: Arc<SharedOutbox>,
     views: watch::Sender<Option<Arc<NodeView>>>,
     networks: watch::Sender<Arc<Vec<Network>>>,
-    machine: Machine,
-    set: AssignmentSet,
-    maker: ViewMaker,
+    desk: Desk,
     calls: JoinSet<Input>,
-    revision: u64,
 }
 
 impl Worker {
@@ -64,17 +60,14 @@ impl Worker {
             outbox: self.outbox,
             views: self.views,
             networks: self.networks,
-            machine: Machine::new(),
-            set: AssignmentSet::default(),
-            maker: ViewMaker::new(self.context),
+            desk: Desk::new(self.context, revision),
             calls: JoinSet::new(),
-            revision,
         };
         if stop.run_until_cancelled(running.adopt()).await.is_none() {
             return;
         }
         loop {
-            let deadline = running.machine.next_deadline().map_or(Duration::MAX, |at| at.since(now()));
+            let deadline = running.desk.next_deadline().map_or(Duration::MAX, |at| at.since(now()));
             tokio::select! {
                 () = stop.cancelled() => return,
                 delivery = self.deliveries.recv() => {
@@ -91,15 +84,11 @@ impl Worker {
                     }
                 }
                 Ok(()) = reports.changed() => {
-                    let (sandboxes, applied) = {
-                        let report = reports.borrow_and_update();
-                        (sandboxes(&report), report.applied_revision)
-                    };
-                    running.input(Input::Sandboxes(sandboxes));
-                    running.input(Input::Applied(applied));
+                    let actions = running.desk.reported(&reports.borrow_and_update(), now());
+                    running.act(actions);
                 }
                 () = sleep_until_due(deadline) => {
-                    let actions = running.machine.tick(now());
+                    let actions = running.desk.tick(now());
                     running.act(actions);
                 }
             }
@@ -121,36 +110,30 @@ impl Running {
     }
 
     fn tell_holdings(&self, asker: Asker) {
-        if !self.set.is_complete() {
+        let set = self.desk.set();
+        if !set.is_complete() {
             return;
         }
-        match digest(self.set.rows()) {
+        match digest(set.rows()) {
             // The asker may have gone.
-            Ok(digest) => drop(asker.send((self.set.generation(), digest))),
+            Ok(digest) => drop(asker.send((set.generation(), digest))),
             Err(error) => tracing::error!(%error, "the assignments have no fingerprint"),
         }
     }
 
     fn assign(&mut self, update: AssignmentUpdate) -> Result<(), SetError> {
-        let (before, is_complete) =
-            (self.set.networks.clone(), matches!(update, AssignmentUpdate::Complete { .. }));
-        let touched = touched_tasks(&update);
-        self.set.apply(update)?;
-        if self.set.networks != before {
-            self.networks.send_replace(Arc::new(self.set.networks.values().cloned().collect()));
+        let before = self.desk.set().networks.clone();
+        let actions = self.desk.assign(update, now())?;
+        if self.desk.set().networks != before {
+            self.networks.send_replace(Arc::new(self.desk.networks()));
         }
-        let input = if is_complete {
-            Input::Set(self.set.tasks.clone().into_iter().collect())
-        } else {
-            Input::Changed(touched.into_iter().map(|id| (id, self.set.tasks.get(&id).cloned())).collect())
-        };
-        self.input(input);
+        self.act(actions);
         Ok(())
     }
 
     fn input(&mut self, input: Input) {
         log_failure(&input);
-        let actions = self.machine.handle(input, now());
+        let actions = self.desk.handle(input, now());
         self.act(actions);
     }
 
@@ -166,7 +149,7 @@ impl Running {
                 call => {
                     let executor = Arc::clone(&self.executor);
                     let addresses6 = match &call {
-                        Action::Prepare(task) => addresses6(task, &self.set.networks),
+                        Action::Prepare(task) => self.desk.addresses6(task),
                         _ => Vec::new(),
                     };
                     self.calls.spawn(guarded_call(executor, call, addresses6));
@@ -175,21 +158,14 @@ impl Running {
         }
     }
 
-    /// Gives the data plane a new view if anything in it has changed. Before the first complete set there is none: an
-    /// incomplete view would take away what still serves.
+    /// Gives the data plane a new view if anything in it has changed.
     fn show_view(&mut self) {
-        if !self.set.is_complete() {
-            return;
-        }
-        let Some(view) = self.maker.next(&self.set, self.machine.tasks()) else { return };
-        let view = NodeView { revision: self.revision, ..view.clone() };
-        if self.views.borrow().as_deref() != Some(&view) {
-            self.revision += 1;
-            let view = NodeView { revision: self.revision, ..view };
+        let (view, actions) = self.desk.show(now());
+        if let Some(view) = view {
             self.views.send_replace(Some(Arc::new(view.clone())));
             self.dataplane.set_view(view);
         }
-        self.input(Input::Shown(self.revision));
+        self.act(actions);
     }
 }
 
@@ -234,26 +210,6 @@ async fn run_call(executor: Arc<dyn Executor>, action: Action, addresses6: Vec<I
     }
 }
 
-/// Tasks that an increment names.
-fn touched_tasks(update: &AssignmentUpdate) -> Vec<TaskId> {
-    use control_model::{Assignment, AssignmentKey};
-    let AssignmentUpdate::Incremental { upserts, removals, .. } = update else { return Vec::new() };
-    let put = upserts.iter().map(Assignment::key);
-    let keys = put.chain(removals.iter().copied());
-    keys.filter_map(|key| if let AssignmentKey::Task(id) = key { Some(id) } else { None }).collect()
-}
-
-fn sandboxes(report: &Report) -> BTreeMap<TaskId, Result<PathBuf, String>> {
-    let rows = report.sandboxes.iter().filter_map(|(id, status)| {
-        let status = match status {
-            SandboxStatus::Ready { netns } => Ok(netns.clone()),
-            SandboxStatus::Failed { reason } => Err(reason.clone()),
-        };
-        Some((id.0.parse().ok()?, status))
-    });
-    rows.collect()
-}
-
 /// What is tried again without any status that would say so.
 fn log_failure(input: &Input) {
     match input {
@@ -278,9 +234,9 @@ fn now() -> Timestamp {
 #[cfg(test)]
 mod tests {
     use async_trait::async_trait;
-    use control_model::Task;
     use control_model::executor::{Exit, Found, SandboxPaths};
     use control_model::object::{ContainerStatus, HealthStatus};
+    use control_model::{Task, TaskId};
 
     use super::*;
 

@@ -5,19 +5,27 @@ use std::sync::Arc;
 
 use control_allocator::Allocator;
 use control_model::{Change, Generation, NodeId, Timestamp};
-use control_orchestrator::{DrainLoop, GivenUp, Orchestrator, SlowStartLoop};
+use control_orchestrator::{DrainLoop, GivenUp, IdSource, Orchestrator, SlowStartLoop};
 use control_scheduler::Scheduler;
 use control_store::{Event, State};
 
 use crate::leader::{Factory, LeaderLoop};
 use crate::liveness::table::LivenessTable;
 
-/// Makes each loop. The drain loop reads acknowledgements from `table`.
+/// Makes each loop. The drain loop reads acknowledgements from `table`; tasks have random ids.
 pub fn all(table: Arc<LivenessTable>) -> Vec<Factory> {
+    with_ids(table, || Box::new(rand::random))
+}
+
+/// As [`all`], but each life of the orchestrator takes the ids of its tasks from a source of its own.
+pub fn with_ids(
+    table: Arc<LivenessTable>,
+    new_ids: impl Fn() -> IdSource + Send + Sync + 'static,
+) -> Vec<Factory> {
     vec![
         Factory {
             name: "orchestrator",
-            make: Box::new(|state, now| Box::new(Orchestrator::new(state, now, Box::new(rand::random)))),
+            make: Box::new(move |state, now| Box::new(Orchestrator::new(state, now, new_ids()))),
         },
         Factory { name: "allocator", make: Box::new(|state, now| Box::new(Allocator::new(state, now))) },
         Factory { name: "scheduler", make: Box::new(|state, now| Box::new(Scheduler::new(state, now))) },

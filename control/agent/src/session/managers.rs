@@ -5,13 +5,14 @@ use std::net::SocketAddr;
 
 /// Managers in the order in which they are to be tried.
 #[derive(Debug)]
-pub(super) struct Managers {
+pub struct Managers {
     queue: VecDeque<SocketAddr>,
     /// Since the last session the local manager was tried in vain: the others have their turn.
     local_failed: bool,
 }
 
 impl Managers {
+    /// Those that are known from before.
     pub fn new(known: Vec<SocketAddr>) -> Self {
         let mut managers = Self { queue: VecDeque::new(), local_failed: false };
         managers.replace(known);

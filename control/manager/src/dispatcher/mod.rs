@@ -6,6 +6,7 @@ mod inspections;
 mod sessions;
 mod status;
 mod stream;
+mod updates;
 
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -25,8 +26,9 @@ use tonic::{Request, Response, Status, Streaming};
 
 pub use inspections::AskError;
 pub use sessions::{Session, SessionGuard, Sessions};
-pub use status::StatusWriter;
+pub use status::{StatusWriter, checked_report};
 pub(crate) use stream::{role_to_hold, role_word};
+pub use updates::{Updates, generation_of};
 
 use crate::clock;
 use crate::liveness::reporter::take_report;
@@ -196,7 +198,7 @@ impl Service for Dispatcher {
 
     async fn report_liveness(&self, request: Request<pb::LivenessReport>) -> Reply<pb::Empty> {
         self.check_manager(require_manager(&request)?.node_id)?;
-        take_report(self.sessions.table(), request.get_ref())?;
+        take_report(self.sessions.table(), request.get_ref(), clock::monotonic())?;
         Ok(Response::new(pb::Empty {}))
     }
 }

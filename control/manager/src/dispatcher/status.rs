@@ -37,19 +37,13 @@ impl StatusWriter {
 
     /// Writes what `node` says of its tasks; returns when it is applied.
     pub async fn report(&self, node: NodeId, statuses: Vec<(TaskId, TaskStatus)>) -> Result<(), Status> {
-        if statuses.len() > MAX_STATUSES {
-            return Err(Status::invalid_argument(format!("more than {MAX_STATUSES} statuses in one report")));
-        }
-        if let Some((id, _)) = statuses.iter().find(|(_, status)| !may_report(status.state)) {
-            return Err(Status::invalid_argument(format!("an agent may not set this state of task {id}")));
-        }
         let mut state = self.store.state();
         if statuses.iter().any(|(id, _)| state.tasks().get(id).is_none()) {
             // Deleted, or this replica is behind the one that assigned the task.
             self.store.linearize().await.map_err(|error| Status::unavailable(error.to_string()))?;
             state = self.store.state();
         }
-        let changes = own_changes(node, &state, statuses)?;
+        let changes = checked_report(node, &state, statuses)?;
         if changes.is_empty() {
             return Ok(());
         }
@@ -65,12 +59,18 @@ fn may_report(state: TaskState) -> bool {
     (TaskState::Accepted..=TaskState::Rejected).contains(&state)
 }
 
-/// A task that is gone needs no status; one of another node is refused.
-fn own_changes(
+/// What of `node`'s report is to be written. A task that is gone needs no status; one of another node is refused.
+pub fn checked_report(
     node: NodeId,
     state: &State,
     statuses: Vec<(TaskId, TaskStatus)>,
 ) -> Result<Vec<Change>, Status> {
+    if statuses.len() > MAX_STATUSES {
+        return Err(Status::invalid_argument(format!("more than {MAX_STATUSES} statuses in one report")));
+    }
+    if let Some((id, _)) = statuses.iter().find(|(_, status)| !may_report(status.state)) {
+        return Err(Status::invalid_argument(format!("an agent may not set this state of task {id}")));
+    }
     let mut changes = Vec::with_capacity(statuses.len());
     for (id, status) in statuses {
         match state.tasks().get(&id) {

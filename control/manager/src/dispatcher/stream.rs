@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_stream::try_stream;
+use control_model::Node;
 use control_model::spec::Role;
-use control_model::{AssignmentUpdate, Generation, Node};
 use control_rpc::{encode_assignments, pb};
 use control_store::{Event, EventBatch, EventKind, EventReceiver, ReplicatedStore, State};
 use futures::{Stream, StreamExt};
@@ -13,7 +13,7 @@ use tonic::Status;
 
 use super::removed;
 use super::sessions::{Session, SessionGuard, Sessions};
-use crate::assignments::NodeAssignments;
+use super::updates::{Updates, generation_of};
 
 /// Writes that come within this time of each other go out as one message: a burst of task changes costs each agent
 /// a few messages, and a single change stays far below what anyone would notice.
@@ -116,30 +116,20 @@ pub fn assignment_messages(
         let _ = tokio::time::timeout(CATCH_UP, store.linearize()).await;
         loop {
             let (state, mut events) = store.subscribe();
-            let mut generation = generation_at(&state, state.index());
-            let mut assignments = NodeAssignments::new(session.node, state);
-            sessions.sent(&session, generation);
-            let update = AssignmentUpdate::Complete { generation, set: assignments.complete() };
-            yield pb::Payload { body: encode_assignments(&update)? };
+            let (mut updates, complete) = Updates::open(session.node, state);
+            sessions.sent(&session, updates.generation());
+            yield pb::Payload { body: encode_assignments(&complete)? };
             let end = loop {
                 let (state, happened) = match next_batches(&mut events, &session).await {
                     Waited::Changed(batches) => batches,
                     end => break end,
                 };
-                let through = generation_at(&state, state.index());
-                let increment = assignments.advance(state, &happened);
-                if increment.is_empty() {
+                let through = generation_of(&state);
+                let Some(update) = updates.advance(state, &happened) else {
                     sessions.looked_through(&session, through);
                     continue;
-                }
-                let base = std::mem::replace(&mut generation, through);
-                let update = AssignmentUpdate::Incremental {
-                    base,
-                    generation,
-                    upserts: increment.upserts,
-                    removals: increment.removals,
                 };
-                sessions.sent(&session, generation);
+                sessions.sent(&session, updates.generation());
                 yield pb::Payload { body: encode_assignments(&update)? };
             };
             if matches!(end, Waited::Closed) {
@@ -147,10 +137,6 @@ pub fn assignment_messages(
             }
         }
     }
-}
-
-fn generation_at(state: &State, index: u64) -> Generation {
-    Generation { epoch: state.cluster().map_or(0, |c| c.epoch), index }
 }
 
 /// The next batches' events, with those that follow closely, and the state after them.

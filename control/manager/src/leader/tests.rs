@@ -1,9 +1,10 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use control_model::spec::IpamConfig;
-use control_model::{Node, NodeId, Object, ServiceId, Task, TaskState};
-use control_store::LocalStore;
+use control_model::{Change, Node, NodeId, Object, ServiceId, Task, TaskState};
+use control_store::{Event, LocalStore, State};
 
+use super::rounds::MAX_REBUILDS;
 use super::*;
 use crate::testing::{node_id, store, wait_for};
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use control_consensus::Leadership;
-use control_model::{Generation, NodeId};
+use control_model::{Generation, NodeId, Timestamp};
 use control_rpc::pb::dispatcher_client::DispatcherClient;
 use control_rpc::{Channels, pb};
 use control_store::{ReplicatedStore, State};
@@ -58,7 +58,7 @@ impl Reporter {
     }
 
     async fn report(&self, leader: SocketAddr) -> Result<(), Status> {
-        let report = to_report(self.table.snapshot());
+        let report = to_report(self.table.snapshot(), clock::monotonic());
         if report.nodes.is_empty() {
             return Ok(());
         }
@@ -76,8 +76,8 @@ pub fn address_of(state: &State, raft_id: u64) -> Option<SocketAddr> {
     state.nodes().iter().find_map(|n| n.manager.filter(|m| m.raft_id == raft_id).map(|m| m.addr))
 }
 
-fn to_report(table: BTreeMap<NodeId, Heard>) -> pb::LivenessReport {
-    let now = clock::monotonic();
+/// What is told of `table` at `now`, by the clock of its times: whom it has heard lately.
+pub fn to_report(table: BTreeMap<NodeId, Heard>, now: Timestamp) -> pb::LivenessReport {
     let fresh = table.into_iter().filter(|(_, heard)| now.since(heard.at) < FRESH);
     let nodes = fresh.map(|(id, heard)| pb::NodeAlive {
         node_id: id.to_string(),
@@ -88,9 +88,8 @@ fn to_report(table: BTreeMap<NodeId, Heard>) -> pb::LivenessReport {
     pb::LivenessReport { nodes: nodes.collect() }
 }
 
-/// Takes a follower's report into the leader's table.
-pub fn take_report(table: &LivenessTable, report: &pb::LivenessReport) -> Result<(), Status> {
-    let now = clock::monotonic();
+/// Takes a follower's report into the leader's table at `now`, by the clock of its times.
+pub fn take_report(table: &LivenessTable, report: &pb::LivenessReport, now: Timestamp) -> Result<(), Status> {
     for alive in &report.nodes {
         let id = alive.node_id.parse().map_err(|_| Status::invalid_argument("malformed node id"))?;
         let age = Duration::from_millis(alive.age_ms).min(FRESH);

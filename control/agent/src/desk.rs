@@ -1,0 +1,123 @@
+//! What a worker decides, without what it does: assignments, results and the clock in; actions and views out. Pure.
+
+use std::collections::BTreeMap;
+use std::net::Ipv6Addr;
+use std::path::PathBuf;
+
+use control_model::{Assignment, AssignmentKey, AssignmentUpdate, Network, Task, TaskId, Timestamp};
+use dataplane_model::{NodeView, Report, SandboxStatus};
+
+use crate::machine::{Action, Input, Machine};
+use crate::set::{AssignmentSet, SetError};
+use crate::view::{NodeContext, ViewMaker, addresses6};
+
+/// The node's assignment set, its task machine, and the view that both make.
+#[derive(Debug)]
+pub struct Desk {
+    machine: Machine,
+    set: AssignmentSet,
+    maker: ViewMaker,
+    shown: Option<NodeView>,
+    revision: u64,
+}
+
+impl Desk {
+    /// Knows nothing yet. Views get revisions above `revision`, the last that the data plane was given by anyone.
+    pub fn new(context: NodeContext, revision: u64) -> Self {
+        Self {
+            machine: Machine::new(),
+            set: AssignmentSet::default(),
+            maker: ViewMaker::new(context),
+            shown: None,
+            revision,
+        }
+    }
+
+    /// What the managers have assigned to this node.
+    pub fn set(&self) -> &AssignmentSet {
+        &self.set
+    }
+
+    /// Takes an update of the set in, or refuses it and stays as it is.
+    pub fn assign(&mut self, update: AssignmentUpdate, now: Timestamp) -> Result<Vec<Action>, SetError> {
+        let touched = touched_tasks(&update);
+        let is_complete = matches!(update, AssignmentUpdate::Complete { .. });
+        self.set.apply(update)?;
+        let input = if is_complete {
+            Input::Set(self.set.tasks.clone().into_iter().collect())
+        } else {
+            Input::Changed(touched.into_iter().map(|id| (id, self.set.tasks.get(&id).cloned())).collect())
+        };
+        Ok(self.machine.handle(input, now))
+    }
+
+    /// Takes a result in.
+    pub fn handle(&mut self, input: Input, now: Timestamp) -> Vec<Action> {
+        self.machine.handle(input, now)
+    }
+
+    /// Takes in what the data plane says.
+    pub fn reported(&mut self, report: &Report, now: Timestamp) -> Vec<Action> {
+        let mut actions = self.machine.handle(Input::Sandboxes(sandboxes(report)), now);
+        actions.extend(self.machine.handle(Input::Applied(report.applied_revision), now));
+        actions
+    }
+
+    /// When [`Self::tick`] has something to do.
+    pub fn next_deadline(&self) -> Option<Timestamp> {
+        self.machine.next_deadline()
+    }
+
+    /// Does what is due.
+    pub fn tick(&mut self, now: Timestamp) -> Vec<Action> {
+        self.machine.tick(now)
+    }
+
+    /// Brings the view up to date, after every input: the one to give to the data plane if anything in it has changed, and
+    /// what follows from that. Before the first complete set there is none: an incomplete view would take away what still
+    /// serves.
+    pub fn show(&mut self, now: Timestamp) -> (Option<NodeView>, Vec<Action>) {
+        if !self.set.is_complete() {
+            return (None, Vec::new());
+        }
+        let Some(view) = self.maker.next(&self.set, self.machine.tasks()) else { return (None, Vec::new()) };
+        let view = NodeView { revision: self.revision, ..view.clone() };
+        let mut changed = None;
+        if self.shown.as_ref() != Some(&view) {
+            self.revision += 1;
+            let view = NodeView { revision: self.revision, ..view };
+            self.shown = Some(view.clone());
+            changed = Some(view);
+        }
+        (changed, self.machine.handle(Input::Shown(self.revision), now))
+    }
+
+    /// The addresses of `task` that follow from its networks.
+    pub fn addresses6(&self, task: &Task) -> Vec<Ipv6Addr> {
+        addresses6(task, &self.set.networks)
+    }
+
+    /// The networks of the set.
+    pub fn networks(&self) -> Vec<Network> {
+        self.set.networks.values().cloned().collect()
+    }
+}
+
+/// Tasks that an increment names.
+fn touched_tasks(update: &AssignmentUpdate) -> Vec<TaskId> {
+    let AssignmentUpdate::Incremental { upserts, removals, .. } = update else { return Vec::new() };
+    let put = upserts.iter().map(Assignment::key);
+    let keys = put.chain(removals.iter().copied());
+    keys.filter_map(|key| if let AssignmentKey::Task(id) = key { Some(id) } else { None }).collect()
+}
+
+fn sandboxes(report: &Report) -> BTreeMap<TaskId, Result<PathBuf, String>> {
+    let rows = report.sandboxes.iter().filter_map(|(id, status)| {
+        let status = match status {
+            SandboxStatus::Ready { netns } => Ok(netns.clone()),
+            SandboxStatus::Failed { reason } => Err(reason.clone()),
+        };
+        Some((id.0.parse().ok()?, status))
+    });
+    rows.collect()
+}
