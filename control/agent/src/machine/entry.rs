@@ -180,11 +180,16 @@ impl Entry {
         }
         match (self.phase, sandbox) {
             (Phase::Accepted, _) if self.busy.is_none() && may_prepare => return self.prepare(now, actions),
-            (Phase::Ready, Some(Ok(netns))) => self.start(netns, now, actions),
+            (Phase::Ready, Some(Ok(netns))) if self.may_start() => self.start(netns, now, actions),
             (Phase::Ready, Some(Err(reason))) => self.tell_reason(reason, now, actions),
             _ => {}
         }
         false
+    }
+
+    /// A replacement is prepared while its restart delay runs, or the task before it stops, and waits until it is wanted.
+    fn may_start(&self) -> bool {
+        self.task.as_ref().is_some_and(|task| task.desired_state >= TaskState::Running)
     }
 
     fn advance_stop(&mut self, applied: u64, now: Timestamp, actions: &mut Vec<Action>) {
