@@ -65,6 +65,13 @@ pub(crate) fn delay_ends(task: &Task, slot: &SlotTasks) -> Timestamp {
     task.meta.created_at.after(delay)
 }
 
+/// What a new task is to become now, whatever it replaces: one that was scaled away, that had to leave its node, or whose
+/// runtime does not stop it, may still run in its slot.
+pub(crate) fn first_desire(state: &State, slot: Option<&SlotTasks>) -> TaskState {
+    let waits = slot.is_some_and(|slot| slot.tasks.iter().any(|old| is_stopping(state, old)));
+    if waits { TaskState::Ready } else { TaskState::Running }
+}
+
 /// For a replacement of `old` that is about to be made: whether it can have desired state RUNNING from the start.
 pub(crate) fn starts_at_once(old: &Task, node: Option<&Node>) -> bool {
     let delayed = ended_by_itself(old) && !old.spec.restart.delay.is_zero();

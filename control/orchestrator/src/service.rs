@@ -8,6 +8,7 @@ use control_model::spec::ServiceMode;
 use control_model::{NodeId, ServiceId, TaskState};
 use control_store::State;
 
+use crate::restart::first_desire;
 use crate::rollout::Rollout;
 use crate::slot::{SlotTasks, takes_updates};
 use crate::work::{Step, Work};
@@ -67,7 +68,8 @@ impl Step<'_> {
             self.remove_slot(slot);
         }
         for slot in fresh {
-            self.create(service, slot, TaskState::Running);
+            let before = free.iter().find(|free| free.slot == slot);
+            self.create(service, slot, first_desire(self.state, before));
         }
         used.into_iter().map(|tasks| Looked { settled: self.slot(service, &tasks), tasks }).collect()
     }

@@ -11,7 +11,7 @@ use control_store::State;
 
 use crate::dirty::is_task_dirty;
 use crate::node::{is_gone, listens, must_leave, node_of, takes_global_tasks};
-use crate::restart::{Start, delay_ends, should_restart, start, starts_at_once};
+use crate::restart::{Start, delay_ends, first_desire, should_restart, start, starts_at_once};
 use crate::work::{Step, Work};
 
 /// The tasks of a slot, oldest first.
@@ -108,7 +108,7 @@ impl Step<'_> {
                 Fate::Replace => {
                     self.desire(task, TaskState::Shutdown);
                     if !is_filled && should_restart(task, slot) {
-                        self.replace(service, task, slot.slot);
+                        self.replace(service, task, slot);
                         is_filled = true;
                     }
                 }
@@ -133,10 +133,10 @@ impl Step<'_> {
         fate
     }
 
-    fn replace(&mut self, service: &Service, task: &Task, slot: Slot) {
+    fn replace(&mut self, service: &Service, task: &Task, slot: &SlotTasks) {
         let at_once = starts_at_once(task, node_of(self.state, task.node));
-        let desired = if at_once { TaskState::Running } else { TaskState::Ready };
-        self.create(service, slot, desired);
+        let desired = if at_once { first_desire(self.state, Some(slot)) } else { TaskState::Ready };
+        self.create(service, slot.slot, desired);
     }
 
     fn start_if_due(&mut self, task: &Task, slot: &SlotTasks) {
@@ -159,7 +159,7 @@ impl Step<'_> {
                 takes_global_tasks(node) && !must_leave(Some(node)) && satisfies(service, node)
             });
         if node.is_some() && slot.updatable(service).is_empty() {
-            self.create(service, slot.slot, TaskState::Running);
+            self.create(service, slot.slot, first_desire(self.state, Some(slot)));
             return false;
         }
         settled
