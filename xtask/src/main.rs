@@ -12,6 +12,7 @@ mod layers;
 
 mod setup;
 mod sh;
+mod sim;
 mod steps;
 mod test;
 
@@ -56,6 +57,8 @@ enum Task {
     /// Measure against peers in the same run
     #[command(subcommand)]
     Bench(BenchCommand),
+    /// Whole clusters in virtual time, by seeds
+    Sim(sim::SimOptions),
     /// Format all code
     Fmt,
     /// Format check, clippy, layers, sizes, licences
@@ -117,6 +120,7 @@ fn run(task: Task) -> Result<()> {
         Task::Bench(BenchCommand::Quick { arguments }) => artifacts::bench("quick", &arguments),
         Task::Bench(BenchCommand::Dataplane { arguments }) => artifacts::bench("dataplane", &arguments),
         Task::Bench(BenchCommand::Guest { docs, arguments }) => artifacts::bench_in_guest(docs, &arguments),
+        Task::Sim(options) => sim::run(&options),
         Task::Fmt => sh::cargo(&["fmt", "--all"]),
         Task::Lint => test::lint(),
         Task::Guest { command } => {

@@ -26,7 +26,8 @@ pub use consensus::{Consensus, Options};
 pub use crypt::Kek;
 pub use error::{JoinError, MembershipError, OpenError};
 pub use leadership::Leadership;
-pub use types::Member;
+pub use limits::raft_config;
+pub use types::{Member, Proposal, Reply};
 
 #[cfg(test)]
 mod tests;

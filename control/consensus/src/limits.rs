@@ -95,7 +95,7 @@ const KEEP_ENTRIES: u64 = 500;
 const MAX_APPEND_ENTRIES: u64 = 256;
 
 /// openraft's configuration.
-pub(crate) fn raft_config() -> Config {
+pub fn raft_config() -> Config {
     Config {
         cluster_name: "meshd".to_owned(),
         heartbeat_interval: HEARTBEAT_MS,

@@ -1,0 +1,18 @@
+//! Deliberate faults in the simulation's own glue: each shows that a law can be found broken.
+
+/// What the glue does wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mutation {
+    /// A manager sends an agent a task of another node.
+    ForeignTask,
+    /// An increment loses its removals on the way.
+    LostRemovals,
+    /// A data plane says that it holds a view before it does.
+    EarlyAcknowledgement,
+    /// The log forgets a committed entry.
+    ForgottenEntry,
+    /// A status that the agent never gave is written: a running task becomes failed while its process runs.
+    InventedStatus,
+    /// A runtime says that a process has ended while it runs on.
+    LateStop,
+}

@@ -1,0 +1,20 @@
+//! openraft's types on its deterministic runtime.
+
+use std::time::Duration;
+
+use control_consensus::{Member, Proposal, Reply};
+use openraft::alias::LogIdOf;
+use openraft_rt::AsyncRuntime as _;
+use openraft_rt_sim::SimRuntime;
+
+openraft::declare_raft_types!(
+    /// As `control-consensus` has them, on virtual time.
+    pub Config: D = Proposal, R = Reply, NodeId = u64, Node = Member, AsyncRuntime = SimRuntime
+);
+
+pub type LogId = LogIdOf<Config>;
+
+/// Lets virtual time pass.
+pub async fn sleep(span: Duration) {
+    SimRuntime::sleep(span).await;
+}
