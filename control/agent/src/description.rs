@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use control_model::generic::GenericResources;
 use control_model::object::NodeDescription;
 use control_model::spec::{Labels, Platform, Resources};
 
@@ -9,7 +10,7 @@ use control_model::spec::{Labels, Platform, Resources};
 const NANO_CPUS_PER_CPU: i64 = 1_000_000_000;
 
 /// This host's description. The hostname and the addresses are the caller's: it knows its namespace and its
-/// flags. The underlay's MTU, too, is its to fill in.
+/// flags. The underlay's MTU, labels and generic resources, too, are its to fill in.
 pub fn describe_host(
     hostname: String,
     data_path_addr: IpAddr,
@@ -25,6 +26,7 @@ pub fn describe_host(
             nano_cpus: i64::try_from(n_cpus).unwrap_or(i64::MAX).saturating_mul(NANO_CPUS_PER_CPU),
             memory_bytes: memory_bytes(&meminfo),
         },
+        generic: GenericResources::new(),
         engine_version,
         engine_labels: Labels::new(),
         data_path_addr: Some(data_path_addr),

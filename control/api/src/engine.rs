@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use control_model::object::HealthStatus;
-use control_model::spec::PortConfig;
+use control_model::spec::{HealthConfig, PortConfig};
 use control_model::{TaskId, Timestamp};
 use tokio::io::AsyncRead;
 use tokio::sync::mpsc;
@@ -88,6 +88,7 @@ pub struct ImageConfig {
     pub exposed_ports: Vec<String>,
     pub volumes: Vec<String>,
     pub stop_signal: String,
+    pub health: Option<HealthConfig>,
 }
 
 /// `docker import`.

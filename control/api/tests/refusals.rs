@@ -53,11 +53,16 @@ async fn specs_that_can_not_be_are_refused() {
         ),
         (service("b", r#","Labels":{"mesh.dsr":"yes"}"#), invalid("label mesh.dsr: \"yes\" is neither true nor false")),
         (service("b", r#","Labels":{"mesh.slow-start":"30"}"#), invalid("label mesh.slow-start: \"30\" is no time between 1s and 1h (like 30s or 1m30s)")),
+        (service("b", r#","Labels":{"mesh.rebalance":"0"}"#), invalid("label mesh.rebalance: \"0\" is neither a number of tasks (like 1) nor a share of them (like 10%)")),
         (service("b", r#","EndpointSpec":{"Mode":"magic"}"#), (400, "invalid resolution mode: \"magic\"".into())),
         (service("b", r#","EndpointSpec":{"Ports":[{"TargetPort":80,"PublishedPort":65536}]}"#), (400, "invalid port 65536: at most 65535".into())),
         (service("b", r#","Mode":{"Replicated":{"Replicas":1},"Global":{}}"#), (400, "must specify only one service mode".into())),
         (service("b", r#","Mode":{"Replicated":{"Replicas":18446744073709551615}}"#), invalid("Number of replicas must be non-negative")),
-        (service("b", r#","Mode":{"ReplicatedJob":{}}"#), unsupported("Spec.Mode.ReplicatedJob")),
+        (service("b", r#","Mode":{"Nightly":{}}"#), unsupported("Spec.Mode.Nightly")),
+        (service("b", r#","Mode":{"ReplicatedJob":{},"GlobalJob":{}}"#), (400, "must specify only one service mode".into())),
+        (service("b", r#","Mode":{"ReplicatedJob":{"MaxConcurrent":18446744073709551615}}"#), invalid("Maximum concurrent jobs must not be negative")),
+        (service("b", r#","Mode":{"ReplicatedJob":{"TotalCompletions":18446744073709551615}}"#), invalid("Total completed jobs must not be negative")),
+        (service("b", r#","Mode":{"GlobalJob":{}},"UpdateConfig":{"Parallelism":2}"#), invalid("Jobs may not have an update config")),
         (service("b", r#","UpdateConfig":{"FailureAction":"panic"}"#), (400, "unrecognized update failure action panic".into())),
         (service("b", r#","UpdateConfig":{"MaxFailureRatio":2}"#), invalid("TaskSpec: update-maxfailureratio cannot be less than 0 or bigger than 1")),
         (service("b", r#","UpdateConfig":{"Delay":-1}"#), invalid("TaskSpec: update-delay cannot be negative")),
@@ -71,6 +76,14 @@ async fn specs_that_can_not_be_are_refused() {
         (
             r#"{"Name":"b","TaskTemplate":{"ContainerSpec":{"Image":"a"},"Resources":{"Limits":{"NanoCPUs":1000}}}}"#.into(),
             invalid("invalid cpu value 0.000001: Must be at least 0.001"),
+        ),
+        (
+            r#"{"Name":"b","TaskTemplate":{"ContainerSpec":{"Image":"a"},"Resources":{"Reservations":{"GenericResources":[{"NamedResourceSpec":{"Kind":"gpu","Value":"x"}}]}}}}"#.into(),
+            (400, "invalid argument for resource gpu".into()),
+        ),
+        (
+            r#"{"Name":"b","TaskTemplate":{"ContainerSpec":{"Image":"a"},"Resources":{"Reservations":{"GenericResources":[{"DiscreteResourceSpec":{"Kind":"gpu","Value":-1}}]}}}}"#.into(),
+            (400, "invalid argument for resource gpu".into()),
         ),
         (
             r#"{"Name":"b","TaskTemplate":{"ContainerSpec":{"Image":"a","Secrets":[{"SecretName":"s"}]}}}"#.into(),

@@ -287,9 +287,7 @@ impl Scope {
                 attachment.aliases.push(hostname.clone());
             }
         }
-        let runs = task.status.state == TaskState::Running
-            && task.desired_state == TaskState::Running
-            && !task.status.is_unhealthy();
+        let runs = task.status.state == TaskState::Running && task.is_to_run() && !task.status.is_unhealthy();
         Some(Assignment::Endpoint(EndpointView {
             task: id,
             service: task.service,

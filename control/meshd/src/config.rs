@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use control_model::generic::{GenericError, GenericResources, parse_resources};
 use dataplane_dns::TtlPolicy;
 use dataplane_dns::zones::MAX_TTL_S;
 use serde::Deserialize;
@@ -124,6 +125,11 @@ pub struct Flags {
     #[arg(long, global = true, value_name = "LABEL")]
     pub label: Vec<String>,
 
+    /// What this node has for tasks that ask for it (`--generic-resource`), KIND=COUNT, or KIND=NAME for each named one; may be
+    /// given several times
+    #[arg(long, global = true, value_name = "RESOURCE")]
+    pub node_generic_resource: Vec<String>,
+
     /// What is logged to stderr: error, warn, info, debug, trace, or a filter such as `info,control_agent=debug`
     /// [default: info]
     #[arg(long, global = true, value_name = "FILTER")]
@@ -193,6 +199,7 @@ pub struct Config {
     pub insecure_registries: Vec<String>,
     pub runtime: Option<Runtime>,
     pub labels: Vec<(String, String)>,
+    pub generic_resources: GenericResources,
     pub log_level: String,
 }
 
@@ -213,6 +220,8 @@ pub enum ConfigError {
     Uplinks(usize),
     #[error("--label {0}: expected KEY=VALUE")]
     Label(String),
+    #[error("--node-generic-resource: {0}")]
+    GenericResource(#[from] GenericError),
     #[error("--dns-ttl {0}: at most {MAX_TTL_S} seconds")]
     DnsTtl(u32),
     #[error("--metrics-addr {0}: expected IP:PORT")]
@@ -263,6 +272,10 @@ impl Config {
             insecure_registries: list(flags.insecure_registry, file.insecure_registry),
             runtime: flags.runtime.or(file.runtime),
             labels: parse_labels(list(flags.label, file.label))?,
+            generic_resources: parse_resources(&list(
+                flags.node_generic_resource,
+                file.node_generic_resource,
+            ))?,
             log_level: flags.log_level.or(file.log_level).unwrap_or_else(|| "info".into()),
             run_dir,
         })
@@ -370,6 +383,10 @@ mod tests {
             "--uplink may be given once, not 2 times: answers leave by the interface that has the tunnels' address"
         );
         assert_eq!(error(&["--label", "x"]), "--label x: expected KEY=VALUE");
+        assert_eq!(
+            error(&["--node-generic-resource", "gpu"]),
+            "--node-generic-resource: could not parse GenericResource: incorrect term gpu, missing '=' or malformed expression"
+        );
         assert!(toml::from_str::<Flags>("statedir = '/x'").is_err(), "unknown keys are refused");
     }
 

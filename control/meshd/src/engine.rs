@@ -109,7 +109,7 @@ pub fn to_error(error: ImageError) -> EngineError {
 }
 
 fn to_image(details: ImageDetails) -> Image {
-    let ImageDetails { record, names, configuration } = details;
+    let ImageDetails { record, names, configuration, health } = details;
     let config = configuration.config().clone().unwrap_or_default();
     Image {
         created: parse_time(&record.created),
@@ -127,6 +127,7 @@ fn to_image(details: ImageDetails) -> Image {
             exposed_ports: config.exposed_ports().clone().unwrap_or_default(),
             volumes: config.volumes().clone().unwrap_or_default(),
             stop_signal: config.stop_signal().clone().unwrap_or_default(),
+            health,
         },
         comment: comment(&configuration),
         tags: names,

@@ -48,6 +48,7 @@ impl Host {
         let version = env!("CARGO_PKG_VERSION").to_owned();
         NodeDescription {
             engine_labels: self.config.labels.iter().cloned().collect(),
+            generic: self.config.generic_resources.clone(),
             underlay_mtu_bytes: dataplane_kernel::net::mtu_of_address(data_path_addr),
             ..describe_host(hostname, data_path_addr, addresses, version)
         }

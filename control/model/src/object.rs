@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use ipnetwork::{IpNetwork, Ipv4Network};
 use serde::{Deserialize, Serialize};
 
+use crate::generic::GenericResources;
 use crate::id::{ClusterId, NetworkId, NodeId, ServiceId, TaskId};
 use crate::shared::Shared;
 use crate::slow_start;
@@ -68,6 +69,8 @@ pub struct NodeDescription {
     pub hostname: String,
     pub platform: Platform,
     pub resources: Resources,
+    #[serde(default)]
+    pub generic: GenericResources,
     pub engine_version: String,
     pub engine_labels: Labels,
     /// Address of the tunnel end (VTEP).
@@ -119,6 +122,9 @@ pub struct Service {
     /// Given by the allocator.
     pub endpoint: Option<Endpoint>,
     pub update_status: Option<UpdateStatus>,
+    /// Of a job only: which run of it this is.
+    #[serde(default)]
+    pub job: Option<JobStatus>,
     /// Set by `service rm`: tasks are being removed, then the service goes.
     pub pending_delete: bool,
 }
@@ -134,9 +140,24 @@ impl Service {
             previous_spec_version: 0,
             endpoint: None,
             update_status: None,
+            job: None,
             pending_delete: false,
         }
     }
+
+    /// The number of the job's current run; `None` of a service that is no job.
+    pub fn job_iteration(&self) -> Option<u64> {
+        self.job.map(|job| job.iteration)
+    }
+}
+
+/// A job's runs. Every update begins another one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobStatus {
+    /// From 0.
+    pub iteration: u64,
+    /// When the run was asked for.
+    pub last_execution: Timestamp,
 }
 
 /// What the allocator gave a service.
@@ -171,9 +192,9 @@ pub enum UpdateState {
 /// Which of a service's tasks this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Slot {
-    /// Replica number from 1.
+    /// Replica number from 1; of a replicated job from 0, as Docker's clients count.
     Replica(u64),
-    /// The task of a global service on this node.
+    /// The task of a global service (or job) on this node.
     Node(NodeId),
 }
 
@@ -191,10 +212,16 @@ pub struct Task {
     pub spec: Shared<TaskSpec>,
     /// The service's `spec_version` from which the task was made: equal means up to date.
     pub spec_version: u64,
+    /// The job's run that it belongs to; `None` for tasks of services that are no jobs.
+    #[serde(default)]
+    pub job_iteration: Option<u64>,
     pub endpoint_mode: EndpointMode,
     /// The service's published ports when addresses were allocated.
     pub ports: Vec<PortConfig>,
     pub attachments: Vec<NetworkAttachment>,
+    /// What it was given of its node's, by the scheduler.
+    #[serde(default)]
+    pub generic: GenericResources,
     pub status: TaskStatus,
     pub desired_state: TaskState,
     /// Every node has acknowledged that no load balancer sends to this task any more;
@@ -221,14 +248,21 @@ impl Task {
             },
             spec: Shared::default(),
             spec_version: 0,
+            job_iteration: None,
             endpoint_mode: EndpointMode::default(),
             ports: Vec::new(),
             attachments: Vec::new(),
+            generic: GenericResources::new(),
             status: TaskStatus::default(),
             desired_state: TaskState::Running,
             drained: false,
             weight: slow_start::FULL_WEIGHT,
         }
+    }
+
+    /// It is to run now, to its end if it belongs to a job: not held back, and not stopped.
+    pub fn is_to_run(&self) -> bool {
+        matches!(self.desired_state, TaskState::Running | TaskState::Complete)
     }
 
     /// `<service>.<slot>.<task id>`: the container's name, and a name of the task in DNS.

@@ -8,7 +8,9 @@ use std::time::Duration;
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
+use crate::generic::GenericRequests;
 use crate::id::NetworkId;
+use crate::rebalance::MoveLimit;
 use crate::shared::Shared;
 use crate::slow_start;
 
@@ -39,6 +41,14 @@ impl ServiceSpec {
     /// Label of a service whose tasks get their share of new flows little by little when they begin: over how long.
     pub const SLOW_START_LABEL: &str = "mesh.slow-start";
 
+    /// Label of a replicated service whose tasks move to nodes that come, or have room again: how many at once.
+    pub const REBALANCE_LABEL: &str = "mesh.rebalance";
+
+    /// The label's limit; `None` without label, and for what it can't be.
+    pub fn rebalance(&self) -> Option<MoveLimit> {
+        MoveLimit::parse(self.labels.get(Self::REBALANCE_LABEL)?)
+    }
+
     /// The label's time; `None` without label, and for what it can't be.
     pub fn slow_start(&self) -> Option<Duration> {
         slow_start::parse_period(self.labels.get(Self::SLOW_START_LABEL)?)
@@ -53,8 +63,40 @@ impl ServiceSpec {
 /// How many tasks a service has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ServiceMode {
-    Replicated { replicas: u64 },
+    Replicated {
+        replicas: u64,
+    },
+    /// A task on each node.
     Global,
+    /// Tasks that are to end with 0, so many in all, and so many at once.
+    ReplicatedJob {
+        max_concurrent: u64,
+        total_completions: u64,
+    },
+    /// One such task on each node.
+    GlobalJob,
+}
+
+impl ServiceMode {
+    /// Its tasks are to end.
+    pub fn is_job(self) -> bool {
+        matches!(self, Self::ReplicatedJob { .. } | Self::GlobalJob)
+    }
+
+    /// Its slots are the nodes.
+    pub fn is_global(self) -> bool {
+        matches!(self, Self::Global | Self::GlobalJob)
+    }
+
+    /// Docker's word, as in the filter `mode` of the API.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Replicated { .. } => "replicated",
+            Self::Global => "global",
+            Self::ReplicatedJob { .. } => "replicated-job",
+            Self::GlobalJob => "global-job",
+        }
+    }
 }
 
 impl Default for ServiceMode {
@@ -113,8 +155,7 @@ pub struct ContainerSpec {
 /// How a container's health is found out. A time of 0 and 0 retries stand for Docker's defaults.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HealthConfig {
-    /// `CMD` and a program with its arguments, `CMD-SHELL` and a shell's command, or `NONE`. Empty: the image's, and OCI
-    /// images have none.
+    /// `CMD` and a program with its arguments, `CMD-SHELL` and a shell's command, or `NONE`. Empty: the image's.
     pub test: Vec<String>,
     pub interval: Duration,
     pub timeout: Duration,
@@ -174,6 +215,9 @@ pub enum MountKind {
 pub struct ResourceRequirements {
     pub limits: Resources,
     pub reservations: Resources,
+    /// Reserved besides: so many of each kind.
+    #[serde(default)]
+    pub generic: GenericRequests,
     /// Largest number of processes; 0 is no limit.
     pub pids_limit: i64,
 }

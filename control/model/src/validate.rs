@@ -65,6 +65,12 @@ pub enum SpecError {
     Template(#[from] TemplateError),
     #[error("Number of replicas must be non-negative")]
     NegativeReplicas,
+    #[error("Maximum concurrent jobs must not be negative")]
+    NegativeConcurrent,
+    #[error("Total completed jobs must not be negative")]
+    NegativeCompletions,
+    #[error("Jobs may not have an update config")]
+    JobUpdate,
     #[error("EndpointSpec: port published with ingress mode can't be used with dnsrr mode")]
     IngressPortWithDnsrr,
     #[error("EndpointSpec: duplicate published ports provided")]
@@ -75,6 +81,10 @@ pub enum SpecError {
     Dsr(String),
     #[error("label mesh.slow-start: {0:?} is no time between 1s and 1h (like 30s or 1m30s)")]
     SlowStart(String),
+    #[error(
+        "label mesh.rebalance: {0:?} is neither a number of tasks (like 1) nor a share of them (like 10%)"
+    )]
+    Rebalance(String),
     #[error("ingress network cannot be attachable")]
     AttachableIngress,
     #[error("ipam configuration: subnet {0} does not contain range {1}")]
@@ -110,10 +120,9 @@ pub enum SpecError {
 pub fn validate_service(spec: &ServiceSpec) -> Result<(), SpecError> {
     validate_name(&spec.name)?;
     validate_task(&spec.task)?;
-    if let ServiceMode::Replicated { replicas } = spec.mode
-        && replicas > MAX_REPLICAS
-    {
-        return Err(SpecError::NegativeReplicas);
+    validate_mode(spec.mode)?;
+    if spec.mode.is_job() && spec.has_update {
+        return Err(SpecError::JobUpdate);
     }
     validate_update(&spec.update)?;
     validate_update(&spec.rollback)?;
@@ -125,7 +134,26 @@ pub fn validate_service(spec: &ServiceSpec) -> Result<(), SpecError> {
     {
         return Err(SpecError::SlowStart(value.clone()));
     }
+    if let Some(value) = spec.labels.get(ServiceSpec::REBALANCE_LABEL)
+        && spec.rebalance().is_none()
+    {
+        return Err(SpecError::Rebalance(value.clone()));
+    }
     validate_endpoint(&spec.endpoint)
+}
+
+/// Numbers that would be negative to who reads them as signed ones.
+fn validate_mode(mode: ServiceMode) -> Result<(), SpecError> {
+    match mode {
+        ServiceMode::Replicated { replicas } if replicas > MAX_REPLICAS => Err(SpecError::NegativeReplicas),
+        ServiceMode::ReplicatedJob { max_concurrent, .. } if max_concurrent > MAX_REPLICAS => {
+            Err(SpecError::NegativeConcurrent)
+        }
+        ServiceMode::ReplicatedJob { total_completions, .. } if total_completions > MAX_REPLICAS => {
+            Err(SpecError::NegativeCompletions)
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Checks a network's spec by itself.

@@ -8,8 +8,11 @@ use control_model::spec::{PortConfig, TaskSpec};
 ///
 /// Scaling and labels of the service change its spec version but not its tasks: the specs are compared. A change of
 /// the placement alone leaves a task where its node still satisfies the constraints. The API's `_up-to-date` filter
-/// asks the same, which is why `docker service scale` converges.
+/// asks the same, which is why `docker service scale` converges. Tasks of a job's earlier runs are of no use to this one.
 pub fn is_task_dirty(service: &Service, task: &Task, node: Option<&Node>) -> bool {
+    if task.job_iteration != service.job_iteration() {
+        return true;
+    }
     if task.spec_version == service.meta.spec_version {
         return false;
     }

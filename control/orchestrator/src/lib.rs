@@ -8,9 +8,11 @@
 
 mod dirty;
 mod drain;
+mod job;
 mod machine;
 mod network;
 mod node;
+mod rebalance;
 mod restart;
 mod rollout;
 mod service;

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use control_model::change::{Change, ObjectRef};
 use control_model::object::{Node, Service, Slot, TaskStatus};
-use control_model::spec::ServiceMode;
 use control_model::{NodeId, ServiceId, Task, TaskState, Timestamp};
 use control_store::{Event, EventKind, State};
 
 use crate::network::LeavingNetworks;
 use crate::node::{is_gone, matters};
+use crate::rebalance::Rebalancing;
 use crate::restart::is_on_node;
 use crate::rollout::Rollouts;
 use crate::slot::{SlotTasks, is_wanted};
@@ -33,6 +33,9 @@ pub struct Orchestrator {
     globals: BTreeSet<ServiceId>,
     rollouts: Rollouts,
     leaving: LeavingNetworks,
+    rebalancing: Rebalancing,
+    /// Nodes came, went or changed since the last look.
+    nodes_moved: bool,
     /// When everything became dirty; `None` once that was looked at.
     started: Option<Timestamp>,
 }
@@ -47,6 +50,8 @@ impl Orchestrator {
             globals: BTreeSet::new(),
             rollouts: BTreeMap::new(),
             leaving: LeavingNetworks::default(),
+            rebalancing: Rebalancing::default(),
+            nodes_moved: true,
             started: Some(now),
         };
         for service in state.services().iter() {
@@ -93,6 +98,7 @@ impl Orchestrator {
                 let is_same = before.as_ref().is_some_and(|before| {
                     before.spec == service.spec
                         && before.update_status == service.update_status
+                        && before.job == service.job
                         && before.pending_delete == service.pending_delete
                 });
                 if !is_same {
@@ -104,6 +110,7 @@ impl Orchestrator {
             EventKind::Service(Some(service), None) => {
                 self.globals.remove(&service.id);
                 self.rollouts.remove(&service.id);
+                self.rebalancing.forget(service.id);
                 self.work.insert(Work::Service(service.id));
                 let emptied = self.leaving.note_service(service.id, None);
                 self.work.extend(emptied.into_iter().map(Work::Network));
@@ -120,9 +127,10 @@ impl Orchestrator {
     }
 
     fn note_service(&mut self, service: &Service) {
-        if service.spec.mode == ServiceMode::Global {
+        if service.spec.mode.is_global() {
             self.globals.insert(service.id);
         }
+        self.rebalancing.note_service(service);
         self.work.insert(Work::Service(service.id));
     }
 
@@ -130,7 +138,11 @@ impl Orchestrator {
         let Some(task) = after.or(before) else { return };
         let is_lost = after.is_none() && is_wanted(task);
         let is_going = state.services().get(&task.service).is_some_and(|service| service.pending_delete);
-        if is_lost || is_going || self.rollouts.contains_key(&task.service) {
+        // Where a task of a job has ended, the next may begin.
+        let makes_room = task.job_iteration.is_some()
+            && after.is_none_or(|task| !is_wanted(task) || task.status.state.is_terminal());
+        let is_followed = self.rollouts.contains_key(&task.service) || self.rebalancing.has(task.service);
+        if is_lost || is_going || makes_room || is_followed {
             self.work.insert(Work::Service(task.service));
         } else {
             self.work.insert(Work::Slot(task.service, task.slot));
@@ -148,6 +160,7 @@ impl Orchestrator {
         {
             return;
         }
+        self.nodes_moved = true;
         match after {
             None => drop(self.work.insert(Work::GoneNode(id))),
             Some(node) if is_gone(after) => {
@@ -155,13 +168,24 @@ impl Orchestrator {
             }
             Some(_) => {}
         }
-        let slots = state.tasks_of_node(id).map(|task| Work::Slot(task.service, task.slot));
-        self.work.extend(slots);
+        let touched = state.tasks_of_node(id).map(|task| match state.services().get(&task.service) {
+            // It stayed since its node satisfied other constraints too, which it may do no more: that is an update's to mend.
+            Some(service) if is_wanted(task) && has_other_constraints(service, task) => {
+                Work::Service(task.service)
+            }
+            _ => Work::Slot(task.service, task.slot),
+        });
+        self.work.extend(touched);
         self.work.extend(self.globals.iter().map(|service| Work::Slot(*service, Slot::Node(id))));
     }
 
     fn look(&mut self, state: &State, now: Timestamp) -> Vec<Change> {
         self.started = None;
+        if std::mem::take(&mut self.nodes_moved) {
+            for (at, work) in self.rebalancing.note_nodes(now) {
+                self.timers.add(at, work);
+            }
+        }
         self.timers.expire(now, &mut self.work);
         let mut step =
             Step { state, now, ids: &mut *self.ids, changes: Vec::new(), timers: &mut self.timers };
@@ -170,7 +194,7 @@ impl Orchestrator {
             match work {
                 Work::Service(id) => {
                     looked.insert(id);
-                    look_at_service(&mut step, &mut self.rollouts, id);
+                    look_at_service(&mut step, &mut self.rollouts, &mut self.rebalancing, id);
                 }
                 // With its service.
                 Work::Slot(id, _) if looked.contains(&id) => {}
@@ -183,7 +207,7 @@ impl Orchestrator {
     }
 }
 
-fn look_at_service(step: &mut Step, rollouts: &mut Rollouts, id: ServiceId) {
+fn look_at_service(step: &mut Step, rollouts: &mut Rollouts, rebalancing: &mut Rebalancing, id: ServiceId) {
     let state = step.state;
     let rollout = rollouts.remove(&id);
     match state.services().get(&id) {
@@ -195,18 +219,27 @@ fn look_at_service(step: &mut Step, rollouts: &mut Rollouts, id: ServiceId) {
         }
         Some(service) => {
             let rollout = step.service(service, rollout);
+            if let (None, Some(balance)) = (&rollout, rebalancing.of(id)) {
+                step.rebalance(service, balance);
+            }
             rollouts.extend(rollout.map(|rollout| (id, rollout)));
         }
         None => step.remove_all(state.tasks_of_service(id)),
     }
 }
 
+/// A replica that was left where it is when its service's constraints changed.
+fn has_other_constraints(service: &Service, task: &Task) -> bool {
+    !service.spec.mode.is_global()
+        && service.spec.task.placement.constraints != task.spec.placement.constraints
+}
+
 fn look_at_slot(step: &mut Step, id: ServiceId, slot: Slot) {
     let tasks = SlotTasks::read(step.state, id, slot);
     match step.state.services().get(&id) {
         Some(service) if service.pending_delete => step.remove_all(tasks.tasks),
-        Some(service) if service.spec.mode == ServiceMode::Global => {
-            if step.global_slot(service, &tasks) {
+        Some(service) if service.spec.mode.is_global() => {
+            if step.global_slot(service, &tasks) && !service.spec.mode.is_job() {
                 step.catch_up(service, &tasks);
             }
         }

@@ -8,7 +8,7 @@ use control_model::{TaskState, Timestamp};
 use control_store::State;
 
 use crate::node::{listens, node_of};
-use crate::slot::SlotTasks;
+use crate::slot::{SlotTasks, is_wanted};
 
 /// How long a replacement waits for the old task to stop (swarmkit's): a node may be up but stuck.
 const OLD_TASK_TIMEOUT: Duration = Duration::from_mins(1);
@@ -19,13 +19,15 @@ pub(crate) fn should_restart(task: &Task, slot: &SlotTasks) -> bool {
     let allowed = match policy.condition {
         RestartCondition::None => false,
         RestartCondition::OnFailure => task.status.state != TaskState::Complete,
-        RestartCondition::Any => true,
+        // A job's task that has done its work is done.
+        RestartCondition::Any => !is_done(task),
     };
     if !allowed || policy.max_attempts == 0 {
         return allowed;
     }
-    // The first task of a spec version is no restart; those before belong to another version's account.
-    let restarts = slot.tasks.iter().filter(|other| other.spec_version == task.spec_version).skip(1);
+    // The first task of a spec version (of a job's run) is no restart; those before belong to another one's account.
+    let account = |task: &Task| (task.spec_version, task.job_iteration);
+    let restarts = slot.tasks.iter().filter(|other| account(other) == account(task)).skip(1);
     let counted = restarts
         .filter(|t| policy.window.is_zero() || t.meta.created_at.after(policy.window) > task.status.at)
         .count();
@@ -55,6 +57,8 @@ pub(crate) fn start(state: &State, task: &Task, slot: &SlotTasks, now: Timestamp
 /// The restart delay of a task that waits has ended, or there is none.
 pub(crate) fn delay_ends(task: &Task, slot: &SlotTasks) -> Timestamp {
     let older = slot.tasks.iter().take_while(|other| other.id != task.id).last();
+    // Another run of a job is no restart.
+    let older = older.filter(|old| old.job_iteration == task.job_iteration);
     // One that fails while an update replaces it delays nothing. Clocks of nodes may be ahead of the leader's: the
     // same spec is no update.
     let is_restart = older.is_some_and(|old| {
@@ -81,12 +85,17 @@ pub(crate) fn starts_at_once(old: &Task, node: Option<&Node>) -> bool {
 
 /// The task was asked to stop, and may still run on a node that listens.
 fn is_stopping(state: &State, task: &Task) -> bool {
-    task.desired_state > TaskState::Running && is_on_node(task) && listens(node_of(state, task.node))
+    !is_wanted(task) && is_on_node(task) && listens(node_of(state, task.node))
 }
 
 /// A node has it and it has not ended.
 pub(crate) fn is_on_node(task: &Task) -> bool {
     task.status.state >= TaskState::Assigned && !task.status.state.is_terminal()
+}
+
+/// It belongs to a job and has ended well.
+pub(crate) fn is_done(task: &Task) -> bool {
+    task.job_iteration.is_some() && task.status.state == TaskState::Complete
 }
 
 /// It ended without being asked to.

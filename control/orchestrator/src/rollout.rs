@@ -15,6 +15,7 @@ use control_store::State;
 
 use crate::dirty::is_task_dirty;
 use crate::node::node_of;
+use crate::rebalance::wants as wants_rebalancing;
 use crate::restart::{ended_by_itself, is_on_node};
 use crate::service::Looked;
 use crate::slot::is_wanted;
@@ -172,7 +173,9 @@ impl Step<'_> {
                 .copied()
                 .filter(|task| is_wanted(task) && is_clean(task))
                 .max_by_key(|task| (task.desired_state, task.status.state));
-            let is_as_asked = tasks.is_empty() || (tasks.len() == 1 && is_clean(tasks[0]));
+            let is_moving =
+                wants_rebalancing(service) && tasks.iter().all(|task| is_wanted(task) && is_clean(task));
+            let is_as_asked = tasks.is_empty() || (tasks.len() == 1 && is_clean(tasks[0])) || is_moving;
             if !is_as_asked {
                 dirty.push(DirtySlot { slot: slot.slot, tasks, clean, settled });
             }
@@ -263,8 +266,10 @@ impl Step<'_> {
                 let object = Object::Service(Box::new(rolled_back));
                 self.changes.push(Change::Update { object, expected: service.meta.version });
             }
-            _ if rolls_back => {
-                self.set_update(service, UpdateState::RollbackPaused, &format!("rollback paused {reason}"));
+            // swarmkit's words: a rollback whose action is to pause is paused as an update.
+            (action, _) if rolls_back => {
+                let what = if action == FailureAction::Rollback { "rollback" } else { "update" };
+                self.set_update(service, UpdateState::RollbackPaused, &format!("{what} paused {reason}"));
             }
             _ => self.set_update(service, UpdateState::Paused, &format!("update paused {reason}")),
         }

@@ -14,7 +14,7 @@ use crate::slot::{SlotTasks, takes_updates};
 use crate::work::{Step, Work};
 
 /// Tasks made in one look at a service: a large one is made in several entries, between which others are served.
-const MAX_NEW_TASKS: usize = 500;
+pub(crate) const MAX_NEW_TASKS: usize = 500;
 
 /// A slot after a look at it.
 #[derive(Debug)]
@@ -32,6 +32,14 @@ impl Step<'_> {
         let looked = match service.spec.mode {
             ServiceMode::Replicated { replicas } => self.scale(service, slots, replicas),
             ServiceMode::Global => self.cover(service, slots),
+            ServiceMode::ReplicatedJob { max_concurrent, total_completions } => {
+                self.job(service, &slots, max_concurrent, total_completions);
+                return None;
+            }
+            ServiceMode::GlobalJob => {
+                self.cover(service, slots);
+                return None;
+            }
         };
         let updatable = looked.into_iter().filter(|looked| takes_updates(state, looked.tasks.slot)).collect();
         self.roll(service, rollout, updatable)
@@ -74,7 +82,7 @@ impl Step<'_> {
         used.into_iter().map(|tasks| Looked { settled: self.slot(service, &tasks), tasks }).collect()
     }
 
-    fn remove_slot(&mut self, slot: &SlotTasks) {
+    pub(crate) fn remove_slot(&mut self, slot: &SlotTasks) {
         self.remove_all(slot.tasks.iter().copied());
     }
 
@@ -89,7 +97,7 @@ impl Step<'_> {
     }
 }
 
-fn slots_of(state: &State, service: ServiceId) -> BTreeMap<Slot, SlotTasks<'_>> {
+pub(crate) fn slots_of(state: &State, service: ServiceId) -> BTreeMap<Slot, SlotTasks<'_>> {
     let mut slots: BTreeMap<Slot, Vec<&Arc<Task>>> = BTreeMap::new();
     for task in state.tasks_of_service(service) {
         slots.entry(task.slot).or_default().push(task);

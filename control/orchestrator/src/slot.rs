@@ -5,14 +5,14 @@ use std::sync::Arc;
 use control_model::change::{Change, ObjectRef};
 use control_model::constraint::{node_matches, parse_constraints};
 use control_model::object::{Node, Service, Slot, Task, UpdateState};
-use control_model::spec::{Availability, ServiceMode};
+use control_model::spec::Availability;
 use control_model::{ServiceId, TaskState};
 use control_store::State;
 
 use crate::dirty::is_task_dirty;
 use crate::node::{is_gone, listens, must_leave, node_of, takes_global_tasks};
-use crate::restart::{Start, delay_ends, first_desire, should_restart, start, starts_at_once};
-use crate::work::{Step, Work};
+use crate::restart::{Start, delay_ends, first_desire, is_done, should_restart, start, starts_at_once};
+use crate::work::{Step, Work, goal};
 
 /// The tasks of a slot, oldest first.
 #[derive(Debug, Clone)]
@@ -38,21 +38,28 @@ impl<'a> SlotTasks<'a> {
     }
 
     /// What an update has to look at: the wanted tasks; else the newest, if the restart policy leaves it ended.
-    /// Empty: nothing is in the slot, it is free.
+    /// Empty: nothing is in the slot, it is free. A job's earlier runs leave it free.
     pub(crate) fn updatable(&self, service: &Service) -> Vec<&'a Arc<Task>> {
-        let wanted: Vec<_> = self.wanted().collect();
+        let mut own = self.tasks.iter().copied().filter(|task| is_of_this_run(service, task));
+        let wanted: Vec<_> = own.clone().filter(|task| is_wanted(task)).collect();
         let state = service.update_status.as_ref().map(|status| status.state);
         // A rollback always ends converged: it refills slots whose old task ended for good.
         if !wanted.is_empty() || state == Some(UpdateState::RollbackStarted) {
             return wanted;
         }
-        let newest = self.tasks.iter().copied().rfind(|task| task.desired_state != TaskState::Remove);
+        let newest = own.rfind(|task| task.desired_state != TaskState::Remove);
         newest.into_iter().filter(|task| !should_restart(task, self)).collect()
     }
 }
 
+/// It is to run, now or later, or to have ended well.
 pub(crate) fn is_wanted(task: &Task) -> bool {
-    task.desired_state <= TaskState::Running
+    task.desired_state <= TaskState::Complete
+}
+
+/// `true` for all tasks of a service that is no job.
+fn is_of_this_run(service: &Service, task: &Task) -> bool {
+    task.job_iteration == service.job_iteration()
 }
 
 /// What must become of a wanted task.
@@ -66,8 +73,14 @@ enum Fate {
 }
 
 fn fate(service: &Service, task: &Task, node: Option<&Node>) -> Fate {
+    if !is_of_this_run(service, task) {
+        return Fate::Stop;
+    }
+    if is_done(task) {
+        return Fate::Keep;
+    }
     let ended = task.status.state.is_terminal();
-    if service.spec.mode == ServiceMode::Global {
+    if service.spec.mode.is_global() {
         return match node {
             Some(node) if !must_leave(Some(node)) && satisfies(service, node) => match ended {
                 true if takes_global_tasks(node) => Fate::Replace,
@@ -77,13 +90,31 @@ fn fate(service: &Service, task: &Task, node: Option<&Node>) -> Fate {
             _ => Fate::Stop,
         };
     }
-    let leaves = task.node.is_some() && (must_leave(node) || is_stranded(task, node));
+    let leaves = task.node.is_some()
+        && (must_leave(node)
+            || is_stranded(task, node)
+            || is_refused(task)
+            || is_misplaced(service, task, node));
     if ended || leaves { Fate::Replace } else { Fate::Keep }
 }
 
 /// Nobody will start it: its node's agent is silent. What runs there already is kept by the node's data path.
 fn is_stranded(task: &Task, node: Option<&Node>) -> bool {
     task.status.state < TaskState::Running && !listens(node)
+}
+
+/// It was bound to a node from the start, where the scheduler finds no room for it.
+pub(crate) fn is_refused(task: &Task) -> bool {
+    task.node.is_some() && task.status.state == TaskState::Pending && !task.status.error.is_empty()
+}
+
+/// Its node has changed, and does not satisfy the constraints any more. A paused node keeps what it has; what an update is to
+/// replace is left to that.
+fn is_misplaced(service: &Service, task: &Task, node: Option<&Node>) -> bool {
+    !service.spec.task.placement.constraints.is_empty()
+        && task.spec == service.spec.task
+        && node
+            .is_some_and(|node| node.spec.availability == Availability::Active && !satisfies(service, node))
 }
 
 /// Whether the node satisfies the service's constraints.
@@ -145,7 +176,7 @@ impl Step<'_> {
         }
         match start(self.state, task, slot, self.now) {
             Start::At(due) => self.timers.add(due, Work::Slot(task.service, slot.slot)),
-            Start::Now => self.desire(task, TaskState::Running),
+            Start::Now => self.desire(task, goal(task.job_iteration)),
         }
     }
 
@@ -186,7 +217,8 @@ impl Step<'_> {
         }
     }
 
-    /// Deletes tasks that are done with: those to be removed, and history beyond the limit.
+    /// Deletes tasks that are done with: those to be removed, and history beyond the limit. The newest task says whether the
+    /// slot is free: it stays.
     fn forget_old(&mut self, service: &Service, slot: &SlotTasks) {
         let mut n_kept = slot.tasks.len();
         for task in slot.tasks.iter().filter(|task| task.desired_state == TaskState::Remove) {
@@ -194,7 +226,8 @@ impl Step<'_> {
             self.reap(task);
         }
         let Some(limit) = self.history_limit(service) else { return };
-        for task in &slot.tasks {
+        let Some((_, older)) = slot.tasks.split_last() else { return };
+        for task in older {
             if n_kept <= limit {
                 break;
             }

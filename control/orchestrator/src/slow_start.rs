@@ -84,7 +84,7 @@ impl SlowStartLoop {
     }
 
     fn note(&mut self, state: &State, task: &Task, now: Timestamp) {
-        let serves = task.status.state == TaskState::Running && task.desired_state == TaskState::Running;
+        let serves = task.status.state == TaskState::Running && task.is_to_run();
         if !serves || task.weight >= FULL_WEIGHT {
             return self.forget(task.id);
         }

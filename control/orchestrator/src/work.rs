@@ -58,21 +58,43 @@ impl Step<'_> {
         }
     }
 
-    /// Makes a new task of the service for the slot.
+    /// Makes a new task of the service for the slot, to run at once or, with READY, when it is due.
     pub(crate) fn create(&mut self, service: &Service, slot: Slot, desired_state: TaskState) -> TaskId {
-        let id = TaskId::from_bits((self.ids)());
-        let task = Task {
-            service_name: service.spec.name.clone(),
-            spec: service.spec.task.clone(),
-            spec_version: service.meta.spec_version,
-            endpoint_mode: service.spec.endpoint.mode,
-            ports: service.spec.endpoint.ports.clone(),
-            status: TaskStatus { at: self.now, message: "created".into(), ..TaskStatus::default() },
-            desired_state,
-            weight: if service.spec.slow_start().is_some() { FIRST_WEIGHT } else { FULL_WEIGHT },
-            ..Task::new(id, service.id, slot)
-        };
+        let task = self.new_task(service, slot, desired_state);
+        let id = task.id;
         self.changes.push(Change::Create(Object::Task(Box::new(task))));
         id
     }
+
+    /// Makes one that is to run on this node, if the scheduler finds that it fits.
+    pub(crate) fn create_on(&mut self, service: &Service, slot: Slot, node: NodeId) {
+        let task = Task { node: Some(node), ..self.new_task(service, slot, TaskState::Running) };
+        self.changes.push(Change::Create(Object::Task(Box::new(task))));
+    }
+
+    fn new_task(&mut self, service: &Service, slot: Slot, desired_state: TaskState) -> Task {
+        let job_iteration = service.job_iteration();
+        let id = TaskId::from_bits((self.ids)());
+        Task {
+            service_name: service.spec.name.clone(),
+            spec: service.spec.task.clone(),
+            spec_version: service.meta.spec_version,
+            job_iteration,
+            endpoint_mode: service.spec.endpoint.mode,
+            ports: service.spec.endpoint.ports.clone(),
+            status: TaskStatus { at: self.now, message: "created".into(), ..TaskStatus::default() },
+            desired_state: if desired_state == TaskState::Running {
+                goal(job_iteration)
+            } else {
+                desired_state
+            },
+            weight: if service.spec.slow_start().is_some() { FIRST_WEIGHT } else { FULL_WEIGHT },
+            ..Task::new(id, service.id, slot)
+        }
+    }
+}
+
+/// What is wanted of a task in the end: that it runs, of a job's that it ends well.
+pub(crate) fn goal(job_iteration: Option<u64>) -> TaskState {
+    if job_iteration.is_some() { TaskState::Complete } else { TaskState::Running }
 }

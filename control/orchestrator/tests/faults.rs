@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use cluster::{Cluster, new_service, zero_node};
 use control_model::change::{Change, Object, ObjectRef};
-use control_model::object::{Network, Node, NodeState, Service, UpdateState};
+use control_model::object::{JobStatus, Network, Node, NodeState, Service, UpdateState};
 use control_model::spec::{
     Availability, FailureAction, NetworkAttachmentSpec, NetworkSpec, PortConfig, Protocol, PublishMode,
     ServiceMode, ServiceSpec, UpdateOrder,
@@ -119,19 +119,28 @@ impl World {
         }
         let name = self.next_name("s");
         let mut service = new_service(ServiceId::from_bits(self.cluster.ids.next()), &name);
-        if self.random.below(4) == 0 {
-            service.spec.mode = ServiceMode::Global;
-        }
+        service.spec.mode = match self.random.below(8) {
+            0 | 1 => ServiceMode::Global,
+            2 => ServiceMode::GlobalJob,
+            3 | 4 => ServiceMode::ReplicatedJob { max_concurrent: 0, total_completions: 0 },
+            _ => ServiceMode::default(),
+        };
+        service.job = service.spec.mode.is_job().then(JobStatus::default);
         self.edit(&mut service.spec);
         self.cluster.commit(vec![Change::Create(Object::Service(Box::new(service)))]);
     }
 
     /// Anything about a spec changes, an update's own settings with it.
     fn edit(&mut self, spec: &mut ServiceSpec) {
-        if let ServiceMode::Replicated { replicas } = &mut spec.mode {
-            *replicas = self.random.below(9) as u64;
+        match &mut spec.mode {
+            ServiceMode::Replicated { replicas } => *replicas = self.random.below(9) as u64,
+            ServiceMode::ReplicatedJob { max_concurrent, total_completions } => {
+                *max_concurrent = 1 + self.random.below(4) as u64;
+                *total_completions = self.random.below(9) as u64;
+            }
+            ServiceMode::Global | ServiceMode::GlobalJob => {}
         }
-        let images = ["v1", "v2", "v3", "bad", "crash"].map(String::from);
+        let images = ["v1", "v2", "v3", "bad", "crash", "done"].map(String::from);
         if self.random.below(2) == 0 {
             spec.task.container.image = self.random.pick(&images).expect("images");
         }
@@ -144,6 +153,9 @@ impl World {
         if self.random.below(3) == 0 {
             let port = PortConfig::new(Protocol::Tcp, 80, 0, PublishMode::Ingress);
             spec.endpoint.ports = vec![port; self.random.below(3)];
+        }
+        if self.random.below(3) == 0 {
+            spec.labels.insert(ServiceSpec::REBALANCE_LABEL.into(), "2".into());
         }
         spec.update.parallelism = self.random.below(3) as u64;
         spec.update.order =
@@ -163,6 +175,8 @@ impl World {
     fn write_update(&mut self, old: &Service, mut new: Service) {
         new.previous_spec = Some(Box::new(old.spec.clone()));
         new.update_status = None;
+        let now = self.cluster.now();
+        new.job = old.job.map(|job| JobStatus { iteration: job.iteration + 1, last_execution: now });
         let object = Object::Service(Box::new(new));
         self.cluster.commit(vec![Change::Update { object, expected: old.meta.version }]);
     }
@@ -245,7 +259,7 @@ impl World {
         let state = self.cluster.state();
         for old in state.services().iter().filter(|service| !service.pending_delete) {
             let mut new = Service::clone(old);
-            new.spec.task.container.image = "v9".into();
+            new.spec.task.container.image = if new.job.is_some() { "done" } else { "v9" }.into();
             self.write_update(old, new);
         }
         self.cluster.run(HEALING);
@@ -273,6 +287,9 @@ fn interference(state: &State, random: &mut Random) -> Vec<Change> {
 
 fn check_service(state: &State, service: &Service) {
     let name = &service.spec.name;
+    if let Some(job) = service.job {
+        return check_job(state, service, job.iteration);
+    }
     let wanted: Vec<&Task> = state
         .tasks_of_service(service.id)
         .map(AsRef::as_ref)
@@ -280,7 +297,7 @@ fn check_service(state: &State, service: &Service) {
         .collect();
     let n_wanted = match service.spec.mode {
         ServiceMode::Replicated { replicas } => usize::try_from(replicas).expect("few"),
-        ServiceMode::Global => state.nodes().len(),
+        _ => state.nodes().len(),
     };
     assert_eq!(wanted.len(), n_wanted, "{name}: {wanted:#?}");
     let slots: BTreeSet<_> = wanted.iter().map(|task| task.slot).collect();
@@ -300,4 +317,24 @@ fn check_service(state: &State, service: &Service) {
     let limit = state.cluster().map_or(0, |cluster| cluster.spec.task_history_limit);
     let most = kept.values().copied().max().unwrap_or(0);
     assert!(i64::try_from(most).expect("few") <= limit, "{name}: {most} tasks in one slot");
+}
+
+/// One task of the run has ended well in each slot, and none is left that has something to do.
+fn check_job(state: &State, service: &Service, run: u64) {
+    let name = &service.spec.name;
+    let n_wanted = match service.spec.mode {
+        ServiceMode::ReplicatedJob { total_completions, .. } => {
+            usize::try_from(total_completions).expect("few")
+        }
+        _ => state.nodes().len(),
+    };
+    let (done, others): (Vec<&Task>, Vec<_>) = state
+        .tasks_of_service(service.id)
+        .map(AsRef::as_ref)
+        .partition(|task| task.job_iteration == Some(run) && task.status.state == TaskState::Complete);
+    let slots: BTreeSet<_> = done.iter().map(|task| task.slot).collect();
+    assert_eq!((done.len(), slots.len()), (n_wanted, n_wanted), "{name}: {done:#?}");
+    for task in others {
+        assert!(task.desired_state >= TaskState::Shutdown, "{name}: {task:#?}");
+    }
 }

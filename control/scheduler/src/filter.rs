@@ -86,6 +86,7 @@ impl<'a> Filters<'a> {
                 let (asked, available) = (self.reservations, info.available());
                 (asked.nano_cpus <= 0 || asked.nano_cpus <= available.nano_cpus)
                     && (asked.memory_bytes <= 0 || asked.memory_bytes <= available.memory_bytes)
+                    && info.claim(&self.task.spec.resources.generic).is_some()
             }
             Refusal::Constraints => node_matches(&self.constraints, &info.node),
             Refusal::Platform => {
@@ -102,8 +103,16 @@ impl<'a> Filters<'a> {
 }
 
 impl Refusals {
-    /// All reasons, the one that hit most nodes first.
+    /// What is said of a task for which no node was found.
     pub(crate) fn explain(&self) -> String {
+        match self.reasons() {
+            reasons if reasons.is_empty() => "no suitable node".into(),
+            reasons => format!("no suitable node ({reasons})"),
+        }
+    }
+
+    /// All reasons, the one that hit most nodes first: what is said of a task whose node is given.
+    pub(crate) fn reasons(&self) -> String {
         let mut counted: Vec<(usize, Refusal)> =
             Refusal::ALL.into_iter().map(|refusal| (self.0[refusal as usize], refusal)).collect();
         counted.sort_by_key(|(n_nodes, _)| std::cmp::Reverse(*n_nodes));
@@ -112,11 +121,7 @@ impl Refusals {
             .filter(|(n_nodes, _)| *n_nodes > 0)
             .map(|(n_nodes, refusal)| refusal.explain(n_nodes))
             .collect();
-        if reasons.is_empty() {
-            "no suitable node".into()
-        } else {
-            format!("no suitable node ({})", reasons.join("; "))
-        }
+        reasons.join("; ")
     }
 }
 

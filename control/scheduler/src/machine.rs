@@ -206,7 +206,7 @@ impl Scheduler {
         if fits {
             Some(self.assign(task, id, CONFIRMED_MESSAGE, now))
         } else {
-            self.refuse(task, &refusals, now)
+            self.refuse(task, refusals.reasons(), now)
         }
     }
 
@@ -250,8 +250,9 @@ impl Scheduler {
             for info in self.nodes.values() {
                 filters.check(info, &mut refusals);
             }
+            let error = refusals.explain();
             for task in waiting {
-                changes.extend(self.refuse(task, &refusals, now));
+                changes.extend(self.refuse(task, error.clone(), now));
             }
         }
     }
@@ -263,17 +264,17 @@ impl Scheduler {
             message: message.into(),
             ..TaskStatus::default()
         };
-        let assigned = Task { node: Some(node), status, ..task.clone() };
+        let mut assigned = Task { node: Some(node), status, ..task.clone() };
         if let Some(info) = self.nodes.get_mut(&node) {
+            assigned.generic = info.claim(&task.spec.resources.generic).unwrap_or_default();
             info.put(&assigned);
             self.counted.insert(task.id, node);
         }
         Change::Update { object: Object::Task(Box::new(assigned)), expected: task.meta.version }
     }
 
-    fn refuse(&mut self, task: &Task, refusals: &Refusals, now: Timestamp) -> Option<Change> {
+    fn refuse(&mut self, task: &Task, error: String, now: Timestamp) -> Option<Change> {
         self.refused.entry(group_of(task)).or_default().insert(task.id);
-        let error = refusals.explain();
         (task.status.error != error).then(|| Change::TaskStatus {
             id: task.id,
             status: TaskStatus { error, at: now.max(task.status.at), ..task.status.clone() },

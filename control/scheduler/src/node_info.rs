@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use control_model::generic::{GenericRequests, GenericResources, claim};
 use control_model::object::Node;
 use control_model::spec::{Protocol, PublishMode, Resources};
 use control_model::{ServiceId, Task, TaskId, TaskState, Timestamp};
@@ -33,6 +34,7 @@ pub(crate) struct NodeInfo {
 struct Held {
     service: ServiceId,
     reserved: Resources,
+    generic: GenericResources,
     host_ports: Vec<(Protocol, u16)>,
     /// It is wanted: it counts for spreading.
     active: bool,
@@ -57,6 +59,7 @@ impl NodeInfo {
         let held = Held {
             service: task.service,
             reserved: task.spec.resources.reservations,
+            generic: task.generic.clone(),
             host_ports: host_ports(task).collect(),
             active: task.desired_state <= TaskState::Complete,
         };
@@ -102,6 +105,16 @@ impl NodeInfo {
             nano_cpus: total.nano_cpus.saturating_sub(self.reserved.nano_cpus),
             memory_bytes: total.memory_bytes.saturating_sub(self.reserved.memory_bytes),
         }
+    }
+
+    /// What a task with these requests would get here; `None` if there is not enough.
+    pub(crate) fn claim(&self, asked: &GenericRequests) -> Option<GenericResources> {
+        // Most tasks ask for nothing: nobody's is counted for them.
+        if asked.is_empty() {
+            return Some(GenericResources::new());
+        }
+        let held: Vec<_> = self.tasks.values().map(|held| &held.generic).collect();
+        claim(asked, &self.node.description.generic, &held)
     }
 
     pub(crate) fn has_host_port(&self, port: (Protocol, u16)) -> bool {

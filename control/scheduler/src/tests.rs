@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use control_model::change::{Change, Entry, Object, ObjectRef, RequestId};
+use control_model::generic::{environment, parse_resources};
 use control_model::object::{Node, NodeDescription, NodeState, NodeStatus, Slot, Task, TaskStatus};
 use control_model::spec::{Availability, PortConfig, Protocol, PublishMode, Resources, Role};
 use control_model::{NodeId, ServiceId, TaskId, TaskState, Timestamp};
@@ -149,7 +150,7 @@ fn confirms_a_given_node_or_says_why_not() {
         bind(task);
         task.spec.resources.reservations.memory_bytes = 17;
     })[0];
-    assert_eq!(world.task(big).status.error, "no suitable node (insufficient resources on 1 node)");
+    assert_eq!(world.task(big).status.error, "insufficient resources on 1 node");
     world.edit_node(node, |node| node.description.resources.memory_bytes = 17);
     assert_eq!(world.task(big).status.state, TaskState::Assigned);
     assert_eq!(world.task(big).node, Some(node));
@@ -205,6 +206,32 @@ fn host_ports_are_freed_with_their_task() {
     assert_eq!(waiting.status.error, "no suitable node (host-mode port already in use on 2 nodes)");
     world.end(ids[0], TaskState::Shutdown);
     assert_eq!(world.task(ids[2]).node, world.task(ids[0]).node);
+}
+
+#[test]
+fn generic_resources_are_given_once_and_come_back() {
+    let mut world = World::new();
+    let nodes = world.add_nodes(2);
+    let terms = ["gpu=a", "gpu=b", "ssd=3"].map(String::from);
+    world.edit_node(nodes[0], |node| node.description.generic = parse_resources(&terms).expect("a node's"));
+    let one_gpu = |task: &mut Task| {
+        task.spec.resources.generic.insert("gpu".into(), 1);
+    };
+    let ids = world.add_tasks(1, 3, one_gpu);
+    let given: Vec<_> = ids.iter().map(|id| environment(&world.task(*id).generic).join("")).collect();
+    assert_eq!(given, ["DOCKER_RESOURCE_GPU=a", "DOCKER_RESOURCE_GPU=b", ""]);
+    assert_eq!(world.task(ids[2]).status.error, "no suitable node (insufficient resources on 2 nodes)");
+    // Another leader counts the same.
+    world.machine = Scheduler::new(&world.state, world.now);
+    world.write(Vec::new());
+    assert_eq!(world.task(ids[2]).node, None);
+    world.end(ids[0], TaskState::Failed);
+    assert_eq!(environment(&world.task(ids[2]).generic), ["DOCKER_RESOURCE_GPU=a"]);
+    let ssd = world.add_tasks(2, 2, |task| {
+        task.spec.resources.generic.insert("ssd".into(), 2);
+    });
+    let placed: Vec<_> = ssd.iter().map(|id| world.task(*id).node).collect();
+    assert_eq!(placed, [Some(nodes[0]), None]);
 }
 
 #[test]

@@ -225,6 +225,9 @@ fn not_as_asked(state: &State, service: &Service) -> Option<String> {
     let n_wanted = match service.spec.mode {
         ServiceMode::Replicated { replicas } => usize::try_from(replicas).unwrap_or(usize::MAX),
         ServiceMode::Global => state.nodes().len(),
+        ServiceMode::ReplicatedJob { .. } | ServiceMode::GlobalJob => {
+            return Some(format!("{name} is a job: nobody here asks for one"));
+        }
     };
     let slots: BTreeSet<_> = wanted.iter().map(|task| task.slot).collect();
     if wanted.len() != n_wanted || slots.len() != n_wanted {

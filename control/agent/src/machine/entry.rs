@@ -187,11 +187,6 @@ impl Entry {
         false
     }
 
-    /// A replacement is prepared while its restart delay runs, or the task before it stops, and waits until it is wanted.
-    fn may_start(&self) -> bool {
-        self.task.as_ref().is_some_and(|task| task.desired_state >= TaskState::Running)
-    }
-
     fn advance_stop(&mut self, applied: u64, now: Timestamp, actions: &mut Vec<Action>) {
         match self.phase {
             Phase::Accepted | Phase::Preparing | Phase::Ready => {
@@ -229,6 +224,11 @@ impl Entry {
         self.tell(status(TaskState::Preparing, "preparing", now), actions);
         actions.push(Action::Prepare(Box::new(task)));
         true
+    }
+
+    /// The orchestrator holds a task back at READY until the restart delay has passed and the task before it has stopped.
+    fn may_start(&self) -> bool {
+        self.task.as_ref().is_some_and(Task::is_to_run)
     }
 
     fn start(&mut self, netns: &Path, now: Timestamp, actions: &mut Vec<Action>) {

@@ -3,8 +3,8 @@
 use control_model::Node;
 use control_model::spec::{Availability, NodeSpec, Role};
 
-use super::refuse_unknown;
 use super::words::Words;
+use super::{generic, refuse_unknown};
 use crate::dto::common::Rest;
 use crate::dto::node as api;
 use crate::dto::task as api_task;
@@ -34,6 +34,7 @@ pub fn node(node: &Node, raft: &RaftFacts, tls: &api::TlsInfo) -> api::Node {
             resources: api_task::Resources {
                 nano_cpus: description.resources.nano_cpus,
                 memory_bytes: description.resources.memory_bytes,
+                generic_resources: generic::shown(&description.generic),
                 ..api_task::Resources::default()
             },
             engine: api::EngineDescription {

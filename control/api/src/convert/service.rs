@@ -9,7 +9,7 @@ use control_store::State;
 
 use super::spec_out::{Defaults, endpoint_spec, port, service_spec};
 use super::words::Words;
-use crate::dto::common::Time;
+use crate::dto::common::{Time, Version};
 use crate::dto::service as api;
 
 /// The service; `status` where the caller asked for its counts.
@@ -30,7 +30,11 @@ pub fn service(
         service_status: status.map(|status| api::ServiceStatus {
             running_tasks: status.running_tasks,
             desired_tasks: status.desired_tasks,
-            completed_tasks: 0,
+            completed_tasks: status.completed_tasks,
+        }),
+        job_status: service.job.map(|job| api::JobStatus {
+            job_iteration: Version { index: job.iteration },
+            last_execution: Time(Some(job.last_execution)),
         }),
     }
 }

@@ -12,7 +12,7 @@ use control_model::spec::{
 };
 
 use super::words::Words;
-use super::{refuse_unknown, span};
+use super::{generic, refuse_unknown, span};
 use crate::dto::{service as api, task as api_task};
 use crate::error::ApiError;
 
@@ -46,17 +46,22 @@ pub fn service_spec(given: api::ServiceSpec, network: FindNetwork) -> Result<Ser
 }
 
 fn mode(given: api::ServiceMode) -> Result<ServiceMode, ApiError> {
-    // `{}` is how Go writes a job without numbers: a key alone already asks for the mode.
-    if let Some(job) = given.rest.keys().next() {
-        return Err(ApiError::unsupported(format!("Spec.Mode.{job}")));
+    // `{}` is how Go writes a mode without numbers: a key alone already asks for it.
+    if let Some(other) = given.rest.keys().next() {
+        return Err(ApiError::unsupported(format!("Spec.Mode.{other}")));
     }
-    match (given.replicated, given.global) {
-        (Some(_), Some(_)) => Err(ApiError::invalid("must specify only one service mode")),
-        (None, Some(_)) => Ok(ServiceMode::Global),
-        (replicated, None) => {
-            let replicas = replicated.and_then(|replicated| replicated.replicas).unwrap_or(1);
-            Ok(ServiceMode::Replicated { replicas })
-        }
+    let global = given.global.map(|_| ServiceMode::Global);
+    let global_job = given.global_job.map(|_| ServiceMode::GlobalJob);
+    let job = given.replicated_job.map(|job| {
+        let max_concurrent = job.max_concurrent.unwrap_or(1);
+        let total_completions = job.total_completions.unwrap_or(max_concurrent);
+        ServiceMode::ReplicatedJob { max_concurrent, total_completions }
+    });
+    let replicated = given.replicated.map(|r| ServiceMode::Replicated { replicas: r.replicas.unwrap_or(1) });
+    let mut asked = [global, global_job, job, replicated].into_iter().flatten();
+    match (asked.next(), asked.next()) {
+        (_, Some(_)) => Err(ApiError::invalid("must specify only one service mode")),
+        (asked, None) => Ok(asked.unwrap_or_default()),
     }
 }
 
@@ -263,6 +268,9 @@ fn resource_requirements(given: api_task::ResourceRequirements) -> Result<Resour
     let (limits, reservations) = (given.limits.unwrap_or_default(), given.reservations.unwrap_or_default());
     refuse_unknown(&limits.rest, &format!("{PLACE}.Limits"))?;
     refuse_unknown(&reservations.rest, &format!("{PLACE}.Reservations"))?;
+    if !limits.generic_resources.is_empty() {
+        return Err(ApiError::unsupported(format!("{PLACE}.Limits.GenericResources")));
+    }
     if reservations.pids != 0 {
         return Err(ApiError::unsupported(format!("{PLACE}.Reservations.Pids")));
     }
@@ -271,6 +279,7 @@ fn resource_requirements(given: api_task::ResourceRequirements) -> Result<Resour
     Ok(ResourceRequirements {
         limits: amounts(&limits),
         reservations: amounts(&reservations),
+        generic: generic::requests(reservations.generic_resources)?,
         // Docker takes -1 for "no limit" too.
         pids_limit: limits.pids.max(0),
     })

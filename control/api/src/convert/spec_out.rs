@@ -7,8 +7,8 @@ use control_model::spec::{
     ServiceSpec, TaskSpec, UpdateConfig,
 };
 
-use super::nanoseconds;
 use super::words::Words;
+use super::{generic, nanoseconds};
 use crate::dto::common::Rest;
 use crate::dto::{service as api, task as api_task};
 
@@ -24,20 +24,11 @@ pub fn service_spec(spec: &ServiceSpec, defaults: Defaults) -> api::ServiceSpec 
     let given = |given: bool, config: &UpdateConfig| {
         (given || defaults == Defaults::Insert).then(|| update_config(config))
     };
-    let mode = match spec.mode {
-        ServiceMode::Replicated { replicas } => api::ServiceMode {
-            replicated: Some(api::ReplicatedService { replicas: Some(replicas) }),
-            ..api::ServiceMode::default()
-        },
-        ServiceMode::Global => {
-            api::ServiceMode { global: Some(api::GlobalService {}), ..api::ServiceMode::default() }
-        }
-    };
     api::ServiceSpec {
         name: spec.name.clone(),
         labels: spec.labels.clone(),
         task_template: task_spec(&spec.task, defaults),
-        mode,
+        mode: mode(spec.mode),
         update_config: given(spec.has_update, &spec.update),
         rollback_config: given(spec.has_rollback, &spec.rollback),
         networks: Vec::new(),
@@ -58,6 +49,22 @@ pub fn task_spec(spec: &TaskSpec, defaults: Defaults) -> api_task::TaskSpec {
         runtime: "container".into(),
         rest: Rest::new(),
     }
+}
+
+fn mode(mode: ServiceMode) -> api::ServiceMode {
+    let mut shown = api::ServiceMode::default();
+    match mode {
+        ServiceMode::Replicated { replicas } => {
+            shown.replicated = Some(api::ReplicatedService { replicas: Some(replicas) });
+        }
+        ServiceMode::Global => shown.global = Some(api::GlobalService {}),
+        ServiceMode::ReplicatedJob { max_concurrent, total_completions } => {
+            let (max_concurrent, total_completions) = (Some(max_concurrent), Some(total_completions));
+            shown.replicated_job = Some(api::ReplicatedJob { max_concurrent, total_completions });
+        }
+        ServiceMode::GlobalJob => shown.global_job = Some(api::GlobalService {}),
+    }
+    shown
 }
 
 fn attachment(spec: &NetworkAttachmentSpec) -> api_task::NetworkAttachmentConfig {
@@ -138,7 +145,8 @@ fn container_spec(spec: &ContainerSpec, defaults: Defaults) -> api_task::Contain
     }
 }
 
-fn health_config(health: &HealthConfig) -> api_task::HealthConfig {
+/// A health check, times in nanoseconds.
+pub fn health_config(health: &HealthConfig) -> api_task::HealthConfig {
     api_task::HealthConfig {
         test: health.test.clone(),
         interval: nanoseconds(health.interval),
@@ -178,13 +186,13 @@ fn resource_requirements(requirements: &ResourceRequirements) -> api_task::Resou
             nano_cpus: limits.nano_cpus,
             memory_bytes: limits.memory_bytes,
             pids: requirements.pids_limit,
-            rest: Rest::new(),
+            ..api_task::Resources::default()
         }),
         reservations: Some(api_task::Resources {
             nano_cpus: reservations.nano_cpus,
             memory_bytes: reservations.memory_bytes,
-            pids: 0,
-            rest: Rest::new(),
+            generic_resources: generic::shown_requests(&requirements.generic),
+            ..api_task::Resources::default()
         }),
         rest: Rest::new(),
     }

@@ -5,9 +5,10 @@ use control_model::spec::{Labels, PublishMode};
 use control_model::{Task, TaskState};
 use control_store::State;
 
+use super::generic;
 use super::network::attached_network;
 use super::spec_out::{Defaults, port, task_spec};
-use crate::dto::common::Time;
+use crate::dto::common::{Time, Version};
 use crate::dto::task as api;
 
 /// The task.
@@ -25,7 +26,9 @@ pub fn task(state: &State, task: &Task) -> api::Task {
         node_id: task.node.map(|node| node.to_string()).unwrap_or_default(),
         status: status(task, &task.status),
         desired_state: task.desired_state.as_str(),
+        job_iteration: task.job_iteration.map(|index| Version { index }),
         networks_attachments: task.attachments.iter().filter_map(|a| attachment(state, a)).collect(),
+        generic_resources: generic::shown(&task.generic),
         volumes: None,
     }
 }

@@ -50,12 +50,30 @@ fn a_plain_service_comes_back_as_docker_shows_it() {
 }
 
 /// All that a service can say here.
-const FULL: &str = r#"{"Name":"all","Labels":{"a":"b"},"TaskTemplate":{"ContainerSpec":{"Image":"reg:5000/x:1","Labels":{"c":"d"},"Command":["/x"],"Args":["-v"],"Hostname":"{{.Task.Name}}","Env":["A=1","B"],"Dir":"/w","User":"1:2","Groups":["g"],"Init":true,"StopSignal":"SIGQUIT","TTY":true,"OpenStdin":true,"ReadOnly":true,"Mounts":[{"Type":"bind","Source":"/s","Target":"/t","ReadOnly":true},{"Type":"volume","Source":"v","Target":"/v","VolumeOptions":{"Labels":{"com.docker.stack.namespace":"s"}}},{"Type":"tmpfs","Target":"/tmp","TmpfsOptions":{"SizeBytes":1048576,"Mode":511}}],"StopGracePeriod":90000000000,"Hosts":["10.0.0.9 db"],"DNSConfig":{"Nameservers":["9.9.9.9"],"Search":["x"],"Options":["ndots:1"]},"Sysctls":{"net.core.somaxconn":"1024"},"CapabilityAdd":["CAP_NET_ADMIN"],"CapabilityDrop":["CAP_CHOWN"],"Ulimits":[{"Name":"nofile","Hard":2048,"Soft":1024}],"Healthcheck":{"Test":["CMD-SHELL","true"],"Interval":1000000000,"Timeout":2000000000,"StartPeriod":3000000000,"StartInterval":1000000,"Retries":4}},"Resources":{"Limits":{"NanoCPUs":500000000,"MemoryBytes":67108864,"Pids":100},"Reservations":{"NanoCPUs":250000000,"MemoryBytes":33554432}},"RestartPolicy":{"Condition":"on-failure","Delay":1000000000,"MaxAttempts":3,"Window":60000000000},"Placement":{"Constraints":["node.role==worker"],"Preferences":[{"Spread":{"SpreadDescriptor":"node.labels.zone"}}],"MaxReplicas":2,"Platforms":[{"Architecture":"amd64","OS":"linux"}]},"Networks":[{"Target":"0000000000000000000000005","Aliases":["db"]}],"ForceUpdate":4,"Runtime":"container"},"Mode":{"Global":{}},"UpdateConfig":{"Parallelism":2,"Delay":10000000000,"FailureAction":"rollback","Monitor":30000000000,"MaxFailureRatio":0.25,"Order":"start-first"},"RollbackConfig":{"Parallelism":0,"FailureAction":"continue","Monitor":5000000000,"MaxFailureRatio":0.0,"Order":"stop-first"},"EndpointSpec":{"Mode":"dnsrr","Ports":[{"Name":"p","Protocol":"udp","TargetPort":53,"PublishedPort":53,"PublishMode":"host"}]}}"#;
+const FULL: &str = r#"{"Name":"all","Labels":{"a":"b"},"TaskTemplate":{"ContainerSpec":{"Image":"reg:5000/x:1","Labels":{"c":"d"},"Command":["/x"],"Args":["-v"],"Hostname":"{{.Task.Name}}","Env":["A=1","B"],"Dir":"/w","User":"1:2","Groups":["g"],"Init":true,"StopSignal":"SIGQUIT","TTY":true,"OpenStdin":true,"ReadOnly":true,"Mounts":[{"Type":"bind","Source":"/s","Target":"/t","ReadOnly":true},{"Type":"volume","Source":"v","Target":"/v","VolumeOptions":{"Labels":{"com.docker.stack.namespace":"s"}}},{"Type":"tmpfs","Target":"/tmp","TmpfsOptions":{"SizeBytes":1048576,"Mode":511}}],"StopGracePeriod":90000000000,"Hosts":["10.0.0.9 db"],"DNSConfig":{"Nameservers":["9.9.9.9"],"Search":["x"],"Options":["ndots:1"]},"Sysctls":{"net.core.somaxconn":"1024"},"CapabilityAdd":["CAP_NET_ADMIN"],"CapabilityDrop":["CAP_CHOWN"],"Ulimits":[{"Name":"nofile","Hard":2048,"Soft":1024}],"Healthcheck":{"Test":["CMD-SHELL","true"],"Interval":1000000000,"Timeout":2000000000,"StartPeriod":3000000000,"StartInterval":1000000,"Retries":4}},"Resources":{"Limits":{"NanoCPUs":500000000,"MemoryBytes":67108864,"Pids":100},"Reservations":{"NanoCPUs":250000000,"MemoryBytes":33554432,"GenericResources":[{"DiscreteResourceSpec":{"Kind":"gpu","Value":2}}]}},"RestartPolicy":{"Condition":"on-failure","Delay":1000000000,"MaxAttempts":3,"Window":60000000000},"Placement":{"Constraints":["node.role==worker"],"Preferences":[{"Spread":{"SpreadDescriptor":"node.labels.zone"}}],"MaxReplicas":2,"Platforms":[{"Architecture":"amd64","OS":"linux"}]},"Networks":[{"Target":"0000000000000000000000005","Aliases":["db"]}],"ForceUpdate":4,"Runtime":"container"},"Mode":{"Global":{}},"UpdateConfig":{"Parallelism":2,"Delay":10000000000,"FailureAction":"rollback","Monitor":30000000000,"MaxFailureRatio":0.25,"Order":"start-first"},"RollbackConfig":{"Parallelism":0,"FailureAction":"continue","Monitor":5000000000,"MaxFailureRatio":0.0,"Order":"stop-first"},"EndpointSpec":{"Mode":"dnsrr","Ports":[{"Name":"p","Protocol":"udp","TargetPort":53,"PublishedPort":53,"PublishMode":"host"}]}}"#;
 
 #[test]
 fn a_full_service_comes_back_to_the_letter() {
     assert_eq!(round(FULL, Defaults::Omit), FULL);
     assert_eq!(round(FULL, Defaults::Insert), FULL);
+}
+
+#[test]
+fn jobs_come_back_to_the_letter() {
+    for (given, shown) in [
+        (r#"{"ReplicatedJob":{"MaxConcurrent":2,"TotalCompletions":7}}"#, None),
+        (r#"{"GlobalJob":{}}"#, None),
+        (r#"{"ReplicatedJob":{}}"#, Some(r#"{"ReplicatedJob":{"MaxConcurrent":1,"TotalCompletions":1}}"#)),
+        (
+            r#"{"ReplicatedJob":{"MaxConcurrent":3}}"#,
+            Some(r#"{"ReplicatedJob":{"MaxConcurrent":3,"TotalCompletions":3}}"#),
+        ),
+    ] {
+        let body =
+            format!(r#"{{"Name":"x","TaskTemplate":{{"ContainerSpec":{{"Image":"a"}}}},"Mode":{given}}}"#);
+        let round: Value = serde_json::from_str(&round(&body, Defaults::Omit)).expect("JSON");
+        assert_eq!(round["Mode"].to_string(), shown.unwrap_or(given), "{given}");
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::common::{Meta, Rest, Time, is_zero};
+use super::common::{Meta, Rest, Time, Version, is_zero};
 use super::task::{NetworkAttachmentConfig, TaskSpec};
 use control_model::spec::Labels;
 
@@ -23,6 +23,16 @@ pub struct Service {
     pub update_status: Option<UpdateStatus>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub service_status: Option<ServiceStatus>,
+    /// Of jobs alone: clients tell by it that a service is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub job_status: Option<JobStatus>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct JobStatus {
+    pub job_iteration: Version,
+    pub last_execution: Time,
 }
 
 /// What a user asks for.
@@ -47,7 +57,7 @@ pub struct ServiceSpec {
     pub rest: Rest,
 }
 
-/// One of the two is given.
+/// At most one is given; none is one replica.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "PascalCase")]
 pub struct ServiceMode {
@@ -55,8 +65,22 @@ pub struct ServiceMode {
     pub replicated: Option<ReplicatedService>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub global: Option<GlobalService>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replicated_job: Option<ReplicatedJob>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub global_job: Option<GlobalService>,
     #[serde(flatten)]
     pub rest: Rest,
+}
+
+/// No `MaxConcurrent` is 1, no `TotalCompletions` as many as those.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct ReplicatedJob {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_concurrent: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub total_completions: Option<u64>,
 }
 
 /// No `Replicas` is 1.
@@ -67,7 +91,7 @@ pub struct ReplicatedService {
     pub replicas: Option<u64>,
 }
 
-/// An empty object.
+/// An empty object, also for a global job.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GlobalService {}
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use control_model::spec::Labels;
 use serde::{Deserialize, Serialize};
 
-use super::common::{Meta, Rest, Time, is_false, is_zero};
+use super::common::{Meta, Rest, Time, Version, is_false, is_zero};
 use super::network::AttachedNetwork;
 use super::service::PortConfig;
 
@@ -22,15 +22,21 @@ pub struct Task {
     pub spec: TaskSpec,
     #[serde(rename = "ServiceID")]
     pub service_id: String,
-    /// 0 for a task of a global service.
+    /// 0 for a task of a global service, and for the first of a replicated job.
     #[serde(skip_serializing_if = "is_zero")]
     pub slot: u64,
     #[serde(rename = "NodeID", skip_serializing_if = "String::is_empty")]
     pub node_id: String,
     pub status: TaskStatus,
     pub desired_state: &'static str,
+    /// The job's run that it belongs to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub job_iteration: Option<Version>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub networks_attachments: Vec<NetworkAttachment>,
+    /// What it was given of its node's.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub generic_resources: Vec<GenericResource>,
     /// Cluster volumes: none.
     pub volumes: Option<Vec<()>>,
 }
@@ -252,7 +258,31 @@ pub struct ResourceRequirements {
     pub rest: Rest,
 }
 
-/// `Pids` is of limits only.
+/// One of the two is given.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct GenericResource {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub named_resource_spec: Option<NamedResource>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub discrete_resource_spec: Option<DiscreteResource>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct NamedResource {
+    pub kind: String,
+    pub value: String,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct DiscreteResource {
+    pub kind: String,
+    pub value: i64,
+}
+
+/// `Pids` is of limits only, `GenericResources` of reservations and nodes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "PascalCase")]
 pub struct Resources {
@@ -262,6 +292,8 @@ pub struct Resources {
     pub memory_bytes: i64,
     #[serde(skip_serializing_if = "is_zero")]
     pub pids: i64,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub generic_resources: Vec<GenericResource>,
     #[serde(flatten)]
     pub rest: Rest,
 }

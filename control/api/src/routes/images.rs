@@ -14,6 +14,7 @@ use tokio_util::io::StreamReader;
 use super::progress::{Lines, stream};
 use crate::base64;
 use crate::context::Api;
+use crate::convert::spec_out::health_config;
 use crate::dto::common::rfc3339;
 use crate::dto::image as api_image;
 use crate::engine::{
@@ -260,6 +261,7 @@ fn config(config: ImageConfig) -> api_image::Config {
         working_dir: config.working_dir,
         labels: config.labels,
         stop_signal: config.stop_signal,
+        healthcheck: config.health.as_ref().map(health_config),
     }
 }
 

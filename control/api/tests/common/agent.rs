@@ -12,6 +12,9 @@ use futures::StreamExt;
 /// An image of this name can't be got.
 pub const MISSING_IMAGE: &str = "missing";
 
+/// A container of such an image never ends by itself; those of jobs do at once.
+pub const ENDLESS_IMAGE: &str = "endless";
+
 /// Obeys until the store is gone.
 pub async fn obey(store: Arc<LocalStore>, table: Arc<LivenessTable>) {
     let (mut state, mut events) = store.subscribe();
@@ -46,6 +49,10 @@ fn answer(task: &Task) -> Option<Change> {
         }
         _ if missing => TaskState::Rejected,
         TaskState::Ready => TaskState::Ready,
+        TaskState::Complete if now == TaskState::Running => {
+            let is_endless = task.spec.container.image.starts_with(ENDLESS_IMAGE);
+            if is_endless { TaskState::Running } else { TaskState::Complete }
+        }
         _ => TaskState::Running,
     };
     (next > now).then(|| Change::TaskStatus { id: task.id, status: status(task, next) })

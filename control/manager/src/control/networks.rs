@@ -121,7 +121,7 @@ fn check_unused(state: &State, network: &Network) -> Result<(), ControlError> {
     }
     // A task that is wanted no more leaves by itself; the network goes after it.
     let user = state.tasks().iter().find(|task| {
-        task.desired_state <= TaskState::Running
+        task.desired_state <= TaskState::Complete
             && task.status.state <= TaskState::Running
             && task.attachments.iter().any(|a| a.network == network.id)
             && state.services().get(&task.service).is_some_and(|service| !service.pending_delete)

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use control_allocator::check_ports;
-use control_model::object::{UpdateState, UpdateStatus};
+use control_model::object::{JobStatus, UpdateState, UpdateStatus};
 use control_model::spec::{PublishMode, ServiceMode, ServiceSpec};
 use control_model::validate::validate_service;
-use control_model::{Change, Object, Service, ServiceId, TaskState};
+use control_model::{Change, Object, Service, ServiceId, TaskState, Timestamp};
 use control_store::State;
 
 use super::Control;
@@ -19,16 +19,13 @@ pub struct ServiceFilter {
     pub id_prefixes: Vec<String>,
     pub name_prefixes: Vec<String>,
     pub labels: LabelFilter,
-    /// `replicated`, `global`.
+    /// `replicated`, `global`, `replicated-job`, `global-job`.
     pub modes: Vec<String>,
 }
 
 impl ServiceFilter {
     fn matches(&self, service: &Service) -> bool {
-        let mode = match service.spec.mode {
-            ServiceMode::Replicated { .. } => "replicated",
-            ServiceMode::Global => "global",
-        };
+        let mode = service.spec.mode.word();
         starts_with_any(&service.id.to_string(), &self.id_prefixes)
             && starts_with_any(&service.spec.name, &self.name_prefixes)
             && labels_match(&service.spec.labels, &self.labels)
@@ -41,18 +38,25 @@ impl ServiceFilter {
 pub struct ServiceStatus {
     pub running_tasks: u64,
     pub desired_tasks: u64,
+    /// Of a job: those of its current run that have ended well.
+    pub completed_tasks: u64,
 }
 
 impl ServiceStatus {
     /// Of `service` in `state` (swarmkit `ListServiceStatuses`).
     pub fn of(state: &State, service: &Service) -> Self {
         let mut status = Self::default();
-        for task in state.tasks_of_service(service.id) {
+        let run = service.job_iteration();
+        for task in state.tasks_of_service(service.id).filter(|task| task.job_iteration == run) {
+            let is_complete = run.is_some() && task.status.state == TaskState::Complete;
             status.running_tasks += u64::from(task.status.state == TaskState::Running);
-            status.desired_tasks += u64::from(task.desired_state == TaskState::Running);
+            status.completed_tasks += u64::from(is_complete);
+            status.desired_tasks += u64::from(task.is_to_run() && !is_complete);
         }
-        if let ServiceMode::Replicated { replicas } = service.spec.mode {
-            status.desired_tasks = replicas;
+        match service.spec.mode {
+            ServiceMode::Replicated { replicas } => status.desired_tasks = replicas,
+            ServiceMode::ReplicatedJob { max_concurrent, .. } => status.desired_tasks = max_concurrent,
+            ServiceMode::Global | ServiceMode::GlobalJob => {}
         }
         status
     }
@@ -82,18 +86,20 @@ impl Control {
         })
         .await;
         let id = ServiceId::from_bits(rand::random());
+        let now = (self.clock)();
+        let job = spec.mode.is_job().then_some(JobStatus { iteration: 0, last_execution: now });
         self.write(|state| {
             if state.service_by_name(&spec.name).is_some() {
                 return Err(ControlError::NameConflict(Kind::Service, spec.name.clone()));
             }
             check_against_others(state, &spec, None)?;
-            let service = Service::new(id, spec.clone());
+            let service = Service { job, ..Service::new(id, spec.clone()) };
             Ok((vec![Change::Create(Object::Service(Box::new(service)))], id))
         })
         .await
     }
 
-    /// Gives the service `input` another spec, if its spec still has `version`.
+    /// Gives the service `input` another spec, if its spec still has `version`. A job runs again, whatever is new.
     pub async fn update_service(
         &self,
         input: &str,
@@ -101,6 +107,7 @@ impl Control {
         spec: ServiceSpec,
     ) -> Result<(), ControlError> {
         validate_service(&spec)?;
+        let now = (self.clock)();
         self.write(|state| {
             let old = find_service(state, input)?;
             if old.meta.spec_version != version {
@@ -118,6 +125,7 @@ impl Control {
                 previous_spec: Some(Box::new(old.spec.clone())),
                 previous_spec_version: old.meta.spec_version,
                 update_status: None,
+                job: next_run(old, now),
                 ..(**old).clone()
             };
             Ok((vec![update(service, old)], ()))
@@ -141,12 +149,14 @@ impl Control {
                 spec: (**previous).clone(),
                 previous_spec: Some(Box::new(old.spec.clone())),
                 previous_spec_version: old.meta.spec_version,
-                update_status: Some(UpdateStatus {
+                // A job is not updated task by task: it runs again.
+                update_status: old.job.is_none().then(|| UpdateStatus {
                     state: UpdateState::RollbackStarted,
                     started_at: now,
                     completed_at: None,
                     message: "manually requested rollback".into(),
                 }),
+                job: next_run(old, now),
                 ..(**old).clone()
             };
             Ok((vec![update(service, old)], ()))
@@ -162,6 +172,11 @@ impl Control {
         })
         .await
     }
+}
+
+/// The run that an update of `service` begins, if it is a job.
+fn next_run(service: &Service, now: Timestamp) -> Option<JobStatus> {
+    service.job.map(|job| JobStatus { iteration: job.iteration + 1, last_execution: now })
 }
 
 fn update(service: Service, old: &Service) -> Change {

@@ -57,7 +57,7 @@ impl Agents {
             TaskState::Assigned => plain(TaskState::Accepted),
             TaskState::Accepted => plain(TaskState::Preparing),
             TaskState::Preparing => plain(TaskState::Ready),
-            TaskState::Ready if task.desired_state == TaskState::Running => plain(TaskState::Starting),
+            TaskState::Ready if task.is_to_run() => plain(TaskState::Starting),
             TaskState::Starting => plain(TaskState::Running),
             TaskState::Running if self.doomed.remove(&task.id) => failed(),
             TaskState::Running if now.since(task.status.at) >= SHORT_LIFE => match image.as_str() {

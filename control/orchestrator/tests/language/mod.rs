@@ -4,9 +4,11 @@
 //! ```text
 //! node NAME [label=value]…      cpu, mem (GiB), manager=yes, arch and os are no labels
 //! drain|pause|active|kill|silence|revive|mute|remove NAME…
+//! relabel NODE label=value
+//! history N                    ended tasks kept per slot
 //! network NAME
 //! service NAME [key=value]…     see `spec.rs`
-//! update NAME [key=value]…      as the API does it: remembers the old spec, clears the update status
+//! update NAME [key=value]…      as the API does it: remembers the old spec, clears the update status, runs a job again
 //! rollback|rm NAME              as the API does it
 //! delete NAME                   the service object goes at once
 //! fail NAME.SLOT                the running task fails
@@ -24,7 +26,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use control_model::change::{Change, Object, ObjectRef};
-use control_model::object::{Network, Node, NodeState, Service, UpdateState, UpdateStatus};
+use control_model::object::{JobStatus, Network, Node, NodeState, Service, UpdateState, UpdateStatus};
 use control_model::spec::{Availability, NetworkSpec, Role};
 use control_model::{NetworkId, NodeId, ServiceId, TaskId, TaskState};
 
@@ -87,6 +89,8 @@ impl Player {
                 let id = self.running(words[0]);
                 self.cluster.commit(vec![Change::Delete(ObjectRef::Task(id))]);
             }
+            "relabel" => self.relabel(words[0], words[1]),
+            "history" => self.keep_history(number(words[0])),
             "leader" => self.cluster.change_leader(),
             "pass" => {
                 let hours: u64 = number(words[0].trim_end_matches('h'));
@@ -139,6 +143,22 @@ impl Player {
         }
     }
 
+    fn relabel(&mut self, name: &str, label: &str) {
+        let state = self.cluster.state();
+        let mut node = Node::clone(state.nodes().get(&node_id(&state, name)).expect("a node"));
+        let (key, value) = label.split_once('=').expect("label=value");
+        node.spec.labels.insert(key.into(), value.into());
+        let expected = node.meta.version;
+        self.cluster.commit(vec![Change::Update { object: Object::Node(Box::new(node)), expected }]);
+    }
+
+    fn keep_history(&mut self, limit: i64) {
+        let mut cluster = (**self.cluster.state().cluster().expect("a cluster")).clone();
+        cluster.spec.task_history_limit = limit;
+        let expected = cluster.meta.version;
+        self.cluster.commit(vec![Change::Update { object: Object::Cluster(Box::new(cluster)), expected }]);
+    }
+
     fn set_availability(&mut self, id: NodeId, availability: Availability) {
         let node = self.cluster.state().nodes().get(&id).expect("a node").clone();
         let mut changed = Node::clone(&node);
@@ -166,6 +186,7 @@ impl Player {
     fn add_service(&mut self, name: &str, words: &[&str]) {
         let mut service = new_service(ServiceId::from_bits(self.cluster.ids.next()), name);
         spec::edit(&self.cluster.state(), &mut service.spec, words);
+        service.job = service.spec.mode.is_job().then(JobStatus::default);
         self.cluster.commit(vec![Change::Create(Object::Service(Box::new(service)))]);
     }
 
@@ -176,6 +197,8 @@ impl Player {
         spec::edit(&state, &mut new.spec, words);
         new.previous_spec = Some(Box::new(old.spec.clone()));
         new.update_status = None;
+        new.job =
+            old.job.map(|job| JobStatus { iteration: job.iteration + 1, last_execution: self.cluster.now() });
         let object = Object::Service(Box::new(new));
         self.cluster.commit(vec![Change::Update { object, expected: old.meta.version }]);
     }
@@ -190,7 +213,8 @@ impl Player {
             completed_at: None,
             message: "manually requested rollback".into(),
         });
-        let new = Service { spec, previous_spec: None, update_status, ..Service::clone(old) };
+        let previous_spec = Some(Box::new(old.spec.clone()));
+        let new = Service { spec, previous_spec, update_status, ..Service::clone(old) };
         let object = Object::Service(Box::new(new));
         self.cluster.commit(vec![Change::Update { object, expected: old.meta.version }]);
     }

@@ -42,12 +42,21 @@ pub fn ls(state: &State, output: &mut String) {
     services.sort_by_key(|service| &service.spec.name);
     for service in services {
         let runs = |t: &&std::sync::Arc<Task>| {
-            t.status.state == TaskState::Running && t.desired_state <= TaskState::Running
+            t.status.state == TaskState::Running && t.desired_state <= TaskState::Complete
         };
         let n_running = state.tasks_of_service(service.id).filter(runs).count();
+        let n_complete = || {
+            let of_run = |t: &&std::sync::Arc<Task>| t.job_iteration == service.job_iteration();
+            let done = |t: &std::sync::Arc<Task>| t.status.state == TaskState::Complete;
+            state.tasks_of_service(service.id).filter(of_run).filter(|task| done(task)).count()
+        };
         let n_wanted = match service.spec.mode {
             ServiceMode::Replicated { replicas } => replicas.to_string(),
             ServiceMode::Global => "global".into(),
+            ServiceMode::ReplicatedJob { max_concurrent, total_completions } => {
+                format!("{max_concurrent} ({}/{total_completions} completed)", n_complete())
+            }
+            ServiceMode::GlobalJob => format!("global ({} completed)", n_complete()),
         };
         writeln!(output, "{} {n_running}/{n_wanted}", service.spec.name).expect("a string");
     }
@@ -78,7 +87,7 @@ pub fn spread(state: &State, service: &str, output: &mut String) {
     let service = state.service_by_name(service).expect("a service");
     let mut counts: BTreeMap<String, usize> =
         state.nodes().iter().map(|node| (node.description.hostname.clone(), 0)).collect();
-    for task in state.tasks_of_service(service.id).filter(|t| t.desired_state <= TaskState::Running) {
+    for task in state.tasks_of_service(service.id).filter(|t| t.desired_state <= TaskState::Complete) {
         *counts.entry(node_name(state, task.node)).or_default() += 1;
     }
     let words: Vec<String> = counts.into_iter().map(|(node, n)| format!("{node}={n}")).collect();
@@ -147,9 +156,9 @@ pub fn picture(state: &State, service: &str) -> String {
     let mut counts: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
     for task in state.tasks_of_service(service.id) {
         let (running, coming) = counts.entry(&task.spec.container.image).or_default();
-        if task.status.state == TaskState::Running && task.desired_state <= TaskState::Running {
+        if task.status.state == TaskState::Running && task.desired_state <= TaskState::Complete {
             *running += 1;
-        } else if task.desired_state <= TaskState::Running && !task.status.state.is_terminal() {
+        } else if task.desired_state <= TaskState::Complete && !task.status.state.is_terminal() {
             *coming += 1;
         }
     }

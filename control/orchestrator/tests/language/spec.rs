@@ -14,9 +14,12 @@ pub fn edit(state: &State, spec: &mut ServiceSpec, words: &[&str]) {
         match key {
             "replicas" => spec.mode = ServiceMode::Replicated { replicas: number(value) },
             "global" => spec.mode = ServiceMode::Global,
+            "job" => spec.mode = job(value),
+            "global-job" => spec.mode = ServiceMode::GlobalJob,
             "image" => spec.task.container.image = value.into(),
             "label" => drop(spec.labels.insert(value.into(), String::new())),
             "slow" => drop(spec.labels.insert(ServiceSpec::SLOW_START_LABEL.into(), value.into())),
+            "rebalance" => drop(spec.labels.insert(ServiceSpec::REBALANCE_LABEL.into(), value.into())),
             "not-slow" => drop(spec.labels.remove(ServiceSpec::SLOW_START_LABEL)),
             "force" => spec.task.force_update += 1,
             "net" => {
@@ -77,6 +80,12 @@ fn edit_config(config: &mut UpdateConfig, key: &str, value: &str) {
         }
         _ => panic!("unknown word {key}={value}"),
     }
+}
+
+/// `TOTAL`, or `TOTAL/CONCURRENT`.
+fn job(value: &str) -> ServiceMode {
+    let (total, concurrent) = value.split_once('/').unwrap_or((value, value));
+    ServiceMode::ReplicatedJob { max_concurrent: number(concurrent), total_completions: number(total) }
 }
 
 /// `PUBLISHED:TARGET`, or `TARGET` alone.

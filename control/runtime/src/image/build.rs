@@ -8,6 +8,7 @@ use oci_spec::image::{
 use super::archive::Spooled;
 use super::content::Content;
 use super::error::ImageError;
+use super::health::with_health;
 
 /// Stores the layer, the configuration and the manifest; gives the manifest's digest.
 pub(super) fn build_image(
@@ -41,6 +42,20 @@ pub(super) fn build_image(
         .layers([descriptor(MediaType::ImageLayer, &layer_digest, layer_len)?])
         .build()
         .map_err(built)?;
+    content.put_bytes(&serde_json::to_vec(&manifest).expect("it has text keys only"))
+}
+
+/// The image with this HEALTHCHECK in its configuration; gives the manifest's digest, which is another one if that is new.
+pub(super) fn keep_health(
+    content: &Content,
+    manifest_digest: String,
+    health: &serde_json::Value,
+) -> Result<String, ImageError> {
+    let mut manifest = content.manifest(&manifest_digest)?;
+    let before = content.bytes(manifest.config().digest().as_ref())?;
+    let Some(configuration) = with_health(&before, health) else { return Ok(manifest_digest) };
+    let config_digest = content.put_bytes(&configuration)?;
+    manifest.set_config(descriptor(MediaType::ImageConfig, &config_digest, configuration.len() as u64)?);
     content.put_bytes(&serde_json::to_vec(&manifest).expect("it has text keys only"))
 }
 

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use oci_spec::image::{Config, ConfigBuilder};
 
 use super::error::ChangeError;
+use super::health::parse_instruction;
 
 /// The run configuration that a list of instructions makes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -18,6 +19,7 @@ pub struct ImageChanges {
     user: String,
     working_dir: String,
     stop_signal: String,
+    health: Option<serde_json::Value>,
 }
 
 impl ImageChanges {
@@ -52,9 +54,15 @@ impl ImageChanges {
             "USER" => rest.clone_into(&mut self.user),
             "WORKDIR" => rest.clone_into(&mut self.working_dir),
             "STOPSIGNAL" => rest.clone_into(&mut self.stop_signal),
+            "HEALTHCHECK" => self.health = Some(parse_instruction(rest)?),
             _ => return Err(ChangeError::NotAllowed(word.to_lowercase())),
         }
         Ok(())
+    }
+
+    /// Its HEALTHCHECK, which an OCI configuration has no field for.
+    pub(super) fn health(&self) -> Option<serde_json::Value> {
+        self.health.clone()
     }
 
     /// The configuration for an image's config blob; what was not set is absent.

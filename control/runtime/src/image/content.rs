@@ -54,6 +54,12 @@ impl Content {
         self.read(digest, |path| ImageConfiguration::from_file(path))
     }
 
+    /// The blob itself. For descriptions: layers are large.
+    pub fn bytes(&self, digest: &str) -> Result<Vec<u8>, ImageError> {
+        let path = self.blob_path(digest)?;
+        std::fs::read(&path).map_err(ImageError::io(&path))
+    }
+
     fn read<T>(
         &self,
         digest: &str,

@@ -52,6 +52,8 @@ pub enum PullError {
 pub enum ChangeError {
     #[error("{0} is not a valid change command")]
     NotAllowed(String),
+    #[error("HEALTHCHECK: {0:?} is neither an option nor NONE or CMD")]
+    Healthcheck(String),
     #[error("{instruction} requires {needs}")]
     Arguments { instruction: String, needs: &'static str },
 }

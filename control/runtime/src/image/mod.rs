@@ -5,6 +5,7 @@ mod build;
 mod change;
 mod content;
 mod error;
+mod health;
 mod index;
 mod reference;
 mod skopeo;

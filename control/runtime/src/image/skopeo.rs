@@ -53,9 +53,27 @@ impl Skopeo {
         reference: &Reference,
         auth: Option<&RegistryAuth>,
     ) -> Result<Vec<u8>, ImageError> {
+        self.inspect(reference, auth, &["--raw"]).await
+    }
+
+    /// The configuration that it has for an image, byte for byte: what a copy converts is still in it.
+    pub async fn raw_configuration(
+        &self,
+        reference: &Reference,
+        auth: Option<&RegistryAuth>,
+    ) -> Result<Vec<u8>, ImageError> {
+        self.inspect(reference, auth, &["--config", "--raw"]).await
+    }
+
+    async fn inspect(
+        &self,
+        reference: &Reference,
+        auth: Option<&RegistryAuth>,
+        what: &[&str],
+    ) -> Result<Vec<u8>, ImageError> {
         let auth_file = self.auth_file(reference, auth)?;
         let mut command = skopeo(INSPECT_TIMEOUT);
-        command.args(["inspect", "--raw"]);
+        command.arg("inspect").args(what);
         if self.is_insecure(reference) {
             command.arg("--tls-verify=false");
         }
@@ -66,6 +84,17 @@ impl Skopeo {
             return Ok(output.stdout);
         }
         Err(pull_error(reference, &String::from_utf8_lossy(&output.stderr)).into())
+    }
+
+    /// The same of an image of an archive file.
+    pub async fn raw_configuration_of_archive(&self, source: &str) -> Result<Vec<u8>, ImageError> {
+        let mut command = skopeo(INSPECT_TIMEOUT);
+        command.args(["inspect", "--config", "--raw", source]);
+        let output = command.output().await.map_err(ImageError::io("skopeo"))?;
+        if output.status.success() {
+            return Ok(output.stdout);
+        }
+        Err(ImageError::BadArchive(message_of(&String::from_utf8_lossy(&output.stderr))))
     }
 
     /// Copies an image from its registry into `layout`; `progress` gets skopeo's lines.

@@ -4,14 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use control_model::spec::HealthConfig;
 use oci_spec::image::{Config, ImageConfiguration};
 use tokio::io::AsyncRead;
 
 use super::archive::{images_of, spool};
-use super::build::build_image;
+use super::build::{build_image, keep_health};
 use super::change::ImageChanges;
 use super::content::{Content, hex_of, sha256_digest};
 use super::error::ImageError;
+use super::health::{health_of, health_value};
 use super::index::{ImageRecord, IndexFile};
 use super::reference::Reference;
 use super::skopeo::{RegistryAuth, Skopeo};
@@ -40,6 +42,8 @@ struct Inner {
 pub struct LocalImage {
     pub record: ImageRecord,
     pub config: Config,
+    /// The image's HEALTHCHECK.
+    pub health: Option<HealthConfig>,
     /// Flattened, read-only by convention.
     pub rootfs: PathBuf,
 }
@@ -51,6 +55,8 @@ pub struct ImageDetails {
     /// Familiar names, `nginx:latest`.
     pub names: Vec<String>,
     pub configuration: ImageConfiguration,
+    /// Its HEALTHCHECK.
+    pub health: Option<HealthConfig>,
 }
 
 impl ImageStore {
@@ -92,7 +98,8 @@ impl ImageStore {
             (record.clone(), file.index.names_of(&record.id))
         };
         let configuration = self.0.content.configuration(&record.id)?;
-        Ok(ImageDetails { record, names, configuration })
+        let health = health_of(&self.0.content.bytes(&record.id)?);
+        Ok(ImageDetails { record, names, configuration, health })
     }
 
     /// The local image, unpacked.
@@ -102,7 +109,8 @@ impl ImageStore {
         let _guard = only_one.lock().await;
         let rootfs = unpacked(&self.0.content, &record, &self.0.rootfs_dir).await?;
         let config = self.0.content.configuration(&record.id)?.config().clone().unwrap_or_default();
-        Ok(LocalImage { record, config, rootfs })
+        let health = health_of(&self.0.content.bytes(&record.id)?);
+        Ok(LocalImage { record, config, health, rootfs })
     }
 
     /// Gets the image from its registry, whether it is here or not. `progress` gets one line at a time.
@@ -122,8 +130,14 @@ impl ImageStore {
         // By digest, so that a tag moved between the two requests can't mix two images.
         let at_digest = reference.at_digest(&digest);
         let work = self.0.content.work_layout(None)?;
-        self.0.skopeo.pull(&Reference::parse(&at_digest)?, auth, &work, progress).await?;
-        let manifest = work.manifest()?.digest().to_string();
+        let pinned = Reference::parse(&at_digest)?;
+        self.0.skopeo.pull(&pinned, auth, &work, progress).await?;
+        let mut manifest = work.manifest()?.digest().to_string();
+        // Another digest: it was converted, or chosen from a list of images.
+        if manifest != digest {
+            let source = self.0.skopeo.raw_configuration(&pinned, auth).await?;
+            manifest = self.with_health_of(manifest, &source)?;
+        }
         self.add(&manifest, reference.tagged().as_slice(), Some(at_digest)).await
     }
 
@@ -139,7 +153,9 @@ impl ImageStore {
                 image.names.iter().map(|name| Reference::parse(name)).collect::<Result<Vec<_>, _>>()?;
             let work = self.0.content.work_layout(None)?;
             self.0.skopeo.copy_archive(&image.source, &work).await?;
-            let record = self.add(work.manifest()?.digest().as_ref(), &names, None).await?;
+            let source = self.0.skopeo.raw_configuration_of_archive(&image.source).await?;
+            let manifest = self.with_health_of(work.manifest()?.digest().to_string(), &source)?;
+            let record = self.add(&manifest, &names, None).await?;
             loaded.extend(names.iter().map(Reference::familiar));
             if names.is_empty() {
                 loaded.push(record.id);
@@ -159,7 +175,14 @@ impl ImageStore {
         let _adding = self.0.adding.read().await;
         let layer = spool(stream, &self.0.scratch).await?;
         let (content, config, message) = (self.0.content.clone(), changes.to_config(), message.to_owned());
-        let build = move || build_image(&content, &layer, config, &message);
+        let health = changes.health();
+        let build = move || {
+            let manifest = build_image(&content, &layer, config, &message)?;
+            match health {
+                Some(health) => keep_health(&content, manifest, &health),
+                None => Ok(manifest),
+            }
+        };
         let manifest = tokio::task::spawn_blocking(build).await.expect("does not panic")?;
         self.add(&manifest, name.map(std::slice::from_ref).unwrap_or_default(), None).await
     }
@@ -215,6 +238,14 @@ impl ImageStore {
         file.update(|index| index.names.retain(|name, _| !gone.contains(name)))?;
         let familiar = gone.iter().filter_map(|name| Reference::parse(name).ok()).map(|name| name.familiar());
         Ok((record, familiar.collect()))
+    }
+
+    /// The image with the HEALTHCHECK that its source's configuration has.
+    fn with_health_of(&self, manifest: String, source: &[u8]) -> Result<String, ImageError> {
+        match health_value(source) {
+            Some(health) => keep_health(&self.0.content, manifest, &health),
+            None => Ok(manifest),
+        }
     }
 
     fn referenced_blobs(&self) -> Result<BTreeSet<String>, ImageError> {

@@ -48,6 +48,23 @@ pub struct Health {
     pub log: VecDeque<Probe>,
 }
 
+/// What a container is to be asked: the service's words, and the image's where the service has none (moby
+/// `daemon/commit.go`).
+pub(super) fn over_image(service: Option<&HealthConfig>, image: Option<&HealthConfig>) -> HealthConfig {
+    let (Some(service), Some(image)) = (service, image) else {
+        return service.or(image).cloned().unwrap_or_default();
+    };
+    let or = |own: Duration, other: Duration| if own.is_zero() { other } else { own };
+    HealthConfig {
+        test: if service.test.is_empty() { &image.test } else { &service.test }.clone(),
+        interval: or(service.interval, image.interval),
+        timeout: or(service.timeout, image.timeout),
+        start_period: or(service.start_period, image.start_period),
+        start_interval: or(service.start_interval, image.start_interval),
+        retries: if service.retries == 0 { image.retries } else { service.retries },
+    }
+}
+
 impl HealthCheck {
     /// `None` if there is nothing to run.
     pub(super) fn of(config: &HealthConfig) -> Option<Self> {
@@ -140,6 +157,25 @@ mod tests {
         for nothing in [&["NONE"][..], &[], &["CMD"]] {
             assert_eq!(of(nothing), None);
         }
+    }
+
+    #[test]
+    fn a_service_speaks_over_its_image() {
+        let seconds = Duration::from_secs;
+        let config = |test: &[&str], interval, retries| HealthConfig {
+            test: test.iter().map(|&word| word.to_owned()).collect(),
+            interval: seconds(interval),
+            retries,
+            ..HealthConfig::default()
+        };
+        let image = config(&["CMD", "/image"], 7, 9);
+        assert_eq!(over_image(None, None), HealthConfig::default());
+        assert_eq!(over_image(None, Some(&image)), image);
+        assert_eq!(over_image(Some(&image), None), image);
+        // Times alone leave the image's command, `NONE` puts an end to it.
+        assert_eq!(over_image(Some(&config(&[], 2, 0)), Some(&image)), config(&["CMD", "/image"], 2, 9));
+        let none = over_image(Some(&config(&["NONE"], 0, 0)), Some(&image));
+        assert_eq!(HealthCheck::of(&none), None);
     }
 
     #[test]

@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 
 use control_model::Task;
 use control_model::Timestamp;
+use control_model::generic;
 use control_model::object::HealthStatus;
 use control_model::spec::{DEFAULT_STOP_GRACE_PERIOD, Labels, PortConfig, PublishMode};
 use control_model::template::TemplateContext;
 
 use super::cgroup::CgroupLayout;
 use super::error::PrepareError;
-use super::health::HealthCheck;
+use super::health::{HealthCheck, over_image};
 use super::limits::resources;
 use super::mounts::{etc_mounts, kernel_mounts, merged, user_mounts};
 use super::net_files::{hosts, hosts_are_valid, resolv_conf};
@@ -73,7 +74,7 @@ impl Preparation<'_> {
             stop_grace: container.stop_grace_period.unwrap_or(DEFAULT_STOP_GRACE_PERIOD),
             stage: Stage::Prepared,
             ended: None,
-            health: HealthCheck::of(&container.health.clone().unwrap_or_default())
+            health: HealthCheck::of(&over_image(container.health.as_ref(), self.image.health.as_ref()))
                 .map(|check| HealthRecord { check, status: HealthStatus::Starting }),
         })
     }
@@ -130,7 +131,8 @@ impl Preparation<'_> {
     fn environment(&self, hostname: &str) -> Result<Vec<String>, PrepareError> {
         let container = &self.task.spec.container;
         let own = container.env.iter().map(|entry| self.context().expand(entry));
-        let own = own.collect::<Result<Vec<_>, _>>()?;
+        let mut own = own.collect::<Result<Vec<_>, _>>()?;
+        own.extend(generic::environment(&self.task.generic));
         Ok(environment(&self.image.config, &own, hostname, container.tty))
     }
 

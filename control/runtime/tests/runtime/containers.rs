@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::common::{PATIENCE, TestNode, cgroup_dirs, task};
 use control_model::Task;
 use control_model::executor::{Executor, ExecutorError, Exit};
+use control_model::generic::parse_resources;
 use control_model::object::HealthStatus;
 use control_model::spec::{HealthConfig, Mount, MountKind, PortConfig, Protocol, PublishMode};
 
@@ -42,14 +43,24 @@ async fn a_container_sees_what_docker_would_show_it() {
     let mut seen = task("toolbox:1", &commands);
     seen.spec.container.env = vec!["NODE={{.Node.Hostname}}".into(), "SLOT={{.Task.Slot}}".into()];
     seen.spec.container.hostname = "{{.Service.Name}}-{{.Task.Slot}}".into();
+    let given = ["gpu=b", "gpu=a", "ssd=3"].map(String::from);
+    seen.generic = parse_resources(&given).expect("a node's");
     let port = |published, mode| PortConfig::new(Protocol::Tcp, 80, published, mode);
     seen.ports =
         vec![port(8080, PublishMode::Ingress), port(8081, PublishMode::Host), port(0, PublishMode::Host)];
     let (code, lines) = node.output(&seen).await;
     assert_eq!(code, 0);
-    for line in
-        ["FROM=image", "NODE=test-node", "SLOT=1", "HOSTNAME=web-1", "web-1", "nameserver 127.0.0.11", "lo"]
-    {
+    for line in [
+        "FROM=image",
+        "DOCKER_RESOURCE_GPU=a,b",
+        "DOCKER_RESOURCE_SSD=3",
+        "NODE=test-node",
+        "SLOT=1",
+        "HOSTNAME=web-1",
+        "web-1",
+        "nameserver 127.0.0.11",
+        "lo",
+    ] {
         assert!(lines.iter().any(|one| one == line), "{line} in {lines:#?}");
     }
     let record = node.oci.container_of_task(seen.id).expect("known").record;

@@ -14,13 +14,13 @@ const RUNC: &str = "/usr/sbin/runc";
 const ENTRYPOINT: &str = r#"ENTRYPOINT ["/toolbox"]"#;
 
 /// Debian's registry on a port of its own, plain HTTP.
-struct Registry {
+pub struct Registry {
     child: Child,
-    name: String,
+    pub name: String,
 }
 
 impl Registry {
-    async fn start(dir: &Path) -> Self {
+    pub async fn start(dir: &Path) -> Self {
         let port = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound").port();
         let config = dir.join("registry.yml");
         let storage = dir.join("registry").display().to_string();
@@ -51,7 +51,7 @@ impl Drop for Registry {
 }
 
 /// Copies an image out of a node's store by skopeo.
-fn copy_out(node: &TestNode, image: &str, target: &str, more: &[&str]) {
+pub fn copy_out(node: &TestNode, image: &str, target: &str, more: &[&str]) {
     let record = node.oci.images().find(image).expect("imported");
     let store = node.dir.path().join("state/images/layout");
     let blob = store.join("blobs/sha256").join(&record.manifest[7..]);

@@ -2,4 +2,5 @@
 
 mod common;
 mod containers;
+mod image_health;
 mod images;
