@@ -21,7 +21,7 @@ const PERIOD: Duration = Duration::from_secs(1);
 /// What has to be done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Step {
-    Write(Change),
+    Write(Box<Change>),
     RemoveVoter(u64),
 }
 
@@ -38,12 +38,14 @@ fn plan(state: &State, members: &BTreeMap<u64, Member>) -> Vec<Step> {
         if node.spec.role == Role::Worker {
             steps.push(Step::RemoveVoter(*raft_id));
         } else if other.is_none() && node.manager != Some(status) {
-            steps.push(Step::Write(Change::NodeManager { id: node.id, manager: Some(status) }));
+            let change = Change::NodeManager { id: node.id, manager: Some(status) };
+            steps.push(Step::Write(Box::new(change)));
         }
     }
     for node in state.nodes().iter() {
         if node.manager.is_some_and(|m| !members.contains_key(&m.raft_id)) {
-            steps.push(Step::Write(Change::NodeManager { id: node.id, manager: None }));
+            let change = Change::NodeManager { id: node.id, manager: None };
+            steps.push(Step::Write(Box::new(change)));
         }
     }
     steps
@@ -74,7 +76,7 @@ async fn lead(consensus: &Consensus) {
 async fn do_step(consensus: &Consensus, step: Step) {
     match step {
         Step::Write(change) => {
-            if let Err(error) = consensus.propose(vec![change]).await {
+            if let Err(error) = consensus.propose(vec![*change]).await {
                 tracing::warn!(%error, "manager status not written");
             }
         }
@@ -132,7 +134,8 @@ mod tests {
     }
 
     fn write(id: u128, raft_id: Option<u64>) -> Step {
-        Step::Write(Change::NodeManager { id: NodeId::from_bits(id), manager: raft_id.map(status) })
+        let change = Change::NodeManager { id: NodeId::from_bits(id), manager: raft_id.map(status) };
+        Step::Write(Box::new(change))
     }
 
     #[test]

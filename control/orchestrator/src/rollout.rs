@@ -16,9 +16,9 @@ use control_store::State;
 use crate::dirty::is_task_dirty;
 use crate::node::node_of;
 use crate::rebalance::wants as wants_rebalancing;
-use crate::restart::{ended_by_itself, is_on_node};
+use crate::restart::{ended_by_itself, first_desire, is_on_node};
 use crate::service::Looked;
-use crate::slot::is_wanted;
+use crate::slot::{SlotTasks, is_wanted};
 use crate::work::{Step, Work};
 
 /// An update that goes on.
@@ -219,8 +219,13 @@ impl Step<'_> {
 
     fn renew(&mut self, service: &Service, slot: &DirtySlot, order: UpdateOrder) -> TaskId {
         let wanted: Vec<_> = slot.tasks.iter().filter(|task| is_wanted(task)).collect();
-        let waits = order == UpdateOrder::StopFirst && wanted.iter().any(|task| is_on_node(task));
-        let id = self.create(service, slot.slot, if waits { TaskState::Ready } else { TaskState::Running });
+        let mut desired = TaskState::Running;
+        if order == UpdateOrder::StopFirst {
+            let all = SlotTasks::read(self.state, service.id, slot.slot);
+            let waits = wanted.iter().any(|task| is_on_node(task));
+            desired = if waits { TaskState::Ready } else { first_desire(self.state, Some(&all)) };
+        }
+        let id = self.create(service, slot.slot, desired);
         if order == UpdateOrder::StopFirst {
             for task in wanted {
                 self.desire(task, TaskState::Shutdown);

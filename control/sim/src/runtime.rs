@@ -171,7 +171,8 @@ impl World {
         }
         path.wanted = Some(view);
         if !std::mem::replace(&mut path.is_pass_due, true) {
-            let after = self.random.between(PASSES_IN.0, PASSES_IN.1);
+            let slowness = if acknowledges_early { 20 } else { 1 };
+            let after = self.random.between(PASSES_IN.0, PASSES_IN.1) * slowness;
             self.queue.after(after, Event::Pass { host: id, life });
         }
     }

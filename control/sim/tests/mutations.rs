@@ -21,7 +21,7 @@ fn broken_by(mutation: Mutation, scenario: Scenario, law: &str) {
 
 #[test]
 fn a_task_of_another_node() {
-    broken_by(Mutation::ForeignTask, Scenario::Calm, "nobody gets a task that is not its own");
+    broken_by(Mutation::ForeignTask, Scenario::Crashes, "nobody gets a task that is not its own");
 }
 
 #[test]

@@ -285,6 +285,7 @@ pub struct DiscreteResource {
 /// `Pids` is of limits only, `GenericResources` of reservations and nodes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "PascalCase")]
+#[expect(clippy::struct_field_names, reason = "the names are Docker's")]
 pub struct Resources {
     #[serde(rename = "NanoCPUs", skip_serializing_if = "is_zero")]
     pub nano_cpus: i64,

@@ -1,5 +1,5 @@
 //! An image's HEALTHCHECK: Docker's key `config.Healthcheck` of an image's configuration. The OCI image format does not name
-//! it, and what converts to that format drops it; the store keeps it under that key, where BuildKit's OCI images have it too.
+//! it, and what converts to that format drops it; the store keeps it under that key, where the OCI images of `BuildKit` have it too.
 
 use std::time::Duration;
 
