@@ -37,13 +37,22 @@ fn bytes(state: &Arc<State>) -> Vec<u8> {
     state.to_snapshot()
 }
 
+/// A request's body, and the status and text that it gets.
+type Case = (String, (u16, String));
+
+fn invalid(text: &str) -> (u16, String) {
+    (400, format!("rpc error: code = InvalidArgument desc = {text}"))
+}
+
+fn unsupported(what: &str) -> (u16, String) {
+    (501, format!("{what} is not supported by this daemon"))
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn specs_that_can_not_be_are_refused() {
     let daemon = settled().await;
     let before = bytes(&daemon.store.state());
-    let invalid = |text: &str| (400, format!("rpc error: code = InvalidArgument desc = {text}"));
-    let unsupported = |what: &str| (501, format!("{what} is not supported by this daemon"));
-    let cases: Vec<(String, (u16, String))> = vec![
+    let mut cases: Vec<Case> = vec![
         (service("web", ""), (409, "rpc error: code = AlreadyExists desc = name conflicts with an existing object: service web already exists".into())),
         (service("a.b", ""), invalid("name must be valid as a DNS name component")),
         (service(&"a".repeat(64), ""), invalid("name must be 63 characters or fewer")),
@@ -56,13 +65,6 @@ async fn specs_that_can_not_be_are_refused() {
         (service("b", r#","Labels":{"mesh.rebalance":"0"}"#), invalid("label mesh.rebalance: \"0\" is neither a number of tasks (like 1) nor a share of them (like 10%)")),
         (service("b", r#","EndpointSpec":{"Mode":"magic"}"#), (400, "invalid resolution mode: \"magic\"".into())),
         (service("b", r#","EndpointSpec":{"Ports":[{"TargetPort":80,"PublishedPort":65536}]}"#), (400, "invalid port 65536: at most 65535".into())),
-        (service("b", r#","Mode":{"Replicated":{"Replicas":1},"Global":{}}"#), (400, "must specify only one service mode".into())),
-        (service("b", r#","Mode":{"Replicated":{"Replicas":18446744073709551615}}"#), invalid("Number of replicas must be non-negative")),
-        (service("b", r#","Mode":{"Nightly":{}}"#), unsupported("Spec.Mode.Nightly")),
-        (service("b", r#","Mode":{"ReplicatedJob":{},"GlobalJob":{}}"#), (400, "must specify only one service mode".into())),
-        (service("b", r#","Mode":{"ReplicatedJob":{"MaxConcurrent":18446744073709551615}}"#), invalid("Maximum concurrent jobs must not be negative")),
-        (service("b", r#","Mode":{"ReplicatedJob":{"TotalCompletions":18446744073709551615}}"#), invalid("Total completed jobs must not be negative")),
-        (service("b", r#","Mode":{"GlobalJob":{}},"UpdateConfig":{"Parallelism":2}"#), invalid("Jobs may not have an update config")),
         (service("b", r#","UpdateConfig":{"FailureAction":"panic"}"#), (400, "unrecognized update failure action panic".into())),
         (service("b", r#","UpdateConfig":{"MaxFailureRatio":2}"#), invalid("TaskSpec: update-maxfailureratio cannot be less than 0 or bigger than 1")),
         (service("b", r#","UpdateConfig":{"Delay":-1}"#), invalid("TaskSpec: update-delay cannot be negative")),
@@ -76,14 +78,6 @@ async fn specs_that_can_not_be_are_refused() {
         (
             r#"{"Name":"b","TaskTemplate":{"ContainerSpec":{"Image":"a"},"Resources":{"Limits":{"NanoCPUs":1000}}}}"#.into(),
             invalid("invalid cpu value 0.000001: Must be at least 0.001"),
-        ),
-        (
-            r#"{"Name":"b","TaskTemplate":{"ContainerSpec":{"Image":"a"},"Resources":{"Reservations":{"GenericResources":[{"NamedResourceSpec":{"Kind":"gpu","Value":"x"}}]}}}}"#.into(),
-            (400, "invalid argument for resource gpu".into()),
-        ),
-        (
-            r#"{"Name":"b","TaskTemplate":{"ContainerSpec":{"Image":"a"},"Resources":{"Reservations":{"GenericResources":[{"DiscreteResourceSpec":{"Kind":"gpu","Value":-1}}]}}}}"#.into(),
-            (400, "invalid argument for resource gpu".into()),
         ),
         (
             r#"{"Name":"b","TaskTemplate":{"ContainerSpec":{"Image":"a","Secrets":[{"SecretName":"s"}]}}}"#.into(),
@@ -114,10 +108,31 @@ async fn specs_that_can_not_be_are_refused() {
             (403, "The network bridge cannot be used with services. Only networks scoped to the swarm can be used, such as those created with the overlay driver.".into()),
         ),
     ];
+    cases.extend(modes_and_resources());
     for (body, expected) in cases {
         assert_eq!(daemon.error("POST", "/v1.44/services/create", &body).await, expected, "{body}");
     }
     assert!(bytes(&daemon.store.state()) == before, "a refused request changed the state");
+}
+
+fn modes_and_resources() -> Vec<Case> {
+    vec![
+        (service("b", r#","Mode":{"Replicated":{"Replicas":1},"Global":{}}"#), (400, "must specify only one service mode".into())),
+        (service("b", r#","Mode":{"Replicated":{"Replicas":18446744073709551615}}"#), invalid("Number of replicas must be non-negative")),
+        (service("b", r#","Mode":{"Nightly":{}}"#), unsupported("Spec.Mode.Nightly")),
+        (service("b", r#","Mode":{"ReplicatedJob":{},"GlobalJob":{}}"#), (400, "must specify only one service mode".into())),
+        (service("b", r#","Mode":{"ReplicatedJob":{"MaxConcurrent":18446744073709551615}}"#), invalid("Maximum concurrent jobs must not be negative")),
+        (service("b", r#","Mode":{"ReplicatedJob":{"TotalCompletions":18446744073709551615}}"#), invalid("Total completed jobs must not be negative")),
+        (service("b", r#","Mode":{"GlobalJob":{}},"UpdateConfig":{"Parallelism":2}"#), invalid("Jobs may not have an update config")),
+        (
+            r#"{"Name":"b","TaskTemplate":{"ContainerSpec":{"Image":"a"},"Resources":{"Reservations":{"GenericResources":[{"NamedResourceSpec":{"Kind":"gpu","Value":"x"}}]}}}}"#.into(),
+            (400, "invalid argument for resource gpu".into()),
+        ),
+        (
+            r#"{"Name":"b","TaskTemplate":{"ContainerSpec":{"Image":"a"},"Resources":{"Reservations":{"GenericResources":[{"DiscreteResourceSpec":{"Kind":"gpu","Value":-1}}]}}}}"#.into(),
+            (400, "invalid argument for resource gpu".into()),
+        ),
+    ]
 }
 
 /// Ports of another service, and of the swarm itself.
