@@ -1,6 +1,8 @@
 //! Bad input: Docker's text and status, and no state changed.
 
 mod common;
+#[path = "refusals/modes.rs"]
+mod modes;
 
 use std::sync::Arc;
 
@@ -108,31 +110,11 @@ async fn specs_that_can_not_be_are_refused() {
             (403, "The network bridge cannot be used with services. Only networks scoped to the swarm can be used, such as those created with the overlay driver.".into()),
         ),
     ];
-    cases.extend(modes_and_resources());
+    cases.extend(modes::modes_and_resources());
     for (body, expected) in cases {
         assert_eq!(daemon.error("POST", "/v1.44/services/create", &body).await, expected, "{body}");
     }
     assert!(bytes(&daemon.store.state()) == before, "a refused request changed the state");
-}
-
-fn modes_and_resources() -> Vec<Case> {
-    vec![
-        (service("b", r#","Mode":{"Replicated":{"Replicas":1},"Global":{}}"#), (400, "must specify only one service mode".into())),
-        (service("b", r#","Mode":{"Replicated":{"Replicas":18446744073709551615}}"#), invalid("Number of replicas must be non-negative")),
-        (service("b", r#","Mode":{"Nightly":{}}"#), unsupported("Spec.Mode.Nightly")),
-        (service("b", r#","Mode":{"ReplicatedJob":{},"GlobalJob":{}}"#), (400, "must specify only one service mode".into())),
-        (service("b", r#","Mode":{"ReplicatedJob":{"MaxConcurrent":18446744073709551615}}"#), invalid("Maximum concurrent jobs must not be negative")),
-        (service("b", r#","Mode":{"ReplicatedJob":{"TotalCompletions":18446744073709551615}}"#), invalid("Total completed jobs must not be negative")),
-        (service("b", r#","Mode":{"GlobalJob":{}},"UpdateConfig":{"Parallelism":2}"#), invalid("Jobs may not have an update config")),
-        (
-            r#"{"Name":"b","TaskTemplate":{"ContainerSpec":{"Image":"a"},"Resources":{"Reservations":{"GenericResources":[{"NamedResourceSpec":{"Kind":"gpu","Value":"x"}}]}}}}"#.into(),
-            (400, "invalid argument for resource gpu".into()),
-        ),
-        (
-            r#"{"Name":"b","TaskTemplate":{"ContainerSpec":{"Image":"a"},"Resources":{"Reservations":{"GenericResources":[{"DiscreteResourceSpec":{"Kind":"gpu","Value":-1}}]}}}}"#.into(),
-            (400, "invalid argument for resource gpu".into()),
-        ),
-    ]
 }
 
 /// Ports of another service, and of the swarm itself.
