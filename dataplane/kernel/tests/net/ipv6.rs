@@ -98,15 +98,18 @@ fn ipv6_comes_to_a_leg_and_goes_and_the_connections_of_ipv4_stay() {
     let mut net = node.net();
     node.run(converge(&mut net, &plain));
     // By netlink: /sys is that of the namespace which mounted it.
-    let index = "ip -o link show dev eth0 | cut -d: -f1";
-    let before = node.sandbox(&task, index);
+    let index = || {
+        let shown = node.sandbox(&task, "ip -o link show dev eth0");
+        shown.split(':').next().expect("a word").parse::<u32>().expect("an index")
+    };
+    let before = index();
 
     node.run(converge(&mut net, &both));
     assert_eq!(node.run(observe(&mut net)), both);
     node.run(converge(&mut net, &plain));
     assert_eq!(node.run(observe(&mut net)), plain);
 
-    assert_eq!(node.sandbox(&task, index), before);
+    assert_eq!(index(), before);
     assert_eq!(node.sandbox(&task, "ip -6 -o addr show dev eth0"), "");
     assert!(!node.sandbox(&task, "ip -6 rule").contains("fd00:9::5"));
     assert_eq!(node.sandbox(&task, "ip -6 route show table all dev eth0"), "");
