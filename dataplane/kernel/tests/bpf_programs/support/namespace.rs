@@ -23,8 +23,9 @@ impl Namespace {
         if Path::new("/proc/sys/net/ipv6").exists() {
             namespace.sysctl("ipv6/conf/default/disable_ipv6", "1");
         }
-        // The ports that tests choose for a client: no other socket is given one of them.
-        namespace.sysctl("ipv4/ip_local_reserved_ports", "40000-43999");
+        // No socket is given a port that a test chooses for its clients, 40000 to 43999. Not by reserving them: the kernel
+        // would take the first behind them for each that it had picked among them, for one connection after another.
+        namespace.sysctl("ipv4/ip_local_port_range", "44000 60999");
         namespace.ip("link set lo up");
         namespace
     }
