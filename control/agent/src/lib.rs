@@ -18,6 +18,6 @@ pub use agent::{Agent, AgentHandle, AgentOptions};
 pub use description::describe_host;
 pub use holdings::Holdings;
 pub use machine::Phase;
-pub use session::{Answering, DescriptionProvider, Inspect, Manager, SessionState};
+pub use session::{Answering, DescriptionProvider, Inspect, KeepEpoch, Manager, SessionState};
 pub use set::{AssignmentSet, SetError};
 pub use view::{NodeContext, ViewMaker};

@@ -31,6 +31,8 @@ pub(crate) struct Worker {
     pub executor: Arc<dyn Executor>,
     pub dataplane: Arc<dyn DataPlane>,
     pub context: NodeContext,
+    /// Nothing of an earlier fencing epoch is obeyed.
+    pub epoch: u64,
     pub outbox: Arc<SharedOutbox>,
     pub deliveries: mpsc::Receiver<Delivery>,
     pub views: watch::Sender<Option<Arc<NodeView>>>,
@@ -65,7 +67,7 @@ impl Worker {
             views: self.views,
             networks: self.networks,
             machine: Machine::new(),
-            set: AssignmentSet::default(),
+            set: AssignmentSet::since(self.epoch),
             maker: ViewMaker::new(self.context),
             calls: JoinSet::new(),
             revision,

@@ -209,6 +209,7 @@ impl pb::dispatcher_server::Dispatcher for Dispatcher {
             managers: self.listed.borrow().iter().map(listed).collect(),
             desired_role: "manager".into(),
             root_pem: "roots".into(),
+            epoch: self.first.borrow().generation().epoch,
         };
         // Open for as long as the client wants it.
         let stream = tokio_stream::StreamExt::chain(tokio_stream::once(Ok(message)), tokio_stream::pending());
@@ -394,5 +395,7 @@ pub fn options(ca: &Ca, known_managers: Vec<SocketAddr>) -> AgentOptions {
         }),
         known_managers,
         local_manager: watch::channel(None).1,
+        epoch: 0,
+        keep_epoch: Arc::new(|_| Ok(())),
     }
 }

@@ -89,6 +89,7 @@ fn session_message(state: &State, session: &Session) -> Result<pb::SessionMessag
         managers: managers.collect(),
         desired_role: role_word(role_to_hold(node)).to_owned(),
         root_pem: cluster.ca.root_cert.clone(),
+        epoch: cluster.epoch,
     })
 }
 

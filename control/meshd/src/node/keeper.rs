@@ -41,6 +41,7 @@ pub async fn keep_in_step(swarm: Arc<Swarm>) {
         });
         tokio::select! {
             () = swarm.stop.cancelled() => return,
+            () = fenced(&swarm) => {}
             changed = session.changed() => if changed.is_err() { return },
             () = tokio::time::sleep(pause) => {}
         }
@@ -50,6 +51,10 @@ pub async fn keep_in_step(swarm: Arc<Swarm>) {
 async fn step(swarm: &Swarm, session: &SessionState) -> Result<()> {
     if swarm.is_leaving() {
         return Ok(());
+    }
+    if let Some(epoch) = swarm.manager().and_then(|manager| *manager.fenced().borrow()) {
+        tracing::warn!(epoch, "this manager lays down its part in the cluster that was given up");
+        swarm.lay_down().await?;
     }
     if session.removed {
         if swarm.manager().is_some() {
@@ -63,8 +68,9 @@ async fn step(swarm: &Swarm, session: &SessionState) -> Result<()> {
         swarm.update_file(|file| file.managers = managers)?;
     }
     let wanted = session.desired_role.filter(|role| *role != swarm.me().role);
+    let wants_another = wanted.is_some() || swarm.is_fenced();
     let new_root = !session.root_pem.is_empty() && session.root_pem != swarm.pem().roots;
-    if wanted.is_some() || new_root || until_renewal(swarm).is_zero() {
+    if wants_another || new_root || until_renewal(swarm).is_zero() {
         renew(swarm).await.context("certificate not renewed")?;
     }
     match (swarm.me().role, swarm.manager()) {
@@ -82,6 +88,17 @@ async fn step(swarm: &Swarm, session: &SessionState) -> Result<()> {
         bail!(error);
     }
     Ok(())
+}
+
+/// Returns when the manager half is fenced off; never without one.
+async fn fenced(swarm: &Swarm) {
+    let Some(manager) = swarm.manager().filter(|_| !swarm.is_leaving()) else {
+        return std::future::pending().await;
+    };
+    if manager.fenced().wait_for(Option::is_some).await.is_err() {
+        // Consensus has ended.
+        std::future::pending::<()>().await;
+    }
 }
 
 /// Asks the managers for a new certificate, one after another, the one in this daemon last.

@@ -7,6 +7,7 @@ mod inspect;
 mod keeper;
 mod manager;
 mod metrics;
+mod recovery;
 mod swarm;
 
 use std::net::SocketAddr;
@@ -123,6 +124,7 @@ impl MeshNode {
             dir: self.dir.clone(),
             channels: channels(&pem)?,
             data_plane: NodeDataPlane::start(&self.host.config).map_err(failed)?,
+            epoch: self.dir.load_epoch().map_err(failed)?,
             pem,
             file,
             manager: None,
@@ -209,6 +211,7 @@ impl MeshNode {
             pem,
             file,
             data_plane,
+            epoch: 0,
             manager: Some(running),
         }))
     }
@@ -355,8 +358,10 @@ impl control_api::Node for MeshNode {
     }
 
     async fn init(&self, request: InitRequest) -> Result<NodeId, SwarmError> {
-        if request.force_new_cluster {
-            return Err(SwarmError::Failed("--force-new-cluster is not supported".into()));
+        // Where there is no cluster yet, it is a plain new one, as in Docker.
+        if request.force_new_cluster && !matches!(self.standing(), Standing::Out) {
+            let node = self.me();
+            return to_its_end(async move { node.force_new_cluster(&request).await }).await;
         }
         let (node, me) = (self.me(), self.me());
         let attempt = Box::pin(async move { me.do_init(&request).await });

@@ -52,6 +52,7 @@ pub struct Swarm {
     pub trouble: watch::Sender<String>,
     pub stop: CancellationToken,
     leaving: AtomicBool,
+    fenced: AtomicBool,
     keeper: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -65,6 +66,8 @@ pub struct Parts {
     pub pem: IdentityPem,
     pub file: NodeFile,
     pub data_plane: NodeDataPlane,
+    /// The highest fencing epoch that this node has seen.
+    pub epoch: u64,
     /// The manager half, where it runs already.
     pub manager: Option<RunningManager>,
 }
@@ -72,9 +75,11 @@ pub struct Parts {
 impl Swarm {
     /// Starts the agent, and what keeps the node in step with the cluster.
     pub fn start(parts: Parts) -> Arc<Self> {
-        let Parts { host, dir, inspect, channels, pem, file, data_plane, manager } = parts;
+        let Parts { host, dir, inspect, channels, pem, file, data_plane, epoch, manager } = parts;
         let local_manager = watch::Sender::new(manager.as_ref().map(|_| local_addr(&host, &file)));
-        let agent = start_agent((&host, inspect), &channels, &file, &data_plane, local_manager.subscribe());
+        let options =
+            agent_options((&host, inspect), &channels, &file, (&dir, epoch), local_manager.subscribe());
+        let agent = Agent::start(options, Arc::new(host.executor.clone()), data_plane.driver.clone());
         let swarm = Arc::new(Self {
             session: agent.state(),
             views: agent.views(),
@@ -87,6 +92,7 @@ impl Swarm {
             trouble: watch::Sender::new(String::new()),
             stop: CancellationToken::new(),
             leaving: AtomicBool::new(false),
+            fenced: AtomicBool::new(false),
             keeper: Mutex::new(None),
             host,
             dir,
@@ -132,6 +138,7 @@ impl Swarm {
         self.dir.store_identity(&pem)?;
         self.channels.identity().replace(&pem)?;
         *locked(&self.pem) = pem;
+        self.fenced.store(false, Ordering::Relaxed);
         Ok(())
     }
 
@@ -158,6 +165,12 @@ impl Swarm {
         let file = self.file();
         let is_up = self.data_plane.is_up.clone();
         let running = RunningManager::open(&self.dir, &self.channels, &file, is_up).await?;
+        let (own, seen) = (running.consensus.generation().epoch, self.dir.load_epoch()?);
+        if running.is_voter() && own < seen {
+            running.stop().await;
+            self.dir.remove_raft()?;
+            return Err(ManagerError::Fenced { own, seen });
+        }
         *locked(&self.manager) = Some(Arc::new(running));
         self.local_manager.send_replace(Some(local_addr(&self.host, &file)));
         Ok(())
@@ -177,6 +190,18 @@ impl Swarm {
         self.stop_manager().await;
         self.dir.remove_raft()?;
         self.update_file(|file| file.raft_id = None)
+    }
+
+    /// Lays down this node's part in a cluster that was given up: a new one was forced out of it. Not before the new one has
+    /// given the node another certificate does it become a manager again.
+    pub async fn lay_down(&self) -> Result<(), DiskError> {
+        self.fenced.store(true, Ordering::Relaxed);
+        self.resign().await
+    }
+
+    /// It has been, and has the certificate of before.
+    pub fn is_fenced(&self) -> bool {
+        self.fenced.load(Ordering::Relaxed)
     }
 
     /// Addresses of the managers on other nodes.
@@ -258,15 +283,15 @@ fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn start_agent(
+fn agent_options(
     (host, inspect): (&Arc<Host>, Inspect),
     channels: &Arc<Channels>,
     file: &NodeFile,
-    data_plane: &NodeDataPlane,
+    (dir, epoch): (&SwarmDir, u64),
     local_manager: watch::Receiver<Option<SocketAddr>>,
-) -> AgentHandle {
-    let (describer, vtep) = (host.clone(), file.data_path);
-    let options = AgentOptions {
+) -> AgentOptions {
+    let (describer, vtep, dir) = (host.clone(), file.data_path, dir.clone());
+    AgentOptions {
         context: NodeContext {
             node: file.node,
             hostname: host.config.hostname.clone(),
@@ -278,8 +303,9 @@ fn start_agent(
         inspect,
         known_managers: file.managers.iter().map(|manager| manager.addr).collect(),
         local_manager,
-    };
-    Agent::start(options, Arc::new(host.executor.clone()), data_plane.driver.clone())
+        epoch,
+        keep_epoch: Arc::new(move |epoch| dir.store_epoch(epoch).map_err(|error| error.to_string())),
+    }
 }
 
 /// Where this node's own manager is reached from this node: as the others do, unless it listens elsewhere.
