@@ -78,7 +78,7 @@ async fn step(swarm: &Swarm, session: &SessionState) -> Result<()> {
         (Role::Worker, Some(_)) => swarm.resign().await?,
         _ => {}
     }
-    if let Some(manager) = swarm.manager().filter(|manager| !manager.is_voter())
+    if let Some(manager) = swarm.manager().filter(|manager| !manager.is_settled())
         && let Err(error) = manager.join(&swarm.other_managers()).await
     {
         if matches!(error, ManagerError::Join(JoinError::Refused(_))) {

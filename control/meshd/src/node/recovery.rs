@@ -70,6 +70,7 @@ impl MeshNode {
         let file = NodeFile {
             listen: addresses.listen,
             advertise: addresses.advertise,
+            advertise_is_own: self.is_own(addresses.advertise.ip()),
             data_path: addresses.data_path,
             raft_id: Some(raft_id),
             managers: vec![KnownManager { node, addr: addresses.advertise }],
