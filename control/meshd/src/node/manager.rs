@@ -60,6 +60,8 @@ enum Begin {
     Resume,
     /// From the disk, alone.
     Recover(Changes),
+    /// From a backup, alone.
+    Restore(State, Changes),
 }
 
 /// Makes the first entry of a new cluster of an old one's state.
@@ -98,6 +100,17 @@ impl RunningManager {
         Self::begin(dir, channels, file, own_data_path, Begin::Recover(changes)).await
     }
 
+    /// A cluster of this manager alone, out of a backup's state.
+    pub async fn restore(
+        dir: &SwarmDir,
+        channels: &Arc<Channels>,
+        file: &NodeFile,
+        own_data_path: watch::Receiver<bool>,
+        (state, changes): (State, Changes),
+    ) -> Result<Self, ManagerError> {
+        Self::begin(dir, channels, file, own_data_path, Begin::Restore(state, changes)).await
+    }
+
     async fn begin(
         dir: &SwarmDir,
         channels: &Arc<Channels>,
@@ -126,6 +139,7 @@ impl RunningManager {
             }
             Begin::Resume => Consensus::create(options).await?,
             Begin::Recover(changes) => Consensus::recover(options, changes).await?,
+            Begin::Restore(state, changes) => Consensus::restore(options, state, changes).await?,
         };
         Ok(Self::start(consensus, listener, channels, file.node, own_data_path))
     }
