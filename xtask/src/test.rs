@@ -31,7 +31,8 @@ pub fn run(options: &Options) -> Result<()> {
     steps.step("BPF object agrees with its source", ebpf::check)?;
     steps.step("unit, packet and namespace tests", || {
         let mut test = cargo_command();
-        test.args(["test", "--quiet"]).args(HOST_CRATES);
+        // Every failing program is seen, not the first.
+        test.args(["test", "--quiet", "--no-fail-fast"]).args(HOST_CRATES);
         if options.long {
             test.env("MESH_TEST_LONG", "1");
         }

@@ -49,8 +49,9 @@ impl Consensus {
         leader.is_some_and(|leader| self.members().contains_key(&leader))
     }
 
-    /// Asks the manager at `via` (or the leader that it names) to make this node a voter; returns when it is one.
-    /// Needs the node's object in the state, wanted as manager.
+    /// Asks the manager at `via` (or the leader that it names) to make this node a voter; returns when it is one, and
+    /// knows that the change is over: the leader may answer before this replica, which the majority did without, has
+    /// heard so. Needs the node's object in the state, wanted as manager.
     pub async fn join(&self, via: SocketAddr) -> Result<(), JoinError> {
         timeout(MEMBERSHIP_TIMEOUT, self.ask_to_join(via))
             .await
@@ -58,7 +59,13 @@ impl Consensus {
         let me = self.raft_id();
         self.raft()
             .wait(Some(MEMBERSHIP_TIMEOUT))
-            .metrics(|metrics| metrics.membership_config.voter_ids().any(|id| id == me), "to be a voter")
+            .metrics(
+                |metrics| {
+                    let joint = metrics.membership_config.membership().get_joint_config();
+                    matches!(joint.as_slice(), [voters] if voters.contains(&me))
+                },
+                "to be a voter",
+            )
             .await
             .map_err(|_| JoinError::NoLeader(NO_LEADER.to_owned()))?;
         Ok(())
