@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use control_model::Network;
 use control_model::executor::{Executor, ExecutorError};
+use control_model::gossip::{GossipKeys, Opinion, Said};
 use control_rpc::Channels;
 use dataplane_model::{DataPlane, NodeView, Table};
 use tokio::sync::{mpsc, watch};
@@ -33,6 +34,8 @@ pub struct AgentOptions {
     pub known_managers: Vec<SocketAddr>,
     /// Where this daemon's own manager listens, while it is one: preferred.
     pub local_manager: watch::Receiver<Option<SocketAddr>>,
+    /// What this node's gossip thinks.
+    pub opinion: watch::Receiver<Arc<Opinion>>,
 }
 
 /// The agent. Containers outlive it.
@@ -43,6 +46,8 @@ pub struct AgentHandle {
     state: watch::Receiver<SessionState>,
     views: watch::Receiver<Option<Arc<NodeView>>>,
     networks: watch::Receiver<Arc<Vec<Network>>>,
+    said: watch::Receiver<Arc<Said>>,
+    keys: watch::Receiver<GossipKeys>,
     holdings: Holdings,
     executor: Arc<dyn Executor>,
     dataplane: Arc<dyn DataPlane>,
@@ -63,6 +68,8 @@ impl Agent {
         let (state_sender, state) = watch::channel(SessionState::default());
         let (view_sender, views) = watch::channel(None);
         let (network_sender, networks) = watch::channel(Arc::default());
+        let (said_sender, said) = watch::channel(Arc::default());
+        let (key_sender, keys) = watch::channel(GossipKeys::default());
         let (holdings, asked) = Holdings::new();
         let stop = CancellationToken::new();
         let client = SessionClient {
@@ -75,6 +82,7 @@ impl Agent {
             deliveries,
             reports: dataplane.watch(),
             state: state_sender,
+            keys: key_sender,
         };
         let worker = Worker {
             executor: Arc::clone(&executor),
@@ -85,10 +93,24 @@ impl Agent {
             views: view_sender,
             networks: network_sender,
             asked,
+            opinion: options.opinion,
+            said: said_sender,
         };
         let session = tokio::spawn(client.run(stop.clone()));
         let worker = tokio::spawn(worker.run(stop.clone()));
-        AgentHandle { state, views, networks, holdings, executor, dataplane, stop, session, worker }
+        AgentHandle {
+            state,
+            views,
+            networks,
+            said,
+            keys,
+            holdings,
+            executor,
+            dataplane,
+            stop,
+            session,
+            worker,
+        }
     }
 }
 
@@ -106,6 +128,16 @@ impl AgentHandle {
     /// The overlay networks that a manager last assigned to this node, by id: the routing mesh's, and those of its tasks.
     pub fn networks(&self) -> watch::Receiver<Arc<Vec<Network>>> {
         self.networks.clone()
+    }
+
+    /// What this node's gossip is told.
+    pub fn said(&self) -> watch::Receiver<Arc<Said>> {
+        self.said.clone()
+    }
+
+    /// The keys of gossip, as a manager has last handed them out.
+    pub fn gossip_keys(&self) -> watch::Receiver<GossipKeys> {
+        self.keys.clone()
     }
 
     /// Asks what the managers have assigned to this node.

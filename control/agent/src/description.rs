@@ -32,6 +32,7 @@ pub fn describe_host(
         data_path_addr: Some(data_path_addr),
         addresses,
         underlay_mtu_bytes: None,
+        gossip_addr: None,
     }
 }
 

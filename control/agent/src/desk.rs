@@ -3,11 +3,14 @@
 use std::collections::BTreeMap;
 use std::net::Ipv6Addr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use control_model::gossip::{Opinion, Said};
 use control_model::{Assignment, AssignmentKey, AssignmentUpdate, Network, Task, TaskId, Timestamp};
 use dataplane_model::{NodeView, Report, SandboxStatus};
 
 use crate::machine::{Action, Input, Machine};
+use crate::said::Sayer;
 use crate::set::{AssignmentSet, SetError};
 use crate::view::{NodeContext, ViewMaker, addresses6};
 
@@ -16,7 +19,10 @@ use crate::view::{NodeContext, ViewMaker, addresses6};
 pub struct Desk {
     machine: Machine,
     set: AssignmentSet,
+    context: NodeContext,
     maker: ViewMaker,
+    opinion: Arc<Opinion>,
+    sayer: Sayer,
     shown: Option<NodeView>,
     revision: u64,
 }
@@ -27,7 +33,10 @@ impl Desk {
         Self {
             machine: Machine::new(),
             set: AssignmentSet::default(),
-            maker: ViewMaker::new(context),
+            maker: ViewMaker::new(context.clone()),
+            context,
+            opinion: Arc::default(),
+            sayer: Sayer::default(),
             shown: None,
             revision,
         }
@@ -61,6 +70,18 @@ impl Desk {
         let mut actions = self.machine.handle(Input::Sandboxes(sandboxes(report)), now);
         actions.extend(self.machine.handle(Input::Applied(report.applied_revision), now));
         actions
+    }
+
+    /// Takes in what gossip thinks of other nodes and their tasks.
+    pub fn hear(&mut self, opinion: Arc<Opinion>) {
+        self.maker.hear(opinion.clone());
+        self.opinion = opinion;
+    }
+
+    /// What gossip is to be told; nothing before the first complete set.
+    pub fn say(&mut self) -> Option<Said> {
+        let is_complete = self.set.is_complete();
+        is_complete.then(|| self.sayer.say(&self.context, &self.set, self.machine.tasks(), &self.opinion))
     }
 
     /// When [`Self::tick`] has something to do.

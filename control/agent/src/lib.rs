@@ -1,8 +1,8 @@
 //! The worker half of a node: assignments, task machine, `NodeView`.
 //!
 //! [`session`] talks with a manager, [`set`] keeps what it sent, [`machine`] decides what becomes of each task, [`view`]
-//! says what the data plane has to know, [`desk`] puts the three together, [`worker`] runs it. All but `session` and
-//! `worker` are pure.
+//! says what the data plane has to know, [`said`] what the node's gossip has, [`desk`] puts them together, [`worker`] runs
+//! it. All but `session` and `worker` are pure.
 #![forbid(unsafe_code)]
 
 mod agent;
@@ -11,6 +11,7 @@ mod desk;
 mod holdings;
 mod machine;
 mod outbox;
+mod said;
 mod session;
 mod set;
 mod view;

@@ -8,12 +8,13 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use control_model::gossip::GossipKeys;
 use control_model::object::NodeDescription;
 use control_model::spec::Role;
 use control_model::{AssignmentUpdate, NodeId};
 use control_rpc::pb::dispatcher_client::DispatcherClient;
 use control_rpc::{
-    BodyError, Channels, MAX_ASSIGNMENTS_BYTES, MAX_MESSAGE_BYTES, decode_assignments, encode, pb,
+    BodyError, Channels, MAX_ASSIGNMENTS_BYTES, MAX_MESSAGE_BYTES, decode, decode_assignments, encode, pb,
 };
 use dataplane_model::Report;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -97,6 +98,7 @@ pub(crate) struct SessionClient {
     pub deliveries: mpsc::Sender<Delivery>,
     pub reports: watch::Receiver<Report>,
     pub state: watch::Sender<SessionState>,
+    pub keys: watch::Sender<GossipKeys>,
 }
 
 /// Why a session ended.
@@ -237,6 +239,7 @@ impl SessionClient {
         let listed = message.managers.iter().filter_map(|manager| {
             Some(Manager { node: manager.node_id.parse().ok()?, addr: manager.addr.parse().ok()? })
         });
+        self.note_keys(&message.gossip_keys);
         let listed: Vec<Manager> = listed.collect();
         managers.replace(listed.iter().map(|manager| manager.addr));
         let next = SessionState {
@@ -252,6 +255,25 @@ impl SessionClient {
             *state = next;
             changed
         });
+    }
+}
+
+impl SessionClient {
+    /// A manager of an earlier version has none to give.
+    fn note_keys(&self, body: &[u8]) {
+        if body.is_empty() {
+            return;
+        }
+        match decode::<GossipKeys>(body) {
+            Ok(keys) => {
+                self.keys.send_if_modified(|known| {
+                    let is_new = *known != keys;
+                    *known = keys;
+                    is_new
+                });
+            }
+            Err(error) => tracing::warn!(%error, "the manager's keys of gossip can't be read"),
+        }
     }
 }
 

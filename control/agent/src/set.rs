@@ -120,6 +120,7 @@ mod tests {
             addresses: vec![],
             addresses_since: 1,
             underlay_mtu_bytes: None,
+            gossip: None,
             alive: true,
         })
     }

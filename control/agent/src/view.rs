@@ -11,7 +11,9 @@ mod tests;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
+use control_model::gossip::Opinion;
 use control_model::{Generation, Network, NetworkId, NodeId, ServiceId, Task, TaskId};
 use dataplane_model::{self as dp, Table, changed, put, remove_rows};
 
@@ -37,6 +39,7 @@ pub struct NodeContext {
 pub struct ViewMaker {
     context: NodeContext,
     sources: Sources,
+    opinion: Arc<Opinion>,
     index: Index,
     view: dp::NodeView,
 }
@@ -49,6 +52,8 @@ struct Sources {
     networks: Table<NetworkId, Network>,
     /// The own tasks that have a sandbox.
     own: Table<TaskId, (Task, Phase)>,
+    /// What gossip takes out of rotation.
+    opinion: Arc<Opinion>,
 }
 
 impl ViewMaker {
@@ -65,18 +70,23 @@ impl ViewMaker {
             services: Table::new(),
             peers: Table::new(),
         };
-        Self { context, sources: Sources::default(), index: Index::default(), view }
+        Self { context, sources: Sources::default(), opinion: Arc::default(), index: Index::default(), view }
     }
 
-    /// The view of `set` and of the own tasks that have a sandbox, without a revision; `None` if nothing that a view is made
-    /// of has changed. Costs what has; but a network, or a node's tunnel end, that comes, goes or changes costs one look at
-    /// each endpoint, and a change of the other nodes one at each of them.
+    /// What gossip thinks from now on; the next view follows it.
+    pub fn hear(&mut self, opinion: Arc<Opinion>) {
+        self.opinion = opinion;
+    }
+
+    /// The view of `set`, of the own tasks that have a sandbox and of what gossip thinks, without a revision; `None` if nothing that a view is made
+    /// of has changed. Costs what has; but a network, or a node's tunnel end, that comes, goes or changes, and a node that
+    /// falls silent or is heard again, costs one look at each endpoint, and a change of the other nodes one at each of them.
     pub fn next<'a>(
         &mut self,
         set: &AssignmentSet,
         tasks: impl IntoIterator<Item = (&'a Task, Phase)>,
     ) -> Option<&dp::NodeView> {
-        let after = self.sources.next(set, tasks);
+        let after = self.sources.next(set, tasks, &self.opinion);
         if after == self.sources {
             return None;
         }
@@ -106,6 +116,7 @@ impl ViewMaker {
             context: &self.context,
             set: &after.set,
             own: &after.own,
+            opinion: &after.opinion,
             networks: view.networks.clone(),
             ingress,
             index: &self.index,
@@ -131,7 +142,12 @@ impl ViewMaker {
 
 impl Sources {
     /// Those of the next view.
-    fn next<'a>(&self, set: &AssignmentSet, tasks: impl IntoIterator<Item = (&'a Task, Phase)>) -> Self {
+    fn next<'a>(
+        &self,
+        set: &AssignmentSet,
+        tasks: impl IntoIterator<Item = (&'a Task, Phase)>,
+        opinion: &Arc<Opinion>,
+    ) -> Self {
         let mut own = self.own.clone();
         let (mut present, mut in_use) = (BTreeSet::new(), BTreeSet::new());
         for (task, phase) in tasks {
@@ -147,7 +163,7 @@ impl Sources {
             set.networks.get(&id).map(|network| networks.insert(id, network.clone()));
         }
         remove_rows(&mut networks, |id, _| !set.networks.contains_key(id) && !in_use.contains(id));
-        Self { set: set.clone(), networks, own }
+        Self { set: set.clone(), networks, own, opinion: opinion.clone() }
     }
 
     fn tunnel_end(&self, node: NodeId) -> Option<IpAddr> {
@@ -157,11 +173,13 @@ impl Sources {
 
 /// Endpoints whose rows may be others. What an own task's process is doing is in its endpoint's rows too.
 fn touched_endpoints(before: &Sources, after: &Sources, networks: &BTreeSet<NetworkId>) -> BTreeSet<TaskId> {
-    let moved: BTreeSet<NodeId> = changed(&before.set.peers, &after.set.peers)
+    let mut moved: BTreeSet<NodeId> = changed(&before.set.peers, &after.set.peers)
         .filter(|id| before.tunnel_end(*id) != after.tunnel_end(*id))
         .collect();
     let mut touched: BTreeSet<TaskId> = changed(&before.set.endpoints, &after.set.endpoints).collect();
     touched.extend(changed(&before.own, &after.own));
+    touched.extend(before.opinion.ended.symmetric_difference(&after.opinion.ended));
+    moved.extend(before.opinion.silent_paths.symmetric_difference(&after.opinion.silent_paths));
     if !moved.is_empty() || !networks.is_empty() {
         let concerned = after.set.endpoints.values().filter(|endpoint| {
             moved.contains(&endpoint.node)

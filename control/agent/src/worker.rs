@@ -8,6 +8,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use control_model::executor::{Executor, ExecutorError};
+use control_model::gossip::{Opinion, Said};
 use control_model::{AssignmentUpdate, Network, Timestamp};
 use control_rpc::digest;
 use dataplane_model::{DataPlane, NodeView};
@@ -36,6 +37,9 @@ pub(crate) struct Worker {
     pub networks: watch::Sender<Arc<Vec<Network>>>,
     /// Who wants to know what the node has.
     pub asked: mpsc::Receiver<Asker>,
+    /// What gossip thinks, and what it is told.
+    pub opinion: watch::Receiver<Arc<Opinion>>,
+    pub said: watch::Sender<Arc<Said>>,
 }
 
 /// The worker at work.
@@ -46,6 +50,7 @@ struct Running {
     views: watch::Sender<Option<Arc<NodeView>>>,
     networks: watch::Sender<Arc<Vec<Network>>>,
     desk: Desk,
+    said: watch::Sender<Arc<Said>>,
     calls: JoinSet<Input>,
 }
 
@@ -61,8 +66,10 @@ impl Worker {
             views: self.views,
             networks: self.networks,
             desk: Desk::new(self.context, revision),
+            said: self.said,
             calls: JoinSet::new(),
         };
+        running.desk.hear(self.opinion.borrow_and_update().clone());
         if stop.run_until_cancelled(running.adopt()).await.is_none() {
             return;
         }
@@ -74,6 +81,9 @@ impl Worker {
                     let Some(Delivery { update, answer }) = delivery else { return };
                     // A session that has gone away opens a new stream and gets a complete set.
                     let _ = answer.send(running.assign(update));
+                }
+                Ok(()) = self.opinion.changed() => {
+                    running.desk.hear(self.opinion.borrow_and_update().clone());
                 }
                 Some(asker) = self.asked.recv() => running.tell_holdings(asker),
                 Some(result) = running.calls.join_next() => {
@@ -158,8 +168,20 @@ impl Running {
         }
     }
 
-    /// Gives the data plane a new view if anything in it has changed.
+    fn tell_gossip(&mut self) {
+        let Some(said) = self.desk.say() else { return };
+        self.said.send_if_modified(|known| {
+            let is_new = **known != said;
+            if is_new {
+                *known = Arc::new(said);
+            }
+            is_new
+        });
+    }
+
+    /// Gives the data plane a new view if anything in it has changed, and gossip what it is to tell.
     fn show_view(&mut self) {
+        self.tell_gossip();
         let (view, actions) = self.desk.show(now());
         if let Some(view) = view {
             self.views.send_replace(Some(Arc::new(view.clone())));

@@ -71,6 +71,7 @@ async fn a_task_lives_from_its_assignment_to_its_removal() {
     let state = until(&mut agent.state(), |state| state.connected.is_some()).await;
     assert_eq!((state.connected, state.desired_role), (Some(manager.addr), Some(Role::Manager)));
     assert_eq!((state.managers[0].addr, state.root_pem.as_str()), (manager.addr, "roots"));
+    assert_eq!(*agent.gossip_keys().borrow(), common::keys());
     // Wanted to stop, drained with the next write: the signal comes after both.
     let stop = |drained| {
         task(T1, move |task| {

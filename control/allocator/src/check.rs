@@ -65,6 +65,9 @@ pub fn check_ports(state: &State, ports: &[PortConfig], service: Option<ServiceI
     for port in ports {
         if own.contains(&(port.protocol, port.published)) {
             let holder = match port.protocol {
+                _ if gossip_ports(state).any(|number| number == port.published) => {
+                    "gossip, see --gossip-port"
+                }
                 Protocol::Udp => "data path, see --data-path-port",
                 _ => "managers, which the nodes reach there",
             };
@@ -81,12 +84,18 @@ pub fn check_ports(state: &State, ports: &[PortConfig], service: Option<ServiceI
     Ok(())
 }
 
-/// A published port takes what comes for any node: with one of these no manager would be reached any more, or no tunnel's
-/// end.
+/// A published port takes what comes for any node: with one of these no manager would be reached any more, no tunnel's
+/// end, or no node's gossip.
 pub(crate) fn own_ports(state: &State) -> BTreeSet<(Protocol, u16)> {
     let managers = state.nodes().iter().filter_map(|node| node.manager);
     let tunnels = state.cluster().map(|cluster| (Protocol::Udp, cluster.data_path_port));
-    managers.map(|manager| (Protocol::Tcp, manager.addr.port())).chain(tunnels).collect()
+    let gossip = gossip_ports(state).flat_map(|port| [(Protocol::Tcp, port), (Protocol::Udp, port)]);
+    managers.map(|manager| (Protocol::Tcp, manager.addr.port())).chain(tunnels).chain(gossip).collect()
+}
+
+/// Those on which nodes listen for gossip.
+fn gossip_ports(state: &State) -> impl Iterator<Item = u16> {
+    state.nodes().iter().filter_map(|node| node.description.gossip_addr).map(|addr| addr.port())
 }
 
 fn check_port(ports: &[PortConfig], taken: &PortConfig, holder: &Service) -> Result<(), String> {

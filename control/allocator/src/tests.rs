@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use control_model::change::{Change, Entry, Object, ObjectRef, RequestId};
-use control_model::object::{Cluster, Network, Service, Slot, Task, TaskStatus};
+use control_model::object::{Cluster, Network, Node, Service, Slot, Task, TaskStatus};
 use control_model::spec::{
     EndpointMode, EndpointSpec, IpamConfig, NetworkAttachmentSpec, NetworkSpec, PortConfig, Protocol,
-    PublishMode, ServiceSpec, TaskSpec,
+    PublishMode, Role, ServiceSpec, TaskSpec,
 };
-use control_model::{ClusterId, NetworkId, ServiceId, TaskId, TaskState, Timestamp};
+use control_model::{ClusterId, NetworkId, NodeId, ServiceId, TaskId, TaskState, Timestamp};
 use control_store::{Event, State};
 use ipnetwork::IpNetwork;
 
@@ -392,4 +392,19 @@ fn random_action(world: &mut World, random: &mut Random, n_names: &mut usize) {
         _ if !services.is_empty() => drop(world.add_task(&services[random.below(services.len())])),
         _ => {}
     }
+}
+
+#[test]
+fn the_port_of_the_nodes_gossip_is_not_published() {
+    let mut world = World::new("10.0.0.0/8", 24);
+    let mut node = Node::new(NodeId::from_bits(1), Role::Worker);
+    node.description.gossip_addr = Some(([198, 18, 0, 11], 7946).into());
+    world.write(vec![Change::Create(Object::Node(Box::new(node)))]);
+    let check = |protocol, published| {
+        let port = PortConfig::new(protocol, 80, published, PublishMode::Ingress);
+        check_ports(&world.state, &[port], None)
+    };
+    let taken = Err("port '7946' is already in use by the swarm's gossip, see --gossip-port".to_owned());
+    assert_eq!((check(Protocol::Tcp, 7946), check(Protocol::Udp, 7946)), (taken.clone(), taken));
+    assert_eq!((check(Protocol::Sctp, 7946), check(Protocol::Tcp, 7947)), (Ok(()), Ok(())));
 }

@@ -342,6 +342,7 @@ fn peer_of(node: &Node) -> Option<Peer> {
         addresses: node.description.addresses.clone(),
         addresses_since: node.addresses_since,
         underlay_mtu_bytes: node.description.underlay_mtu_bytes,
+        gossip: node.description.gossip_addr,
         alive: node.status.data_path_alive,
     })
 }

@@ -7,6 +7,7 @@ pub mod ca_server;
 pub mod clock;
 pub mod control;
 pub mod dispatcher;
+pub mod gossip_keys;
 mod inspector;
 pub mod leader;
 mod leading;
@@ -19,4 +20,5 @@ mod testing;
 
 pub use dispatcher::AskError;
 pub use inspector::Inspector;
+pub use liveness::watcher::Senses;
 pub use manager::{Manager, Options};

@@ -9,6 +9,7 @@ use control_orchestrator::{DrainLoop, GivenUp, IdSource, Orchestrator, SlowStart
 use control_scheduler::Scheduler;
 use control_store::{Event, State};
 
+use crate::gossip_keys::GossipKeyLoop;
 use crate::leader::{Factory, LeaderLoop};
 use crate::liveness::table::LivenessTable;
 
@@ -29,6 +30,10 @@ pub fn with_ids(
         },
         Factory { name: "allocator", make: Box::new(|state, now| Box::new(Allocator::new(state, now))) },
         Factory { name: "scheduler", make: Box::new(|state, now| Box::new(Scheduler::new(state, now))) },
+        Factory {
+            name: "gossip keys",
+            make: Box::new(|state, _| Box::new(GossipKeyLoop::new(state, rand::random))),
+        },
         Factory { name: "slow start", make: Box::new(|state, now| Box::new(SlowStartLoop::new(state, now))) },
         Factory {
             name: "drain",

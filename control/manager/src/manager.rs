@@ -19,7 +19,7 @@ use crate::inspector::Inspector;
 use crate::leader::Leader;
 use crate::liveness::reporter::Reporter;
 use crate::liveness::table::LivenessTable;
-use crate::liveness::watcher::LivenessWatcher;
+use crate::liveness::watcher::{LivenessWatcher, Senses};
 use crate::{loops, roles};
 
 /// A manager that has known no leader for so long sends its agents away: another one may know better. So does the
@@ -32,8 +32,7 @@ pub struct Options {
     /// Speaks as this node.
     pub channels: Arc<Channels>,
     pub me: NodeId,
-    /// This node's data plane has applied a view. Its own data path can't be probed from itself.
-    pub own_data_path: watch::Receiver<bool>,
+    pub senses: Senses,
 }
 
 /// A running manager. Dropping it stops its tasks; consensus is the caller's to shut down.
@@ -49,7 +48,7 @@ impl Manager {
     /// Starts the leader's loops (which wait for leadership), the reports to the leader, and makes the services.
     /// Needs a tokio runtime.
     pub fn start(options: Options) -> Self {
-        let Options { consensus, channels, me, own_data_path } = options;
+        let Options { consensus, channels, me, senses } = options;
         let store: Arc<dyn ReplicatedStore> = consensus.clone();
         let leadership = consensus.leadership();
         let table = Arc::<LivenessTable>::default();
@@ -70,7 +69,7 @@ impl Manager {
             table: table.clone(),
             leadership: leadership.clone(),
             me,
-            own_data_path,
+            senses,
         };
         tasks.spawn(watcher.run_leader());
         let inspector = Inspector {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use control_model::generic::{GenericError, GenericResources, parse_resources};
+use control_model::gossip::GOSSIP_PORT;
 use dataplane_dns::TtlPolicy;
 use dataplane_dns::zones::MAX_TTL_S;
 use serde::Deserialize;
@@ -91,6 +92,10 @@ pub struct Flags {
     /// Address or interface of the tunnels to other nodes [default: the advertised address]
     #[arg(long, global = true, value_name = "ADDR")]
     pub data_path_addr: Option<String>,
+
+    /// Port of this node's gossip with the other nodes, TCP and UDP [default: 7946]
+    #[arg(long, global = true, value_name = "PORT")]
+    pub gossip_port: Option<u16>,
 
     /// Interface to the other nodes, on which published ports answer [default: the one that has the tunnels' address]
     #[arg(long, global = true, value_name = "INTERFACE")]
@@ -190,6 +195,8 @@ pub struct Config {
     pub advertise_addr: String,
     /// Empty is the advertised address.
     pub data_path_addr: String,
+    /// TCP and UDP.
+    pub gossip_port: u16,
     pub uplink: Option<String>,
     pub ingress_hook: IngressHook,
     pub tc_attach: TcAttach,
@@ -264,6 +271,7 @@ impl Config {
             listen_addr: flags.listen_addr.or(file.listen_addr).unwrap_or_default(),
             advertise_addr: flags.advertise_addr.or(file.advertise_addr).unwrap_or_default(),
             data_path_addr: flags.data_path_addr.or(file.data_path_addr).unwrap_or_default(),
+            gossip_port: flags.gossip_port.or(file.gossip_port).unwrap_or(GOSSIP_PORT),
             uplink: at_most_one(list(flags.uplink, file.uplink))?,
             ingress_hook: flags.ingress_hook.or(file.ingress_hook).unwrap_or_default(),
             tc_attach: flags.tc_attach.or(file.tc_attach).unwrap_or_default(),
@@ -347,7 +355,7 @@ mod tests {
         assert_eq!(config.cgroup_parent, Path::new("/meshd"));
         assert_eq!((config.ingress_hook, config.tc_attach), (IngressHook::Auto, TcAttach::Auto));
         assert_eq!(config.dns_ttl, TtlPolicy::new(5));
-        assert_eq!(config.metrics_addr, None);
+        assert_eq!((config.metrics_addr, config.gossip_port), (None, 7946));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What a manager sends to a node's agent: the node's own tasks, and what its data plane must know of the others.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -97,6 +97,9 @@ pub struct Peer {
     /// MTU of its underlay, bytes, as far as it has said so.
     #[serde(default)]
     pub underlay_mtu_bytes: Option<u32>,
+    /// Where its gossip listens; `None` of a node that takes no part.
+    #[serde(default)]
+    pub gossip: Option<SocketAddr>,
     /// Its data path answers. Where two nodes claim an address, the one that lives has it, else the newer.
     pub alive: bool,
 }

@@ -6,6 +6,7 @@ use ipnetwork::{IpNetwork, Ipv4Network};
 use serde::{Deserialize, Serialize};
 
 use crate::generic::GenericResources;
+use crate::gossip::GossipKeys;
 use crate::id::{ClusterId, NetworkId, NodeId, ServiceId, TaskId};
 use crate::shared::Shared;
 use crate::slow_start;
@@ -80,6 +81,9 @@ pub struct NodeDescription {
     /// MTU of the interface that has the tunnel's end, bytes: what others may send there. `None` of a node that doesn't know it.
     #[serde(default)]
     pub underlay_mtu_bytes: Option<u32>,
+    /// Where its gossip listens, TCP and UDP. `None` of a node that takes no part.
+    #[serde(default)]
+    pub gossip_addr: Option<SocketAddr>,
 }
 
 /// Liveness of a node, as the leader sees it.
@@ -383,6 +387,9 @@ pub struct Cluster {
     pub data_path_port: u16,
     /// Raised by `--force-new-cluster`: fences off managers of the old side.
     pub epoch: u64,
+    /// Keys of the nodes' gossip.
+    #[serde(default)]
+    pub gossip_keys: GossipKeys,
 }
 
 impl Cluster {
@@ -403,6 +410,7 @@ impl Cluster {
             subnet_size: Self::SUBNET_SIZE,
             data_path_port: Self::DATA_PATH_PORT,
             epoch: 0,
+            gossip_keys: GossipKeys::default(),
         }
     }
 }

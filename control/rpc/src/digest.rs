@@ -50,6 +50,7 @@ mod tests {
             addresses: vec![],
             addresses_since: 0,
             underlay_mtu_bytes: None,
+            gossip: None,
             alive,
         })
     }

@@ -177,7 +177,7 @@ fn task_processes(bench: &Bench) -> anyhow::Result<Vec<String>> {
     Ok(found)
 }
 
-fn wait_ready(bench: &Bench, node: &str) -> Outcome {
+pub fn wait_ready(bench: &Bench, node: &str) -> Outcome {
     let (_, took) = wait_until(&format!("{node} to be Ready"), SETTLE, || {
         let state = bench.docker(&["node", "inspect", node, "--format", "{{.Status.State}}"])?;
         Ok((state == "ready").then_some(()))
@@ -188,7 +188,7 @@ fn wait_ready(bench: &Bench, node: &str) -> Outcome {
     Ok(())
 }
 
-fn worker_with_task(bench: &Bench) -> anyhow::Result<String> {
+pub fn worker_with_task(bench: &Bench) -> anyhow::Result<String> {
     let running: Vec<RunningTask> = bench.running("whoami")?;
     let mut workers = bench.lab.nodes().iter().filter(|n| n.role == Role::Worker);
     let worker = workers.find(|n| running.iter().any(|t| t.node == n.name));

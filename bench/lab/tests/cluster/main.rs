@@ -7,6 +7,7 @@ mod direct;
 mod dns;
 mod failures;
 mod forming;
+mod gossip;
 mod health;
 mod ingress;
 mod inspection;
@@ -56,6 +57,9 @@ const SCENARIOS: &[Scenario] = &[
     ("long downloads live on", long_lived::downloads_live_on),
     ("a worker's agent dies", failures::agent_dies),
     ("a node goes dark", failures::node_goes_dark),
+    ("a daemon stands still", gossip::daemons_stall),
+    ("a false alarm is given back", gossip::false_alarm),
+    ("a node dies while no manager lives", gossip::node_dies_without_managers),
     ("the leader dies", failures::leader_dies),
     ("the leader can not probe", failures::leader_can_not_probe),
     ("all daemons die", failures::all_daemons_die),

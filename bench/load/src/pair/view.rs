@@ -199,6 +199,7 @@ fn peer(index: usize) -> Assignment {
         addresses: vec![address],
         addresses_since: 1,
         underlay_mtu_bytes: None,
+        gossip: None,
         alive: true,
     })
 }

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
 use control_model::assignment::{EndpointView, Peer, ServiceView};
+use control_model::gossip::Opinion;
 use control_model::object::NetworkAttachment;
 use control_model::spec::{PortConfig, Protocol, PublishMode};
 use control_model::template::TemplateContext;
@@ -28,6 +29,7 @@ pub(super) struct Rows<'a> {
     pub context: &'a NodeContext,
     pub set: &'a AssignmentSet,
     pub own: &'a Table<TaskId, (Task, Phase)>,
+    pub opinion: &'a Opinion,
     /// Those of the view.
     pub networks: Table<dp::NetworkKey, dp::Network>,
     pub ingress: Option<dp::NetworkKey>,
@@ -133,10 +135,14 @@ impl Rows<'_> {
         rows.collect()
     }
 
-    /// The managers' word, and for an own task also its process: nobody knows sooner that it has ended.
+    /// The managers' word, for an own task also its process (nobody knows sooner that it has ended), and for another that
+    /// gossip has nothing against it.
     fn is_ready(&self, endpoint: &EndpointView) -> bool {
-        let runs = || matches!(self.own.get(&endpoint.task), Some((_, Phase::Running)));
-        endpoint.ready && (endpoint.node != self.context.node || runs())
+        if endpoint.node == self.context.node {
+            return endpoint.ready && matches!(self.own.get(&endpoint.task), Some((_, Phase::Running)));
+        }
+        let Opinion { silent_paths, ended, .. } = self.opinion;
+        endpoint.ready && !silent_paths.contains(&endpoint.node) && !ended.contains(&endpoint.task)
     }
 
     /// The other nodes, each with the addresses that it has: one that two claim goes to the one that lives, else to the

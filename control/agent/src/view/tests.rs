@@ -103,6 +103,7 @@ fn node(id: NodeId, last: u8, further: &[u8], addresses_since: u64, alive: bool)
         addresses: [&last].into_iter().chain(further).map(address).collect(),
         addresses_since,
         underlay_mtu_bytes: Some(1400 + u32::from(last)),
+        gossip: None,
         alive,
     }
 }
@@ -376,4 +377,40 @@ fn a_node_that_joined_anew_takes_the_place_of_the_one_that_it_was() {
         );
     }
     assert_eq!(owned(vec![node(ME, 11, &[200], 9, true), node(a, 12, &[200], 5, true)])[0].2, [12, 200]);
+}
+
+#[test]
+fn gossip_takes_backends_out_of_rotation_and_gives_them_back() {
+    let set = set();
+    let mut maker = ViewMaker::new(context());
+    let before = maker.next(&set, []).expect("the first").clone();
+    let ready = |view: &dp::NodeView| {
+        let backends = view.services.values().flat_map(|service| service.backends.values());
+        backends
+            .filter(|backend| backend.ready)
+            .map(|backend| backend.task_name.clone())
+            .collect::<BTreeSet<_>>()
+    };
+    let mut after = |opinion: Opinion| {
+        maker.hear(Arc::new(opinion));
+        maker.next(&set, []).cloned()
+    };
+    let remote = ready(&before);
+    assert!(!remote.is_empty());
+    let silent = after(Opinion { silent_paths: [OTHER].into(), ..Opinion::default() }).expect("another view");
+    let gone: BTreeSet<String> = remote.difference(&ready(&silent)).cloned().collect();
+    assert!(!gone.is_empty(), "those of the silent node");
+    assert_eq!(silent.remote_endpoints, before.remote_endpoints, "flows that they have go on");
+    assert_eq!(after(Opinion::default()), Some(before.clone()), "a false alarm");
+
+    let one =
+        set.endpoints.values().find(|endpoint| gone.contains(&endpoint.name)).expect("it is in the set");
+    let ended = after(Opinion { ended: [one.task].into(), ..Opinion::default() }).expect("another view");
+    let expected: BTreeSet<String> = remote.iter().filter(|name| **name != one.name).cloned().collect();
+    assert_eq!(ready(&ended), expected);
+    assert_eq!(
+        after(Opinion { silent_agents: [OTHER].into(), ..Opinion::default() }),
+        Some(before),
+        "agents alone take nothing"
+    );
 }

@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use control_agent::{AgentOptions, NodeContext};
 use control_ca::{NodeKey, RootCa};
 use control_model::executor::{Executor, ExecutorError, Exit, Found, SandboxPaths};
+use control_model::gossip::GossipKeys;
 use control_model::identity::PeerIdentity;
 use control_model::object::{ContainerStatus, HealthStatus, NodeDescription, TaskStatus};
 use control_model::spec::Role;
@@ -209,6 +210,7 @@ impl pb::dispatcher_server::Dispatcher for Dispatcher {
             managers: self.listed.borrow().iter().map(listed).collect(),
             desired_role: "manager".into(),
             root_pem: "roots".into(),
+            gossip_keys: encode(&keys()).expect("plain values"),
         };
         // Open for as long as the client wants it.
         let stream = tokio_stream::StreamExt::chain(tokio_stream::once(Ok(message)), tokio_stream::pending());
@@ -372,6 +374,11 @@ impl DataPlane for FakeDataPlane {
     }
 }
 
+/// The ring that managers hand out.
+pub fn keys() -> GossipKeys {
+    GossipKeys::default().rotated(|| [7; 32], Timestamp(1))
+}
+
 /// Options of an agent that knows these managers.
 pub fn options(ca: &Ca, known_managers: Vec<SocketAddr>) -> AgentOptions {
     let describe = || NodeDescription { hostname: "agent-host".into(), ..NodeDescription::default() };
@@ -394,5 +401,6 @@ pub fn options(ca: &Ca, known_managers: Vec<SocketAddr>) -> AgentOptions {
         }),
         known_managers,
         local_manager: watch::channel(None).1,
+        opinion: watch::channel(Arc::default()).1,
     }
 }

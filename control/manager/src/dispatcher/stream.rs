@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_stream::try_stream;
 use control_model::Node;
 use control_model::spec::Role;
-use control_rpc::{encode_assignments, pb};
+use control_rpc::{encode, encode_assignments, pb};
 use control_store::{Event, EventBatch, EventKind, EventReceiver, ReplicatedStore, State};
 use futures::{Stream, StreamExt};
 use tonic::Status;
@@ -89,6 +89,7 @@ fn session_message(state: &State, session: &Session) -> Result<pb::SessionMessag
         managers: managers.collect(),
         desired_role: role_word(role_to_hold(node)).to_owned(),
         root_pem: cluster.ca.root_cert.clone(),
+        gossip_keys: encode(&cluster.gossip_keys)?,
     })
 }
 

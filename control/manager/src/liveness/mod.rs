@@ -11,10 +11,11 @@ pub mod rounds;
 pub mod table;
 pub mod watcher;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
+use control_model::gossip::Opinion;
 use control_model::object::{NodeState, NodeStatus};
 use control_model::{Change, Node, NodeId, Timestamp};
 use control_store::State;
@@ -27,6 +28,8 @@ pub const PROBE_MISSES: u32 = 5;
 pub const GRACE_PERIODS: u32 = 3;
 /// With the data path dead as well, so much silence of the agent is enough: two heartbeats and a half.
 pub const SILENCE_BESIDE_DEAD_DATA_PATH: Duration = Duration::from_millis(2500);
+/// When gossip has found both lives of a node to be at an end, so much silence confirms it: no heartbeat came when one was due.
+pub const SILENCE_BESIDE_GOSSIP: Duration = Duration::from_millis(1100);
 /// Probes in a row without an answer that are no accident, though they condemn nobody yet.
 const FALLING_SILENT: u32 = 2;
 /// So many must fall silent at once before the leader doubts its own data path. Of one alone it can't know whose fault
@@ -43,6 +46,8 @@ pub struct Liveness {
     nodes: BTreeMap<NodeId, Life>,
     last_tick: Timestamp,
     doubt_since: Option<Timestamp>,
+    /// Nodes of which neither agent nor data path answers, as this node's gossip finds.
+    gone: BTreeSet<NodeId>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -71,7 +76,7 @@ struct Life {
 impl Liveness {
     /// A new leader's: it has heard nobody and gives everyone a whole grace.
     pub fn new(now: Timestamp) -> Self {
-        Self { nodes: BTreeMap::new(), last_tick: now, doubt_since: None }
+        Self { nodes: BTreeMap::new(), last_tick: now, doubt_since: None, gone: BTreeSet::new() }
     }
 
     /// The node's agent was heard at `at`.
@@ -80,6 +85,11 @@ impl Liveness {
         life.silent_since = life.silent_since.max(at);
         life.heard = true;
         life.addr = addr.or(life.addr);
+    }
+
+    /// What this node's gossip thinks from now on. It is believed where the leader's own heartbeats and probes agree.
+    pub fn gossip(&mut self, opinion: &Opinion) {
+        self.gone = opinion.silent_paths.intersection(&opinion.silent_agents).copied().collect();
     }
 
     /// A probe goes out to the node. One that is still out has missed. True if that was one too many.
@@ -133,7 +143,8 @@ impl Liveness {
         self.doubt_itself(now);
         let mut changes = Vec::new();
         for node in state.nodes().iter() {
-            let status = self.life(node.id, now).judge(node, grace, now);
+            let is_gone = self.gone.contains(&node.id);
+            let status = self.life(node.id, now).judge(node, grace, is_gone, now);
             if status != node.status {
                 changes.push(Change::NodeStatus { id: node.id, status });
             }
@@ -204,14 +215,17 @@ impl Life {
         }
     }
 
-    fn judge(&self, node: &Node, grace: Duration, now: Timestamp) -> NodeStatus {
-        let is_spared = node.status.data_path_alive && self.may_live(grace, now);
-        let dead_path = self.witnessed_misses >= PROBE_MISSES || (self.misses >= PROBE_MISSES && !is_spared);
-        let data_path_alive = !dead_path && (self.answered.is_some() || node.status.data_path_alive);
+    /// `is_gone` as gossip has it.
+    fn judge(&self, node: &Node, grace: Duration, is_gone: bool, now: Timestamp) -> NodeStatus {
         let silence = now.since(self.silent_since);
+        let is_gone = is_gone && self.misses >= FALLING_SILENT && silence > SILENCE_BESIDE_GOSSIP;
+        let is_spared = node.status.data_path_alive && self.may_live(grace, now);
+        let dead_path =
+            is_gone || self.witnessed_misses >= PROBE_MISSES || (self.misses >= PROBE_MISSES && !is_spared);
+        let data_path_alive = !dead_path && (self.answered.is_some() || node.status.data_path_alive);
         let (state, message) = if silence > grace {
             (NodeState::Down, "heartbeat failure")
-        } else if dead_path && silence > SILENCE_BESIDE_DEAD_DATA_PATH {
+        } else if is_gone || (dead_path && silence > SILENCE_BESIDE_DEAD_DATA_PATH) {
             (NodeState::Down, "heartbeat failure and no answer from the data path")
         } else if self.heard {
             (NodeState::Ready, "")

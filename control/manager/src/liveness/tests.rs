@@ -33,7 +33,15 @@ impl World {
         self.state.apply(index, &entry).expect("valid changes");
     }
 
-    /// Runs `script`: `<ms> beat|probe|answer|tick [node]`, and `leader` for a new one.
+    /// Gossip finds neither life in these.
+    fn gossip(&mut self, gone: &[NodeId]) {
+        let silent: BTreeSet<NodeId> = gone.iter().copied().collect();
+        let opinion = Opinion { silent_paths: silent.clone(), silent_agents: silent, ..Opinion::default() };
+        self.liveness.gossip(&opinion);
+    }
+
+    /// Runs `script`: `<ms> beat|probe|answer|tick|gone [node]`, `back` when gossip has nothing to say any more, and `leader` for
+    /// a new one.
     fn run(&mut self, script: &str) -> String {
         for line in script.lines().map(str::trim).filter(|l| !l.is_empty()) {
             let words: Vec<_> = line.split_whitespace().collect();
@@ -45,6 +53,8 @@ impl World {
                 "probe" => drop(self.liveness.probe_sent(id(), now)),
                 "answer" => self.liveness.probe_answered(id(), now),
                 "leader" => self.liveness = Liveness::new(now),
+                "gone" => self.gossip(&[id()]),
+                "back" => self.gossip(&[]),
                 "tick" => self.tick(ms, now),
                 other => panic!("unknown word {other}"),
             }
@@ -127,6 +137,28 @@ fn both_dead_is_down_after_two_and_a_half_seconds() {
     let expected = "1800 node 1 Ready path dead \n\
                     2700 node 1 Down path dead heartbeat failure and no answer from the data path\n";
     assert_eq!(world.run(&silence(300, 20_000, false)), expected);
+}
+
+#[test]
+fn a_node_that_gossip_finds_gone_is_down_as_soon_as_heartbeat_and_probes_confirm_it() {
+    let down = |script: &str| {
+        let mut world = World::new(1);
+        world.run(COMES_UP);
+        world.run(&format!("300 probe 1\n600 probe 1\n{script}\n1200 tick"))
+    };
+    let gone = "1200 node 1 Down path dead heartbeat failure and no answer from the data path\n";
+    assert_eq!(down("700 gone 1\n900 tick\n900 probe 1"), gone, "after the heartbeat that did not come");
+    assert_eq!(down("700 gone 1\n700 beat 1\n900 probe 1"), "", "its agent is heard");
+    assert_eq!(down("700 gone 1\n900 answer 1"), "", "its data path answers");
+    assert_eq!(down("700 gone 1\n900 probe 1\n900 back"), "", "refuted");
+
+    let mut world = World::new(1);
+    world.run(COMES_UP);
+    world.run("300 probe 1\n600 probe 1\n900 probe 1\n900 gone 1\n1200 tick");
+    assert_eq!(
+        world.run("1300 beat 1\n1300 answer 1\n1300 back\n1300 tick"),
+        "1300 node 1 Ready path alive \n"
+    );
 }
 
 #[test]

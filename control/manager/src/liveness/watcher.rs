@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use control_consensus::{Consensus, Leadership};
+use control_model::gossip::Opinion;
 use control_model::{NodeId, Timestamp};
 use control_store::{ReplicatedStore as _, State};
 use tokio::sync::watch;
@@ -33,9 +34,17 @@ pub struct LivenessWatcher {
     pub consensus: Arc<Consensus>,
     pub table: Arc<LivenessTable>,
     pub leadership: watch::Receiver<Leadership>,
-    /// This node: its own data path can't be probed from itself, its driver says whether it works.
     pub me: NodeId,
+    pub senses: Senses,
+}
+
+/// What this node knows of data paths besides the leader's probes.
+#[derive(Clone)]
+pub struct Senses {
+    /// It can't be probed from itself: its driver says whether it works.
     pub own_data_path: watch::Receiver<bool>,
+    /// What this node's gossip thinks of the others.
+    pub opinion: watch::Receiver<Arc<Opinion>>,
 }
 
 /// One term's.
@@ -87,6 +96,8 @@ impl<'a> Watch<'a> {
 
     /// Never returns.
     async fn run(mut self) {
+        let mut opinion = self.watcher.senses.opinion.clone();
+        opinion.mark_changed();
         loop {
             // What answers change is seen at the end of the round.
             let is_due = tokio::select! {
@@ -96,6 +107,10 @@ impl<'a> Watch<'a> {
                         self.liveness.probe_answered(node, now);
                     }
                     false
+                }
+                Ok(()) = opinion.changed() => {
+                    self.liveness.gossip(&opinion.borrow_and_update());
+                    true
                 }
                 () = sleep_until(Some(self.rounds.next_burst())) => self.probe(),
                 () = sleep_until(self.liveness.next_deadline()) => true,
@@ -113,7 +128,7 @@ impl<'a> Watch<'a> {
         if self.rounds.is_complete() {
             self.prober.retain(|id| state.nodes().get(id).is_some());
             // Until the own driver has looked, the own data path is as the last leader left it: it outlives daemons.
-            if *self.watcher.own_data_path.borrow() {
+            if *self.watcher.senses.own_data_path.borrow() {
                 self.liveness.probe_answered(self.watcher.me, now);
             }
         }

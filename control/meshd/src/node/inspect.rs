@@ -177,7 +177,9 @@ pub async fn metrics(host: Arc<Host>, swarm: Option<Arc<Swarm>>) -> Result<Strin
     };
     let raft = swarm.manager().map(|manager| raft(&manager));
     let report = swarm.data_plane().driver.watch().borrow().clone();
-    Ok(metrics::render(&Metrics { maps, raft, report: Some(report) }))
+    let gossip = swarm.gossip_counters.as_ref();
+    let gossip = gossip.map(|counters| metrics::Gossip::read(counters, &swarm.opinion.borrow()));
+    Ok(metrics::render(&Metrics { maps, raft, report: Some(report), gossip }))
 }
 
 fn maps(pins: &Path) -> Result<Maps, inspect::InspectError> {

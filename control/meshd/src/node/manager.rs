@@ -5,12 +5,11 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use control_consensus::{Consensus, JoinError, Kek, OpenError, Options};
-use control_manager::{Inspector, Manager, clock};
+use control_manager::{Inspector, Manager, Senses, clock};
 use control_model::{Change, NodeId};
 use control_rpc::{Channels, serve};
 use control_store::ReplicatedStore as _;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -62,10 +61,10 @@ impl RunningManager {
         dir: &SwarmDir,
         channels: &Arc<Channels>,
         file: &NodeFile,
-        own_data_path: watch::Receiver<bool>,
+        senses: Senses,
         changes: Vec<Change>,
     ) -> Result<Self, ManagerError> {
-        Self::begin(dir, channels, file, own_data_path, Begin::Bootstrap(changes)).await
+        Self::begin(dir, channels, file, senses, Begin::Bootstrap(changes)).await
     }
 
     /// Goes on from the disk, or makes an empty replica that has yet to [`RunningManager::join`].
@@ -73,16 +72,16 @@ impl RunningManager {
         dir: &SwarmDir,
         channels: &Arc<Channels>,
         file: &NodeFile,
-        own_data_path: watch::Receiver<bool>,
+        senses: Senses,
     ) -> Result<Self, ManagerError> {
-        Self::begin(dir, channels, file, own_data_path, Begin::Resume).await
+        Self::begin(dir, channels, file, senses, Begin::Resume).await
     }
 
     async fn begin(
         dir: &SwarmDir,
         channels: &Arc<Channels>,
         file: &NodeFile,
-        own_data_path: watch::Receiver<bool>,
+        senses: Senses,
         begin: Begin,
     ) -> Result<Self, ManagerError> {
         // First, so that a port that is taken leaves nothing behind.
@@ -106,7 +105,7 @@ impl RunningManager {
             }
             Begin::Resume => Consensus::create(options).await?,
         };
-        Ok(Self::start(consensus, listener, channels, file.node, own_data_path))
+        Ok(Self::start(consensus, listener, channels, file.node, senses))
     }
 
     fn start(
@@ -114,14 +113,10 @@ impl RunningManager {
         listener: TcpListener,
         channels: &Arc<Channels>,
         me: NodeId,
-        own_data_path: watch::Receiver<bool>,
+        senses: Senses,
     ) -> Self {
-        let options = control_manager::Options {
-            consensus: consensus.clone(),
-            channels: channels.clone(),
-            me,
-            own_data_path,
-        };
+        let options =
+            control_manager::Options { consensus: consensus.clone(), channels: channels.clone(), me, senses };
         let manager = Manager::start(options);
         let inspector = manager.inspector();
         let stop = CancellationToken::new();

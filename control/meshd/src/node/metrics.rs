@@ -5,8 +5,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use control_gossip::service::Counters;
 use control_model::TaskState;
+use control_model::gossip::Opinion;
 use dataplane_kernel::inspect::drop_reasons;
 use dataplane_model::inspect::DropsReport;
 use dataplane_model::{Generation, Report};
@@ -23,6 +26,36 @@ pub struct Metrics {
     pub raft: Option<Raft>,
     /// The data plane's last report.
     pub report: Option<Report>,
+    /// `None` of a node that takes no part in gossip.
+    pub gossip: Option<Gossip>,
+}
+
+/// What this node's gossip has counted, and thinks.
+#[derive(Debug, Default)]
+pub struct Gossip {
+    pub n_sent: u64,
+    pub n_received: u64,
+    /// By reason.
+    pub refused: Vec<(&'static str, u64)>,
+    pub n_exchanged: u64,
+    pub n_exchanges_failed: u64,
+    pub n_silent_paths: usize,
+    pub n_silent_agents: usize,
+}
+
+impl Gossip {
+    pub fn read(counters: &Counters, opinion: &Opinion) -> Self {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Self {
+            n_sent: read(&counters.sent),
+            n_received: read(&counters.received),
+            refused: counters.refused().map(|(why, n)| (why.word(), n)).collect(),
+            n_exchanged: read(&counters.exchanged),
+            n_exchanges_failed: read(&counters.exchanges_failed),
+            n_silent_paths: opinion.silent_paths.len(),
+            n_silent_agents: opinion.silent_agents.len(),
+        }
+    }
 }
 
 /// Read from the kernel's maps.
@@ -61,6 +94,9 @@ pub fn render(metrics: &Metrics) -> String {
     }
     if let Some(raft) = &metrics.raft {
         of_manager(&mut page, raft);
+    }
+    if let Some(gossip) = &metrics.gossip {
+        of_gossip(&mut page, gossip);
     }
     page.0
 }
@@ -153,6 +189,30 @@ fn of_manager(page: &mut Page, raft: &Raft) {
     }
 }
 
+fn of_gossip(page: &mut Page, gossip: &Gossip) {
+    page.family("meshd_gossip_datagrams_total", "counter", "Datagrams of gossip, sent and taken.");
+    page.value(&[("direction", "sent")], gossip.n_sent);
+    page.value(&[("direction", "received")], gossip.n_received);
+    page.family(
+        "meshd_gossip_refused_total",
+        "counter",
+        "Datagrams of gossip that changed nothing: foreign, forged, or recorded earlier.",
+    );
+    for (reason, count) in &gossip.refused {
+        page.value(&[("reason", reason)], *count);
+    }
+    page.family(
+        "meshd_gossip_exchanges_total",
+        "counter",
+        "Exchanges of all that two nodes know, by result.",
+    );
+    page.value(&[("result", "done")], gossip.n_exchanged);
+    page.value(&[("result", "failed")], gossip.n_exchanges_failed);
+    page.family("meshd_gossip_silent_nodes", "gauge", "Nodes that this one takes to be silent.");
+    page.value(&[("what", "data_path")], u64::try_from(gossip.n_silent_paths).unwrap_or(u64::MAX));
+    page.value(&[("what", "agent")], u64::try_from(gossip.n_silent_agents).unwrap_or(u64::MAX));
+}
+
 /// The text so far, and the family that the next values belong to.
 #[derive(Default)]
 struct Page(String, &'static str);
@@ -201,6 +261,7 @@ mod tests {
                 tasks: BTreeMap::from([(TaskState::Running, 6)]),
             }),
             report: Some(Report { applied: Generation { epoch: 1, index: 76 }, ..Report::default() }),
+            gossip: Some(Gossip { refused: vec![("forged", 2)], n_silent_agents: 1, ..Gossip::default() }),
         }
     }
 
@@ -220,6 +281,8 @@ mod tests {
             "meshd_generation_index{which=\"applied\"} 76",
             "meshd_drains_given_up_total 3",
             "meshd_raft_is_leader 1",
+            "meshd_gossip_refused_total{reason=\"forged\"} 2",
+            "meshd_gossip_silent_nodes{what=\"agent\"} 1",
             "meshd_cluster_tasks{state=\"running\"} 6",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} in\n{text}");

@@ -3,6 +3,7 @@
 mod certificate;
 mod facts;
 mod genesis;
+mod gossip;
 mod inspect;
 mod keeper;
 mod manager;
@@ -19,6 +20,7 @@ use control_api::Engine;
 use control_api::node::{
     HostFacts, InitRequest, InspectError, JOIN_TIMEOUT, JoinRequest, LocalState, RaftFacts, SwarmError,
 };
+use control_manager::Senses;
 use control_model::object::ManagerStatus;
 use control_model::{Network, NodeId};
 use control_rpc::{Channels, Identity, IdentityPem};
@@ -28,6 +30,7 @@ use dataplane_model::inspect::{
     LoadBalancerRow, NodeStatus, RingReport, TopReport, TraceReport, TraceRequest, TunnelledPacket,
     VerifyReport,
 };
+use tokio::sync::watch;
 
 use crate::addresses::{Addresses, own_networks, resolve_remote};
 use crate::data_plane::NodeDataPlane;
@@ -125,6 +128,7 @@ impl MeshNode {
             data_plane: NodeDataPlane::start(&self.host.config).map_err(failed)?,
             pem,
             file,
+            opinion: watch::Sender::default(),
             manager: None,
         }))
     }
@@ -192,8 +196,9 @@ impl MeshNode {
         let channels = channels(&pem)?;
         let data_plane = NodeDataPlane::start(&self.host.config).map_err(failed)?;
         self.dir.store_identity(&pem).map_err(failed)?;
-        let is_up = data_plane.is_up.clone();
-        let running = RunningManager::bootstrap(&self.dir, &channels, &file, is_up, changes);
+        let opinion = watch::Sender::default();
+        let senses = Senses { own_data_path: data_plane.is_up.clone(), opinion: opinion.subscribe() };
+        let running = RunningManager::bootstrap(&self.dir, &channels, &file, senses, changes);
         let running = running.await.map_err(failed)?;
         if let Err(error) = running.wait_to_lead().await {
             running.stop().await;
@@ -209,6 +214,7 @@ impl MeshNode {
             pem,
             file,
             data_plane,
+            opinion,
             manager: Some(running),
         }))
     }

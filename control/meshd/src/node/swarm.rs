@@ -8,7 +8,10 @@ use std::time::Duration;
 use control_agent::{Agent, AgentHandle, AgentOptions, Holdings, Inspect, NodeContext, SessionState};
 use control_api::node::SwarmError;
 use control_consensus::Consensus;
-use control_model::object::NodeState;
+use control_gossip::service::{Counters, Gossip};
+use control_manager::Senses;
+use control_model::gossip::Opinion;
+use control_model::object::{NodeDescription, NodeState};
 use control_model::spec::Role;
 use control_model::{Network, NodeId, PeerIdentity};
 use control_rpc::{Channels, IdentityPem};
@@ -18,9 +21,9 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::failed;
 use super::keeper::keep_in_step;
 use super::manager::{ManagerError, RunningManager};
+use super::{failed, gossip};
 use crate::data_plane::NodeDataPlane;
 use crate::disk::{DiskError, NodeFile, SwarmDir};
 use crate::host::Host;
@@ -48,6 +51,11 @@ pub struct Swarm {
     pub networks: watch::Receiver<Arc<Vec<Network>>>,
     /// What the managers have assigned to this node.
     pub holdings: Holdings,
+    /// What this node's gossip thinks.
+    pub opinion: watch::Receiver<Arc<Opinion>>,
+    /// `None` of a node that takes no part.
+    pub gossip_counters: Option<Arc<Counters>>,
+    gossip: Mutex<Option<Gossip>>,
     /// Why this node is not what it should be; empty when all is well.
     pub trouble: watch::Sender<String>,
     pub stop: CancellationToken,
@@ -65,6 +73,8 @@ pub struct Parts {
     pub pem: IdentityPem,
     pub file: NodeFile,
     pub data_plane: NodeDataPlane,
+    /// Where gossip says what it thinks.
+    pub opinion: watch::Sender<Arc<Opinion>>,
     /// The manager half, where it runs already.
     pub manager: Option<RunningManager>,
 }
@@ -72,14 +82,22 @@ pub struct Parts {
 impl Swarm {
     /// Starts the agent, and what keeps the node in step with the cluster.
     pub fn start(parts: Parts) -> Arc<Self> {
-        let Parts { host, dir, inspect, channels, pem, file, data_plane, manager } = parts;
+        let Parts { host, dir, inspect, channels, pem, file, data_plane, opinion, manager } = parts;
         let local_manager = watch::Sender::new(manager.as_ref().map(|_| local_addr(&host, &file)));
-        let agent = start_agent((&host, inspect), &channels, &file, &data_plane, local_manager.subscribe());
+        let thought = opinion.subscribe();
+        let prepared = gossip::prepare(&file, host.config.gossip_port);
+        let addr = prepared.as_ref().map(|prepared| prepared.addr);
+        let with = AgentsWorld { host: &host, inspect, opinion: thought.clone(), gossip_addr: addr };
+        let agent = start_agent(with, &channels, &file, &data_plane, local_manager.subscribe());
+        let gossip = gossip::start(prepared, file.node, &agent, opinion);
         let swarm = Arc::new(Self {
             session: agent.state(),
             views: agent.views(),
             networks: agent.networks(),
             holdings: agent.holdings(),
+            opinion: thought,
+            gossip_counters: gossip.as_ref().map(|gossip| gossip.counters().clone()),
+            gossip: Mutex::new(gossip),
             agent: Mutex::new(Some(agent)),
             manager: Mutex::new(manager.map(Arc::new)),
             pem: Mutex::new(pem),
@@ -156,8 +174,8 @@ impl Swarm {
         };
         self.update_file(|file| file.raft_id = Some(raft_id))?;
         let file = self.file();
-        let is_up = self.data_plane.is_up.clone();
-        let running = RunningManager::open(&self.dir, &self.channels, &file, is_up).await?;
+        let senses = Senses { own_data_path: self.data_plane.is_up.clone(), opinion: self.opinion.clone() };
+        let running = RunningManager::open(&self.dir, &self.channels, &file, senses).await?;
         *locked(&self.manager) = Some(Arc::new(running));
         self.local_manager.send_replace(Some(local_addr(&self.host, &file)));
         Ok(())
@@ -207,11 +225,19 @@ impl Swarm {
     /// Stops everything; tasks and data plane go on. A leader hands over first.
     pub async fn shut_down(&self) {
         self.stop_keeper().await;
+        self.stop_gossip().await;
         let agent = locked(&self.agent).take();
         if let Some(agent) = agent {
             agent.stop().await;
         }
         self.stop_manager().await;
+    }
+
+    async fn stop_gossip(&self) {
+        let gossip = locked(&self.gossip).take();
+        if let Some(gossip) = gossip {
+            gossip.stop().await;
+        }
     }
 
     /// Gives up the seat in Raft. If that can't be, nothing has changed.
@@ -226,6 +252,7 @@ impl Swarm {
     /// Stops the node's tasks and the manager half, takes the data plane down.
     pub async fn leave(self: Arc<Self>) -> Result<(), SwarmError> {
         self.stop_keeper().await;
+        self.stop_gossip().await;
         let agent = locked(&self.agent).take();
         if let Some(agent) = agent
             && let Err(error) = agent.leave().await
@@ -258,8 +285,16 @@ fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// What of the node the agent is told.
+struct AgentsWorld<'a> {
+    host: &'a Arc<Host>,
+    inspect: Inspect,
+    opinion: watch::Receiver<Arc<Opinion>>,
+    gossip_addr: Option<SocketAddr>,
+}
+
 fn start_agent(
-    (host, inspect): (&Arc<Host>, Inspect),
+    AgentsWorld { host, inspect, opinion, gossip_addr }: AgentsWorld<'_>,
     channels: &Arc<Channels>,
     file: &NodeFile,
     data_plane: &NodeDataPlane,
@@ -274,10 +309,11 @@ fn start_agent(
             vxlan_port: file.data_path_port,
         },
         channels: channels.clone(),
-        describe: Arc::new(move || describer.description(vtep)),
+        describe: Arc::new(move || NodeDescription { gossip_addr, ..describer.description(vtep) }),
         inspect,
         known_managers: file.managers.iter().map(|manager| manager.addr).collect(),
         local_manager,
+        opinion,
     };
     Agent::start(options, Arc::new(host.executor.clone()), data_plane.driver.clone())
 }
