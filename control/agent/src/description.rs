@@ -10,7 +10,7 @@ use control_model::spec::{Labels, Platform, Resources};
 const NANO_CPUS_PER_CPU: i64 = 1_000_000_000;
 
 /// This host's description. The hostname and the addresses are the caller's: it knows its namespace and its
-/// flags. The underlay's MTU, labels and generic resources, too, are its to fill in.
+/// flags. The underlay's MTU, the certificate's root, labels and generic resources, too, are its to fill in.
 pub fn describe_host(
     hostname: String,
     data_path_addr: IpAddr,
@@ -33,6 +33,7 @@ pub fn describe_host(
         addresses,
         underlay_mtu_bytes: None,
         gossip_addr: None,
+        tls: None,
     }
 }
 

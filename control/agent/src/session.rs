@@ -58,6 +58,8 @@ pub struct SessionState {
     pub managers: Vec<Manager>,
     /// The root certificates to trust, PEM; empty before the first session.
     pub root_pem: String,
+    /// Digest of the public key that should have signed this node's certificate; empty if any will do.
+    pub issuer: Vec<u8>,
     /// The cluster says that this node is no member (any more).
     pub removed: bool,
     /// Why there is no session; empty while there is one.
@@ -247,6 +249,7 @@ impl SessionClient {
             desired_role: role(&message.desired_role),
             managers: listed,
             root_pem: message.root_pem.clone(),
+            issuer: message.issuer.clone(),
             removed: false,
             error: String::new(),
         };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use control_manager::control::{Control, ControlError};
 
 use crate::error::ApiError;
-use crate::node::{Membership, Node};
+use crate::node::{EXPIRED, LOCKED, Membership, Node};
 
 /// The served node.
 #[derive(Clone)]
@@ -22,14 +22,12 @@ impl Api {
         }
         let local = self.node.local();
         Err(match local.membership {
+            Membership::Error if local.is_expired => ApiError::unavailable(EXPIRED),
             Membership::Inactive | Membership::Error => ApiError::unavailable(
                 "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to connect \
                  this node to swarm and try again.",
             ),
-            Membership::Locked => ApiError::unavailable(
-                "Swarm is encrypted and needs to be unlocked before it can be used. Please use \"docker swarm \
-                 unlock\" to unlock it.",
-            ),
+            Membership::Locked => ApiError::unavailable(LOCKED),
             Membership::Pending => ApiError::unavailable(
                 "This node is not a swarm manager. Manager is being prepared or has trouble connecting to the \
                  cluster.",

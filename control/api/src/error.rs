@@ -6,7 +6,7 @@ use control_model::validate::SpecError;
 use http::{StatusCode, header};
 
 use crate::engine::EngineError;
-use crate::node::{InspectError, SwarmError};
+use crate::node::{InspectError, SwarmError, UnlockError};
 
 /// An error reply.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -71,6 +71,17 @@ impl From<SwarmError> for ApiError {
             | SwarmError::JoinTimeout
             | SwarmError::Unreachable(_) => StatusCode::SERVICE_UNAVAILABLE,
             SwarmError::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        Self::new(status, error.to_string())
+    }
+}
+
+impl From<UnlockError> for ApiError {
+    fn from(error: UnlockError) -> Self {
+        let status = match error {
+            UnlockError::NotLocked => StatusCode::CONFLICT,
+            UnlockError::WrongKey => StatusCode::UNAUTHORIZED,
+            UnlockError::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Self::new(status, error.to_string())
     }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use control_model::authority::UnlockKey;
 use control_model::spec::Availability;
 use control_model::{ClusterId, Network, NodeId};
 use control_store::ReplicatedStore;
@@ -34,12 +35,21 @@ pub trait Node: Send + Sync + 'static {
     /// writes. [`SwarmError::AlreadyInSwarm`] if this node is part of one (unless `force_new_cluster`).
     async fn init(&self, request: InitRequest) -> Result<NodeId, SwarmError>;
 
-    /// `docker swarm join`: returns when this node has its certificate and its session (as manager: its store).
+    /// `docker swarm join`: returns when this node has its certificate and its session (as manager: its store). A member
+    /// whose certificate ran out comes back as itself.
     async fn join(&self, request: JoinRequest) -> Result<(), SwarmError>;
 
     /// `docker swarm leave`: stops the node's tasks, forgets certificate and state. The API has already refused the
     /// cases that need `--force`; `force` says that the membership in Raft may be given up without an answer.
     async fn leave(&self, force: bool) -> Result<(), SwarmError>;
+
+    /// `docker swarm unlock`: opens a locked manager's disk, and goes on as a member; returns when its store runs, or
+    /// has had the time of a join to do so.
+    async fn unlock(&self, key: UnlockKey) -> Result<(), UnlockError>;
+
+    /// Locks this manager's disk as the cluster now wants it. Every manager does so by itself; the one that is asked for
+    /// another key has it before it says so.
+    fn follow_lock(&self);
 
     /// The replicated state, while this node is an active manager.
     fn store(&self) -> Option<Arc<dyn ReplicatedStore>>;
@@ -140,6 +150,14 @@ pub enum Membership {
     Locked,
 }
 
+/// What is wrong with a member whose certificate ran out while it was off: moby's words, and the way back.
+pub const EXPIRED: &str = "Swarm certificates have expired. To replace them, run `docker swarm join-token worker` (for a \
+                           manager: `manager`) on a manager, and the command that it shows on this node: it stays who it is.";
+
+/// What every call that needs the swarm gets from a locked manager, in moby's words.
+pub const LOCKED: &str = "Swarm is encrypted and needs to be unlocked before it can be used. Please use \"docker swarm \
+                          unlock\" to unlock it.";
+
 /// A manager that this node knows how to reach.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RemoteManager {
@@ -158,7 +176,9 @@ pub struct LocalState {
     pub is_manager: bool,
     /// The address that this node advertises, without a port.
     pub addr: Option<IpAddr>,
-    /// Why `membership` is [`Membership::Error`]; empty otherwise.
+    /// This node's certificate ran out: a join with a token brings it back. `membership` is [`Membership::Error`].
+    pub is_expired: bool,
+    /// Why `membership` is [`Membership::Error`] or [`Membership::Locked`]; empty otherwise.
     pub error: String,
     pub remote_managers: Vec<RemoteManager>,
 }
@@ -227,6 +247,17 @@ pub enum SwarmError {
     Unreachable(String),
     /// Anything else (500).
     #[error("{0}")]
+    Failed(String),
+}
+
+/// Why a node was not unlocked. It stays as it was. The words are moby's.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum UnlockError {
+    #[error("swarm is not locked")]
+    NotLocked,
+    #[error("swarm could not be unlocked: invalid key provided")]
+    WrongKey,
+    #[error("swarm component could not be started: {0}")]
     Failed(String),
 }
 

@@ -6,6 +6,9 @@ use common::Daemon;
 use common::cli::{mask, programs};
 use control_api::Node as _;
 use control_api::node::Membership;
+use control_ca::{RootCa, key_digest};
+use control_model::{Change, Object};
+use control_store::ReplicatedStore as _;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn version_and_info_are_truthful() {
@@ -203,11 +206,96 @@ async fn tokens_and_settings_are_shown_and_changed() {
         "{info}"
     );
     assert_eq!(
-        daemon.refuses("swarm update --autolock=true").await,
-        "Error response from daemon: rpc error: code = Unimplemented desc = locking managers (autolock) is not \
-         supported yet"
+        daemon.refuses("swarm update --cert-expiry 59m").await,
+        "Error response from daemon: rpc error: code = InvalidArgument desc = minimum certificate expiry time is: 1h0m0s"
     );
     assert_eq!(daemon.refuses("swarm unlock-key").await, "no unlock key is set");
+    assert_eq!(
+        daemon.refuses("swarm unlock-key --rotate").await,
+        "cannot rotate because autolock is not turned on"
+    );
+}
+
+/// What the CLI says of a key, around it.
+fn instructions(key: &str) -> String {
+    format!(
+        "To unlock a swarm manager after it restarts, run the `docker swarm unlock`\ncommand and provide the following \
+         key:\n\n    {key}\n\nRemember to store this key in a password manager, since without it you\nwill not be able \
+         to restart the manager."
+    )
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn autolock_is_turned_on_rotated_and_turned_off() {
+    let daemon = Daemon::manager().await;
+    let key = async || daemon.docker("swarm unlock-key -q").await.stdout.trim_end().to_owned();
+    let shown = daemon.docker("swarm update --autolock=true").await.stdout;
+    let first = key().await;
+    assert_eq!((first.len(), first.starts_with("SWMKEY-1-")), (9 + 43, true), "{first}");
+    assert_eq!(shown.trim_end(), format!("Swarm updated.\n{}", instructions(&first)));
+    assert_eq!(daemon.docker("swarm unlock-key").await.stdout.trim_end(), instructions(&first));
+    assert!(daemon.docker("info").await.stdout.contains("Autolock Managers: true"));
+    assert_eq!(daemon.prints("swarm update --task-history-limit 4").await, "Swarm updated.");
+    assert_eq!(key().await, first, "other updates keep the key");
+
+    let shown = daemon.docker("swarm unlock-key --rotate").await.stdout;
+    let second = key().await;
+    assert_ne!(second, first);
+    assert_eq!(
+        shown.trim_end(),
+        format!("Successfully rotated manager unlock key.\n{}", instructions(&second))
+    );
+    assert_eq!(daemon.prints("swarm update --autolock=false").await, "Swarm updated.");
+    assert_eq!(daemon.refuses("swarm unlock-key").await, "no unlock key is set");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_locked_manager_says_so_until_it_has_the_key() {
+    let daemon = Daemon::manager().await;
+    daemon.docker("swarm update --autolock=true").await;
+    let key = daemon.docker("swarm unlock-key -q").await.stdout;
+    assert_eq!(
+        daemon.docker_with_input("swarm unlock", key.as_bytes()).await.stderr,
+        "Error: swarm is not locked\n"
+    );
+    assert!(daemon.node.restart());
+
+    let locked = "Error response from daemon: Swarm is encrypted and needs to be unlocked before it can be used. Please \
+                  use \"docker swarm unlock\" to unlock it.";
+    for line in [
+        "node ls",
+        "service ls",
+        "service create --detach whoami:v1",
+        "network create -d overlay n",
+        "swarm update --autolock=false",
+        "swarm unlock-key",
+        "swarm join-token worker",
+        "stack services s",
+    ] {
+        let refused = daemon.refuses(line).await;
+        assert!(refused.ends_with(locked), "{line}: {refused}");
+    }
+    assert_eq!(
+        daemon.refuses("swarm leave").await,
+        "Error response from daemon: Swarm is encrypted and locked. Please unlock it first or use `--force` to ignore \
+         this message."
+    );
+    assert!(daemon.refuses("swarm init").await.contains("This node is already part of a swarm."));
+    let info = daemon.docker("info").await.stdout;
+    assert!(info.contains(" Swarm: locked\n") && !info.contains("NodeID"), "{info}");
+    assert_eq!(daemon.header("HEAD", "/_ping", "Swarm").await, "locked");
+
+    let unlock = async |key: &str| daemon.docker_with_input("swarm unlock", key.as_bytes()).await;
+    let wrong = format!("SWMKEY-1-{}", "A".repeat(43));
+    for (given, refusal) in
+        [("k", "invalid key string"), (&*wrong, "swarm could not be unlocked: invalid key provided")]
+    {
+        let refused = unlock(given).await;
+        assert_eq!((refused.code, refused.stderr), (1, format!("Error response from daemon: {refusal}\n")));
+    }
+    let unlocked = unlock(&key).await;
+    assert_eq!((unlocked.code, unlocked.stderr.as_str()), (0, ""));
+    assert!(daemon.prints("node ls").await.contains("m1"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -226,4 +314,97 @@ async fn pings_say_where_the_node_stands() {
         assert_eq!(daemon.request("GET", "/_ping", b"").await, (200, "OK".into()));
         assert_eq!(daemon.request("HEAD", "/_ping", b"").await, (200, String::new()));
     }
+}
+
+/// A manager whose authority can sign, and whose nodes renew.
+async fn with_authority() -> (Daemon, tokio::task::JoinHandle<()>) {
+    let daemon = Daemon::manager().await;
+    let root = RootCa::generate(control_manager::clock::now()).expect("made");
+    let cluster = daemon.store.state().cluster().expect("made").clone();
+    let mut signing = (*cluster).clone();
+    signing.ca.root_cert = root.cert_pem().to_owned();
+    signing.ca.root_key = root.key_pem();
+    signing.ca.issuer = key_digest(root.cert_pem());
+    let change =
+        Change::Update { object: Object::Cluster(Box::new(signing)), expected: cluster.meta.version };
+    daemon.store.commit(vec![change]).expect("current version");
+    let renewing = tokio::spawn(common::world::renew(daemon.store.clone()));
+    (daemon, renewing)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_root_is_printed_and_rotated() {
+    let (daemon, renewing) = with_authority().await;
+    let tls = "node ls --format {{.Hostname}}={{.TLSStatus}}";
+    daemon
+        .until(|state| {
+            state
+                .nodes()
+                .iter()
+                .all(|n| n.description.tls.map(|t| t.issuer) == state.cluster().and_then(|c| c.ca.issuer))
+        })
+        .await;
+    let first = daemon.docker("swarm ca").await.stdout;
+    assert!(first.starts_with("-----BEGIN CERTIFICATE-----\n"), "{first}");
+    assert_eq!(daemon.prints(tls).await, "m1=Ready\nw1=Ready\nw2=Ready");
+    let token = daemon.docker("swarm join-token -q worker").await.stdout;
+
+    // The CLI follows the nodes to the end.
+    let rotated = daemon.docker("swarm ca --rotate").await;
+    assert_eq!((rotated.code, rotated.stderr.as_str()), (0, ""));
+    let second = daemon.docker("swarm ca").await.stdout;
+    assert!(second != first && rotated.stdout.trim_end().ends_with(second.trim_end()), "{}", rotated.stdout);
+    assert_ne!(daemon.docker("swarm join-token -q worker").await.stdout, token);
+    assert_eq!(daemon.prints(tls).await, "m1=Ready\nw1=Ready\nw2=Ready");
+    assert_eq!(daemon.prints("swarm update --task-history-limit 3").await, "Swarm updated.");
+    assert_eq!(daemon.docker("swarm ca").await.stdout, second, "other updates rotate nothing");
+
+    renewing.abort();
+    assert!(renewing.await.is_err_and(|error| error.is_cancelled()));
+    assert_eq!(daemon.docker("swarm ca --rotate --detach --cert-expiry 48h").await.code, 0);
+    assert_eq!(daemon.prints(tls).await, "m1=Needs Rotation\nw1=Needs Rotation\nw2=Needs Rotation");
+    let info = daemon.docker("info").await.stdout;
+    assert!(
+        info.contains("Root Rotation In Progress: true") && info.contains("Expiry Duration: 2 days"),
+        "{info}"
+    );
+    assert_eq!(
+        daemon.docker("swarm ca").await.stdout,
+        second,
+        "the old root is trusted until all have followed"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_root_of_ones_own_is_taken_or_refused_in_dockers_words() {
+    let (daemon, renewing) = with_authority().await;
+    let own = RootCa::generate(control_manager::clock::now()).expect("made");
+    let file = |name: &str, text: &str| {
+        let path = daemon.path(name);
+        std::fs::write(&path, text).expect("written");
+        path.display().to_string()
+    };
+    let (cert, key) = (file("ca.pem", own.cert_pem()), file("ca-key.pem", &own.key_pem()));
+    let rotate = async |flags: &str| daemon.docker(&format!("swarm ca --rotate {flags}")).await;
+    let refusals = [
+        (format!("--ca-cert {cert}"), "the --ca-cert flag requires that a --ca-key flag"),
+        (format!("--ca-cert {key} --ca-key {key}"), "could not parse the desired CA certificate"),
+        (format!("--ca-cert {cert} --ca-key {cert}"), "the desired CA key can't be used"),
+        (
+            format!("--ca-cert {cert} --external-ca protocol=cfssl,url=https://ca.example.org"),
+            "Spec.CAConfig.ExternalCAs is not supported",
+        ),
+    ];
+    for (flags, refusal) in refusals {
+        let refused = rotate(&flags).await;
+        assert!(refused.code != 0 && refused.stderr.contains(refusal), "{flags}: {refused:?}");
+    }
+    let before = daemon.docker("swarm ca").await.stdout;
+    assert_ne!(before.trim(), own.cert_pem().trim(), "a refused root changes nothing");
+    let taken = rotate(&format!("--ca-cert {cert} --ca-key {key}")).await;
+    assert_eq!((taken.code, taken.stderr.as_str()), (0, ""));
+    assert_eq!(daemon.docker("swarm ca").await.stdout.trim(), own.cert_pem().trim());
+    let shown = daemon.request("GET", "/swarm", b"").await.1;
+    assert!(!shown.contains("PRIVATE KEY"), "the key is shown: {shown}");
+    renewing.abort();
 }

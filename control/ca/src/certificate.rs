@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use control_model::authority::{KeyDigest, NodeTls};
 use control_model::identity::ParseIdentityError;
 use control_model::spec::Role;
 use control_model::{PeerIdentity, Timestamp};
@@ -9,12 +12,16 @@ use rustls::RootCertStore;
 use rustls::server::WebPkiClientVerifier;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, UnixTime};
+use sha2::{Digest, Sha256};
 use x509_parser::prelude::{AttributeTypeAndValue, FromDer, X509Certificate};
 
 /// Renewal is due at a random moment between these parts of a certificate's life (swarmkit's 50 and 80 %), so
 /// that nodes that joined together don't renew together.
 const RENEW_FROM_PERMILLE: u64 = 500;
 const RENEW_SPAN_PERMILLE: u64 = 300;
+
+/// Digits in a line of PEM (RFC 7468 section 2).
+const PEM_LINE: usize = 64;
 
 /// A certificate is not to be trusted, or not to be read.
 #[derive(Debug, thiserror::Error)]
@@ -46,9 +53,12 @@ impl Certificate {
         Self::from_der(&first_der(pem).ok_or(CertificateError::Malformed)?)
     }
 
-    /// Reads the first certificate of `pem`, which must be signed by one of `roots` and valid at `now`.
+    /// Reads the first certificate of `pem`, which must be valid at `now` and signed by one of `roots`, maybe by way of
+    /// those that follow it.
     pub fn verify(pem: &str, roots: &str, now: Timestamp) -> Result<Self, CertificateError> {
-        let der = first_der(pem).ok_or(CertificateError::Malformed)?;
+        let mut chain = CertificateDer::pem_slice_iter(pem.as_bytes());
+        let der = chain.next().and_then(Result::ok).ok_or(CertificateError::Malformed)?;
+        let between: Vec<_> = chain.collect::<Result<_, _>>().map_err(|_| CertificateError::Malformed)?;
         let mut store = RootCertStore::empty();
         for root in CertificateDer::pem_slice_iter(roots.as_bytes()) {
             let root = root.map_err(|_| CertificateError::Roots)?;
@@ -60,7 +70,7 @@ impl Certificate {
             .map_err(|_| CertificateError::Roots)?;
         let seconds = u64::try_from(now.0).unwrap_or(0) / 1_000_000_000;
         let at = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
-        verifier.verify_client_cert(&der, &[], at).map_err(CertificateError::Untrusted)?;
+        verifier.verify_client_cert(&der, &between, at).map_err(CertificateError::Untrusted)?;
         Self::from_der(&der)
     }
 
@@ -111,7 +121,7 @@ fn timestamp(unix_seconds: i64) -> Timestamp {
     Timestamp(unix_seconds.saturating_mul(1_000_000_000))
 }
 
-fn first_der(pem: &str) -> Option<CertificateDer<'static>> {
+pub(crate) fn first_der(pem: &str) -> Option<CertificateDer<'static>> {
     CertificateDer::pem_slice_iter(pem.as_bytes()).next()?.ok()
 }
 
@@ -128,4 +138,39 @@ pub(crate) fn single_der(pem: &str) -> Option<CertificateDer<'static>> {
 pub(crate) fn public_key_of(der: &CertificateDer<'_>) -> Option<Vec<u8>> {
     let (_, certificate) = X509Certificate::from_der(der).ok()?;
     Some(certificate.public_key().subject_public_key.data.to_vec())
+}
+
+/// The certificate as PEM, in the one form that the cluster keeps.
+pub(crate) fn pem_of(der: &CertificateDer<'_>) -> String {
+    let digits = BASE64_STANDARD.encode(der);
+    let mut text = String::from("-----BEGIN CERTIFICATE-----\n");
+    for line in digits.as_bytes().chunks(PEM_LINE) {
+        // Base 64 is ASCII: every byte is a digit.
+        text.push_str(&String::from_utf8_lossy(line));
+        text.push('\n');
+    }
+    text + "-----END CERTIFICATE-----\n"
+}
+
+/// The digest of a root, over its whole text.
+pub fn root_digest(root_pem: &str) -> KeyDigest {
+    Sha256::digest(root_pem.as_bytes()).into()
+}
+
+/// The digest of the public key of the first certificate in `pem`.
+pub fn key_digest(pem: &str) -> Option<KeyDigest> {
+    let der = first_der(pem)?;
+    let (_, certificate) = X509Certificate::from_der(&der).ok()?;
+    Some(Sha256::digest(certificate.public_key().raw).into())
+}
+
+/// What a node with this chain says of itself. In chains of the cluster's authority the second certificate, if there is
+/// one, is that of the signer.
+pub fn node_tls(chain: &str, root_pem: &str) -> Option<NodeTls> {
+    let signer = CertificateDer::pem_slice_iter(chain.as_bytes()).nth(1).and_then(Result::ok);
+    let issuer = match signer {
+        Some(der) => key_digest(&pem_of(&der))?,
+        None => key_digest(root_pem)?,
+    };
+    Some(NodeTls { trust_root: root_digest(root_pem), issuer })
 }

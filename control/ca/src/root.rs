@@ -4,14 +4,19 @@ use std::time::Duration;
 
 use control_model::{PeerIdentity, Timestamp};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType, DnValue,
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData,
     SanType, SerialNumber,
 };
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
+use x509_parser::asn1_rs::Tag;
+use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::x509::X509Name;
 
-use crate::certificate::{public_key_of, single_der};
+use crate::certificate::{pem_of, public_key_of, single_der};
 
 /// swarmkit's `ca.rootCN`.
 const ROOT_NAME: &str = "swarm-ca";
@@ -55,6 +60,30 @@ pub enum IssueError {
     Sign(#[source] rcgen::Error),
 }
 
+/// A root that a user gives must have this long to go (swarmkit's `minRootExpiration`).
+const MIN_ROOT_LIFE: Duration = Duration::from_hours(365 * 24);
+
+/// A user's root can't be the cluster's. The words are swarmkit's where it has any.
+#[derive(Debug, thiserror::Error)]
+pub enum UserRootError {
+    #[error("the desired CA certificate cannot contain multiple certificates")]
+    Several,
+    #[error("could not parse the desired CA certificate")]
+    Malformed,
+    #[error("the desired CA certificate is not that of a certificate authority")]
+    NoAuthority,
+    #[error("CA certificate expires too soon")]
+    TooOld,
+    #[error("the desired CA key can't be used: it must be an ECDSA or RSA key in PKCS #8")]
+    Key,
+    #[error("certificate key mismatch")]
+    KeyMismatch,
+    #[error(
+        "the desired CA certificate can't be signed by the present one: its subject is not of a plain form"
+    )]
+    Subject,
+}
+
 /// A root certificate with its key.
 pub struct RootCa {
     cert_pem: String,
@@ -86,6 +115,55 @@ impl RootCa {
         }
         let issuer = Issuer::from_ca_cert_der(&der, key).map_err(RootError::Certificate)?;
         Ok(Self { cert_pem: cert_pem.to_owned(), issuer })
+    }
+
+    /// The root that a user gives, as the next of a cluster.
+    pub fn from_user(cert_pem: &str, key_pem: &str, now: Timestamp) -> Result<Self, UserRootError> {
+        let ders: Vec<_> = CertificateDer::pem_slice_iter(cert_pem.as_bytes())
+            .collect::<Result<_, _>>()
+            .map_err(|_| UserRootError::Malformed)?;
+        let [der] = ders.as_slice() else {
+            return Err(if ders.is_empty() { UserRootError::Malformed } else { UserRootError::Several });
+        };
+        let (_, parsed) = X509Certificate::from_der(der).map_err(|_| UserRootError::Malformed)?;
+        if !parsed.is_ca() {
+            return Err(UserRootError::NoAuthority);
+        }
+        let end = Timestamp(parsed.validity().not_after.timestamp().saturating_mul(1_000_000_000));
+        if end < now.after(MIN_ROOT_LIFE) {
+            return Err(UserRootError::TooOld);
+        }
+        Self::from_pem(&pem_of(der), key_pem).map_err(|error| match error {
+            RootError::KeyMismatch => UserRootError::KeyMismatch,
+            RootError::Key(_) => UserRootError::Key,
+            RootError::Certificate(_) | RootError::Malformed => UserRootError::Malformed,
+        })
+    }
+
+    /// The certificate of `next`, signed by this root (PEM): who trusts this root believes what `next` signs.
+    pub fn cross_sign(&self, next: &Self, now: Timestamp) -> Result<String, UserRootError> {
+        let der = single_der(&next.cert_pem).ok_or(UserRootError::Malformed)?;
+        let (_, parsed) = X509Certificate::from_der(&der).map_err(|_| UserRootError::Malformed)?;
+        let mut params = CertificateParams::default();
+        params.distinguished_name = plain_name(parsed.subject()).ok_or(UserRootError::Subject)?;
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.use_authority_key_identifier_extension = true;
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        params.serial_number = Some(serial(next.issuer.key().public_key_raw(), now));
+        params.not_before = date(before(now, BACKDATE));
+        params.not_after = parsed.validity().not_after.to_datetime();
+        let signed = params.signed_by(next.issuer.key(), &self.issuer).map_err(|_| UserRootError::Subject)?;
+        // What comes after it in a chain names its issuer byte for byte.
+        let (_, copy) = X509Certificate::from_der(signed.der()).map_err(|_| UserRootError::Subject)?;
+        if copy.subject().as_raw() != parsed.subject().as_raw() {
+            return Err(UserRootError::Subject);
+        }
+        Ok(signed.pem())
+    }
+
+    /// Does `other` sign with the same key?
+    pub fn has_key_of(&self, other: &Self) -> bool {
+        self.issuer.key().public_key_raw() == other.issuer.key().public_key_raw()
     }
 
     /// The certificate: what join tokens are digests of.
@@ -130,6 +208,28 @@ impl std::fmt::Debug for RootCa {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("RootCa").finish_non_exhaustive()
     }
+}
+
+/// A name whose parts are texts, one of each kind. `None` of any other.
+fn plain_name(name: &X509Name<'_>) -> Option<DistinguishedName> {
+    let mut plain = DistinguishedName::new();
+    for part in name.iter() {
+        let mut attributes = part.iter();
+        let (Some(attribute), None) = (attributes.next(), attributes.next()) else { return None };
+        let kind = DnType::from_oid(&attribute.attr_type().iter()?.collect::<Vec<_>>());
+        if plain.get(&kind).is_some() {
+            return None;
+        }
+        let text = std::str::from_utf8(attribute.attr_value().data).ok()?;
+        let value = match attribute.attr_value().header.tag() {
+            Tag::Utf8String => DnValue::Utf8String(text.to_owned()),
+            Tag::PrintableString => DnValue::PrintableString(text.try_into().ok()?),
+            Tag::Ia5String => DnValue::Ia5String(text.try_into().ok()?),
+            _ => return None,
+        };
+        plain.push(kind, value);
+    }
+    Some(plain)
 }
 
 fn node_params(identity: PeerIdentity) -> Result<CertificateParams, rcgen::Error> {

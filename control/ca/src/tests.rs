@@ -132,3 +132,85 @@ fn broken_pems_are_errors() {
         assert!(RootCa::from_pem(pem, pem).is_err());
     }
 }
+
+#[test]
+fn a_chain_over_a_cross_signed_root_is_good_under_both_roots() {
+    let (old, next, foreign) = (root(), root(), root());
+    let cross = old.cross_sign(&next, NOW).unwrap();
+    let leaf = issue(&next, Role::Worker, NOW);
+    let chain = format!("{leaf}{cross}");
+    assert!(Certificate::verify(&leaf, old.cert_pem(), NOW).is_err());
+    for trusted in [&old, &next] {
+        assert_eq!(
+            Certificate::verify(&chain, trusted.cert_pem(), NOW).unwrap().identity,
+            identity(Role::Worker)
+        );
+    }
+    assert!(Certificate::verify(&chain, foreign.cert_pem(), NOW).is_err());
+    // The copy has no name of its own: a root that is foreign to it doesn't make the chain good.
+    let other = foreign.cross_sign(&next, NOW).unwrap();
+    assert!(Certificate::verify(&format!("{leaf}{other}"), old.cert_pem(), NOW).is_err());
+}
+
+#[test]
+fn nodes_say_which_root_they_trust_and_who_signed() {
+    let (old, next) = (root(), root());
+    let cross = old.cross_sign(&next, NOW).unwrap();
+    let before = node_tls(&issue(&old, Role::Worker, NOW), old.cert_pem()).unwrap();
+    assert_eq!(before.issuer, key_digest(old.cert_pem()).unwrap());
+    let chain = format!("{}{cross}", issue(&next, Role::Worker, NOW));
+    let between = node_tls(&chain, old.cert_pem()).unwrap();
+    let after = node_tls(&chain, next.cert_pem()).unwrap();
+    assert_eq!(between.trust_root, before.trust_root);
+    assert_eq!(between.issuer, key_digest(next.cert_pem()).unwrap());
+    assert_eq!((after.trust_root, after.issuer), (root_digest(next.cert_pem()), between.issuer));
+    assert_eq!(node_tls("", "").map(|tls| tls.issuer), None);
+}
+
+fn root() -> RootCa {
+    RootCa::generate(NOW).unwrap()
+}
+
+/// A certificate authority as a user makes one: its subject has several parts, in other string types.
+fn users_root(life: Duration, is_ca: rcgen::IsCa) -> (String, String) {
+    let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).unwrap();
+    let mut params = rcgen::CertificateParams::default();
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    let country = rcgen::DnValue::PrintableString("CH".try_into().unwrap());
+    params.distinguished_name.push(rcgen::DnType::CountryName, country);
+    params.distinguished_name.push(rcgen::DnType::CommonName, "Our own");
+    params.is_ca = is_ca;
+    let end = NOW.after(life).0 / 1_000_000_000;
+    params.not_after = time::OffsetDateTime::from_unix_timestamp(end).unwrap();
+    (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
+}
+
+#[test]
+fn a_users_root_is_checked_and_can_be_gone_over_to() {
+    let is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let years = Duration::from_hours(5 * 365 * 24);
+    let (cert, key) = users_root(years, is_ca.clone());
+    // With what `openssl x509 -text` prints above it.
+    let next = RootCa::from_user(&format!("Certificate:\n    Data:\n{cert}\n\n"), &key, NOW).unwrap();
+    assert_eq!(next.cert_pem().lines().next(), Some("-----BEGIN CERTIFICATE-----"));
+    assert_eq!(RootCa::from_user(next.cert_pem(), &key, NOW).unwrap().cert_pem(), next.cert_pem());
+    let old = root();
+    let chain = format!("{}{}", issue(&next, Role::Manager, NOW), old.cross_sign(&next, NOW).unwrap());
+    for trusted in [&old, &next] {
+        assert!(Certificate::verify(&chain, trusted.cert_pem(), NOW).is_ok());
+    }
+
+    let refusal = |cert: &str, key: &str| RootCa::from_user(cert, key, NOW).unwrap_err().to_string();
+    let other = root();
+    assert_eq!(refusal("", &key), "could not parse the desired CA certificate");
+    assert_eq!(
+        refusal(&cert.repeat(2), &key),
+        "the desired CA certificate cannot contain multiple certificates"
+    );
+    assert_eq!(refusal(&cert, &other.key_pem()), "certificate key mismatch");
+    assert!(refusal(&cert, "no key").starts_with("the desired CA key can't be used"));
+    let (brief, brief_key) = users_root(Duration::from_hours(364 * 24), is_ca);
+    assert_eq!(refusal(&brief, &brief_key), "CA certificate expires too soon");
+    let (leaf, leaf_key) = users_root(years, rcgen::IsCa::ExplicitNoCa);
+    assert!(refusal(&leaf, &leaf_key).contains("is not that of a certificate authority"));
+}

@@ -72,7 +72,7 @@ fn digest_of(root_pem: &str) -> [u8; 32] {
     Sha256::digest(root_pem.as_bytes()).into()
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut text, byte| {
         fmt::Write::write_fmt(&mut text, format_args!("{byte:02x}")).expect("a string takes everything");
         text

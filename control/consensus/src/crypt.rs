@@ -28,16 +28,43 @@ pub(crate) struct Key([u8; 32]);
 
 /// The key that wraps a manager's data key. With autolock it is the user's; without, it lies beside the data.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Kek(Key);
+pub struct Kek {
+    key: Key,
+    wrapping: Wrapping,
+}
+
+/// What the data key's file says of the key that opens it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Wrapping {
+    /// The key is the user's, and nowhere on this disk.
+    pub is_locked: bool,
+    /// Version of the cluster that asked for this key: an older picture of the cluster changes nothing.
+    pub version: u64,
+}
 
 impl Kek {
-    /// The key of these 256 random bits.
+    /// The key of these 256 random bits, which lies beside the data.
     pub fn new(bits: [u8; 32]) -> Self {
-        Self(Key(bits))
+        Self::with(bits, Wrapping::default())
+    }
+
+    /// The key of these 256 random bits, as the cluster's `version` asks for it.
+    pub fn with(bits: [u8; 32], wrapping: Wrapping) -> Self {
+        Self { key: Key(bits), wrapping }
+    }
+
+    /// Where the key is, and since when.
+    pub fn wrapping(&self) -> Wrapping {
+        self.wrapping
+    }
+
+    /// Is this the key of these bits?
+    pub fn is(&self, bits: &[u8; 32]) -> bool {
+        self.key.bits() == bits
     }
 
     pub(crate) fn key(&self) -> &Key {
-        &self.0
+        &self.key
     }
 }
 

@@ -23,8 +23,9 @@ mod types;
 mod write;
 
 pub use consensus::{Consensus, Options};
-pub use crypt::Kek;
+pub use crypt::{Kek, Wrapping};
 pub use error::{JoinError, MembershipError, OpenError};
+pub use key_file::{DataKey, StoredKey};
 pub use leadership::Leadership;
 pub use limits::raft_config;
 pub use types::{Member, Proposal, Reply};

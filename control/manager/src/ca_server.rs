@@ -4,13 +4,14 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use control_ca::{IssueError, RootCa, role_of_token};
+use control_ca::{IssueError, RootCa, check_former, role_of_token};
+use control_model::authority::UnlockKey;
 use control_model::object::Cluster;
-use control_model::spec::Availability;
+use control_model::spec::{Availability, Role};
 use control_model::{Change, Node, NodeId, Object, PeerIdentity};
 use control_rpc::pb;
 use control_rpc::pb::ca_server::Ca;
-use control_rpc::require_node;
+use control_rpc::{require_manager, require_node};
 use control_store::{ProposeError, ReadError, ReplicatedStore, State};
 use tonic::{Request, Response, Status};
 
@@ -75,6 +76,59 @@ impl CaServer {
         Ok(issued)
     }
 
+    /// A certificate for a member whose own ran out, and who holds `token`: `former` is that certificate, and the proof
+    /// that it is the caller's. Who it is stays: the token is only needed to come back.
+    pub async fn come_back(
+        &self,
+        csr_pem: &str,
+        token: &str,
+        (former_pem, proof): (&str, &str),
+    ) -> Result<Issued, Status> {
+        self.store.linearize().await.map_err(unread)?;
+        let cluster = self.cluster()?;
+        let token_role = role_of_token(token, &cluster.ca.worker_token, &cluster.ca.manager_token)
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let caller = check_former(former_pem, &cluster.ca.root_cert, (proof, csr_pem), clock::now())
+            .map_err(|error| Status::permission_denied(error.to_string()))?;
+        let state = self.store.state();
+        let node = state.nodes().get(&caller.node_id).ok_or_else(|| removed(caller.node_id))?;
+        let identity = PeerIdentity { role: role_to_hold(node), cluster_id: cluster.id, ..caller };
+        if (identity.role, token_role) == (Role::Manager, Role::Worker) {
+            return Err(Status::permission_denied(
+                "this node is a manager: only a manager's token lets it back in",
+            ));
+        }
+        let issued = issue(&cluster, csr_pem, identity)?;
+        self.note_role(identity).await?;
+        Ok(issued)
+    }
+
+    /// A certificate for the manager in whose daemon this runs, when its own has run out: until it has another one nobody
+    /// believes it, nor it the others if theirs ran out too. It needs no leave: the root's key is in its replica, and what
+    /// that says of the node decides.
+    pub fn renew_own(&self, csr_pem: &str, me: PeerIdentity) -> Result<Issued, Status> {
+        let cluster = self.cluster()?;
+        let state = self.store.state();
+        let node = state.nodes().get(&me.node_id).ok_or_else(|| removed(me.node_id))?;
+        if role_to_hold(node) != Role::Manager {
+            return Err(Status::permission_denied("this node is no manager of the cluster any more"));
+        }
+        issue(&cluster, csr_pem, me)
+    }
+
+    /// The key that managers lock their disks with, if they do, and the version of the cluster that says so. For
+    /// managers alone: `caller` must be wanted as one.
+    pub async fn unlock_key(&self, caller: NodeId) -> Result<(Option<UnlockKey>, u64), Status> {
+        self.store.linearize().await.map_err(unread)?;
+        let state = self.store.state();
+        let node = state.nodes().get(&caller).ok_or_else(|| removed(caller))?;
+        if role_to_hold(node) != Role::Manager {
+            return Err(Status::permission_denied("this node is no manager of the cluster any more"));
+        }
+        let cluster = self.cluster()?;
+        Ok((cluster.ca.unlock_key, cluster.meta.version))
+    }
+
     fn cluster(&self) -> Result<Arc<Cluster>, Status> {
         let state = self.store.state();
         state.cluster().cloned().ok_or_else(|| Status::unavailable("the cluster is not ready yet"))
@@ -110,14 +164,19 @@ fn unwritten(error: ProposeError) -> Status {
 }
 
 fn issue(cluster: &Cluster, csr_pem: &str, identity: PeerIdentity) -> Result<Issued, Status> {
-    let root = RootCa::from_pem(&cluster.ca.root_cert, &cluster.ca.root_key)
-        .map_err(|error| Status::internal(error.to_string()))?;
-    let certificate_pem = root
+    // During a rotation the next root signs already. Its copy, signed by the one that nodes trust, is part of the chain,
+    // and stays so for nodes that were away when the root changed.
+    let (cert, key, cross_signed) = match &cluster.ca.rotation {
+        Some(next) => (&next.root_cert, &next.root_key, &next.cross_signed),
+        None => (&cluster.ca.root_cert, &cluster.ca.root_key, &cluster.ca.cross_signed),
+    };
+    let root = RootCa::from_pem(cert, key).map_err(|error| Status::internal(error.to_string()))?;
+    let leaf = root
         .issue(csr_pem, identity, clock::now(), cluster.spec.node_cert_expiry)
         .map_err(|error| refused(&error))?;
     Ok(Issued {
         identity,
-        certificate_pem,
+        certificate_pem: leaf + cross_signed,
         root_pem: cluster.ca.root_cert.clone(),
         data_path_port: cluster.data_path_port,
     })
@@ -180,6 +239,9 @@ impl Ca for CaServer {
         let body = request.get_ref();
         let issued = if body.token.is_empty() {
             self.renew(&body.csr_pem, require_node(&request)?).await?
+        } else if !body.former_pem.is_empty() {
+            let former = (body.former_pem.as_str(), body.former_proof.as_str());
+            self.come_back(&body.csr_pem, &body.token, former).await?
         } else {
             let availability = parse_availability(&body.availability)?;
             let data_path = parse_data_path(&body.data_path_addr)?;
@@ -193,6 +255,15 @@ impl Ca for CaServer {
             root_pem: issued.root_pem,
             data_path_port: issued.data_path_port.into(),
         }))
+    }
+
+    async fn get_unlock_key(
+        &self,
+        request: Request<pb::Empty>,
+    ) -> Result<Response<pb::UnlockKeyReply>, Status> {
+        let (key, version) = self.unlock_key(require_manager(&request)?.node_id).await?;
+        let key = key.map(|key| key.0.to_vec()).unwrap_or_default();
+        Ok(Response::new(pb::UnlockKeyReply { key, version }))
     }
 }
 

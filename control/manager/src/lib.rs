@@ -15,6 +15,7 @@ pub mod liveness;
 pub mod loops;
 mod manager;
 pub mod roles;
+pub mod root_rotation;
 #[cfg(test)]
 mod testing;
 

@@ -20,7 +20,7 @@ use crate::leader::Leader;
 use crate::liveness::reporter::Reporter;
 use crate::liveness::table::LivenessTable;
 use crate::liveness::watcher::{LivenessWatcher, Senses};
-use crate::{loops, roles};
+use crate::{loops, roles, root_rotation};
 
 /// A manager that has known no leader for so long sends its agents away: another one may know better. So does the
 /// agent of a manager that was demoted, which nobody else can tell. Longer than an election.
@@ -64,6 +64,7 @@ impl Manager {
         };
         tasks.spawn(leader.run());
         tasks.spawn(roles::run(consensus.clone(), leadership.clone()));
+        tasks.spawn(root_rotation::run(store.clone(), leadership.clone()));
         let watcher = LivenessWatcher {
             consensus: consensus.clone(),
             table: table.clone(),

@@ -3,6 +3,7 @@
 //! `node.json` is written last when a swarm is entered, removed first when it is left, and is what makes a node part of
 //! one. Without it the rest is of no use: a crash left it, and it is removed before a swarm is entered.
 
+use std::fmt::Write as _;
 use std::fs::{self, File, Permissions};
 use std::io::{self, Write as _};
 use std::net::{IpAddr, SocketAddr};
@@ -88,7 +89,7 @@ impl SwarmDir {
         self.write("node.json", &text)
     }
 
-    /// The node's certificate, key and roots.
+    /// The node's certificate, key and roots. The key may be a sealed one: see [`sealed_of`].
     pub fn load_identity(&self) -> Result<IdentityPem, DiskError> {
         let read = |name: &str| {
             let path = self.0.join(name);
@@ -101,25 +102,32 @@ impl SwarmDir {
         Ok(IdentityPem { certificate: certificate.to_owned(), key: key.to_owned(), roots: read("root.pem")? })
     }
 
-    /// Writes certificate, key and roots.
-    pub fn store_identity(&self, identity: &IdentityPem) -> Result<(), DiskError> {
+    /// Writes certificate, key and roots. In place of the key `sealed`, if it is given, goes to the disk.
+    pub fn store_identity(&self, identity: &IdentityPem, sealed: Option<&[u8]>) -> Result<(), DiskError> {
         self.write("root.pem", identity.roots.as_bytes())?;
-        let pair = format!("{}\n{}", identity.key.trim_end(), identity.certificate);
+        let key = sealed.map_or_else(|| identity.key.trim_end().to_owned(), sealed_text);
+        let pair = format!("{key}\n{}", identity.certificate);
         self.write("node.pem", pair.as_bytes())
     }
 
-    /// The key at [`SwarmDir::raft_key`]; written with `new` if there is none.
-    pub fn raft_key_or(&self, new: [u8; 32]) -> Result<[u8; 32], DiskError> {
+    /// The key at [`SwarmDir::raft_key`].
+    pub fn load_raft_key(&self) -> Result<[u8; 32], DiskError> {
         let path = self.raft_key();
         let bytes = match fs::read(&path) {
             Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                self.write("raft.key", &new)?;
-                return Ok(new);
-            }
             Err(error) => return Err(DiskError::Io(path, error)),
         };
         bytes.try_into().map_err(|_| DiskError::Io(path, io::Error::other("not 32 bytes")))
+    }
+
+    /// Writes the key at [`SwarmDir::raft_key`].
+    pub fn store_raft_key(&self, bits: &[u8; 32]) -> Result<(), DiskError> {
+        self.write("raft.key", bits)
+    }
+
+    /// The Raft data's key is not on this disk any more.
+    pub fn remove_raft_key(&self) -> Result<(), DiskError> {
+        remove(&self.raft_key())
     }
 
     /// Removes the Raft data: a node that is no manager any more holds none.
@@ -143,6 +151,25 @@ impl SwarmDir {
 }
 
 const CERTIFICATE_BEGIN: &str = "-----BEGIN CERTIFICATE-----";
+const SEALED_BEGIN: &str = "-----BEGIN SEALED KEY-----";
+const SEALED_END: &str = "-----END SEALED KEY-----";
+
+/// What is inside of a key that was stored sealed; `None` of a plain one.
+pub fn sealed_of(key: &str) -> Option<Vec<u8>> {
+    let digits = key.trim().strip_prefix(SEALED_BEGIN)?.strip_suffix(SEALED_END)?.trim();
+    let pairs = digits.as_bytes().chunks(2);
+    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+    // What is no number opens nothing.
+    Some(pairs.map(byte).collect::<Option<_>>().unwrap_or_default())
+}
+
+fn sealed_text(sealed: &[u8]) -> String {
+    let digits = sealed.iter().fold(String::new(), |mut digits, byte| {
+        write!(digits, "{byte:02x}").expect("a string takes everything");
+        digits
+    });
+    format!("{SEALED_BEGIN}\n{digits}\n{SEALED_END}")
+}
 
 fn write_synced(dir: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
     fs::create_dir_all(dir)?;
@@ -199,14 +226,24 @@ mod tests {
             key: "-----BEGIN PRIVATE KEY-----\nk\n".into(),
             roots: "r".into(),
         };
-        dir.store_identity(&identity).expect("written");
+        dir.store_identity(&identity, None).expect("written");
         let loaded = dir.load_identity().expect("readable");
-        assert_eq!((loaded.certificate, loaded.roots), (identity.certificate, identity.roots));
+        assert_eq!((&loaded.certificate, &loaded.roots), (&identity.certificate, &identity.roots));
         assert_eq!(loaded.key.trim_end(), identity.key.trim_end());
         let mode = fs::metadata(tmp.path().join("swarm/node.pem")).expect("there").permissions().mode();
         assert_eq!(mode & 0o777, SECRET_MODE);
-        assert_eq!(dir.raft_key_or([1; 32]).expect("written"), [1; 32]);
-        assert_eq!(dir.raft_key_or([2; 32]).expect("read"), [1; 32]);
+        assert_eq!(sealed_of(&loaded.key), None);
+        dir.store_identity(&loaded, Some(b"\x00sealed\xff")).expect("written");
+        let sealed = dir.load_identity().expect("readable");
+        assert_eq!(
+            (sealed.certificate, sealed_of(&sealed.key)),
+            (loaded.certificate, Some(b"\x00sealed\xff".into()))
+        );
+        assert!(dir.load_raft_key().is_err());
+        dir.store_raft_key(&[1; 32]).expect("written");
+        assert_eq!(dir.load_raft_key().expect("read"), [1; 32]);
+        dir.remove_raft_key().expect("removed");
+        assert!(dir.load_raft_key().is_err());
         dir.remove_all().expect("removed");
         dir.remove_all().expect("removing the absent is success");
         assert_eq!(dir.load().expect("readable"), None);

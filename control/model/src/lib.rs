@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 pub mod assignment;
+pub mod authority;
 pub mod change;
 pub mod constraint;
 pub mod executor;

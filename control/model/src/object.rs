@@ -5,6 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use ipnetwork::{IpNetwork, Ipv4Network};
 use serde::{Deserialize, Serialize};
 
+use crate::authority::NodeTls;
+pub use crate::authority::{CaState, UnlockKey};
 use crate::generic::GenericResources;
 use crate::gossip::GossipKeys;
 use crate::id::{ClusterId, NetworkId, NodeId, ServiceId, TaskId};
@@ -84,6 +86,9 @@ pub struct NodeDescription {
     /// Where its gossip listens, TCP and UDP. `None` of a node that takes no part.
     #[serde(default)]
     pub gossip_addr: Option<SocketAddr>,
+    /// `None` of a node that doesn't say it.
+    #[serde(default)]
+    pub tls: Option<NodeTls>,
 }
 
 /// Liveness of a node, as the leader sees it.
@@ -412,24 +417,5 @@ impl Cluster {
             epoch: 0,
             gossip_keys: GossipKeys::default(),
         }
-    }
-}
-
-/// The cluster's certificate authority and join secrets.
-#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CaState {
-    /// PEM.
-    pub root_cert: String,
-    /// PEM of the signing key.
-    pub root_key: String,
-    /// Full tokens, `SWMTKN-1-…`.
-    pub worker_token: String,
-    pub manager_token: String,
-}
-
-impl std::fmt::Debug for CaState {
-    /// Keeps the key and the tokens out of logs.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("CaState").finish_non_exhaustive()
     }
 }

@@ -454,6 +454,9 @@ pub struct ClusterSpec {
     pub heartbeat_tick: u32,
     pub election_tick: u32,
     pub autolock: bool,
+    /// Another number than the last asks for a new root.
+    #[serde(default)]
+    pub force_rotate: u64,
 }
 
 impl Default for ClusterSpec {
@@ -470,6 +473,7 @@ impl Default for ClusterSpec {
             heartbeat_tick: 1,
             election_tick: 10,
             autolock: false,
+            force_rotate: 0,
         }
     }
 }

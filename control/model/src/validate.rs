@@ -112,7 +112,7 @@ pub enum SpecError {
     Ipam(String),
     #[error("modification of cluster name is not allowed")]
     ClusterName,
-    #[error("minimum certificate expiry time must be 1h0m0s")]
+    #[error("minimum certificate expiry time is: 1h0m0s")]
     CertificateExpiry,
 }
 

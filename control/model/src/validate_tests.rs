@@ -269,4 +269,5 @@ fn the_cluster_keeps_its_name() {
     assert_eq!(validate_cluster(&renamed), Err(SpecError::ClusterName));
     let brief = ClusterSpec { node_cert_expiry: Duration::from_mins(1), ..Default::default() };
     assert_eq!(validate_cluster(&brief), Err(SpecError::CertificateExpiry));
+    assert_eq!(SpecError::CertificateExpiry.to_string(), "minimum certificate expiry time is: 1h0m0s");
 }

@@ -9,6 +9,7 @@ mod failures;
 mod forming;
 mod gossip;
 mod health;
+mod identity;
 mod ingress;
 mod inspection;
 mod ipv6;
@@ -51,6 +52,8 @@ const SCENARIOS: &[Scenario] = &[
     ("drain empties a node, active brings nothing back", forming::drain_and_active),
     ("a global service follows nodes that join", forming::global_follows_joining_nodes),
     ("roles change back and forth", forming::roles_change_back_and_forth),
+    ("the root is rotated", identity::root_is_rotated),
+    ("managers lock themselves", identity::managers_lock),
     ("workers pull from a registry", forming::workers_pull_from_a_registry),
     ("a rolling update under load", mesh::rolling_update_under_load),
     ("rolling updates fail no request", long_lived::updates_fail_nothing),

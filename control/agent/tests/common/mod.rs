@@ -211,6 +211,7 @@ impl pb::dispatcher_server::Dispatcher for Dispatcher {
             desired_role: "manager".into(),
             root_pem: "roots".into(),
             gossip_keys: encode(&keys()).expect("plain values"),
+            issuer: Vec::new(),
         };
         // Open for as long as the client wants it.
         let stream = tokio_stream::StreamExt::chain(tokio_stream::once(Ok(message)), tokio_stream::pending());

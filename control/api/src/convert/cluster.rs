@@ -16,7 +16,7 @@ pub fn cluster_info(cluster: &Cluster, tls: TlsInfo) -> api::ClusterInfo {
         meta: (&cluster.meta).into(),
         spec: spec(&cluster.spec),
         tls_info: tls,
-        root_rotation_in_progress: false,
+        root_rotation_in_progress: cluster.ca.rotation.is_some(),
         default_addr_pool: cluster.default_address_pool.iter().map(ToString::to_string).collect(),
         subnet_size: cluster.subnet_size.into(),
         data_path_port: cluster.data_path_port.into(),
@@ -38,7 +38,11 @@ fn spec(spec: &ClusterSpec) -> api::Spec {
             heartbeat_tick: spec.heartbeat_tick,
         },
         dispatcher: api::DispatcherConfig { heartbeat_period: nanoseconds(spec.heartbeat_period) },
-        ca_config: api::CaConfig { node_cert_expiry: nanoseconds(spec.node_cert_expiry), rest: Rest::new() },
+        ca_config: api::CaConfig {
+            node_cert_expiry: nanoseconds(spec.node_cert_expiry),
+            force_rotate: spec.force_rotate,
+            ..api::CaConfig::default()
+        },
         task_defaults: api::TaskDefaults::default(),
         encryption_config: api::EncryptionConfig { auto_lock_managers: spec.autolock },
         rest: Rest::new(),
@@ -85,5 +89,6 @@ pub fn cluster_spec(given: api::Spec, base: ClusterSpec) -> Result<ClusterSpec, 
         heartbeat_tick: tick(given.raft.heartbeat_tick, base.heartbeat_tick),
         election_tick: tick(given.raft.election_tick, base.election_tick),
         autolock: given.encryption_config.auto_lock_managers,
+        force_rotate: given.ca_config.force_rotate,
     })
 }

@@ -10,9 +10,10 @@ use crate::dto::node as api;
 use crate::dto::task as api_task;
 use crate::error::ApiError;
 use crate::node::RaftFacts;
+use crate::tls::Roots;
 
-/// The node; `raft` says who leads and who answers, `tls` which root signs certificates.
-pub fn node(node: &Node, raft: &RaftFacts, tls: &api::TlsInfo) -> api::Node {
+/// The node; `raft` says who leads and who answers, `roots` what the node may have of them.
+pub fn node(node: &Node, raft: &RaftFacts, roots: &Roots) -> api::Node {
     let description = &node.description;
     let plugin = |kind: &str, name: &str| api::PluginDescription { kind: kind.into(), name: name.into() };
     api::Node {
@@ -42,7 +43,7 @@ pub fn node(node: &Node, raft: &RaftFacts, tls: &api::TlsInfo) -> api::Node {
                 labels: description.engine_labels.clone(),
                 plugins: vec![plugin("Network", "overlay"), plugin("Volume", "local")],
             },
-            tls_info: tls.clone(),
+            tls_info: roots.held(description.tls),
         },
         status: api::NodeStatus {
             state: node.status.state.word(),

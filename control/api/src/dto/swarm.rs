@@ -89,6 +89,13 @@ pub struct CaConfig {
     /// Nanoseconds.
     #[serde(skip_serializing_if = "is_zero")]
     pub node_cert_expiry: i64,
+    /// PEM; never shown.
+    #[serde(rename = "SigningCACert", skip_serializing)]
+    pub signing_ca_cert: String,
+    #[serde(rename = "SigningCAKey", skip_serializing)]
+    pub signing_ca_key: String,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub force_rotate: u64,
     #[serde(flatten)]
     pub rest: Rest,
 }
@@ -138,8 +145,9 @@ pub struct JoinRequest {
     pub rest: Rest,
 }
 
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "PascalCase")]
+/// What `GET /swarm/unlockkey` gives and `POST /swarm/unlock` takes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
 pub struct UnlockKey {
     pub unlock_key: String,
 }

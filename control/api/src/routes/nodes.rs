@@ -1,7 +1,7 @@
 //! `docker node …`.
 
 use axum::extract::{Path, State};
-use control_manager::control::NodeFilter;
+use control_manager::control::{Control, ControlError, NodeFilter};
 
 use crate::body::Json;
 use crate::context::Api;
@@ -10,7 +10,7 @@ use crate::dto::node as api_node;
 use crate::error::ApiError;
 use crate::query::Query;
 use crate::reply::{self, Reply, done, ok};
-use crate::tls::tls_info;
+use crate::tls::Roots;
 
 pub async fn list(State(api): State<Api>, query: Query) -> Reply {
     let control = api.control()?;
@@ -31,18 +31,18 @@ pub async fn list(State(api): State<Api>, query: Query) -> Reply {
     if !all_accepted.is_empty() && !all_accepted.iter().any(|m| m == "accepted") {
         nodes.clear();
     }
-    let (raft, tls) = (api.node.raft(), tls(&api));
-    reply::list(nodes.into_iter().map(move |n| node(&n, &raft, &tls)))
+    let (raft, roots) = (api.node.raft(), roots(&control)?);
+    reply::list(nodes.into_iter().map(move |n| node(&n, &raft, &roots)))
 }
 
-fn tls(api: &Api) -> api_node::TlsInfo {
-    let state = api.node.store().map(|store| store.state());
-    state.and_then(|state| state.cluster().map(|cluster| tls_info(cluster))).unwrap_or_default()
+fn roots(control: &Control) -> Result<Roots, ControlError> {
+    control.state().cluster().map(|cluster| Roots::of(cluster)).ok_or(ControlError::NoCluster)
 }
 
 pub async fn inspect(State(api): State<Api>, Path(id): Path<String>) -> Reply {
-    let found = api.control()?.node(&id).await?;
-    ok(&node(&found, &api.node.raft(), &tls(&api)))
+    let control = api.control()?;
+    let found = control.node(&id).await?;
+    ok(&node(&found, &api.node.raft(), &roots(&control)?))
 }
 
 pub async fn update(

@@ -1,7 +1,8 @@
 //! `docker swarm …`.
 
 use axum::extract::State;
-use control_manager::control::Rotation;
+use control_ca::{parse_unlock_key, unlock_key_text};
+use control_manager::control::{Rotation, SigningCa};
 use control_model::spec::{ClusterSpec, Role};
 use ipnetwork::IpNetwork;
 
@@ -12,7 +13,7 @@ use crate::convert::node::availability;
 use crate::convert::refuse_unknown;
 use crate::dto::swarm as api_swarm;
 use crate::error::ApiError;
-use crate::node::{InitRequest, JoinRequest, Membership, SwarmError};
+use crate::node::{InitRequest, JoinRequest, Membership, SwarmError, UnlockError};
 use crate::query::Query;
 use crate::reply::{Reply, done, ok};
 use crate::tls::tls_info;
@@ -43,9 +44,11 @@ pub async fn init(State(api): State<Api>, Json(given): Json<api_swarm::InitReque
 
 fn init_request(given: api_swarm::InitRequest) -> Result<InitRequest, ApiError> {
     refuse_unknown(&given.rest, "init")?;
-    if given.auto_lock_managers || given.spec.encryption_config.auto_lock_managers {
-        return Err(ApiError::unsupported("locking managers (autolock)"));
+    if !given.spec.ca_config.signing_ca_cert.is_empty() || !given.spec.ca_config.signing_ca_key.is_empty() {
+        return Err(ApiError::unsupported("init with Spec.CAConfig.SigningCACert"));
     }
+    let mut cluster = cluster_spec(given.spec, ClusterSpec::default())?;
+    cluster.autolock |= given.auto_lock_managers;
     let (pool, subnet_size) = address_pool(&given.default_addr_pool, given.subnet_size)?;
     Ok(InitRequest {
         listen_addr: given.listen_addr,
@@ -56,7 +59,7 @@ fn init_request(given: api_swarm::InitRequest) -> Result<InitRequest, ApiError> 
         availability: availability(&given.availability)?,
         default_address_pool: pool,
         subnet_size,
-        cluster: cluster_spec(given.spec, ClusterSpec::default())?,
+        cluster,
     })
 }
 
@@ -101,7 +104,8 @@ fn address_pool(given: &[String], size: u32) -> Result<(Vec<IpNetwork>, u8), Api
 }
 
 pub async fn join(State(api): State<Api>, Json(given): Json<api_swarm::JoinRequest>) -> Reply {
-    if api.node.local().membership != Membership::Inactive {
+    let local = api.node.local();
+    if local.membership != Membership::Inactive && !local.is_expired {
         return Err(SwarmError::AlreadyInSwarm.into());
     }
     refuse_unknown(&given.rest, "join")?;
@@ -125,6 +129,11 @@ pub async fn leave(State(api): State<Api>, query: Query) -> Reply {
     let local = api.node.local();
     if local.membership == Membership::Inactive {
         return Err(SwarmError::NotInSwarm.into());
+    }
+    if local.membership == Membership::Locked && !force {
+        return Err(ApiError::unavailable(
+            "Swarm is encrypted and locked. Please unlock it first or use `--force` to ignore this message.",
+        ));
     }
     if local.is_manager && !force {
         return Err(ApiError::unavailable(why_not_leave(&api)));
@@ -163,27 +172,37 @@ fn why_not_leave(api: &Api) -> String {
     format!("{MANAGER}{RESTORE}")
 }
 
-pub async fn update(State(api): State<Api>, query: Query, Json(given): Json<api_swarm::Spec>) -> Reply {
+pub async fn update(State(api): State<Api>, query: Query, Json(mut given): Json<api_swarm::Spec>) -> Reply {
     let version = query.version("swarm")?;
+    let signing_ca = SigningCa {
+        cert: std::mem::take(&mut given.ca_config.signing_ca_cert),
+        key: std::mem::take(&mut given.ca_config.signing_ca_key),
+    };
     let rotation = Rotation {
+        signing_ca,
         worker_token: query.bool("rotateWorkerToken")?,
         manager_token: query.bool("rotateManagerToken")?,
+        unlock_key: query.bool("rotateManagerUnlockKey")?,
     };
-    if query.bool("rotateManagerUnlockKey")? {
-        return Err(ApiError::unsupported("locking managers (autolock)"));
-    }
     let control = api.control()?;
     control.update_cluster(version, cluster_spec(given, ClusterSpec::default())?, rotation).await?;
+    api.node.follow_lock();
     done()
 }
 
-/// No cluster is locked: there is no key.
+/// Empty without autolock.
 pub async fn unlock_key(State(api): State<Api>) -> Reply {
-    api.control()?;
-    ok(&api_swarm::UnlockKey::default())
+    let cluster = api.control()?.cluster().await?;
+    let unlock_key = cluster.ca.unlock_key.as_ref().map(unlock_key_text).unwrap_or_default();
+    ok(&api_swarm::UnlockKey { unlock_key })
 }
 
-pub async fn unlock(State(api): State<Api>) -> Reply {
-    api.control()?;
-    Err(ApiError::new(http::StatusCode::CONFLICT, "swarm is not locked"))
+pub async fn unlock(State(api): State<Api>, Json(given): Json<api_swarm::UnlockKey>) -> Reply {
+    if api.node.local().membership != Membership::Locked {
+        api.control()?;
+        return Err(UnlockError::NotLocked.into());
+    }
+    let key = parse_unlock_key(&given.unlock_key).map_err(|error| ApiError::invalid(error.to_string()))?;
+    api.node.unlock(key).await?;
+    done()
 }

@@ -83,6 +83,11 @@ impl Daemon {
         .await;
     }
 
+    /// A file of the daemon's own directory.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
     async fn start(node: FakeNode, store: Arc<LocalStore>) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let socket = dir.path().join("docker.sock");

@@ -5,9 +5,10 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use control_api::engine::Engine;
 use control_api::node::{
-    HostFacts, InitRequest, InspectError, JoinRequest, LocalState, Membership, Node, RaftFacts,
-    RemoteManager, SwarmError,
+    HostFacts, InitRequest, InspectError, JoinRequest, LOCKED, LocalState, Membership, Node, RaftFacts,
+    RemoteManager, SwarmError, UnlockError,
 };
+use control_model::authority::UnlockKey;
 use control_model::{Network, NodeId};
 use control_store::{LocalStore, ReplicatedStore};
 use dataplane_model::inspect::{
@@ -28,6 +29,8 @@ pub struct FakeNode {
     /// What a worker's agent was told of.
     pub networks: Mutex<Arc<Vec<Network>>>,
     store: Mutex<Option<Arc<LocalStore>>>,
+    /// The store of a locked manager.
+    asleep: Mutex<Option<Arc<LocalStore>>>,
     raft: RaftFacts,
 }
 
@@ -39,6 +42,7 @@ impl FakeNode {
             cluster: Some(world::CLUSTER),
             is_manager: true,
             addr: Some([198, 18, 0, 11].into()),
+            is_expired: false,
             error: String::new(),
             remote_managers: vec![RemoteManager { node: world::MANAGER, addr: "198.18.0.11:2377".into() }],
         };
@@ -60,6 +64,17 @@ impl FakeNode {
         Self::new(LocalState::default(), None)
     }
 
+    /// What a manager of a locked cluster is after its restart; true if the cluster is locked at all.
+    pub fn restart(&self) -> bool {
+        let store = self.store.lock().expect("no panic").take().expect("a manager");
+        let is_locked = store.state().cluster().is_some_and(|cluster| cluster.ca.unlock_key.is_some());
+        *self.asleep.lock().expect("no panic") = Some(store);
+        let locked =
+            LocalState { membership: Membership::Locked, error: LOCKED.into(), ..LocalState::default() };
+        *self.state.lock().expect("no panic") = locked;
+        is_locked
+    }
+
     fn new(state: LocalState, store: Option<Arc<LocalStore>>) -> Self {
         Self {
             engine: Arc::default(),
@@ -69,6 +84,7 @@ impl FakeNode {
             joins: Mutex::default(),
             networks: Mutex::default(),
             store: Mutex::new(store),
+            asleep: Mutex::default(),
         }
     }
 }
@@ -119,6 +135,21 @@ impl Node for FakeNode {
         *self.store.lock().expect("no panic") = None;
         Ok(())
     }
+
+    async fn unlock(&self, key: UnlockKey) -> Result<(), UnlockError> {
+        let mut asleep = self.asleep.lock().expect("no panic");
+        let store = asleep.clone().ok_or(UnlockError::NotLocked)?;
+        let wanted = store.state().cluster().and_then(|cluster| cluster.ca.unlock_key);
+        if wanted != Some(key) {
+            return Err(UnlockError::WrongKey);
+        }
+        *asleep = None;
+        *self.state.lock().expect("no panic") = Self::manager(store.clone()).local();
+        *self.store.lock().expect("no panic") = Some(store);
+        Ok(())
+    }
+
+    fn follow_lock(&self) {}
 
     fn store(&self) -> Option<Arc<dyn ReplicatedStore>> {
         let store = self.store.lock().expect("no panic").clone();

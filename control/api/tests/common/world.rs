@@ -3,16 +3,19 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
+use control_ca::{node_tls, root_digest};
 use control_consensus::Leadership;
 use control_manager::leader::Leader;
 use control_manager::liveness::table::LivenessTable;
-use control_manager::{clock, loops};
+use control_manager::{clock, loops, root_rotation};
+use control_model::authority::NodeTls;
 use control_model::object::{
     CaState, Cluster, ManagerStatus, Network, Node, NodeDescription, NodeState, NodeStatus,
 };
 use control_model::spec::{Platform, Resources, Role};
 use control_model::{Change, ClusterId, NetworkId, NodeId, Object};
-use control_store::LocalStore;
+use control_store::{LocalStore, ReplicatedStore as _};
+use futures::StreamExt as _;
 
 pub const MANAGER: NodeId = NodeId::from_bits(0x1111_1111_1111_1111_1111_1111_1111_1111);
 pub const WORKER_1: NodeId = NodeId::from_bits(0x2222_2222_2222_2222_2222_2222_2222_2222);
@@ -61,6 +64,7 @@ fn node(id: NodeId, hostname: &str, host: u8, role: Role) -> Node {
             engine_version: "0.1.0".into(),
             data_path_addr: Some(addr.into()),
             addresses: vec![IpAddr::V4(addr)],
+            tls: node_tls("", ROOT),
             ..NodeDescription::default()
         },
         status: NodeStatus {
@@ -78,5 +82,29 @@ fn node(id: NodeId, hostname: &str, host: u8, role: Role) -> Node {
 pub async fn lead(store: Arc<LocalStore>, table: Arc<LivenessTable>) {
     let (_alive, leadership) =
         tokio::sync::watch::channel(Leadership { leader: Some(1), term: 1, is_me: true });
-    Leader { store, leadership, table: table.clone(), loops: loops::all(table) }.run().await;
+    let rotation = root_rotation::run(store.clone(), leadership.clone());
+    let leader = Leader { store, leadership, table: table.clone(), loops: loops::all(table) }.run();
+    tokio::join!(leader, rotation);
+}
+
+/// What nodes do about their certificates: each says, a little after the other, that it has what the cluster wants.
+pub async fn renew(store: Arc<LocalStore>) {
+    let (mut state, mut events) = store.subscribe();
+    loop {
+        if let Some(cluster) = state.cluster() {
+            let trust_root = root_digest(&cluster.ca.root_cert);
+            let tls = cluster.ca.issuer.map(|issuer| NodeTls { trust_root, issuer });
+            let behind = |node: &&Arc<Node>| tls.is_some() && node.description.tls != tls;
+            if let Some(node) = state.nodes().iter().find(behind) {
+                let description = NodeDescription { tls, ..node.description.clone() };
+                store
+                    .commit(vec![Change::NodeDescription { id: node.id, description }])
+                    .expect("a known node");
+            }
+        }
+        (state, events) = match events.next().await {
+            Some(_) => (store.state(), events),
+            None => store.subscribe(),
+        };
+    }
 }

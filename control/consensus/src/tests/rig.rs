@@ -78,6 +78,7 @@ fn cluster_object(authority: &Authority) -> Change {
         root_key: authority.0.key_pem(),
         worker_token: JoinToken::new(authority.root(), 1).to_string(),
         manager_token: JoinToken::new(authority.root(), 2).to_string(),
+        ..CaState::default()
     };
     Change::Create(Object::Cluster(Box::new(Cluster { ca, epoch: 1, ..Cluster::new(CLUSTER) })))
 }

@@ -1,7 +1,9 @@
-use control_ca::{Certificate, JoinToken, NodeKey};
+use std::time::Duration;
+
+use control_ca::{Certificate, JoinToken, NodeKey, prove_former};
 use control_model::object::{CaState, ManagerStatus};
 use control_model::spec::{NodeSpec, Role};
-use control_model::{ClusterId, ObjectRef};
+use control_model::{ClusterId, ObjectRef, Timestamp};
 use control_store::{EventReceiver, LocalStore};
 use tonic::Code;
 
@@ -19,6 +21,7 @@ fn server() -> (Arc<LocalStore>, CaServer, String, String) {
             root_key: root.key_pem(),
             worker_token: worker_token.clone(),
             manager_token: manager_token.clone(),
+            ..CaState::default()
         },
         ..Cluster::new(ClusterId::from_bits(1))
     };
@@ -102,6 +105,80 @@ async fn a_removed_node_gets_no_certificate() {
     let me = server.join(&csr(), &worker, Availability::Active, None).await.expect("joined").identity;
     store.commit(vec![Change::Delete(ObjectRef::Node(me.node_id))]).expect("deletes");
     assert_eq!(server.renew(&csr(), me).await.expect_err("refused").code(), Code::NotFound);
+}
+
+#[tokio::test]
+async fn a_member_whose_certificate_ran_out_comes_back_as_itself() {
+    let (store, server, worker_token, manager_token) = server();
+    let cluster = store.state().cluster().expect("made").clone();
+    let root = RootCa::from_pem(&cluster.ca.root_cert, &cluster.ca.root_key).expect("a root");
+    let long_ago = Timestamp(clock::now().0 - 100 * 24 * 3600 * 1_000_000_000);
+    let expired = |me: PeerIdentity| {
+        let key = NodeKey::generate().expect("a key");
+        let certificate = root.issue(&key.csr_pem, me, long_ago, Duration::from_hours(1)).expect("signed");
+        (key, certificate)
+    };
+    let ask = async |me, token: &str| {
+        let (former, certificate) = expired(me);
+        let csr = csr();
+        let proof = prove_former(&former.key_pem, &csr).expect("signed");
+        server.come_back(&csr, token, (&certificate, &proof)).await
+    };
+    let join = async |token: &str| {
+        server.join(&csr(), token, Availability::Active, None).await.expect("joined").identity
+    };
+
+    let worker = join(&worker_token).await;
+    for token in [&worker_token, &manager_token] {
+        let issued = ask(worker, token).await.expect("back");
+        let certificate =
+            Certificate::verify(&issued.certificate_pem, &issued.root_pem, clock::now()).expect("valid");
+        assert_eq!(certificate.identity, worker, "a token gives no other role to who is a member");
+    }
+    let manager = join(&manager_token).await;
+    assert_eq!(ask(manager, &worker_token).await.expect_err("refused").code(), Code::PermissionDenied);
+    assert_eq!(ask(manager, &manager_token).await.expect("back").identity, manager);
+    assert_eq!(store.state().nodes().len(), 2, "no node was made");
+
+    let refused = ask(worker, "SWMTKN-1-x-y").await.expect_err("refused");
+    assert_eq!(refused.message(), "A valid join token is necessary to join this cluster");
+    let (_, certificate) = expired(worker);
+    let refused = server.come_back(&csr(), &worker_token, (&certificate, &csr())).await;
+    assert_eq!(refused.expect_err("no proof").code(), Code::PermissionDenied);
+    store.commit(vec![Change::Delete(ObjectRef::Node(worker.node_id))]).expect("deletes");
+    assert_eq!(ask(worker, &worker_token).await.expect_err("refused").code(), Code::NotFound);
+}
+
+#[tokio::test]
+async fn a_manager_gives_itself_a_certificate_while_it_is_one() {
+    let (store, server, worker, manager) = server();
+    let join = async |token: &str| {
+        server.join(&csr(), token, Availability::Active, None).await.expect("joined").identity
+    };
+    let [worker, manager] = [join(&worker).await, join(&manager).await];
+    assert_eq!(server.renew_own(&csr(), manager).expect("signed").identity, manager);
+    assert_eq!(server.renew_own(&csr(), worker).expect_err("refused").code(), Code::PermissionDenied);
+    store.commit(vec![Change::Delete(ObjectRef::Node(manager.node_id))]).expect("deletes");
+    assert_eq!(server.renew_own(&csr(), manager).expect_err("refused").code(), Code::NotFound);
+}
+
+#[tokio::test]
+async fn the_unlock_key_is_for_those_who_are_to_be_managers() {
+    let (store, server, worker, manager) = server();
+    let cluster = store.state().cluster().expect("made").clone();
+    let mut locked = (*cluster).clone();
+    locked.ca.unlock_key = Some(UnlockKey([7; 32]));
+    let object = Object::Cluster(Box::new(locked));
+    store.commit(vec![Change::Update { object, expected: cluster.meta.version }]).expect("current version");
+    let version = store.state().cluster().expect("made").meta.version;
+
+    let join =
+        async |token: &str| server.join(&csr(), token, Availability::Active, None).await.expect("joined");
+    let [worker, manager] = [join(&worker).await.identity.node_id, join(&manager).await.identity.node_id];
+    assert_eq!(server.unlock_key(manager).await.expect("told"), (Some(UnlockKey([7; 32])), version));
+    assert_eq!(server.unlock_key(worker).await.expect_err("refused").code(), Code::PermissionDenied);
+    store.commit(vec![Change::Delete(ObjectRef::Node(manager))]).expect("deletes");
+    assert_eq!(server.unlock_key(manager).await.expect_err("refused").code(), Code::NotFound);
 }
 
 /// A replica that is one write behind until it is made to catch up.

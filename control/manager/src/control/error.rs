@@ -6,6 +6,8 @@ use control_model::validate::SpecError;
 use control_model::{NetworkId, NodeId, ServiceId, TaskId};
 use control_store::ApplyError;
 
+use super::authority::RotationError;
+
 /// Sorts of objects, in Docker's words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -130,8 +132,9 @@ pub enum ControlError {
     NotDown(NodeId),
     #[error("node {0} is still laying down its role as a manager; try again in a moment")]
     BeingDemoted(NodeId),
-    #[error("{0} is not supported yet")]
-    Unsupported(&'static str),
+    /// Why the cluster can't go over to another root.
+    #[error("{0}")]
+    Authority(String),
 }
 
 impl ControlError {
@@ -147,7 +150,9 @@ impl ControlError {
             Self::NoLeader | Self::TooLarge | Self::OutOfSequence | Self::Spec(SpecError::Constraint(_)) => {
                 RpcCode::Unknown
             }
-            Self::Spec(_) | Self::PortInUse(_) | Self::AttachIngress(_) => RpcCode::InvalidArgument,
+            Self::Spec(_) | Self::PortInUse(_) | Self::AttachIngress(_) | Self::Authority(_) => {
+                RpcCode::InvalidArgument
+            }
             Self::NameConflict(..) | Self::IngressExists(_) => RpcCode::AlreadyExists,
             Self::NoIngress
             | Self::NoPreviousSpec(_)
@@ -159,7 +164,7 @@ impl ControlError {
             | Self::IsManager(_)
             | Self::NotDown(_)
             | Self::BeingDemoted(_) => RpcCode::FailedPrecondition,
-            Self::ModeChange | Self::Rename | Self::Unsupported(_) => RpcCode::Unimplemented,
+            Self::ModeChange | Self::Rename => RpcCode::Unimplemented,
         })
     }
 
@@ -181,6 +186,12 @@ impl ControlError {
             Some(code) => format!("rpc error: code = {} desc = {self}", code.as_str()),
             None => self.to_string(),
         }
+    }
+}
+
+impl From<RotationError> for ControlError {
+    fn from(error: RotationError) -> Self {
+        Self::Authority(error.to_string())
     }
 }
 

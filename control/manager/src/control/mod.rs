@@ -3,6 +3,7 @@
 //! Reads come from this manager's own replica once it is as new as the last acknowledged write. Writes carry the
 //! version that was read; a write that was overtaken by a status report alone is tried again.
 
+mod authority;
 mod cluster;
 mod error;
 mod lookup;
@@ -19,6 +20,7 @@ use std::sync::Arc;
 use control_model::{Change, Timestamp};
 use control_store::{ApplyError, ProposeError, ReadError, ReplicatedStore, State};
 
+pub use authority::SigningCa;
 pub use cluster::Rotation;
 pub use error::{ControlError, Kind, RpcCode};
 pub use lookup::{LabelFilter, labels_match, starts_with_any};

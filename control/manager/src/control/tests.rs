@@ -241,14 +241,30 @@ async fn tasks_are_listed_by_what_they_belong_to() {
 async fn rotated_tokens_differ_and_keep_the_digest() {
     let (_, control) = control(1);
     let cluster = control.cluster().await.expect("a cluster");
-    let rotation = Rotation { worker_token: true, manager_token: false };
+    let rotation = Rotation { worker_token: true, ..Rotation::default() };
     control.update_cluster(cluster.meta.spec_version, cluster.spec.clone(), rotation).await.expect("rotated");
     let new = control.cluster().await.expect("a cluster");
     assert_ne!(new.ca.worker_token, cluster.ca.worker_token);
     assert_eq!(new.ca.manager_token, cluster.ca.manager_token);
-    let locked = control_model::spec::ClusterSpec { autolock: true, ..new.spec.clone() };
-    let refused = control.update_cluster(new.meta.spec_version, locked, Rotation::default()).await;
-    assert_eq!(refused.expect_err("not yet").http_status(), 501);
+}
+
+#[tokio::test]
+async fn the_unlock_key_comes_and_goes_with_autolock_and_is_rotated_on_request() {
+    let (_, control) = control(1);
+    let update = async |autolock, unlock_key| {
+        let old = control.cluster().await.expect("a cluster");
+        let spec = control_model::spec::ClusterSpec { autolock, ..old.spec.clone() };
+        let rotation = Rotation { unlock_key, ..Rotation::default() };
+        control.update_cluster(old.meta.spec_version, spec, rotation).await.expect("updated");
+        control.cluster().await.expect("a cluster").ca.unlock_key
+    };
+    assert_eq!(update(false, true).await, None, "without autolock there is nothing to be rotated");
+    let first = update(true, false).await.expect("a key");
+    assert_eq!(update(true, false).await, Some(first), "other updates keep the key");
+    let second = update(true, true).await.expect("a key");
+    assert_ne!(second, first);
+    assert_eq!(update(false, false).await, None);
+    assert_ne!(update(true, false).await, Some(second), "a key that was given up is not used again");
 }
 
 #[test]

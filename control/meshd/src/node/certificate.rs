@@ -1,15 +1,19 @@
 //! How a node comes by its certificate: with a join token at first, with its own certificate later.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use control_api::node::SwarmError;
-use control_ca::{Certificate, CertificateError, JoinToken, NodeKey};
+use control_ca::{Certificate, CertificateError, JoinToken, NodeKey, prove_former};
+use control_manager::ca_server::CaServer;
 use control_manager::clock;
 use control_model::PeerIdentity;
+use control_model::authority::UnlockKey;
 use control_model::spec::Availability;
 use control_rpc::pb::ca_client::CaClient;
 use control_rpc::{Channels, IdentityPem, JoinError, MAX_CA_MESSAGE_BYTES, join_channel, pb};
+use control_store::ReplicatedStore;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
@@ -35,12 +39,32 @@ pub struct Joined {
     pub data_path_port: u16,
 }
 
-/// Asks the manager at `addr` for a first certificate. The root is checked against the token before the token is
-/// sent.
+/// Asks the manager at `addr` for a first certificate.
 pub async fn join(
     addr: SocketAddr,
     (token, availability): (&str, Availability),
     data_path: IpAddr,
+) -> Result<Joined, SwarmError> {
+    let request = pb::IssueRequest {
+        availability: availability_word(availability).to_owned(),
+        data_path_addr: data_path.to_string(),
+        ..pb::IssueRequest::default()
+    };
+    enter(addr, token, None, request).await
+}
+
+/// Asks the manager at `addr` for another certificate in place of `former`, which ran out.
+pub async fn come_back(addr: SocketAddr, token: &str, former: &IdentityPem) -> Result<Joined, SwarmError> {
+    let request = pb::IssueRequest { former_pem: former.certificate.clone(), ..pb::IssueRequest::default() };
+    enter(addr, token, Some(former), request).await
+}
+
+/// Asks with a token. The root is checked against it before it is sent.
+async fn enter(
+    addr: SocketAddr,
+    token: &str,
+    former: Option<&IdentityPem>,
+    request: pb::IssueRequest,
 ) -> Result<Joined, SwarmError> {
     let parsed: JoinToken =
         token.parse().map_err(|e: control_ca::InvalidToken| SwarmError::Token(e.to_string()))?;
@@ -51,11 +75,12 @@ pub async fn join(
             JoinError::BadRoot(error) => SwarmError::Token(error.to_string()),
         })?;
     let key = NodeKey::generate().map_err(|error| SwarmError::Failed(error.to_string()))?;
+    let proof = former.map(|former| prove_former(&former.key, &key.csr_pem)).transpose();
     let request = pb::IssueRequest {
         csr_pem: key.csr_pem.clone(),
         token: token.to_owned(),
-        availability: availability_word(availability).to_owned(),
-        data_path_addr: data_path.to_string(),
+        former_proof: proof.map_err(|error| SwarmError::Failed(error.to_string()))?.unwrap_or_default(),
+        ..request
     };
     let reply = issue(channel, request).await.map_err(|status| match status.code() {
         Code::InvalidArgument | Code::PermissionDenied | Code::Unauthenticated => {
@@ -80,6 +105,28 @@ pub async fn renew(channels: &Channels, addr: SocketAddr) -> Result<IdentityPem,
     let request = pb::IssueRequest { csr_pem: key.csr_pem.clone(), ..pb::IssueRequest::default() };
     let reply = issue(channels.get(addr), request).await.map_err(RenewError::Refused)?;
     Ok(to_identity(reply, key)?.1)
+}
+
+/// A new certificate from the replica of the manager in this daemon, whose own has run out.
+pub fn renew_own(store: Arc<dyn ReplicatedStore>, me: PeerIdentity) -> Result<IdentityPem, RenewError> {
+    let key = NodeKey::generate()?;
+    let issued = CaServer::new(store).renew_own(&key.csr_pem, me).map_err(RenewError::Refused)?;
+    Ok(IdentityPem { certificate: issued.certificate_pem, key: key.key_pem, roots: issued.root_pem })
+}
+
+/// Asks the manager at `addr` for the key that a new manager's disk is to be locked with, and the version of the cluster
+/// that says so. No key without autolock.
+pub async fn unlock_key(channels: &Channels, addr: SocketAddr) -> Result<(Option<UnlockKey>, u64), Status> {
+    let mut client = CaClient::new(channels.get(addr)).max_decoding_message_size(MAX_CA_MESSAGE_BYTES);
+    let reply = tokio::time::timeout(ISSUE_TIMEOUT, client.get_unlock_key(pb::Empty {}))
+        .await
+        .map_err(|_| Status::deadline_exceeded("context deadline exceeded"))??;
+    let pb::UnlockKeyReply { key, version } = reply.into_inner();
+    if key.is_empty() {
+        return Ok((None, version));
+    }
+    let bits = key.try_into().map_err(|_| Status::internal("the unlock key has another length"))?;
+    Ok((Some(UnlockKey(bits)), version))
 }
 
 async fn issue(channel: Channel, request: pb::IssueRequest) -> Result<pb::IssueReply, Status> {

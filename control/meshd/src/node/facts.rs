@@ -1,6 +1,6 @@
 //! What the API shows of this node and its swarm.
 
-use control_api::node::{HostFacts, LocalState, Membership, RaftFacts, RemoteManager};
+use control_api::node::{EXPIRED, HostFacts, LOCKED, LocalState, Membership, RaftFacts, RemoteManager};
 use control_consensus::Consensus;
 use control_model::spec::Role;
 
@@ -28,6 +28,9 @@ pub fn local(standing: &Standing) -> LocalState {
     match standing {
         Standing::Out => LocalState::default(),
         Standing::Pending => LocalState { membership: Membership::Pending, ..LocalState::default() },
+        Standing::Locked => {
+            LocalState { membership: Membership::Locked, error: LOCKED.into(), ..LocalState::default() }
+        }
         Standing::Broken(error) => {
             LocalState { membership: Membership::Error, error: error.clone(), ..LocalState::default() }
         }
@@ -40,8 +43,9 @@ fn of_swarm(swarm: &Swarm) -> LocalState {
     let store_runs = swarm.consensus().is_some();
     let trouble = swarm.trouble.borrow().clone();
     let removed = swarm.session.borrow().removed;
+    let is_expired = swarm.is_expired();
     let membership = match (me.role, store_runs) {
-        _ if removed => Membership::Error,
+        _ if removed || is_expired => Membership::Error,
         (Role::Manager, false) if trouble.is_empty() => Membership::Pending,
         (Role::Manager, false) => Membership::Error,
         _ => Membership::Active,
@@ -52,7 +56,12 @@ fn of_swarm(swarm: &Swarm) -> LocalState {
         cluster: Some(me.cluster_id),
         is_manager: me.role == Role::Manager && store_runs,
         addr: Some(file.advertise.ip()),
-        error: if membership == Membership::Error { trouble } else { String::new() },
+        is_expired,
+        error: match membership {
+            _ if is_expired => EXPIRED.into(),
+            Membership::Error => trouble,
+            _ => String::new(),
+        },
         remote_managers: file
             .managers
             .iter()

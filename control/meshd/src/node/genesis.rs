@@ -1,9 +1,10 @@
 //! The first entry of a new cluster: the cluster, its first node, and the routing mesh's network.
 
 use control_api::node::InitRequest;
-use control_ca::{IssueError, JoinToken, NodeKey, RequestError, RootCa, RootError};
+use control_ca::{IssueError, JoinToken, NodeKey, RequestError, RootCa, RootError, key_digest};
 use control_manager::clock;
-use control_model::object::{CaState, ManagerStatus, NodeDescription};
+use control_model::authority::{CaState, UnlockKey};
+use control_model::object::{ManagerStatus, NodeDescription};
 use control_model::spec::{IpamConfig, Role};
 use control_model::{Change, Cluster, ClusterId, Network, NetworkId, Node, NodeId, Object, PeerIdentity};
 use control_rpc::IdentityPem;
@@ -15,6 +16,8 @@ pub struct Genesis {
     pub pem: IdentityPem,
     /// UDP port of the tunnels.
     pub data_path_port: u16,
+    /// Locks the managers' disks, with autolock.
+    pub unlock_key: Option<UnlockKey>,
     pub changes: Vec<Change>,
 }
 
@@ -52,6 +55,7 @@ impl Genesis {
             Node { description, manager: Some(manager), ..Node::new(identity.node_id, identity.role) };
         node.spec.availability = request.availability;
         let cluster = cluster(request, identity.cluster_id, &root);
+        let unlock_key = cluster.ca.unlock_key;
         let mut ingress = Network::ingress(NetworkId::from_bits(rand::random()));
         ingress.spec.ipam.extend(ingress_subnet(&cluster, own_networks));
         let objects = [
@@ -60,7 +64,8 @@ impl Genesis {
             Object::Network(Box::new(ingress)),
         ];
         let data_path_port = or_default(request.data_path_port, Cluster::DATA_PATH_PORT);
-        Ok(Self { identity, pem, data_path_port, changes: objects.into_iter().map(Change::Create).collect() })
+        let changes = objects.into_iter().map(Change::Create).collect();
+        Ok(Self { identity, pem, data_path_port, unlock_key, changes })
     }
 }
 
@@ -74,6 +79,10 @@ fn cluster(request: &InitRequest, id: ClusterId, root: &RootCa) -> Cluster {
             root_key: root.key_pem(),
             worker_token: token(),
             manager_token: token(),
+            unlock_key: request.cluster.autolock.then(|| UnlockKey(rand::random())),
+            issuer: key_digest(root.cert_pem()),
+            last_forced_rotation: request.cluster.force_rotate,
+            ..CaState::default()
         },
         default_address_pool: or_default(request.default_address_pool.clone(), defaults.default_address_pool),
         subnet_size: or_default(request.subnet_size, defaults.subnet_size),

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use control_agent::SessionState;
+use control_api::node::EXPIRED;
 use control_ca::Certificate;
 use control_consensus::JoinError;
 use control_manager::clock;
@@ -47,7 +48,7 @@ pub async fn keep_in_step(swarm: Arc<Swarm>) {
     }
 }
 
-async fn step(swarm: &Swarm, session: &SessionState) -> Result<()> {
+async fn step(swarm: &Arc<Swarm>, session: &SessionState) -> Result<()> {
     if swarm.is_leaving() {
         return Ok(());
     }
@@ -62,15 +63,16 @@ async fn step(swarm: &Swarm, session: &SessionState) -> Result<()> {
         let managers = managers.map(|known| KnownManager { node: known.node, addr: known.addr }).collect();
         swarm.update_file(|file| file.managers = managers)?;
     }
-    let wanted = session.desired_role.filter(|role| *role != swarm.me().role);
-    let new_root = !session.root_pem.is_empty() && session.root_pem != swarm.pem().roots;
-    if wanted.is_some() || new_root || until_renewal(swarm).is_zero() {
-        renew(swarm).await.context("certificate not renewed")?;
-    }
-    match (swarm.me().role, swarm.manager()) {
-        (Role::Manager, None) => swarm.start_manager().await?,
-        (Role::Worker, Some(_)) => swarm.resign().await?,
-        _ => {}
+    // A manager serves before it renews: if it is the only one, or all of them begin anew, there is nobody else to ask.
+    let served = serve_if_manager(swarm).await;
+    let believes = believe(swarm, session)?;
+    let renewed = if !believes || is_to_renew(swarm, session) { renew(swarm).await } else { Ok(()) };
+    served?;
+    renewed.context("certificate not renewed")?;
+    serve_if_manager(swarm).await?;
+    // What is on the disk of a manager that became a worker may be left by a crash.
+    if swarm.me().role == Role::Worker && (swarm.manager().is_some() || swarm.file().raft_id.is_some()) {
+        swarm.resign().await?;
     }
     if let Some(manager) = swarm.manager().filter(|manager| !manager.is_voter())
         && let Err(error) = manager.join(&swarm.other_managers()).await
@@ -84,8 +86,36 @@ async fn step(swarm: &Swarm, session: &SessionState) -> Result<()> {
     Ok(())
 }
 
-/// Asks the managers for a new certificate, one after another, the one in this daemon last.
+async fn serve_if_manager(swarm: &Arc<Swarm>) -> Result<(), ManagerError> {
+    if swarm.me().role == Role::Manager && swarm.manager().is_none() {
+        swarm.start_manager().await?;
+    }
+    Ok(())
+}
+
+/// Trusts the root that the managers trust. False if this node's certificate is none of that root's: it needs another one.
+fn believe(swarm: &Swarm, session: &SessionState) -> Result<bool> {
+    if session.root_pem.is_empty() || session.root_pem == swarm.pem().roots {
+        return Ok(true);
+    }
+    swarm.trust(&session.root_pem)
+}
+
+fn is_to_renew(swarm: &Swarm, session: &SessionState) -> bool {
+    let other_role = session.desired_role.is_some_and(|role| role != swarm.me().role);
+    let other_issuer = !session.issuer.is_empty() && !swarm.is_issued_by(&session.issuer);
+    other_role || other_issuer || swarm.renews_soon() || until_renewal(swarm).is_zero()
+}
+
+/// Asks the managers for a new certificate, one after another, the one in this daemon last. With one that ran out nobody
+/// answers: a manager then gives itself a new one, a worker is let in again by a token.
 async fn renew(swarm: &Swarm) -> Result<()> {
+    if swarm.is_expired() {
+        let Some(consensus) = swarm.consensus() else { bail!(EXPIRED) };
+        swarm.take_identity(certificate::renew_own(consensus, swarm.me())?)?;
+        tracing::warn!("this manager's certificate had run out: it gave itself another one");
+        return Ok(());
+    }
     let own = swarm.manager().map(|_| swarm.file().advertise);
     let mut last = anyhow::anyhow!("no manager is known");
     for addr in swarm.other_managers().into_iter().chain(own) {

@@ -13,6 +13,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::lock::LockError;
 use crate::disk::{DiskError, NodeFile, SwarmDir};
 
 /// Why the manager half does not run.
@@ -26,6 +27,10 @@ pub enum ManagerError {
     Disk(#[from] DiskError),
     #[error(transparent)]
     Open(#[from] OpenError),
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    #[error("no manager says how this node's disk is to be locked: {0}")]
+    UnlockKey(tonic::Status),
     #[error("can't become a manager: {0}")]
     Join(#[from] JoinError),
     #[error("can't become a manager: no other manager is known")]
@@ -56,29 +61,30 @@ enum Begin {
 }
 
 impl RunningManager {
-    /// The first manager of a new cluster.
+    /// The first manager of a new cluster, whose data key `kek` opens.
     pub async fn bootstrap(
-        dir: &SwarmDir,
+        (dir, kek): (&SwarmDir, Kek),
         channels: &Arc<Channels>,
         file: &NodeFile,
         senses: Senses,
         changes: Vec<Change>,
     ) -> Result<Self, ManagerError> {
-        Self::begin(dir, channels, file, senses, Begin::Bootstrap(changes)).await
+        Self::begin((dir, kek), channels, file, senses, Begin::Bootstrap(changes)).await
     }
 
-    /// Goes on from the disk, or makes an empty replica that has yet to [`RunningManager::join`].
+    /// Goes on from the disk, or makes an empty replica that has yet to [`RunningManager::join`]. `kek` opens the data
+    /// key.
     pub async fn open(
-        dir: &SwarmDir,
+        (dir, kek): (&SwarmDir, Kek),
         channels: &Arc<Channels>,
         file: &NodeFile,
         senses: Senses,
     ) -> Result<Self, ManagerError> {
-        Self::begin(dir, channels, file, senses, Begin::Resume).await
+        Self::begin((dir, kek), channels, file, senses, Begin::Resume).await
     }
 
     async fn begin(
-        dir: &SwarmDir,
+        (dir, kek): (&SwarmDir, Kek),
         channels: &Arc<Channels>,
         file: &NodeFile,
         senses: Senses,
@@ -92,7 +98,7 @@ impl RunningManager {
             raft_id: file.raft_id.ok_or(ManagerError::NoRaftId)?,
             node_id: file.node,
             addr: file.advertise,
-            kek: Kek::new(dir.raft_key_or(rand::random())?),
+            kek,
             channels: channels.clone(),
             clock: Arc::new(clock::now),
         };
@@ -128,6 +134,11 @@ impl RunningManager {
             }
         });
         Self { consensus, inspector, parts: Mutex::new(Some(Parts { manager, server })), stop }
+    }
+
+    /// Ends with this value's [`RunningManager::stop`].
+    pub fn stopped(&self) -> CancellationToken {
+        self.stop.clone()
     }
 
     /// This replica takes part in votes.

@@ -6,8 +6,10 @@ mod genesis;
 mod gossip;
 mod inspect;
 mod keeper;
+mod lock;
 mod manager;
 mod metrics;
+mod returning;
 mod swarm;
 
 use std::net::SocketAddr;
@@ -19,8 +21,10 @@ use control_agent::Inspect;
 use control_api::Engine;
 use control_api::node::{
     HostFacts, InitRequest, InspectError, JOIN_TIMEOUT, JoinRequest, LocalState, RaftFacts, SwarmError,
+    UnlockError,
 };
 use control_manager::Senses;
+use control_model::authority::UnlockKey;
 use control_model::object::ManagerStatus;
 use control_model::{Network, NodeId};
 use control_rpc::{Channels, Identity, IdentityPem};
@@ -40,6 +44,7 @@ use crate::host::Host;
 use crate::teardown;
 use genesis::Genesis;
 use inspect::watch::Watching;
+use lock::{LockError, Opened};
 use manager::RunningManager;
 use metrics::Scrapes;
 use swarm::{Parts, Swarm, new_raft_id};
@@ -73,6 +78,8 @@ enum Standing {
     /// On its way in.
     Pending,
     In(Arc<Swarm>),
+    /// A manager whose disk needs the user's key.
+    Locked,
     /// Part of a swarm by what is on the disk, but that can't be used, or not left whole. Containers and data plane may
     /// be there.
     Broken(String),
@@ -114,13 +121,20 @@ impl MeshNode {
 
     fn resume(&self) -> Result<Standing, SwarmError> {
         let Some(file) = self.dir.load().map_err(failed)? else { return Ok(Standing::Out) };
-        let pem = self.dir.load_identity().map_err(failed)?;
-        Ok(Standing::In(self.start(pem, file)?))
+        match lock::open(&self.dir, None) {
+            Ok(opened) => Ok(Standing::In(self.start(opened, file)?)),
+            Err(LockError::Locked) => {
+                tracing::warn!("this manager is locked: it waits for `docker swarm unlock`");
+                Ok(Standing::Locked)
+            }
+            Err(error) => Err(failed(error)),
+        }
     }
 
     /// A membership whose manager half, if any, starts by itself.
-    fn start(&self, pem: IdentityPem, file: NodeFile) -> Result<Arc<Swarm>, SwarmError> {
+    fn start(&self, Opened { pem, kek }: Opened, file: NodeFile) -> Result<Arc<Swarm>, SwarmError> {
         Ok(Swarm::start(Parts {
+            kek,
             inspect: self.inspect(),
             host: self.host.clone(),
             dir: self.dir.clone(),
@@ -156,7 +170,7 @@ impl MeshNode {
     fn swarm(&self) -> Option<Arc<Swarm>> {
         match self.standing() {
             Standing::In(swarm) => Some(swarm),
-            Standing::Out | Standing::Pending | Standing::Broken(_) => None,
+            Standing::Out | Standing::Pending | Standing::Locked | Standing::Broken(_) => None,
         }
     }
 
@@ -192,18 +206,19 @@ impl MeshNode {
             raft_id: Some(manager.raft_id),
             managers: vec![KnownManager { node: genesis.identity.node_id, addr: addresses.advertise }],
         };
-        let Genesis { pem, changes, .. } = genesis;
+        let Genesis { pem, changes, unlock_key, .. } = genesis;
         let channels = channels(&pem)?;
         let data_plane = NodeDataPlane::start(&self.host.config).map_err(failed)?;
-        self.dir.store_identity(&pem).map_err(failed)?;
+        let kek = lock::new_kek(&self.dir, unlock_key, 0).map_err(failed)?;
         let opinion = watch::Sender::default();
         let senses = Senses { own_data_path: data_plane.is_up.clone(), opinion: opinion.subscribe() };
-        let running = RunningManager::bootstrap(&self.dir, &channels, &file, senses, changes);
+        let running = RunningManager::bootstrap((&self.dir, kek.clone()), &channels, &file, senses, changes);
         let running = running.await.map_err(failed)?;
         if let Err(error) = running.wait_to_lead().await {
             running.stop().await;
             return Err(failed(error));
         }
+        lock::store_identity(&self.dir, &pem, Some(&kek)).map_err(failed)?;
         self.dir.store(&file).map_err(failed)?;
         let (host, dir, inspect) = (self.host.clone(), self.dir.clone(), self.inspect());
         Ok(Swarm::start(Parts {
@@ -212,6 +227,7 @@ impl MeshNode {
             inspect,
             channels,
             pem,
+            kek: Some(kek),
             file,
             data_plane,
             opinion,
@@ -258,9 +274,9 @@ impl MeshNode {
             // Whose id it is the first session says.
             managers: vec![KnownManager { node: NodeId::from_bits(0), addr: via }],
         };
-        self.dir.store_identity(&joined.pem).map_err(failed)?;
+        self.dir.store_identity(&joined.pem, None).map_err(failed)?;
         self.dir.store(&file).map_err(failed)?;
-        self.start(joined.pem, file)
+        self.start(Opened { pem: joined.pem, kek: None }, file)
     }
 
     /// Enters a swarm by `attempt`; true if all of it was ready in time. A failure leaves the node where it was.
@@ -298,7 +314,7 @@ impl MeshNode {
         match &was {
             Standing::Out => return Err(SwarmError::NotInSwarm),
             Standing::In(swarm) => swarm.prepare_to_leave(force).await?,
-            Standing::Pending | Standing::Broken(_) => {}
+            Standing::Pending | Standing::Locked | Standing::Broken(_) => {}
         }
         self.stand(Standing::Pending);
         let left = to_its_end(self.clone().take_down(was)).await;
@@ -337,13 +353,18 @@ async fn to_its_end<T: Send + 'static>(
 }
 
 fn failed(error: impl std::error::Error) -> SwarmError {
+    SwarmError::Failed(text_of(&error))
+}
+
+/// The error with its causes.
+fn text_of(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
         text = format!("{text}: {cause}");
         source = cause.source();
     }
-    SwarmError::Failed(text)
+    text
 }
 
 fn channels(pem: &IdentityPem) -> Result<Arc<Channels>, SwarmError> {
@@ -372,6 +393,10 @@ impl control_api::Node for MeshNode {
 
     async fn join(&self, request: JoinRequest) -> Result<(), SwarmError> {
         let (node, me) = (self.me(), self.me());
+        if let Some(swarm) = self.swarm().filter(|swarm| swarm.is_expired()) {
+            let in_time = to_its_end(async move { me.come_back(swarm, &request).await }).await?;
+            return if in_time { Ok(()) } else { Err(SwarmError::JoinTimeout) };
+        }
         let attempt = async move { me.do_join(&request).await };
         let (_id, in_time) = to_its_end(async move { node.go_in(attempt).await }).await?;
         if in_time { Ok(()) } else { Err(SwarmError::JoinTimeout) }
@@ -379,6 +404,17 @@ impl control_api::Node for MeshNode {
 
     async fn leave(&self, force: bool) -> Result<(), SwarmError> {
         to_its_end(self.me().go_out(force)).await
+    }
+
+    async fn unlock(&self, key: UnlockKey) -> Result<(), UnlockError> {
+        let me = self.me();
+        let unlocking = tokio::spawn(async move { me.open_lock(key).await });
+        unlocking.await.map_err(|error| UnlockError::Failed(error.to_string()))?
+    }
+
+    fn follow_lock(&self) {
+        let Some(swarm) = self.swarm() else { return };
+        swarm.follow_lock();
     }
 
     fn store(&self) -> Option<Arc<dyn ReplicatedStore>> {

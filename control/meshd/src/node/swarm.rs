@@ -7,13 +7,15 @@ use std::time::Duration;
 
 use control_agent::{Agent, AgentHandle, AgentOptions, Holdings, Inspect, NodeContext, SessionState};
 use control_api::node::SwarmError;
-use control_consensus::Consensus;
+use control_ca::{Certificate, node_tls};
+use control_consensus::{Consensus, Kek};
 use control_gossip::service::{Counters, Gossip};
-use control_manager::Senses;
+use control_manager::{Senses, clock};
+use control_model::authority::NodeTls;
 use control_model::gossip::Opinion;
 use control_model::object::{NodeDescription, NodeState};
 use control_model::spec::Role;
-use control_model::{Network, NodeId, PeerIdentity};
+use control_model::{Cluster, Network, NodeId, PeerIdentity};
 use control_rpc::{Channels, IdentityPem};
 use control_store::ReplicatedStore as _;
 use dataplane_model::NodeView;
@@ -22,8 +24,9 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::keeper::keep_in_step;
+use super::lock::{self, LockError};
 use super::manager::{ManagerError, RunningManager};
-use super::{failed, gossip};
+use super::{certificate, failed, gossip};
 use crate::data_plane::NodeDataPlane;
 use crate::disk::{DiskError, NodeFile, SwarmDir};
 use crate::host::Host;
@@ -39,6 +42,10 @@ pub struct Swarm {
     pub dir: SwarmDir,
     pub channels: Arc<Channels>,
     pem: Mutex<IdentityPem>,
+    /// What this node says of its certificate.
+    tls: Arc<Mutex<Option<NodeTls>>>,
+    /// Opens the data key, on a manager. Held while what it opens is written.
+    kek: Mutex<Option<Kek>>,
     file: Mutex<NodeFile>,
     manager: Mutex<Option<Arc<RunningManager>>>,
     /// Where the agent reaches the manager in this daemon.
@@ -60,6 +67,8 @@ pub struct Swarm {
     pub trouble: watch::Sender<String>,
     pub stop: CancellationToken,
     leaving: AtomicBool,
+    /// The certificate's key was on the disk in the clear until now.
+    renew_soon: AtomicBool,
     keeper: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -71,6 +80,8 @@ pub struct Parts {
     pub inspect: Inspect,
     pub channels: Arc<Channels>,
     pub pem: IdentityPem,
+    /// Opens the data key, if the disk has one.
+    pub kek: Option<Kek>,
     pub file: NodeFile,
     pub data_plane: NodeDataPlane,
     /// Where gossip says what it thinks.
@@ -82,12 +93,19 @@ pub struct Parts {
 impl Swarm {
     /// Starts the agent, and what keeps the node in step with the cluster.
     pub fn start(parts: Parts) -> Arc<Self> {
-        let Parts { host, dir, inspect, channels, pem, file, data_plane, opinion, manager } = parts;
+        let Parts { host, dir, inspect, channels, pem, kek, file, data_plane, opinion, manager } = parts;
         let local_manager = watch::Sender::new(manager.as_ref().map(|_| local_addr(&host, &file)));
+        let tls = Arc::new(Mutex::new(node_tls(&pem.certificate, &pem.roots)));
         let thought = opinion.subscribe();
         let prepared = gossip::prepare(&file, host.config.gossip_port);
         let addr = prepared.as_ref().map(|prepared| prepared.addr);
-        let with = AgentsWorld { host: &host, inspect, opinion: thought.clone(), gossip_addr: addr };
+        let with = AgentsWorld {
+            host: &host,
+            tls: tls.clone(),
+            inspect,
+            opinion: thought.clone(),
+            gossip_addr: addr,
+        };
         let agent = start_agent(with, &channels, &file, &data_plane, local_manager.subscribe());
         let gossip = gossip::start(prepared, file.node, &agent, opinion);
         let swarm = Arc::new(Self {
@@ -101,6 +119,9 @@ impl Swarm {
             agent: Mutex::new(Some(agent)),
             manager: Mutex::new(manager.map(Arc::new)),
             pem: Mutex::new(pem),
+            tls,
+            kek: Mutex::new(kek),
+            renew_soon: AtomicBool::new(false),
             file: Mutex::new(file),
             trouble: watch::Sender::new(String::new()),
             stop: CancellationToken::new(),
@@ -112,6 +133,9 @@ impl Swarm {
             local_manager,
             data_plane,
         });
+        if let Some(manager) = swarm.manager() {
+            swarm.keep_locked(&manager);
+        }
         *locked(&swarm.keeper) = Some(tokio::spawn(keep_in_step(swarm.clone())));
         swarm
     }
@@ -147,10 +171,84 @@ impl Swarm {
 
     /// Goes on as `pem`, also after a restart.
     pub fn take_identity(&self, pem: IdentityPem) -> anyhow::Result<()> {
-        self.dir.store_identity(&pem)?;
+        let kek = locked(&self.kek);
+        lock::store_identity(&self.dir, &pem, kek.as_ref())?;
         self.channels.identity().replace(&pem)?;
-        *locked(&self.pem) = pem;
+        *locked(&self.tls) = node_tls(&pem.certificate, &pem.roots);
+        let mut held = locked(&self.pem);
+        if held.key != pem.key {
+            self.renew_soon.store(false, Ordering::Relaxed);
+        }
+        *held = pem;
         Ok(())
+    }
+
+    /// Trusts `roots` from now on, if they are those of this node's certificate too.
+    pub fn trust(&self, roots: &str) -> anyhow::Result<bool> {
+        let pem = IdentityPem { roots: roots.to_owned(), ..self.pem() };
+        let is_ours = Certificate::verify(&pem.certificate, roots, clock::now()).is_ok();
+        if is_ours {
+            self.take_identity(pem)?;
+            tracing::info!("this node trusts another root");
+        }
+        Ok(is_ours)
+    }
+
+    /// This node's certificate has run out: nobody believes it any more.
+    pub fn is_expired(&self) -> bool {
+        Certificate::parse(&self.pem().certificate)
+            .is_ok_and(|certificate| certificate.not_after < clock::now())
+    }
+
+    /// Did the key with this digest sign this node's certificate?
+    pub fn is_issued_by(&self, issuer: &[u8]) -> bool {
+        locked(&self.tls).is_some_and(|tls| tls.issuer == issuer)
+    }
+
+    /// The key of this node's certificate should be another one, though the certificate is good.
+    pub fn renews_soon(&self) -> bool {
+        self.renew_soon.load(Ordering::Relaxed)
+    }
+
+    /// Locks this manager's disk as `cluster` wants it.
+    pub fn lock_as(&self, cluster: &Cluster) -> Result<(), LockError> {
+        let mut kek = locked(&self.kek);
+        let Some(now) = kek.as_ref() else { return Ok(()) };
+        let Some(next) = lock::rewrap(&self.dir, &self.pem(), now, cluster)? else { return Ok(()) };
+        let was_open = !now.wrapping().is_locked;
+        tracing::info!(is_locked = next.wrapping().is_locked, "this manager's disk has another key");
+        self.renew_soon.fetch_or(was_open, Ordering::Relaxed);
+        *kek = Some(next);
+        Ok(())
+    }
+
+    /// Locks this manager's disk as the state that it has says.
+    pub fn follow_lock(&self) {
+        let state = self.consensus().map(|consensus| consensus.state());
+        let Some(cluster) = state.as_ref().and_then(|state| state.cluster()) else { return };
+        if let Err(error) = self.lock_as(cluster) {
+            tracing::error!(%error, "this manager's disk is not locked as the cluster wants it");
+        }
+    }
+
+    fn keep_locked(self: &Arc<Self>, manager: &RunningManager) {
+        tokio::spawn(lock::follow(self.clone(), manager.consensus.clone(), manager.stopped()));
+    }
+
+    /// The key that opens this manager's data key. A new manager's is the cluster's from the start, with autolock: the
+    /// others say it.
+    async fn data_key_opener(&self, is_new: bool) -> Result<Kek, ManagerError> {
+        if !is_new && let Some(kek) = locked(&self.kek).clone() {
+            return Ok(kek);
+        }
+        let mut last = ManagerError::Alone;
+        for addr in self.other_managers() {
+            match certificate::unlock_key(&self.channels, addr).await {
+                Ok((key, version)) => return Ok(lock::new_kek(&self.dir, key, version)?),
+                Err(status) => last = ManagerError::UnlockKey(status),
+            }
+        }
+        Err(last)
     }
 
     pub fn data_plane(&self) -> &NodeDataPlane {
@@ -167,17 +265,26 @@ impl Swarm {
     }
 
     /// Starts the manager half: opens what is on the disk, or makes a new replica.
-    pub async fn start_manager(&self) -> Result<(), ManagerError> {
-        let raft_id = match Consensus::stored_raft_id(&self.dir.raft()).map_err(ManagerError::Raft)? {
-            Some(raft_id) => raft_id,
-            None => new_raft_id(),
-        };
-        self.update_file(|file| file.raft_id = Some(raft_id))?;
+    pub async fn start_manager(self: &Arc<Self>) -> Result<(), ManagerError> {
+        let stored = Consensus::stored_raft_id(&self.dir.raft()).map_err(ManagerError::Raft)?;
+        let kek = self.data_key_opener(stored.is_none()).await?;
+        self.update_file(|file| file.raft_id = Some(stored.unwrap_or_else(new_raft_id)))?;
         let file = self.file();
         let senses = Senses { own_data_path: self.data_plane.is_up.clone(), opinion: self.opinion.clone() };
-        let running = RunningManager::open(&self.dir, &self.channels, &file, senses).await?;
-        *locked(&self.manager) = Some(Arc::new(running));
+        let running = RunningManager::open((&self.dir, kek.clone()), &self.channels, &file, senses).await?;
+        self.hold_key(kek)?;
+        let running = Arc::new(running);
+        *locked(&self.manager) = Some(running.clone());
+        self.keep_locked(&running);
         self.local_manager.send_replace(Some(local_addr(&self.host, &file)));
+        Ok(())
+    }
+
+    /// From now on `kek` opens the data key that is on the disk; the node's own key is sealed if it should be.
+    fn hold_key(&self, kek: Kek) -> Result<(), LockError> {
+        let mut held = locked(&self.kek);
+        lock::store_identity(&self.dir, &self.pem(), Some(&kek))?;
+        *held = Some(kek);
         Ok(())
     }
 
@@ -193,7 +300,10 @@ impl Swarm {
     /// Ends the manager half for good: the next one begins with another Raft id and an empty disk.
     pub async fn resign(&self) -> Result<(), DiskError> {
         self.stop_manager().await;
+        let mut kek = locked(&self.kek);
         self.dir.remove_raft()?;
+        *kek = None;
+        drop(kek);
         self.update_file(|file| file.raft_id = None)
     }
 
@@ -288,13 +398,14 @@ fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 /// What of the node the agent is told.
 struct AgentsWorld<'a> {
     host: &'a Arc<Host>,
+    tls: Arc<Mutex<Option<NodeTls>>>,
     inspect: Inspect,
     opinion: watch::Receiver<Arc<Opinion>>,
     gossip_addr: Option<SocketAddr>,
 }
 
 fn start_agent(
-    AgentsWorld { host, inspect, opinion, gossip_addr }: AgentsWorld<'_>,
+    AgentsWorld { host, tls, inspect, opinion, gossip_addr }: AgentsWorld<'_>,
     channels: &Arc<Channels>,
     file: &NodeFile,
     data_plane: &NodeDataPlane,
@@ -309,7 +420,11 @@ fn start_agent(
             vxlan_port: file.data_path_port,
         },
         channels: channels.clone(),
-        describe: Arc::new(move || NodeDescription { gossip_addr, ..describer.description(vtep) }),
+        describe: Arc::new(move || NodeDescription {
+            tls: *locked(&tls),
+            gossip_addr,
+            ..describer.description(vtep)
+        }),
         inspect,
         known_managers: file.managers.iter().map(|manager| manager.addr).collect(),
         local_manager,
