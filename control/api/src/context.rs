@@ -6,6 +6,7 @@ use control_manager::control::{Control, ControlError};
 
 use crate::error::ApiError;
 use crate::node::{EXPIRED, LOCKED, Membership, Node};
+use crate::stale;
 
 /// The served node.
 #[derive(Clone)]
@@ -18,7 +19,7 @@ impl Api {
     /// (moby `daemon/cluster/cluster.go`, `errNoManager`).
     pub fn control(&self) -> Result<Control, ApiError> {
         if let Some(store) = self.node.store() {
-            return Ok(Control::new(store));
+            return Ok(Control::with_mark(store, stale::mark()));
         }
         let local = self.node.local();
         Err(match local.membership {

@@ -187,7 +187,7 @@ pub struct LocalState {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RaftFacts {
     pub leader: Option<NodeId>,
-    /// Managers that do not answer the leader (on a follower: none that it knows of).
+    /// Managers that do not answer the leader, as of the last read; without a leader, those that do not answer this node.
     pub unreachable: BTreeSet<NodeId>,
 }
 

@@ -2,8 +2,11 @@
 
 mod common;
 
+use std::sync::atomic::Ordering;
+
 use common::Daemon;
 use common::cli::{mask, programs};
+use common::node::NO_LEADER;
 use control_api::Node as _;
 use control_api::node::Membership;
 use control_ca::{RootCa, key_digest};
@@ -407,4 +410,34 @@ async fn a_root_of_ones_own_is_taken_or_refused_in_dockers_words() {
     let shown = daemon.request("GET", "/swarm", b"").await.1;
     assert!(!shown.contains("PRIVATE KEY"), "the key is shown: {shown}");
     renewing.abort();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_leader_reads_are_answered_and_say_that_they_are_old() {
+    let daemon = Daemon::manager().await;
+    let create = "service create --no-resolve-image --quiet --name web whoami:v1";
+    assert_eq!(daemon.docker(create).await.code, 0);
+    let paths = ["/nodes", "/services", "/tasks", "/networks", "/swarm", "/v1.41/services/web"];
+    for path in paths {
+        assert_eq!(daemon.header("GET", path, "Mesh-Stale").await, "", "{path}");
+    }
+    daemon.node.leaderless.store(true, Ordering::Relaxed);
+    for path in paths {
+        assert_eq!(daemon.header("GET", path, "Mesh-Stale").await, "true", "{path}");
+    }
+    assert_eq!(daemon.prints("node ls --format {{.Hostname}}").await, "m1\nw1\nw2");
+    assert_eq!(daemon.prints("service ls --format {{.Name}}").await, "web");
+    for write in
+        ["service scale --detach web=3", "node update --availability drain w1", "network create -d overlay n"]
+    {
+        let refused = daemon.docker(write).await;
+        assert_ne!(refused.code, 0, "{write}");
+        let said = format!("{}{}", refused.stdout, refused.stderr);
+        assert!(said.contains(&format!("rpc error: code = Unknown desc = {NO_LEADER}")), "{write}: {said}");
+    }
+    assert_eq!(
+        daemon.header("GET", "/info", "Mesh-Stale").await,
+        "",
+        "what a node knows of itself is never old"
+    );
 }

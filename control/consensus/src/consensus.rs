@@ -30,13 +30,13 @@ use crate::limits::{LOG_MEMORY_BYTES, raft_config};
 use crate::log::LogStore;
 use crate::machine::{Machine, View};
 use crate::network::Network;
+use crate::quorum::Silence;
 use crate::service::RaftService;
 use crate::snapshot::SnapshotFile;
 use crate::types::{Member, TypeConfig};
 
 /// What dockerd says without a leader.
-pub(crate) const NO_LEADER: &str = "rpc error: code = Unknown desc = The swarm does not have a leader. \
-     It's possible that too few managers are online. Make sure more than half of the managers are online.";
+pub(crate) const NO_LEADER: &str = "The swarm does not have a leader. It's possible that too few managers are online. Make sure more than half of the managers are online.";
 
 /// The log's file in the directory.
 const LOG_FILE: &str = "log.redb";
@@ -73,6 +73,7 @@ pub struct Consensus {
     /// Ended with this value, or by [`Consensus::stop`].
     tasks: Mutex<JoinSet<()>>,
     changing_members: tokio::sync::Mutex<()>,
+    silence: Silence,
 }
 
 impl Consensus {
@@ -161,6 +162,7 @@ impl Consensus {
             leadership,
             tasks: Mutex::new(tasks),
             changing_members: tokio::sync::Mutex::default(),
+            silence: Silence::default(),
         }))
     }
 
@@ -214,6 +216,10 @@ impl Consensus {
 
     pub(crate) fn channels(&self) -> &Channels {
         &self.channels
+    }
+
+    pub(crate) fn silence(&self) -> &Silence {
+        &self.silence
     }
 
     pub(crate) fn view(&self) -> &View {

@@ -16,6 +16,7 @@ mod log;
 mod machine;
 mod membership;
 mod network;
+mod quorum;
 mod read;
 mod service;
 mod snapshot;

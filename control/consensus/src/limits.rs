@@ -53,6 +53,26 @@ pub(crate) const LEADER_CHECK_INTERVAL: Duration = Duration::from_millis(500);
 /// not heard its leader for so long, and elected no other, has none. Longer than an election.
 pub(crate) const LEADER_LOST_AFTER: Duration = Duration::from_secs(2);
 
+/// A leader that was heard within this time is there: almost three of its heartbeats.
+pub(crate) const LEADER_HEARD_WITHIN: Duration = Duration::from_millis(700);
+
+/// A read or write that takes longer begins to look whether there is a quorum at all. With one there is, nothing takes
+/// so long but an election.
+pub(crate) const ASK_AFTER: Duration = Duration::from_millis(100);
+
+/// A voter that is there answers within this time.
+pub(crate) const ASK_TIMEOUT: Duration = Duration::from_millis(300);
+
+/// Voters are not asked more often than this.
+pub(crate) const ASK_AGAIN_AFTER: Duration = Duration::from_millis(100);
+
+/// So many rounds in a row must find too few voters before that is an answer: a single one may be lost. Together with the
+/// times above it takes less than a second.
+pub(crate) const LOOKS: u32 = 2;
+
+/// Rounds further apart than this are not in a row.
+pub(crate) const ASKED_LATELY: Duration = Duration::from_secs(5);
+
 /// A member that answered a heartbeat within this time counts as reachable.
 pub(crate) const REACHABLE_WITHIN: Duration = Duration::from_millis(1500);
 

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use control_rpc::pb::Empty;
+use control_rpc::pb::{self, Empty};
 use control_store::ReadError;
 use openraft::ReadPolicy;
 use openraft::errors::{LinearizableReadError, RaftError};
@@ -27,7 +27,10 @@ impl Consensus {
             self.wait_applied(index).await;
             Ok(())
         });
-        read.await.unwrap_or_else(|_| Err(ReadError::NoLeader(NO_LEADER.to_owned())))
+        tokio::select! {
+            done = read => done.unwrap_or_else(|_| Err(ReadError::NoLeader(NO_LEADER.to_owned()))),
+            lost = self.no_quorum() => Err(ReadError::NoLeader(lost)),
+        }
     }
 
     async fn read_index_anywhere(&self) -> Result<u64, ReadError> {
@@ -38,7 +41,11 @@ impl Consensus {
                 Err(NoIndex::NotLeader(Some(leader))) => {
                     let mut client = raft_client(self.channels(), leader);
                     match timeout(LEADER_TIMEOUT, client.read_index(Empty {})).await {
-                        Ok(Ok(reply)) => return Ok(reply.into_inner().index),
+                        Ok(Ok(reply)) => {
+                            let pb::ReadIndexReply { index, silent } = reply.into_inner();
+                            self.silence().note(silent.into_iter().collect());
+                            return Ok(index);
+                        }
                         Ok(Err(status)) => tracing::debug!(%leader, %status, "the leader gave no read index"),
                         Err(_) => tracing::debug!(%leader, "the leader is silent"),
                     }

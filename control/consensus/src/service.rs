@@ -156,7 +156,10 @@ impl pb::raft_server::Raft for RaftService {
     async fn read_index(&self, request: Request<Empty>) -> Result<Response<pb::ReadIndexReply>, Status> {
         self.admit_command(&request)?;
         match self.consensus.read_index().await {
-            Ok(index) => Ok(Response::new(pb::ReadIndexReply { index })),
+            Ok(index) => {
+                let silent = self.consensus.silent_here().into_iter().collect();
+                Ok(Response::new(pb::ReadIndexReply { index, silent }))
+            }
             Err(_) => Err(Status::unavailable(NOT_LEADER)),
         }
     }

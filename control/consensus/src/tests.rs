@@ -1,5 +1,6 @@
 mod cluster;
 mod conformance;
 mod faults;
+mod quorum;
 mod restart;
 mod rig;

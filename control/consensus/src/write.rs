@@ -27,14 +27,21 @@ pub(crate) enum Attempt {
 }
 
 impl Consensus {
-    /// Tries until the entry is applied here. The request id makes a repeated try harmless.
+    /// Tries until the entry is applied here, over a change of the leader too. The request id makes a repeated try harmless.
+    /// Without a quorum it gives up as soon as that is certain.
     pub(crate) async fn propose_entry(&self, entry: Entry) -> Result<u64, ProposeError> {
         let deadline = Instant::now() + PROPOSE_TIMEOUT;
         let no_leader = |_| ProposeError::NoLeader(NO_LEADER.to_owned());
         let entry = Arc::new(entry);
-        let index = timeout_at(deadline, self.propose_anywhere(entry)).await.map_err(no_leader)??;
-        timeout_at(deadline, self.wait_applied(index)).await.map_err(no_leader)?;
-        Ok(index)
+        let write = async {
+            let index = self.propose_anywhere(entry).await?;
+            self.wait_applied(index).await;
+            Ok::<_, ProposeError>(index)
+        };
+        tokio::select! {
+            done = timeout_at(deadline, write) => done.map_err(no_leader)?,
+            lost = self.no_quorum() => Err(ProposeError::NoLeader(lost)),
+        }
     }
 
     async fn propose_anywhere(&self, entry: Arc<Entry>) -> Result<u64, ProposeError> {
@@ -57,7 +64,10 @@ impl Consensus {
         if encode(&*entry).map_or(usize::MAX, |body| body.len()) > MAX_ENTRY_BYTES {
             return Attempt::TooLarge;
         }
-        // A leader that lost its quorum would wait for ever.
+        if self.raft().as_leader().is_ok() && self.leads_alone() {
+            return Attempt::NotLeader(None);
+        }
+        // A leader that has just lost its quorum would wait for ever.
         let write = self.raft().client_write(Proposal(entry));
         match timeout(PROPOSE_TIMEOUT, write).await {
             Ok(Ok(written)) => Attempt::Done(written.data.0),

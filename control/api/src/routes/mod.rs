@@ -26,6 +26,7 @@ use crate::body::drain;
 use crate::context::Api;
 use crate::error::ApiError;
 use crate::node::Node;
+use crate::stale::tell;
 use crate::version::negotiate;
 
 /// All routes over `node`, with and without a version before the path.
@@ -40,7 +41,11 @@ pub fn router(node: Arc<dyn Node>) -> Router {
         .layer(DefaultBodyLimit::disable())
         .with_state(Api { node });
     // The version is taken off before the path is looked up, hence a router around the router.
-    Router::new().fallback_service(routes).layer(from_fn(negotiate)).layer(from_fn(drain))
+    Router::new()
+        .fallback_service(routes)
+        .layer(from_fn(tell))
+        .layer(from_fn(negotiate))
+        .layer(from_fn(drain))
 }
 
 /// `/metrics` alone.

@@ -52,8 +52,10 @@ pub async fn update(
     Json(given): Json<api_node::NodeSpec>,
 ) -> Reply {
     let version = query.version("node")?;
-    let control = api.control()?;
-    control.update_node(&id, version, node_spec(given)?, &api.node.raft().unreachable).await?;
+    let (control, spec) = (api.control()?, node_spec(given)?);
+    // With the read comes the leader's word of who does not answer it.
+    control.node(&id).await?;
+    control.update_node(&id, version, spec, &api.node.raft().unreachable).await?;
     done()
 }
 

@@ -1,5 +1,6 @@
 //! A node in memory, in any state towards a swarm.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -9,8 +10,8 @@ use control_api::node::{
     RemoteManager, SwarmError, UnlockError,
 };
 use control_model::authority::UnlockKey;
-use control_model::{Network, NodeId};
-use control_store::{LocalStore, ReplicatedStore};
+use control_model::{Change, Network, NodeId};
+use control_store::{EventReceiver, LocalStore, ProposeError, ReadError, ReplicatedStore, State};
 use dataplane_model::inspect::{
     Assigned, DnsName, DnsQueryReport, DnsZoneReport, DropsReport, EndpointRow, FdbReport, FlowSamples,
     FlowsReport, LoadBalancerRow, NodeStatus, ProgramCounters, RingReport, TopReport, TraceReport,
@@ -28,6 +29,8 @@ pub struct FakeNode {
     pub joins: Mutex<Vec<JoinRequest>>,
     /// What a worker's agent was told of.
     pub networks: Mutex<Arc<Vec<Network>>>,
+    /// Its manager hears no leader.
+    pub leaderless: AtomicBool,
     store: Mutex<Option<Arc<LocalStore>>>,
     /// The store of a locked manager.
     asleep: Mutex<Option<Arc<LocalStore>>>,
@@ -83,9 +86,35 @@ impl FakeNode {
             inits: Mutex::default(),
             joins: Mutex::default(),
             networks: Mutex::default(),
+            leaderless: AtomicBool::new(false),
             store: Mutex::new(store),
             asleep: Mutex::default(),
         }
+    }
+}
+
+/// What consensus says without a leader.
+pub const NO_LEADER: &str = "The swarm does not have a leader. It's possible that too few managers are online. Make sure \
+     more than half of the managers are online. 1 of 3 managers answer, 2 are needed. Missing: m2, m3.";
+
+struct Leaderless(Arc<LocalStore>);
+
+#[async_trait]
+impl ReplicatedStore for Leaderless {
+    async fn propose(&self, _: Vec<Change>) -> Result<u64, ProposeError> {
+        Err(ProposeError::NoLeader(NO_LEADER.into()))
+    }
+
+    async fn linearize(&self) -> Result<(), ReadError> {
+        Err(ReadError::NoLeader(NO_LEADER.into()))
+    }
+
+    fn state(&self) -> Arc<State> {
+        self.0.state()
+    }
+
+    fn subscribe(&self) -> (Arc<State>, EventReceiver) {
+        self.0.subscribe()
     }
 }
 
@@ -153,7 +182,9 @@ impl Node for FakeNode {
 
     fn store(&self) -> Option<Arc<dyn ReplicatedStore>> {
         let store = self.store.lock().expect("no panic").clone();
-        store.map(|store| store as Arc<dyn ReplicatedStore>)
+        let leaderless = self.leaderless.load(Ordering::Relaxed);
+        let store = store?;
+        if leaderless { Some(Arc::new(Leaderless(store))) } else { Some(store) }
     }
 
     fn raft(&self) -> RaftFacts {

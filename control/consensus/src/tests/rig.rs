@@ -123,12 +123,20 @@ impl Manager {
             Begin::Create => Consensus::create(options).await.unwrap(),
             Begin::Open => Consensus::open(options).await.unwrap(),
         };
-        let (stop, stopped) = oneshot::channel();
-        let routes = consensus.service();
-        let shutdown = async move { drop(stopped.await) };
-        let serving = control_rpc::serve(listener, identity.clone(), routes, shutdown);
-        let server = tokio::spawn(async move { serving.await.unwrap() });
+        let (stop, server) = serve(listener, &identity, &consensus);
         Self { id, addr, consensus, identity, stop, server }
+    }
+
+    /// From now on nobody reaches it; it reaches the others.
+    pub(super) async fn cut_off(&mut self) {
+        self.server.abort();
+        drop((&mut self.server).await);
+    }
+
+    /// Ends what [`Manager::cut_off`] began.
+    pub(super) async fn serve_again(&mut self) {
+        let listener = TcpListener::bind(self.addr).await.unwrap();
+        (self.stop, self.server) = serve(listener, &self.identity, &self.consensus);
     }
 
     pub(super) fn identity(&self) -> Arc<Identity> {
@@ -150,6 +158,17 @@ impl Manager {
         self.server.await.unwrap();
         self.addr
     }
+}
+
+fn serve(
+    listener: TcpListener,
+    identity: &Arc<Identity>,
+    consensus: &Arc<Consensus>,
+) -> (oneshot::Sender<()>, JoinHandle<()>) {
+    let (stop, stopped) = oneshot::channel();
+    let shutdown = async move { drop(stopped.await) };
+    let serving = control_rpc::serve(listener, identity.clone(), consensus.service(), shutdown);
+    (stop, tokio::spawn(async move { serving.await.unwrap() }))
 }
 
 pub(super) fn options(dir: &Path, id: u64, addr: SocketAddr, channels: Arc<Channels>) -> Options {

@@ -78,11 +78,9 @@ pub enum ControlError {
          this command on a manager node or promote the current node to a manager."
     )]
     NotManager,
-    #[error(
-        "The swarm does not have a leader. It's possible that too few managers are online. Make sure more than half \
-         of the managers are online."
-    )]
-    NoLeader,
+    /// Docker's sentence, and which managers are missing, where that is known.
+    #[error("{0}")]
+    NoLeader(String),
     #[error("This node is not part of a swarm")]
     NoCluster,
     /// As one entry of the log it would be more than consensus carries.
@@ -147,9 +145,10 @@ impl ControlError {
             | Self::NoCluster
             | Self::NetworkExists(_)
             | Self::Subnet(_) => return None,
-            Self::NoLeader | Self::TooLarge | Self::OutOfSequence | Self::Spec(SpecError::Constraint(_)) => {
-                RpcCode::Unknown
-            }
+            Self::NoLeader(_)
+            | Self::TooLarge
+            | Self::OutOfSequence
+            | Self::Spec(SpecError::Constraint(_)) => RpcCode::Unknown,
             Self::Spec(_) | Self::PortInUse(_) | Self::AttachIngress(_) | Self::Authority(_) => {
                 RpcCode::InvalidArgument
             }

@@ -1,6 +1,7 @@
 //! What users do to the cluster: read, create, change and remove its objects, from any manager.
 //!
-//! Reads come from this manager's own replica once it is as new as the last acknowledged write. Writes carry the
+//! Reads come from this manager's own replica once it is as new as the last acknowledged write, or, without a leader, as
+//! it is, which the reader can tell ([`Control::with_mark`]). Writes carry the
 //! version that was read; a write that was overtaken by a status report alone is tried again.
 
 mod authority;
@@ -16,6 +17,7 @@ mod tasks;
 mod tests;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use control_model::{Change, Timestamp};
 use control_store::{ApplyError, ProposeError, ReadError, ReplicatedStore, State};
@@ -38,18 +40,36 @@ const MAX_ATTEMPTS: usize = 16;
 pub struct Control {
     store: Arc<dyn ReplicatedStore>,
     clock: fn() -> Timestamp,
+    /// Set by a read that may be old.
+    stale: Arc<AtomicBool>,
 }
 
 impl Control {
     /// Operations over `store`, with the wall clock.
     pub fn new(store: Arc<dyn ReplicatedStore>) -> Self {
-        Self { store, clock: crate::clock::now }
+        Self::with_mark(store, Arc::default())
+    }
+
+    /// The same; sets `stale` when a read was answered without a leader, by what this replica happens to have.
+    pub fn with_mark(store: Arc<dyn ReplicatedStore>, stale: Arc<AtomicBool>) -> Self {
+        Self { store, clock: crate::clock::now, stale }
+    }
+
+    /// The state, as new as every write acknowledged before the call; without a leader, as it is.
+    pub async fn read(&self) -> Result<Arc<State>, ControlError> {
+        match self.current().await {
+            Err(ControlError::NoLeader(_)) if self.store.state().cluster().is_some() => {
+                self.stale.store(true, Ordering::Relaxed);
+                Ok(self.store.state())
+            }
+            read => read,
+        }
     }
 
     /// The state, as new as every write acknowledged before the call.
-    pub async fn read(&self) -> Result<Arc<State>, ControlError> {
+    async fn current(&self) -> Result<Arc<State>, ControlError> {
         self.store.linearize().await.map_err(|error| match error {
-            ReadError::NoLeader(_) => ControlError::NoLeader,
+            ReadError::NoLeader(why) => ControlError::NoLeader(why),
             ReadError::NotManager => ControlError::NotManager,
         })?;
         Ok(self.store.state())
@@ -66,7 +86,7 @@ impl Control {
         mut edit: impl FnMut(&State) -> Result<(Vec<Change>, T), ControlError> + Send,
     ) -> Result<T, ControlError> {
         for _ in 0..MAX_ATTEMPTS {
-            let state = self.read().await?;
+            let state = self.current().await?;
             let (changes, result) = edit(&state)?;
             if changes.is_empty() {
                 return Ok(result);
@@ -75,7 +95,7 @@ impl Control {
                 Ok(_) => return Ok(result),
                 Err(ProposeError::Refused(ApplyError::Conflict(_) | ApplyError::NotFound(_))) => {}
                 Err(ProposeError::Refused(error)) => return Err(error.into()),
-                Err(ProposeError::NoLeader(_)) => return Err(ControlError::NoLeader),
+                Err(ProposeError::NoLeader(why)) => return Err(ControlError::NoLeader(why)),
                 Err(ProposeError::TooLarge) => return Err(ControlError::TooLarge),
                 Err(ProposeError::NotManager) => return Err(ControlError::NotManager),
             }

@@ -6,14 +6,14 @@ use control_model::spec::{
     TaskSpec,
 };
 use control_model::{Change, Node, NodeId, Object, ObjectRef, Task, TaskId, TaskState};
-use control_store::LocalStore;
+use control_store::{EventReceiver, LocalStore};
 
 use super::*;
 use crate::testing::{node_id, store};
 
 fn control(n_nodes: u8) -> (Arc<LocalStore>, Control) {
     let store = store(n_nodes);
-    (store.clone(), Control { store, clock: || Timestamp(7) })
+    (store.clone(), Control { clock: || Timestamp(7), ..Control::new(store) })
 }
 
 fn spec(name: &str) -> ServiceSpec {
@@ -265,6 +265,51 @@ async fn the_unlock_key_comes_and_goes_with_autolock_and_is_rotated_on_request()
     assert_ne!(second, first);
     assert_eq!(update(false, false).await, None);
     assert_ne!(update(true, false).await, Some(second), "a key that was given up is not used again");
+}
+
+/// A replica that hears no leader.
+struct Leaderless(Arc<LocalStore>);
+
+#[async_trait::async_trait]
+impl ReplicatedStore for Leaderless {
+    async fn propose(&self, _: Vec<Change>) -> Result<u64, ProposeError> {
+        Err(ProposeError::NoLeader("The swarm does not have a leader. Missing: m2".into()))
+    }
+
+    async fn linearize(&self) -> Result<(), ReadError> {
+        Err(ReadError::NoLeader("The swarm does not have a leader. Missing: m2".into()))
+    }
+
+    fn state(&self) -> Arc<State> {
+        self.0.state()
+    }
+
+    fn subscribe(&self) -> (Arc<State>, EventReceiver) {
+        self.0.subscribe()
+    }
+}
+
+#[tokio::test]
+async fn without_a_leader_reads_are_marked_and_writes_are_refused() {
+    let (store, control) = control(2);
+    control.create_service(spec("web")).await.expect("a service");
+    let stale = Arc::new(AtomicBool::new(false));
+    let leaderless = Control::with_mark(Arc::new(Leaderless(store)), stale.clone());
+    assert!(!stale.load(Ordering::Relaxed));
+    assert_eq!(leaderless.list_nodes(&NodeFilter::default()).await.expect("as it is").len(), 2);
+    assert!(stale.swap(false, Ordering::Relaxed));
+    let service = leaderless.service("web").await.expect("as it is");
+    assert!(stale.load(Ordering::Relaxed));
+    let refused = leaderless.update_service("web", service.meta.spec_version, with_replicas("web", 2)).await;
+    let refused = refused.expect_err("nobody takes it");
+    assert_eq!(
+        (refused.message().as_str(), refused.http_status()),
+        ("rpc error: code = Unknown desc = The swarm does not have a leader. Missing: m2", 500)
+    );
+    // A replica that has nothing yet has nothing to show.
+    let empty = Arc::new(LocalStore::new(crate::clock::now));
+    let empty = Control::new(Arc::new(Leaderless(empty)));
+    assert!(matches!(empty.list_networks().await, Err(ControlError::NoLeader(_))));
 }
 
 #[test]

@@ -73,8 +73,10 @@ fn of_swarm(swarm: &Swarm) -> LocalState {
 /// What Raft knows.
 pub fn raft(consensus: &Consensus) -> RaftFacts {
     let (leadership, members) = (*consensus.leadership().borrow(), consensus.members());
-    let leader = leadership.leader.and_then(|id| members.get(&id)).map(|member| member.node_id);
-    let reachable = consensus.reachable();
-    let silent = members.iter().filter(|(id, _)| leadership.is_me && !reachable.contains(id));
-    RaftFacts { leader, unreachable: silent.map(|(_, member)| member.node_id).collect() }
+    let silent = consensus.silent();
+    // One that was just lost is known to be silent before it is known to lead no more.
+    let leader = leadership.leader.filter(|id| !silent.contains(id));
+    let leader = leader.and_then(|id| members.get(&id)).map(|member| member.node_id);
+    let unreachable = silent.iter().filter_map(|id| members.get(id)).map(|member| member.node_id).collect();
+    RaftFacts { leader, unreachable }
 }
