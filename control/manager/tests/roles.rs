@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use control_ca::{NodeKey, RootCa};
 use control_consensus::{Consensus, Kek, Options};
-use control_manager::{Manager, clock};
+use control_manager::{Manager, Senses, clock};
 use control_model::object::{CaState, Cluster};
 use control_model::spec::Role;
 use control_model::{Change, ClusterId, Node, NodeId, Object, PeerIdentity, Timestamp};
@@ -112,8 +112,8 @@ impl Rig {
         consensus.leadership().wait_for(|l| l.is_me).await.expect("it leads");
         let (_up, own_data_path) = watch::channel(true);
         let node = NodeId::from_bits(1);
-        let manager =
-            Manager::start(control_manager::Options { consensus, channels, me: node, own_data_path });
+        let senses = Senses { own_data_path, opinion: watch::channel(Arc::default()).1 };
+        let manager = Manager::start(control_manager::Options { consensus, channels, me: node, senses });
         tokio::spawn(serve(listener, me, manager.routes(), std::future::pending()));
         Self { root, addr, _dir: dir, _manager: manager }
     }

@@ -89,6 +89,10 @@ impl Ca for Service {
         let peer = require_manager(&request)?;
         Ok(Response::new(pb::IssueReply { node_id: peer.node_id.to_string(), ..Default::default() }))
     }
+
+    async fn get_unlock_key(&self, _: Request<pb::Empty>) -> Result<Response<pb::UnlockKeyReply>, Status> {
+        Err(Status::unimplemented("not in this test"))
+    }
 }
 
 type Sent<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
