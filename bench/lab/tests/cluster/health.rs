@@ -64,6 +64,44 @@ pub fn health_decides_who_serves(bench: &mut Bench) -> Outcome {
     Ok(())
 }
 
+/// A service that says nothing of its health: its image does. `--no-healthcheck` puts an end to that.
+pub fn images_check_decides(bench: &mut Bench) -> Outcome {
+    const CHECK: &str = "HEALTHCHECK --interval=300ms --retries=2 --start-period=10m --start-interval=300ms \
+                         CMD [\"/whoami\", \"healthcheck\", \"--file\", \"/health/good\"]";
+    let dir = tempfile::tempdir()?;
+    let good = dir.path().join("good");
+    for node in bench.lab.nodes() {
+        bench.import_with(&node.name, "whoami:checked", &["ENTRYPOINT [\"/whoami\"]", CHECK])?;
+    }
+    let mount = format!("type=bind,source={},target=/health,readonly", dir.path().display());
+    let delay = ["--restart-delay", "100ms"];
+    let create = ["service", "create", "-d", "--no-resolve-image", "--name", SERVICE, "--mount", &mount];
+    bench.docker(&[&create[..], &delay, &["whoami:checked"]].concat())?;
+    wait_until("it to wait for its first success", SETTLE, || {
+        Ok(states(bench)?.contains(&format!("{SERVICE}.1 Starting")).then_some(()))
+    })?;
+    std::fs::write(&good, "")?;
+    bench.wait_running(SERVICE, 1, |_| true)?;
+    std::fs::remove_file(&good)?;
+    wait_until("the sick one to be replaced", SETTLE, || {
+        let states = states(bench)?;
+        let failed = format!("{SERVICE}.1 Failed dockerexec: unhealthy container");
+        Ok((states.contains(&failed) && states.contains(&format!("{SERVICE}.1 Starting"))).then_some(()))
+    })?;
+    bench.docker(&["service", "update", "--quiet", "--no-resolve-image", "--no-healthcheck", SERVICE])?;
+    bench.wait_running(SERVICE, 1, |_| true)?;
+    bench.docker(&["service", "rm", SERVICE])?;
+    for node in bench.lab.nodes() {
+        wait_until("its containers to be gone", SETTLE, || {
+            let left =
+                bench.lab.docker(&node.name, &["ps", "-aq", "--filter", &format!("name={SERVICE}")])?;
+            Ok(left.trim().is_empty().then_some(()))
+        })?;
+        bench.lab.docker(&node.name, &["rmi", "whoami:checked"])?;
+    }
+    Ok(())
+}
+
 /// All answers are of the task in this slot.
 fn one_serves(bench: &Bench, targets: &[SocketAddr], slot: u8) -> Outcome {
     let answers = bench.ask("client", targets, 40)?;

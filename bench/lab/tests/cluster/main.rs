@@ -13,8 +13,10 @@ mod identity;
 mod ingress;
 mod inspection;
 mod ipv6;
+mod jobs;
 mod long_lived;
 mod mesh;
+mod rebalance;
 mod slow_start;
 mod support;
 mod traces;
@@ -38,6 +40,9 @@ const SCENARIOS: &[Scenario] = &[
     ("networks of both families", ipv6::networks_of_both_families),
     ("udp goes the same way", mesh::udp_goes_the_same_way),
     ("health checks decide who serves", health::health_decides_who_serves),
+    ("health checks of images decide who serves", health::images_check_decides),
+    ("jobs run to their end", jobs::run_to_their_end),
+    ("a replacement waits for its turn", jobs::replacement_waits),
     ("answers go straight if a service wants it", direct::answers_go_straight),
     ("tasks start slowly", slow_start::tasks_start_slowly),
     ("names and virtual addresses", mesh::names_and_virtual_addresses),
@@ -50,6 +55,7 @@ const SCENARIOS: &[Scenario] = &[
     ("bad input gets Docker's errors and changes nothing", bad_input::refused),
     ("twenty replicas converge", forming::twenty_replicas_converge),
     ("drain empties a node, active brings nothing back", forming::drain_and_active),
+    ("tasks move to a node that is active again", rebalance::tasks_move_back),
     ("a global service follows nodes that join", forming::global_follows_joining_nodes),
     ("roles change back and forth", forming::roles_change_back_and_forth),
     ("the root is rotated", identity::root_is_rotated),

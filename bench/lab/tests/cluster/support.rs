@@ -97,6 +97,14 @@ impl Bench {
         Ok(())
     }
 
+    /// The `whoami` program under another name, with these instructions over it.
+    pub fn import_with(&self, node: &str, tag: &str, changes: &[&str]) -> Outcome {
+        let tar = self.image.to_string_lossy().into_owned();
+        let changes = changes.iter().flat_map(|change| ["--change", *change]);
+        let args: Vec<&str> = ["import"].into_iter().chain(changes).chain([tar.as_str(), tag]).collect();
+        self.lab.docker(node, &args).map(drop)
+    }
+
     /// The `whoami` program outside its image, to be run in sandboxes.
     pub fn whoami_program(&self) -> String {
         self.image.with_file_name("whoami-rootfs").join("whoami").to_string_lossy().into_owned()
