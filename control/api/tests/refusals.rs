@@ -39,6 +39,12 @@ fn bytes(state: &Arc<State>) -> Vec<u8> {
     state.to_snapshot()
 }
 
+/// Has the leader written all that a new cluster gets by itself?
+fn is_settled(state: &State) -> bool {
+    let has_keys = state.cluster().is_some_and(|cluster| !cluster.gossip_keys.keys.is_empty());
+    has_keys && state.ingress_network().is_some_and(|network| network.state.is_some())
+}
+
 /// A request's body, and the status and text that it gets.
 type Case = (String, (u16, String));
 
@@ -373,7 +379,7 @@ async fn a_worker_and_a_lone_node_manage_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bytes_that_are_no_request_are_refused() {
     let daemon = Daemon::manager().await;
-    daemon.until(|state| state.ingress_network().is_some_and(|network| network.state.is_some())).await;
+    daemon.until(is_settled).await;
     let before = bytes(&daemon.store.state());
     let create = "/services/create";
     assert_eq!(
