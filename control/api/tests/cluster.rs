@@ -325,7 +325,7 @@ async fn with_authority() -> (Daemon, tokio::task::JoinHandle<()>) {
     let root = RootCa::generate(control_manager::clock::now()).expect("made");
     let cluster = daemon.store.state().cluster().expect("made").clone();
     let mut signing = (*cluster).clone();
-    signing.ca.root_cert = root.cert_pem().to_owned();
+    root.cert_pem().clone_into(&mut signing.ca.root_cert);
     signing.ca.root_key = root.key_pem();
     signing.ca.issuer = key_digest(root.cert_pem());
     let change =

@@ -189,7 +189,7 @@ fn users_root(life: Duration, is_ca: rcgen::IsCa) -> (String, String) {
 fn a_users_root_is_checked_and_can_be_gone_over_to() {
     let is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     let years = Duration::from_hours(5 * 365 * 24);
-    let (cert, key) = users_root(years, is_ca.clone());
+    let (cert, key) = users_root(years, is_ca);
     // With what `openssl x509 -text` prints above it.
     let next = RootCa::from_user(&format!("Certificate:\n    Data:\n{cert}\n\n"), &key, NOW).unwrap();
     assert_eq!(next.cert_pem().lines().next(), Some("-----BEGIN CERTIFICATE-----"));

@@ -72,7 +72,7 @@ pub enum Change {
     /// Liveness, by the leader. Ignored for an unknown node.
     NodeStatus { id: NodeId, status: NodeStatus },
     /// What a node says about itself when a session begins. Ignored for an unknown node.
-    NodeDescription { id: NodeId, description: NodeDescription },
+    NodeDescription { id: NodeId, description: Box<NodeDescription> },
     /// Raft membership of a node, by the leader. Ignored for an unknown node.
     NodeManager { id: NodeId, manager: Option<ManagerStatus> },
     /// A report by the task's agent. Kept only if the state grows, or is the same with new details.

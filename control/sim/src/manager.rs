@@ -124,7 +124,7 @@ impl World {
         if known.description == description {
             return self.open(no);
         }
-        let change = Change::NodeDescription { id: node, description };
+        let change = Change::NodeDescription { id: node, description: Box::new(description) };
         self.propose(ends.manager, vec![change], Purpose::Describe(no));
     }
 

@@ -237,11 +237,11 @@ impl State {
                 changed
             })),
             Change::NodeDescription { id, description } => Ok(self.edit_node(index, at, *id, |n| {
-                let changed = n.description != *description;
+                let changed = n.description != **description;
                 if n.description.addresses != description.addresses {
                     n.addresses_since = index;
                 }
-                n.description.clone_from(description);
+                n.description.clone_from(&**description);
                 changed
             })),
             Change::NodeManager { id, manager } => Ok(self.edit_node(index, at, *id, |n| {

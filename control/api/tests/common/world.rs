@@ -98,7 +98,7 @@ pub async fn renew(store: Arc<LocalStore>) {
             if let Some(node) = state.nodes().iter().find(behind) {
                 let description = NodeDescription { tls, ..node.description.clone() };
                 store
-                    .commit(vec![Change::NodeDescription { id: node.id, description }])
+                    .commit(vec![Change::NodeDescription { id: node.id, description: Box::new(description) }])
                     .expect("a known node");
             }
         }

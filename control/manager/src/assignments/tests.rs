@@ -83,7 +83,7 @@ fn a_nodes_addresses_are_known_also_when_its_data_path_is_dead_and_since_when() 
             underlay_mtu_bytes: Some(9000),
             ..NodeDescription::default()
         };
-        Change::NodeDescription { id, description }
+        Change::NodeDescription { id, description: Box::new(description) }
     };
     let created = vec![Change::Create(Object::Node(Box::new(node(id)))), described("a", &[vtep])];
     assert_eq!(peer(created), (vec![vtep], 1, false));
@@ -126,8 +126,10 @@ fn changes(state: &State, step: &Step) -> Vec<Change> {
                 ..NodeDescription::default()
             };
             let id = node_id(*id);
-            let mut changes =
-                vec![Change::NodeStatus { id, status }, Change::NodeDescription { id, description }];
+            let mut changes = vec![
+                Change::NodeStatus { id, status },
+                Change::NodeDescription { id, description: Box::new(description) },
+            ];
             if nodes.get(&id).is_none() {
                 changes.insert(0, Change::Create(Object::Node(Box::new(node(id)))));
             }

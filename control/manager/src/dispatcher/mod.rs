@@ -113,7 +113,7 @@ impl Dispatcher {
         let state = self.store.state();
         let known = state.nodes().get(&node).ok_or_else(|| removed(node))?;
         if known.description != description {
-            let change = Change::NodeDescription { id: node, description };
+            let change = Change::NodeDescription { id: node, description: Box::new(description) };
             self.store.propose(vec![change]).await.map_err(|error| Status::unavailable(error.to_string()))?;
         }
         Ok(())

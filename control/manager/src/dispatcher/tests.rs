@@ -264,7 +264,9 @@ async fn an_agent_that_lags_gets_the_complete_set_again() {
     take(&mut set, updates().await);
     let rename = |n: usize| {
         let description = NodeDescription { hostname: format!("host{n}"), ..description(2) };
-        store.commit(vec![Change::NodeDescription { id: node_id(2), description }]).expect("a known node")
+        store
+            .commit(vec![Change::NodeDescription { id: node_id(2), description: Box::new(description) }])
+            .expect("a known node")
     };
     // Nothing is read in between: more than what may wait.
     let last = (0..control_store::MAX_WAITING_BATCHES + 10).map(rename).max().expect("some");

@@ -154,7 +154,8 @@ fn a_node_that_gossip_finds_gone_is_down_as_soon_as_heartbeat_and_probes_confirm
 
     let mut world = World::new(1);
     world.run(COMES_UP);
-    world.run("300 probe 1\n600 probe 1\n900 probe 1\n900 gone 1\n1200 tick");
+    let went = world.run("300 probe 1\n600 probe 1\n900 probe 1\n900 gone 1\n900 tick\n1200 tick");
+    assert_eq!(went, gone);
     assert_eq!(
         world.run("1300 beat 1\n1300 answer 1\n1300 back\n1300 tick"),
         "1300 node 1 Ready path alive \n"
