@@ -250,6 +250,11 @@ impl ReplicatedStore for Consensus {
         self.propose_entry(Entry { request, at: (self.clock)(), changes }).await
     }
 
+    async fn propose_as_leader(&self, term: u64, changes: Vec<Change>) -> Result<u64, ProposeError> {
+        let request = RequestId(rand::random());
+        self.propose_in_term(term, Entry { request, at: (self.clock)(), changes }).await
+    }
+
     async fn linearize(&self) -> Result<(), ReadError> {
         self.linearize_here().await
     }

@@ -58,15 +58,15 @@ struct Quorum {
 }
 
 impl Quorum {
-    /// Is this leader confirmed, now or a short while ago? The first time in a term it waits until all entries
-    /// of the terms before are applied.
+    /// Is this leader confirmed, now or a short while ago? At first, and when it was not for a while, it waits until all
+    /// that it has in its log is applied: what it wrote itself before it lost its quorum is committed only now.
     async fn answers(&mut self, raft: &Raft<TypeConfig, Machine>, term: u64) -> bool {
         if self.term != term {
             *self = Self { term, confirmed: None };
         }
         let policy = if self.confirmed.is_none() { ReadPolicy::ReadIndex } else { ReadPolicy::LeaseRead };
         let confirmed = timeout(LEADER_CHECK_INTERVAL, raft.ensure_linearizable(policy)).await;
-        if matches!(confirmed, Ok(Ok(_))) {
+        if matches!(confirmed, Ok(Ok(_))) && (self.confirmed.is_some() || has_applied_all(raft).await) {
             self.confirmed = Some(Instant::now());
         }
         if self.confirmed.is_some_and(|at| at.elapsed() > LEADER_LOST_AFTER) {
@@ -74,4 +74,12 @@ impl Quorum {
         }
         self.confirmed.is_some()
     }
+}
+
+/// Waits a short while for what is in this leader's log now to be applied.
+async fn has_applied_all(raft: &Raft<TypeConfig, Machine>) -> bool {
+    // Behind all writes that were asked for before.
+    let last = raft.with_raft_state(|state| state.log_ids.last().map(|id| id.index)).await;
+    let Ok(last) = last else { return false };
+    raft.wait(Some(LEADER_CHECK_INTERVAL)).applied_index_at_least(last, "all entries applied").await.is_ok()
 }

@@ -7,7 +7,9 @@ use control_model::change::Entry;
 use control_rpc::pb::Payload;
 use control_rpc::{decode, encode};
 use control_store::{ApplyError, ProposeError};
-use openraft::errors::{ClientWriteError, ForwardToLeader, RaftError};
+use openraft::alias::CommittedLeaderIdOf;
+use openraft::errors::{ClientWriteError, ForwardToLeader};
+use openraft::impls::ProgressResponder;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tonic::Code;
 
@@ -59,8 +61,35 @@ impl Consensus {
         }
     }
 
+    /// One try, if this manager leads in `term`: what a leader decided is not for its successors to write, for they have
+    /// decided too. An entry of which this returns an error may still be written, by whoever leads next.
+    pub(crate) async fn propose_in_term(&self, term: u64, entry: Entry) -> Result<u64, ProposeError> {
+        let leader = self.raft().as_leader().ok().map(|leader| leader.to_committed_leader_id());
+        let Some(leader) = leader.filter(|leader| leader.term == term) else {
+            return Err(ProposeError::NoLeader(NO_LEADER.to_owned()));
+        };
+        let attempt = tokio::select! {
+            attempt = self.write_here(Arc::new(entry), Some(leader)) => attempt,
+            lost = self.no_quorum() => return Err(ProposeError::NoLeader(lost)),
+        };
+        match attempt {
+            Attempt::Done(result) => Ok(result?),
+            Attempt::TooLarge => Err(ProposeError::TooLarge),
+            Attempt::Stopped => Err(ProposeError::NotManager),
+            Attempt::NotLeader(_) => Err(ProposeError::NoLeader(NO_LEADER.to_owned())),
+        }
+    }
+
     /// One try, if this manager leads.
     pub(crate) async fn propose_here(&self, entry: Arc<Entry>) -> Attempt {
+        self.write_here(entry, None).await
+    }
+
+    async fn write_here(
+        &self,
+        entry: Arc<Entry>,
+        leader: Option<CommittedLeaderIdOf<TypeConfig>>,
+    ) -> Attempt {
         if encode(&*entry).map_or(usize::MAX, |body| body.len()) > MAX_ENTRY_BYTES {
             return Attempt::TooLarge;
         }
@@ -68,14 +97,22 @@ impl Consensus {
             return Attempt::NotLeader(None);
         }
         // A leader that has just lost its quorum would wait for ever.
-        let write = self.raft().client_write(Proposal(entry));
-        match timeout(PROPOSE_TIMEOUT, write).await {
-            Ok(Ok(written)) => Attempt::Done(written.data.0),
-            Ok(Err(RaftError::Fatal(_))) => Attempt::Stopped,
-            Ok(Err(RaftError::APIError(
+        let (responder, done) = ProgressResponder::complete_only();
+        let mut write = self.raft().write(Proposal(entry)).responder(responder);
+        if let Some(leader) = leader {
+            write = write.with_leader(leader);
+        }
+        if write.await.is_err() {
+            return Attempt::Stopped;
+        }
+        match timeout(PROPOSE_TIMEOUT, done).await {
+            Ok(Ok(Ok(written))) => Attempt::Done(written.data.0),
+            // Raft has stopped.
+            Ok(Err(_)) => Attempt::Stopped,
+            Ok(Ok(Err(
                 ClientWriteError::ForwardToLeader(forward) | ClientWriteError::LogEntryDiscarded(forward),
             ))) => Attempt::NotLeader(self.other_leader(&forward)),
-            Err(_) | Ok(Err(RaftError::APIError(_))) => Attempt::NotLeader(None),
+            Err(_) | Ok(Ok(Err(_))) => Attempt::NotLeader(None),
         }
     }
 

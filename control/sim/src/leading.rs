@@ -46,6 +46,8 @@ impl World {
     /// The manager on `host` sees another leader than before.
     pub(crate) fn leadership_changed(&mut self, host: HostId) {
         let (state, now, wall) = (self.replica(host), self.now(), self.wall(host));
+        // A leader's writes are dropped with it, and nobody else takes them.
+        self.log.writes.retain(|_, write| write.host != host || !write.purpose.is_leaders());
         let Some(manager) = self.hosts[host.0].manager_mut() else { return };
         manager.leading = None;
         let Some((_, term)) = manager.leader_seen.filter(|(leader, _)| *leader == host) else { return };

@@ -40,6 +40,13 @@ pub enum Purpose {
     User,
 }
 
+impl Purpose {
+    /// What a manager decided as the leader.
+    pub fn is_leaders(&self) -> bool {
+        matches!(self, Self::Loops { .. } | Self::Liveness { .. })
+    }
+}
+
 /// Why a write was not acknowledged.
 #[derive(Debug, Clone)]
 pub enum Failure {
@@ -268,11 +275,12 @@ impl World {
     pub(crate) fn on_raft(&mut self) {
         self.queue.after(HEARTBEAT, Event::Raft);
         self.elect();
+        // A leader leads when all that it found in its log is applied.
+        self.on_commit();
         for host in self.managers() {
             self.on_replicate(host);
             self.notice_silence(host);
         }
-        self.on_commit();
     }
 
     fn notice_silence(&mut self, host: HostId) {

@@ -43,6 +43,11 @@ pub enum ReadError {
 pub trait ReplicatedStore: Send + Sync + 'static {
     /// Writes `changes` as one entry and returns the log index at which they are applied *here* too.
     async fn propose(&self, changes: Vec<Change>) -> Result<u64, ProposeError>;
+    /// [`ReplicatedStore::propose`] of what this node has decided as the leader of `term`: if it leads no more, nobody else
+    /// is asked to write it. A store without leaders writes it.
+    async fn propose_as_leader(&self, _term: u64, changes: Vec<Change>) -> Result<u64, ProposeError> {
+        self.propose(changes).await
+    }
     /// Returns when the local state is at least as new as every write acknowledged before the call.
     async fn linearize(&self) -> Result<(), ReadError>;
     /// The local state now.

@@ -89,6 +89,22 @@ async fn without_a_quorum_writes_and_reads_say_so_and_state_stays_readable() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_leader_decided_is_written_in_its_term_or_never() {
+    let cluster = TestCluster::new(3).await;
+    let leader = cluster.get(cluster.leader().await);
+    let term = leader.consensus.leadership().borrow().term;
+    leader.consensus.propose_as_leader(term, vec![mark(1)]).await.unwrap();
+    assert!(has_mark(&leader.consensus, 1));
+    let refused = |done: Result<u64, ProposeError>| assert!(matches!(done, Err(ProposeError::NoLeader(_))));
+    refused(leader.consensus.propose_as_leader(term - 1, vec![mark(2)]).await);
+    for other in cluster.managers.iter().filter(|manager| manager.id != leader.id) {
+        refused(other.consensus.propose_as_leader(term, vec![mark(3)]).await);
+    }
+    leader.consensus.propose(vec![mark(4)]).await.unwrap();
+    assert!(!has_mark(&leader.consensus, 2) && !has_mark(&leader.consensus, 3));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_repeated_request_applies_once() {
     let cluster = TestCluster::new(2).await;
     let leader = cluster.leader().await;

@@ -50,6 +50,7 @@ pub struct Senses {
 /// One term's.
 struct Watch<'a> {
     watcher: &'a LivenessWatcher,
+    term: u64,
     /// What was heard before is no sign of life.
     started: Timestamp,
     liveness: Liveness,
@@ -63,8 +64,8 @@ impl LivenessWatcher {
     /// The leader's part, whenever this manager leads. Ends with consensus.
     pub async fn run_leader(self) {
         let (this, leaders) = (&self, &Mutex::default());
-        let lead = while_leading(self.leadership.clone(), |_| async move {
-            match Watch::new(this, leaders).await {
+        let lead = while_leading(self.leadership.clone(), |term| async move {
+            match Watch::new(this, term, leaders).await {
                 Ok(watch) => watch.run().await,
                 Err(error) => {
                     tracing::error!(%error, "cannot probe data paths");
@@ -88,10 +89,14 @@ async fn note_leaders(mut leadership: watch::Receiver<Leadership>, leaders: &Mut
 }
 
 impl<'a> Watch<'a> {
-    async fn new(watcher: &'a LivenessWatcher, leaders: &'a Mutex<Leaders>) -> std::io::Result<Self> {
+    async fn new(
+        watcher: &'a LivenessWatcher,
+        term: u64,
+        leaders: &'a Mutex<Leaders>,
+    ) -> std::io::Result<Self> {
         let (started, prober) = (clock::monotonic(), Prober::new().await?);
         let (liveness, rounds) = (Liveness::new(started), Rounds::new(started));
-        Ok(Self { watcher, started, liveness, prober, rounds, is_in_doubt: false, leaders })
+        Ok(Self { watcher, term, started, liveness, prober, rounds, is_in_doubt: false, leaders })
     }
 
     /// Never returns.
@@ -141,7 +146,7 @@ impl<'a> Watch<'a> {
     }
 
     async fn tick(&mut self) {
-        let Self { watcher, liveness, started, .. } = self;
+        let Self { watcher, term, liveness, started, .. } = self;
         for (node, heard) in watcher.table.snapshot() {
             if heard.at >= *started {
                 liveness.heartbeat(node, heard.addr, heard.at);
@@ -151,7 +156,7 @@ impl<'a> Watch<'a> {
         watcher.table.retain(|id| state.nodes().get(id).is_some());
         let changes = liveness.tick(&state, clock::monotonic());
         if !changes.is_empty()
-            && let Err(error) = watcher.consensus.propose(changes).await
+            && let Err(error) = watcher.consensus.propose_as_leader(*term, changes).await
         {
             tracing::warn!(%error, "liveness not written");
             tokio::time::sleep(RETRY).await;
