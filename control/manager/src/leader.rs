@@ -46,7 +46,7 @@ impl Leader {
         let Self { store, leadership, table, loops } = self;
         let factories: Arc<[Factory]> = loops.into();
         while_leading(leadership, |term| {
-            let term_of = Term { term, store: &*store, table: &table, factories: factories.clone() };
+            let term_of = Term { number: term, store: &*store, table: &table, factories: factories.clone() };
             async move {
                 tracing::info!(term, "leading");
                 let error = term_of.lead().await;
@@ -60,7 +60,7 @@ impl Leader {
 
 /// One time of leading.
 struct Term<'a> {
-    term: u64,
+    number: u64,
     store: &'a dyn ReplicatedStore,
     table: &'a LivenessTable,
     factories: Arc<[Factory]>,
@@ -109,7 +109,7 @@ impl Term<'_> {
     async fn answer(&self, loops: &mut Loops, happened: Happened) -> Result<(), ProposeError> {
         loops.tell(happened);
         while let Some(changes) = loops.next_write(&self.store.state(), clock::now()) {
-            match self.store.propose_as_leader(self.term, changes).await {
+            match self.store.propose_as_leader(self.number, changes).await {
                 Ok(_) => {}
                 Err(ProposeError::Refused(error)) => {
                     loops.refused(&error, &self.store.state(), clock::now());
