@@ -142,34 +142,40 @@ pub async fn leave(State(api): State<Api>, query: Query) -> Reply {
     done()
 }
 
+const LEAVING_MANAGER: &str =
+    "You are attempting to leave the swarm on a node that is participating as a manager. ";
+const RESTORE: &str = "The only way to restore a swarm that has lost consensus is to reinitialize it with \
+                       `--force-new-cluster`. Use `--force` to suppress this message.";
+
 /// Docker's warning for a manager that leaves without `--force`. Its spaces and full stops are Docker's.
 fn why_not_leave(api: &Api) -> String {
-    const MANAGER: &str =
-        "You are attempting to leave the swarm on a node that is participating as a manager. ";
-    const RESTORE: &str = "The only way to restore a swarm that has lost consensus is to reinitialize it with \
-                           `--force-new-cluster`. Use `--force` to suppress this message.";
     let Some(store) = api.node.store() else {
-        return format!("{MANAGER}Doing so may lose the consensus of your cluster. {RESTORE}");
+        return format!("{LEAVING_MANAGER}Doing so may lose the consensus of your cluster. {RESTORE}");
     };
     let (state, raft) = (store.state(), api.node.raft());
     let managers = state.nodes().iter().filter(|n| n.spec.role == Role::Manager || n.manager.is_some());
     let (unreachable, reachable): (Vec<_>, Vec<_>) = managers.partition(|n| raft.unreachable.contains(&n.id));
-    let (n_reachable, n_all) = (reachable.len(), reachable.len() + unreachable.len());
+    why_not_leave_of(reachable.len(), unreachable.len())
+}
+
+/// [`why_not_leave`] of one of so many reachable managers.
+fn why_not_leave_of(n_reachable: usize, n_unreachable: usize) -> String {
+    let n_all = n_reachable + n_unreachable;
     if n_all <= 1 {
         return format!(
-            "{MANAGER}Removing the last manager erases all current state of the swarm. Use `--force` to ignore this \
-             message. "
+            "{LEAVING_MANAGER}Removing the last manager erases all current state of the swarm. Use `--force` to ignore \
+             this message. "
         );
     }
     // What is left must still be more than half of all (moby `removingManagerCausesLossOfQuorum`).
-    if n_reachable.saturating_sub(2) <= unreachable.len() {
+    if n_reachable.saturating_sub(2) <= n_unreachable {
         let left = n_reachable.saturating_sub(1);
         return format!(
-            "{MANAGER}Removing this node leaves {left} managers out of {n_all}. Without a Raft quorum your swarm \
-             will be inaccessible. {RESTORE}"
+            "{LEAVING_MANAGER}Removing this node leaves {left} managers out of {n_all}. Without a Raft quorum your \
+             swarm will be inaccessible. {RESTORE}"
         );
     }
-    format!("{MANAGER}{RESTORE}")
+    format!("{LEAVING_MANAGER}{RESTORE}")
 }
 
 pub async fn update(State(api): State<Api>, query: Query, Json(mut given): Json<api_swarm::Spec>) -> Reply {
@@ -205,4 +211,31 @@ pub async fn unlock(State(api): State<Api>, Json(given): Json<api_swarm::UnlockK
     let key = parse_unlock_key(&given.unlock_key).map_err(|error| ApiError::invalid(error.to_string()))?;
     api.node.unlock(key).await?;
     done()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_manager_is_told_what_its_leaving_costs() {
+        let costs = |n_reachable, n_unreachable| {
+            let text = why_not_leave_of(n_reachable, n_unreachable);
+            let text = text.strip_prefix(LEAVING_MANAGER).expect("each begins so").to_owned();
+            text.strip_suffix(RESTORE).map_or(text.clone(), str::to_owned)
+        };
+        let lost = |left, all| {
+            format!(
+                "Removing this node leaves {left} managers out of {all}. Without a Raft quorum your swarm will be \
+                 inaccessible. "
+            )
+        };
+        let last = "Removing the last manager erases all current state of the swarm. Use `--force` to ignore this message. ";
+        assert_eq!(costs(1, 0), last);
+        assert_eq!(costs(2, 0), lost(1, 2));
+        assert_eq!(costs(3, 0), "");
+        assert_eq!(costs(3, 1), lost(2, 4));
+        assert_eq!(costs(3, 2), lost(2, 5));
+        assert_eq!(costs(4, 1), "");
+    }
 }
