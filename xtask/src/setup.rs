@@ -39,6 +39,8 @@ const TEST_PACKAGES: &[Package] = &[
     ("busybox-static", "/bin/busybox", "small test images"),
     ("docker-registry", "/usr/bin/docker-registry", "a registry to pull from"),
     ("ethtool", "/usr/sbin/ethtool", "offload settings in XDP tests"),
+    ("libfaketime", "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1", "clocks that jump"),
+    ("strace", "/usr/bin/strace", "disks that are slow"),
     ("procps", "/usr/bin/ps", "looks for processes left behind"),
 ];
 

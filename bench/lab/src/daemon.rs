@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -40,10 +40,15 @@ impl Daemon<'_> {
 
     /// Starts it unless it runs, and waits until it answers.
     pub fn start(&self) -> Result<()> {
+        self.start_with(&[])
+    }
+
+    /// The same with further variables in its environment.
+    pub fn start_with(&self, environment: &[(&str, &str)]) -> Result<()> {
         if self.pid().is_none() {
             fs::create_dir_all(self.state_dir())?;
             fs::create_dir_all(self.run_dir())?;
-            self.spawn()?;
+            self.spawn(environment)?;
         }
         wait_until(&format!("meshd of {} to answer", self.node.name), START_LIMIT, || self.answers())
             .with_context(|| format!("see {}", self.log_file().display()))?;
@@ -73,6 +78,7 @@ impl Daemon<'_> {
                 );
             }
         }
+        unmount_below(&self.state_dir())?;
         for dir in [self.run_dir(), self.state_dir()] {
             match fs::remove_dir_all(&dir) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -94,13 +100,14 @@ impl Daemon<'_> {
         is_ours.then_some(pid)
     }
 
-    fn spawn(&self) -> Result<()> {
+    fn spawn(&self, environment: &[(&str, &str)]) -> Result<()> {
         let log = File::options().create(true).append(true).open(self.log_file())?;
         let mut command = command_in(&self.node.name, &self.lab.meshd)?;
         command
             .args(self.dirs())
             .args(["--hostname", &self.node.name])
             .args(&self.lab.meshd_args)
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log);
@@ -152,13 +159,23 @@ impl Daemon<'_> {
         run_root(&self.lab.name).join(&self.node.name)
     }
 
-    fn state_dir(&self) -> PathBuf {
+    pub fn state_dir(&self) -> PathBuf {
         state_root(&self.lab.name).join(&self.node.name)
     }
 
     fn pid_file(&self) -> PathBuf {
         self.run_dir().join("lab.pid")
     }
+}
+
+/// Takes away what a test mounted in the place of a disk, and did not live to take away.
+fn unmount_below(dir: &Path) -> Result<()> {
+    let mounts = fs::read_to_string("/proc/self/mounts")?;
+    let points = mounts.lines().filter_map(|line| line.split(' ').nth(1));
+    for point in points.filter(|point| Path::new(point).starts_with(dir)) {
+        run("umount", &[point])?;
+    }
+    Ok(())
 }
 
 /// Whether every thread of `pid` is past its end, so that its files are closed and its locks free. Its

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::daemon::Daemon;
-use crate::net;
+use crate::net::{self, Way};
 use crate::process::{Captured, try_run, wait_until};
 use crate::state::{LabOptions, LabState, NodeRecord, Role, address6, bpffs_root, run_root, state_root};
 
@@ -152,6 +152,26 @@ impl Lab {
     /// Puts the plug back.
     pub fn heal(&self, node: &str) -> Result<()> {
         net::set_plug(&self.state, &self.state.node(node)?.name, true)
+    }
+
+    /// Cuts the node's cable in one direction; [`Lab::heal_way`] mends it.
+    pub fn cut_way(&self, node: &str, way: Way) -> Result<()> {
+        net::cut_way(&self.state, &self.state.node(node)?.name, way)
+    }
+
+    /// Mends what [`Lab::cut_way`] cut.
+    pub fn heal_way(&self, node: &str) -> Result<()> {
+        net::heal_way(&self.state, &self.state.node(node)?.name)
+    }
+
+    /// Starts the node's daemon with further variables in its environment, until it ends.
+    pub fn start_with(&self, node: &str, environment: &[(&str, &str)]) -> Result<()> {
+        self.daemon(self.state.node(node)?).start_with(environment)
+    }
+
+    /// Where the node's daemon keeps its membership and, as a manager, Raft's data.
+    pub fn swarm_dir(&self, node: &str) -> Result<PathBuf> {
+        Ok(self.daemon(self.state.node(node)?).state_dir().join("swarm"))
     }
 
     pub(crate) fn client_namespace(&self) -> String {

@@ -15,7 +15,7 @@ mod traffic;
 
 pub use downloads::{Downloads, DownloadsReport};
 pub use lab::{Lab, NodeStatus};
-pub use net::has_ipv6;
+pub use net::{Way, has_ipv6};
 pub use process::{Captured, run, try_run, wait_until};
 pub use state::{LabOptions, NodeRecord, Role};
 pub use traffic::{Answer, Connections, Traffic, TrafficReport, request};

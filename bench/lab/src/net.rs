@@ -68,6 +68,38 @@ pub(crate) fn set_plug(lab: &LabState, node: &str, up: bool) -> Result<()> {
     ip(&lab.bridge_namespace(), &["link", "set", &port(node), if up { "up" } else { "down" }])
 }
 
+/// A direction of a node's cable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// What the node sends.
+    Out,
+    /// What is sent to it.
+    In,
+}
+
+/// Lets nothing more through in one direction.
+pub(crate) fn cut_way(lab: &LabState, node: &str, way: Way) -> Result<()> {
+    let port = port(node);
+    // Seen from the bridge's end.
+    let hook = if way == Way::Out { "ingress" } else { "egress" };
+    let script = format!(
+        "add table netdev cut-{port}; \
+         add chain netdev cut-{port} way {{ type filter hook {hook} device {port} priority 0; }}; \
+         add rule netdev cut-{port} way drop"
+    );
+    nft(lab, &script)
+}
+
+pub(crate) fn heal_way(lab: &LabState, node: &str) -> Result<()> {
+    nft(lab, &format!("delete table netdev cut-{}", port(node)))
+}
+
+fn nft(lab: &LabState, script: &str) -> Result<()> {
+    let output = command_in(&lab.bridge_namespace(), "nft")?.arg(script).output()?;
+    ensure!(output.status.success(), "nft {script}: {}", String::from_utf8_lossy(&output.stderr).trim());
+    Ok(())
+}
+
 /// Name of the bridge's end of a namespace's cable: `p-` and what follows the lab's name.
 fn port(namespace: &str) -> String {
     format!("p-{}", namespace.rsplit('-').next().unwrap_or(namespace))

@@ -25,6 +25,7 @@ const N_UPDATES_LONG: usize = 100;
 const N_UPDATED_REPLICAS: usize = 10;
 /// Of each kind of connection.
 const UPDATE_RATE_PER_S: u32 = 100;
+const UPDATE_RATE_PER_S_LONG: u32 = 250;
 
 /// Downloads through every node, held while daemons die, the service is scaled, and the nodes forget what they cached.
 pub fn downloads_live_on(bench: &mut Bench) -> Outcome {
@@ -243,7 +244,8 @@ pub fn updates_fail_nothing(bench: &mut Bench) -> Outcome {
     let mut total = TrafficReport::default();
     for number in 0..n_updates {
         let version = if number % 2 == 0 { "2" } else { "1" };
-        for report in update_under_load(bench, &targets, version)? {
+        let order = if number % 4 < 2 { "stop-first" } else { "start-first" };
+        for report in update_under_load(bench, &targets, version, order)? {
             if report.n_failed > 0 {
                 println!("  update {number}: {} failed: {:?}", report.n_failed, report.failures);
             }
@@ -268,14 +270,17 @@ fn update_under_load(
     bench: &Bench,
     targets: &[SocketAddr],
     version: &str,
+    order: &str,
 ) -> anyhow::Result<[TrafficReport; 2]> {
-    let start = |connections| Traffic::start_with(&bench.lab, targets, UPDATE_RATE_PER_S, connections);
+    let rate_per_s = if is_long() { UPDATE_RATE_PER_S_LONG } else { UPDATE_RATE_PER_S };
+    let start = |connections| Traffic::start_with(&bench.lab, targets, rate_per_s, connections);
     let (short, kept) = (start(Connections::Short)?, start(Connections::KeptAlive)?);
     for traffic in [&short, &kept] {
         wait_until("traffic to flow", SETTLE, || Ok((traffic.so_far().n_sent > 50).then_some(())))?;
     }
     let image = format!("whoami:{version}");
-    bench.docker(&["service", "update", "--detach", "--no-resolve-image", "--image", &image, "rolling"])?;
+    let update = ["service", "update", "--detach", "--no-resolve-image", "--update-order", order];
+    bench.docker(&[&update[..], &["--image", &image, "rolling"]].concat())?;
     wait_until("the update to be complete", SETTLE, || {
         let format = "{{.UpdateStatus.State}} {{.Spec.TaskTemplate.ContainerSpec.Image}}";
         let state = bench.docker(&["service", "inspect", "--format", format, "rolling"])?;

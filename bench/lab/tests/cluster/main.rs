@@ -17,6 +17,7 @@ mod jobs;
 mod long_lived;
 mod mesh;
 mod rebalance;
+mod schedule;
 mod slow_start;
 mod support;
 mod traces;
@@ -72,6 +73,7 @@ const SCENARIOS: &[Scenario] = &[
     ("the leader dies", failures::leader_dies),
     ("the leader can not probe", failures::leader_can_not_probe),
     ("all daemons die", failures::all_daemons_die),
+    ("faults follow each other", schedule::faults_follow_each_other),
     ("downloads follow an address that moves", long_lived::downloads_follow_their_address),
     ("downloads follow an IPv6 address that moves", long_lived::downloads_follow_their_address6),
     ("the ingress network is made anew", ingress::made_anew),
