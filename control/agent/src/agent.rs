@@ -13,7 +13,9 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::holdings::Holdings;
-use crate::session::{DescriptionProvider, Inspect, SessionClient, SessionState, SharedOutbox};
+use crate::session::{
+    DescriptionProvider, Fence, Inspect, KeepEpoch, SessionClient, SessionState, SharedOutbox,
+};
 use crate::view::NodeContext;
 use crate::worker::Worker;
 
@@ -36,6 +38,10 @@ pub struct AgentOptions {
     pub local_manager: watch::Receiver<Option<SocketAddr>>,
     /// What this node's gossip thinks.
     pub opinion: watch::Receiver<Arc<Opinion>>,
+    /// The highest fencing epoch that this node has seen, from its disk.
+    pub epoch: u64,
+    /// Keeps a higher one.
+    pub keep_epoch: KeepEpoch,
 }
 
 /// The agent. Containers outlive it.
@@ -77,6 +83,7 @@ impl Agent {
             describe: options.describe,
             inspect: options.inspect,
             local_manager: options.local_manager,
+            fence: Fence::new(options.epoch, options.keep_epoch),
             known_managers: options.known_managers,
             outbox: Arc::clone(&outbox),
             deliveries,
@@ -88,6 +95,7 @@ impl Agent {
             executor: Arc::clone(&executor),
             dataplane: Arc::clone(&dataplane),
             context: options.context,
+            epoch: options.epoch,
             outbox,
             deliveries: received,
             views: view_sender,

@@ -28,11 +28,12 @@ pub struct Desk {
 }
 
 impl Desk {
-    /// Knows nothing yet. Views get revisions above `revision`, the last that the data plane was given by anyone.
-    pub fn new(context: NodeContext, revision: u64) -> Self {
+    /// Knows nothing yet, and takes no assignments of a fencing epoch before `epoch`. Views get revisions above `revision`,
+    /// the last that the data plane was given by anyone.
+    pub fn new(context: NodeContext, epoch: u64, revision: u64) -> Self {
         Self {
             machine: Machine::new(),
-            set: AssignmentSet::default(),
+            set: AssignmentSet::since(epoch),
             maker: ViewMaker::new(context.clone()),
             context,
             opinion: Arc::default(),

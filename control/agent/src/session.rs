@@ -1,6 +1,7 @@
 //! The session with a manager: one at a time, to any manager that answers, for ever.
 
 mod backoff;
+mod fence;
 mod inspections;
 mod managers;
 
@@ -25,6 +26,9 @@ use tonic::{Code, Status, Streaming};
 use crate::outbox::Outbox;
 use crate::set::SetError;
 use backoff::{Backoff, Flaps};
+pub(crate) use fence::Fence;
+use fence::FenceError;
+pub use fence::KeepEpoch;
 use inspections::answer_questions;
 pub use inspections::{Answering, Inspect};
 pub use managers::Managers;
@@ -96,6 +100,7 @@ pub(crate) struct SessionClient {
     /// The manager in this very daemon, tried first.
     pub local_manager: watch::Receiver<Option<SocketAddr>>,
     pub known_managers: Vec<SocketAddr>,
+    pub fence: Fence,
     pub outbox: Arc<SharedOutbox>,
     pub deliveries: mpsc::Sender<Delivery>,
     pub reports: watch::Receiver<Report>,
@@ -114,6 +119,8 @@ enum SessionError {
     Body(#[from] BodyError),
     #[error(transparent)]
     Set(#[from] SetError),
+    #[error(transparent)]
+    Fence(#[from] FenceError),
     #[error("the agent is stopping")]
     Stopping,
     #[error("the node is not what the session was opened with: its addresses changed")]
@@ -201,12 +208,12 @@ impl SessionClient {
         let heartbeats = heartbeats(client.clone(), id.clone(), self.reports.clone());
         let questions = answer_questions(client.clone(), id.clone(), &self.inspect);
         let statuses = send_statuses(client, id, &self.outbox);
-        let deliveries = deliver(&mut assignments, &self.deliveries);
+        let deliveries = deliver(&mut assignments, &self.deliveries, &self.fence);
         let described = described_anew(&self.describe, &description, hold);
         let members = async {
             loop {
                 let message = messages.message().await?.ok_or(SessionError::Closed)?;
-                self.note_members(addr, &message, managers);
+                self.note_members(addr, &message, managers)?;
             }
         };
         tokio::select! {
@@ -224,20 +231,28 @@ impl SessionClient {
             .max_decoding_message_size(MAX_ASSIGNMENTS_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
         let description = (self.describe)();
-        let request = pb::SessionRequest { description: encode(&description)? };
+        let request = pb::SessionRequest { description: encode(&description)?, epoch: self.fence.epoch() };
         let opening = async {
             let mut messages = client.session(request).await?.into_inner();
             let first = messages.message().await?.ok_or(SessionError::Closed)?;
+            // Before anything else of this manager is believed.
+            self.fence.admit(first.epoch)?;
             let request = pb::AssignmentsRequest { session_id: first.session_id.clone() };
             let assignments = client.assignments(request).await?.into_inner();
             Ok::<_, SessionError>((first, messages, assignments))
         };
         let (first, messages, assignments) = in_time(opening).await?;
-        self.note_members(addr, &first, managers);
+        self.note_members(addr, &first, managers)?;
         Ok(Opened { client, id: first.session_id, description, messages, assignments })
     }
 
-    fn note_members(&self, addr: SocketAddr, message: &pb::SessionMessage, managers: &mut Managers) {
+    fn note_members(
+        &self,
+        addr: SocketAddr,
+        message: &pb::SessionMessage,
+        managers: &mut Managers,
+    ) -> Result<(), FenceError> {
+        self.fence.admit(message.epoch)?;
         let listed = message.managers.iter().filter_map(|manager| {
             Some(Manager { node: manager.node_id.parse().ok()?, addr: manager.addr.parse().ok()? })
         });
@@ -258,6 +273,7 @@ impl SessionClient {
             *state = next;
             changed
         });
+        Ok(())
     }
 }
 
@@ -345,11 +361,14 @@ async fn send_statuses(
 async fn deliver(
     assignments: &mut Streaming<pb::Payload>,
     deliveries: &mpsc::Sender<Delivery>,
+    fence: &Fence,
 ) -> Result<std::convert::Infallible, SessionError> {
     loop {
         let payload = assignments.message().await?.ok_or(SessionError::Closed)?;
         let (answer, taken) = oneshot::channel();
-        let delivery = Delivery { update: decode_assignments(&payload.body)?, answer };
+        let update = decode_assignments(&payload.body)?;
+        fence.admit(update.generation().epoch)?;
+        let delivery = Delivery { update, answer };
         deliveries.send(delivery).await.map_err(|_| SessionError::Stopping)?;
         taken.await.map_err(|_| SessionError::Stopping)??;
     }

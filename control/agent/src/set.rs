@@ -28,6 +28,11 @@ pub enum SetError {
 }
 
 impl AssignmentSet {
+    /// Nothing yet, and nothing of a fencing epoch before `epoch` ever.
+    pub fn since(epoch: u64) -> Self {
+        Self { generation: Generation { epoch, index: 0 }, ..Self::default() }
+    }
+
     /// Of the last update.
     pub fn generation(&self) -> Generation {
         self.generation
@@ -149,6 +154,16 @@ mod tests {
         })
         .expect("applied");
         assert_eq!((peers(&set), set.generation()), (vec![2, 3], generation(1, 7)));
+    }
+
+    #[test]
+    fn what_was_seen_before_a_restart_fences_still() {
+        let mut set = AssignmentSet::since(2);
+        let old = AssignmentUpdate::Complete { generation: generation(1, 99), set: vec![peer(1)] };
+        assert!(matches!(set.apply(old), Err(SetError::Older { .. })));
+        assert!(!set.is_complete());
+        let new = AssignmentUpdate::Complete { generation: generation(2, 1), set: vec![peer(1)] };
+        set.apply(new).expect("of this epoch");
     }
 
     #[test]

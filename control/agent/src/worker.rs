@@ -31,6 +31,8 @@ pub(crate) struct Worker {
     pub executor: Arc<dyn Executor>,
     pub dataplane: Arc<dyn DataPlane>,
     pub context: NodeContext,
+    /// Nothing of an earlier fencing epoch is obeyed.
+    pub epoch: u64,
     pub outbox: Arc<SharedOutbox>,
     pub deliveries: mpsc::Receiver<Delivery>,
     pub views: watch::Sender<Option<Arc<NodeView>>>,
@@ -65,7 +67,7 @@ impl Worker {
             outbox: self.outbox,
             views: self.views,
             networks: self.networks,
-            desk: Desk::new(self.context, revision),
+            desk: Desk::new(self.context, self.epoch, revision),
             said: self.said,
             calls: JoinSet::new(),
         };

@@ -195,6 +195,47 @@ async fn an_older_state_is_refused() {
     agent.stop().await;
 }
 
+/// Two sides of a cluster: the new one was forced out of the old one, which still runs.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manager_of_the_old_side_is_not_obeyed_again() {
+    let of_epoch =
+        |epoch, index, set| AssignmentUpdate::Complete { generation: Generation { epoch, index }, set };
+    let ca = Ca::new();
+    let mut old = Manager::start(&ca, of_epoch(1, 500, vec![])).await;
+    let mut new = Manager::start(&ca, of_epoch(2, 50, vec![task(T1, |_| ())])).await;
+    let kept = Arc::new(std::sync::Mutex::new(1));
+    let disk = kept.clone();
+    let options = |managers, epoch| {
+        let disk = disk.clone();
+        let keep_epoch = Arc::new(move |epoch| {
+            *disk.lock().expect("not poisoned") = epoch;
+            Ok(())
+        });
+        AgentOptions { epoch, keep_epoch, ..options(&ca, managers) }
+    };
+    let (executor, dataplane) = (Arc::new(FakeExecutor::default()), FakeDataPlane::new());
+    let agent = Agent::start(options(vec![new.addr], 1), executor.clone(), dataplane.clone());
+    until(&mut new.heard, |heard| is(heard, T1, TaskState::Running)).await;
+    assert_eq!(*kept.lock().expect("not poisoned"), 2, "before the first order is obeyed");
+    agent.stop().await;
+
+    // After a restart it finds the old side alone; the task stays.
+    let epoch = *kept.lock().expect("not poisoned");
+    let agent = Agent::start(options(vec![old.addr], epoch), executor.clone(), dataplane.clone());
+    let refused = until(&mut agent.state(), |state| state.error.contains("fencing epoch 1")).await;
+    assert_eq!((refused.connected, refused.managers, refused.desired_role), (None, vec![], None));
+    until(&mut old.heard, |heard| heard.sessions >= 2).await;
+    assert!(!executor.calls().borrow().contains(&"shutdown 1".to_owned()));
+    agent.stop().await;
+
+    // The new side on the address of the old one.
+    old.set_first(of_epoch(2, 51, vec![]));
+    let agent = Agent::start(options(vec![old.addr], epoch), executor.clone(), dataplane.clone());
+    until(&mut agent.state(), |state| state.connected == Some(old.addr)).await;
+    until(&mut old.heard, |heard| heard.applied == 51).await;
+    agent.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn leaving_removes_everything() {
     let ca = Ca::new();

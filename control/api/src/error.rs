@@ -69,6 +69,7 @@ impl From<SwarmError> for ApiError {
             SwarmError::AlreadyInSwarm
             | SwarmError::NotInSwarm
             | SwarmError::JoinTimeout
+            | SwarmError::NothingToForce
             | SwarmError::Unreachable(_) => StatusCode::SERVICE_UNAVAILABLE,
             SwarmError::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };

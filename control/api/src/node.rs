@@ -32,7 +32,8 @@ pub trait Node: Send + Sync + 'static {
     fn local(&self) -> LocalState;
 
     /// `docker swarm init`: makes a cluster with this node as its first manager; returns when its store takes
-    /// writes. [`SwarmError::AlreadyInSwarm`] if this node is part of one (unless `force_new_cluster`).
+    /// writes. [`SwarmError::AlreadyInSwarm`] if this node is part of one. With `force_new_cluster` a manager makes a cluster of
+    /// itself alone out of the state that it has.
     async fn init(&self, request: InitRequest) -> Result<NodeId, SwarmError>;
 
     /// `docker swarm join`: returns when this node has its certificate and its session (as manager: its store). A member
@@ -245,6 +246,12 @@ pub enum SwarmError {
     /// The managers named could not be reached, or gave up (503).
     #[error("{0}")]
     Unreachable(String),
+    /// `--force-new-cluster` makes a cluster of a manager's state, and this node has none (503).
+    #[error(
+        "This node is not a swarm manager, and has no state to make a new cluster of. Run --force-new-cluster on a manager that \
+         is left, or leave the swarm first: docker swarm leave --force"
+    )]
+    NothingToForce,
     /// Anything else (500).
     #[error("{0}")]
     Failed(String),

@@ -23,6 +23,7 @@ use tonic::service::Routes;
 
 use crate::crypt::{Kek, Key};
 use crate::error::OpenError;
+use crate::fence::Fence;
 use crate::housekeeping;
 use crate::key_file;
 use crate::leadership::{self, Leadership};
@@ -39,7 +40,7 @@ use crate::types::{Member, TypeConfig};
 pub(crate) const NO_LEADER: &str = "The swarm does not have a leader. It's possible that too few managers are online. Make sure more than half of the managers are online.";
 
 /// The log's file in the directory.
-const LOG_FILE: &str = "log.redb";
+pub(crate) const LOG_FILE: &str = "log.redb";
 
 /// A restart applies what it knows to be committed before it is opened; a second for some 10,000 entries.
 const RECOVERY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -68,6 +69,7 @@ pub struct Consensus {
     channels: Arc<Channels>,
     clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
     view: Arc<View>,
+    fence: Arc<Fence>,
     log: LogStore,
     leadership: watch::Receiver<Leadership>,
     /// Ended with this value, or by [`Consensus::stop`].
@@ -138,7 +140,8 @@ impl Consensus {
         });
         let (log, machine) = files.await.map_err(io::Error::other)??;
         let view = machine.view();
-        let network = Network { channels: channels.clone() };
+        let fence = Arc::new(Fence::new(view.clone()));
+        let network = Network { channels: channels.clone(), fence: fence.clone() };
         let started = Raft::new(raft_id, Arc::new(raft_config()), network, log.clone(), machine).await;
         let raft = match started {
             Ok(raft) => raft,
@@ -158,6 +161,7 @@ impl Consensus {
             channels,
             clock,
             view,
+            fence,
             log,
             leadership,
             tasks: Mutex::new(tasks),
@@ -182,6 +186,12 @@ impl Consensus {
     /// disk failed.
     pub fn leadership(&self) -> watch::Receiver<Leadership> {
         self.leadership.clone()
+    }
+
+    /// The latest fencing epoch that other managers have told of beyond this replica's own: then a new cluster was forced
+    /// without it, and it must give up its part in the old one.
+    pub fn fenced(&self) -> watch::Receiver<Option<u64>> {
+        self.fence.watch()
     }
 
     /// Hands leadership over if it is ours, stops Raft and closes the files.

@@ -11,6 +11,8 @@ pub enum OpenError {
     Exists(PathBuf),
     #[error("{0} holds no raft data")]
     Absent(PathBuf),
+    #[error("{0} holds nothing of a cluster: this manager had not joined yet")]
+    Empty(PathBuf),
     #[error("raft data can't be decrypted: wrong key")]
     WrongKey,
     /// A record is torn, flipped, or not where it belongs. Nothing of it is served.

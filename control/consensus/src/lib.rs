@@ -1,13 +1,14 @@
 //! Raft by openraft: encrypted log and snapshots, transport, membership.
 //!
 //! [`Consensus`] is the production [`control_store::ReplicatedStore`]. Order of a manager's life:
-//! open (one of [`Consensus::bootstrap`], [`Consensus::open`], [`Consensus::create`]), mount
+//! open (one of [`Consensus::bootstrap`], [`Consensus::open`], [`Consensus::create`], [`Consensus::recover`]), mount
 //! [`Consensus::service`] on the RPC listener, and for a new member [`Consensus::join`].
 #![forbid(unsafe_code)]
 
 mod consensus;
 mod crypt;
 mod error;
+mod fence;
 mod housekeeping;
 mod key_file;
 mod leadership;
@@ -18,6 +19,7 @@ mod membership;
 mod network;
 mod quorum;
 mod read;
+mod recovery;
 mod service;
 mod snapshot;
 mod types;

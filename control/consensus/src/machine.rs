@@ -25,7 +25,7 @@ pub(crate) struct View {
 }
 
 impl View {
-    fn new(state: State) -> Self {
+    pub(crate) fn new(state: State) -> Self {
         let applied = watch::Sender::new(state.index());
         Self { state: ArcSwap::from_pointee(state), watchers: Mutex::default(), applied }
     }

@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
+use crate::fence::Fence;
 use crate::limits::{APPEND_TIMEOUT, SNAPSHOT_CHUNK_BYTES, SNAPSHOT_TIMEOUT};
 use crate::types::{Member, TypeConfig};
 
@@ -47,13 +48,15 @@ pub(crate) fn raft_client(channels: &Channels, addr: SocketAddr) -> RaftClient<C
 /// Makes openraft's clients.
 pub(crate) struct Network {
     pub(crate) channels: Arc<Channels>,
+    pub(crate) fence: Arc<Fence>,
 }
 
 impl RaftNetworkFactory<TypeConfig> for Network {
     type Network = Peer;
 
     async fn new_client(&mut self, target: u64, member: &Member) -> Peer {
-        Peer { raft_id: target, addr: member.addr, channels: self.channels.clone() }
+        let (channels, fence) = (self.channels.clone(), self.fence.clone());
+        Peer { raft_id: target, addr: member.addr, channels, fence }
     }
 }
 
@@ -62,6 +65,7 @@ pub(crate) struct Peer {
     raft_id: u64,
     addr: SocketAddr,
     channels: Arc<Channels>,
+    fence: Arc<Fence>,
 }
 
 /// Which of the calls with one request and one reply.
@@ -114,7 +118,8 @@ impl Peer {
                 Method::Transfer => client.transfer_leader(request).await,
             }
         };
-        let reply = tokio::time::timeout(timeout, call).await.map_err(|_| CallError::Timeout)??;
+        let reply = tokio::time::timeout(timeout, call).await.map_err(|_| CallError::Timeout)?;
+        let reply = reply.inspect_err(|status| self.fence.heard(status))?;
         Ok(decode(&reply.into_inner().body)?)
     }
 

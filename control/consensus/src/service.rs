@@ -16,6 +16,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::consensus::Consensus;
 use crate::error::MembershipError;
+use crate::fence;
 use crate::limits::MAX_SNAPSHOT_BYTES;
 use crate::network::{SnapshotHead, To};
 use crate::types::{Member, TypeConfig};
@@ -48,18 +49,34 @@ impl RaftService {
     /// section 4.1): it goes by the certificate.
     fn admit_message<T>(&self, request: &Request<T>) -> Result<(), Status> {
         let peer = require_manager(request)?;
-        admitted(self.consensus.knows_manager(peer.node_id) || !self.consensus.follows_known_leader())
+        self.admit(self.consensus.knows_manager(peer.node_id) || !self.consensus.follows_known_leader())
     }
 
     /// Lets in what a leader does for other managers. Who does not lead does nothing, and says so.
     fn admit_command<T>(&self, request: &Request<T>) -> Result<(), Status> {
         let peer = require_manager(request)?;
-        admitted(self.consensus.knows_manager(peer.node_id) || self.consensus.check_leader().is_err())
+        self.admit(self.consensus.knows_manager(peer.node_id) || self.consensus.check_leader().is_err())
     }
 
     fn unwrap<T: DeserializeOwned>(&self, body: &[u8]) -> Result<T, Status> {
         let To { to, message } = decode(body)?;
-        if to == self.consensus.raft_id() { Ok(message) } else { Err(Status::not_found("not this raft id")) }
+        if to == self.consensus.raft_id() {
+            Ok(message)
+        } else {
+            Err(self.refusal(Status::not_found("not this raft id")))
+        }
+    }
+
+    fn admit(&self, is_member: bool) -> Result<(), Status> {
+        if is_member {
+            return Ok(());
+        }
+        Err(self.refusal(Status::permission_denied("this node is no manager of the cluster any more")))
+    }
+
+    /// What the old side of a forced new cluster learns from: see [`fence`].
+    fn refusal(&self, status: Status) -> Status {
+        fence::refusal(status, &self.consensus.state())
     }
 
     async fn receive_image(&self, mut pieces: Streaming<Payload>, len: u64) -> Result<Vec<u8>, Status> {
@@ -73,14 +90,6 @@ impl RaftService {
             image.extend_from_slice(&piece.body);
         }
         if image.len() < len { Err(Status::data_loss("snapshot is cut off")) } else { Ok(image) }
-    }
-}
-
-fn admitted(admitted: bool) -> Result<(), Status> {
-    if admitted {
-        Ok(())
-    } else {
-        Err(Status::permission_denied("this node is no manager of the cluster any more"))
     }
 }
 

@@ -89,6 +89,21 @@ impl SwarmDir {
         self.write("node.json", &text)
     }
 
+    /// The highest fencing epoch that this node has seen; 0 if none was ever raised.
+    pub fn load_epoch(&self) -> Result<u64, DiskError> {
+        let path = self.0.join("epoch");
+        match fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| DiskError::Damaged(path, error)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+            Err(error) => Err(DiskError::Io(path, error)),
+        }
+    }
+
+    /// Keeps it.
+    pub fn store_epoch(&self, epoch: u64) -> Result<(), DiskError> {
+        self.write("epoch", epoch.to_string().as_bytes())
+    }
+
     /// The node's certificate, key and roots. The key may be a sealed one: see [`sealed_of`].
     pub fn load_identity(&self) -> Result<IdentityPem, DiskError> {
         let read = |name: &str| {
@@ -244,6 +259,11 @@ mod tests {
         assert_eq!(dir.load_raft_key().expect("read"), [1; 32]);
         dir.remove_raft_key().expect("removed");
         assert!(dir.load_raft_key().is_err());
+        assert_eq!(dir.load_epoch().expect("none yet"), 0);
+        dir.store_epoch(3).expect("written");
+        assert_eq!(dir.load_epoch().expect("readable"), 3);
+        fs::write(tmp.path().join("swarm/epoch"), "x").expect("written");
+        assert!(matches!(dir.load_epoch(), Err(DiskError::Damaged(..))), "no epoch is not epoch 0");
         dir.remove_all().expect("removed");
         dir.remove_all().expect("removing the absent is success");
         assert_eq!(dir.load().expect("readable"), None);

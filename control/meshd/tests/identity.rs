@@ -102,6 +102,64 @@ fn a_locked_manager_waits_for_its_key() {
 }
 
 #[test]
+fn a_manager_killed_in_a_rotation_opens_with_the_key_before_it_and_follows() {
+    let net = Net::new("lrot", 1);
+    let mut node = net.node(0);
+    node.start();
+    assert_eq!(node.init().0, 200);
+    set_autolock(&node, true);
+    eventually("the lock is on", || !lies_open(&net, 0));
+    let first = unlock_key(&node);
+    let file = net.dir.path().join("state/0/swarm/raft/data.key");
+    let before = std::fs::read(&file).expect("a manager's file");
+    update(&node, "&rotateManagerUnlockKey=true", |_| {});
+    let second = unlock_key(&node);
+    assert_ne!(second, first);
+    // What is on the disk if it dies between the write and the file that follows from it.
+    node.kill();
+    std::fs::write(&file, before).expect("written");
+    node.start();
+    eventually("the node is locked", || node.swarm()["LocalNodeState"] == "locked");
+    assert_eq!(unlock(&node, &second).0, 401, "its disk has not seen this key");
+    assert_eq!(unlock(&node, &first).0, 200);
+    eventually("the manager has its store", || node.swarm()["ControlAvailable"] == true);
+    assert_eq!(unlock_key(&node), second);
+    restart(&mut node, "locked");
+    assert_eq!(unlock(&node, &first).0, 401, "it followed");
+    assert_eq!(unlock(&node, &second).0, 200);
+    assert_eq!(node.call("POST", "/swarm/leave?force=1", &Value::Null).0, 200);
+}
+
+#[test]
+fn a_locked_manager_makes_a_new_cluster_of_itself_once_it_is_open() {
+    let net = Net::new("lfrc", 1);
+    let mut node = net.node(0);
+    node.start();
+    assert_eq!(node.init().0, 200);
+    set_autolock(&node, true);
+    eventually("the lock is on", || !lies_open(&net, 0));
+    let key = unlock_key(&node);
+    let before = node.swarm();
+    restart(&mut node, "locked");
+    let body =
+        json!({ "ListenAddr": "0.0.0.0:2377", "AdvertiseAddr": "eth0", "Spec": {}, "ForceNewCluster": true });
+    let refused = node.call("POST", "/swarm/init", &body);
+    assert_eq!((refused.0, message(&refused)), (503, LOCKED));
+    assert_eq!(unlock(&node, &key).0, 200);
+    for _ in 0..2 {
+        let forced = node.call("POST", "/swarm/init", &body);
+        assert_eq!((forced.0, &forced.1), (200, &before["NodeID"]), "{forced:?}");
+        assert_eq!(node.swarm()["Cluster"]["ID"], before["Cluster"]["ID"]);
+        assert_eq!(node.nodes(), ["node0 ready manager"]);
+        assert!(!lies_open(&net, 0), "it is as locked as before");
+    }
+    restart(&mut node, "locked");
+    assert_eq!(unlock(&node, &key).0, 200, "the node's own key is sealed by the same data key");
+    assert_eq!(node.nodes(), ["node0 ready manager"]);
+    assert_eq!(node.call("POST", "/swarm/leave?force=1", &Value::Null).0, 200);
+}
+
+#[test]
 fn a_worker_of_a_locked_cluster_is_locked_while_it_is_a_manager() {
     let net = Net::new("lprm", 2);
     let (mut manager, mut worker) = (net.node(0), net.node(1));

@@ -117,3 +117,12 @@ pub enum AssignmentUpdate {
         removals: Vec<AssignmentKey>,
     },
 }
+
+impl AssignmentUpdate {
+    /// How new the set is with this update.
+    pub fn generation(&self) -> Generation {
+        match self {
+            Self::Complete { generation, .. } | Self::Incremental { generation, .. } => *generation,
+        }
+    }
+}

@@ -45,7 +45,7 @@ impl World {
         let is_manager = host.replica.is_some();
         host.daemon = Some(Daemon {
             life,
-            desk: Desk::new(id.context(), 0),
+            desk: Desk::new(id.context(), 0, 0),
             outbox: Outbox::default(),
             managers: Managers::new(managers),
             session: None,

@@ -16,6 +16,7 @@ mod ipv6;
 mod jobs;
 mod long_lived;
 mod mesh;
+mod quorum;
 mod rebalance;
 mod schedule;
 mod slow_start;
@@ -77,6 +78,7 @@ const SCENARIOS: &[Scenario] = &[
     ("downloads follow an address that moves", long_lived::downloads_follow_their_address),
     ("downloads follow an IPv6 address that moves", long_lived::downloads_follow_their_address6),
     ("the ingress network is made anew", ingress::made_anew),
+    ("two of three managers are lost", quorum::two_managers_are_lost),
     ("nodes that have IPv6 alone", underlay6::nodes_of_ipv6),
     ("other hooks do the same", mesh::other_hooks_do_the_same),
     ("every packet is accounted for", mesh::every_packet_is_accounted_for),

@@ -212,6 +212,7 @@ impl pb::dispatcher_server::Dispatcher for Dispatcher {
             root_pem: "roots".into(),
             gossip_keys: encode(&keys()).expect("plain values"),
             issuer: Vec::new(),
+            epoch: self.first.borrow().generation().epoch,
         };
         // Open for as long as the client wants it.
         let stream = tokio_stream::StreamExt::chain(tokio_stream::once(Ok(message)), tokio_stream::pending());
@@ -403,5 +404,7 @@ pub fn options(ca: &Ca, known_managers: Vec<SocketAddr>) -> AgentOptions {
         known_managers,
         local_manager: watch::channel(None).1,
         opinion: watch::channel(Arc::default()).1,
+        epoch: 0,
+        keep_epoch: Arc::new(|_| Ok(())),
     }
 }

@@ -99,6 +99,8 @@ pub(super) enum Begin {
     Bootstrap,
     Create,
     Open,
+    /// Alone, with this Raft id, out of what is on the disk.
+    Recover(u64),
 }
 
 impl Manager {
@@ -114,7 +116,7 @@ impl Manager {
         let listener = TcpListener::bind(addr).await.unwrap();
         let addr = listener.local_addr().unwrap();
         let identity = authority.identity(peer(id, Role::Manager));
-        let options = options(dir, id, addr, Channels::new(identity.clone()));
+        let mut options = options(dir, id, addr, Channels::new(identity.clone()));
         let consensus = match begin {
             Begin::Bootstrap => {
                 let changes = vec![cluster_object(authority), create_node(id, Role::Manager)];
@@ -122,9 +124,30 @@ impl Manager {
             }
             Begin::Create => Consensus::create(options).await.unwrap(),
             Begin::Open => Consensus::open(options).await.unwrap(),
+            Begin::Recover(raft_id) => {
+                options.raft_id = raft_id;
+                Consensus::recover(options, super::recovery::raise_epoch).await.unwrap()
+            }
         };
         let (stop, server) = serve(listener, &identity, &consensus);
+        let id = consensus.raft_id();
         Self { id, addr, consensus, identity, stop, server }
+    }
+
+    /// Node `id` again, whose Raft id has become another.
+    pub(super) async fn reopen(
+        authority: &Authority,
+        dir: &Path,
+        (id, raft_id): (u64, u64),
+        addr: SocketAddr,
+    ) -> Self {
+        let listener = TcpListener::bind(addr).await.unwrap();
+        let identity = authority.identity(peer(id, Role::Manager));
+        let mut options = options(dir, id, addr, Channels::new(identity.clone()));
+        options.raft_id = raft_id;
+        let consensus = Consensus::open(options).await.unwrap();
+        let (stop, server) = serve(listener, &identity, &consensus);
+        Self { id: raft_id, addr, consensus, identity, stop, server }
     }
 
     /// From now on nobody reaches it; it reaches the others.

@@ -119,6 +119,19 @@ impl Dispatcher {
         Ok(())
     }
 
+    /// A node that has seen a later epoch than this replica's obeys the other side of a forced new cluster. It is not
+    /// believed further than that: only managers may tell managers that they are fenced off.
+    fn check_epoch(&self, seen: u64) -> Result<(), Status> {
+        let own = self.store.generation().epoch;
+        if seen <= own {
+            return Ok(());
+        }
+        Err(Status::failed_precondition(format!(
+            "this manager's state is of fencing epoch {own}, the node has seen {seen}: a new cluster was forced without this \
+             manager, or this replica is behind"
+        )))
+    }
+
     /// A certificate outlives its node's demotion or removal; the state does not.
     fn check_manager(&self, node: NodeId) -> Result<(), Status> {
         match self.store.state().nodes().get(&node) {
@@ -149,6 +162,7 @@ impl Service for Dispatcher {
         let node = require_node(&request)?.node_id;
         let addr = peer(&request).map(|info| info.remote.ip().to_canonical());
         let description = decode(&request.get_ref().description)?;
+        self.check_epoch(request.get_ref().epoch)?;
         Ok(Response::new(self.open_session(node, addr, description).await?))
     }
 

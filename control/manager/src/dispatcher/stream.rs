@@ -91,6 +91,7 @@ fn session_message(state: &State, session: &Session) -> Result<pb::SessionMessag
         root_pem: cluster.ca.root_cert.clone(),
         gossip_keys: encode(&cluster.gossip_keys)?,
         issuer: cluster.ca.issuer.map(|digest| digest.to_vec()).unwrap_or_default(),
+        epoch: cluster.epoch,
     })
 }
 

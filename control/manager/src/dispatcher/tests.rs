@@ -202,6 +202,16 @@ async fn a_node_without_news_counts_as_having_applied_what_was_looked_through() 
 }
 
 #[tokio::test]
+async fn a_node_that_has_seen_a_later_epoch_gets_no_session() {
+    let (store, table) = (store(1), Arc::default());
+    let dispatcher = dispatcher(&store, &table);
+    dispatcher.check_epoch(0).expect("its own");
+    let refused = dispatcher.check_epoch(1).expect_err("of the other side");
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    assert!(refused.message().contains("of fencing epoch 0, the node has seen 1"), "{}", refused.message());
+}
+
+#[tokio::test]
 async fn liveness_is_reported_by_managers_of_the_state_alone() {
     let (store, table) = (store(2), Arc::<LivenessTable>::default());
     let dispatcher = dispatcher(&store, &table);

@@ -42,6 +42,7 @@ pub async fn keep_in_step(swarm: Arc<Swarm>) {
         });
         tokio::select! {
             () = swarm.stop.cancelled() => return,
+            () = fenced(&swarm) => {}
             changed = session.changed() => if changed.is_err() { return },
             () = tokio::time::sleep(pause) => {}
         }
@@ -51,6 +52,10 @@ pub async fn keep_in_step(swarm: Arc<Swarm>) {
 async fn step(swarm: &Arc<Swarm>, session: &SessionState) -> Result<()> {
     if swarm.is_leaving() {
         return Ok(());
+    }
+    if let Some(epoch) = swarm.manager().and_then(|manager| *manager.fenced().borrow()) {
+        tracing::warn!(epoch, "this manager lays down its part in the cluster that was given up");
+        swarm.lay_down(epoch).await?;
     }
     if session.removed {
         if swarm.manager().is_some() {
@@ -62,6 +67,11 @@ async fn step(swarm: &Arc<Swarm>, session: &SessionState) -> Result<()> {
         let managers = session.managers.iter();
         let managers = managers.map(|known| KnownManager { node: known.node, addr: known.addr }).collect();
         swarm.update_file(|file| file.managers = managers)?;
+    }
+    if swarm.is_fenced() {
+        // What it has of the cluster that was given up seals its key, so it goes when there is another one.
+        renew(swarm).await.context("certificate not renewed")?;
+        swarm.resign().await?;
     }
     // A manager serves before it renews: if it is the only one, or all of them begin anew, there is nobody else to ask.
     let served = serve_if_manager(swarm).await;
@@ -87,7 +97,7 @@ async fn step(swarm: &Arc<Swarm>, session: &SessionState) -> Result<()> {
 }
 
 async fn serve_if_manager(swarm: &Arc<Swarm>) -> Result<(), ManagerError> {
-    if swarm.me().role == Role::Manager && swarm.manager().is_none() {
+    if swarm.me().role == Role::Manager && swarm.manager().is_none() && !swarm.is_fenced() {
         swarm.start_manager().await?;
     }
     Ok(())
@@ -105,6 +115,17 @@ fn is_to_renew(swarm: &Swarm, session: &SessionState) -> bool {
     let other_role = session.desired_role.is_some_and(|role| role != swarm.me().role);
     let other_issuer = !session.issuer.is_empty() && !swarm.is_issued_by(&session.issuer);
     other_role || other_issuer || swarm.renews_soon() || until_renewal(swarm).is_zero()
+}
+
+/// Returns when the manager half is fenced off; never without one.
+async fn fenced(swarm: &Swarm) {
+    let Some(manager) = swarm.manager().filter(|_| !swarm.is_leaving()) else {
+        return std::future::pending().await;
+    };
+    if manager.fenced().wait_for(Option::is_some).await.is_err() {
+        // Consensus has ended.
+        std::future::pending::<()>().await;
+    }
 }
 
 /// Asks the managers for a new certificate, one after another, the one in this daemon last. With one that ran out nobody

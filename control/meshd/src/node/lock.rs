@@ -54,6 +54,7 @@ impl From<OpenError> for LockError {
 }
 
 /// What a node is itself by.
+#[derive(Clone)]
 pub struct Opened {
     pub pem: IdentityPem,
     /// Opens the data key, where there is one.

@@ -8,8 +8,9 @@ use control_consensus::{Consensus, JoinError, Kek, OpenError, Options};
 use control_manager::{Inspector, Manager, Senses, clock};
 use control_model::{Change, NodeId};
 use control_rpc::{Channels, serve};
-use control_store::ReplicatedStore as _;
+use control_store::{ReplicatedStore as _, State};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -37,6 +38,10 @@ pub enum ManagerError {
     Alone,
     #[error("node.json names no raft id")]
     NoRaftId,
+    #[error(
+        "this node has seen fencing epoch {seen}, its raft data is of epoch {own}: a new cluster was forced without it"
+    )]
+    Fenced { own: u64, seen: u64 },
 }
 
 /// A manager that runs and is served.
@@ -58,7 +63,12 @@ enum Begin {
     Bootstrap(Vec<Change>),
     /// From the disk, or empty if there is nothing.
     Resume,
+    /// From the disk, alone.
+    Recover(Changes),
 }
+
+/// Makes the first entry of a new cluster of an old one's state.
+pub type Changes = Box<dyn FnOnce(&State) -> Vec<Change> + Send>;
 
 impl RunningManager {
     /// The first manager of a new cluster, whose data key `kek` opens.
@@ -81,6 +91,17 @@ impl RunningManager {
         senses: Senses,
     ) -> Result<Self, ManagerError> {
         Self::begin((dir, kek), channels, file, senses, Begin::Resume).await
+    }
+
+    /// A new cluster of this manager alone, out of what it has on disk.
+    pub async fn recover(
+        (dir, kek): (&SwarmDir, Kek),
+        channels: &Arc<Channels>,
+        file: &NodeFile,
+        senses: Senses,
+        changes: Changes,
+    ) -> Result<Self, ManagerError> {
+        Self::begin((dir, kek), channels, file, senses, Begin::Recover(changes)).await
     }
 
     async fn begin(
@@ -110,6 +131,7 @@ impl RunningManager {
                 Consensus::open(options).await?
             }
             Begin::Resume => Consensus::create(options).await?,
+            Begin::Recover(changes) => Consensus::recover(options, changes).await?,
         };
         Ok(Self::start(consensus, listener, channels, file.node, senses))
     }
@@ -144,6 +166,11 @@ impl RunningManager {
     /// This replica takes part in votes.
     pub fn is_voter(&self) -> bool {
         self.consensus.voters().contains(&self.consensus.raft_id())
+    }
+
+    /// A new cluster was forced without this manager: the later epoch, heard from one of the new cluster's managers.
+    pub fn fenced(&self) -> watch::Receiver<Option<u64>> {
+        self.consensus.fenced()
     }
 
     /// See [`Manager::n_drains_given_up`]; 0 when it has stopped.

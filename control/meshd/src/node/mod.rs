@@ -9,6 +9,7 @@ mod keeper;
 mod lock;
 mod manager;
 mod metrics;
+mod recovery;
 mod returning;
 mod swarm;
 
@@ -140,6 +141,7 @@ impl MeshNode {
             dir: self.dir.clone(),
             channels: channels(&pem)?,
             data_plane: NodeDataPlane::start(&self.host.config).map_err(failed)?,
+            epoch: self.dir.load_epoch().map_err(failed)?,
             pem,
             file,
             opinion: watch::Sender::default(),
@@ -231,6 +233,7 @@ impl MeshNode {
             file,
             data_plane,
             opinion,
+            epoch: 0,
             manager: Some(running),
         }))
     }
@@ -382,8 +385,10 @@ impl control_api::Node for MeshNode {
     }
 
     async fn init(&self, request: InitRequest) -> Result<NodeId, SwarmError> {
-        if request.force_new_cluster {
-            return Err(SwarmError::Failed("--force-new-cluster is not supported".into()));
+        // Where there is no cluster yet, it is a plain new one, as in Docker.
+        if request.force_new_cluster && !matches!(self.standing(), Standing::Out) {
+            let node = self.me();
+            return to_its_end(async move { node.force_new_cluster(&request).await }).await;
         }
         let (node, me) = (self.me(), self.me());
         let attempt = Box::pin(async move { me.do_init(&request).await });

@@ -24,7 +24,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::keeper::keep_in_step;
-use super::lock::{self, LockError};
+use super::lock::{self, LockError, Opened};
 use super::manager::{ManagerError, RunningManager};
 use super::{certificate, failed, gossip};
 use crate::data_plane::NodeDataPlane;
@@ -69,6 +69,7 @@ pub struct Swarm {
     leaving: AtomicBool,
     /// The certificate's key was on the disk in the clear until now.
     renew_soon: AtomicBool,
+    fenced: AtomicBool,
     keeper: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -86,6 +87,8 @@ pub struct Parts {
     pub data_plane: NodeDataPlane,
     /// Where gossip says what it thinks.
     pub opinion: watch::Sender<Arc<Opinion>>,
+    /// The highest fencing epoch that this node has seen.
+    pub epoch: u64,
     /// The manager half, where it runs already.
     pub manager: Option<RunningManager>,
 }
@@ -93,7 +96,8 @@ pub struct Parts {
 impl Swarm {
     /// Starts the agent, and what keeps the node in step with the cluster.
     pub fn start(parts: Parts) -> Arc<Self> {
-        let Parts { host, dir, inspect, channels, pem, kek, file, data_plane, opinion, manager } = parts;
+        let Parts { host, dir, inspect, channels, pem, kek, file, data_plane, opinion, epoch, manager } =
+            parts;
         let local_manager = watch::Sender::new(manager.as_ref().map(|_| local_addr(&host, &file)));
         let tls = Arc::new(Mutex::new(node_tls(&pem.certificate, &pem.roots)));
         let thought = opinion.subscribe();
@@ -106,7 +110,8 @@ impl Swarm {
             opinion: thought.clone(),
             gossip_addr: addr,
         };
-        let agent = start_agent(with, &channels, &file, &data_plane, local_manager.subscribe());
+        let options = agent_options(with, &channels, &file, (&dir, epoch), local_manager.subscribe());
+        let agent = Agent::start(options, Arc::new(host.executor.clone()), data_plane.driver.clone());
         let gossip = gossip::start(prepared, file.node, &agent, opinion);
         let swarm = Arc::new(Self {
             session: agent.state(),
@@ -126,6 +131,7 @@ impl Swarm {
             trouble: watch::Sender::new(String::new()),
             stop: CancellationToken::new(),
             leaving: AtomicBool::new(false),
+            fenced: AtomicBool::new(false),
             keeper: Mutex::new(None),
             host,
             dir,
@@ -172,7 +178,9 @@ impl Swarm {
     /// Goes on as `pem`, also after a restart.
     pub fn take_identity(&self, pem: IdentityPem) -> anyhow::Result<()> {
         let kek = locked(&self.kek);
-        lock::store_identity(&self.dir, &pem, kek.as_ref())?;
+        // The data key goes with the Raft data that was fenced off, and may not take another key with it.
+        let is_to_go = self.is_fenced() && self.pem().key != pem.key;
+        lock::store_identity(&self.dir, &pem, kek.as_ref().filter(|_| !is_to_go))?;
         self.channels.identity().replace(&pem)?;
         *locked(&self.tls) = node_tls(&pem.certificate, &pem.roots);
         let mut held = locked(&self.pem);
@@ -260,6 +268,11 @@ impl Swarm {
         self.manager().map(|manager| manager.consensus.clone())
     }
 
+    /// What this node is itself by.
+    pub fn opened(&self) -> Opened {
+        Opened { pem: self.pem(), kek: locked(&self.kek).clone() }
+    }
+
     pub fn manager(&self) -> Option<Arc<RunningManager>> {
         locked(&self.manager).clone()
     }
@@ -272,6 +285,12 @@ impl Swarm {
         let file = self.file();
         let senses = Senses { own_data_path: self.data_plane.is_up.clone(), opinion: self.opinion.clone() };
         let running = RunningManager::open((&self.dir, kek.clone()), &self.channels, &file, senses).await?;
+        let (own, seen) = (running.consensus.generation().epoch, self.dir.load_epoch()?);
+        if running.is_voter() && own < seen {
+            running.stop().await;
+            self.fenced.store(true, Ordering::Relaxed);
+            return Err(ManagerError::Fenced { own, seen });
+        }
         self.hold_key(kek)?;
         let running = Arc::new(running);
         *locked(&self.manager) = Some(running.clone());
@@ -304,7 +323,25 @@ impl Swarm {
         self.dir.remove_raft()?;
         *kek = None;
         drop(kek);
+        self.fenced.store(false, Ordering::Relaxed);
         self.update_file(|file| file.raft_id = None)
+    }
+
+    /// Lays down this node's part in a cluster that was given up: a new one was forced out of it, with `epoch`. Not before
+    /// the new one has given the node another certificate does it become a manager again. Until then the Raft data stays:
+    /// its data key seals the node's own key.
+    pub async fn lay_down(&self, epoch: u64) -> Result<(), DiskError> {
+        self.fenced.store(true, Ordering::Relaxed);
+        self.stop_manager().await;
+        if self.dir.load_epoch()? < epoch {
+            self.dir.store_epoch(epoch)?;
+        }
+        Ok(())
+    }
+
+    /// It has, and what it had there is still on the disk.
+    pub fn is_fenced(&self) -> bool {
+        self.fenced.load(Ordering::Relaxed)
     }
 
     /// Addresses of the managers on other nodes.
@@ -404,15 +441,15 @@ struct AgentsWorld<'a> {
     gossip_addr: Option<SocketAddr>,
 }
 
-fn start_agent(
+fn agent_options(
     AgentsWorld { host, tls, inspect, opinion, gossip_addr }: AgentsWorld<'_>,
     channels: &Arc<Channels>,
     file: &NodeFile,
-    data_plane: &NodeDataPlane,
+    (dir, epoch): (&SwarmDir, u64),
     local_manager: watch::Receiver<Option<SocketAddr>>,
-) -> AgentHandle {
-    let (describer, vtep) = (host.clone(), file.data_path);
-    let options = AgentOptions {
+) -> AgentOptions {
+    let (describer, vtep, dir) = (host.clone(), file.data_path, dir.clone());
+    AgentOptions {
         context: NodeContext {
             node: file.node,
             hostname: host.config.hostname.clone(),
@@ -429,8 +466,9 @@ fn start_agent(
         known_managers: file.managers.iter().map(|manager| manager.addr).collect(),
         local_manager,
         opinion,
-    };
-    Agent::start(options, Arc::new(host.executor.clone()), data_plane.driver.clone())
+        epoch,
+        keep_epoch: Arc::new(move |epoch| dir.store_epoch(epoch).map_err(|error| error.to_string())),
+    }
 }
 
 /// Where this node's own manager is reached from this node: as the others do, unless it listens elsewhere.

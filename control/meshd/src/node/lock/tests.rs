@@ -129,6 +129,29 @@ fn a_crash_at_any_write_leaves_one_key_that_opens_the_disk() {
 }
 
 #[test]
+fn a_rotation_that_was_cut_leaves_the_key_before_it_or_the_one_after() {
+    let (disk, kek) = Disk::new();
+    let own = disk.pem.key.trim().to_owned();
+    let kek = disk.rewrap(&kek, &cluster(10, Some(1))).expect("locked");
+    // The cluster has the new key: this manager is killed before it writes anything, and after it sealed the node's key.
+    let data_key = DataKey::open(&disk.dir.raft(), &kek).expect("open");
+    for sealed in [None, Some(data_key.seal(NODE_KEY, disk.pem.key.as_bytes()))] {
+        if let Some(sealed) = sealed {
+            disk.dir.store_identity(&disk.pem, Some(&sealed)).expect("written");
+        }
+        assert!(matches!(opens(&disk, Some(2)), Err(LockError::WrongKey)));
+        assert_eq!(opens(&disk, Some(1)).expect("unlocked"), own);
+    }
+    // A half-written file of the new key lies beside it.
+    std::fs::write(disk.dir.raft().join("data.tmp"), [0; 7]).expect("written");
+    let opened = open(&disk.dir, Some(&UnlockKey([1; 32]))).expect("unlocked").kek.expect("a manager");
+    // It runs again, and does what was left to do.
+    disk.rewrap(&opened, &cluster(20, Some(2))).expect("rotated");
+    assert!(matches!(opens(&disk, Some(1)), Err(LockError::WrongKey)));
+    assert_eq!(opens(&disk, Some(2)).expect("unlocked"), own);
+}
+
+#[test]
 fn a_worker_is_never_locked() {
     let (disk, kek) = Disk::new();
     let kek = disk.rewrap(&kek, &cluster(10, Some(1))).expect("locked");
