@@ -75,7 +75,9 @@ fn lint_steps(steps: &mut Steps) -> Result<()> {
         let mut clippy = vec!["clippy", "--quiet"];
         clippy.extend(HOST_CRATES);
         clippy.extend(["--all-targets", "--", "-D", "warnings"]);
-        cargo(&clippy)
+        cargo(&clippy)?;
+        // It is none of all targets, for `cargo test` leaves it out.
+        cargo(&["clippy", "--quiet", "-p", "bench-lab", "--test", "cluster", "--", "-D", "warnings"])
     })
 }
 

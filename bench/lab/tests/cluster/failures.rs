@@ -178,7 +178,7 @@ fn task_processes(bench: &Bench) -> anyhow::Result<Vec<String>> {
 }
 
 pub fn wait_ready(bench: &Bench, node: &str) -> Outcome {
-    let (_, took) = wait_until(&format!("{node} to be Ready"), SETTLE, || {
+    let ((), took) = wait_until(&format!("{node} to be Ready"), SETTLE, || {
         let state = bench.docker(&["node", "inspect", node, "--format", "{{.Status.State}}"])?;
         Ok((state == "ready").then_some(()))
     })?;

@@ -136,7 +136,7 @@ pub fn roles_change_back_and_forth(bench: &mut Bench) -> Outcome {
     for role in ["demote", "promote"] {
         bench.lab.docker(&leader, &["node", role, node])?;
     }
-    let (_, took) = wait_until(&format!("{node} to be a manager again"), SETTLE, || {
+    let ((), took) = wait_until(&format!("{node} to be a manager again"), SETTLE, || {
         let format = "{{.Spec.Role}} {{if .ManagerStatus}}{{.ManagerStatus.Reachability}}{{end}}";
         let shown = bench.lab.docker(&leader, &["node", "inspect", node, "--format", format])?;
         let answers = bench.lab.try_docker(node, &["node", "ls", "-q"])?;

@@ -40,7 +40,7 @@ pub fn managers_lock(bench: &mut Bench) -> Outcome {
         "it opened with a key that it never heard of"
     );
     ensure!(unlock(bench, &node, &first)?.is_empty(), "its own key did not open it");
-    let (_, took) = wait_until(&format!("{node} to be back"), SETTLE, || {
+    let ((), took) = wait_until(&format!("{node} to be back"), SETTLE, || {
         let format = "{{.Status.State}} {{.ManagerStatus.Reachability}}";
         Ok((ask(&["node", "inspect", &node, "--format", format])? == "ready reachable").then_some(()))
     })?;

@@ -48,7 +48,7 @@ fn make_anew(bench: &mut Bench) -> Outcome {
     bench.docker(&["service", "update", "--quiet", "--publish-add", &format!("{PORT}:80"), "whoami"])?;
 
     let n = bench.running("whoami")?.len();
-    let (_, took) = wait_until("every task to be reached", SETTLE, || {
+    let ((), took) = wait_until("every task to be reached", SETTLE, || {
         let answers = bench.ask("client", &bench.targets(), 20 * n)?;
         Ok((counts(&answers, "task").len() == n).then_some(()))
     })?;

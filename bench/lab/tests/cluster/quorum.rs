@@ -121,7 +121,7 @@ fn old_managers_come_back(bench: &Bench) -> Outcome {
         bench.lab.start(manager)?;
     }
     let format = "{{.Hostname}} {{.Status}} {{.ManagerStatus}}";
-    let (_, took) = wait_until("the old managers to be workers", SETTLE, || {
+    let ((), took) = wait_until("the old managers to be workers", SETTLE, || {
         let rows = bench.lab.docker(LEFT, &["node", "ls", "--format", format])?;
         let is_worker = |name: &str| rows.lines().any(|row| row.trim_end() == format!("quorum-{name} Ready"));
         let refused = bench.lab.try_docker("m1", &["node", "ls"])?;

@@ -26,7 +26,7 @@ pub fn tasks_move_back(bench: &mut Bench) -> Outcome {
     let traffic = Traffic::start(&bench.lab, &targets, 100)?;
     wait_until("traffic to flow", SETTLE, || Ok((traffic.so_far().n_sent > 50).then_some(())))?;
     bench.docker(&["node", "update", "--availability", "active", &node])?;
-    let (_, waited) = wait_until("a task on each node", SETTLE, || {
+    let ((), waited) = wait_until("a task on each node", SETTLE, || {
         let mut nodes: Vec<String> = bench.running(SERVICE)?.into_iter().map(|task| task.node).collect();
         nodes.sort();
         nodes.dedup();

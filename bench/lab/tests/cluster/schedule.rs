@@ -6,11 +6,11 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use bench_lab::{Lab, Role, Traffic, TrafficReport, Way, wait_until};
 
 use crate::failures::wait_ready;
@@ -85,41 +85,52 @@ pub fn faults_follow_each_other(_: &mut Bench) -> Outcome {
 }
 
 fn play(bench: &Bench) -> Outcome {
-    let end = Instant::now() + LONG_PLAY;
-    let is_long = std::env::var_os("MESH_TEST_LONG").is_some();
     let ledger = Ledger::default();
-    let (stop, mut total, mut n_faults) = (AtomicBool::new(false), TrafficReport::default(), 0);
+    let (stop, mut tally) = (AtomicBool::new(false), Tally::default());
     let outcome = std::thread::scope(|scope| {
         let writer = scope.spawn(|| ledger.write(bench, &stop));
-        let outcome = (|| {
-            loop {
-                for (fault, victim) in ROUND {
-                    let report = inflict(bench, fault, victim)
-                        .with_context(|| format!("fault {n_faults}, {fault:?} of a {victim:?}"))?;
-                    n_faults += 1;
-                    total.n_sent += report.n_sent;
-                    total.n_failed += report.n_failed;
-                }
-                ledger.check(bench)?;
-                if !is_long || Instant::now() >= end {
-                    return Ok(());
-                }
-            }
-        })();
+        let outcome = rounds(bench, &ledger, &mut tally);
         stop.store(true, Ordering::Relaxed);
-        writer.join().map_err(|_| anyhow::anyhow!("the writer panicked"))?;
+        writer.join().map_err(|_| anyhow!("the writer panicked"))?;
         outcome
     });
     println!(
-        "  {n_faults} faults, {} requests to the other nodes, {} failed; {} writes acknowledged, {} not",
-        total.n_sent,
-        total.n_failed,
-        ledger.acknowledged.lock().map(|names| names.len()).unwrap_or_default(),
+        "  {} faults, {} requests to the other nodes, {} failed; {} writes acknowledged, {} not",
+        tally.faults,
+        tally.requests,
+        tally.failed,
+        ledger.acknowledged().len(),
         ledger.n_refused.load(Ordering::Relaxed)
     );
     outcome?;
     ledger.check(bench)?;
     nothing_in_the_clear(bench)
+}
+
+/// Counts.
+#[derive(Default)]
+struct Tally {
+    faults: u64,
+    requests: u64,
+    failed: u64,
+}
+
+fn rounds(bench: &Bench, ledger: &Ledger, tally: &mut Tally) -> Outcome {
+    let end = Instant::now() + LONG_PLAY;
+    let is_long = std::env::var_os("MESH_TEST_LONG").is_some();
+    loop {
+        for (fault, victim) in ROUND {
+            let report = inflict(bench, fault, victim)
+                .with_context(|| format!("fault {}, {fault:?} of a {victim:?}", tally.faults))?;
+            tally.faults += 1;
+            tally.requests += report.n_sent;
+            tally.failed += report.n_failed;
+        }
+        ledger.check(bench)?;
+        if !is_long || Instant::now() >= end {
+            return Ok(());
+        }
+    }
 }
 
 /// One fault from its beginning to the end of its traces, under load at the other nodes.
@@ -343,6 +354,10 @@ struct Ledger {
 }
 
 impl Ledger {
+    fn acknowledged(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.acknowledged.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Writes one thing after another at whatever manager takes it, until `stop`.
     fn write(&self, bench: &Bench, stop: &AtomicBool) {
         let managers: Vec<&str> = bench
@@ -358,7 +373,7 @@ impl Ledger {
             }
             let name = format!("{MARK}-{number}");
             if create(bench, managers[number % managers.len()], &name).unwrap_or(false) {
-                self.acknowledged.lock().expect("nobody panics with it").insert(name);
+                self.acknowledged().insert(name);
             } else {
                 self.n_refused.fetch_add(1, Ordering::Relaxed);
             }
@@ -368,7 +383,7 @@ impl Ledger {
 
     /// Every manager has all that was acknowledged before it was asked.
     fn check(&self, bench: &Bench) -> Outcome {
-        let wanted = self.acknowledged.lock().expect("nobody panics with it").clone();
+        let wanted = self.acknowledged().clone();
         for node in bench.lab.nodes().iter().filter(|node| node.role == Role::Manager) {
             let shown = bench.lab.docker(&node.name, &["service", "ls", "--format", "{{.Name}}"])?;
             let shown: BTreeSet<&str> = shown.lines().collect();

@@ -33,8 +33,8 @@ fn works(bench: &Bench) -> Outcome {
     for node in bench.lab.nodes() {
         ensure!(n_outer_fragments(bench, &node.name)? == 0, "{} has cut up packets", node.name);
     }
-    let lost = bench.running("whoami")?.into_iter().map(|task| task.node);
-    let lost = lost.filter(|node| bench.live_manager().is_ok_and(|manager| manager != *node)).next();
+    let mut lost = bench.running("whoami")?.into_iter().map(|task| task.node);
+    let lost = lost.find(|node| bench.live_manager().is_ok_and(|manager| manager != *node));
     let lost = lost.context("no worker has a task")?;
     bench.lab.isolate(&lost)?;
     let took = bench.wait_running("whoami", N_REPLICAS, |task| task.node != lost)?;
