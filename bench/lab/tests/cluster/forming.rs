@@ -128,22 +128,28 @@ pub fn global_follows_joining_nodes(bench: &mut Bench) -> Outcome {
     Ok(())
 }
 
-/// Demoted and promoted without a pause, a manager comes back as one.
+/// Demoted and promoted without a pause, a manager comes back as one; the leader too, when it has handed over.
 pub fn roles_change_back_and_forth(bench: &mut Bench) -> Outcome {
     let leader = bench.leader()?;
     let managers: Vec<String> = ["m1", "m2", "m3"].map(|name| format!("test-{name}")).into();
-    let node = managers.iter().find(|name| **name != leader).context("one manager only")?;
-    for role in ["demote", "promote"] {
-        bench.lab.docker(&leader, &["node", role, node])?;
+    let follower = managers.iter().find(|name| **name != leader).context("one manager only")?;
+    for (node, asked) in [(follower, &leader), (&leader, follower)] {
+        bench.lab.docker(asked, &["node", "demote", node])?;
+        if *node == leader {
+            wait_until("another leader", SETTLE, || {
+                Ok(bench.lab.leader(asked)?.is_some_and(|now| now != leader).then_some(()))
+            })?;
+        }
+        bench.lab.docker(asked, &["node", "promote", node])?;
+        let ((), took) = wait_until(&format!("{node} to be a manager again"), SETTLE, || {
+            let format = "{{.Spec.Role}} {{if .ManagerStatus}}{{.ManagerStatus.Reachability}}{{end}}";
+            let shown = bench.lab.docker(asked, &["node", "inspect", node, "--format", format])?;
+            let answers = bench.lab.try_docker(node, &["node", "ls", "-q"])?;
+            Ok((shown == "manager reachable" && answers.success()).then_some(()))
+        })?;
+        println!("  {node} was a manager again {:.1} s after its promotion", took.as_secs_f64());
+        bench.lab.docker(node, &["node", "update", "--label-add", "back=yes", node])?;
     }
-    let ((), took) = wait_until(&format!("{node} to be a manager again"), SETTLE, || {
-        let format = "{{.Spec.Role}} {{if .ManagerStatus}}{{.ManagerStatus.Reachability}}{{end}}";
-        let shown = bench.lab.docker(&leader, &["node", "inspect", node, "--format", format])?;
-        let answers = bench.lab.try_docker(node, &["node", "ls", "-q"])?;
-        Ok((shown == "manager reachable" && answers.success()).then_some(()))
-    })?;
-    println!("  {node} was a manager again {:.1} s after its promotion", took.as_secs_f64());
-    bench.lab.docker(node, &["node", "update", "--label-add", "back=yes", node])?;
     Ok(())
 }
 
