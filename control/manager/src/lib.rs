@@ -6,6 +6,8 @@ pub mod assignments;
 pub mod ca_server;
 pub mod clock;
 pub mod control;
+#[cfg(test)]
+mod decoders;
 pub mod dispatcher;
 pub mod gossip_keys;
 mod inspector;

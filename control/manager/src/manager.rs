@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tonic::service::Routes;
 
 use crate::ca_server::CaServer;
-use crate::dispatcher::{Dispatcher, Sessions};
+use crate::dispatcher::{Dispatcher, Lie, Sessions, Trust};
 use crate::inspector::Inspector;
 use crate::leader::Leader;
 use crate::liveness::reporter::Reporter;
@@ -40,6 +40,7 @@ pub struct Manager {
     routes: Routes,
     inspector: Inspector,
     table: Arc<LivenessTable>,
+    trust: Arc<Trust>,
     /// Aborts its tasks when dropped.
     _tasks: JoinSet<()>,
 }
@@ -81,17 +82,23 @@ impl Manager {
         };
         tasks.spawn(Reporter { store: store.clone(), table: table.clone(), leadership, channels }.run());
 
+        let trust = dispatcher.trust().clone();
         let dispatcher = DispatcherServer::new(dispatcher)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_ASSIGNMENTS_BYTES);
         let ca = CaService::new(CaServer::new(store)).max_decoding_message_size(MAX_CA_MESSAGE_BYTES);
         let routes = consensus.service().add_service(dispatcher).add_service(ca);
-        Self { routes, inspector, table, _tasks: tasks }
+        Self { routes, inspector, table, trust, _tasks: tasks }
     }
 
     /// All services of a manager, Raft's included, for [`control_rpc::serve`].
     pub fn routes(&self) -> Routes {
         self.routes.clone()
+    }
+
+    /// How often nodes that lied or flooded were refused by this manager, by reason.
+    pub fn n_refused(&self) -> [(Lie, u64); Lie::ALL.len()] {
+        self.trust.n_refused()
     }
 
     /// Drains that this manager, as the leader, ended though nodes had not acknowledged them.

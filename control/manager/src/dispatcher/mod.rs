@@ -6,6 +6,7 @@ mod inspections;
 mod sessions;
 mod status;
 mod stream;
+mod trust;
 mod updates;
 
 use std::net::IpAddr;
@@ -18,7 +19,7 @@ use control_model::object::{NodeDescription, TaskStatus};
 use control_model::spec::Role;
 use control_model::{Change, Generation, NodeId, TaskId};
 use control_rpc::pb::dispatcher_server::Dispatcher as Service;
-use control_rpc::{decode, pb, peer, require_manager, require_node};
+use control_rpc::{decode, encode, pb, peer, require_manager, require_node};
 use control_store::ReplicatedStore;
 use futures::Stream;
 use tokio::sync::watch;
@@ -28,6 +29,7 @@ pub use inspections::AskError;
 pub use sessions::{Session, SessionGuard, Sessions};
 pub use status::{StatusWriter, checked_report};
 pub(crate) use stream::{role_to_hold, role_word};
+pub use trust::{Lie, Trust};
 pub use updates::{Updates, generation_of};
 
 use crate::clock;
@@ -42,8 +44,12 @@ pub struct Dispatcher {
     store: Arc<dyn ReplicatedStore>,
     sessions: Arc<Sessions>,
     statuses: StatusWriter,
+    trust: Arc<Trust>,
     leadership: watch::Receiver<Leadership>,
 }
+
+/// Of a node, as it is written. Engine, plugins, resources and addresses take a few hundred bytes.
+const MAX_DESCRIPTION_BYTES: usize = 64 << 10;
 
 type Reply<T> = Result<Response<T>, Status>;
 type BoxStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -57,7 +63,12 @@ impl Dispatcher {
         leadership: watch::Receiver<Leadership>,
     ) -> Self {
         let statuses = StatusWriter::start(store.clone());
-        Self { store, sessions: Sessions::new(table), statuses, leadership }
+        Self { store, sessions: Sessions::new(table), statuses, trust: Arc::default(), leadership }
+    }
+
+    /// What nodes were refused.
+    pub fn trust(&self) -> &Arc<Trust> {
+        &self.trust
     }
 
     /// The open sessions.
@@ -75,7 +86,10 @@ impl Dispatcher {
         if self.leadership.borrow().leader.is_none() {
             return Err(Status::unavailable("this manager knows no leader"));
         }
+        self.trust.session(node, clock::monotonic())?;
         self.register(node, description).await?;
+        let state = self.store.state();
+        self.trust.retain(|id| state.nodes().get(&id).is_some());
         let guard = self.sessions.open(node, addr, clock::monotonic());
         Ok(Box::pin(stream::session_messages(self.store.clone(), guard)))
     }
@@ -101,6 +115,7 @@ impl Dispatcher {
         statuses: Vec<(TaskId, TaskStatus)>,
     ) -> Result<(), Status> {
         self.session(node, session_id)?;
+        self.trust.statuses(node, statuses.len(), clock::monotonic())?;
         self.statuses.report(node, statuses).await
     }
 
@@ -112,6 +127,9 @@ impl Dispatcher {
         }
         let state = self.store.state();
         let known = state.nodes().get(&node).ok_or_else(|| removed(node))?;
+        if encode(&description).map_or(usize::MAX, |body| body.len()) > MAX_DESCRIPTION_BYTES {
+            return Err(Status::invalid_argument("a description of more than 64 KiB"));
+        }
         if known.description != description {
             let change = Change::NodeDescription { id: node, description: Box::new(description) };
             self.store.propose(vec![change]).await.map_err(|error| Status::unavailable(error.to_string()))?;
@@ -161,9 +179,12 @@ impl Service for Dispatcher {
     async fn session(&self, request: Request<pb::SessionRequest>) -> Reply<Self::SessionStream> {
         let node = require_node(&request)?.node_id;
         let addr = peer(&request).map(|info| info.remote.ip().to_canonical());
-        let description = decode(&request.get_ref().description)?;
-        self.check_epoch(request.get_ref().epoch)?;
-        Ok(Response::new(self.open_session(node, addr, description).await?))
+        let open = async {
+            let description = decode(&request.get_ref().description)?;
+            self.check_epoch(request.get_ref().epoch)?;
+            Ok(Response::new(self.open_session(node, addr, description).await?))
+        };
+        self.trust.note(node, open.await)
     }
 
     async fn heartbeat(&self, request: Request<pb::HeartbeatRequest>) -> Reply<pb::HeartbeatReply> {
@@ -182,9 +203,12 @@ impl Service for Dispatcher {
 
     async fn update_task_status(&self, request: Request<pb::TaskStatusRequest>) -> Reply<pb::Empty> {
         let node = require_node(&request)?.node_id;
-        let statuses: Vec<(TaskId, TaskStatus)> = decode(&request.get_ref().body)?;
-        self.report(node, &request.get_ref().session_id, statuses).await?;
-        Ok(Response::new(pb::Empty {}))
+        let report = async {
+            let statuses: Vec<(TaskId, TaskStatus)> = decode(&request.get_ref().body)?;
+            self.report(node, &request.get_ref().session_id, statuses).await?;
+            Ok(Response::new(pb::Empty {}))
+        };
+        self.trust.note(node, report.await)
     }
 
     async fn inspections(

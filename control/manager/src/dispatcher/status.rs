@@ -13,6 +13,8 @@ use tonic::Status;
 
 /// Statuses in one report: more than a node can run tasks.
 pub const MAX_STATUSES: usize = 10_000;
+/// Of each text in a status; the rest is cut off.
+const MAX_TEXT_BYTES: usize = 4096;
 /// Changes in one entry; swarmkit's limit for a transaction.
 const MAX_BATCH: usize = 200;
 /// Reports that wait for the writer; beyond it, callers wait.
@@ -74,7 +76,9 @@ pub fn checked_report(
     let mut changes = Vec::with_capacity(statuses.len());
     for (id, status) in statuses {
         match state.tasks().get(&id) {
-            Some(task) if task.node == Some(node) => changes.push(Change::TaskStatus { id, status }),
+            Some(task) if task.node == Some(node) => {
+                changes.push(Change::TaskStatus { id, status: within_bounds(status) });
+            }
             Some(_) => {
                 return Err(Status::permission_denied(format!("task {id} is not assigned to this node")));
             }
@@ -82,6 +86,15 @@ pub fn checked_report(
         }
     }
     Ok(changes)
+}
+
+/// What a runtime says of a failure may be long; every manager keeps it.
+fn within_bounds(mut status: TaskStatus) -> TaskStatus {
+    let id = status.container.as_mut().map(|container| &mut container.container_id);
+    for text in [&mut status.message, &mut status.error].into_iter().chain(id) {
+        text.truncate(text.floor_char_boundary(MAX_TEXT_BYTES));
+    }
+    status
 }
 
 async fn write_all(store: Arc<dyn ReplicatedStore>, mut reports: mpsc::Receiver<Report>) {

@@ -298,3 +298,54 @@ async fn an_agent_that_lags_gets_the_complete_set_again() {
     let peer = &set[&AssignmentKey::Peer(node_id(2))];
     assert!(matches!(peer, Assignment::Peer(peer) if peer.hostname == "host0"));
 }
+
+#[tokio::test]
+async fn a_node_that_lies_or_floods_is_refused_and_counted_and_harms_nobody() {
+    let store = store(2);
+    let table = Arc::<LivenessTable>::default();
+    let dispatcher = dispatcher(&store, &table);
+    let leader = lead(&store, &table);
+    let honest = tokio::spawn(obedient_agent(dispatcher.clone(), 1));
+    store.commit(vec![Change::Create(control_model::Object::Service(Box::new(service(4))))]).expect("new");
+    let liar = node_id(2);
+    let mut session = dispatcher.open_session(liar, None, description(2)).await.expect("a session");
+    let id = next(&mut session).await.expect("open").expect("a first message").session_id;
+    let state = wait_for(&store, "tasks on both", |state| running(state) == 2).await;
+    let others: Vec<_> = state.tasks().iter().filter(|task| task.node != Some(liar)).collect();
+    let own = state.tasks().iter().find(|task| task.node == Some(liar)).expect("it has two");
+
+    let failed = TaskStatus { state: TaskState::Failed, ..TaskStatus::default() };
+    let lie = others.iter().map(|task| (task.id, failed.clone())).collect();
+    let refused = dispatcher.trust().note(liar, dispatcher.report(liar, &id, lie).await);
+    assert_eq!(refused.unwrap_err().code(), Code::PermissionDenied);
+    let orphaned = TaskStatus { state: TaskState::Orphaned, ..TaskStatus::default() };
+    let refused = dispatcher.trust().note(liar, dispatcher.report(liar, &id, vec![(own.id, orphaned)]).await);
+    assert_eq!(refused.unwrap_err().code(), Code::InvalidArgument);
+
+    let endless = TaskStatus { state: TaskState::Running, message: "é".repeat(1 << 20), ..obey(own) };
+    dispatcher.report(liar, &id, vec![(own.id, endless)]).await.expect("its own task");
+    let kept = store.state().tasks().get(&own.id).expect("there").status.message.len();
+    assert_eq!(kept, 4096);
+
+    let hollow: Vec<_> = (0..10_000_u128).map(|n| (TaskId::from_bits(n << 64), failed.clone())).collect();
+    let mut n_taken = 0;
+    let flood = loop {
+        match dispatcher.trust().note(liar, dispatcher.report(liar, &id, hollow.clone()).await) {
+            Ok(()) => n_taken += 1,
+            Err(status) => break status,
+        }
+        assert!(n_taken < 100, "nobody stops it");
+    };
+    assert_eq!(flood.code(), Code::ResourceExhausted);
+    let large = NodeDescription { hostname: "h".repeat(1 << 20), ..description(2) };
+    let refused = dispatcher.trust().note(liar, dispatcher.open_session(liar, None, large).await.map(drop));
+    assert_eq!(refused.unwrap_err().code(), Code::InvalidArgument);
+    assert_eq!(dispatcher.trust().n_refused().map(|(_, n)| n), [1, 2, 1]);
+
+    let state = store.state();
+    assert!(
+        others.iter().all(|task| state.tasks().get(&task.id).is_some_and(|now| now.status == task.status))
+    );
+    honest.abort();
+    leader.abort();
+}

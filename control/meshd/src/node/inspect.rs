@@ -207,7 +207,8 @@ fn raft(manager: &RunningManager) -> Raft {
     }
     let (term, is_leader) = (leadership.term, leadership.is_me);
     let n_drains_given_up = manager.n_drains_given_up();
-    Raft { term, is_leader, applied_index: state.index(), n_drains_given_up, tasks }
+    let refused = manager.n_refused();
+    Raft { term, is_leader, applied_index: state.index(), n_drains_given_up, refused, tasks }
 }
 
 /// Reads the pins, away from the threads that serve.

@@ -179,6 +179,13 @@ impl RunningManager {
         parts.as_ref().map_or(0, |parts| parts.manager.n_drains_given_up())
     }
 
+    /// See [`Manager::n_refused`]; nothing when it has stopped.
+    pub fn n_refused(&self) -> Vec<(&'static str, u64)> {
+        let parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        let counts = parts.as_ref().map(|parts| parts.manager.n_refused());
+        counts.into_iter().flatten().map(|(lie, n)| (lie.word(), n)).collect()
+    }
+
     /// Becomes a voter, through the first of `managers` that lets it.
     pub async fn join(&self, managers: &[SocketAddr]) -> Result<(), ManagerError> {
         let mut last = ManagerError::Alone;

@@ -78,6 +78,8 @@ pub struct Raft {
     pub is_leader: bool,
     pub applied_index: u64,
     pub n_drains_given_up: u64,
+    /// What nodes were refused, by reason.
+    pub refused: Vec<(&'static str, u64)>,
     /// Of the whole cluster, by the state that was last reported.
     pub tasks: BTreeMap<TaskState, u64>,
 }
@@ -183,6 +185,14 @@ fn of_manager(page: &mut Page, raft: &Raft) {
         "Tasks that this manager let stop before every node had taken them out of its rings.",
     );
     page.value(&[], raft.n_drains_given_up);
+    page.family(
+        "meshd_dispatcher_refused_total",
+        "counter",
+        "What nodes with valid certificates said or asked, and were refused.",
+    );
+    for (reason, count) in &raft.refused {
+        page.value(&[("reason", reason)], *count);
+    }
     page.family("meshd_cluster_tasks", "gauge", "Tasks of the whole cluster, by state.");
     for (state, count) in &raft.tasks {
         page.value(&[("state", state.as_str())], *count);
@@ -258,6 +268,7 @@ mod tests {
                 is_leader: true,
                 applied_index: 77,
                 n_drains_given_up: 3,
+                refused: vec![("foreign", 5)],
                 tasks: BTreeMap::from([(TaskState::Running, 6)]),
             }),
             report: Some(Report { applied: Generation { epoch: 1, index: 76 }, ..Report::default() }),
@@ -281,6 +292,7 @@ mod tests {
             "meshd_generation_index{which=\"applied\"} 76",
             "meshd_drains_given_up_total 3",
             "meshd_raft_is_leader 1",
+            "meshd_dispatcher_refused_total{reason=\"foreign\"} 5",
             "meshd_gossip_refused_total{reason=\"forged\"} 2",
             "meshd_gossip_silent_nodes{what=\"agent\"} 1",
             "meshd_cluster_tasks{state=\"running\"} 6",
