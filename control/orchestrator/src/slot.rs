@@ -11,7 +11,9 @@ use control_store::State;
 
 use crate::dirty::is_task_dirty;
 use crate::node::{is_gone, listens, must_leave, node_of, takes_global_tasks};
-use crate::restart::{Start, delay_ends, first_desire, is_done, should_restart, start, starts_at_once};
+use crate::restart::{
+    Start, delay_ends, first_desire, is_done, is_on_node, should_restart, start, starts_at_once,
+};
 use crate::work::{Step, Work, goal};
 
 /// The tasks of a slot, oldest first.
@@ -190,7 +192,10 @@ impl Step<'_> {
                 takes_global_tasks(node) && !must_leave(Some(node)) && satisfies(service, node)
             });
         if node.is_some() && slot.updatable(service).is_empty() {
-            self.create(service, slot.slot, first_desire(self.state, Some(slot)));
+            // So goes a task of a job's earlier run, which is asked to stop in this look.
+            let waits = slot.tasks.iter().any(|old| !is_of_this_run(service, old) && is_on_node(old));
+            let desired = if waits { TaskState::Ready } else { first_desire(self.state, Some(slot)) };
+            self.create(service, slot.slot, desired);
             return false;
         }
         settled
