@@ -31,7 +31,7 @@ use crate::leadership::{self, Leadership};
 use crate::limits::{LOG_MEMORY_BYTES, raft_config};
 use crate::log::LogStore;
 use crate::machine::{Machine, View};
-use crate::network::Network;
+use crate::network::{AddressBook, Network};
 use crate::quorum::Silence;
 use crate::service::RaftService;
 use crate::snapshot::SnapshotFile;
@@ -71,6 +71,7 @@ pub struct Consensus {
     clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
     view: Arc<View>,
     fence: Arc<Fence>,
+    addresses: Arc<AddressBook>,
     log: LogStore,
     leadership: watch::Receiver<Leadership>,
     /// Ended with this value, or by [`Consensus::stop`].
@@ -142,7 +143,9 @@ impl Consensus {
         let (log, machine) = files.await.map_err(io::Error::other)??;
         let view = machine.view();
         let fence = Arc::new(Fence::new(view.clone()));
-        let network = Network { channels: channels.clone(), fence: fence.clone() };
+        let addresses = Arc::<AddressBook>::default();
+        let network =
+            Network { channels: channels.clone(), fence: fence.clone(), addresses: addresses.clone() };
         let started = Raft::new(raft_id, Arc::new(raft_config()), network, log.clone(), machine).await;
         let raft = match started {
             Ok(raft) => raft,
@@ -164,6 +167,7 @@ impl Consensus {
             clock,
             view,
             fence,
+            addresses,
             log,
             leadership,
             tasks: Mutex::new(tasks),
@@ -228,6 +232,10 @@ impl Consensus {
 
     pub(crate) fn channels(&self) -> &Channels {
         &self.channels
+    }
+
+    pub(crate) fn addresses(&self) -> &AddressBook {
+        &self.addresses
     }
 
     pub(crate) fn silence(&self) -> &Silence {

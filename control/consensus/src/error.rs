@@ -45,6 +45,8 @@ pub enum MembershipError {
     UnknownMember,
     #[error("raft member {0} can't be reached at {1}")]
     Unreachable(u64, SocketAddr),
+    #[error("raft id {0} belongs to another node")]
+    OtherNode(u64),
     #[error("this node is not a swarm manager")]
     NotManager,
     #[error("{0}")]

@@ -37,6 +37,21 @@ impl Consensus {
         membership.voter_ids().collect()
     }
 
+    /// Do the members know this one at its present address?
+    pub fn is_listed(&self) -> bool {
+        self.members().get(&self.raft_id()) == Some(&self.me())
+    }
+
+    /// Is this manager the leader, also one without a quorum?
+    pub fn leads(&self) -> bool {
+        self.check_leader().is_ok()
+    }
+
+    /// Where others are to reach this manager.
+    pub fn addr(&self) -> SocketAddr {
+        self.me().addr
+    }
+
     /// Is `node` a manager, as far as this replica knows: wanted as one, or in Raft still or already?
     pub(crate) fn knows_manager(&self, node: NodeId) -> bool {
         let wanted = self.state().nodes().get(&node).is_some_and(|node| node.spec.role == Role::Manager);
@@ -51,7 +66,8 @@ impl Consensus {
 
     /// Asks the manager at `via` (or the leader that it names) to make this node a voter; returns when it is one, and
     /// knows that the change is over: the leader may answer before this replica, which the majority did without, has
-    /// heard so. Needs the node's object in the state, wanted as manager.
+    /// heard so. One that is a voter already becomes known by its present address. Needs the node's object in the state,
+    /// wanted as manager.
     pub async fn join(&self, via: SocketAddr) -> Result<(), JoinError> {
         timeout(MEMBERSHIP_TIMEOUT, self.ask_to_join(via))
             .await
@@ -92,7 +108,8 @@ impl Consensus {
         }
     }
 
-    /// On the leader: makes `member` a voter. Returns when it has all of the log.
+    /// On the leader: makes `member` a voter. Returns when it has all of the log. For a voter that has moved, its new address
+    /// is all that changes; it counts from the start, for the change may need this very vote.
     /// Another Raft id of the same node leaves with it: its disk is gone.
     pub async fn add_voter(&self, raft_id: u64, member: Member) -> Result<(), MembershipError> {
         let _one_at_a_time = self.changing_members().await;
@@ -102,6 +119,17 @@ impl Consensus {
         }
         self.check_leader()?;
         self.check_reachable(raft_id, member).await?;
+        match members.get(&raft_id) {
+            Some(known) if known.node_id != member.node_id => {
+                return Err(MembershipError::OtherNode(raft_id));
+            }
+            Some(_) if self.voters().contains(&raft_id) => {
+                tracing::info!(node = %member.node_id, addr = %member.addr, "a manager has moved");
+                self.addresses().note(raft_id, member.addr);
+                return self.change(ChangeMembers::SetNodes([(raft_id, member)].into())).await;
+            }
+            _ => self.addresses().note(raft_id, member.addr),
+        }
         let added = timeout(MEMBERSHIP_TIMEOUT, self.raft().add_learner(raft_id, member, true)).await;
         if let Ok(added) = added {
             added.map_err(|error| self.membership_error(error))?;

@@ -1,8 +1,9 @@
 //! Calls to other managers: openraft's network over the Raft RPC.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use control_rpc::pb::Payload;
@@ -45,27 +46,46 @@ pub(crate) fn raft_client(channels: &Channels, addr: SocketAddr) -> RaftClient<C
     RaftClient::new(channels.get(addr)).max_decoding_message_size(MAX_MESSAGE_BYTES)
 }
 
+/// Where members are, by Raft id, as last heard. A member may move while openraft goes on with the client that it has.
+#[derive(Default)]
+pub(crate) struct AddressBook(Mutex<BTreeMap<u64, SocketAddr>>);
+
+impl AddressBook {
+    pub(crate) fn note(&self, raft_id: u64, addr: SocketAddr) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(raft_id, addr);
+    }
+
+    fn find(&self, raft_id: u64) -> Option<SocketAddr> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&raft_id).copied()
+    }
+}
+
 /// Makes openraft's clients.
 pub(crate) struct Network {
     pub(crate) channels: Arc<Channels>,
     pub(crate) fence: Arc<Fence>,
+    pub(crate) addresses: Arc<AddressBook>,
 }
 
 impl RaftNetworkFactory<TypeConfig> for Network {
     type Network = Peer;
 
     async fn new_client(&mut self, target: u64, member: &Member) -> Peer {
-        let (channels, fence) = (self.channels.clone(), self.fence.clone());
-        Peer { raft_id: target, addr: member.addr, channels, fence }
+        self.addresses.note(target, member.addr);
+        let (channels, fence, addresses) =
+            (self.channels.clone(), self.fence.clone(), self.addresses.clone());
+        Peer { raft_id: target, first: member.addr, channels, fence, addresses }
     }
 }
 
 /// One other manager.
 pub(crate) struct Peer {
     raft_id: u64,
-    addr: SocketAddr,
+    /// Where it was when this client was made.
+    first: SocketAddr,
     channels: Arc<Channels>,
     fence: Arc<Fence>,
+    addresses: Arc<AddressBook>,
 }
 
 /// Which of the calls with one request and one reply.
@@ -102,6 +122,10 @@ impl From<CallError> for RPCError<TypeConfig> {
 }
 
 impl Peer {
+    fn client(&self) -> RaftClient<Channel> {
+        raft_client(&self.channels, self.addresses.find(self.raft_id).unwrap_or(self.first))
+    }
+
     async fn call<M: Serialize, R: DeserializeOwned>(
         &self,
         method: Method,
@@ -109,7 +133,7 @@ impl Peer {
         timeout: Duration,
     ) -> Result<R, CallError> {
         let request = Payload { body: encode(&To { to: self.raft_id, message })? };
-        let mut client = raft_client(&self.channels, self.addr);
+        let mut client = self.client();
         let call = async {
             match method {
                 Method::Append => client.append_entries(request).await,
@@ -136,7 +160,7 @@ impl Peer {
             Payload { body: image[from..upto].to_vec() }
         });
         let stream = tokio_stream::iter(std::iter::once(head).chain(pieces));
-        let mut client = raft_client(&self.channels, self.addr);
+        let mut client = self.client();
         let call = client.install_snapshot(Request::new(stream));
         let reply = tokio::time::timeout(SNAPSHOT_TIMEOUT, call).await.map_err(|_| CallError::Timeout)??;
         Ok(decode(&reply.into_inner().body)?)

@@ -113,6 +113,7 @@ impl From<MembershipError> for Status {
             MembershipError::UnknownMember => Self::not_found(text),
             MembershipError::WouldLoseQuorum => Self::aborted(text),
             MembershipError::Unreachable(..) => Self::invalid_argument(text),
+            MembershipError::OtherNode(_) => Self::permission_denied(text),
             MembershipError::Failed(_) => Self::internal(text),
         }
     }

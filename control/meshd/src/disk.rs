@@ -26,6 +26,9 @@ pub struct NodeFile {
     /// Where this node listens while it is a manager.
     pub listen: SocketAddr,
     pub advertise: SocketAddr,
+    /// The advertised address was this machine's own when it was chosen: when it is gone, the node has moved.
+    #[serde(default)]
+    pub advertise_is_own: bool,
     /// Tunnel end.
     pub data_path: IpAddr,
     /// UDP port of the cluster's tunnels.
@@ -222,6 +225,7 @@ mod tests {
             cluster: ClusterId::from_bits(2),
             listen: addr,
             advertise: addr,
+            advertise_is_own: true,
             data_path: IpAddr::from([198, 18, 0, 11]),
             data_path_port: 4789,
             raft_id: Some(3),

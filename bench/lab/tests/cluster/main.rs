@@ -16,6 +16,7 @@ mod ipv6;
 mod jobs;
 mod long_lived;
 mod mesh;
+mod moving;
 mod quorum;
 mod rebalance;
 mod schedule;
@@ -79,6 +80,7 @@ const SCENARIOS: &[Scenario] = &[
     ("downloads follow an IPv6 address that moves", long_lived::downloads_follow_their_address6),
     ("the ingress network is made anew", ingress::made_anew),
     ("two of three managers are lost", quorum::two_managers_are_lost),
+    ("managers' addresses change", moving::managers_move),
     ("nodes that have IPv6 alone", underlay6::nodes_of_ipv6),
     ("other hooks do the same", mesh::other_hooks_do_the_same),
     ("every packet is accounted for", mesh::every_packet_is_accounted_for),

@@ -321,6 +321,77 @@ async fn a_node_with_a_new_disk_replaces_its_former_self() {
     server.abort();
 }
 
+/// Restarts the manager at `at` of the list under another address, which the members don't know.
+async fn restart_elsewhere(cluster: &mut TestCluster, id: u64) {
+    let at = cluster.managers.iter().position(|manager| manager.id == id).unwrap();
+    let manager = cluster.managers.remove(at);
+    manager.crash().await;
+    let moved = Manager::start(&cluster.authority, cluster.dir.path(), id, Begin::Open, None).await;
+    assert!(!moved.consensus.is_listed());
+    cluster.managers.push(moved);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn members_that_moved_are_found_again() {
+    let mut cluster = TestCluster::new(3).await;
+    let leader = cluster.leader().await;
+    let follower = cluster.follower(leader).id;
+    restart_elsewhere(&mut cluster, follower).await;
+    let moved = cluster.get(follower).consensus.clone();
+    moved.join(cluster.get(leader).addr).await.unwrap();
+    // Its vote is needed, and reaches by the stream that was there before.
+    let third = cluster.managers.iter().position(|m| m.id != leader && m.id != follower).unwrap();
+    let third = cluster.managers.remove(third);
+    let (third_id, third_addr) = (third.id, third.crash().await);
+    cluster.get(leader).consensus.propose(vec![mark(1)]).await.unwrap();
+    moved.linearize().await.unwrap();
+    assert!(has_mark(&moved, 1) && moved.is_listed());
+    let back =
+        Manager::start(&cluster.authority, cluster.dir.path(), third_id, Begin::Open, Some(third_addr));
+    cluster.managers.push(back.await);
+
+    // The leader itself: another leads then, or it leads again and says where it is.
+    restart_elsewhere(&mut cluster, leader).await;
+    let now = cluster.leader().await;
+    let moved = cluster.get(leader).consensus.clone();
+    moved.join(cluster.get(now).addr).await.unwrap();
+    let listed = async {
+        while !cluster.managers.iter().all(|manager| {
+            manager.consensus.members().get(&leader).is_some_and(|member| member.addr == moved.addr())
+        }) {
+            tokio::time::sleep(crate::limits::RETRY_PAUSE).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, listed).await.unwrap();
+    assert_eq!(moved.voters(), BTreeSet::from([1, 2, 3]));
+    moved.propose(vec![mark(2)]).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_one_moves_and_one_alone_moves() {
+    for n_managers in [2, 1] {
+        let mut cluster = TestCluster::new(n_managers).await;
+        restart_elsewhere(&mut cluster, 1).await;
+        let leader = cluster.leader().await;
+        let moved = cluster.get(1).consensus.clone();
+        moved.join(cluster.get(leader).addr).await.unwrap();
+        moved.propose(vec![mark(1)]).await.unwrap();
+        assert!(moved.is_listed());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_moves_another_node() {
+    let cluster = TestCluster::new(2).await;
+    let leader = cluster.leader().await;
+    let (leader, follower) = (cluster.get(leader), cluster.follower(leader));
+    let node_id = leader.consensus.me().node_id;
+    let thief = Member { node_id, addr: leader.addr };
+    let refused = leader.consensus.add_voter(follower.id, thief).await.unwrap_err();
+    assert!(matches!(refused, MembershipError::OtherNode(id) if id == follower.id), "{refused}");
+    assert_eq!(leader.consensus.members().get(&follower.id), Some(&follower.consensus.me()));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn workers_strangers_and_the_expired_get_no_answer() {
     let cluster = TestCluster::new(1).await;

@@ -84,7 +84,7 @@ async fn step(swarm: &Arc<Swarm>, session: &SessionState) -> Result<()> {
     if swarm.me().role == Role::Worker && (swarm.manager().is_some() || swarm.file().raft_id.is_some()) {
         swarm.resign().await?;
     }
-    if let Some(manager) = swarm.manager().filter(|manager| !manager.is_voter())
+    if let Some(manager) = swarm.manager().filter(|manager| !manager.is_settled())
         && let Err(error) = manager.join(&swarm.other_managers()).await
     {
         if matches!(error, ManagerError::Join(JoinError::Refused(_))) {

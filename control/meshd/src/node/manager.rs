@@ -186,11 +186,17 @@ impl RunningManager {
         counts.into_iter().flatten().map(|(lie, n)| (lie.word(), n)).collect()
     }
 
-    /// Becomes a voter, through the first of `managers` that lets it.
+    /// This replica takes part in votes, and the others know where it is.
+    pub fn is_settled(&self) -> bool {
+        self.is_voter() && self.consensus.is_listed()
+    }
+
+    /// Becomes a voter, or known by its present address, through the first of `managers` that lets it, or as the leader.
     pub async fn join(&self, managers: &[SocketAddr]) -> Result<(), ManagerError> {
         let mut last = ManagerError::Alone;
-        for addr in managers {
-            match self.consensus.join(*addr).await {
+        let own = self.consensus.leads().then(|| self.consensus.addr());
+        for addr in own.into_iter().chain(managers.iter().copied()) {
+            match self.consensus.join(addr).await {
                 Ok(()) => return Ok(()),
                 Err(error) => last = error.into(),
             }

@@ -9,11 +9,12 @@ mod keeper;
 mod lock;
 mod manager;
 mod metrics;
+mod moving;
 mod recovery;
 mod returning;
 mod swarm;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -109,6 +110,7 @@ impl MeshNode {
             Standing::Broken(error.to_string())
         });
         node.stand(resumed);
+        tokio::spawn(moving::watch(Arc::downgrade(&node)));
         node
     }
 
@@ -133,20 +135,35 @@ impl MeshNode {
     }
 
     /// A membership whose manager half, if any, starts by itself.
-    fn start(&self, Opened { pem, kek }: Opened, file: NodeFile) -> Result<Arc<Swarm>, SwarmError> {
+    fn start(&self, opened: Opened, file: NodeFile) -> Result<Arc<Swarm>, SwarmError> {
+        let data_plane = NodeDataPlane::start(&self.host.config).map_err(failed)?;
+        self.start_on(data_plane, opened, file)
+    }
+
+    /// The same, over a data plane that runs.
+    fn start_on(
+        &self,
+        data_plane: NodeDataPlane,
+        Opened { pem, kek }: Opened,
+        file: NodeFile,
+    ) -> Result<Arc<Swarm>, SwarmError> {
         Ok(Swarm::start(Parts {
             kek,
             inspect: self.inspect(),
             host: self.host.clone(),
             dir: self.dir.clone(),
             channels: channels(&pem)?,
-            data_plane: NodeDataPlane::start(&self.host.config).map_err(failed)?,
+            data_plane,
             epoch: self.dir.load_epoch().map_err(failed)?,
             pem,
             file,
             opinion: watch::Sender::default(),
             manager: None,
         }))
+    }
+
+    fn is_own(&self, ip: IpAddr) -> bool {
+        self.host.addresses.read().all().any(|own| own == ip)
     }
 
     /// What managers may ask of this node, while there is one.
@@ -203,6 +220,7 @@ impl MeshNode {
             cluster: genesis.identity.cluster_id,
             listen: addresses.listen,
             advertise: addresses.advertise,
+            advertise_is_own: self.is_own(addresses.advertise.ip()),
             data_path: addresses.data_path,
             data_path_port: genesis.data_path_port,
             raft_id: Some(manager.raft_id),
@@ -271,6 +289,7 @@ impl MeshNode {
             cluster: joined.identity.cluster_id,
             listen: addresses.listen,
             advertise: addresses.advertise,
+            advertise_is_own: self.is_own(addresses.advertise.ip()),
             data_path: addresses.data_path,
             data_path_port: joined.data_path_port,
             raft_id: None,

@@ -48,7 +48,7 @@ impl MeshNode {
             }
         };
         self.stand(Standing::Pending);
-        match self.begin_alone(former, addresses, opened.clone(), data_plane).await {
+        match self.begin_alone(former, addresses, opened.clone(), data_plane.clone()).await {
             Ok(swarm) => {
                 swarm.wait_until_ready(JOIN_TIMEOUT).await;
                 let id = swarm.node_id();
@@ -56,16 +56,16 @@ impl MeshNode {
                 Ok(id)
             }
             Err(error) => {
-                self.stand(self.go_on(opened));
+                self.stand(self.go_on(opened, data_plane));
                 Err(error)
             }
         }
     }
 
     /// With what is on the disk: a locked one was opened already.
-    fn go_on(&self, opened: Opened) -> Standing {
+    fn go_on(&self, opened: Opened, data_plane: NodeDataPlane) -> Standing {
         let file = self.dir.load().map_err(failed).and_then(|file| file.ok_or(SwarmError::NothingToForce));
-        let swarm = file.and_then(|file| self.start(opened, file));
+        let swarm = file.and_then(|file| self.start_on(data_plane, opened, file));
         swarm.map_or_else(|error| Standing::Broken(error.to_string()), Standing::In)
     }
 
@@ -82,6 +82,7 @@ impl MeshNode {
         let file = NodeFile {
             listen: addresses.listen,
             advertise: addresses.advertise,
+            advertise_is_own: self.is_own(addresses.advertise.ip()),
             data_path: addresses.data_path,
             raft_id: Some(raft_id),
             managers: vec![KnownManager { node, addr: addresses.advertise }],
