@@ -65,7 +65,7 @@ impl From<SpecError> for ApiError {
 impl From<SwarmError> for ApiError {
     fn from(error: SwarmError) -> Self {
         let status = match error {
-            SwarmError::Address(_) | SwarmError::Token(_) => StatusCode::BAD_REQUEST,
+            SwarmError::Address(_) | SwarmError::Token(_) | SwarmError::Backup(_) => StatusCode::BAD_REQUEST,
             SwarmError::AlreadyInSwarm
             | SwarmError::NotInSwarm
             | SwarmError::JoinTimeout

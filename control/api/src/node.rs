@@ -52,6 +52,12 @@ pub trait Node: Send + Sync + 'static {
     /// another key has it before it says so.
     fn follow_lock(&self);
 
+    /// `meshctl backup`: the state of this manager, sealed.
+    async fn backup(&self, secret: BackupSecret) -> Result<Vec<u8>, SwarmError>;
+
+    /// `meshctl restore`: makes a cluster of a backup, with this node, which is in none, as its only manager.
+    async fn restore(&self, request: RestoreRequest) -> Result<NodeId, SwarmError>;
+
     /// The replicated state, while this node is an active manager.
     fn store(&self) -> Option<Arc<dyn ReplicatedStore>>;
 
@@ -222,6 +228,24 @@ pub struct JoinRequest {
     pub availability: Availability,
 }
 
+/// What a backup is sealed with.
+#[derive(Clone, PartialEq, Eq)]
+pub enum BackupSecret {
+    Passphrase(String),
+    /// A file's content.
+    KeyFile(Vec<u8>),
+}
+
+/// `POST /mesh/restore`, decoded. Addresses as in [`InitRequest`].
+#[derive(Clone, PartialEq, Eq)]
+pub struct RestoreRequest {
+    pub listen_addr: String,
+    pub advertise_addr: String,
+    pub data_path_addr: String,
+    pub secret: BackupSecret,
+    pub file: Vec<u8>,
+}
+
 /// Why a node could not enter or leave a swarm. Nothing is left of a failed attempt, but for [`Self::JoinTimeout`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SwarmError {
@@ -252,6 +276,9 @@ pub enum SwarmError {
          is left, or leave the swarm first: docker swarm leave --force"
     )]
     NothingToForce,
+    /// The backup or its secret is not what it should be (400).
+    #[error("{0}")]
+    Backup(String),
     /// Anything else (500).
     #[error("{0}")]
     Failed(String),

@@ -441,3 +441,43 @@ async fn without_a_leader_reads_are_answered_and_say_that_they_are_old() {
         "what a node knows of itself is never old"
     );
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn backups_are_taken_of_managers_and_given_to_nodes_outside() {
+    let daemon = Daemon::manager().await;
+    let words = br#"{"Passphrase": "correct horse battery"}"#;
+    assert_eq!(daemon.request("POST", "/mesh/backup", words).await, (200, "correct horse battery".into()));
+    assert_eq!(
+        daemon.request("POST", "/mesh/backup", br#"{"Key": "AQID"}"#).await,
+        (200, "\u{1}\u{2}\u{3}".into())
+    );
+    for (given, message) in [
+        (r#"{"Passphrase": "short"}"#, "too short"),
+        (r#"{"Key": "?"}"#, "the key is not in base 64"),
+        (r#"{"Key": "AQID", "Passphrase": "x"}"#, "a backup is sealed with a passphrase, or with a key"),
+        ("{}", "a backup is sealed with a passphrase, or with a key"),
+    ] {
+        assert_eq!(daemon.error("POST", "/mesh/backup", given).await, (400, message.into()), "{given}");
+    }
+    // What may be old is taken only if that is asked for.
+    daemon.node.leaderless.store(true, Ordering::Relaxed);
+    let (status, message) = daemon.error("POST", "/mesh/backup", r#"{"Key": "AQID"}"#).await;
+    assert!(status == 503 && message.contains("--stale"), "{status} {message}");
+    assert_eq!(daemon.request("POST", "/mesh/backup?stale=1", words).await.0, 200);
+    let (status, message) = daemon.error("POST", "/mesh/restore", "{}\n").await;
+    assert!(status == 503 && message.contains("already part of a swarm"), "{status} {message}");
+
+    let worker = Daemon::worker().await;
+    assert_eq!(worker.error("POST", "/mesh/backup", r#"{"Key": "AQID"}"#).await.0, 503);
+    let alone = Daemon::alone().await;
+    for (body, status) in [
+        ("no line", 400),
+        ("no json\n", 400),
+        ("{\"Key\": \"AQID\"}\nabc", 400),
+        ("{\"Key\": \"YWJj\", \"AdvertiseAddr\": \"nowhere\"}\nabc", 400),
+        ("{\"Key\": \"YWJj\"}\nabc", 200),
+    ] {
+        assert_eq!(alone.request("POST", "/mesh/restore", body.as_bytes()).await.0, status, "{body}");
+    }
+    assert_eq!(alone.node.inits.lock().expect("not poisoned").len(), 1);
+}

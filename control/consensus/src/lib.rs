@@ -5,6 +5,7 @@
 //! [`Consensus::service`] on the RPC listener, and for a new member [`Consensus::join`].
 #![forbid(unsafe_code)]
 
+mod backup;
 mod consensus;
 mod crypt;
 mod ended;
@@ -26,6 +27,7 @@ mod snapshot;
 mod types;
 mod write;
 
+pub use backup::{Backup, BackupError, BackupSecret, MIN_KEY_FILE_LEN, MIN_PASSPHRASE_LEN};
 pub use consensus::{Consensus, Options};
 pub use crypt::{Kek, Wrapping};
 pub use error::{JoinError, MembershipError, OpenError};

@@ -1,8 +1,8 @@
-//! A new cluster of one manager, made of what an old one left on its disk (`--force-new-cluster`).
+//! A new cluster of one manager, made of what an old one left: on its disk (`--force-new-cluster`), or in a backup.
 //!
 //! The replica begins anew beside the old one: another Raft id, a snapshot of all that the old log held, itself as the
-//! only voter. The data key stays, for it seals more than this. One rename puts it in the old one's place. The new Raft id alone keeps the old side
-//! from counting this manager's votes.
+//! only voter. The data key stays, for it seals more than this. One rename puts it in the old one's place. The new Raft
+//! id alone keeps the old side from counting this manager's votes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -49,24 +49,49 @@ impl Consensus {
         let dir = &options.dir;
         let former = Self::stored_raft_id(dir)?.ok_or_else(|| OpenError::Absent(dir.clone()))?;
         let key = key_file::read(dir, former, &options.kek)?;
-        let mut remains = read(dir, key.clone()).await?;
-        if remains.state.cluster().is_none() {
-            return Err(OpenError::Empty(dir.clone()));
-        }
-        let first = Entry {
-            request: RequestId(rand::random()),
-            at: (options.clock)(),
-            changes: changes(&remains.state),
-        };
-        let leader = LeaderId { term: remains.term + 1, node_id: options.raft_id };
-        let first_id = LogIdOf::<TypeConfig>::new(leader, remains.last.index() + 1);
-        let applied = remains.state.apply(first_id.index(), &first);
-        applied.map_err(|error| OpenError::Raft(format!("the new cluster's first entry: {error}")))?;
+        let remains = read(dir, key.clone()).await?;
         let beside = dir.with_extension("new");
-        write(&beside, &options, key, (&remains.state, first_id)).await?;
+        write_anew(&beside, &options, key, remains, changes).await?;
         replace(&beside, dir)?;
         Self::open(options).await
     }
+
+    /// Makes a cluster of this manager alone out of a backup's state, and opens it. Refuses a used directory.
+    pub async fn restore(
+        options: Options,
+        state: State,
+        changes: impl FnOnce(&State) -> Vec<Change>,
+    ) -> Result<Arc<Self>, OpenError> {
+        let dir = &options.dir;
+        if Self::stored_raft_id(dir)?.is_some() {
+            return Err(OpenError::Exists(dir.clone()));
+        }
+        // Terms are counted anew: nobody who knows the old ones is a member.
+        let leader = LeaderId { term: 1, node_id: options.raft_id };
+        let last = LogIdOf::<TypeConfig>::new(leader, state.index());
+        write_anew(dir, &options, Key::random(), Remains { state, last, term: 1 }, changes).await?;
+        Self::open(options).await
+    }
+}
+
+/// Writes a replica into `dir` that begins with `remains` and a first entry of `changes`.
+async fn write_anew(
+    dir: &Path,
+    options: &Options,
+    key: Key,
+    mut remains: Remains,
+    changes: impl FnOnce(&State) -> Vec<Change>,
+) -> Result<(), OpenError> {
+    if remains.state.cluster().is_none() {
+        return Err(OpenError::Empty(options.dir.clone()));
+    }
+    let first =
+        Entry { request: RequestId(rand::random()), at: (options.clock)(), changes: changes(&remains.state) };
+    let leader = LeaderId { term: remains.term + 1, node_id: options.raft_id };
+    let first_id = LogIdOf::<TypeConfig>::new(leader, remains.last.index() + 1);
+    let applied = remains.state.apply(first_id.index(), &first);
+    applied.map_err(|error| OpenError::Raft(format!("the new cluster's first entry: {error}")))?;
+    write(dir, options, key, (&remains.state, first_id)).await
 }
 
 /// Everything, up to the last entry.

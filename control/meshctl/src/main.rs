@@ -1,6 +1,7 @@
 //! `meshctl`: what the data planes of one node or of all do, read live from their kernels.
 #![forbid(unsafe_code)]
 
+mod backup;
 mod dns;
 mod flows;
 mod nodes;
@@ -12,7 +13,7 @@ mod trace;
 mod verify;
 mod watch;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -20,6 +21,7 @@ use clap::{Parser, Subcommand};
 use dataplane_model::inspect::{MAX_FLOWS_SHOWN, NodeOutcome, VerifyReport};
 use serde::Serialize;
 
+use crate::backup::{BackupArguments, RestoreArguments};
 use crate::dns::DnsCommand;
 use crate::nodes::Asked;
 use crate::source::Source;
@@ -87,6 +89,10 @@ enum Command {
         #[arg(long)]
         watch: bool,
     },
+    /// Back up the cluster's state, sealed: tokens, certificates' root, nodes, services, networks. On a running manager
+    Backup(BackupArguments),
+    /// Make a cluster of a backup, with this node, which is in no swarm, as its only manager
+    Restore(RestoreArguments),
     /// What each program did with its packets; fails if one is not accounted for
     Drops {
         /// Once a second, what was dropped in it and why, until SIGINT
@@ -145,6 +151,8 @@ async fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             flows::show(&view.sources().await?, *every, *watch, arguments.json).await?;
             Ok(ExitCode::SUCCESS)
         }
+        Command::Backup(asked) => tell(&backup::take(view.own_socket()?, asked).await?),
+        Command::Restore(asked) => tell(&backup::restore(view.own_socket()?, asked).await?),
         Command::Hooks => {
             let ask = async |source: &Source| Ok(source.status().await?.hooks);
             view.show(ask, |rows| text::hooks(rows), all_is_well).await
@@ -160,6 +168,11 @@ async fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             view.show(Source::drops, text::drops, watch::is_accounted_for).await
         }
     }
+}
+
+fn tell(text: &str) -> anyhow::Result<ExitCode> {
+    write(text)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn load_balancing(view: &View<'_>, command: &LbCommand) -> anyhow::Result<ExitCode> {
@@ -207,6 +220,16 @@ struct View<'a> {
 }
 
 impl View<'_> {
+    /// The daemon that is asked, where no other will do.
+    fn own_socket(&self) -> anyhow::Result<&Path> {
+        let Arguments { all, node, host, .. } = self.arguments;
+        anyhow::ensure!(
+            !all && node.is_none(),
+            "--node and --all are for what is shown; ask the manager itself"
+        );
+        Ok(host)
+    }
+
     /// Refuses to show all nodes.
     fn of_one_node(&self) -> anyhow::Result<&Self> {
         anyhow::ensure!(!self.arguments.all, "a task is on one node: give it with --node instead of --all");

@@ -2,6 +2,7 @@
 //! each prints what it measured. Run by `cargo xtask test`, or alone:
 //! `cargo xtask test --only cluster`; `MESH_SCENARIO=update` picks those whose name contains the word.
 
+mod backup;
 mod bad_input;
 mod direct;
 mod dns;
@@ -80,6 +81,7 @@ const SCENARIOS: &[Scenario] = &[
     ("downloads follow an IPv6 address that moves", long_lived::downloads_follow_their_address6),
     ("the ingress network is made anew", ingress::made_anew),
     ("two of three managers are lost", quorum::two_managers_are_lost),
+    ("a cluster is restored elsewhere", backup::restored_elsewhere),
     ("managers' addresses change", moving::managers_move),
     ("nodes that have IPv6 alone", underlay6::nodes_of_ipv6),
     ("other hooks do the same", mesh::other_hooks_do_the_same),

@@ -1,6 +1,7 @@
 //! Which handler answers which path.
 
 mod absent;
+mod backup;
 mod cluster;
 mod containers;
 mod images;
@@ -59,6 +60,8 @@ fn system_routes() -> Router<Api> {
         .route("/version", get(system::version))
         .route("/info", get(system::info))
         .route("/metrics", get(mesh::metrics))
+        .route("/mesh/backup", post(backup::take))
+        .route("/mesh/restore", post(backup::restore))
         .route("/mesh/nodes", get(cluster::nodes))
         .route("/mesh/nodes/{of}/{*what}", get(cluster::ask))
         .merge(mesh_routes())

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use control_api::engine::Engine;
 use control_api::node::{
-    HostFacts, InitRequest, InspectError, JoinRequest, LOCKED, LocalState, Membership, Node, RaftFacts,
-    RemoteManager, SwarmError, UnlockError,
+    BackupSecret, HostFacts, InitRequest, InspectError, JoinRequest, LOCKED, LocalState, Membership, Node,
+    RaftFacts, RemoteManager, RestoreRequest, SwarmError, UnlockError,
 };
 use control_model::authority::UnlockKey;
 use control_model::{Change, Network, NodeId};
@@ -179,6 +179,24 @@ impl Node for FakeNode {
     }
 
     fn follow_lock(&self) {}
+
+    async fn backup(&self, secret: BackupSecret) -> Result<Vec<u8>, SwarmError> {
+        match secret {
+            BackupSecret::Passphrase(words) if words.len() < 12 => {
+                Err(SwarmError::Backup("too short".into()))
+            }
+            BackupSecret::Passphrase(words) => Ok(words.into_bytes()),
+            BackupSecret::KeyFile(bytes) => Ok(bytes),
+        }
+    }
+
+    async fn restore(&self, request: RestoreRequest) -> Result<NodeId, SwarmError> {
+        let known = BackupSecret::KeyFile(request.file.clone());
+        if request.secret != known {
+            return Err(SwarmError::Backup("another secret".into()));
+        }
+        self.init(InitRequest { advertise_addr: request.advertise_addr, ..InitRequest::default() }).await
+    }
 
     fn store(&self) -> Option<Arc<dyn ReplicatedStore>> {
         let store = self.store.lock().expect("no panic").clone();

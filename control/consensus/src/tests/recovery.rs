@@ -7,8 +7,8 @@ use control_model::spec::{NodeSpec, Role};
 use control_model::{Change, Cluster, Node, NodeId, Object};
 use control_store::{ReplicatedStore as _, State};
 
-use super::rig::{Begin, Manager, PATIENCE, TestCluster, has_mark, mark, options, peer};
-use crate::{Consensus, OpenError};
+use super::rig::{Begin, Manager, PATIENCE, TestCluster, has_mark, mark, now, options, peer};
+use crate::{Backup, BackupSecret, Consensus, OpenError};
 use control_rpc::Channels;
 
 /// The third manager's new Raft id.
@@ -125,6 +125,37 @@ async fn a_snapshot_and_a_cut_log_are_enough() {
     assert!((0..6).all(|number| has_mark(&again.consensus, number)));
     assert!(!beside.exists(), "the old data is gone");
     again.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backup_becomes_a_cluster_elsewhere() {
+    let mut cluster = TestCluster::new(1).await;
+    let manager = cluster.managers.pop().unwrap();
+    for number in 0..5 {
+        manager.consensus.propose(vec![mark(number)]).await.unwrap();
+    }
+    let secret = BackupSecret::KeyFile(vec![7; 32].into());
+    let state = (*manager.consensus.state()).clone();
+    let me = manager.identity().me();
+    let backup = Backup { taken_at: now(), node: me.node_id, cluster: me.cluster_id, state };
+    let file = backup.seal(&secret).unwrap();
+    manager.consensus.propose(vec![mark(5)]).await.unwrap();
+
+    let elsewhere = tempfile::tempdir().unwrap();
+    let state = Backup::open(&file, &secret).unwrap().state;
+    let open = || Manager::restore(&cluster.authority, elsewhere.path(), (1, AGAIN), state.clone());
+    let again = open().await.unwrap();
+    again.consensus.linearize().await.unwrap();
+    assert!((0..5).all(|number| has_mark(&again.consensus, number)) && !has_mark(&again.consensus, 5));
+    assert_eq!((again.consensus.generation().epoch, again.consensus.voters()), (2, BTreeSet::from([AGAIN])));
+    again.consensus.propose(vec![mark(6)]).await.unwrap();
+    let addr = again.stop().await;
+    assert!(matches!(open().await, Err(OpenError::Exists(_))), "a used directory is not overwritten");
+    let again = Manager::reopen(&cluster.authority, elsewhere.path(), (1, AGAIN), addr).await;
+    again.consensus.linearize().await.unwrap();
+    assert!(has_mark(&again.consensus, 6));
+    again.stop().await;
+    manager.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

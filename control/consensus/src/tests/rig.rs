@@ -11,12 +11,12 @@ use control_model::object::{CaState, Cluster, Node};
 use control_model::spec::Role;
 use control_model::{ClusterId, NodeId, PeerIdentity, Timestamp};
 use control_rpc::{Channels, Identity, IdentityPem};
-use control_store::ReplicatedStore as _;
+use control_store::{ReplicatedStore as _, State};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use crate::{Consensus, Kek, Options};
+use crate::{Consensus, Kek, OpenError, Options};
 
 pub(super) const CLUSTER: ClusterId = ClusterId::from_bits(99);
 /// More than any step takes on a machine that stalls.
@@ -132,6 +132,23 @@ impl Manager {
         let (stop, server) = serve(listener, &identity, &consensus);
         let id = consensus.raft_id();
         Self { id, addr, consensus, identity, stop, server }
+    }
+
+    /// Node `id` out of a backup, on a free port.
+    pub(super) async fn restore(
+        authority: &Authority,
+        dir: &Path,
+        (id, raft_id): (u64, u64),
+        state: State,
+    ) -> Result<Self, OpenError> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let identity = authority.identity(peer(id, Role::Manager));
+        let mut options = options(dir, id, addr, Channels::new(identity.clone()));
+        options.raft_id = raft_id;
+        let consensus = Consensus::restore(options, state, super::recovery::raise_epoch).await?;
+        let (stop, server) = serve(listener, &identity, &consensus);
+        Ok(Self { id: raft_id, addr, consensus, identity, stop, server })
     }
 
     /// Node `id` again, whose Raft id has become another.

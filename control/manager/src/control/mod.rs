@@ -55,6 +55,11 @@ impl Control {
         Self { store, clock: crate::clock::now, stale }
     }
 
+    /// A read was answered without a leader.
+    pub fn was_stale(&self) -> bool {
+        self.stale.load(Ordering::Relaxed)
+    }
+
     /// The state, as new as every write acknowledged before the call; without a leader, as it is.
     pub async fn read(&self) -> Result<Arc<State>, ControlError> {
         match self.current().await {

@@ -65,6 +65,8 @@ enum Begin {
     Resume,
     /// From the disk, alone.
     Recover(Changes),
+    /// From a backup, alone.
+    Restore(State, Changes),
 }
 
 /// Makes the first entry of a new cluster of an old one's state.
@@ -104,6 +106,17 @@ impl RunningManager {
         Self::begin((dir, kek), channels, file, senses, Begin::Recover(changes)).await
     }
 
+    /// A cluster of this manager alone, out of a backup's state.
+    pub async fn restore(
+        (dir, kek): (&SwarmDir, Kek),
+        channels: &Arc<Channels>,
+        file: &NodeFile,
+        senses: Senses,
+        (state, changes): (State, Changes),
+    ) -> Result<Self, ManagerError> {
+        Self::begin((dir, kek), channels, file, senses, Begin::Restore(state, changes)).await
+    }
+
     async fn begin(
         (dir, kek): (&SwarmDir, Kek),
         channels: &Arc<Channels>,
@@ -132,6 +145,7 @@ impl RunningManager {
             }
             Begin::Resume => Consensus::create(options).await?,
             Begin::Recover(changes) => Consensus::recover(options, changes).await?,
+            Begin::Restore(state, changes) => Consensus::restore(options, state, changes).await?,
         };
         Ok(Self::start(consensus, listener, channels, file.node, senses))
     }

@@ -1,5 +1,6 @@
 //! The node: in a swarm, on the way into one, or in none. What the API asks of it is in `control_api::node`.
 
+mod backup;
 mod certificate;
 mod facts;
 mod genesis;
@@ -22,8 +23,8 @@ use async_trait::async_trait;
 use control_agent::Inspect;
 use control_api::Engine;
 use control_api::node::{
-    HostFacts, InitRequest, InspectError, JOIN_TIMEOUT, JoinRequest, LocalState, RaftFacts, SwarmError,
-    UnlockError,
+    BackupSecret, HostFacts, InitRequest, InspectError, JOIN_TIMEOUT, JoinRequest, LocalState, RaftFacts,
+    RestoreRequest, SwarmError, UnlockError,
 };
 use control_manager::Senses;
 use control_model::authority::UnlockKey;
@@ -439,6 +440,17 @@ impl control_api::Node for MeshNode {
     fn follow_lock(&self) {
         let Some(swarm) = self.swarm() else { return };
         swarm.follow_lock();
+    }
+
+    async fn backup(&self, secret: BackupSecret) -> Result<Vec<u8>, SwarmError> {
+        self.take_backup(secret).await
+    }
+
+    async fn restore(&self, request: RestoreRequest) -> Result<NodeId, SwarmError> {
+        let (node, me) = (self.me(), self.me());
+        let attempt = Box::pin(async move { me.do_restore(request).await });
+        let (id, _in_time) = to_its_end(async move { node.go_in(attempt).await }).await?;
+        Ok(id)
     }
 
     fn store(&self) -> Option<Arc<dyn ReplicatedStore>> {

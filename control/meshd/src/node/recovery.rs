@@ -134,7 +134,7 @@ impl MeshNode {
 /// What makes of the state one whose only manager is `me`: the others are workers if they come back. The fencing epoch
 /// grows: nobody who has seen it obeys one of them as it was. It is the time, in milliseconds since 1970, so that two new
 /// clusters that are forced out of one have two epochs, and the later one wins.
-fn alone(state: &State, me: NodeId, manager: ManagerStatus, now: Timestamp) -> Vec<Change> {
+pub(super) fn alone(state: &State, me: NodeId, manager: ManagerStatus, now: Timestamp) -> Vec<Change> {
     let now_ms = u64::try_from(now.0 / NANOSECONDS_PER_MS).unwrap_or_default();
     let cluster = state.cluster().map(|old| {
         let object = Cluster { epoch: now_ms.max(old.epoch + 1), ..(**old).clone() };
