@@ -16,6 +16,8 @@ use control_rpc::pb::raft_server::RaftServer;
 use control_rpc::{Channels, MAX_MESSAGE_BYTES};
 use control_store::{EventReceiver, ProposeError, ReadError, ReplicatedStore, State};
 use openraft::Raft;
+use openraft::async_runtime::WatchReceiver as _;
+use openraft::errors::Fatal;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -192,6 +194,14 @@ impl Consensus {
     /// disk failed.
     pub fn leadership(&self) -> watch::Receiver<Leadership> {
         self.leadership.clone()
+    }
+
+    /// Why Raft has ended by itself: its disk failed, or is full. Nothing more is written or acknowledged then; what was, is
+    /// on the disk.
+    pub fn failure(&self) -> Option<String> {
+        let metrics = self.raft.metrics();
+        let state = metrics.borrow_watched().running_state.clone();
+        state.err().filter(|fatal| !matches!(fatal, Fatal::Stopped)).map(|fatal| fatal.to_string())
     }
 
     /// The latest fencing epoch that other managers have told of beyond this replica's own: then a new cluster was forced

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use control_model::{ClusterId, NodeId};
 use control_rpc::IdentityPem;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 /// Readable by root alone.
 const SECRET_MODE: u32 = 0o600;
@@ -39,6 +40,21 @@ pub struct NodeFile {
     pub managers: Vec<KnownManager>,
 }
 
+/// `node.json` with the digest of what it says: a flipped bit in a name or an address is readable, and wrong.
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    #[serde(flatten)]
+    node: NodeFile,
+    /// Hex. Files of earlier versions have none.
+    #[serde(default)]
+    digest: Option<String>,
+}
+
+fn digest_of(node: &NodeFile) -> String {
+    let text = serde_json::to_vec(node).expect("plain values serialize");
+    Sha256::digest(text).iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"))
+}
+
 /// A manager of the cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KnownManager {
@@ -53,6 +69,11 @@ pub enum DiskError {
     Io(PathBuf, #[source] io::Error),
     #[error("{0} is damaged")]
     Damaged(PathBuf, #[source] serde_json::Error),
+    #[error(
+        "{0} is damaged: its digest is not that of its content. Leave the swarm and join it again (docker swarm leave --force), \
+         or put a copy of the file back"
+    )]
+    Changed(PathBuf),
 }
 
 /// The directory of a node's swarm.
@@ -79,7 +100,12 @@ impl SwarmDir {
         let path = self.0.join("node.json");
         match fs::read(&path) {
             Ok(bytes) => {
-                serde_json::from_slice(&bytes).map(Some).map_err(|error| DiskError::Damaged(path, error))
+                let kept: Kept = serde_json::from_slice(&bytes)
+                    .map_err(|error| DiskError::Damaged(path.clone(), error))?;
+                if kept.digest.as_ref().is_some_and(|digest| *digest != digest_of(&kept.node)) {
+                    return Err(DiskError::Changed(path));
+                }
+                Ok(Some(kept.node))
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(DiskError::Io(path, error)),
@@ -88,7 +114,8 @@ impl SwarmDir {
 
     /// Writes `node.json`.
     pub fn store(&self, node: &NodeFile) -> Result<(), DiskError> {
-        let text = serde_json::to_vec_pretty(node).expect("plain values serialize");
+        let kept = Kept { digest: Some(digest_of(node)), node: node.clone() };
+        let text = serde_json::to_vec_pretty(&kept).expect("plain values serialize");
         self.write("node.json", &text)
     }
 
@@ -231,6 +258,30 @@ mod tests {
             raft_id: Some(3),
             managers: vec![KnownManager { node: NodeId::from_bits(1), addr }],
         }
+    }
+
+    #[test]
+    fn a_flipped_bit_is_found_and_a_file_of_before_is_read() {
+        let tmp = tempfile::tempdir().expect("a directory");
+        let dir = SwarmDir::new(tmp.path().join("swarm"));
+        dir.store(&node()).expect("written");
+        let path = tmp.path().join("swarm/node.json");
+        let good = fs::read(&path).expect("there");
+        for at in 0..good.len() {
+            let mut bad = good.clone();
+            bad[at] ^= 1;
+            fs::write(&path, &bad).expect("written");
+            match dir.load() {
+                // White space, or the digest's own name: what the file says is as it was.
+                Ok(loaded) => assert_eq!(loaded, Some(node()), "byte {at}"),
+                Err(error) => assert!(error.to_string().contains("is damaged"), "byte {at}: {error}"),
+            }
+            fs::write(&path, &good[..at]).expect("written");
+            dir.load().expect_err("a cut file");
+        }
+        let plain = serde_json::to_vec(&node()).expect("plain values serialize");
+        fs::write(&path, plain).expect("written");
+        assert_eq!(dir.load().expect("of an earlier version"), Some(node()));
     }
 
     #[test]

@@ -62,6 +62,29 @@ fn lose_and_restore(bench: &Bench, dir: &std::path::Path) -> Outcome {
         Ok((tasks == 6).then_some(answers))
     })?;
     println!("  {} answers {:.1} s after the new worker had joined", answers.len(), took.as_secs_f64());
+    copied_elsewhere(bench, &before)
+}
+
+/// Docker's way: the state directory of a stopped manager, copied to another machine, and `--force-new-cluster` there.
+fn copied_elsewhere(bench: &Bench, before: &[String]) -> Outcome {
+    bench.lab.stop("w1")?;
+    bench.lab.isolate("w1")?;
+    let swarm = |node| -> anyhow::Result<String> {
+        let log = bench.lab.log_file(node)?;
+        let dir = log.parent().context("it is in the state directory")?.join("swarm");
+        Ok(dir.to_string_lossy().into_owned())
+    };
+    fs::remove_dir_all(swarm("m1")?)?;
+    bench_lab::run("cp", &["-a", &swarm("w1")?, &swarm("m1")?])?;
+    bench.lab.heal("m1")?;
+    bench.lab.start("m1")?;
+    let address = bench.lab.node("m1")?.address.to_string();
+    bench.lab.docker("m1", &["swarm", "init", "--force-new-cluster", "--advertise-addr", &address])?;
+    ensure!(identity(bench, "m1")? == before, "{:?} was {before:?}", identity(bench, "m1")?);
+    let shown = bench.lab.docker("m1", &["info", "--format", "{{.Swarm.NodeAddr}} {{.Swarm.Managers}}"])?;
+    ensure!(shown == format!("{address} 1"), "{shown}");
+    bench.lab.docker("m1", &["service", "update", "--detach", "--label-add", "copied=yes", "whoami"])?;
+    bench.ask("client", &[(bench.lab.node("m1")?.address, PORT).into()], 20)?;
     Ok(())
 }
 

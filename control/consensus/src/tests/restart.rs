@@ -233,6 +233,65 @@ async fn child_that_writes_until_killed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "the process whose disk is full in the test below"]
+async fn child_that_writes_until_its_disk_is_full() {
+    let dir = std::env::var(CHILD_DIR).unwrap();
+    let authority = Authority::new();
+    let manager = Manager::start(&authority, Path::new(&dir), 1, Begin::Bootstrap, None).await;
+    let refused = async {
+        for number in 0.. {
+            match manager.consensus.propose(vec![mark(number)]).await {
+                Ok(_) => println!("wrote {number}"),
+                Err(error) => return error,
+            }
+        }
+        unreachable!("numbers don't end");
+    };
+    let refused = refused.await;
+    let failure = async {
+        while manager.consensus.failure().is_none() {
+            tokio::time::sleep(crate::limits::RETRY_PAUSE).await;
+        }
+    };
+    tokio::time::timeout(super::rig::PATIENCE, failure).await.unwrap();
+    println!("refused {refused}");
+    println!("failed {}", manager.consensus.failure().unwrap());
+}
+
+/// A limit on the size of files stands in for the disk's: either ends a write in the middle.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_stops_raft_and_loses_nothing_acknowledged() {
+    let dir = tempfile::tempdir().unwrap();
+    let limited = "trap '' XFSZ; ulimit -f 8192; exec \"$0\" \"$@\"";
+    let child = Command::new("sh")
+        .args(["-c", limited])
+        .arg(std::env::current_exe().unwrap())
+        .args([
+            "--exact",
+            "tests::restart::child_that_writes_until_its_disk_is_full",
+            "--ignored",
+            "--nocapture",
+        ])
+        .env(CHILD_DIR, dir.path())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&child.stdout);
+    let written = said.lines().filter_map(|line| line.strip_prefix("wrote ")?.parse::<u64>().ok());
+    let last = written.max().unwrap_or_else(|| panic!("nothing was written: {said}"));
+    assert!(child.status.success(), "{said}{}", String::from_utf8_lossy(&child.stderr));
+    assert!(said.lines().any(|line| line.starts_with("refused ")), "{said}");
+    let failed = said.lines().find(|line| line.starts_with("failed ")).expect("it says why");
+    println!("after {last} writes: {failed}");
+    // With room again.
+    let again = Manager::start(&Authority::new(), dir.path(), 1, Begin::Open, None).await;
+    again.consensus.linearize().await.unwrap();
+    assert!((0..=last).all(|number| has_mark(&again.consensus, number)), "of {last}");
+    again.consensus.propose(vec![mark(last + 2)]).await.unwrap();
+    assert_eq!(again.consensus.failure(), None);
+    again.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_process_killed_while_it_writes_loses_nothing_acknowledged() {
     for n_writes in [3, 17, 40] {
         let dir = tempfile::tempdir().unwrap();

@@ -53,6 +53,11 @@ async fn step(swarm: &Arc<Swarm>, session: &SessionState) -> Result<()> {
     if swarm.is_leaving() {
         return Ok(());
     }
+    if let Some(failure) = swarm.manager().and_then(|manager| manager.consensus.failure()) {
+        // Opened again at the next step: what is on the disk is checked then, and there may be room again.
+        swarm.stop_manager().await;
+        bail!("the manager's raft has ended: {failure}");
+    }
     if let Some(epoch) = swarm.manager().and_then(|manager| *manager.fenced().borrow()) {
         tracing::warn!(epoch, "this manager lays down its part in the cluster that was given up");
         swarm.lay_down(epoch).await?;

@@ -308,7 +308,7 @@ impl Swarm {
     }
 
     /// Ends the manager half. What it has on disk stays.
-    async fn stop_manager(&self) {
+    pub async fn stop_manager(&self) {
         self.local_manager.send_replace(None);
         let manager = locked(&self.manager).take();
         if let Some(manager) = manager {
