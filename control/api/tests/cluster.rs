@@ -170,6 +170,42 @@ To add a manager to this swarm, run 'docker swarm join-token manager' and follow
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_forced_new_cluster_has_its_addresses_from_the_request_and_nothing_else() {
+    let daemon = Daemon::manager().await;
+    for (flags, field) in [
+        ("--autolock", "AutoLockManagers"),
+        ("--default-addr-pool 10.20.0.0/16", "DefaultAddrPool"),
+        ("--default-addr-pool-mask-length 26", "SubnetSize"),
+        ("--data-path-port 5789", "DataPathPort"),
+        ("--availability drain", "Availability"),
+        ("--task-history-limit 3", "Spec"),
+        ("--cert-expiry 48h", "Spec"),
+    ] {
+        assert_eq!(
+            daemon.refuses(&format!("swarm init --force-new-cluster {flags}")).await,
+            format!(
+                "Error response from daemon: init with ForceNewCluster and {field} is not supported by this daemon"
+            )
+        );
+    }
+    assert!(daemon.node.inits.lock().expect("no panic").is_empty(), "a refused request did something");
+    let said = daemon
+        .prints("swarm init --force-new-cluster --advertise-addr 198.18.0.12 --listen-addr 198.18.0.12:2377 --data-path-addr 198.18.0.13")
+        .await;
+    assert!(said.starts_with("Swarm initialized: current node (<id>) is now a manager."), "{said}");
+    let asked = daemon.node.inits.lock().expect("no panic")[0].clone();
+    assert!(asked.force_new_cluster);
+    assert_eq!(
+        (asked.advertise_addr.as_str(), asked.listen_addr.as_str(), asked.data_path_addr.as_str()),
+        ("198.18.0.12", "198.18.0.12:2377", "198.18.0.13")
+    );
+    // Where there is no cluster yet, it is a plain new one, with all that is wanted.
+    let alone = Daemon::alone().await;
+    alone.prints("swarm init --force-new-cluster --data-path-port 5789").await;
+    assert_eq!(alone.node.inits.lock().expect("no panic")[0].data_path_port, 5789);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_joins_by_token() {
     let daemon = Daemon::alone().await;
     assert_eq!(

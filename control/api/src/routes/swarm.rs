@@ -3,7 +3,8 @@
 use axum::extract::State;
 use control_ca::{parse_unlock_key, unlock_key_text};
 use control_manager::control::{Rotation, SigningCa};
-use control_model::spec::{ClusterSpec, Role};
+use control_model::Cluster;
+use control_model::spec::{Availability, ClusterSpec, Role};
 use ipnetwork::IpNetwork;
 
 use crate::body::Json;
@@ -35,11 +36,32 @@ pub async fn inspect(State(api): State<Api>) -> Reply {
 }
 
 pub async fn init(State(api): State<Api>, Json(given): Json<api_swarm::InitRequest>) -> Reply {
-    if api.node.local().membership != Membership::Inactive && !given.force_new_cluster {
+    let is_member = api.node.local().membership != Membership::Inactive;
+    if is_member && !given.force_new_cluster {
         return Err(SwarmError::AlreadyInSwarm.into());
     }
-    let id = api.node.init(init_request(given)?).await?;
+    let request = init_request(given)?;
+    if is_member {
+        refuse_settings(&request)?;
+    }
+    let id = api.node.init(request).await?;
     ok(&id.to_string())
+}
+
+/// A new cluster that is forced out of an old one has the old one's settings.
+fn refuse_settings(request: &InitRequest) -> Result<(), ApiError> {
+    let given = [
+        ("AutoLockManagers", request.cluster.autolock),
+        ("DefaultAddrPool", !request.default_address_pool.is_empty()),
+        ("SubnetSize", request.subnet_size != Cluster::SUBNET_SIZE),
+        ("DataPathPort", request.data_path_port != 0),
+        ("Availability", request.availability != Availability::default()),
+        ("Spec", request.cluster != ClusterSpec::default()),
+    ];
+    match given.into_iter().find(|(_, is_given)| *is_given) {
+        Some((name, _)) => Err(ApiError::unsupported(format!("init with ForceNewCluster and {name}"))),
+        None => Ok(()),
+    }
 }
 
 fn init_request(given: api_swarm::InitRequest) -> Result<InitRequest, ApiError> {
@@ -76,7 +98,7 @@ fn data_path_port(given: u32) -> Result<u16, ApiError> {
 
 /// Pools, and the prefix length of the subnets to take from them (moby `validateDefaultAddrPool`).
 fn address_pool(given: &[String], size: u32) -> Result<(Vec<IpNetwork>, u8), ApiError> {
-    let size = if size == 0 { u32::from(control_model::Cluster::SUBNET_SIZE) } else { size };
+    let size = if size == 0 { u32::from(Cluster::SUBNET_SIZE) } else { size };
     let size = u8::try_from(size)
         .ok()
         .filter(|size| u32::from(*size) <= MAX_SUBNET_SIZE)
