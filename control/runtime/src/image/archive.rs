@@ -12,7 +12,7 @@ use super::skopeo::archive_source;
 use crate::files::unique_suffix;
 
 /// Longest compression magic that is looked at.
-const MAGIC_LEN: usize = 6;
+pub(super) const MAGIC_LEN: usize = 6;
 
 /// A file in the scratch directory, removed when dropped.
 #[derive(Debug)]
@@ -45,7 +45,8 @@ pub(super) async fn spool(
     }
 }
 
-fn decompressor(magic: &[u8]) -> Option<&'static str> {
+/// The program that takes apart what begins so; `None` if it is not compressed.
+pub(super) fn decompressor(magic: &[u8]) -> Option<&'static str> {
     const MAGICS: [(&[u8], &str); 4] =
         [(b"\x1f\x8b", "gzip"), (b"BZh", "bzip2"), (b"\xfd7zXZ\0", "xz"), (b"\x28\xb5\x2f\xfd", "zstd")];
     MAGICS.iter().find(|(start, _)| magic.starts_with(start)).map(|(_, program)| *program)

@@ -5,7 +5,7 @@ use oci_spec::image::{
     MediaType, Os, RootFsBuilder,
 };
 
-use super::archive::Spooled;
+use super::archive::{MAGIC_LEN, Spooled, decompressor};
 use super::content::Content;
 use super::error::ImageError;
 use super::health::with_health;
@@ -56,6 +56,35 @@ pub(super) fn keep_health(
     let Some(configuration) = with_health(&before, health) else { return Ok(manifest_digest) };
     let config_digest = content.put_bytes(&configuration)?;
     manifest.set_config(descriptor(MediaType::ImageConfig, &config_digest, configuration.len() as u64)?);
+    content.put_bytes(&serde_json::to_vec(&manifest).expect("it has text keys only"))
+}
+
+/// The image with media types that say how its layers are kept; gives the manifest's digest, which is another one if one
+/// of them said otherwise. skopeo calls a layer of an archive compressed also where it takes the blob that is here already,
+/// which may not be: that of an import.
+pub(super) fn with_true_layers(content: &Content, manifest_digest: String) -> Result<String, ImageError> {
+    let before = content.manifest(&manifest_digest)?;
+    let mut manifest = before.clone();
+    let mut layers = Vec::with_capacity(before.layers().len());
+    for layer in before.layers() {
+        let mut layer = layer.clone();
+        let begins = content.beginning::<MAGIC_LEN>(layer.digest().as_ref())?;
+        layer.set_media_type(match decompressor(&begins) {
+            None => MediaType::ImageLayer,
+            Some("gzip") => MediaType::ImageLayerGzip,
+            Some("zstd") => MediaType::ImageLayerZstd,
+            Some(other) => {
+                return Err(ImageError::BadArchive(format!(
+                    "a layer compressed by {other} is not supported"
+                )));
+            }
+        });
+        layers.push(layer);
+    }
+    manifest.set_layers(layers);
+    if manifest == before {
+        return Ok(manifest_digest);
+    }
     content.put_bytes(&serde_json::to_vec(&manifest).expect("it has text keys only"))
 }
 

@@ -60,6 +60,15 @@ impl Content {
         std::fs::read(&path).map_err(ImageError::io(&path))
     }
 
+    /// The first bytes of the blob; fewer if it is shorter.
+    pub fn beginning<const N: usize>(&self, digest: &str) -> Result<Vec<u8>, ImageError> {
+        let path = self.blob_path(digest)?;
+        let file = std::fs::File::open(&path).map_err(ImageError::io(&path))?;
+        let mut bytes = Vec::with_capacity(N);
+        file.take(N as u64).read_to_end(&mut bytes).map_err(ImageError::io(&path))?;
+        Ok(bytes)
+    }
+
     fn read<T>(
         &self,
         digest: &str,

@@ -9,7 +9,7 @@ use oci_spec::image::{Config, ImageConfiguration};
 use tokio::io::AsyncRead;
 
 use super::archive::{images_of, spool};
-use super::build::{build_image, keep_health};
+use super::build::{build_image, keep_health, with_true_layers};
 use super::change::ImageChanges;
 use super::content::{Content, hex_of, sha256_digest};
 use super::error::ImageError;
@@ -154,7 +154,8 @@ impl ImageStore {
             let work = self.0.content.work_layout(None)?;
             self.0.skopeo.copy_archive(&image.source, &work).await?;
             let source = self.0.skopeo.raw_configuration_of_archive(&image.source).await?;
-            let manifest = self.with_health_of(work.manifest()?.digest().to_string(), &source)?;
+            let manifest = with_true_layers(&self.0.content, work.manifest()?.digest().to_string())?;
+            let manifest = self.with_health_of(manifest, &source)?;
             let record = self.add(&manifest, &names, None).await?;
             loaded.extend(names.iter().map(Reference::familiar));
             if names.is_empty() {

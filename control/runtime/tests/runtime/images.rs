@@ -151,6 +151,21 @@ async fn archives_are_loaded_compressed_or_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_archive_is_loaded_whose_layer_was_imported() {
+    let node = TestNode::new(RUNC, &[]);
+    node.import("toolbox:1", &[ENTRYPOINT, "LABEL a=b"]).await;
+    let file = node.dir.path().join("docker.tar");
+    copy_out(&node, "toolbox:1", &format!("docker-archive:{}:tools/toolbox:2", file.display()), &[]);
+    // The layer stays, as that of another image; the archive's own has to be unpacked.
+    node.import("other:1", &[ENTRYPOINT]).await;
+    node.oci.remove_image("toolbox:1").await.expect("unused");
+    let mut stream = tokio::fs::File::open(&file).await.expect("there");
+    assert_eq!(node.oci.images().load(&mut stream).await.expect("loaded"), ["tools/toolbox:2"]);
+    assert_eq!(node.output(&task("tools/toolbox:2", &["exit", "6"])).await.0, 6);
+    assert_eq!(node.output(&task("other:1", &["exit", "7"])).await.0, 7);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn bad_imports_change_nothing() {
     let node = TestNode::new(RUNC, &[]);
     let name = Reference::parse("x:1").expect("valid");
