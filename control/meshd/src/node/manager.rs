@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use control_consensus::{Consensus, JoinError, Kek, OpenError, Options};
 use control_manager::{Inspector, Manager, Senses, clock};
@@ -16,6 +17,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::lock::LockError;
 use crate::disk::{DiskError, NodeFile, SwarmDir};
+
+/// One manager is asked this long to make a voter's new address known; then it is the next one's turn. It takes one write,
+/// and an election before it where the leader has moved.
+const MOVE_LIMIT: Duration = Duration::from_secs(4);
 
 /// Why the manager half does not run.
 #[derive(Debug, thiserror::Error)]
@@ -34,8 +39,12 @@ pub enum ManagerError {
     UnlockKey(tonic::Status),
     #[error("can't become a manager: {0}")]
     Join(#[from] JoinError),
+    #[error("the manager at {0} does not say in time that it knows this one's address")]
+    Unheard(SocketAddr),
     #[error("can't become a manager: no other manager is known")]
     Alone,
+    #[error("the node is stopping")]
+    Stopping,
     #[error("node.json names no raft id")]
     NoRaftId,
     #[error(
@@ -208,11 +217,14 @@ impl RunningManager {
     /// Becomes a voter, or known by its present address, through the first of `managers` that lets it, or as the leader.
     pub async fn join(&self, managers: &[SocketAddr]) -> Result<(), ManagerError> {
         let mut last = ManagerError::Alone;
-        let own = self.consensus.leads().then(|| self.consensus.addr());
+        // As the others see it: by its own vote, a leader that has just been restarted leads still.
+        let own = self.consensus.leadership().borrow().is_me.then(|| self.consensus.addr());
+        let limit = if self.is_voter() { MOVE_LIMIT } else { Duration::MAX };
         for addr in own.into_iter().chain(managers.iter().copied()) {
-            match self.consensus.join(addr).await {
-                Ok(()) => return Ok(()),
-                Err(error) => last = error.into(),
+            match tokio::time::timeout(limit, self.consensus.join(addr)).await {
+                Ok(Ok(())) => return Ok(()),
+                Ok(Err(error)) => last = error.into(),
+                Err(_) => last = ManagerError::Unheard(addr),
             }
         }
         Err(last)

@@ -48,6 +48,8 @@ pub struct Swarm {
     kek: Mutex<Option<Kek>>,
     file: Mutex<NodeFile>,
     manager: Mutex<Option<Arc<RunningManager>>>,
+    /// Held while the manager half is started or stopped.
+    starting: tokio::sync::Mutex<()>,
     /// Where the agent reaches the manager in this daemon.
     local_manager: watch::Sender<Option<SocketAddr>>,
     data_plane: NodeDataPlane,
@@ -123,6 +125,7 @@ impl Swarm {
             gossip: Mutex::new(gossip),
             agent: Mutex::new(Some(agent)),
             manager: Mutex::new(manager.map(Arc::new)),
+            starting: tokio::sync::Mutex::default(),
             pem: Mutex::new(pem),
             tls,
             kek: Mutex::new(kek),
@@ -277,10 +280,21 @@ impl Swarm {
         locked(&self.manager).clone()
     }
 
-    /// Starts the manager half: opens what is on the disk, or makes a new replica.
+    /// Starts the manager half: opens what is on the disk, or makes a new replica. Goes on to its end if the caller goes away:
+    /// files that are being opened would stay open.
     pub async fn start_manager(self: &Arc<Self>) -> Result<(), ManagerError> {
+        let swarm = self.clone();
+        let starting = tokio::spawn(async move {
+            let _until_started = swarm.starting.lock().await;
+            swarm.open_manager().await
+        });
+        starting.await.unwrap_or(Err(ManagerError::Stopping))
+    }
+
+    async fn open_manager(self: &Arc<Self>) -> Result<(), ManagerError> {
         let stored = Consensus::stored_raft_id(&self.dir.raft()).map_err(ManagerError::Raft)?;
-        let kek = self.data_key_opener(stored.is_none()).await?;
+        let kek = self.stop.run_until_cancelled(self.data_key_opener(stored.is_none())).await;
+        let kek = kek.ok_or(ManagerError::Stopping)??;
         self.update_file(|file| file.raft_id = Some(stored.unwrap_or_else(new_raft_id)))?;
         let file = self.file();
         let senses = Senses { own_data_path: self.data_plane.is_up.clone(), opinion: self.opinion.clone() };
@@ -307,8 +321,9 @@ impl Swarm {
         Ok(())
     }
 
-    /// Ends the manager half. What it has on disk stays.
+    /// Ends the manager half, also one that is just being started. What it has on disk stays.
     pub async fn stop_manager(&self) {
+        let _none_starts = self.starting.lock().await;
         self.local_manager.send_replace(None);
         let manager = locked(&self.manager).take();
         if let Some(manager) = manager {
