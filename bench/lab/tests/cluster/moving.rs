@@ -62,7 +62,7 @@ fn move_machine(bench: &Bench, node: &str) -> anyhow::Result<(Ipv4Addr, Ipv4Addr
 /// The other managers know where it is, and it takes part.
 fn is_found(bench: &Bench, node: &str, via: &str, now: Ipv4Addr) -> Outcome {
     let format = "{{.ManagerStatus.Addr}} {{.ManagerStatus.Reachability}} {{.Status.State}}";
-    let (_, took) = wait_until(&format!("{node} to be found at {now}"), SETTLE, || {
+    let ((), took) = wait_until(&format!("{node} to be found at {now}"), SETTLE, || {
         let shown = bench.lab.docker(via, &["node", "inspect", node, "--format", format])?;
         ensure!(shown == format!("{now}:2377 reachable ready"), "{shown}");
         Ok(bench

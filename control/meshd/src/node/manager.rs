@@ -75,7 +75,7 @@ enum Begin {
     /// From the disk, alone.
     Recover(Changes),
     /// From a backup, alone.
-    Restore(State, Changes),
+    Restore(Box<State>, Changes),
 }
 
 /// Makes the first entry of a new cluster of an old one's state.
@@ -123,7 +123,7 @@ impl RunningManager {
         senses: Senses,
         (state, changes): (State, Changes),
     ) -> Result<Self, ManagerError> {
-        Self::begin((dir, kek), channels, file, senses, Begin::Restore(state, changes)).await
+        Self::begin((dir, kek), channels, file, senses, Begin::Restore(Box::new(state), changes)).await
     }
 
     async fn begin(
@@ -154,7 +154,7 @@ impl RunningManager {
             }
             Begin::Resume => Consensus::create(options).await?,
             Begin::Recover(changes) => Consensus::recover(options, changes).await?,
-            Begin::Restore(state, changes) => Consensus::restore(options, state, changes).await?,
+            Begin::Restore(state, changes) => Consensus::restore(options, *state, changes).await?,
         };
         Ok(Self::start(consensus, listener, channels, file.node, senses))
     }
