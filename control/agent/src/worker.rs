@@ -3,13 +3,13 @@
 
 use std::net::Ipv6Addr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use control_model::executor::{Executor, ExecutorError};
 use control_model::gossip::{Opinion, Said};
-use control_model::{AssignmentUpdate, Network, Timestamp};
+use control_model::{AssignmentUpdate, EvenClock, Network, Timestamp};
 use control_rpc::digest;
 use dataplane_model::{DataPlane, NodeView};
 use tokio::sync::{mpsc, watch};
@@ -250,8 +250,17 @@ async fn sleep_until_due(after: Duration) {
     tokio::time::sleep(after).await;
 }
 
+/// Follows the wall clock, and never jumps: what waits is due when so much time has passed.
 fn now() -> Timestamp {
-    let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    static CLOCK: LazyLock<(Instant, Mutex<EvenClock>)> =
+        LazyLock::new(|| (Instant::now(), Mutex::new(EvenClock::new(wall(), Timestamp(0)))));
+    let (start, clock) = &*CLOCK;
+    let mut clock = clock.lock().unwrap_or_else(PoisonError::into_inner);
+    clock.read(wall(), Timestamp(0).after(start.elapsed()))
+}
+
+fn wall() -> Timestamp {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Timestamp(i64::try_from(since_epoch.as_nanos()).unwrap_or(i64::MAX))
 }
 

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use crate::clock;
 use crate::leading::while_leading;
 use crate::liveness::table::LivenessTable;
-pub use rounds::{Factory, Happened, LeaderLoop, Loops, MAX_CHANGES, Make};
+pub use rounds::{Factory, Happened, LeaderLoop, Loops, MAX_CHANGES, Make, last_stamp};
 
 /// After a proposal that had no leader to go to.
 const RETRY: Duration = Duration::from_millis(200);
@@ -72,7 +72,8 @@ impl Term<'_> {
         let (state, mut events) = self.store.subscribe();
         let mut acks = self.table.watch_acks();
         acks.mark_changed();
-        let mut loops = Loops::new(self.factories.clone(), &state, clock::now());
+        let now = clock::even_after(last_stamp(&state));
+        let mut loops = Loops::new(self.factories.clone(), &state, now);
         drop(state);
         if let Err(error) = self.answer(&mut loops, Happened::Began).await {
             return error.into();
@@ -108,11 +109,11 @@ impl Term<'_> {
     /// Lets every loop answer, and writes the answers.
     async fn answer(&self, loops: &mut Loops, happened: Happened) -> Result<(), ProposeError> {
         loops.tell(happened);
-        while let Some(changes) = loops.next_write(&self.store.state(), clock::now()) {
+        while let Some(changes) = loops.next_write(&self.store.state(), clock::even()) {
             match self.store.propose_as_leader(self.number, changes).await {
                 Ok(_) => {}
                 Err(ProposeError::Refused(error)) => {
-                    loops.refused(&error, &self.store.state(), clock::now());
+                    loops.refused(&error, &self.store.state(), clock::even());
                 }
                 Err(error) => return Err(error),
             }
@@ -121,10 +122,10 @@ impl Term<'_> {
     }
 }
 
-/// Returns at `deadline` by the wall clock; never without one.
+/// Returns at `deadline` by the clock of the loops, or somewhat before; never without one.
 async fn sleep_until(deadline: Option<Timestamp>) {
     match deadline {
-        Some(deadline) => tokio::time::sleep(deadline.since(clock::now())).await,
+        Some(deadline) => tokio::time::sleep(deadline.since(clock::even())).await,
         None => std::future::pending().await,
     }
 }

@@ -7,6 +7,7 @@ pub mod assignment;
 pub mod authority;
 pub mod change;
 pub mod constraint;
+pub mod even_clock;
 pub mod executor;
 pub mod families;
 pub mod generic;
@@ -27,6 +28,7 @@ pub mod validate_image;
 
 pub use assignment::{Assignment, AssignmentKey, AssignmentUpdate, Generation};
 pub use change::{Change, Entry, Object, ObjectRef, RequestId};
+pub use even_clock::EvenClock;
 pub use id::{ClusterId, NetworkId, NodeId, ServiceId, TaskId};
 pub use identity::PeerIdentity;
 pub use object::{Cluster, Meta, Network, Node, Service, Task};

@@ -5,10 +5,10 @@ use std::time::Duration;
 use control_agent::{Action, Desk, Input, Managers, Outbox};
 use control_model::executor::Found;
 use control_model::object::ContainerStatus;
-use control_model::{Assignment, AssignmentUpdate, Generation};
+use control_model::{Assignment, AssignmentUpdate, EvenClock, Generation};
 
 use crate::event::{Batch, Event, SessionNo};
-use crate::host::{AgentSession, Daemon, HostId, Process};
+use crate::host::{AgentSession, Daemon, HostId, Process, steady};
 use crate::manager::{Ends, Manager};
 use crate::world::World;
 
@@ -29,6 +29,8 @@ impl World {
         }
         let managers = self.managers().into_iter().map(HostId::addr).collect();
         let ids = self.random.fork();
+        let gossip = self.scenario.has_gossip().then(|| self.new_gossip(id));
+        let (wall, now) = (self.wall(id), self.now());
         let host = &mut self.hosts[id.0];
         host.life += 1;
         let life = host.life;
@@ -52,7 +54,10 @@ impl World {
             attempts: 0,
             due_at: None,
             manager: is_manager.then(|| Manager::new(ids)),
+            gossip,
+            clock: EvenClock::new(wall, steady(now)),
         });
+        self.laws.disturbed_at = self.queue.now();
         if is_manager {
             self.queue.after(Duration::from_millis(500), Event::Report { host: id, life });
         }
@@ -222,7 +227,7 @@ impl World {
     pub(crate) fn on_update(&mut self, no: SessionNo, update: AssignmentUpdate) {
         let Some((id, _, _)) = self.open_session(no) else { return };
         self.judge_update(id, &update);
-        let (now, before) = (self.wall(id), self.generation_of(id));
+        let (now, before) = (self.even(id), self.generation_of(id));
         let Some((_, daemon, _)) = self.open_session(no) else { return };
         match daemon.desk.assign(update, now) {
             Ok(actions) => {
@@ -241,7 +246,7 @@ impl World {
 
     /// A result for the daemon's task machine.
     pub(crate) fn desk_input(&mut self, id: HostId, input: Input) {
-        let now = self.wall(id);
+        let now = self.even(id);
         let Some(daemon) = &mut self.hosts[id.0].daemon else { return };
         let actions = daemon.desk.handle(input, now);
         self.perform(id, actions);
@@ -249,7 +254,7 @@ impl World {
     }
 
     pub(crate) fn on_desk(&mut self, id: HostId, life: u64) {
-        let now = self.wall(id);
+        let now = self.even(id);
         let true_now = self.now();
         let Some(daemon) = self.hosts[id.0].daemon.as_mut().filter(|d| d.life == life) else { return };
         daemon.due_at = daemon.due_at.filter(|at| *at > true_now);
@@ -262,7 +267,8 @@ impl World {
 
     /// After every input: a new view for the data plane, and a look at when time moves the machine on.
     pub(crate) fn show_view(&mut self, id: HostId) {
-        let now = self.wall(id);
+        self.tell_gossip(id);
+        let now = self.even(id);
         let Some(daemon) = &mut self.hosts[id.0].daemon else { return };
         let life = daemon.life;
         let (view, actions) = daemon.desk.show(now);

@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use control_agent::{Desk, Managers, NodeContext, Outbox};
 use control_model::executor::Exit;
+use control_model::gossip::GOSSIP_PORT;
 use control_model::object::{Cluster, NodeDescription, TaskStatus};
 use control_model::spec::{Platform, Resources};
-use control_model::{NodeId, Task, TaskId, Timestamp};
+use control_model::{EvenClock, NodeId, Task, TaskId, Timestamp};
 use control_store::State;
 use dataplane_model::{NodeView, Report};
 
+use crate::gossip::Gossip;
 use crate::manager::Manager;
 
 /// A machine by its number, from 0. Managers come first.
@@ -50,13 +52,14 @@ impl HostId {
     }
 
     /// What its agent says of it.
-    pub fn description(self) -> NodeDescription {
+    pub fn description(self, has_gossip: bool) -> NodeDescription {
         NodeDescription {
             hostname: format!("host{}", self.0),
             platform: Platform { os: "linux".into(), architecture: "x86_64".into() },
             resources: Resources { nano_cpus: 8_000_000_000, memory_bytes: 8 << 30 },
             data_path_addr: Some(self.ip()),
             addresses: vec![self.ip()],
+            gossip_addr: has_gossip.then(|| SocketAddr::new(self.ip(), GOSSIP_PORT)),
             ..NodeDescription::default()
         }
     }
@@ -77,6 +80,8 @@ pub struct Host {
     pub is_powered: bool,
     /// How much its wall clock is ahead of the true time, nanoseconds.
     pub clock_ahead: i64,
+    /// Its daemon stands still until then.
+    pub stalled_until: Duration,
     pub path: DataPath,
     pub containers: BTreeMap<TaskId, Container>,
     /// Calls of the runtime fail.
@@ -146,6 +151,9 @@ pub struct Daemon {
     /// When the task machine is looked at next.
     pub due_at: Option<Duration>,
     pub manager: Option<Manager>,
+    pub gossip: Option<Gossip>,
+    /// What it measures spans by, and stamps.
+    pub clock: EvenClock,
 }
 
 /// The agent's end of a session.
@@ -169,6 +177,7 @@ impl Host {
             id,
             is_powered: true,
             clock_ahead: 0,
+            stalled_until: Duration::ZERO,
             path: DataPath::default(),
             containers: BTreeMap::new(),
             runtime_fails: false,

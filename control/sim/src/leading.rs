@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use control_manager::leader::{Happened, Loops};
+use control_manager::leader::{Happened, Loops, last_stamp};
 use control_manager::liveness::Liveness;
 use control_manager::liveness::rounds::Rounds;
 use control_model::Timestamp;
-use control_store::Event as StoreEvent;
+use control_model::gossip::Opinion;
+use control_store::{Event as StoreEvent, State};
 
 use crate::event::Event;
 use crate::host::{HostId, steady};
@@ -45,16 +46,21 @@ pub struct Leading {
 impl World {
     /// The manager on `host` sees another leader than before.
     pub(crate) fn leadership_changed(&mut self, host: HostId) {
-        let (state, now, wall) = (self.replica(host), self.now(), self.wall(host));
+        let (state, now) = (self.replica(host), self.now());
+        let opinion = self.opinion_of(host);
         // A leader's writes are dropped with it, and nobody else takes them.
         self.log.writes.retain(|_, write| write.host != host || !write.purpose.is_leaders());
         let Some(manager) = self.hosts[host.0].manager_mut() else { return };
         manager.leading = None;
         let Some((_, term)) = manager.leader_seen.filter(|(leader, _)| *leader == host) else { return };
+        let even = self.even_after(host, &state);
+        let Some(manager) = self.hosts[host.0].manager_mut() else { return };
         let started = steady(now);
+        let mut liveness = Liveness::new(started);
+        liveness.gossip(&opinion);
         manager.leading = Some(Leading {
             term,
-            loops: Loops::new(manager.factories.clone(), &state, wall),
+            loops: Loops::new(manager.factories.clone(), &state, even),
             events: Vec::new(),
             has_batch: false,
             has_begun: false,
@@ -63,7 +69,7 @@ impl World {
             n_acks_seen: 0,
             due_at: None,
             started,
-            liveness: Liveness::new(started),
+            liveness,
             rounds: Rounds::new(started),
             is_judging: false,
             judge_at: None,
@@ -72,12 +78,21 @@ impl World {
         self.queue.after(Duration::ZERO, Event::Probe { host, term });
     }
 
+    /// A time after all that its predecessors have stamped.
+    fn even_after(&mut self, host: HostId, state: &State) -> Timestamp {
+        if let Some(daemon) = &mut self.hosts[host.0].daemon {
+            daemon.clock.advance_to(last_stamp(state));
+        }
+        self.even(host)
+    }
+
     fn leading(&mut self, host: HostId, term: u64) -> Option<&mut Leading> {
         self.hosts[host.0].manager_mut()?.leading.as_mut().filter(|leading| leading.term == term)
     }
 
     pub(crate) fn on_loops(&mut self, host: HostId, term: u64) {
-        let (state, now, wall) = (self.replica(host), self.now(), self.wall(host));
+        let (state, now) = (self.replica(host), self.now());
+        let even = self.even_after(host, &state);
         let Some(manager) = self.hosts[host.0].manager_mut() else { return };
         let factories = manager.factories.clone();
         let Some(leading) = manager.leading.as_mut().filter(|leading| leading.term == term) else { return };
@@ -85,7 +100,7 @@ impl World {
             leading.due_at = None;
         }
         if std::mem::take(&mut leading.has_failed) {
-            leading.loops = Loops::new(factories, &state, wall);
+            leading.loops = Loops::new(factories, &state, even);
             leading.events.clear();
             (leading.has_begun, leading.is_busy) = (false, false);
         }
@@ -94,7 +109,7 @@ impl World {
 
     /// Lets the loops answer what has happened, until they wait for a write or for time.
     pub(crate) fn run_loops(&mut self, host: HostId) {
-        let (state, now, wall) = (self.replica(host), self.now(), self.wall(host));
+        let (state, now, even) = (self.replica(host), self.now(), self.even(host));
         let Some(manager) = self.hosts[host.0].manager_mut() else { return };
         let n_acks = *manager.table.watch_acks().borrow();
         let Some(leading) = &mut manager.leading else { return };
@@ -103,14 +118,14 @@ impl World {
             if leading.is_busy || leading.has_failed {
                 return;
             }
-            if let Some(changes) = leading.loops.next_write(&state, wall) {
+            if let Some(changes) = leading.loops.next_write(&state, even) {
                 leading.is_busy = true;
                 let purpose = Purpose::Loops { term, name: leading.loops.writer() };
                 return self.propose(host, changes, purpose);
             }
-            let Some(happened) = leading.next_happened(n_acks, wall) else {
+            let Some(happened) = leading.next_happened(n_acks, even) else {
                 let Some(deadline) = leading.loops.next_deadline() else { return };
-                let at = now + deadline.since(wall);
+                let at = now + deadline.since(even);
                 if leading.due_at.is_none_or(|due| at < due) {
                     leading.due_at = Some(at);
                     self.queue.after(at.saturating_sub(now), Event::Loops { host, term });
@@ -123,12 +138,12 @@ impl World {
     }
 
     pub(crate) fn loops_wrote(&mut self, host: HostId, term: u64, outcome: Result<(), Failure>) {
-        let (state, wall) = (self.replica(host), self.wall(host));
+        let (state, even) = (self.replica(host), self.even(host));
         let Some(leading) = self.leading(host, term) else { return };
         leading.is_busy = false;
         match outcome {
             Ok(()) => {}
-            Err(Failure::Refused(error)) => leading.loops.refused(&error, &state, wall),
+            Err(Failure::Refused(error)) => leading.loops.refused(&error, &state, even),
             Err(Failure::NoLeader) => {
                 leading.has_failed = true;
                 return self.queue.after(RETRY, Event::Loops { host, term });
@@ -182,6 +197,15 @@ impl World {
         }
     }
 
+    /// This node's gossip thinks otherwise than before.
+    pub(crate) fn heard_by_leader(&mut self, host: HostId, opinion: &Opinion) {
+        let leading = self.hosts[host.0].manager_mut().and_then(|manager| manager.leading.as_mut());
+        let Some(leading) = leading else { return };
+        leading.liveness.gossip(opinion);
+        let term = leading.term;
+        self.on_judge(host, term);
+    }
+
     /// Writes what follows from heartbeats and probes.
     pub(crate) fn on_judge(&mut self, host: HostId, term: u64) {
         let (state, now) = (self.replica(host), self.now());
@@ -222,7 +246,7 @@ impl World {
 
 impl Leading {
     /// What the loops are to be told now; `None` if nothing.
-    fn next_happened(&mut self, n_acks: u64, wall: Timestamp) -> Option<Happened> {
+    fn next_happened(&mut self, n_acks: u64, even: Timestamp) -> Option<Happened> {
         if !std::mem::replace(&mut self.has_begun, true) {
             return Some(Happened::Began);
         }
@@ -232,7 +256,7 @@ impl Leading {
         if std::mem::replace(&mut self.n_acks_seen, n_acks) != n_acks {
             return Some(Happened::Acknowledged);
         }
-        let is_due = self.loops.next_deadline().is_some_and(|at| at <= wall);
+        let is_due = self.loops.next_deadline().is_some_and(|at| at <= even);
         is_due.then_some(Happened::Due)
     }
 }

@@ -13,6 +13,8 @@
 mod act;
 mod agent;
 mod event;
+mod faults;
+mod gossip;
 mod host;
 mod laws;
 mod leading;
@@ -25,10 +27,12 @@ pub mod raft;
 mod random;
 mod run;
 mod runtime;
+mod scale;
 mod scenario;
 mod world;
 
 pub use mutation::Mutation;
 pub use run::{Outcome, Run};
+pub use scale::{ScaleRun, Span};
 pub use scenario::Scenario;
 pub use world::Broken;

@@ -4,13 +4,15 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use control_model::Change;
-use control_model::change::{Entry, RequestId};
+use control_model::change::{Entry, Object, RequestId};
+use control_model::object::Slot;
+use control_model::{Change, Task, TaskId};
 use control_store::{ApplyError, State};
 
 use crate::event::{Event, Ticket};
 use crate::host::HostId;
 use crate::mutation::Mutation;
+use crate::scale::Meter;
 use crate::world::World;
 
 /// As `control-consensus` has it.
@@ -107,13 +109,34 @@ impl World {
     /// Begins a write of `changes` by the manager on `host`. Its end comes to [`World::write_ended`].
     pub(crate) fn propose(&mut self, host: HostId, changes: Vec<Change>, purpose: Purpose) {
         let request = RequestId(self.random.bits());
-        let entry = Arc::new(Entry { request, at: self.wall(host), changes });
+        let changes = if self.mutation == Some(Mutation::Twins) { self.with_twins(changes) } else { changes };
+        let entry = Arc::new(Entry { request, at: self.even(host), changes });
         self.log.n_writes += 1;
         let ticket = Ticket(self.log.n_writes);
         let (life, deadline) = (self.host(host).life, self.now() + PROPOSE_TIMEOUT);
         self.log.purposes.insert(request, purpose.clone());
         self.log.writes.insert(ticket, Write { host, life, entry, purpose, deadline });
         self.queue.after(Duration::ZERO, Event::Write(ticket));
+    }
+
+    /// The mutation's.
+    fn with_twins(&mut self, mut changes: Vec<Change>) -> Vec<Change> {
+        let mut twins = Vec::new();
+        for change in &changes {
+            if let Change::Create(Object::Task(task)) = change
+                && let Slot::Replica(number) = task.slot
+                && (task.job_iteration.is_some() || task.node.is_some())
+            {
+                let twin = Task {
+                    id: TaskId::from_bits(self.random.bits()),
+                    slot: Slot::Replica(number + 1),
+                    ..Task::clone(task)
+                };
+                twins.push(Change::Create(Object::Task(Box::new(twin))));
+            }
+        }
+        changes.extend(twins);
+        changes
     }
 
     pub(crate) fn on_write(&mut self, ticket: Ticket) {
@@ -176,7 +199,9 @@ impl World {
         if n_committed == 0 {
             return;
         }
+        let begun = self.meter.as_ref().map(Meter::read);
         self.on_replicate(leader.host);
+        self.measured(begun);
         for host in self.managers() {
             if host != leader.host {
                 let delay = self.net.delay();
@@ -219,10 +244,10 @@ impl World {
     /// A manager hears from the leader, and applies what is committed.
     pub(crate) fn on_replicate(&mut self, host: HostId) {
         let Some(leader) = self.log.leader.filter(|leader| self.does_lead(*leader)) else { return };
-        if self.host(host).manager().is_none() || !self.net.is_both_ways(host, leader.host) {
+        let is_reached = self.does_run(host) && self.net.is_both_ways(host, leader.host);
+        if self.host(host).manager().is_none() || !is_reached {
             return;
         }
-        self.heard_leader(host, leader);
         let n_committed = self.log.committed.len();
         let forgets = self.mutation == Some(Mutation::ForgottenEntry) && host == HostId(1);
         loop {
@@ -243,6 +268,8 @@ impl World {
             replica.state = Arc::new(state);
             self.applied(host, events);
         }
+        // Its loops are made of all that it found.
+        self.heard_leader(host, leader);
         self.after_applying(host);
         let waiting: Vec<Ticket> = self
             .log
@@ -277,7 +304,7 @@ impl World {
         self.elect();
         // A leader leads when all that it found in its log is applied.
         self.on_commit();
-        for host in self.managers() {
+        for host in self.managers().into_iter().filter(|host| self.does_run(*host)).collect::<Vec<_>>() {
             self.on_replicate(host);
             self.notice_silence(host);
         }
@@ -318,6 +345,7 @@ impl World {
             pending.ready_at = now;
         }
         let life = self.host(host).life;
+        self.laws.elected_at = now;
         self.log.leader = Some(Leader { host, term: self.log.term, life });
         self.log.lost_since = None;
     }
@@ -330,8 +358,9 @@ impl World {
         let managers = self.managers();
         let reached = managers
             .iter()
-            .filter(|m| self.host(**m).manager().is_some() && self.net.is_both_ways(**m, host))
+            .filter(|m| self.host(**m).manager().is_some() && self.does_run(**m))
+            .filter(|m| self.net.is_both_ways(**m, host))
             .count();
-        self.host(host).manager().is_some() && 2 * reached > managers.len()
+        self.host(host).manager().is_some() && self.does_run(host) && 2 * reached > managers.len()
     }
 }

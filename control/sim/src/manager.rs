@@ -120,7 +120,7 @@ impl World {
         }
         let state = self.replica(ends.manager);
         let Some(known) = state.nodes().get(&node) else { return self.refuse(no) };
-        let description = ends.agent.description();
+        let description = ends.agent.description(self.scenario.has_gossip());
         if known.description == description {
             return self.open(no);
         }
@@ -237,6 +237,7 @@ impl World {
         let arrival = (now + delay).max(stream.last_arrival);
         stream.last_arrival = arrival;
         for update in std::mem::take(&mut stream.backlog) {
+            self.meter.iter_mut().for_each(|meter| meter.sent(&update));
             self.queue.after(arrival.saturating_sub(now), Event::Update(no, update));
         }
     }
@@ -310,10 +311,11 @@ impl World {
 
     pub(crate) fn on_beat_arrives(&mut self, no: SessionNo, applied: Generation) {
         let now = self.now();
+        let is_lost = self.mutation == Some(Mutation::LostHeartbeats);
         let Some((ends, manager)) = self.manager_of(no) else { return };
         let stream = manager.streams.get(&no).filter(|stream| !stream.guard.closed.is_cancelled());
         let is_valid = stream.is_some();
-        if let Some(stream) = stream {
+        if let Some(stream) = stream.filter(|_| !is_lost) {
             manager.sessions.heartbeat(&stream.guard, applied, steady(now));
         }
         self.answer(no, Event::BeatAnswered(no, is_valid));

@@ -15,4 +15,12 @@ pub enum Mutation {
     InventedStatus,
     /// A runtime says that a process has ended while it runs on.
     LateStop,
+    /// A task of a job, and one that is moved, gets a twin in the slot beside its own.
+    Twins,
+    /// What gossip thinks reaches nobody.
+    DeafToGossip,
+    /// Managers don't note the heartbeats that they answer.
+    LostHeartbeats,
+    /// Daemons measure spans by the machine's clock.
+    JumpingClocks,
 }

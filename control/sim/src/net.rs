@@ -43,6 +43,11 @@ impl Net {
         !self.cut.contains(&(from, to))
     }
 
+    /// Nothing is cut, and nothing lost.
+    pub fn is_well(&self) -> bool {
+        self.cut.is_empty() && self.loss_percent == 0
+    }
+
     /// A call and its answer get through.
     pub fn is_both_ways(&self, a: HostId, b: HostId) -> bool {
         self.leads(a, b) && self.leads(b, a)

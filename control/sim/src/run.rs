@@ -7,6 +7,7 @@ use std::time::Duration;
 use control_manager::assignments::NodeAssignments;
 use control_model::change::{Change, Entry, Object, RequestId};
 use control_model::object::{Cluster, ManagerStatus, Network, Node, NodeState, Service, UpdateState};
+use control_model::slow_start::FULL_WEIGHT;
 use control_model::spec::{Availability, Role, ServiceMode};
 use control_model::{Assignment, AssignmentKey, ClusterId, NetworkId, Task, TaskState};
 use control_orchestrator::is_task_dirty;
@@ -14,7 +15,9 @@ use control_store::State;
 
 use crate::act::updated;
 use crate::event::Event;
+use crate::faults::SOME_LOSS;
 use crate::host::{Host, HostId};
+use crate::laws::{job_unfinished, uneven};
 use crate::log::Purpose;
 use crate::mutation::Mutation;
 use crate::scenario::Scenario;
@@ -29,6 +32,8 @@ const HEALING: Duration = Duration::from_mins(5);
 /// Between two looks whether all is well.
 const LOOK: Duration = Duration::from_secs(1);
 const GOOD_IMAGE: &str = "v9";
+/// Ends well by itself.
+pub const GOOD_JOB: &str = "job";
 
 /// What is to be run.
 #[derive(Debug, Clone, Copy)]
@@ -55,6 +60,9 @@ impl Run {
         let mut world = World::new(self.scenario, self.seed, self.mutation, self.is_traced);
         world.begin();
         world.run(BEGINNING)?;
+        if self.scenario == Scenario::Stalls {
+            world.net.loss_percent = SOME_LOSS;
+        }
         world.queue.after(Duration::ZERO, Event::Act);
         world.run(PLAY)?;
         world.mend();
@@ -65,7 +73,7 @@ impl Run {
 }
 
 impl World {
-    fn begin(&mut self) {
+    pub(crate) fn begin(&mut self) {
         let nodes = self.hosts.iter().map(|host| {
             let role = if host.replica.is_some() { Role::Manager } else { Role::Worker };
             let mut node = Node::new(host.id.node(), role);
@@ -94,6 +102,7 @@ impl World {
         for host in &mut self.hosts {
             host.clock_ahead = 0;
             host.is_powered = true;
+            host.stalled_until = Duration::ZERO;
             host.runtime_fails = false;
             (host.path.is_stuck, host.path.is_dead) = (false, false);
             self.queue.after(Duration::from_millis(100), Event::DaemonStarts(host.id));
@@ -127,10 +136,11 @@ impl World {
             self.propose(by, vec![Change::Update { object, expected: node.meta.version }], Purpose::User);
         }
         let services = state.services().iter().filter(|service| !service.pending_delete);
-        for old in services.filter(|service| service.spec.task.container.image != GOOD_IMAGE) {
+        let now = self.wall(by);
+        for old in services.filter(|service| service.spec.task.container.image != good_image(service)) {
             let mut new = Service::clone(old);
-            new.spec.task.container.image = GOOD_IMAGE.into();
-            self.propose(by, vec![updated(old, new)], Purpose::User);
+            new.spec.task.container.image = good_image(old).into();
+            self.propose(by, vec![updated(old, new, now)], Purpose::User);
         }
     }
 
@@ -217,17 +227,18 @@ fn not_as_asked(state: &State, service: &Service) -> Option<String> {
     if service.pending_delete {
         return Some(format!("{name} still goes"));
     }
-    if service.spec.task.container.image != GOOD_IMAGE {
+    if service.spec.task.container.image != good_image(service) {
         return Some(format!("{name} has its bad image"));
+    }
+    if service.spec.mode.is_job() {
+        return job_unfinished(state, service).or_else(|| too_much_history(state, service));
     }
     let tasks = || state.tasks_of_service(service.id).map(AsRef::as_ref);
     let wanted: Vec<&Task> = tasks().filter(|task| task.desired_state <= TaskState::Running).collect();
     let n_wanted = match service.spec.mode {
         ServiceMode::Replicated { replicas } => usize::try_from(replicas).unwrap_or(usize::MAX),
         ServiceMode::Global => state.nodes().len(),
-        ServiceMode::ReplicatedJob { .. } | ServiceMode::GlobalJob => {
-            return Some(format!("{name} is a job: nobody here asks for one"));
-        }
+        ServiceMode::ReplicatedJob { .. } | ServiceMode::GlobalJob => return None,
     };
     let slots: BTreeSet<_> = wanted.iter().map(|task| task.slot).collect();
     if wanted.len() != n_wanted || slots.len() != n_wanted {
@@ -235,7 +246,8 @@ fn not_as_asked(state: &State, service: &Service) -> Option<String> {
     }
     for task in wanted {
         let node = task.node.and_then(|id| state.nodes().get(&id)).map(AsRef::as_ref);
-        if task.status.state != TaskState::Running || is_task_dirty(service, task, node) {
+        let is_well = task.status.state == TaskState::Running && task.weight == FULL_WEIGHT;
+        if !is_well || is_task_dirty(service, task, node) {
             return Some(format!("{} is {:?}: {}", task.name(), task.status, task.spec.container.image));
         }
     }
@@ -243,9 +255,24 @@ fn not_as_asked(state: &State, service: &Service) -> Option<String> {
     if ![None, Some(UpdateState::Completed), Some(UpdateState::RollbackCompleted)].contains(&status) {
         return Some(format!("{name}: {status:?}"));
     }
+    uneven(state, service).or_else(|| too_much_history(state, service))
+}
+
+fn good_image(service: &Service) -> &'static str {
+    if service.spec.mode.is_job() { GOOD_JOB } else { GOOD_IMAGE }
+}
+
+/// A slot keeps as many tasks as the cluster's limit says, or as counting restarts needs.
+fn too_much_history(state: &State, service: &Service) -> Option<String> {
     let mut kept: BTreeMap<_, usize> = BTreeMap::new();
-    tasks().for_each(|task| *kept.entry(task.slot).or_default() += 1);
-    let limit = state.cluster().map_or(0, |cluster| cluster.spec.task_history_limit);
+    let tasks = state.tasks_of_service(service.id);
+    tasks.for_each(|task| *kept.entry(task.slot).or_default() += 1);
+    let of_cluster = state.cluster().map_or(0, |cluster| cluster.spec.task_history_limit);
+    let limit = match service.spec.task.restart.max_attempts {
+        0 => of_cluster,
+        attempts => i64::try_from(attempts).unwrap_or(i64::MAX).saturating_add(1),
+    };
     let most = kept.values().copied().max().unwrap_or(0);
-    (i64::try_from(most).unwrap_or(i64::MAX) > limit).then(|| format!("{name}: {most} tasks in one slot"))
+    let is_over = i64::try_from(most).unwrap_or(i64::MAX) > limit;
+    is_over.then(|| format!("{}: {most} tasks in one slot", service.spec.name))
 }

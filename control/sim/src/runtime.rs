@@ -11,6 +11,7 @@ use dataplane_model::{NodeView, SandboxStatus};
 use crate::event::{Event, SessionNo};
 use crate::host::{Container, HostId, Process};
 use crate::mutation::Mutation;
+use crate::run::GOOD_JOB;
 use crate::world::World;
 
 const PREPARES_IN: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(700));
@@ -94,7 +95,7 @@ impl World {
         self.judge_start(id, &started);
         let code = match image.as_str() {
             "crash" => Some(1),
-            "done" => Some(0),
+            "done" | GOOD_JOB => Some(0),
             _ => None,
         };
         if let Some(code) = code {
@@ -102,7 +103,8 @@ impl World {
             self.queue.after(after, Event::Exits { host: id, task, pid, code });
         }
         let status = ContainerStatus { pid, ..ContainerStatus::default() };
-        self.on_called(id, life, Input::Started(task, Ok(status)));
+        let input = Box::new(Input::Started(task, Ok(status)));
+        self.queue.after(Duration::ZERO, Event::Called { host: id, life, input });
     }
 
     fn wait(&mut self, id: HostId, life: u64, task: TaskId) {
@@ -178,7 +180,7 @@ impl World {
     }
 
     pub(crate) fn on_pass(&mut self, id: HostId, life: u64) {
-        let now = self.wall(id);
+        let now = self.even(id);
         let host = &mut self.hosts[id.0];
         if host.life != life || host.daemon.is_none() {
             return;

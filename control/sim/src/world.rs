@@ -6,7 +6,7 @@ use std::time::Duration;
 use control_model::Timestamp;
 
 use crate::event::{Event, SessionNo};
-use crate::host::{Host, HostId, Process};
+use crate::host::{Host, HostId, Process, steady};
 use crate::laws::Laws;
 use crate::log::Log;
 use crate::manager::Ends;
@@ -14,7 +14,10 @@ use crate::mutation::Mutation;
 use crate::net::Net;
 use crate::queue::Queue;
 use crate::random::Random;
+use crate::scale::Meter;
 use crate::scenario::Scenario;
+
+const A_MOMENT: Duration = Duration::from_millis(1);
 
 /// A law that did not hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,14 +53,22 @@ pub struct World {
     /// Prints what happens.
     is_traced: bool,
     n_events: u64,
+    pub(crate) meter: Option<Meter>,
 }
 
 impl World {
     pub(crate) fn new(scenario: Scenario, seed: u64, mutation: Option<Mutation>, is_traced: bool) -> Self {
+        let mut sizes = Random::new(seed);
+        let n_managers = [1, 3, 3, 3, 5][sizes.below(5)];
+        let n_hosts = n_managers + 1 + sizes.below(4);
+        let world = Self::sized(scenario, seed, n_managers, n_hosts);
+        Self { mutation, is_traced, ..world }
+    }
+
+    /// So many machines, the first of them managers.
+    pub(crate) fn sized(scenario: Scenario, seed: u64, n_managers: usize, n_hosts: usize) -> Self {
         let mut random = Random::new(seed);
         let net = Net::new(random.fork());
-        let n_managers = [1, 3, 3, 3, 5][random.below(5)];
-        let n_hosts = n_managers + 1 + random.below(4);
         let hosts = (0..n_hosts).map(|n| Host::new(HostId(n), n < n_managers)).collect();
         Self {
             queue: Queue::default(),
@@ -69,12 +80,13 @@ impl World {
             n_sessions: 0,
             laws: Laws::default(),
             scenario,
-            mutation,
+            mutation: None,
             is_healed: false,
             n_created: 0,
             broken: None,
-            is_traced,
+            is_traced: false,
             n_events: 0,
+            meter: None,
         }
     }
 
@@ -89,6 +101,15 @@ impl World {
     /// The wall clock of a machine.
     pub(crate) fn wall(&self, id: HostId) -> Timestamp {
         self.host(id).wall(self.now())
+    }
+
+    /// The clock of a machine's daemon, which follows that of the machine and never jumps; without a daemon, the machine's.
+    pub(crate) fn even(&mut self, id: HostId) -> Timestamp {
+        let (now, wall) = (steady(self.now()), self.wall(id));
+        if self.mutation == Some(Mutation::JumpingClocks) {
+            return wall;
+        }
+        self.hosts[id.0].daemon.as_mut().map_or(wall, |daemon| daemon.clock.read(wall, now))
     }
 
     /// Machines that are managers, whether or not they work.
@@ -123,12 +144,49 @@ impl World {
         let end = self.now() + span;
         while let Some(event) = self.queue.next_before(end) {
             self.n_events += 1;
-            self.happens(event);
+            match self.waits(&event) {
+                Some(span) => self.queue.after(span, event),
+                None => self.metered(event),
+            }
             if let Some(broken) = &self.broken {
                 return Err(broken.clone());
             }
         }
         Ok(())
+    }
+
+    /// How long an event waits for a daemon that stands still.
+    fn waits(&self, event: &Event) -> Option<Duration> {
+        let host = event.waits_for(&self.sessions, &self.log.writes)?;
+        let until = self.host(host).stalled_until;
+        // What has come is read before the clock is looked at.
+        let until = if matches!(event, Event::GossipDue { .. }) { until + A_MOMENT } else { until };
+        until.checked_sub(self.now()).filter(|span| !span.is_zero() && self.does_stall(host))
+    }
+
+    fn does_stall(&self, host: HostId) -> bool {
+        self.host(host).stalled_until > self.now()
+    }
+
+    /// The daemon, if there is one, does not stand still.
+    pub(crate) fn does_run(&self, host: HostId) -> bool {
+        !self.does_stall(host)
+    }
+
+    /// What the leader's daemon does is measured, where somebody wants to know.
+    fn metered(&mut self, event: Event) {
+        let leader = self.log.leader.map(|leader| leader.host);
+        let is_leaders = event.waits_for(&self.sessions, &self.log.writes) == leader;
+        let begun = self.meter.as_ref().filter(|_| is_leaders && leader.is_some()).map(Meter::read);
+        self.happens(event);
+        self.measured(begun);
+    }
+
+    /// The leader's daemon has done something since then.
+    pub(crate) fn measured(&mut self, begun: Option<Duration>) {
+        if let (Some(meter), Some(begun)) = (&mut self.meter, begun) {
+            meter.leader_did(meter.read().saturating_sub(begun));
+        }
     }
 
     fn happens(&mut self, event: Event) {
@@ -153,6 +211,8 @@ impl World {
             Event::StatusesArrive(no, batch) => self.on_statuses_arrive(no, batch),
             Event::SessionGone(no) => self.on_session_gone(no),
             Event::DaemonStarts(host) => self.on_daemon_starts(host),
+            Event::Power(host) => self.on_power(host),
+            Event::OutOfRings { host, since } => self.judge_out_of_rings(host, since),
             Event::Act => self.on_act(),
             event => self.happens_on_node(event),
         }
@@ -177,7 +237,7 @@ impl World {
             Event::Started { host, life, task } => self.on_started(host, life, task),
             Event::Exits { host, task, pid, code } => self.on_exits(host, task, pid, code),
             Event::Pass { host, life } => self.on_pass(host, life),
-            _ => unreachable!("the events of managers are told apart before"),
+            event => self.happens_in_gossip(event),
         }
     }
 
@@ -185,6 +245,7 @@ impl World {
     pub(crate) fn crash_daemon(&mut self, id: HostId) {
         let host = &mut self.hosts[id.0];
         host.daemon = None;
+        host.stalled_until = Duration::ZERO;
         host.life += 1;
     }
 

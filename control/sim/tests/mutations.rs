@@ -3,7 +3,7 @@
 use control_sim::{Mutation, Run, Scenario};
 
 /// Seeds until a fault must have been found.
-const SEEDS: u64 = 30;
+const SEEDS: u64 = 200;
 
 /// The law that `mutation` breaks first, in one of the seeds.
 fn broken_by(mutation: Mutation, scenario: Scenario, law: &str) {
@@ -47,6 +47,31 @@ fn a_status_that_nobody_gave() {
 #[test]
 fn a_process_that_runs_on() {
     broken_by(Mutation::LateStop, Scenario::Calm, "what has ended has no process");
+}
+
+#[test]
+fn tasks_of_jobs_that_nobody_asked_for() {
+    broken_by(Mutation::Twins, Scenario::Jobs, "a job keeps its limits");
+}
+
+#[test]
+fn more_moves_than_the_label_allows() {
+    broken_by(Mutation::Twins, Scenario::Rebalance, "so many tasks are moved at once as the label says");
+}
+
+#[test]
+fn nodes_that_do_not_hear_gossip() {
+    broken_by(Mutation::DeafToGossip, Scenario::Gossip, "a dead node is out of every load balancer");
+}
+
+#[test]
+fn heartbeats_that_are_lost() {
+    broken_by(Mutation::LostHeartbeats, Scenario::Stalls, "who lives is not called dead");
+}
+
+#[test]
+fn clocks_that_jump() {
+    broken_by(Mutation::JumpingClocks, Scenario::Clocks, "drain comes before the signal");
 }
 
 #[test]

@@ -85,6 +85,26 @@ fn clocks() {
 }
 
 #[test]
+fn jobs() {
+    try_all(Scenario::Jobs);
+}
+
+#[test]
+fn rebalance() {
+    try_all(Scenario::Rebalance);
+}
+
+#[test]
+fn gossip() {
+    try_all(Scenario::Gossip);
+}
+
+#[test]
+fn stalls() {
+    try_all(Scenario::Stalls);
+}
+
+#[test]
 fn storm() {
     try_all(Scenario::Storm);
 }

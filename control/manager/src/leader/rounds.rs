@@ -159,6 +159,12 @@ impl Running {
     }
 }
 
+/// The latest of the stamps that the loops measure spans from. A new leader's clock goes on from there: its predecessor's may
+/// have been ahead, and no delay is to last longer for that.
+pub fn last_stamp(state: &State) -> Timestamp {
+    state.tasks().iter().map(|task| task.meta.created_at).max().unwrap_or_default()
+}
+
 fn in_entries(changes: &[Change]) -> VecDeque<Vec<Change>> {
     changes.chunks(MAX_CHANGES).map(<[Change]>::to_vec).collect()
 }

@@ -143,7 +143,7 @@ impl RunningManager {
             addr: file.advertise,
             kek,
             channels: channels.clone(),
-            clock: Arc::new(clock::now),
+            clock: Arc::new(clock::even),
         };
         let consensus = match begin {
             Begin::Bootstrap(changes) => Consensus::bootstrap(options, changes).await?,
