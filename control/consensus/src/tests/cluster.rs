@@ -481,6 +481,13 @@ async fn leadership_goes_to_a_last_choice_only_if_there_is_no_other() {
         let others: Vec<u64> = others.collect();
         for (next, last_choice) in [(others[1], others[0]), (leader, others[0])] {
             let consensus = &cluster.get(cluster.leader().await).consensus;
+            // Who has just begun to lead has yet to hear from the others, and hands over to nobody that it does not hear.
+            let hears_all = async {
+                while consensus.reachable().len() < cluster.managers.len() {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            };
+            tokio::time::timeout(PATIENCE, hears_all).await.unwrap();
             consensus.transfer_leadership(&BTreeSet::from([last_choice])).await.unwrap();
             let mut leadership = cluster.get(next).consensus.leadership();
             tokio::time::timeout(PATIENCE, leadership.wait_for(|now| now.is_me)).await.unwrap().unwrap();
