@@ -42,11 +42,6 @@ impl Consensus {
         self.members().get(&self.raft_id()) == Some(&self.me())
     }
 
-    /// Is this manager the leader, also one without a quorum?
-    pub fn leads(&self) -> bool {
-        self.check_leader().is_ok()
-    }
-
     /// Where others are to reach this manager.
     pub fn addr(&self) -> SocketAddr {
         self.me().addr
