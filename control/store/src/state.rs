@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use control_model::change::{Change, Entry, Object, ObjectRef, RequestId};
 use control_model::object::{Cluster, Meta, Network, Node, Service, Slot, Task};
-use control_model::{ClusterId, NetworkId, NodeId, ServiceId, TaskId, Timestamp};
+use control_model::{ClusterId, NetworkId, NodeId, ServiceId, TaskId, TaskState, Timestamp};
 use imbl::{OrdMap, OrdSet, Vector};
 use serde::{Deserialize, Serialize};
 
@@ -250,7 +250,9 @@ impl State {
                 changed
             })),
             Change::TaskStatus { id, status } => Ok(self.edit_task(index, at, *id, |t| {
-                let grows = status.state > t.status.state
+                // A task ends once: what an earlier life of its agent said of it may come late.
+                let has_ended = t.status.state.is_terminal() && status.state != TaskState::Orphaned;
+                let grows = (status.state > t.status.state && !has_ended)
                     || (status.state == t.status.state && *status != t.status && status.at >= t.status.at);
                 if grows {
                     t.status.clone_from(status);

@@ -100,6 +100,23 @@ fn a_status_moves_the_version_and_leaves_the_spec_version() {
 }
 
 #[test]
+fn a_task_ends_once() {
+    let mut state = state(vec![
+        Change::Create(running(TaskState::Running)),
+        Change::TaskStatus { id: TASK, status: status(TaskState::Shutdown, 5) },
+    ]);
+    let then = |state: &State| state.tasks().get(&TASK).unwrap().status.state;
+    let mut tell = |index: u64, told| {
+        let change = Change::TaskStatus { id: TASK, status: status(told, 6) };
+        state.apply(index, &entry(index.into(), 10, vec![change])).unwrap();
+        then(&state)
+    };
+    assert_eq!(tell(3, TaskState::Failed), TaskState::Shutdown, "what came late");
+    assert_eq!(tell(4, TaskState::Orphaned), TaskState::Orphaned, "its node is gone");
+    assert_eq!(tell(5, TaskState::Failed), TaskState::Orphaned);
+}
+
+#[test]
 fn a_tasks_states_only_grow() {
     let mut state = state(vec![
         Change::Create(running(TaskState::Running)),

@@ -79,7 +79,8 @@ impl Model {
             (Object::Node(node), Change::NodeStatus { status, .. }) => node.status = status.clone(),
             (Object::Task(task), Change::TaskStatus { status, .. }) => {
                 let (then, now) = (&task.status, status);
-                if now.state > then.state || (now.state == then.state && now.at >= then.at) {
+                let is_end = then.state.is_terminal() && now.state != TaskState::Orphaned;
+                if (now.state > then.state && !is_end) || (now.state == then.state && now.at >= then.at) {
                     task.status = now.clone();
                 }
             }
