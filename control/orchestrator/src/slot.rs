@@ -43,14 +43,23 @@ impl<'a> SlotTasks<'a> {
     /// Empty: nothing is in the slot, it is free. A job's earlier runs leave it free.
     pub(crate) fn updatable(&self, service: &Service) -> Vec<&'a Arc<Task>> {
         let mut own = self.tasks.iter().copied().filter(|task| is_of_this_run(service, task));
+        let done = self.done(service);
         let wanted: Vec<_> = own.clone().filter(|task| is_wanted(task)).collect();
         let state = service.update_status.as_ref().map(|status| status.state);
         // A rollback always ends converged: it refills slots whose old task ended for good.
         if !wanted.is_empty() || state == Some(UpdateState::RollbackStarted) {
             return wanted;
         }
+        if done.is_some() {
+            return done.into_iter().collect();
+        }
         let newest = own.rfind(|task| task.desired_state != TaskState::Remove);
         newest.into_iter().filter(|task| !should_restart(task, self)).collect()
+    }
+
+    /// The task with which a job is done here: also one that was given up with its node, and ended well all the same.
+    fn done(&self, service: &Service) -> Option<&'a Arc<Task>> {
+        self.tasks.iter().copied().find(|task| is_done(task) && is_of_this_run(service, task))
     }
 }
 
@@ -132,7 +141,8 @@ impl Step<'_> {
             slot.wanted().map(|task| (task, self.delayed_fate(service, task, slot))).collect();
         let is_up_to_date = |task: &Task| !is_task_dirty(service, task, node_of(self.state, task.node));
         // One that stays and is what the service asks for needs no other beside it.
-        let mut is_filled = fates.iter().any(|(task, fate)| *fate == Fate::Keep && is_up_to_date(task));
+        let stays = fates.iter().any(|(task, fate)| *fate == Fate::Keep && is_up_to_date(task));
+        let mut is_filled = stays || slot.done(service).is_some();
         let mut settled = true;
         for (task, fate) in fates {
             match fate {
@@ -286,5 +296,33 @@ pub(crate) fn takes_updates(state: &State, slot: Slot) -> bool {
             .nodes()
             .get(&id)
             .is_some_and(|node| node.spec.availability == Availability::Active && listens(Some(node))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use control_model::TaskId;
+    use control_model::object::JobStatus;
+    use control_model::spec::ServiceSpec;
+
+    use super::*;
+
+    fn task(id: u128, state: TaskState, desired_state: TaskState) -> Arc<Task> {
+        let mut task = Task::new(TaskId::from_bits(id), ServiceId::from_bits(1), Slot::Replica(0));
+        task.meta.created_at = control_model::Timestamp(i64::try_from(id).expect("small"));
+        (task.status.state, task.desired_state, task.job_iteration) = (state, desired_state, Some(0));
+        Arc::new(task)
+    }
+
+    #[test]
+    fn a_job_is_done_where_a_task_that_was_given_up_ended_well() {
+        let mut service = Service::new(ServiceId::from_bits(1), ServiceSpec::default());
+        service.job = Some(JobStatus::default());
+        let given_up = task(1, TaskState::Complete, TaskState::Shutdown);
+        let lost = task(2, TaskState::Failed, TaskState::Shutdown);
+        let slot = SlotTasks::new(Slot::Replica(0), vec![&lost, &given_up]);
+        assert_eq!(slot.updatable(&service), [&given_up], "the slot is not free");
+        service.job = Some(JobStatus { iteration: 1, ..JobStatus::default() });
+        assert!(slot.updatable(&service).is_empty(), "another run begins anew");
     }
 }
