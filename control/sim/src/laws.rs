@@ -21,6 +21,8 @@ pub use services::{job_unfinished, uneven};
 const DRAIN_GIVEN_UP: Duration = Duration::from_secs(3);
 const AGENT_GIVES_UP: Duration = Duration::from_secs(10);
 const OLD_TASK_TIMEOUT: Duration = Duration::from_mins(1);
+/// Longest time from what a loop has seen to the write that follows from it.
+const DECIDED_WITHIN: Duration = Duration::from_millis(300);
 /// What a steady clock may be off by the rounding of events.
 const SLACK: Duration = Duration::from_millis(1);
 /// Clocks that catch up after a jump run so much faster or slower at most.
@@ -200,6 +202,8 @@ impl World {
         if is_excused {
             return;
         }
+        // Its node may have been down when that was decided, and back when it was written.
+        let decided = created.saturating_sub(DECIDED_WITHIN);
         let state = self.log.state.clone();
         let is_rival = |other: &Task| {
             let same_slot = (other.service, other.slot) == (task.service, task.slot);
@@ -208,7 +212,7 @@ impl World {
         let rival = self.hosts.iter().find_map(|host| {
             let mut running = host.containers.values().filter(|container| container.runs());
             let rival = running.find(|container| is_rival(&container.task))?;
-            self.was_ready_since(host.id, created).then(|| format!("{} at {:?}", rival.task.name(), host.id))
+            self.was_ready_since(host.id, decided).then(|| format!("{} at {:?}", rival.task.name(), host.id))
         });
         if let Some(rival) = rival {
             let what = format!("{} at {id:?} beside {rival}", task.name());
