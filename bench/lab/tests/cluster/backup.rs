@@ -54,14 +54,18 @@ fn lose_and_restore(bench: &Bench, dir: &std::path::Path) -> Outcome {
     ensure!(identity(bench, "w1")? == before, "{:?} was {before:?}", identity(bench, "w1")?);
     let token = bench.lab.docker("w1", &["swarm", "join-token", "-q", "worker"])?;
     bench.lab.docker("w2", &["swarm", "join", "--token", &token, &format!("{address}:2377")])?;
-    let (answers, took) = wait_until("the service to answer with all its tasks", SETTLE, || {
-        let targets =
-            [bench.lab.node("w1")?.address, bench.lab.node("w2")?.address].map(|ip| (ip, PORT).into());
+    let targets = [bench.lab.node("w1")?.address, bench.lab.node("w2")?.address].map(|ip| (ip, PORT).into());
+    let mut seen = String::new();
+    let answered = wait_until("the service to answer with all its tasks", SETTLE, || {
         // Refused where no task runs yet.
-        let Ok(answers) = bench.ask("client", &targets, 60) else { return Ok(None) };
-        let tasks = crate::support::counts(&answers, "task").len();
-        Ok((tasks == 6).then_some(answers))
-    })?;
+        let answers = bench.ask("client", &targets, 60).inspect_err(|error| seen = format!("{error:#}"));
+        let Ok(answers) = answers else { return Ok(None) };
+        let tasks = crate::support::counts(&answers, "task");
+        seen = format!("{tasks:?}");
+        Ok((tasks.len() == 6).then_some(answers))
+    });
+    let shown = || bench.lab.docker("w1", &["service", "ps", "--no-trunc", "whoami"]).unwrap_or_default();
+    let (answers, took) = answered.with_context(|| format!("{seen}\n{}", shown()))?;
     println!("  {} answers {:.1} s after the new worker had joined", answers.len(), took.as_secs_f64());
     copied_elsewhere(bench, &before)
 }

@@ -11,7 +11,7 @@ pub mod rounds;
 pub mod table;
 pub mod watcher;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -141,10 +141,11 @@ impl Liveness {
             self.life(node.id, now).counts_as_alive = node.status.data_path_alive;
         }
         self.doubt_itself(now);
+        let displaced = displaced(state);
         let mut changes = Vec::new();
         for node in state.nodes().iter() {
-            let is_gone = self.gone.contains(&node.id);
-            let status = self.life(node.id, now).judge(node, grace, is_gone, now);
+            let (is_gone, is_displaced) = (self.gone.contains(&node.id), displaced.contains(&node.id));
+            let status = self.life(node.id, now).judge(node, grace, (is_gone, is_displaced), now);
             if status != node.status {
                 changes.push(Change::NodeStatus { id: node.id, status });
             }
@@ -215,13 +216,21 @@ impl Life {
         }
     }
 
-    /// `is_gone` as gossip has it.
-    fn judge(&self, node: &Node, grace: Duration, is_gone: bool, now: Timestamp) -> NodeStatus {
+    /// `is_gone` as gossip has it, `is_displaced` as in [`displaced`].
+    fn judge(
+        &self,
+        node: &Node,
+        grace: Duration,
+        (is_gone, is_displaced): (bool, bool),
+        now: Timestamp,
+    ) -> NodeStatus {
         let silence = now.since(self.silent_since);
         let is_gone = is_gone && self.misses >= FALLING_SILENT && silence > SILENCE_BESIDE_GOSSIP;
         let is_spared = node.status.data_path_alive && self.may_live(grace, now);
-        let dead_path =
-            is_gone || self.witnessed_misses >= PROBE_MISSES || (self.misses >= PROBE_MISSES && !is_spared);
+        let dead_path = is_gone
+            || is_displaced
+            || self.witnessed_misses >= PROBE_MISSES
+            || (self.misses >= PROBE_MISSES && !is_spared);
         let data_path_alive = !dead_path && (self.answered.is_some() || node.status.data_path_alive);
         let (state, message) = if silence > grace {
             (NodeState::Down, "heartbeat failure")
@@ -241,6 +250,25 @@ impl Life {
             data_path_alive,
         }
     }
+}
+
+/// Nodes at whose tunnel's end another one has come since: a machine that left and joined anew, or took the place of a lost
+/// one. Who answers there is that one.
+fn displaced(state: &State) -> BTreeSet<NodeId> {
+    let mut owners: HashMap<IpAddr, &Node> = HashMap::new();
+    let mut displaced = BTreeSet::new();
+    for node in state.nodes().iter() {
+        let Some(addr) = node.description.data_path_addr else { continue };
+        let owner = owners.entry(addr).or_insert(node);
+        if owner.id != node.id {
+            let is_later = node.addresses_since > owner.addresses_since;
+            displaced.insert(if is_later { owner.id } else { node.id });
+            if is_later {
+                *owner = node;
+            }
+        }
+    }
+    displaced
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use control_model::object::Cluster;
+use control_model::object::{Cluster, NodeDescription};
 use control_model::spec::Role;
 use control_model::{ClusterId, Entry, Object, RequestId};
 use proptest::prelude::*;
@@ -159,6 +159,32 @@ fn a_node_that_gossip_finds_gone_is_down_as_soon_as_heartbeat_and_probes_confirm
     assert_eq!(
         world.run("1300 beat 1\n1300 answer 1\n1300 back\n1300 tick"),
         "1300 node 1 Ready path alive \n"
+    );
+}
+
+#[test]
+fn who_answers_at_a_nodes_address_after_another_one_came_there_is_that_one() {
+    let mut world = World::new(2);
+    let address = std::net::Ipv4Addr::new(198, 18, 0, 12).into();
+    let describe = |id| Change::NodeDescription {
+        id: NodeId::from_bits(id),
+        description: Box::new(NodeDescription {
+            data_path_addr: Some(address),
+            addresses: vec![address],
+            ..NodeDescription::default()
+        }),
+    };
+    world.apply(vec![describe(1)]);
+    assert_eq!(world.run(COMES_UP), "20 node 1 Ready path alive \n");
+    world.apply(vec![describe(2)]);
+    let comes = "300 beat 2\n300 probe 1\n300 probe 2\n310 answer 1\n310 answer 2\n310 tick";
+    assert_eq!(world.run(comes), "310 node 1 Ready path dead \n310 node 2 Ready path alive \n");
+    let round =
+        |ms| format!("{ms} beat 2\n{ms} probe 1\n{ms} probe 2\n{ms} answer 1\n{ms} answer 2\n{ms} tick\n");
+    let stays: String = (600..=2700).step_by(300).map(round).collect();
+    assert_eq!(
+        world.run(&stays),
+        "2700 node 1 Down path dead heartbeat failure and no answer from the data path\n"
     );
 }
 
