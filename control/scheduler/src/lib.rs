@@ -8,6 +8,7 @@
 mod filter;
 mod machine;
 mod node_info;
+mod nodes;
 mod spread;
 #[cfg(test)]
 mod tests;

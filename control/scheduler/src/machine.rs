@@ -12,6 +12,7 @@ use control_store::{Event, EventKind, State};
 
 use crate::filter::{Filters, Refusals};
 use crate::node_info::{GroupKey, MAX_FAILURES, NodeInfo};
+use crate::nodes::Nodes;
 use crate::spread::Branch;
 
 /// swarmkit's words for what the scheduler did.
@@ -26,7 +27,7 @@ const RETRY_DEBOUNCE: Duration = Duration::from_millis(50);
 /// Owns tasks in PENDING.
 #[derive(Debug)]
 pub struct Scheduler {
-    nodes: BTreeMap<NodeId, NodeInfo>,
+    nodes: Nodes,
     /// On which node a task is counted.
     counted: BTreeMap<TaskId, NodeId>,
     /// To be placed now; tasks that the orchestrator bound to a node are groups of their own.
@@ -43,13 +44,16 @@ impl Scheduler {
     /// Counts what runs in `state`; every pending task is to be placed.
     pub fn new(state: &State, now: Timestamp) -> Self {
         let mut machine = Self {
-            nodes: state.nodes().iter().map(|node| (node.id, NodeInfo::new(node.clone()))).collect(),
+            nodes: Nodes::default(),
             counted: BTreeMap::new(),
             queue: BTreeMap::new(),
             refused: BTreeMap::new(),
             stopping: BTreeSet::new(),
             wake_at: Some(now),
         };
+        for node in state.nodes().iter() {
+            machine.nodes.insert(NodeInfo::new(node.clone()));
+        }
         for task in state.tasks().iter() {
             machine.note_task(None, task, now);
         }
@@ -96,15 +100,14 @@ impl Scheduler {
     }
 
     fn note_node(&mut self, state: &State, before: Option<&Node>, node: &Arc<Node>, now: Timestamp) {
-        if let Some(info) = self.nodes.get_mut(&node.id) {
-            info.node = node.clone();
-        } else {
+        let known = self.nodes.change(&node.id, |info| info.node = node.clone());
+        if known.is_none() {
             let mut info = NodeInfo::new(node.clone());
             for task in state.tasks_of_node(node.id).filter(|task| holds_node(task)) {
                 info.put(task);
                 self.counted.insert(task.id, node.id);
             }
-            self.nodes.insert(node.id, info);
+            self.nodes.insert(info);
         }
         let matters = before.is_none_or(|before| {
             before.status.state != node.status.state
@@ -137,8 +140,10 @@ impl Scheduler {
     }
 
     fn count(&mut self, before: Option<&Task>, task: &Task, now: Timestamp) {
-        let Some((id, info)) = task.node.and_then(|id| Some((id, self.nodes.get_mut(&id)?))) else { return };
-        info.put(task);
+        let Some(id) = task.node else { return };
+        if self.nodes.change(&id, |info| info.put(task)).is_none() {
+            return;
+        }
         self.counted.insert(task.id, id);
         // A task that is to stop makes room under the limit of replicas per node.
         if before.is_some_and(|before| before.desired_state < task.desired_state) {
@@ -151,10 +156,8 @@ impl Scheduler {
             && before.is_some_and(|before| !before.status.state.is_terminal());
         // The scheduler doesn't choose the node of a global service's task: no point in counting.
         if failed && matches!(task.slot, Slot::Replica(_)) {
-            let info = task.node.and_then(|id| self.nodes.get_mut(&id));
-            if let Some(info) = info {
-                info.note_failure((task.service, task.spec_version), now);
-            }
+            let group = group_of(task);
+            task.node.and_then(|id| self.nodes.change(&id, |info| info.note_failure(group, now)));
         }
         self.forget_task(task, now);
     }
@@ -164,7 +167,7 @@ impl Scheduler {
         remove_from(&mut self.queue, task);
         remove_from(&mut self.refused, task);
         if let Some(id) = self.counted.remove(&task.id)
-            && self.nodes.get_mut(&id).is_some_and(|info| info.remove(task.id))
+            && self.nodes.change(&id, |info| info.remove(task.id)).unwrap_or(false)
         {
             self.retry_soon(now);
         }
@@ -219,28 +222,39 @@ impl Scheduler {
     ) {
         let Some(first) = tasks.first() else { return };
         let filters = Filters::new(first);
-        let mut refusals = Refusals::default();
+        let preferences = &first.spec.placement.spread_preferences;
+        let placed = if preferences.is_empty() {
+            self.place_one_each(group, &filters, tasks, now)
+        } else {
+            Vec::new()
+        };
+        let tasks = &tasks[placed.len()..];
+        changes.extend(placed);
+        if tasks.is_empty() {
+            return;
+        }
         let mut tree = {
+            let check = |info| filters.check(info, &mut Refusals::default());
             let checked: Vec<(&NodeInfo, bool)> =
-                self.nodes.values().map(|info| (info, filters.check(info, &mut refusals))).collect();
-            let preferences = &first.spec.placement.spread_preferences;
+                self.nodes.values().map(|info| (info, check(info))).collect();
             Branch::build(&checked, preferences, &|info| info.n_active_of(group.0))
         };
         let mut waiting = tasks.iter();
         tree.fill(tasks.len(), &mut |nodes, n| {
             let mut order: BinaryHeap<_> =
-                nodes.iter().map(|id| Reverse(rank(&self.nodes[id], group, now))).collect();
+                nodes.iter().filter_map(|id| Some(Reverse(rank(self.nodes.get(id)?, group, now)))).collect();
             let mut placed = 0;
             while placed < n
                 && let Some(Reverse((.., id))) = order.pop()
             {
                 // An earlier round may have used up what the node had.
-                if !filters.check(&self.nodes[&id], &mut Refusals::default()) {
+                let info = self.nodes.get(&id);
+                if !info.is_some_and(|info| filters.check(info, &mut Refusals::default())) {
                     continue;
                 }
                 let Some(task) = waiting.next() else { break };
                 changes.push(self.assign(task, id, ASSIGNED_MESSAGE, now));
-                order.push(Reverse(rank(&self.nodes[&id], group, now)));
+                order.extend(self.nodes.get(&id).map(|info| Reverse(rank(info, group, now))));
                 placed += 1;
             }
             placed
@@ -257,6 +271,31 @@ impl Scheduler {
         }
     }
 
+    /// Nodes that have none of the service, and did not fail it, come before all others, in the order of what they have:
+    /// each takes one task, and only those in front are looked at. The first of the tasks are placed, as many as there are changes.
+    fn place_one_each(
+        &mut self,
+        group: GroupKey,
+        filters: &Filters<'_>,
+        tasks: &[&Arc<Task>],
+        now: Timestamp,
+    ) -> Vec<Change> {
+        let (mut placed, mut at) = (Vec::new(), None);
+        while let Some(task) = tasks.get(placed.len())
+            && let Some(next) = self.nodes.next_by_load(at)
+        {
+            at = Some(next);
+            let takes = |info: &NodeInfo| {
+                let (penalty, n_active_of, ..) = rank(info, group, now);
+                penalty == 0 && n_active_of == 0 && filters.check(info, &mut Refusals::default())
+            };
+            if self.nodes.get(&next.1).is_some_and(takes) {
+                placed.push(self.assign(task, next.1, ASSIGNED_MESSAGE, now));
+            }
+        }
+        placed
+    }
+
     fn assign(&mut self, task: &Task, node: NodeId, message: &str, now: Timestamp) -> Change {
         let status = TaskStatus {
             state: TaskState::Assigned,
@@ -265,9 +304,11 @@ impl Scheduler {
             ..TaskStatus::default()
         };
         let mut assigned = Task { node: Some(node), status, ..task.clone() };
-        if let Some(info) = self.nodes.get_mut(&node) {
+        let put = |info: &mut NodeInfo| {
             assigned.generic = info.claim(&task.spec.resources.generic).unwrap_or_default();
             info.put(&assigned);
+        };
+        if self.nodes.change(&node, put).is_some() {
             self.counted.insert(task.id, node);
         }
         Change::Update { object: Object::Task(Box::new(assigned)), expected: task.meta.version }

@@ -426,3 +426,39 @@ fn has_room(state: &State, node: &Node, task: &Task) -> bool {
         && sum.memory_bytes + asked.memory_bytes <= has.memory_bytes
         && task.ports.iter().all(|port| port.published == 0 || !ports.contains_key(&port.published))
 }
+
+/// In words as plain as can be: of the nodes that take the task, the one with the fewest of its service, then of all.
+fn plain_choice(state: &State, task: &Task) -> Option<NodeId> {
+    let active = |node: &Node| {
+        let tasks = state.tasks_of_node(node.id).filter(|t| !t.status.state.is_terminal());
+        tasks.filter(|t| t.desired_state <= TaskState::Complete).map(|t| t.service).collect::<Vec<_>>()
+    };
+    let rank = |node: &Arc<Node>| {
+        let services = active(node);
+        let n_of_service = services.iter().filter(|service| **service == task.service).count();
+        (n_of_service, services.len(), node.id)
+    };
+    state.nodes().iter().filter(|node| has_room(state, node, task)).map(rank).min().map(|(.., id)| id)
+}
+
+#[test]
+fn each_task_goes_where_a_plain_search_would_put_it() {
+    for seed in 1..=20 {
+        let mut random = Random(seed);
+        let mut world = World::new();
+        world.add_nodes(7);
+        for _ in 0..60 {
+            let service = 1 + u128::try_from(random.below(4)).expect("few");
+            let mut wanted = task(world.id(), service);
+            let nano_cpus = i64::try_from(service % 3).expect("few");
+            wanted.spec.resources.reservations = Resources { nano_cpus, memory_bytes: 0 };
+            let choice = plain_choice(&world.state, &wanted);
+            let id = wanted.id;
+            world.write(vec![Change::Create(Object::Task(Box::new(wanted)))]);
+            assert_eq!(world.task(id).node, choice, "seed {seed}");
+            if random.below(3) == 0 && choice.is_some() {
+                world.end(id, TaskState::Complete);
+            }
+        }
+    }
+}
