@@ -22,6 +22,7 @@ use tokio::time::timeout;
 use tonic::service::Routes;
 
 use crate::crypt::{Kek, Key};
+use crate::ended;
 use crate::error::OpenError;
 use crate::housekeeping;
 use crate::key_file;
@@ -150,6 +151,7 @@ impl Consensus {
         let (sender, leadership) = watch::channel(Leadership::default());
         let mut tasks = JoinSet::new();
         tasks.spawn(leadership::watch(raft.clone(), sender));
+        tasks.spawn(ended::watch(raft.clone(), raft_id));
         tasks.spawn(housekeeping::run(raft.clone(), log.clone()));
         Ok(Arc::new(Self {
             raft,

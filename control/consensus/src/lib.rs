@@ -7,6 +7,7 @@
 
 mod consensus;
 mod crypt;
+mod ended;
 mod error;
 mod housekeeping;
 mod key_file;

@@ -56,6 +56,15 @@ pub(crate) const LEADER_LOST_AFTER: Duration = Duration::from_secs(2);
 /// A leader that was heard within this time is there: almost three of its heartbeats.
 pub(crate) const LEADER_HEARD_WITHIN: Duration = Duration::from_millis(700);
 
+/// A leader whose last word is older has missed a heartbeat: time to look whether its process is there.
+pub(crate) const LEADER_LOOK_AFTER: Duration = Duration::from_millis(HEARTBEAT_MS + 50);
+
+/// A machine that is there refuses or accepts a connection within this time.
+pub(crate) const LEADER_LOOK_TIMEOUT: Duration = Duration::from_millis(100);
+
+/// Voters look one after the other, so far apart: an election takes less, and two candidates would take votes from each other.
+pub(crate) const LEADER_LOOK_TURN: Duration = Duration::from_millis(100);
+
 /// A read or write that takes longer begins to look whether there is a quorum at all. With one there is, nothing takes
 /// so long but an election.
 pub(crate) const ASK_AFTER: Duration = Duration::from_millis(100);

@@ -1,7 +1,7 @@
 //! Several managers: forwarding, failover, membership, snapshots.
 
 use std::collections::BTreeSet;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use control_model::change::{Change, Entry, ObjectRef, RequestId};
 use control_model::spec::Role;
@@ -48,6 +48,51 @@ async fn writes_go_on_when_the_leader_crashes() {
     assert_ne!(new, old);
     cluster.managers[1].consensus.linearize().await.unwrap();
     assert!(has_mark(&cluster.managers[1].consensus, 1));
+}
+
+/// By silence alone nobody is elected so soon: the lease and the shortest timeout, less a heartbeat that was just due.
+const SILENCE: Duration = Duration::from_millis(600 + 300 - 250);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_whose_process_has_ended_is_replaced_before_its_silence_says_so() {
+    let mut cluster = TestCluster::new(3).await;
+    for round in 1.. {
+        let leader = cluster.take_leader().await;
+        let id = leader.id;
+        let began = Instant::now();
+        let addr = leader.crash().await;
+        cluster.managers[0].consensus.propose(vec![mark(round)]).await.unwrap();
+        let taken = began.elapsed();
+        println!("first write {taken:?} after the crash");
+        if taken < SILENCE {
+            return;
+        }
+        assert!(round < 10, "the others always wait for the leader's silence");
+        // The machine may have stalled.
+        let dir = cluster.dir.path().to_owned();
+        let again = Manager::start(&cluster.authority, &dir, id, Begin::Open, Some(addr)).await;
+        cluster.managers.push(again);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_is_heard_leads_on_though_its_port_refuses() {
+    let mut cluster = TestCluster::new(3).await;
+    for round in 0.. {
+        let leader = cluster.leader().await;
+        let at = cluster.managers.iter().position(|manager| manager.id == leader).unwrap();
+        let term = cluster.managers[at].consensus.leadership().borrow().term;
+        cluster.managers[at].cut_off().await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let after = cluster.leader().await;
+        cluster.managers[at].serve_again().await;
+        let now = cluster.managers[at].consensus.leadership().borrow().term;
+        if (after, now) == (leader, term) {
+            return;
+        }
+        // The machine may have stalled for as long as an election takes.
+        assert!(round < 5, "the others replace a leader that they hear");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -293,7 +338,7 @@ async fn workers_strangers_and_the_expired_get_no_answer() {
     let foreign = Authority::new().identity(peer(5, Role::Manager));
     ask(foreign).await.unwrap_err();
 
-    let day = std::time::Duration::from_hours(24);
+    let day = Duration::from_hours(24);
     let long_ago = Timestamp(now().0 - 3 * 24 * 3600 * 1_000_000_000);
     let expired = cluster.authority.identity_until(peer(5, Role::Manager), long_ago, day);
     ask(expired).await.unwrap_err();
