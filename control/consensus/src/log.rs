@@ -2,6 +2,8 @@
 
 mod memory;
 mod open;
+#[cfg(test)]
+mod torn;
 mod writer;
 
 use std::fmt::Debug;
