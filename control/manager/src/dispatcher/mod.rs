@@ -89,7 +89,7 @@ impl Dispatcher {
         self.trust.session(node, clock::monotonic())?;
         self.register(node, description).await?;
         let state = self.store.state();
-        self.trust.retain(|id| state.nodes().get(&id).is_some());
+        self.trust.retain(state.nodes().len(), |id| state.nodes().get(&id).is_some());
         let guard = self.sessions.open(node, addr, clock::monotonic());
         Ok(Box::pin(stream::session_messages(self.store.clone(), guard)))
     }

@@ -94,9 +94,12 @@ impl Trust {
         is_within.then_some(()).ok_or_else(|| Status::resource_exhausted("too many sessions: ask later"))
     }
 
-    /// Forgets nodes that are gone.
-    pub fn retain(&self, keep: impl Fn(NodeId) -> bool) {
-        self.used.lock().unwrap_or_else(PoisonError::into_inner).retain(|node, _| keep(*node));
+    /// Forgets nodes that are gone. Looks only when more are remembered than the `n_nodes` that there are.
+    pub fn retain(&self, n_nodes: usize, keep: impl Fn(NodeId) -> bool) {
+        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        if used.len() > n_nodes {
+            used.retain(|node, _| keep(*node));
+        }
     }
 
     /// Counts what `node` was refused, if it was.
@@ -153,7 +156,7 @@ mod tests {
         trust.note::<()>(other, Err(Status::unavailable("no leader"))).unwrap_err();
         trust.note(other, Ok(())).unwrap();
         assert_eq!(trust.n_refused().map(|(_, n)| n), [1, 0, 1]);
-        trust.retain(|node| node == other);
+        trust.retain(1, |node| node == other);
         trust.session(one, now).unwrap();
     }
 }
