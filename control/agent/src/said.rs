@@ -109,7 +109,8 @@ mod tests {
         let mut set = AssignmentSet::default();
         set.apply(AssignmentUpdate::Complete { generation: Generation::default(), set: rows })
             .expect("the first");
-        let opinion = Opinion { ended: [7, 8, 9].map(TaskId::from_bits).into(), ..Opinion::default() };
+        let opinion =
+            Opinion { ended: Arc::new([7, 8, 9].map(TaskId::from_bits).into()), ..Opinion::default() };
         let said =
             Sayer::default().say(&context, &set, tasks.iter().map(|(task, phase)| (task, *phase)), &opinion);
         let contact = Contact {

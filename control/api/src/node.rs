@@ -15,8 +15,8 @@ use control_model::{ClusterId, Network, NodeId};
 use control_store::ReplicatedStore;
 use dataplane_model::inspect::{
     Assigned, DnsQueryReport, DnsZoneReport, DropsReport, EndpointRow, FdbReport, FlowSamples, FlowsReport,
-    LoadBalancerRow, NodeStatus, RingReport, TopReport, TraceReport, TraceRequest, TunnelledPacket,
-    VerifyReport,
+    GossipReport, LoadBalancerRow, NodeStatus, RingReport, TopReport, TraceReport, TraceRequest,
+    TunnelledPacket, VerifyReport,
 };
 use ipnetwork::IpNetwork;
 
@@ -80,6 +80,9 @@ pub trait Node: Send + Sync + 'static {
     async fn mesh_flows(&self, limit: usize) -> Result<FlowsReport, InspectError>;
     /// `meshctl fdb`.
     async fn mesh_fdb(&self) -> Result<FdbReport, InspectError>;
+
+    /// `meshctl gossip`.
+    async fn mesh_gossip(&self) -> Result<GossipReport, InspectError>;
     /// `meshctl endpoints`.
     async fn mesh_endpoints(&self) -> Result<Vec<EndpointRow>, InspectError>;
     /// `meshctl verify`. Reads all of the kernel's tables.

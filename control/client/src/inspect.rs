@@ -2,8 +2,8 @@
 
 use dataplane_model::inspect::{
     DnsQueryReport, DnsZoneReport, DropsReport, EndpointRow, FdbReport, FlowSamples, FlowsReport,
-    LoadBalancerRow, NodeRow, NodeStatus, RingReport, TopReport, TraceReport, TraceRequest, TunnelledPacket,
-    VerifyReport,
+    GossipReport, LoadBalancerRow, NodeRow, NodeStatus, RingReport, TopReport, TraceReport, TraceRequest,
+    TunnelledPacket, VerifyReport,
 };
 use http::Method;
 use serde::de::DeserializeOwned;
@@ -91,6 +91,11 @@ impl Client {
     /// Peers, owners of addresses, endpoints.
     pub async fn fdb(&self) -> Result<FdbReport, ClientError> {
         self.inspect("/fdb").await
+    }
+
+    /// What its gossip knows.
+    pub async fn gossip(&self) -> Result<GossipReport, ClientError> {
+        self.inspect("/gossip").await
     }
 
     /// Endpoints that the kernel forwards to.

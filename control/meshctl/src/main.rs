@@ -70,6 +70,8 @@ enum Command {
     Endpoints,
     /// Where the node sends what it has for others: peers, owners of addresses, endpoints
     Fdb,
+    /// What the node's gossip thinks of the others, by itself and without a manager
+    Gossip,
     /// Compare a node's kernel with what the managers' assignments want of it; fails if anything differs
     Verify,
     /// What would become of a connection that begins now, look-up by look-up; no packet is sent
@@ -157,6 +159,7 @@ async fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             let ask = async |source: &Source| Ok(source.status().await?.hooks);
             view.show(ask, |rows| text::hooks(rows), all_is_well).await
         }
+        Command::Gossip => view.show(Source::gossip, text::gossip, all_is_well).await,
         Command::Fdb => view.show(Source::fdb, text::fdb, all_is_well).await,
         Command::Verify => view.show(Source::verify, verify::text, VerifyReport::is_sound).await,
         Command::Endpoints => view.show(Source::endpoints, |rows| text::endpoints(rows), all_is_well).await,

@@ -9,8 +9,8 @@ use anyhow::Context;
 use control_client::{Client, ClientError};
 use dataplane_model::inspect::{
     DnsQueryReport, DnsZoneReport, DropsReport, EndpointRow, FdbReport, FlowSamples, FlowsReport,
-    LoadBalancerRow, NodeRow, NodeStatus, RingReport, TopReport, TraceReport, TraceRequest, TunnelledPacket,
-    VerifyReport,
+    GossipReport, LoadBalancerRow, NodeRow, NodeStatus, RingReport, TopReport, TraceReport, TraceRequest,
+    TunnelledPacket, VerifyReport,
 };
 
 use crate::pins;
@@ -72,6 +72,11 @@ impl Source {
 
     pub async fn fdb(&self) -> anyhow::Result<FdbReport> {
         self.or_pins(self.client.fdb().await, pins::fdb)
+    }
+
+    /// Of meshd alone: it is nothing of the kernel's.
+    pub async fn gossip(&self) -> anyhow::Result<GossipReport> {
+        self.client.gossip().await.context("only meshd can tell what its gossip knows")
     }
 
     pub async fn endpoints(&self) -> anyhow::Result<Vec<EndpointRow>> {

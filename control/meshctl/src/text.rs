@@ -8,8 +8,10 @@ use dataplane_model::inspect::{
     DropsReport, EndpointRow, HookRow, LoadBalancerRow, NodeStatus, ProgramCounters,
 };
 
+mod gossip;
 mod tables;
 
+pub use gossip::gossip;
 pub use tables::{fdb, flows, rings};
 
 /// Spaces between columns, as docker has it.

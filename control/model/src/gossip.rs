@@ -16,7 +16,7 @@ pub const GOSSIP_PORT: u16 = 7946;
 /// Between two rotations (swarmkit `manager/keymanager`).
 pub const ROTATION_PERIOD: Duration = Duration::from_hours(12);
 /// Keys in a ring: the one before, the one in use, the next one.
-const RING_LEN: usize = 3;
+pub const RING_LEN: usize = 3;
 
 /// One symmetric key of the nodes.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -100,7 +100,7 @@ pub struct Opinion {
     /// Nodes whose agents answer nobody.
     pub silent_agents: BTreeSet<NodeId>,
     /// Tasks of other nodes that have ended.
-    pub ended: BTreeSet<TaskId>,
+    pub ended: Arc<BTreeSet<TaskId>>,
 }
 
 #[cfg(test)]

@@ -8,12 +8,14 @@ use crate::view::Generation;
 
 mod cluster;
 mod dns;
+mod gossip;
 mod sample;
 mod top;
 mod trace;
 
 pub use cluster::{Assigned, NodeAnswer, NodeOutcome, NodeRow};
 pub use dns::{DnsName, DnsQueryReport, DnsRecord, DnsSandbox, DnsWay, DnsZoneReport};
+pub use gossip::{AgentState, GossipAgent, GossipMember, GossipPath, GossipReport, PathState};
 pub use sample::{FlowSample, FlowSamples, MAX_SAMPLES, SampledPacket, SampledTunnel};
 pub use top::{TopDrop, TopProgram, TopReport, TopRows, TopService};
 pub use trace::{

@@ -21,6 +21,7 @@ pub fn of_every_node(bench: &mut Bench) -> Outcome {
         &["lb", "flows"],
         &["endpoints"],
         &["fdb"],
+        &["gossip"],
         &["drops"],
         &["hooks"],
         &["dns", "zone"],
@@ -28,9 +29,24 @@ pub fn of_every_node(bench: &mut Bench) -> Outcome {
         let args: Vec<&str> = command.iter().copied().chain(["--node", "test-w1"]).collect();
         bench.meshctl("m2", &args)?;
     }
+    wait_until("all nodes hear all others", CONVERGED, || all_are_heard(bench)).map(drop)?;
     let refused = bench.meshctl("w1", &["status", "--all"]).err().context("a worker asks others")?;
     ensure!(format!("{refused:#}").contains("only managers may ask other nodes"), "{refused:#}");
     Ok(())
+}
+
+/// Every node's gossip hears all others, and their data paths answer it.
+fn all_are_heard(bench: &Bench) -> anyhow::Result<Option<()>> {
+    let n_others = bench.lab.nodes().len() - 1;
+    let answers = json(bench, "m2", &["gossip", "--all"])?;
+    let answers = answers.as_array().context("a list")?;
+    let is_heard =
+        |member: &Value| member["agent"]["state"] == "alive" && member["path"]["state"] == "answers";
+    let hears_all = |answer: &Value| {
+        let members = answer["answer"]["members"].as_array();
+        members.is_some_and(|members| members.len() == n_others && members.iter().all(is_heard))
+    };
+    Ok((answers.len() == n_others + 1 && answers.iter().all(hears_all)).then_some(()))
 }
 
 /// Every node's kernel holds what the managers want.

@@ -405,7 +405,8 @@ fn gossip_takes_backends_out_of_rotation_and_gives_them_back() {
 
     let one =
         set.endpoints.values().find(|endpoint| gone.contains(&endpoint.name)).expect("it is in the set");
-    let ended = after(Opinion { ended: [one.task].into(), ..Opinion::default() }).expect("another view");
+    let ended =
+        after(Opinion { ended: Arc::new([one.task].into()), ..Opinion::default() }).expect("another view");
     let expected: BTreeSet<String> = remote.iter().filter(|name| **name != one.name).cloned().collect();
     assert_eq!(ready(&ended), expected);
     assert_eq!(

@@ -46,6 +46,10 @@ pub async fn fdb(State(api): State<Api>) -> Reply {
     ok(&api.node.mesh_fdb().await?)
 }
 
+pub async fn gossip(State(api): State<Api>) -> Reply {
+    ok(&api.node.mesh_gossip().await?)
+}
+
 pub async fn verify(State(api): State<Api>) -> Reply {
     ok(&api.node.mesh_verify().await?)
 }

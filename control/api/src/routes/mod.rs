@@ -75,6 +75,7 @@ fn mesh_routes() -> Router<Api> {
         .route("/mesh/lb/ring", get(mesh::rings))
         .route("/mesh/lb/flows", get(mesh::flows))
         .route("/mesh/fdb", get(mesh::fdb))
+        .route("/mesh/gossip", get(mesh::gossip))
         .route("/mesh/verify", get(mesh::verify))
         .route("/mesh/assigned", get(mesh::assigned))
         .route("/mesh/endpoints", get(mesh::endpoints))

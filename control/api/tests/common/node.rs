@@ -14,8 +14,8 @@ use control_model::{Change, Network, NodeId};
 use control_store::{EventReceiver, LocalStore, ProposeError, ReadError, ReplicatedStore, State};
 use dataplane_model::inspect::{
     Assigned, DnsName, DnsQueryReport, DnsZoneReport, DropsReport, EndpointRow, FdbReport, FlowSamples,
-    FlowsReport, LoadBalancerRow, NodeStatus, ProgramCounters, RingReport, TopReport, TraceReport,
-    TraceRequest, TunnelledPacket, VerifyReport,
+    FlowsReport, GossipReport, LoadBalancerRow, NodeStatus, ProgramCounters, RingReport, TopReport,
+    TraceReport, TraceRequest, TunnelledPacket, VerifyReport,
 };
 
 use super::engine::FakeEngine;
@@ -252,6 +252,10 @@ impl Node for FakeNode {
 
     async fn mesh_fdb(&self) -> Result<FdbReport, InspectError> {
         Ok(FdbReport::default())
+    }
+
+    async fn mesh_gossip(&self) -> Result<GossipReport, InspectError> {
+        Ok(GossipReport::default())
     }
 
     async fn mesh_endpoints(&self) -> Result<Vec<EndpointRow>, InspectError> {

@@ -11,6 +11,7 @@ use control_model::{NodeId, Timestamp};
 
 use super::dice::Dice;
 use super::message::{Body, Claim, Claimed, News};
+use super::view::{AgentState, AgentView};
 use probes::{Helping, Probes};
 
 /// How long a suspicion lasts at least, when enough nodes share it: time enough for the word to get to the suspect and back
@@ -88,6 +89,25 @@ impl Agents {
 
     pub fn silent(&self) -> BTreeSet<NodeId> {
         self.of.iter().filter(|(_, agent)| matches!(agent.state, State::Silent)).map(|(id, _)| *id).collect()
+    }
+
+    pub fn incarnation(&self) -> u64 {
+        self.incarnation
+    }
+
+    pub fn trouble(&self) -> u32 {
+        self.trouble
+    }
+
+    /// What is thought of one; `None` of a node that takes no part.
+    pub fn view(&self, node: NodeId) -> Option<AgentView> {
+        let agent = self.of.get(&node)?;
+        let state = match &agent.state {
+            State::Alive => AgentState::Alive,
+            State::Suspect { by, .. } => AgentState::Suspect(by.clone()),
+            State::Silent => AgentState::Silent,
+        };
+        Some(AgentView { incarnation: agent.incarnation, state })
     }
 
     /// What is thought of all, this node's own claim among it.

@@ -1,10 +1,12 @@
 //! Records: which tasks have ended, said by their nodes. A task that has ended never runs again (the task law), so a record is
-//! never taken back; it is forgotten where nobody needs it any more.
+//! not taken back, unless its origin has never said it: then it begins a new life, which replaces all records of the one
+//! before. A record is forgotten where nobody needs it any more.
 //!
 //! Each origin numbers its records. A node knows all up to a number, and some beyond it that came by datagrams; an exchange
 //! brings what is between, and so nothing is lost for good.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use control_model::{NodeId, TaskId, Timestamp};
@@ -21,6 +23,8 @@ const MAX_RECORDS: usize = 4096;
 #[derive(Debug, Default)]
 pub struct Records {
     origins: BTreeMap<NodeId, Origin>,
+    /// Tasks of other nodes; `None` when a record has come or gone.
+    tasks: Option<Arc<BTreeSet<TaskId>>>,
 }
 
 #[derive(Debug, Default)]
@@ -60,16 +64,33 @@ impl Records {
         Some(record)
     }
 
-    /// Takes a record of another node; true if it is new.
+    /// Takes a record of another node; true if it is new. One without a version is its word that it has begun a life.
     pub fn put(&mut self, record: Ended, now: Timestamp) -> bool {
         let origin = self.origins.entry(record.origin).or_default();
-        if record.life < origin.life || record.version == 0 {
+        if record.life < origin.life {
             return false;
         }
-        if record.life > origin.life {
+        let has_begun = record.life > origin.life;
+        if has_begun {
             *origin = Origin { life: record.life, ..Origin::default() };
+            self.tasks = None;
         }
-        origin.put(record, now)
+        if record.version == 0 {
+            return has_begun;
+        }
+        let is_new = origin.put(record, now);
+        if is_new {
+            self.tasks = None;
+        }
+        is_new
+    }
+
+    /// Whether this node has said the record, in this life. One that was forgotten since counts as said.
+    pub fn has_said(&self, record: Ended) -> bool {
+        self.origins.get(&record.origin).is_some_and(|own| match own.rows.get(&record.version) {
+            Some(row) => row.task == record.task,
+            None => record.version <= own.through,
+        })
     }
 
     /// The sender of an exchange knows this much; what of it was missing has been [`Records::put`].
@@ -77,6 +98,7 @@ impl Records {
         let origin = self.origins.entry(known.origin).or_default();
         if known.life > origin.life {
             *origin = Origin { life: known.life, ..Origin::default() };
+            self.tasks = None;
         }
         if known.life == origin.life {
             origin.through = origin.through.max(known.version);
@@ -110,9 +132,12 @@ impl Records {
     }
 
     /// All tasks of other nodes that have ended.
-    pub fn tasks(&self, me: NodeId) -> BTreeSet<TaskId> {
-        let others = self.origins.iter().filter(|(id, _)| **id != me);
-        others.flat_map(|(_, origin)| origin.rows.values().map(|row| row.task)).collect()
+    pub fn tasks(&mut self, me: NodeId) -> Arc<BTreeSet<TaskId>> {
+        let collect = || {
+            let others = self.origins.iter().filter(|(id, _)| **id != me);
+            others.flat_map(|(_, origin)| origin.rows.values().map(|row| row.task)).collect()
+        };
+        self.tasks.get_or_insert_with(|| Arc::new(collect())).clone()
     }
 
     /// Forgets what is old, but for tasks that are `needed`, and all of nodes that are no members.
@@ -122,9 +147,16 @@ impl Records {
         needed: impl Fn(TaskId) -> bool,
         now: Timestamp,
     ) {
+        let n_origins = self.origins.len();
         self.origins.retain(|id, _| is_member(*id));
+        let mut has_changed = self.origins.len() != n_origins;
         for origin in self.origins.values_mut() {
+            let n_rows = origin.rows.len();
             origin.rows.retain(|_, row| needed(row.task) || now.since(row.since) < KEEP);
+            has_changed |= origin.rows.len() != n_rows;
+        }
+        if has_changed {
+            self.tasks = None;
         }
     }
 }
@@ -187,7 +219,19 @@ mod tests {
         let (of_old, of_new) = (old.say(ME, task(1), NOW).unwrap(), new.say(ME, task(2), NOW).unwrap());
         assert!(other.put(of_old, NOW) && other.put(of_new, NOW) && !other.put(of_old, NOW));
         assert_eq!(exchange(&old, &mut other), 0);
-        assert_eq!(other.tasks(NodeId::from_bits(2)), [task(2)].into());
+        assert_eq!(*other.tasks(NodeId::from_bits(2)), [task(2)].into());
+    }
+
+    #[test]
+    fn a_record_that_its_origin_has_not_said_is_known_as_such() {
+        let mut origin = Records::default();
+        origin.begin(ME, 1);
+        let said = origin.say(ME, task(1), NOW).unwrap();
+        let beyond = Ended { version: 9, ..said };
+        let other = Ended { task: task(2), ..said };
+        assert_eq!([said, beyond, other].map(|record| origin.has_said(record)), [true, false, false]);
+        origin.forget(|_| true, |_| false, NOW.after(KEEP));
+        assert!(origin.has_said(said), "it was forgotten");
     }
 
     #[test]
@@ -201,7 +245,7 @@ mod tests {
         let later = NOW.after(KEEP);
         other.forget(|_| true, |needed| needed == task(2), later);
         assert_eq!(exchange(&origin, &mut other), 0);
-        assert_eq!(other.tasks(NodeId::from_bits(2)), [task(2)].into());
+        assert_eq!(*other.tasks(NodeId::from_bits(2)), [task(2)].into());
         other.forget(|_| false, |_| true, later);
         assert_eq!(other.known(), []);
     }

@@ -66,7 +66,7 @@ pub struct Ended {
     pub origin: NodeId,
     /// Rises when the origin's daemon begins anew.
     pub life: u64,
-    /// Rises with each of the origin's records, from 1.
+    /// Rises with each of the origin's records, from 1. 0: no task, the origin has begun this life.
     pub version: u64,
     pub task: TaskId,
 }

@@ -12,6 +12,7 @@ mod news;
 mod paths;
 #[cfg(test)]
 mod tests;
+pub mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -27,6 +28,7 @@ use ended::Records;
 use message::{Body, Ended, Frame, Message, News};
 use news::Queue;
 use paths::Paths;
+use view::{Member, View};
 
 /// Pieces of news in one datagram.
 pub const MAX_NEWS: usize = 12;
@@ -245,10 +247,26 @@ impl Core {
     }
 
     /// What this node thinks.
-    pub fn opinion(&self) -> Opinion {
+    pub fn opinion(&mut self) -> Opinion {
         Opinion {
             silent_paths: self.silent_paths(),
             silent_agents: self.agents.silent(),
+            ended: self.records.tasks(self.me),
+        }
+    }
+
+    /// What this node knows.
+    pub fn view(&mut self, now: Timestamp) -> View {
+        let silent = self.silent_paths();
+        let members = self.contacts.iter().map(|(id, contact)| {
+            let mut path = self.paths.view(*id, now);
+            path.is_silent = silent.contains(id);
+            Member { id: *id, contact: *contact, agent: self.agents.view(*id), path }
+        });
+        View {
+            incarnation: self.agents.incarnation(),
+            trouble: self.agents.trouble(),
+            members: members.collect(),
             ended: self.records.tasks(self.me),
         }
     }
@@ -301,7 +319,7 @@ impl Core {
                 self.act(out, now);
             }
             News::Doubt(node, number) => self.take_doubt(node, number, now),
-            News::Ended(record) if record.origin == self.me => self.take_own_life(record.life, now),
+            News::Ended(record) if record.origin == self.me => self.take_own_record(record, now),
             News::Ended(record) => self.take_record(record, now),
         }
     }
@@ -327,13 +345,29 @@ impl Core {
         }
     }
 
+    /// One of this life that it has not said is somebody's lie: a new life takes it back everywhere.
+    fn take_own_record(&mut self, record: Ended, now: Timestamp) {
+        let is_of_now = record.life == self.records.life(self.me);
+        if is_of_now && !self.records.has_said(record) {
+            self.begin_life(record.life.saturating_add(1), now);
+        } else {
+            self.take_own_life(record.life, now);
+        }
+    }
+
     /// Others know this node by a later life than its present one, from before its daemon was started: a clock was set
     /// back.
     fn take_own_life(&mut self, life: u64, now: Timestamp) {
         if life > self.records.life(self.me) {
-            self.records.begin(self.me, life.saturating_add(1));
-            self.say_ended(now);
+            self.begin_life(life.saturating_add(1), now);
         }
+    }
+
+    fn begin_life(&mut self, life: u64, now: Timestamp) {
+        self.records.begin(self.me, life);
+        let begun = Ended { origin: self.me, life, version: 0, task: TaskId::from_bits(self.me.bits()) };
+        self.news.push(News::Ended(begun));
+        self.say_ended(now);
     }
 
     fn say_ended(&mut self, now: Timestamp) {

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use control_model::{NodeId, Timestamp};
 
+use super::view::PathView;
+
 /// Between two probes of a path that doesn't answer; an answer takes less.
 const PAUSE: Duration = Duration::from_millis(100);
 /// Probes in a row without an answer that are worth telling: the others are to look too.
@@ -119,6 +121,17 @@ impl Paths {
                     path.misses = 0;
                 }
             }
+        }
+    }
+
+    /// What is thought of one.
+    pub fn view(&self, node: NodeId, now: Timestamp) -> PathView {
+        let Some(path) = self.of.get(&node) else { return PathView::default() };
+        PathView {
+            has_answered: path.has_answered,
+            is_silent: self.silent.contains(&node),
+            n_missed: path.misses,
+            probed: path.looked_at.map(|at| now.since(at)),
         }
     }
 

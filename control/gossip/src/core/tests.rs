@@ -36,6 +36,51 @@ proptest! {
     }
 }
 
+/// Gives `to` what `from` sends it in a second.
+fn hear(from: &mut Core, to: &mut Core, start: Timestamp) {
+    for ms in (0..1000).step_by(50) {
+        let now = start.after(Duration::from_millis(ms));
+        from.tick(now);
+        for output in from.take_outputs() {
+            if let Output::Send(node, message) = output
+                && node == to.me
+            {
+                to.message(from.me, &message, now);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_node_takes_back_what_others_have_said_in_its_name() {
+    let ids = [1, 2, 3].map(NodeId::from_bits);
+    let contact =
+        Contact { gossip: Some(([10, 0, 0, 1], 7946).into()), data_path: ([10, 0, 0, 1], 4789).into() };
+    let node = |me: NodeId, ended: &[TaskId]| {
+        let mut core = Core::new(me, 5, 1, Timestamp(0));
+        let others = ids.iter().filter(|id| **id != me).map(|id| (*id, contact)).collect();
+        let said =
+            Said { contacts: Arc::new(others), ended: ended.iter().copied().collect(), ..Said::default() };
+        core.said(&said, Timestamp(0));
+        core
+    };
+    let [lives, has_ended] = [7, 8].map(TaskId::from_bits);
+    let (mut origin, mut other) = (node(ids[0], &[has_ended]), node(ids[1], &[]));
+    // The third knows the others' keys, as each member does.
+    let lie = Ended { origin: ids[0], life: 5, version: 2, task: lives };
+    let lie = Message { body: Body::News, news: vec![News::Ended(lie)] };
+    other.message(ids[2], &lie, Timestamp(0));
+    hear(&mut origin, &mut other, Timestamp(0));
+    assert_eq!(*other.opinion().ended, [lives, has_ended].into());
+
+    origin.message(ids[2], &lie, Timestamp(0).after(Duration::from_secs(1)));
+    hear(&mut origin, &mut other, Timestamp(0).after(Duration::from_secs(1)));
+    assert_eq!(*other.opinion().ended, [has_ended].into());
+    // The lie that is told again is of a life that is over.
+    other.message(ids[2], &lie, Timestamp(0).after(Duration::from_secs(2)));
+    assert_eq!(*other.opinion().ended, [has_ended].into());
+}
+
 fn any_message(dice: &mut Dice, ids: &[NodeId; 4]) -> Message {
     use message::{Claim, Claimed};
     let id = |dice: &mut Dice| ids[dice.below(4)];

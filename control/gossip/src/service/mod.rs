@@ -19,6 +19,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
 use crate::core::message::Message;
+use crate::core::view::View;
 use crate::core::{Core, Output};
 use crate::seal::{Envelopes, Opened, Refusal};
 use probes::Probes;
@@ -34,7 +35,7 @@ pub struct Options {
 
 /// Running gossip. Dropping it ends it.
 pub struct Gossip {
-    counters: Arc<Counters>,
+    inspector: Inspector,
     tasks: JoinSet<()>,
 }
 
@@ -99,18 +100,40 @@ impl Gossip {
         });
         let mut tasks = JoinSet::new();
         tasks.spawn(exchange::serve(sockets.tcp, shared.clone()));
+        let inspector = Inspector(shared.clone());
         let work = Work { shared, udp: sockets.udp, probes: Probes::new()?, said, keys, opinion };
         tasks.spawn(work.run());
-        Ok(Self { counters, tasks })
+        Ok(Self { inspector, tasks })
     }
 
-    pub fn counters(&self) -> &Arc<Counters> {
-        &self.counters
+    pub fn inspector(&self) -> &Inspector {
+        &self.inspector
     }
 
     /// Ends it; then its port is free.
     pub async fn stop(mut self) {
         self.tasks.shutdown().await;
+    }
+}
+
+/// Looks into running gossip, and what is left of it when it has ended.
+#[derive(Clone)]
+pub struct Inspector(Arc<Shared>);
+
+impl Inspector {
+    pub fn counters(&self) -> &Counters {
+        &self.0.counters
+    }
+
+    pub fn view(&self) -> View {
+        self.0.lock().core.view(monotonic())
+    }
+
+    /// Numbers of the keys that are accepted, oldest first, and of the one that is used.
+    pub fn keys(&self) -> (Vec<u32>, Option<u32>) {
+        let state = self.0.lock();
+        let keys = state.envelopes.keys();
+        (keys.keys.iter().map(|key| key.id).collect(), keys.in_use().map(|key| key.id))
     }
 }
 
@@ -140,13 +163,14 @@ impl Work {
                     Err(_) => return,
                 },
                 Ok(()) = self.keys.changed() => self.take_keys(),
-                ready = self.udp.readable() => self.receive(ready).await,
+                // As many as were asked, at most: a flood of datagrams does not keep them from being read.
                 nodes = self.probes.answers() => {
                     let mut state = self.shared.lock();
                     for node in nodes {
                         state.core.path_answered(node);
                     }
                 }
+                ready = self.udp.readable() => self.receive(ready).await,
                 () = self.shared.woken.notified() => {}
                 Some(_) = exchanges.join_next() => {}
                 () = tokio::time::sleep(deadline.since(monotonic())) => {}

@@ -5,6 +5,7 @@ use control_model::gossip::Contact;
 use tokio::net::UdpSocket;
 
 use super::*;
+use crate::core::view::AgentState;
 
 /// Longest time that anything here may take.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -77,16 +78,24 @@ async fn what_has_ended_is_told_and_a_silent_data_path_is_found_and_given_back()
     nodes[0].said.send_modify(|said| {
         *said = Arc::new(Said { ended: [task].into(), ..(**said).clone() });
     });
-    wait_for(&mut nodes[1], "the task", |opinion| opinion.ended == [task].into()).await;
+    wait_for(&mut nodes[1], "the task", |opinion| *opinion.ended == [task].into()).await;
     // The third one seals with other keys: nobody hears it, though its data path lives.
     wait_for(&mut nodes[0], "no word from the third", |o| o.silent_agents == [id(2)].into()).await;
     assert!(nodes[2].opinion.borrow().ended.is_empty());
     assert!(nodes[0].opinion.borrow().silent_paths.is_empty());
-    let refused: BTreeMap<Refusal, u64> = nodes[2].gossip.counters().refused().collect();
+    let refused: BTreeMap<Refusal, u64> = nodes[2].gossip.inspector().counters().refused().collect();
     assert!(refused[&Refusal::Forged] > 0, "{refused:?}");
 
     nodes[1].data_path = None;
     wait_for(&mut nodes[0], "the second's path", |o| o.silent_paths == [id(1)].into()).await;
+    let inspector = nodes[0].gossip.inspector();
+    let view = inspector.view();
+    let seen = |n: usize| view.members.iter().find(|member| member.id == id(n)).expect("a member");
+    let agent = |n: usize| seen(n).agent.as_ref().map(|agent| agent.state.clone());
+    assert_eq!((agent(1), agent(2)), (Some(AgentState::Alive), Some(AgentState::Silent)));
+    assert!(seen(1).path.is_silent && seen(1).path.n_missed > 0, "{:?}", seen(1));
+    assert!(seen(2).path.has_answered && !seen(2).path.is_silent, "{:?}", seen(2));
+    assert_eq!(inspector.keys(), (vec![1, 2], Some(1)));
     let contact = nodes[0].said.borrow().contacts[&id(1)];
     let again = UdpSocket::bind(contact.data_path).await.expect("its port is free");
     let mut answering = JoinSet::new();
@@ -107,7 +116,7 @@ async fn streams_of_strangers_end_and_change_nothing() {
         let _ = tokio::time::timeout(LIMIT, stream.read_to_end(&mut answer)).await.expect("it ends");
         assert!(answer.len() <= 16, "a number at most");
     }
-    assert!(nodes[0].gossip.counters().exchanges_failed.load(Ordering::Relaxed) >= 3);
+    assert!(nodes[0].gossip.inspector().counters().exchanges_failed.load(Ordering::Relaxed) >= 3);
     // The port is free when it has ended.
     let first = nodes.remove(0);
     first.gossip.stop().await;

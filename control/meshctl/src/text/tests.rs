@@ -1,6 +1,8 @@
 use std::net::{IpAddr, Ipv4Addr};
 
-use dataplane_model::inspect::{HookRow, LoadBalancerBackend};
+use dataplane_model::inspect::{
+    AgentState, GossipAgent, GossipMember, GossipPath, GossipReport, HookRow, LoadBalancerBackend, PathState,
+};
 
 use super::*;
 
@@ -105,6 +107,62 @@ VNI    ADDRESS    MAC                 NODE          INTERFACE       WEIGHT
 4097   10.0.1.6   02:42:0a:00:01:05   198.18.0.12   -                    0
 ";
     assert_eq!(endpoints(&rows), expected);
+}
+
+#[test]
+fn gossip_shows_its_own_standing_and_each_node() {
+    let member = |node_id: &str, last: u8, agent, path| GossipMember {
+        node_id: node_id.to_owned(),
+        address: Some(([198, 18, 0, last], 7946).into()),
+        data_path: ([198, 18, 0, last], 4789).into(),
+        agent,
+        path,
+    };
+    let agent = |incarnation, state, by: &[&str]| {
+        let suspected_by = by.iter().map(|by| (*by).to_owned()).collect();
+        Some(GossipAgent { incarnation, state, suspected_by })
+    };
+    let path = |state, n_missed, probed_ms_ago| GossipPath { state, n_missed, probed_ms_ago };
+    let outside = member("n4", 14, None, path(PathState::Unknown, 1, None));
+    let report = GossipReport {
+        incarnation: 3,
+        trouble: 1,
+        key: Some(7),
+        keys: vec![6, 7, 8],
+        members: vec![
+            member("n2", 12, agent(0, AgentState::Alive, &[]), path(PathState::Answers, 0, Some(120))),
+            member(
+                "n3",
+                13,
+                agent(12, AgentState::Suspect, &["n1", "n2"]),
+                path(PathState::Silent, 5, Some(40)),
+            ),
+            GossipMember { address: None, ..outside },
+        ],
+        ended: vec!["t1".to_owned()],
+        n_sent: 10,
+        n_received: 8,
+        refused: vec![("forged".to_owned(), 2), ("malformed".to_owned(), 0)],
+        n_exchanged: 4,
+        n_exchanges_failed: 1,
+    };
+    let expected = "\
+Incarnation:  3
+Own trouble:  1 of 8
+Key in use:   7 (accepted: 6, 7, 8)
+Datagrams:    10 sent, 8 taken, 2 refused
+Exchanges:    4 done, 1 failed
+Ended tasks:  1
+
+NODE   GOSSIP             AGENT            INCARNATION   TUNNEL END         DATA PATH   MISSED       PROBED
+n2     198.18.0.12:7946   alive                      0   198.18.0.12:4789   answers          0   120 ms ago
+n3     198.18.0.13:7946   suspect, say 2            12   198.18.0.13:4789   silent           5    40 ms ago
+n4     -                  takes no part    -             198.18.0.14:4789   unknown          1   -
+
+REFUSED   DATAGRAMS
+forged            2
+";
+    assert_eq!(gossip(&report), expected);
 }
 
 #[test]

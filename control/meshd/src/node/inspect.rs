@@ -18,6 +18,7 @@ use dataplane_model::{Backend, DataPlane as _, NetworkKey, NodeView, PublishedPo
 
 pub mod cluster;
 pub mod dns;
+pub mod gossip;
 pub mod top;
 pub mod trace;
 pub mod watch;
@@ -177,8 +178,8 @@ pub async fn metrics(host: Arc<Host>, swarm: Option<Arc<Swarm>>) -> Result<Strin
     };
     let raft = swarm.manager().map(|manager| raft(&manager));
     let report = swarm.data_plane().driver.watch().borrow().clone();
-    let gossip = swarm.gossip_counters.as_ref();
-    let gossip = gossip.map(|counters| metrics::Gossip::read(counters, &swarm.opinion.borrow()));
+    let gossip = swarm.gossip_inspector.as_ref();
+    let gossip = gossip.map(|gossip| metrics::Gossip::read(gossip.counters(), &swarm.opinion.borrow()));
     Ok(metrics::render(&Metrics { maps, raft, report: Some(report), gossip }))
 }
 

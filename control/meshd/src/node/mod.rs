@@ -34,8 +34,8 @@ use control_rpc::{Channels, Identity, IdentityPem};
 use control_store::ReplicatedStore;
 use dataplane_model::inspect::{
     Assigned, DnsQueryReport, DnsZoneReport, DropsReport, EndpointRow, FdbReport, FlowSamples, FlowsReport,
-    LoadBalancerRow, NodeStatus, RingReport, TopReport, TraceReport, TraceRequest, TunnelledPacket,
-    VerifyReport,
+    GossipReport, LoadBalancerRow, NodeStatus, RingReport, TopReport, TraceReport, TraceRequest,
+    TunnelledPacket, VerifyReport,
 };
 use tokio::sync::watch;
 
@@ -488,6 +488,11 @@ impl control_api::Node for MeshNode {
 
     async fn mesh_fdb(&self) -> Result<FdbReport, InspectError> {
         inspect::fdb(&self.host).await
+    }
+
+    async fn mesh_gossip(&self) -> Result<GossipReport, InspectError> {
+        let swarm = self.swarm().ok_or_else(inspect::in_no_swarm)?;
+        inspect::gossip::report(&swarm)
     }
 
     async fn mesh_verify(&self) -> Result<VerifyReport, InspectError> {

@@ -9,7 +9,7 @@ use control_agent::{Agent, AgentHandle, AgentOptions, Holdings, Inspect, NodeCon
 use control_api::node::SwarmError;
 use control_ca::{Certificate, node_tls};
 use control_consensus::{Consensus, Kek};
-use control_gossip::service::{Counters, Gossip};
+use control_gossip::service::{Gossip, Inspector};
 use control_manager::{Senses, clock};
 use control_model::authority::NodeTls;
 use control_model::gossip::Opinion;
@@ -63,7 +63,7 @@ pub struct Swarm {
     /// What this node's gossip thinks.
     pub opinion: watch::Receiver<Arc<Opinion>>,
     /// `None` of a node that takes no part.
-    pub gossip_counters: Option<Arc<Counters>>,
+    pub gossip_inspector: Option<Inspector>,
     gossip: Mutex<Option<Gossip>>,
     /// Why this node is not what it should be; empty when all is well.
     pub trouble: watch::Sender<String>,
@@ -121,7 +121,7 @@ impl Swarm {
             networks: agent.networks(),
             holdings: agent.holdings(),
             opinion: thought,
-            gossip_counters: gossip.as_ref().map(|gossip| gossip.counters().clone()),
+            gossip_inspector: gossip.as_ref().map(|gossip| gossip.inspector().clone()),
             gossip: Mutex::new(gossip),
             agent: Mutex::new(Some(agent)),
             manager: Mutex::new(manager.map(Arc::new)),
