@@ -64,6 +64,9 @@ pub struct Options {
     pub clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
 }
 
+/// How the log comes to be: [`LogStore::create`] or [`LogStore::open`].
+type OpenLog = fn(&Path, Key, usize) -> Result<LogStore, OpenError>;
+
 /// A manager's replica of the cluster's state.
 pub struct Consensus {
     raft: Raft<TypeConfig, Machine>,
@@ -93,7 +96,7 @@ impl Consensus {
         let key = prepare(&options)?;
         let (dir, raft_id, kek) = (options.dir.clone(), options.raft_id, options.kek.clone());
         let member = Member { node_id: options.node_id, addr: options.addr };
-        let consensus = Self::start(options, key.clone()).await?;
+        let consensus = Self::start(options, key.clone(), LogStore::create).await?;
         let members = BTreeMap::from([(raft_id, member)]);
         consensus.raft.initialize(members).await.map_err(|error| OpenError::Raft(error.to_string()))?;
         consensus.propose(changes).await.map_err(|error| OpenError::Raft(error.to_string()))?;
@@ -106,7 +109,7 @@ impl Consensus {
     /// [`Consensus::join`] again.
     pub async fn open(options: Options) -> Result<Arc<Self>, OpenError> {
         let key = key_file::read(&options.dir, options.raft_id, &options.kek)?;
-        let consensus = Self::start(options, key).await?;
+        let consensus = Self::start(options, key, LogStore::open).await?;
         if let Some(committed) = consensus.log.committed() {
             let recovered = timeout(RECOVERY_TIMEOUT, consensus.wait_applied(committed)).await;
             if recovered.is_err() {
@@ -130,16 +133,16 @@ impl Consensus {
     pub async fn create(options: Options) -> Result<Arc<Self>, OpenError> {
         let key = prepare(&options)?;
         let (dir, raft_id, kek) = (options.dir.clone(), options.raft_id, options.kek.clone());
-        let consensus = Self::start(options, key.clone()).await?;
+        let consensus = Self::start(options, key.clone(), LogStore::create).await?;
         key_file::write(&dir, raft_id, &kek, &key)?;
         Ok(consensus)
     }
 
-    async fn start(options: Options, key: Key) -> Result<Arc<Self>, OpenError> {
+    async fn start(options: Options, key: Key, open_log: OpenLog) -> Result<Arc<Self>, OpenError> {
         let Options { dir, raft_id, node_id, addr, kek: _, channels, clock } = options;
         let files = tokio::task::spawn_blocking(move || {
             let machine = Machine::open(SnapshotFile::new(&dir, key.clone()))?;
-            let log = LogStore::open(&dir.join(LOG_FILE), key, LOG_MEMORY_BYTES)?;
+            let log = open_log(&dir.join(LOG_FILE), key, LOG_MEMORY_BYTES)?;
             Ok::<_, OpenError>((log, machine))
         });
         let (log, machine) = files.await.map_err(io::Error::other)??;

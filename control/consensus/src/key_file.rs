@@ -97,7 +97,9 @@ pub(crate) fn write(dir: &Path, raft_id: u64, kek: &Kek, key: &Key) -> io::Resul
     said.extend(version.to_be_bytes());
     let sealed = kek.key().seal(&place(raft_id, &said), key.bits());
     let bytes = [raft_id.to_be_bytes().as_slice(), &said, &sealed].concat();
-    write_atomically(&dir.join(NAME), &bytes)
+    write_atomically(&dir.join(NAME), &bytes)?;
+    // The directory itself may be new.
+    dir.parent().map_or(Ok(()), |parent| fs::File::open(parent)?.sync_all())
 }
 
 fn read_file(dir: &Path) -> io::Result<Option<Vec<u8>>> {

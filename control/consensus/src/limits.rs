@@ -23,6 +23,8 @@ pub(crate) const MAX_GROUP_COMMIT: usize = 512;
 
 /// A write is retried this long over changes of the leader.
 pub(crate) const PROPOSE_TIMEOUT: Duration = Duration::from_secs(10);
+// A write that is retried must be known as such when it was applied already.
+const _: () = assert!(2 * PROPOSE_TIMEOUT.as_secs() <= control_store::REMEMBERED_FOR.as_secs());
 
 /// A read waits this long for a leader: longer than an election, short enough for a user to see the reason.
 pub(crate) const READ_TIMEOUT: Duration = Duration::from_secs(3);

@@ -2,6 +2,8 @@
 
 mod memory;
 mod open;
+#[cfg(test)]
+mod torn;
 mod writer;
 
 use std::fmt::Debug;
@@ -14,6 +16,7 @@ use openraft::alias::{EntryOf, LogIdOf, VoteOf};
 use openraft::entry::RaftEntry;
 use openraft::storage::{IOFlushed, RaftLogStorage};
 use openraft::{LogState, OptionalSend, RaftLogReader};
+use redb::Database;
 use tokio::sync::oneshot;
 
 use crate::crypt::Key;
@@ -39,10 +42,22 @@ pub(crate) struct LogStore {
 }
 
 impl LogStore {
-    /// Opens or makes the log at `path`. Every record is opened: one that can't be is an error, never skipped.
-    /// Entries of `memory_bytes`, encoded, are kept in memory.
-    pub(crate) fn open(path: &Path, key: Key, memory_bytes: usize) -> Result<Self, OpenError> {
+    /// Makes the log at `path`, or begins anew with what is there. Entries of `memory_bytes`, encoded, are kept in memory.
+    pub(crate) fn create(path: &Path, key: Key, memory_bytes: usize) -> Result<Self, OpenError> {
         let (database, memory) = open::open(path, &key, memory_bytes)?;
+        Self::start(database, key, memory)
+    }
+
+    /// Opens the log at `path`. Every record is opened: one that can't be is an error, never skipped. So is a log that is
+    /// gone: this replica has voted and acknowledged, and must not do as if it had not.
+    pub(crate) fn open(path: &Path, key: Key, memory_bytes: usize) -> Result<Self, OpenError> {
+        if std::fs::metadata(path).map_or(0, |file| file.len()) == 0 {
+            return Err(OpenError::Corrupt("the log's file is missing".to_owned()));
+        }
+        Self::create(path, key, memory_bytes)
+    }
+
+    fn start(database: Database, key: Key, memory: Memory) -> Result<Self, OpenError> {
         let writer = Writer::start(database, key)?;
         Ok(Self { memory: Arc::new(Mutex::new(memory)), writer: Arc::new(writer) })
     }

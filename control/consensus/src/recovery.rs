@@ -148,7 +148,7 @@ async fn write(
     };
     let stored = Stored { meta, image: state.to_snapshot() };
     SnapshotFile::new(dir, key.clone()).write(&stored)?;
-    let mut log = LogStore::open(&dir.join(LOG_FILE), key.clone(), LOG_MEMORY_BYTES)?;
+    let mut log = LogStore::create(&dir.join(LOG_FILE), key.clone(), LOG_MEMORY_BYTES)?;
     // The next election is in a later term than anything before.
     let voted = log.save_vote(&VoteOf::<TypeConfig>::new(last.leader_id.term, raft_id)).await;
     let begun = log.purge(last).await;

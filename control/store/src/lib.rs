@@ -10,7 +10,7 @@ mod watch;
 
 pub use event::{Event, EventBatch, EventKind};
 pub use replicated::{LocalStore, ProposeError, ReadError, ReplicatedStore};
-pub use state::{ApplyError, SnapshotError, State};
+pub use state::{ApplyError, REMEMBERED_FOR, SnapshotError, State};
 pub use table::Table;
 pub use watch::{EventReceiver, MAX_WAITING_BATCHES, Watchers};
 

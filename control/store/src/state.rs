@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use control_model::change::{Change, Entry, Object, ObjectRef, RequestId};
 use control_model::object::{Cluster, Meta, Network, Node, Service, Slot, Task};
@@ -12,8 +13,10 @@ use serde::{Deserialize, Serialize};
 use crate::event::{Event, EventKind};
 use crate::table::Table;
 
-/// How many requests are remembered for "a retried write applies once".
+/// How many requests are remembered at least for "a retried write applies once" …
 const REMEMBERED_REQUESTS: usize = 4096;
+/// … and how long, by the log's time.
+pub const REMEMBERED_FOR: Duration = Duration::from_secs(20);
 
 /// Why an entry changed nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
@@ -48,7 +51,8 @@ pub struct State {
     tasks_of_node: OrdSet<(NodeId, TaskId)>,
     tasks_of_slot: OrdSet<(ServiceId, Slot, TaskId)>,
     requests: OrdMap<RequestId, u64>,
-    request_order: Vector<RequestId>,
+    /// With the log's time.
+    request_order: Vector<(RequestId, Timestamp)>,
 }
 
 /// What a snapshot holds; indexes are rebuilt from it. Objects are [`Borrowed`] to be written, [`Object`]s when read.
@@ -57,6 +61,9 @@ struct Image<O> {
     index: u64,
     objects: Vec<O>,
     requests: Vec<(RequestId, u64)>,
+    /// As many; none in a snapshot of an earlier version.
+    #[serde(default)]
+    requested_at: Vec<Timestamp>,
 }
 
 /// An [`Object`] that is not copied to be written.
@@ -89,7 +96,8 @@ impl State {
                 }
             }
         }
-        next.remember(entry.request, index);
+        next.remember(entry.request, index, entry.at);
+        next.forget_requests(entry.at);
         *self = next;
         Ok(events)
     }
@@ -164,8 +172,10 @@ impl State {
             .chain(self.tasks.iter().map(|o| Borrowed::Task(o)))
             .chain(self.networks.iter().map(|o| Borrowed::Network(o)))
             .collect();
-        let requests = self.request_order.iter().filter_map(|r| Some((*r, *self.requests.get(r)?))).collect();
-        rmp_serde::to_vec_named(&Image { index: self.index, objects, requests })
+        let order = || self.request_order.iter();
+        let requests = order().filter_map(|(id, _)| Some((*id, *self.requests.get(id)?))).collect();
+        let requested_at = order().map(|(_, at)| *at).collect();
+        rmp_serde::to_vec_named(&Image { index: self.index, objects, requests, requested_at })
             .expect("model types serialize without error")
     }
 
@@ -176,8 +186,9 @@ impl State {
         for object in image.objects {
             state.put(object);
         }
-        for (request, index) in image.requests {
-            state.remember(request, index);
+        let requested_at = image.requested_at.into_iter().chain(std::iter::repeat(Timestamp::default()));
+        for ((request, index), at) in image.requests.into_iter().zip(requested_at) {
+            state.remember(request, index, at);
         }
         Ok(state)
     }
@@ -211,13 +222,21 @@ impl State {
         events
     }
 
-    fn remember(&mut self, request: RequestId, index: u64) {
+    fn remember(&mut self, request: RequestId, index: u64, at: Timestamp) {
         self.requests.insert(request, index);
-        self.request_order.push_back(request);
-        if self.request_order.len() > REMEMBERED_REQUESTS
-            && let Some(oldest) = self.request_order.pop_front()
-        {
+        self.request_order.push_back((request, at));
+    }
+
+    /// Forgets requests that nobody repeats any more: two at most, so that no write pays for a burst before it.
+    fn forget_requests(&mut self, now: Timestamp) {
+        for _ in 0..2 {
+            let oldest = self.request_order.front().filter(|(_, at)| now.since(*at) >= REMEMBERED_FOR);
+            let Some((oldest, _)) = oldest.copied() else { return };
+            if self.request_order.len() <= REMEMBERED_REQUESTS {
+                return;
+            }
             self.requests.remove(&oldest);
+            self.request_order.pop_front();
         }
     }
 

@@ -1,5 +1,6 @@
 //! Reads the log's file whole, and trusts nothing in it that does not open.
 
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
@@ -17,17 +18,31 @@ use crate::limits::{COMPACT_FILE_BYTES, FILE_CACHE_BYTES};
 use crate::types::TypeConfig;
 
 pub(super) fn open(path: &Path, key: &Key, memory_bytes: usize) -> Result<(Database, Memory), OpenError> {
+    let make = || Database::builder().set_cache_size(FILE_CACHE_BYTES).create(path);
+    let len_bytes = || Ok(std::fs::metadata(path)?.len());
+    open_made(make, len_bytes, key, memory_bytes)
+}
+
+/// As [`open`], of whatever `make` opens; `len_bytes` is how long that is.
+pub(super) fn open_made(
+    make: impl FnOnce() -> Result<Database, DatabaseError>,
+    len_bytes: impl FnOnce() -> io::Result<u64>,
+    key: &Key,
+    memory_bytes: usize,
+) -> Result<(Database, Memory), OpenError> {
     // redb checks what it reads by assertion in places; a damaged file must be an error all the same.
     let opened = catch_unwind(AssertUnwindSafe(|| {
-        let database = open_database(path)?;
+        let database = checked(make(), len_bytes)?;
         let memory = read(&database, key, memory_bytes)?;
         Ok((database, memory))
     }));
     opened.unwrap_or_else(|_| Err(OpenError::Corrupt("the log's file".to_owned())))
 }
 
-fn open_database(path: &Path) -> Result<Database, OpenError> {
-    let opened = Database::builder().set_cache_size(FILE_CACHE_BYTES).create(path);
+fn checked(
+    opened: Result<Database, DatabaseError>,
+    len_bytes: impl FnOnce() -> io::Result<u64>,
+) -> Result<Database, OpenError> {
     let mut database = opened.map_err(|error| match error {
         DatabaseError::Storage(StorageError::Corrupted(what)) => OpenError::Corrupt(what),
         error => OpenError::Log(error.into()),
@@ -36,7 +51,7 @@ fn open_database(path: &Path) -> Result<Database, OpenError> {
     if !intact {
         return Err(OpenError::Corrupt("the log's file".to_owned()));
     }
-    if std::fs::metadata(path)?.len() > COMPACT_FILE_BYTES
+    if len_bytes()? > COMPACT_FILE_BYTES
         && let Err(error) = database.compact()
     {
         tracing::warn!(%error, "the raft log can't be compacted");

@@ -165,7 +165,7 @@ impl Done {
     }
 }
 
-fn commit(database: &Database, key: &Key, batch: &[Job]) -> Result<(), redb::Error> {
+pub(super) fn commit(database: &Database, key: &Key, batch: &[Job]) -> Result<(), redb::Error> {
     let mut transaction = database.begin_write()?;
     if batch.iter().all(|job| matches!(job.done, Done::Nobody)) {
         transaction.set_durability(Durability::None)?;
@@ -189,7 +189,7 @@ fn commit(database: &Database, key: &Key, batch: &[Job]) -> Result<(), redb::Err
     Ok(())
 }
 
-fn load(database: &Database, key: &Key, indexes: &[u64]) -> io::Result<Vec<EntryOf<TypeConfig>>> {
+pub(super) fn load(database: &Database, key: &Key, indexes: &[u64]) -> io::Result<Vec<EntryOf<TypeConfig>>> {
     let transaction = database.begin_read().map_err(io::Error::other)?;
     let entries = transaction.open_table(ENTRIES).map_err(io::Error::other)?;
     let one = |index: &u64| {

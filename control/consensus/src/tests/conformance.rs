@@ -18,7 +18,7 @@ impl StoreBuilder<TypeConfig, LogStore, Machine, tempfile::TempDir> for Builder 
     async fn build(&self) -> Result<(tempfile::TempDir, LogStore, Machine), StorageError<TypeConfig>> {
         let dir = tempfile::tempdir().unwrap();
         let key = Key::random();
-        let log = LogStore::open(&dir.path().join("log.redb"), key.clone(), self.memory_bytes).unwrap();
+        let log = LogStore::create(&dir.path().join("log.redb"), key.clone(), self.memory_bytes).unwrap();
         let machine = Machine::open(SnapshotFile::new(dir.path(), key)).unwrap();
         Ok((dir, log, machine))
     }

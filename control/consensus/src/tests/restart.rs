@@ -171,6 +171,27 @@ async fn a_damaged_file_is_an_error_or_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_is_gone_is_an_error() {
+    let mut cluster = TestCluster::new(1).await;
+    let manager = cluster.managers.pop().unwrap();
+    let identity = manager.identity();
+    let addr = manager.stop().await;
+    let path = cluster.dir.path().join("m1/log.redb");
+    let good = fs::read(&path).unwrap();
+    let open = || {
+        let channels = control_rpc::Channels::new(identity.clone());
+        Consensus::open(options(cluster.dir.path(), 1, addr, channels))
+    };
+    // It has voted and acknowledged: without its log it would do so again.
+    fs::remove_file(&path).unwrap();
+    assert!(matches!(open().await, Err(OpenError::Corrupt(_))));
+    fs::write(&path, []).unwrap();
+    assert!(matches!(open().await, Err(OpenError::Corrupt(_))));
+    fs::write(&path, good).unwrap();
+    open().await.unwrap().stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_damaged_snapshot_is_an_error() {
     let mut cluster = TestCluster::new(1).await;
     let manager = cluster.managers.pop().unwrap();

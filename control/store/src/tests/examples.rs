@@ -6,7 +6,7 @@ use control_model::{NodeId, ServiceId, Task, TaskId, TaskState, Timestamp};
 use futures::StreamExt;
 
 use super::objects::{Place, cluster, entry, network, node, service, status, task};
-use crate::{ApplyError, EventKind, LocalStore, ReplicatedStore as _, State};
+use crate::{ApplyError, EventKind, LocalStore, REMEMBERED_FOR, ReplicatedStore as _, State};
 
 const SERVICE: ServiceId = ServiceId::from_bits(1);
 const TASK: TaskId = TaskId::from_bits(1);
@@ -167,16 +167,36 @@ fn a_repeated_request_does_nothing() {
 
 #[test]
 fn the_memory_of_requests_is_bounded() {
+    // A hundred in a second.
+    const PERIOD: i64 = 10_000_000;
     let mut state = State::default();
-    for index in 1..=5000_u64 {
-        state.apply(index, &entry(index.into(), 0, vec![])).unwrap();
+    for index in 1..=5000_u32 {
+        state.apply(index.into(), &entry(index.into(), i64::from(index) * PERIOD, vec![])).unwrap();
     }
     let snapshot = state.to_snapshot();
-    assert!(snapshot.len() < 5000 * 30, "{}", snapshot.len());
+    assert!(snapshot.len() < 5000 * 40, "{}", snapshot.len());
     // The newest are remembered.
     let create = vec![Change::Create(node(1, "a"))];
-    assert_eq!(state.apply(5001, &entry(4999, 0, create.clone())).unwrap().len(), 0);
-    assert_eq!(state.apply(5002, &entry(1, 0, create)).unwrap().len(), 1);
+    let now = 5000 * PERIOD;
+    assert_eq!(state.apply(5001, &entry(4999, now, create.clone())).unwrap().len(), 0);
+    assert_eq!(state.apply(5002, &entry(1, now, create)).unwrap().len(), 1);
+}
+
+#[test]
+fn a_burst_is_remembered_as_long_as_it_may_be_repeated() {
+    let mut state = State::default();
+    let n = 10_000_u32;
+    for index in 1..=n {
+        state.apply(index.into(), &entry(index.into(), 0, vec![])).unwrap();
+    }
+    let mut state = State::from_snapshot(&state.to_snapshot()).unwrap();
+    let create = vec![Change::Create(node(1, "a"))];
+    let soon = i64::try_from(REMEMBERED_FOR.as_nanos()).unwrap() - 1;
+    assert_eq!(state.apply(1, &entry(1, soon, create.clone())).unwrap().len(), 0);
+    for index in 1..=n {
+        state.apply(index.into(), &entry(u128::from(n + index), soon + 1, vec![])).unwrap();
+    }
+    assert_eq!(state.apply(2, &entry(1, soon + 1, create)).unwrap().len(), 1, "it was forgotten");
 }
 
 #[test]
