@@ -163,7 +163,8 @@ fn unwritten(error: ProposeError) -> Status {
     Status::unavailable(error.to_string())
 }
 
-fn issue(cluster: &Cluster, csr_pem: &str, identity: PeerIdentity) -> Result<Issued, Status> {
+/// A certificate of the root that signs now, with what nodes need that trust an earlier one.
+pub fn issue(cluster: &Cluster, csr_pem: &str, identity: PeerIdentity) -> Result<Issued, Status> {
     // During a rotation the next root signs already. Its copy, signed by the one that nodes trust, is part of the chain,
     // and stays so for nodes that were away when the root changed.
     let (cert, key, cross_signed) = match &cluster.ca.rotation {

@@ -63,12 +63,14 @@ impl Control {
             if promotes_too_early(old) {
                 return Err(ControlError::BeingDemoted(old.id));
             }
-            if old.spec.role == Role::Manager && spec.role == Role::Worker {
-                check_demotion(state, old.id, unreachable)?;
-            }
             let node = Node { spec: spec.clone(), ..(**old).clone() };
             let expected = old.meta.version;
-            Ok((vec![Change::Update { object: Object::Node(Box::new(node)), expected }], ()))
+            let mut changes = vec![Change::Update { object: Object::Node(Box::new(node)), expected }];
+            if old.spec.role == Role::Manager && spec.role == Role::Worker {
+                check_demotion(state, old.id, unreachable)?;
+                changes.extend(one_at_a_time(state));
+            }
+            Ok((changes, ()))
         })
         .await
     }
@@ -111,6 +113,13 @@ pub(super) fn find_node<'a>(state: &'a State, input: &str) -> Result<&'a Arc<Nod
 /// It is to be a worker, and still has the certificate of a manager.
 fn is_being_demoted(node: &Node) -> bool {
     node.spec.role == Role::Worker && node.certificate_role == Role::Manager
+}
+
+/// A demotion counts on the managers that it has seen: of two at once the second one is refused, and looked at anew.
+fn one_at_a_time(state: &State) -> Option<Change> {
+    let cluster = state.cluster()?;
+    let object = Object::Cluster(Box::new((**cluster).clone()));
+    Some(Change::Update { object, expected: cluster.meta.version })
 }
 
 /// Without `leaving`, more than half of the other managers must answer (swarmkit `raft.CanRemoveMember`).

@@ -17,6 +17,8 @@ pub const MAX_STATUSES: usize = 10_000;
 const MAX_TEXT_BYTES: usize = 4096;
 /// Changes in one entry; swarmkit's limit for a transaction.
 const MAX_BATCH: usize = 200;
+/// Texts in one entry: with all the rest it stays far below what an entry may have.
+const MAX_BATCH_BYTES: usize = 1 << 19;
 /// Reports that wait for the writer; beyond it, callers wait.
 const QUEUE: usize = 256;
 
@@ -103,8 +105,8 @@ async fn write_all(store: Arc<dyn ReplicatedStore>, mut reports: mpsc::Receiver<
         let (changes, waiting): (Vec<_>, Vec<_>) = batch.drain(..).unzip();
         let changes: Vec<_> = changes.into_iter().flatten().collect();
         let mut result = Ok(());
-        for chunk in changes.chunks(MAX_BATCH) {
-            if let Err(error) = store.propose(chunk.to_vec()).await {
+        for chunk in chunks(changes) {
+            if let Err(error) = store.propose(chunk).await {
                 result = Err(error);
                 break;
             }
@@ -113,5 +115,54 @@ async fn write_all(store: Arc<dyn ReplicatedStore>, mut reports: mpsc::Receiver<
             // A caller that has gone away repeats its report.
             let _ = sender.send(result.clone());
         }
+    }
+}
+
+/// In their order, as many to an entry as it takes.
+fn chunks(changes: Vec<Change>) -> Vec<Vec<Change>> {
+    let mut chunks = Vec::new();
+    let (mut chunk, mut n_bytes) = (Vec::new(), 0);
+    for change in changes {
+        let more = text_bytes(&change);
+        if chunk.len() == MAX_BATCH || n_bytes + more > MAX_BATCH_BYTES {
+            chunks.push(std::mem::take(&mut chunk));
+            n_bytes = 0;
+        }
+        n_bytes += more;
+        chunk.push(change);
+    }
+    chunks.push(chunk);
+    chunks.retain(|chunk| !chunk.is_empty());
+    chunks
+}
+
+fn text_bytes(change: &Change) -> usize {
+    let Change::TaskStatus { status, .. } = change else { return 0 };
+    let id = status.container.as_ref().map_or(0, |container| container.container_id.len());
+    status.message.len() + status.error.len() + id
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_texts_make_more_entries_and_none_too_large() {
+        let change = |n: usize| Change::TaskStatus {
+            id: TaskId::from_bits(n as u128),
+            status: TaskStatus {
+                message: "m".repeat(MAX_TEXT_BYTES * (n % 2)),
+                error: "e".repeat(MAX_TEXT_BYTES * (n % 2)),
+                ..TaskStatus::default()
+            },
+        };
+        let changes: Vec<Change> = (0..1000).map(change).collect();
+        let chunks = chunks(changes.clone());
+        assert!(chunks.iter().all(|chunk| chunk.len() <= MAX_BATCH));
+        let n_bytes = |chunk: &Vec<Change>| chunk.iter().map(text_bytes).sum::<usize>();
+        assert!(chunks.iter().all(|chunk| n_bytes(chunk) <= MAX_BATCH_BYTES));
+        assert!(chunks.len() >= 8, "{} chunks of 4 MB", chunks.len());
+        assert_eq!(chunks.concat(), changes, "all of them, in their order");
+        assert_eq!(super::chunks(Vec::new()), Vec::<Vec<Change>>::new());
     }
 }

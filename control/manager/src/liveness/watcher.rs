@@ -18,6 +18,8 @@ use super::table::LivenessTable;
 use crate::clock;
 use crate::leading::while_leading;
 
+/// Changes in one entry; swarmkit's limit for a transaction.
+const MAX_BATCH: usize = 200;
 /// After a write that failed. The next look returns the same change.
 const RETRY: Duration = Duration::from_millis(300);
 /// A leader that doubts its own data path for so long hands leadership over. What ends sooner (a switch that starts
@@ -155,11 +157,11 @@ impl<'a> Watch<'a> {
         let state = watcher.consensus.state();
         watcher.table.retain(|id| state.nodes().get(id).is_some());
         let changes = liveness.tick(&state, clock::monotonic());
-        if !changes.is_empty()
-            && let Err(error) = watcher.consensus.propose_as_leader(*term, changes).await
-        {
-            tracing::warn!(%error, "liveness not written");
-            tokio::time::sleep(RETRY).await;
+        for chunk in changes.chunks(MAX_BATCH) {
+            if let Err(error) = watcher.consensus.propose_as_leader(*term, chunk.to_vec()).await {
+                tracing::warn!(%error, "liveness not written");
+                return tokio::time::sleep(RETRY).await;
+            }
         }
     }
 

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use control_api::node::{BackupSecret as Given, RestoreRequest, SwarmError};
-use control_ca::{NodeKey, RootCa};
+use control_ca::NodeKey;
 use control_consensus::{Backup, BackupError, BackupSecret};
-use control_manager::{Senses, clock};
+use control_manager::{Senses, ca_server, clock};
 use control_model::object::ManagerStatus;
 use control_model::spec::Role;
 use control_model::{Cluster, PeerIdentity};
@@ -90,13 +90,11 @@ impl MeshNode {
     }
 }
 
-/// A certificate of the cluster's root, whose key is in the state.
+/// A certificate as the cluster's managers gave it.
 fn issue(cluster: &Cluster, identity: PeerIdentity) -> Result<IdentityPem, SwarmError> {
-    let root = RootCa::from_pem(&cluster.ca.root_cert, &cluster.ca.root_key).map_err(failed)?;
     let key = NodeKey::generate().map_err(failed)?;
-    let life = cluster.spec.node_cert_expiry;
-    let certificate = root.issue(&key.csr_pem, identity, clock::now(), life).map_err(failed)?;
-    Ok(IdentityPem { certificate, key: key.key_pem, roots: cluster.ca.root_cert.clone() })
+    let issued = ca_server::issue(cluster, &key.csr_pem, identity).map_err(failed)?;
+    Ok(IdentityPem { certificate: issued.certificate_pem, key: key.key_pem, roots: issued.root_pem })
 }
 
 fn secret_of(given: Given) -> BackupSecret {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use control_api::node::{InitRequest, JOIN_TIMEOUT, LOCKED, SwarmError};
 use control_consensus::Consensus;
 use control_manager::{Senses, clock};
+use control_model::gossip::RING_LEN;
 use control_model::object::ManagerStatus;
 use control_model::spec::{NodeSpec, Role};
 use control_model::{Change, Cluster, Node, NodeId, Object, Timestamp};
@@ -137,7 +138,10 @@ impl MeshNode {
 pub(super) fn alone(state: &State, me: NodeId, manager: ManagerStatus, now: Timestamp) -> Vec<Change> {
     let now_ms = u64::try_from(now.0 / NANOSECONDS_PER_MS).unwrap_or_default();
     let cluster = state.cluster().map(|old| {
-        let object = Cluster { epoch: now_ms.max(old.epoch + 1), ..(**old).clone() };
+        // All keys of gossip are new: whoever lives on in the old cluster is a stranger.
+        let gossip_keys =
+            (0..RING_LEN).fold(old.gossip_keys.clone(), |ring, _| ring.rotated(rand::random, now));
+        let object = Cluster { epoch: now_ms.max(old.epoch + 1), gossip_keys, ..(**old).clone() };
         Change::Update { object: Object::Cluster(Box::new(object)), expected: old.meta.version }
     });
     let nodes = state.nodes().iter().filter_map(|old| {
