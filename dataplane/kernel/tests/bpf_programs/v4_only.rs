@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, U
 use std::time::Instant;
 
 use crate::support::lab::{CLIENT6, INGRESS_PREFIX, Lab, NODES6, TASKS, tc_mode};
+use crate::support::namespace::Namespace;
 use crate::support::traffic::{
     PATIENCE, connect_from, exchange, path_mtu, serve_tcp_at, serve_udp_at, tcp, udp, udp_connected,
     udp_path_mtu,
@@ -130,11 +131,24 @@ fn errors_reach_both_sides(lab: &Lab) {
         drop(server);
         client.send(b"again").unwrap();
         let error = client.recv(&mut [0; 8]).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "to the client, through {node}");
+        if error.kind() != ErrorKind::ConnectionRefused {
+            let (drops, [task, client]) = (lab.check_counters(), [&lab.tasks[0], &lab.client].map(errors_of));
+            panic!("to the client, through {node}: {error}; {drops:?}\ntask:\n{task}\nclient:\n{client}");
+        }
 
         let error = tcp(&lab.client, node, 8082, b"").unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "no backend, through {node}");
     }
+}
+
+/// What a namespace's kernel has counted of ICMP and UDP.
+fn errors_of(place: &Namespace) -> String {
+    let text = place.run(|| {
+        ["snmp", "snmp6"].map(|name| std::fs::read_to_string(format!("/proc/thread-self/net/{name}")))
+    });
+    let lines = text.iter().flatten().flat_map(|text| text.lines());
+    let counts = lines.filter(|line| line.contains("Icmp") || line.contains("Udp"));
+    counts.filter(|line| !line.ends_with("\t0")).collect::<Vec<_>>().join("\n")
 }
 
 /// A task learns how long its datagrams may be, once they are longer than fits behind an IPv6 header.
