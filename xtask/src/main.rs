@@ -90,6 +90,12 @@ enum BenchCommand {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// The control plane beside dockerd's and etcd, with its goals
+    Control {
+        /// Passed on: see `--help` of `bench-load control`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// HTTP beside Docker Swarm's own mesh and IPVS, in the test guest
     Guest {
         /// The result goes to `docs/bench-guest.md` and `.json`, else to `target/bench`
@@ -119,6 +125,7 @@ fn run(task: Task) -> Result<()> {
         Task::Lab(command) => lab::run(command),
         Task::Bench(BenchCommand::Quick { arguments }) => artifacts::bench("quick", &arguments),
         Task::Bench(BenchCommand::Dataplane { arguments }) => artifacts::bench("dataplane", &arguments),
+        Task::Bench(BenchCommand::Control { arguments }) => artifacts::bench("control", &arguments),
         Task::Bench(BenchCommand::Guest { docs, arguments }) => artifacts::bench_in_guest(docs, &arguments),
         Task::Sim(options) => sim::run(&options),
         Task::Fmt => sh::cargo(&["fmt", "--all"]),

@@ -59,6 +59,7 @@ const BENCH_PACKAGES: &[Package] = &[
     ("haproxy", "/usr/sbin/haproxy", "a peer load balancer"),
     ("dnsmasq-base", "/usr/sbin/dnsmasq", "a peer name server"),
     ("unbound", "/usr/sbin/unbound", "another"),
+    ("etcd-server", "/usr/bin/etcd", "a peer's replicated log"),
     ("dnsperf", "/usr/bin/dnsperf", "DNS load"),
 ];
 

@@ -34,11 +34,18 @@ pub enum Better {
 pub struct Peer<'a> {
     name: &'static str,
     sample: Box<dyn FnMut() -> Result<f64> + 'a>,
+    most_samples: usize,
 }
 
 impl<'a> Peer<'a> {
     pub fn new(name: &'static str, sample: impl FnMut() -> Result<f64> + 'a) -> Self {
-        Self { name, sample: Box::new(sample) }
+        Self { name, sample: Box::new(sample), most_samples: usize::MAX }
+    }
+
+    /// The same with fewer samples: those of a slow peer take long.
+    pub fn at_most(mut self, samples: usize) -> Self {
+        self.most_samples = samples;
+        self
     }
 
     /// A peer that is there or says why it is not.
@@ -73,6 +80,10 @@ pub enum Bound {
     Within { more: f64, of: &'static str },
     /// This much or less.
     Below(f64),
+    /// This much or more.
+    Above(f64),
+    /// This much or less in each sample.
+    Worst(f64),
 }
 
 /// A table: one metric, a row per peer.
@@ -103,6 +114,11 @@ impl Comparison {
         median(&relations)
     }
 
+    /// The largest sample of a row; `None` if it has none.
+    pub fn most_of(&self, row: &str) -> Option<f64> {
+        self.row(row)?.samples.iter().copied().max_by(f64::total_cmp)
+    }
+
     fn row(&self, name: &str) -> Option<&Row> {
         self.rows.iter().find(|candidate| candidate.peer == name)
     }
@@ -129,7 +145,9 @@ impl Row {
 pub fn compare(metric: Metric, plan: Plan, mut peers: Vec<Peer<'_>>) -> Comparison {
     let mut rows: Vec<Row> = peers.iter().map(|peer| Row::new(peer.name, Vec::new(), None)).collect();
     for _ in 0..plan.runs {
-        for (peer, row) in peers.iter_mut().zip(&mut rows).filter(|(_, row)| row.error.is_none()) {
+        let wanted =
+            |peer: &Peer<'_>, row: &Row| row.error.is_none() && row.samples.len() < peer.most_samples;
+        for (peer, row) in peers.iter_mut().zip(&mut rows).filter(|(peer, row)| wanted(peer, row)) {
             match interrupt::check().and_then(|()| (peer.sample)()) {
                 Ok(sample) => {
                     eprintln!("   {}: {} {sample:.1} {}", metric.name, row.peer, metric.unit);

@@ -2,7 +2,9 @@
 
 mod swarm;
 
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 use bench_lab::{run, try_run};
@@ -26,9 +28,10 @@ pub enum PacketFilter {
 /// A daemon, and the containers that it runs.
 pub struct Dockerd {
     // Dropped in this order: the daemon ends before its namespace and its files go.
-    server: Option<Background>,
+    server: RefCell<Option<Background>>,
     namespace: Namespace,
     directory: TempDir,
+    filter: PacketFilter,
 }
 
 impl Dockerd {
@@ -36,23 +39,42 @@ impl Dockerd {
     pub fn start(role: &str, filter: PacketFilter) -> Result<Self> {
         let namespace = Namespace::new(role)?;
         let directory = tempfile::Builder::new().prefix("bench-dockerd-").tempdir()?;
-        let mut this = Self { server: None, namespace, directory };
-        let at = |name: &str| this.directory.path().join(name).display().to_string();
-        let mut command = this.namespace.place().command("dockerd");
+        let this = Self { server: RefCell::default(), namespace, directory, filter };
+        std::fs::write(this.at("daemon.json"), "{}")?;
+        this.run_server(this.command())?;
+        Ok(this)
+    }
+
+    /// Starts the daemon after it has ended, with what it had.
+    pub fn start_again(&self) -> Result<()> {
+        *self.server.borrow_mut() = None;
+        self.run_server(self.command())
+    }
+
+    fn command(&self) -> Command {
+        let at = |name| self.at(name);
+        let mut command = self.namespace.place().command("dockerd");
         command
             .args(["--data-root", &at("data"), "--exec-root", &at("exec"), "--pidfile", &at("pid")])
             .args(["-H", &format!("unix://{}", at("docker.sock")), "--config-file", &at("daemon.json")])
             // vfs needs nothing of the kernel.
             .args(["--bridge=none", "--storage-driver=vfs", "--log-level=error"])
-            .arg(format!("--iptables={}", filter == PacketFilter::Written))
-            .arg(format!("--cgroup-parent=/{}", this.cgroup()));
-        std::fs::write(at("daemon.json"), "{}")?;
+            .arg(format!("--iptables={}", self.filter == PacketFilter::Written))
+            .arg(format!("--cgroup-parent=/{}", self.cgroup()));
+        command
+    }
+
+    fn run_server(&self, command: Command) -> Result<()> {
         let mut server = Background::start(command)?;
-        let socket = this.socket();
+        let socket = self.socket();
         let answered = server.wait_for("dockerd to answer", || Ok(answers(&socket)?.then_some(())));
-        this.server = Some(server);
-        answered?;
-        Ok(this)
+        *self.server.borrow_mut() = Some(server);
+        answered
+    }
+
+    /// Where the daemon has something of this name.
+    fn at(&self, name: &str) -> String {
+        self.directory.path().join(name).display().to_string()
     }
 
     pub fn namespace(&self) -> &Namespace {
@@ -60,7 +82,7 @@ impl Dockerd {
     }
 
     pub fn pid(&self) -> Option<u32> {
-        self.server.as_ref().map(Background::pid)
+        self.server.borrow().as_ref().map(Background::pid)
     }
 
     pub fn socket(&self) -> PathBuf {
@@ -104,12 +126,12 @@ impl Dockerd {
 
 impl Drop for Dockerd {
     fn drop(&mut self) {
-        if self.server.is_some()
+        if self.server.borrow().is_some()
             && let Err(error) = self.remove_containers()
         {
             eprintln!("bench-load: {error:#}");
         }
-        self.server = None;
+        *self.server.borrow_mut() = None;
         if let Err(error) = unmount_below(self.directory.path()).and_then(|()| remove_cgroups(&self.cgroup()))
         {
             eprintln!("bench-load: {error:#}");

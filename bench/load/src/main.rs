@@ -3,15 +3,18 @@
 #![deny(unsafe_code)]
 
 mod compare;
+mod crowd;
 mod dockerd;
 mod image;
 mod interrupt;
+mod managers;
 mod mesh;
 mod netns;
 mod pair;
 mod process;
 mod report;
 mod sections;
+mod synthetic;
 mod tools;
 
 use std::path::{Path, PathBuf};
@@ -23,7 +26,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use crate::compare::{Comparison, Plan};
 use crate::mesh::LazyMesh;
 use crate::report::{Machine, Report};
-use crate::sections::{DataplaneSection, Section};
+use crate::sections::{ControlSection, DataplaneSection, Section};
 
 /// Measures the mesh and its peers, in turns.
 #[derive(Debug, Parser)]
@@ -68,6 +71,24 @@ enum Command {
         #[arg(long)]
         docs: bool,
     },
+    /// The control plane beside dockerd's and etcd, with the goals that it has
+    Control {
+        /// Only these sections
+        #[arg(long, value_enum, value_delimiter = ',')]
+        only: Vec<ControlSection>,
+        /// Samples per row; the table has their median. Slow peers have fewer
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        runs: u32,
+        /// Seconds per sample of a rate
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=60))]
+        seconds: u32,
+        /// Where the JSON file and the Markdown table go
+        #[arg(long, default_value = "target/bench", conflicts_with = "docs")]
+        out: PathBuf,
+        /// They go to the documentation: `docs/bench-control.md` and `.json`
+        #[arg(long)]
+        docs: bool,
+    },
     /// HTTP beside Docker Swarm's own mesh and IPVS; for the test guest, whose kernel has IPVS
     Guest {
         /// Samples per row; the tables have their median
@@ -90,6 +111,9 @@ fn main() -> ExitCode {
         Command::Quick { only, runs, seconds, out } => quick(&only, Plan { runs, seconds }, &out),
         Command::Dataplane { only, runs, seconds, out, docs } => {
             dataplane(&only, Plan { runs, seconds }, if docs { Path::new("docs") } else { &out })
+        }
+        Command::Control { only, runs, seconds, out, docs } => {
+            control(&only, Plan { runs, seconds }, if docs { Path::new("docs") } else { &out })
         }
         Command::Guest { runs, seconds, out } => guest(Plan { runs, seconds }, &out),
         Command::DnsProcess { socket } => {
@@ -118,6 +142,13 @@ fn dataplane(only: &[DataplaneSection], plan: Plan, out: &Path) -> Result<()> {
     let comparisons = measure(only, |section| section.measure(plan))?;
     let title = "Bench of the data plane";
     finish(&Report { title, method: "", machine, plan, comparisons }, out, "bench-dataplane")
+}
+
+fn control(only: &[ControlSection], plan: Plan, out: &Path) -> Result<()> {
+    let machine = Machine::here()?;
+    let comparisons = measure(only, |section| section.measure(plan))?;
+    let (title, method) = ("Bench of the control plane", sections::METHOD_OF_CONTROL);
+    finish(&Report { title, method, machine, plan, comparisons }, out, "bench-control")
 }
 
 fn guest(plan: Plan, out: &Path) -> Result<()> {

@@ -121,6 +121,14 @@ fn goal_line(comparison: &Comparison, goal: &Goal) -> String {
             format!("{row}: at most {most} {unit}"),
             comparison.median_of(row).map(|value| (figure(value), value <= most)),
         ),
+        Bound::Above(least) => (
+            format!("{row}: at least {least} {unit}"),
+            comparison.median_of(row).map(|value| (figure(value), value >= least)),
+        ),
+        Bound::Worst(most) => (
+            format!("{row}: at most {most} {unit} in each sample"),
+            comparison.most_of(row).map(|value| (figure(value), value <= most)),
+        ),
     };
     match measured {
         Some((measured, true)) => format!("| {text} | {measured} | reached |\n"),
@@ -175,6 +183,8 @@ mod tests {
                 Goal { row: "mesh", bound: Bound::AtLeast { share: 0.5, of: "underlay" } },
                 Goal { row: "mesh", bound: Bound::Within { more: 1.0, of: "underlay" } },
                 Goal { row: "mesh", bound: Bound::Below(14.0) },
+                Goal { row: "mesh", bound: Bound::Above(14.0) },
+                Goal { row: "mesh", bound: Bound::Worst(14.0) },
                 Goal { row: "mesh", bound: Bound::AtMost { share: 1.0, of: "other" } },
             ],
         };
@@ -186,6 +196,8 @@ mod tests {
             | mesh: at least 0.50 × underlay | 0.50 × | reached |\n\
             | mesh: at most 1 Gbit/s above underlay | -14.5 | reached |\n\
             | mesh: at most 14 Gbit/s | 14.5 | **not reached** |\n\
+            | mesh: at least 14 Gbit/s | 14.5 | reached |\n\
+            | mesh: at most 14 Gbit/s in each sample | 15.0 | **not reached** |\n\
             | mesh: at most 1.00 × other | not measured | |\n";
         assert_eq!(out, expected);
     }

@@ -1,20 +1,32 @@
 //! What is measured, one module per table or two.
 
+mod assign;
 mod change;
 mod connect;
+mod control;
 mod converge;
+mod crowd;
 mod dns;
+mod everywhere;
+mod failover;
+mod first_task;
 mod gateway;
 mod http;
+mod idle;
+mod lost;
 mod memory;
 mod mesh_http;
 mod path;
+mod placing;
 mod programs;
 mod resets;
+mod scale;
 mod swarm_http;
+mod writes;
 
 use clap::ValueEnum;
 
+pub use control::{ControlSection, METHOD as METHOD_OF_CONTROL};
 pub use swarm_http::{METHOD as METHOD_BESIDE_SWARM, measure as measure_beside_swarm};
 
 use crate::compare::{Comparison, Plan};

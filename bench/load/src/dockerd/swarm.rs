@@ -69,6 +69,16 @@ impl Swarm {
         &self.daemons[0]
     }
 
+    /// One of the nodes.
+    pub fn daemon(&self, node: usize) -> &Dockerd {
+        &self.daemons[node]
+    }
+
+    /// Puts the node's plug into the bridge, or pulls it.
+    pub fn set_plug(&self, node: usize, is_in: bool) -> Result<()> {
+        self.bridge.ip(&format!("link set d{node} {}", if is_in { "up" } else { "down" }))
+    }
+
     /// Gives `client` an address among the nodes.
     pub fn plug(&self, client: &Namespace) -> Result<()> {
         self.bridge.plug(client, "dcl", &format!("{CLIENT}/24"))

@@ -146,7 +146,7 @@ fn take_down(lab: &Lab) {
 }
 
 /// Megabytes that a process has in memory (`VmRSS`, proc(5)).
-fn resident_of(process: i32) -> Result<f64> {
+pub fn resident_of(process: i32) -> Result<f64> {
     let status = std::fs::read_to_string(format!("/proc/{process}/status"))?;
     let kilobytes = status
         .lines()
