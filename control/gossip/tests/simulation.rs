@@ -152,7 +152,7 @@ fn one_ended_task_is_known_to_all_in_half_a_second() {
             let mut sim = settled(n, seed, false);
             sim.end_task(1, 7);
             let knows =
-                |sim: &Sim, at: usize| at == 1 || sim.opinion(at).ended == [TaskId::from_bits(7)].into();
+                |sim: &Sim, at: usize| at == 1 || *sim.opinion(at).ended == [TaskId::from_bits(7)].into();
             let took = sim.until(ms(5000), |sim| sim.live().all(|at| knows(sim, at))).expect("told");
             assert!(took <= ms(500), "{n} nodes: {took:?}");
         });
@@ -168,7 +168,7 @@ fn a_node_that_begins_anew_says_what_it_has_to_say() {
             sim.restart(1, life);
             sim.end_task(1, u128::from(life));
             let ended = sim.nodes[1].said.ended.clone();
-            let knows = |sim: &Sim, at: usize| at == 1 || sim.opinion(at).ended == ended;
+            let knows = |sim: &Sim, at: usize| at == 1 || *sim.opinion(at).ended == ended;
             assert!(sim.until(Duration::from_secs(15), |sim| sim.live().all(|at| knows(sim, at))).is_some());
         }
     });

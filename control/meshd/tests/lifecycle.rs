@@ -95,6 +95,54 @@ fn a_worker_joins_becomes_manager_and_worker_again_and_leaves() {
     assert_eq!(left.0, 200, "{left:?}");
 }
 
+#[test]
+fn one_of_two_managers_leaves_by_force_and_comes_back_as_another_node() {
+    let net = Net::new("force", 2);
+    let (mut first, mut second) = (net.node(0), net.node(1));
+    first.start();
+    second.start();
+    let (listen, advertise) = ("0.0.0.0:2377", "eth0");
+    let init =
+        json!({ "ListenAddr": listen, "AdvertiseAddr": advertise, "Spec": {}, "Availability": "drain" });
+    assert_eq!(first.call("POST", "/swarm/init", &init).0, 200);
+    let nodes = first.get("/nodes");
+    assert_eq!(nodes[0]["Spec"]["Availability"], "drain");
+    let root = first.swarm()["Cluster"]["TLSInfo"]["TrustRoot"].as_str().unwrap_or_default().to_owned();
+    assert!(root.starts_with("-----BEGIN CERTIFICATE-----"), "{root}");
+
+    let token = |kind: &str| first.get("/swarm")["JoinTokens"][kind].as_str().expect("a token").to_owned();
+    let (as_manager, as_worker) = (token("Manager"), token("Worker"));
+    assert_eq!(second.join(&as_manager).0, 200);
+    first.wait_for_nodes(&["node0 ready manager", "node1 ready manager"]);
+    let leads = |id: &str| first.get(&format!("/nodes/{id}"))["ManagerStatus"]["Leader"] == true;
+    let id = first.id_of("node1");
+    assert!(leads(&first.id_of("node0")) && !leads(&id), "who joins leads nobody");
+    let is_of_an_id = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    assert!(id.len() == 25 && id.chars().all(is_of_an_id), "{id}");
+    let again = second.join(&as_worker);
+    assert_eq!(again.0, 503, "{again:?}");
+    assert!(message(&again).contains("This node is already part of a swarm."), "{again:?}");
+
+    let refused = second.call("POST", "/swarm/leave", &Value::Null);
+    assert_eq!(refused.0, 503, "{refused:?}");
+    assert!(
+        message(&refused).contains("Without a Raft quorum your swarm will be inaccessible"),
+        "{refused:?}"
+    );
+    assert_eq!(second.call("POST", "/swarm/leave?force=1", &Value::Null).0, 200);
+    let refused = first.call("POST", "/networks/create", &json!({ "Name": "n", "Driver": "overlay" }));
+    assert_eq!(refused.0, 503, "one of two is no majority: {refused:?}");
+
+    let forced =
+        json!({ "ListenAddr": listen, "AdvertiseAddr": advertise, "Spec": {}, "ForceNewCluster": true });
+    assert_eq!(first.call("POST", "/swarm/init", &forced).0, 200);
+    assert_eq!(second.join(&token("Worker")).0, 200);
+    first.wait_for_nodes(&["node0 ready manager", "node1 down worker", "node1 ready worker"]);
+    let all = first.get("/nodes");
+    let n_former = all.as_array().expect("a list").iter().filter(|node| node["ID"] == id.as_str()).count();
+    assert_eq!((n_former, all.as_array().map(Vec::len)), (1, Some(3)), "who comes back is another node");
+}
+
 /// The digest of a node's assignments, asked for by `at`.
 fn digest(at: &Node, path: &str) -> String {
     at.get(path)["digest"].as_str().expect("a fingerprint").to_owned()

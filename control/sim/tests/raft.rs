@@ -26,11 +26,12 @@ fn what_is_acknowledged_is_never_lost() {
         let (first, end) = range.split_once("..").expect("SIM_SEEDS is a range, a..b");
         seeds = number(first)..number(end);
     }
-    let (mut n_acknowledged, mut n_crashes, mut broken) = (0, 0, Vec::new());
+    let (mut n_acknowledged, mut n_reads, mut n_crashes, mut broken) = (0, 0, 0, Vec::new());
     for seed in seeds.clone() {
         match (RaftRun { seed, forgets: false, is_traced: word("SIM_TRACE").is_some() }).run() {
             Ok(outcome) => {
                 n_acknowledged += outcome.n_acknowledged;
+                n_reads += outcome.n_reads;
                 n_crashes += outcome.n_crashes;
             }
             Err(error) => {
@@ -39,7 +40,8 @@ fn what_is_acknowledged_is_never_lost() {
             }
         }
     }
-    println!("{seeds:?}: {n_acknowledged} acknowledged writes, {n_crashes} crashes");
+    println!("{seeds:?}: {n_acknowledged} acknowledged writes, {n_reads} reads, {n_crashes} crashes");
+    assert!(n_reads > n_acknowledged / 10, "hardly anything was read");
     assert!(broken.is_empty(), "{} seeds broke a law: {broken:?}", broken.len());
 }
 

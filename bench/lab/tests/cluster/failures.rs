@@ -23,7 +23,7 @@ pub fn agent_dies(bench: &mut Bench) -> Outcome {
     bench.ask("client", &[address], 100)?;
     bench.lab.start(&node)?;
     wait_ready(bench, &node)?;
-    // It takes its tasks over: scaling down and up reaches them again.
+    // It takes its tasks over.
     ensure!(bench.running("whoami")? == before, "tasks changed");
     let report = traffic.stop()?;
     println!(

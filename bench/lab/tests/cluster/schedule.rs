@@ -24,8 +24,11 @@ const WRITE_PAUSE: Duration = Duration::from_millis(300);
 const WRITE_LIMIT: &str = "20";
 const HOLD: Duration = Duration::from_secs(4);
 const LONG_PLAY: Duration = Duration::from_mins(30);
-/// A node that is lost with its tasks is out of all rings long before this, on a busy machine too.
-const BACKENDS_LEAVE_LIMIT: Duration = Duration::from_secs(10);
+/// Longer than a request waits for an answer: one that goes to a lost backend fails.
+const HOLD_OFF_THE_NET: Duration = Duration::from_secs(8);
+/// Requests that a lost backend may have under way. Whoever begins then is sent to another by a repeated SYN: within 3 s, since
+/// backends leave within 1.5.
+const MAX_UNDER_WAY: u64 = 3;
 /// Of a manager's own, in the place of its state directory.
 const SMALL_DISK: &str = "size=192m";
 const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1";
@@ -120,7 +123,7 @@ fn rounds(bench: &Bench, ledger: &Ledger, tally: &mut Tally) -> Outcome {
     let is_long = std::env::var_os("MESH_TEST_LONG").is_some();
     loop {
         for (fault, victim) in ROUND {
-            let report = inflict(bench, fault, victim)
+            let report = inflict(bench, fault, victim, tally.faults)
                 .with_context(|| format!("fault {}, {fault:?} of a {victim:?}", tally.faults))?;
             tally.faults += 1;
             tally.requests += report.n_sent;
@@ -133,9 +136,9 @@ fn rounds(bench: &Bench, ledger: &Ledger, tally: &mut Tally) -> Outcome {
     }
 }
 
-/// One fault from its beginning to the end of its traces, under load at the other nodes.
-fn inflict(bench: &Bench, fault: Fault, victim: Victim) -> Result<TrafficReport> {
-    let node = choose(bench, victim)?;
+/// One fault, the `number`th, from its beginning to the end of its traces, under load at the other nodes.
+fn inflict(bench: &Bench, fault: Fault, victim: Victim, number: u64) -> Result<TrafficReport> {
+    let node = choose(bench, victim, number)?;
     let others: Vec<SocketAddr> = bench
         .lab
         .nodes()
@@ -152,29 +155,30 @@ fn inflict(bench: &Bench, fault: Fault, victim: Victim) -> Result<TrafficReport>
     bench.wait_running(SERVICE, N_TASKS, |_| true)?;
     managers_agree(bench)?;
     let report = traffic.stop()?;
-    let (first, last) = report.failed_between.unwrap_or_default();
-    let failed_for = last.saturating_sub(first);
     println!(
-        "  {fault:?} of {node}: {:.1} s; {} requests, {} failed within {:.1} s",
+        "  {fault:?} of {node}: {:.1} s; {} requests, {} failed, slowest answer {:.1} s",
         start.elapsed().as_secs_f64(),
         report.n_sent,
         report.n_failed,
-        failed_for.as_secs_f64()
+        report.slowest.as_secs_f64()
     );
-    let limit = if fault.takes_the_data_path() { BACKENDS_LEAVE_LIMIT } else { Duration::ZERO };
-    ensure!(report.n_failed == 0 || failed_for < limit, "requests failed: {:?}", report.failures);
+    let limit = if fault.takes_the_data_path() { MAX_UNDER_WAY } else { 0 };
+    ensure!(report.n_failed <= limit, "requests failed: {:?}", report.failures);
     bench.ask("client", &bench.targets(), 60).context("after it")?;
     Ok(report)
 }
 
-fn choose(bench: &Bench, victim: Victim) -> Result<String> {
+/// All of a kind have their turns.
+fn choose(bench: &Bench, victim: Victim, number: u64) -> Result<String> {
     let leader = bench.leader()?;
-    let mut nodes = bench.lab.nodes().iter().filter(|node| match victim {
+    let nodes = bench.lab.nodes().iter().filter(|node| match victim {
         Victim::Leader => node.name == leader,
         Victim::Follower => node.role == Role::Manager && node.name != leader,
         Victim::Worker => node.role == Role::Worker,
     });
-    Ok(nodes.next().context("no such node")?.name.clone())
+    let nodes: Vec<_> = nodes.collect();
+    let turn = usize::try_from(number)?.checked_rem(nodes.len()).context("no such node")?;
+    Ok(nodes[turn].name.clone())
 }
 
 /// Every manager is a reachable one, to each of them.
@@ -217,12 +221,12 @@ impl Harm<'_> {
             }
             Fault::Isolate => {
                 self.lab.isolate(self.node)?;
-                hold();
+                std::thread::sleep(HOLD_OFF_THE_NET);
                 self.lab.heal(self.node)
             }
             Fault::Cut(way) => {
                 self.lab.cut_way(self.node, way)?;
-                hold();
+                std::thread::sleep(HOLD_OFF_THE_NET);
                 self.lab.heal_way(self.node)
             }
             Fault::SlowDisk => self.slow_disk(),

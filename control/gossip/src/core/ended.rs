@@ -6,7 +6,7 @@
 //! brings what is between, and so nothing is lost for good.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use control_model::{NodeId, TaskId, Timestamp};
@@ -23,8 +23,8 @@ const MAX_RECORDS: usize = 4096;
 #[derive(Debug, Default)]
 pub struct Records {
     origins: BTreeMap<NodeId, Origin>,
-    /// Tasks of other nodes; `None` when a record has come or gone.
-    tasks: Option<Arc<BTreeSet<TaskId>>>,
+    /// Tasks of other nodes; empty when a record has come or gone.
+    tasks: OnceLock<Arc<BTreeSet<TaskId>>>,
 }
 
 #[derive(Debug, Default)]
@@ -73,14 +73,14 @@ impl Records {
         let has_begun = record.life > origin.life;
         if has_begun {
             *origin = Origin { life: record.life, ..Origin::default() };
-            self.tasks = None;
+            self.tasks.take();
         }
         if record.version == 0 {
             return has_begun;
         }
         let is_new = origin.put(record, now);
         if is_new {
-            self.tasks = None;
+            self.tasks.take();
         }
         is_new
     }
@@ -98,7 +98,7 @@ impl Records {
         let origin = self.origins.entry(known.origin).or_default();
         if known.life > origin.life {
             *origin = Origin { life: known.life, ..Origin::default() };
-            self.tasks = None;
+            self.tasks.take();
         }
         if known.life == origin.life {
             origin.through = origin.through.max(known.version);
@@ -132,12 +132,12 @@ impl Records {
     }
 
     /// All tasks of other nodes that have ended.
-    pub fn tasks(&mut self, me: NodeId) -> Arc<BTreeSet<TaskId>> {
+    pub fn tasks(&self, me: NodeId) -> Arc<BTreeSet<TaskId>> {
         let collect = || {
             let others = self.origins.iter().filter(|(id, _)| **id != me);
             others.flat_map(|(_, origin)| origin.rows.values().map(|row| row.task)).collect()
         };
-        self.tasks.get_or_insert_with(|| Arc::new(collect())).clone()
+        self.tasks.get_or_init(|| Arc::new(collect())).clone()
     }
 
     /// Forgets what is old, but for tasks that are `needed`, and all of nodes that are no members.
@@ -156,7 +156,7 @@ impl Records {
             has_changed |= origin.rows.len() != n_rows;
         }
         if has_changed {
-            self.tasks = None;
+            self.tasks.take();
         }
     }
 }

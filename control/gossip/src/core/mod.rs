@@ -247,7 +247,7 @@ impl Core {
     }
 
     /// What this node thinks.
-    pub fn opinion(&mut self) -> Opinion {
+    pub fn opinion(&self) -> Opinion {
         Opinion {
             silent_paths: self.silent_paths(),
             silent_agents: self.agents.silent(),
@@ -256,7 +256,7 @@ impl Core {
     }
 
     /// What this node knows.
-    pub fn view(&mut self, now: Timestamp) -> View {
+    pub fn view(&self, now: Timestamp) -> View {
         let silent = self.silent_paths();
         let members = self.contacts.iter().map(|(id, contact)| {
             let mut path = self.paths.view(*id, now);

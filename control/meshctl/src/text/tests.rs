@@ -154,7 +154,7 @@ Datagrams:    10 sent, 8 taken, 2 refused
 Exchanges:    4 done, 1 failed
 Ended tasks:  1
 
-NODE   GOSSIP             AGENT            INCARNATION   TUNNEL END         DATA PATH   MISSED       PROBED
+NODE   GOSSIP             AGENT            INCARNATION   TUNNEL END         DATA PATH   MISSED   PROBED
 n2     198.18.0.12:7946   alive                      0   198.18.0.12:4789   answers          0   120 ms ago
 n3     198.18.0.13:7946   suspect, say 2            12   198.18.0.13:4789   silent           5    40 ms ago
 n4     -                  takes no part    -             198.18.0.14:4789   unknown          1   -

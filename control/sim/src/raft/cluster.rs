@@ -11,7 +11,7 @@ use control_model::change::{Change, Entry, Object, RequestId};
 use control_model::spec::Role;
 use control_model::{Node, NodeId, Timestamp};
 use openraft::errors::{ClientWriteError, RaftError};
-use openraft::{Config as Settings, Raft, SnapshotPolicy};
+use openraft::{Config as Settings, Raft, ReadPolicy, SnapshotPolicy};
 use openraft_rt::AsyncRuntime;
 use openraft_rt::watch::WatchReceiver as _;
 use openraft_rt_sim::{SimInstant, SimRuntime};
@@ -52,6 +52,7 @@ pub struct RaftRun {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RaftOutcome {
     pub n_acknowledged: usize,
+    pub n_reads: usize,
     pub last_index: u64,
     pub n_crashes: usize,
 }
@@ -78,7 +79,7 @@ impl RaftRun {
     async fn play(self) -> Result<RaftOutcome, Broken> {
         let mut random = Random::new(self.seed);
         let net = Net::new(random.fork());
-        let n_managers = [3, 3, 5][random.below(3)];
+        let n_managers = [2, 3, 3, 4, 5][random.below(5)];
         let disks = (1..=n_managers).map(|id| (id, Disk::new(random.fork(), self.forgets))).collect();
         let wire = Wire::new(net, Witness::default());
         let is_traced = self.is_traced;
@@ -95,7 +96,14 @@ impl RaftRun {
             };
             SimRuntime::spawn(client.run())
         });
-        let clients: Vec<_> = clients.collect();
+        let mut clients: Vec<_> = clients.collect();
+        let reader = Reader {
+            wire: cluster.wire.clone(),
+            random: cluster.random.fork(),
+            stop: stop.clone(),
+            acknowledged: acknowledged.clone(),
+        };
+        clients.push(SimRuntime::spawn(reader.run()));
         let end = SimInstant::try_now().expect("inside") + PLAY;
         while SimInstant::try_now().expect("inside") < end {
             let pause = cluster.random.between(PAUSE.0, PAUSE.1);
@@ -259,9 +267,11 @@ impl Cluster {
             let acknowledged = acknowledged.lock().unwrap_or_else(PoisonError::into_inner).clone();
             let why = self.unsettled(&acknowledged);
             let Some(why) = why else {
-                let last_index = self.wire.witness.lock().states.values().map(|(index, _)| *index).max();
+                let seen = self.wire.witness.lock();
+                let last_index = seen.states.values().map(|(index, _)| *index).max();
                 return Ok(RaftOutcome {
                     n_acknowledged: acknowledged.len(),
+                    n_reads: seen.n_reads,
                     last_index: last_index.unwrap_or_default(),
                     n_crashes: self.n_crashes,
                 });
@@ -329,8 +339,14 @@ impl Client {
             if let Some(manager) = asked.and_then(|id| self.wire.manager(id)) {
                 let write = manager.client_write(Proposal(entry.clone()));
                 match SimRuntime::timeout(WRITE_TIMEOUT, write).await {
-                    // Twice applied is refused as another object of the same id, and must not be.
-                    Ok(Ok(written)) => return written.data.0.is_ok(),
+                    Ok(Ok(written)) => {
+                        // Applied twice, it would be refused as another object of the same id.
+                        if let Err(error) = &written.data.0 {
+                            let what = format!("{:x}: {error}", entry.request.0);
+                            self.wire.witness.lock().fail("a retried write applies once", what);
+                        }
+                        return true;
+                    }
                     Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to)))) => {
                         leader = to.leader_id;
                     }
@@ -340,6 +356,33 @@ impl Client {
             sleep(RETRY_PAUSE).await;
         }
         false
+    }
+}
+
+/// Reads by lease, as the product does, wherever somebody thinks that it leads.
+struct Reader {
+    wire: Wire,
+    random: Random,
+    stop: Arc<AtomicBool>,
+    acknowledged: Acknowledged,
+}
+
+impl Reader {
+    async fn run(mut self) {
+        while !self.stop.load(Ordering::Relaxed) {
+            let before = self.acknowledged.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let ids: Vec<u64> = self.wire.lock().running.keys().copied().collect();
+            let id = self.random.pick(&ids).copied().unwrap_or_default();
+            if let Some(manager) = self.wire.manager(id)
+                && let Ok(Ok(read)) =
+                    SimRuntime::timeout(WRITE_TIMEOUT, manager.get_read_linearizer(ReadPolicy::LeaseRead))
+                        .await
+            {
+                self.wire.witness.read(id, read.read_log_id().index(), &before);
+            }
+            let pause = self.random.between(Duration::from_millis(1), Duration::from_millis(40));
+            sleep(pause).await;
+        }
     }
 }
 

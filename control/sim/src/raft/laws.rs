@@ -1,6 +1,6 @@
 //! What Raft promises, seen from outside of all managers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use control_model::change::RequestId;
@@ -18,6 +18,10 @@ pub struct Seen {
     leaders: BTreeMap<u64, u64>,
     /// What was applied at each index, by whomever first.
     applied: BTreeMap<u64, (LogId, Option<RequestId>)>,
+    /// Where each request was applied first.
+    places: BTreeMap<RequestId, u64>,
+    /// Reads that were looked at.
+    pub n_reads: usize,
     /// The state of each manager's machine, and how far it is.
     pub states: BTreeMap<u64, (u64, Arc<State>)>,
     pub broken: Option<(&'static str, String)>,
@@ -46,7 +50,23 @@ impl Witness {
             let what = format!("manager {id} applies {log_id:?}, and another has applied {first:?} there");
             seen.fail("all managers apply the same entries", what);
         }
+        if let Some(request) = request {
+            seen.places.entry(request).or_insert(index);
+        }
         seen.states.insert(id, (index, state));
+    }
+
+    /// A read sees the log up to `index`; these requests were acknowledged before it began.
+    pub fn read(&self, id: u64, index: u64, acknowledged: &BTreeSet<u128>) {
+        let mut seen = self.lock();
+        seen.n_reads += 1;
+        let place = |mark: &u128| seen.places.get(&RequestId(*mark)).copied();
+        let unseen = acknowledged.iter().find(|mark| place(mark).is_none_or(|place| place > index));
+        if let Some(mark) = unseen.copied() {
+            let what =
+                format!("manager {id} reads at {index}, and {mark:x} was written at {:?}", place(&mark));
+            seen.fail("a read sees all that was acknowledged before it", what);
+        }
     }
 
     /// A manager was given a snapshot.
