@@ -84,6 +84,62 @@ pub enum Change {
     TaskDrained { id: TaskId },
     /// A step of the task's slow start. Kept only if it is more than before. Ignored for an unknown task.
     TaskWeight { id: TaskId, weight: u8 },
-    /// Progress of an update, by the orchestrator. Ignored for an unknown service.
-    UpdateStatus { id: ServiceId, status: Option<UpdateStatus> },
+    /// Progress of an update, by the orchestrator. Kept only if the service's update is still the one that it is about: a
+    /// user may have asked for something else since the orchestrator's look. Ignored for an unknown service.
+    UpdateStatus {
+        id: ServiceId,
+        status: Option<UpdateStatus>,
+        /// `None`, as in logs that are older than this field: whatever the service's update is.
+        #[serde(default)]
+        of: Option<UpdateSeen>,
+    },
+}
+
+/// The update of a service that the writer of a [`Change::UpdateStatus`] looked at.
+///
+/// The version of the spec alone does not name it: an update to the same spec resumes one that was paused, and a rollback
+/// may be to a spec that is no other.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpdateSeen {
+    pub spec_version: u64,
+    pub status: Option<UpdateStatus>,
+}
+
+impl UpdateSeen {
+    /// The update that `service` is in.
+    pub fn of(service: &Service) -> Self {
+        Self { spec_version: service.meta.spec_version, status: service.update_status.clone() }
+    }
+
+    /// Whether `service` is still in it.
+    pub fn is_of(&self, service: &Service) -> bool {
+        self.spec_version == service.meta.spec_version && self.status == service.update_status
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::object::UpdateState;
+
+    /// The change as it was before it said which update it is about.
+    #[derive(Serialize)]
+    enum Older {
+        UpdateStatus { id: ServiceId, status: Option<UpdateStatus> },
+    }
+
+    #[test]
+    fn an_update_status_of_an_older_log_is_about_any_update() {
+        let id = ServiceId::from_bits(1);
+        let status = Some(UpdateStatus {
+            state: UpdateState::Paused,
+            started_at: Timestamp(1),
+            completed_at: None,
+            message: "m".into(),
+        });
+        let older = Older::UpdateStatus { id, status: status.clone() };
+        let bytes = rmp_serde::to_vec_named(&older).expect("encodable");
+        let read: Change = rmp_serde::from_slice(&bytes).expect("readable");
+        assert_eq!(read, Change::UpdateStatus { id, status, of: None });
+    }
 }

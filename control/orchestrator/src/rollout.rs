@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use control_model::change::{Change, Object};
+use control_model::change::{Change, Object, UpdateSeen};
 use control_model::object::{Service, Slot, Task, UpdateState, UpdateStatus};
 use control_model::spec::{FailureAction, UpdateConfig, UpdateOrder};
 use control_model::{ServiceId, TaskId, TaskState, Timestamp};
@@ -306,7 +306,8 @@ impl Step<'_> {
             completed_at: ended.then_some(self.now),
             ..self.update_status(service)
         };
-        self.changes.push(Change::UpdateStatus { id: service.id, status: Some(status) });
+        let of = Some(UpdateSeen::of(service));
+        self.changes.push(Change::UpdateStatus { id: service.id, status: Some(status), of });
     }
 
     /// The status of the update that goes on, or of one that begins now.

@@ -4,7 +4,9 @@
 
 mod cluster;
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 use std::time::Duration;
 
 use cluster::{Cluster, new_service, zero_node};
@@ -14,7 +16,7 @@ use control_model::spec::{
     Availability, FailureAction, NetworkAttachmentSpec, NetworkSpec, PortConfig, Protocol, PublishMode,
     ServiceMode, ServiceSpec, UpdateOrder,
 };
-use control_model::{NetworkId, NodeId, ServiceId, Task, TaskState};
+use control_model::{NetworkId, NodeId, ServiceId, Task, TaskState, Timestamp};
 use control_orchestrator::is_task_dirty;
 use control_store::State;
 
@@ -22,6 +24,8 @@ use control_store::State;
 const SEEDS: u64 = 12;
 /// What users and faults do before the cluster is left alone.
 const N_ACTIONS: usize = 120;
+/// How long services that are to be mended wait for a write of their update.
+const MENDING: Duration = Duration::from_secs(20);
 /// Longest time for all to be well again: an update of all slots, one after another, with restarts and monitors.
 const HEALING: Duration = Duration::from_mins(3);
 
@@ -64,7 +68,8 @@ struct World {
 impl World {
     fn play(&mut self) {
         let mut random = Random(self.random.0 ^ 1);
-        self.cluster.interfere = Some(Box::new(move |state| interference(state, &mut random)));
+        let clock = self.cluster.clock();
+        self.cluster.interfere = Some(Box::new(move |state, _| interference(state, clock(), &mut random)));
         (0..4).for_each(|_| self.add_node());
         (0..2).for_each(|_| self.add_network());
         for _ in 0..N_ACTIONS {
@@ -172,13 +177,9 @@ impl World {
         self.write_update(&old, new);
     }
 
-    fn write_update(&mut self, old: &Service, mut new: Service) {
-        new.previous_spec = Some(Box::new(old.spec.clone()));
-        new.update_status = None;
-        let now = self.cluster.now();
-        new.job = old.job.map(|job| JobStatus { iteration: job.iteration + 1, last_execution: now });
-        let object = Object::Service(Box::new(new));
-        self.cluster.commit(vec![Change::Update { object, expected: old.meta.version }]);
+    fn write_update(&mut self, old: &Service, new: Service) {
+        let change = updated(old, new, self.cluster.now());
+        self.cluster.commit(vec![change]);
     }
 
     fn any_service(&mut self) -> Option<std::sync::Arc<Service>> {
@@ -256,13 +257,33 @@ impl World {
             }
             self.cluster.set_life(node.id, NodeState::Ready, true);
         }
-        let state = self.cluster.state();
-        for old in state.services().iter().filter(|service| !service.pending_delete) {
-            let mut new = Service::clone(old);
-            new.spec.task.container.image = if new.job.is_some() { "done" } else { "v9" }.into();
-            self.write_update(old, new);
-        }
+        self.mend_services();
         self.cluster.run(HEALING);
+    }
+
+    /// The good images come in the worst moment where there is one: between a look that ends in an update's status, and its
+    /// write.
+    fn mend_services(&mut self) {
+        let state = self.cluster.state();
+        let going: BTreeSet<ServiceId> =
+            state.services().iter().filter(|service| !service.pending_delete).map(|s| s.id).collect();
+        let left = Rc::new(RefCell::new(going));
+        let (others, clock) = (left.clone(), self.cluster.clock());
+        self.cluster.interfere = Some(Box::new(move |state, changes| {
+            let statuses = changes.iter().filter_map(|change| match change {
+                Change::UpdateStatus { id, .. } => Some(*id),
+                _ => None,
+            });
+            let ids = statuses.filter(|id| others.borrow_mut().remove(id));
+            ids.map(|id| mended(state.services().get(&id).expect("a service"), clock())).collect()
+        }));
+        self.cluster.run(MENDING);
+        self.cluster.interfere = None;
+        let state = self.cluster.state();
+        for id in left.take() {
+            let change = mended(state.services().get(&id).expect("a service"), self.cluster.now());
+            self.cluster.commit(vec![change]);
+        }
     }
 
     fn check(&self) {
@@ -276,13 +297,39 @@ impl World {
     }
 }
 
-/// Now and then a user labels a service in the middle of a loop's look: its version is not what the loop saw.
-fn interference(state: &State, random: &mut Random) -> Vec<Change> {
+/// As the API does it. A job runs again.
+fn updated(old: &Service, mut new: Service, now: Timestamp) -> Change {
+    new.previous_spec = Some(Box::new(old.spec.clone()));
+    new.update_status = None;
+    new.job = old.job.map(|job| JobStatus { iteration: job.iteration + 1, last_execution: now });
+    Change::Update { object: Object::Service(Box::new(new)), expected: old.meta.version }
+}
+
+/// An update to a good image.
+fn mended(old: &Service, now: Timestamp) -> Change {
+    let mut new = old.clone();
+    new.spec.task.container.image = if new.job.is_some() { "done" } else { "v9" }.into();
+    updated(old, new, now)
+}
+
+/// Now and then a user writes a service in the middle of a loop's look: labels it, which leaves its update as it is, asks for
+/// another image, or for the same once more.
+fn interference(state: &State, now: Timestamp, random: &mut Random) -> Vec<Change> {
     let services: Vec<_> = state.services().iter().collect();
     let Some(service) = random.pick(&services).filter(|_| random.below(10) == 0) else { return Vec::new() };
-    let mut changed = Service::clone(service);
-    changed.spec.labels.insert("n".into(), random.below(1000).to_string());
-    vec![Change::Update { object: Object::Service(Box::new(changed)), expected: service.meta.version }]
+    let mut new = Service::clone(service);
+    match random.below(4) {
+        0 => {
+            let images = ["v1", "v2", "bad", "crash"].map(String::from);
+            new.spec.task.container.image = random.pick(&images).expect("images");
+            vec![updated(service, new, now)]
+        }
+        1 => vec![updated(service, new, now)],
+        _ => {
+            new.spec.labels.insert("n".into(), random.below(1000).to_string());
+            vec![Change::Update { object: Object::Service(Box::new(new)), expected: service.meta.version }]
+        }
+    }
 }
 
 fn check_service(state: &State, service: &Service) {

@@ -291,10 +291,13 @@ impl State {
                 t.weight = t.weight.max(*weight);
                 grows
             })),
-            Change::UpdateStatus { id, status } => Ok(self.edit_service(index, at, *id, |s| {
-                let changed = s.update_status != *status;
-                s.update_status.clone_from(status);
-                changed
+            Change::UpdateStatus { id, status, of } => Ok(self.edit_service(index, at, *id, |s| {
+                let is_current = of.as_ref().is_none_or(|of| of.is_of(s));
+                let changes = is_current && s.update_status != *status;
+                if changes {
+                    s.update_status.clone_from(status);
+                }
+                changes
             })),
         }
     }

@@ -67,7 +67,7 @@ async fn a_status_report_does_not_make_a_users_update_fail() {
         completed_at: None,
         message: String::new(),
     });
-    store.commit(vec![Change::UpdateStatus { id, status }]).expect("a report");
+    store.commit(vec![Change::UpdateStatus { id, status, of: None }]).expect("a report");
     control
         .update_service("web", version, with_replicas("web", 3))
         .await

@@ -51,11 +51,11 @@ pub struct Cluster {
     pub agents: Agents,
     /// Nodes whose data path lags behind do not acknowledge.
     pub silent: Vec<NodeId>,
-    /// What others write between a loop's look and its write.
+    /// What others write between a loop's look and its write, of which it is told.
     pub interfere: Option<Interference>,
 }
 
-pub type Interference = Box<dyn FnMut(&State) -> Vec<Change>>;
+pub type Interference = Box<dyn FnMut(&State, &[Change]) -> Vec<Change>>;
 
 impl Cluster {
     /// An empty cluster at the time of 1000 s, with its ingress network.
@@ -87,6 +87,12 @@ impl Cluster {
 
     pub fn now(&self) -> Timestamp {
         Timestamp(self.clock.load(Ordering::Relaxed))
+    }
+
+    /// What tells [`Self::now`] to who has no cluster at hand.
+    pub fn clock(&self) -> impl Fn() -> Timestamp + 'static {
+        let clock = self.clock.clone();
+        move || Timestamp(clock.load(Ordering::Relaxed))
     }
 
     pub fn state(&self) -> Arc<State> {
@@ -208,7 +214,7 @@ impl Cluster {
     fn propose(&mut self, changes: &[Change]) -> Result<(), ApplyError> {
         let state = self.state();
         if let Some(others) = self.interfere.as_mut().filter(|_| !changes.is_empty()) {
-            self.store.commit(others(&state)).expect("a valid write");
+            self.store.commit(others(&state, changes)).expect("a valid write");
         }
         changes.chunks(MAX_CHANGES).try_for_each(|chunk| self.store.commit(chunk.to_vec()).map(drop))
     }

@@ -10,6 +10,7 @@
 //! service NAME [key=value]…     see `spec.rs`
 //! update NAME [key=value]…      as the API does it: remembers the old spec, clears the update status, runs a job again
 //! rollback|rm NAME              as the API does it
+//! meanwhile update|rollback …   the same, before the loops next write a status of NAME's update, and after their look
 //! delete NAME                   the service object goes at once
 //! fail NAME.SLOT                the running task fails
 //! lose NAME.SLOT                the running task's object is deleted
@@ -28,7 +29,7 @@ use std::time::Duration;
 use control_model::change::{Change, Object, ObjectRef};
 use control_model::object::{JobStatus, Network, Node, NodeState, Service, UpdateState, UpdateStatus};
 use control_model::spec::{Availability, NetworkSpec, Role};
-use control_model::{NetworkId, NodeId, ServiceId, TaskId, TaskState};
+use control_model::{NetworkId, NodeId, ServiceId, TaskId, TaskState, Timestamp};
 
 use control_store::State;
 
@@ -72,6 +73,7 @@ impl Player {
             "service" => self.add_service(words[0], &words[1..]),
             "update" => self.update(words[0], &words[1..]),
             "rollback" => self.roll_back(words[0]),
+            "meanwhile" => self.meanwhile(words),
             "rm" => {
                 let state = self.cluster.state();
                 let old = state.service_by_name(words[0]).expect("a service");
@@ -191,32 +193,31 @@ impl Player {
     }
 
     fn update(&mut self, name: &str, words: &[&str]) {
-        let state = self.cluster.state();
-        let old = state.service_by_name(name).expect("a service");
-        let mut new = Service::clone(old);
-        spec::edit(&state, &mut new.spec, words);
-        new.previous_spec = Some(Box::new(old.spec.clone()));
-        new.update_status = None;
-        new.job =
-            old.job.map(|job| JobStatus { iteration: job.iteration + 1, last_execution: self.cluster.now() });
-        let object = Object::Service(Box::new(new));
-        self.cluster.commit(vec![Change::Update { object, expected: old.meta.version }]);
+        let change = updated(&self.cluster.state(), self.cluster.now(), name, words);
+        self.cluster.commit(vec![change]);
     }
 
     fn roll_back(&mut self, name: &str) {
-        let state = self.cluster.state();
-        let old = state.service_by_name(name).expect("a service");
-        let spec = *old.previous_spec.clone().expect("a previous spec");
-        let update_status = Some(UpdateStatus {
-            state: UpdateState::RollbackStarted,
-            started_at: self.cluster.now(),
-            completed_at: None,
-            message: "manually requested rollback".into(),
-        });
-        let previous_spec = Some(Box::new(old.spec.clone()));
-        let new = Service { spec, previous_spec, update_status, ..Service::clone(old) };
-        let object = Object::Service(Box::new(new));
-        self.cluster.commit(vec![Change::Update { object, expected: old.meta.version }]);
+        let change = rolled_back(&self.cluster.state(), self.cluster.now(), name);
+        self.cluster.commit(vec![change]);
+    }
+
+    fn meanwhile(&mut self, words: &[&str]) {
+        let mut words: Option<Vec<String>> = Some(words.iter().map(|word| (*word).to_owned()).collect());
+        let clock = self.cluster.clock();
+        self.cluster.interfere = Some(Box::new(move |state, changes| {
+            let is_status =
+                |id| changes.iter().any(|c| matches!(c, Change::UpdateStatus { id: of, .. } if *of == id));
+            let Some(words) = words.take_if(|words| is_status(service_id(state, &words[1]))) else {
+                return Vec::new();
+            };
+            let words: Vec<&str> = words.iter().map(String::as_str).collect();
+            match words[0] {
+                "update" => vec![updated(state, clock(), words[1], &words[2..])],
+                "rollback" => vec![rolled_back(state, clock(), words[1])],
+                verb => panic!("unknown command {verb}"),
+            }
+        }));
     }
 
     fn fail(&mut self, name: &str) {
@@ -246,6 +247,30 @@ impl Player {
             self.cluster.run(STEP);
         }
     }
+}
+
+fn updated(state: &State, now: Timestamp, name: &str, words: &[&str]) -> Change {
+    let old = state.service_by_name(name).expect("a service");
+    let mut new = Service::clone(old);
+    spec::edit(state, &mut new.spec, words);
+    new.previous_spec = Some(Box::new(old.spec.clone()));
+    new.update_status = None;
+    new.job = old.job.map(|job| JobStatus { iteration: job.iteration + 1, last_execution: now });
+    Change::Update { object: Object::Service(Box::new(new)), expected: old.meta.version }
+}
+
+fn rolled_back(state: &State, now: Timestamp, name: &str) -> Change {
+    let old = state.service_by_name(name).expect("a service");
+    let spec = *old.previous_spec.clone().expect("a previous spec");
+    let update_status = Some(UpdateStatus {
+        state: UpdateState::RollbackStarted,
+        started_at: now,
+        completed_at: None,
+        message: "manually requested rollback".into(),
+    });
+    let previous_spec = Some(Box::new(old.spec.clone()));
+    let new = Service { spec, previous_spec, update_status, ..Service::clone(old) };
+    Change::Update { object: Object::Service(Box::new(new)), expected: old.meta.version }
 }
 
 /// `10s` or `300ms`.

@@ -1,7 +1,7 @@
 //! The laws of the store, one by one.
 
-use control_model::change::{Change, Object, ObjectRef};
-use control_model::object::{NodeState, NodeStatus};
+use control_model::change::{Change, Object, ObjectRef, UpdateSeen};
+use control_model::object::{NodeState, NodeStatus, UpdateState, UpdateStatus};
 use control_model::{NodeId, ServiceId, Task, TaskId, TaskState, Timestamp};
 use futures::StreamExt;
 
@@ -200,13 +200,49 @@ fn a_burst_is_remembered_as_long_as_it_may_be_repeated() {
 }
 
 #[test]
+fn an_update_status_is_kept_of_the_update_that_it_is_about() {
+    let told = |state, seconds| {
+        let message = String::new();
+        Some(UpdateStatus { state, started_at: Timestamp(seconds), completed_at: None, message })
+    };
+    let asked = |update_status, expected| {
+        let Object::Service(mut object) = service(1, "web", 2) else { unreachable!() };
+        object.update_status = update_status;
+        Change::Update { object: Object::Service(object), expected }
+    };
+    let (updating, paused) = (told(UpdateState::Updating, 1), told(UpdateState::Paused, 1));
+    let seen = UpdateSeen { spec_version: 2, status: updating.clone() };
+    let pause = Change::UpdateStatus { id: SERVICE, status: paused.clone(), of: Some(seen) };
+    let after = |between: Vec<Change>| {
+        let mut changes = vec![Change::Create(service(1, "web", 1)), asked(updating.clone(), 1)];
+        changes.extend(between);
+        changes.push(pause.clone());
+        state(changes).services().get(&SERVICE).unwrap().update_status.clone()
+    };
+    assert_eq!(after(vec![]), paused);
+    assert_eq!(after(vec![asked(None, 2)]), None, "the user has asked for the same again");
+    let rollback = told(UpdateState::RollbackStarted, 2);
+    assert_eq!(after(vec![asked(rollback.clone(), 2)]), rollback);
+    let other = Change::Update { object: service(1, "web", 3), expected: 2 };
+    assert_eq!(after(vec![other]), None, "another spec");
+    // It is no error: what else the entry holds is done.
+    let mut state = state(vec![Change::Create(service(1, "web", 1))]);
+    state.apply(2, &entry(2, 0, vec![pause.clone(), Change::Create(node(1, "a"))])).unwrap();
+    assert_eq!((state.nodes().len(), state.index()), (1, 2));
+    // As older logs have it.
+    let older = Change::UpdateStatus { id: SERVICE, status: paused.clone(), of: None };
+    state.apply(3, &entry(3, 0, vec![older])).unwrap();
+    assert_eq!(state.services().get(&SERVICE).unwrap().update_status, paused);
+}
+
+#[test]
 fn what_is_absent_is_not_edited() {
     let mut state = State::default();
     let changes = vec![
         Change::NodeStatus { id: NodeId::from_bits(1), status: NodeStatus::default() },
         Change::TaskDrained { id: TASK },
         Change::TaskStatus { id: TASK, status: status(TaskState::Running, 0) },
-        Change::UpdateStatus { id: SERVICE, status: None },
+        Change::UpdateStatus { id: SERVICE, status: None, of: None },
         Change::Delete(ObjectRef::Task(TASK)),
     ];
     assert_eq!(state.apply(1, &entry(1, 0, changes)).unwrap().len(), 0);
