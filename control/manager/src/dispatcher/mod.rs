@@ -2,6 +2,7 @@
 //!
 //! Any manager serves any agent from its own replica.
 
+mod claims;
 mod inspections;
 mod sessions;
 mod status;
@@ -17,7 +18,7 @@ use std::time::Duration;
 use control_consensus::Leadership;
 use control_model::object::{NodeDescription, TaskStatus};
 use control_model::spec::Role;
-use control_model::{Change, Generation, NodeId, TaskId};
+use control_model::{Generation, NodeId, TaskId};
 use control_rpc::pb::dispatcher_server::Dispatcher as Service;
 use control_rpc::{decode, encode, pb, peer, require_manager, require_node};
 use control_store::ReplicatedStore;
@@ -87,7 +88,7 @@ impl Dispatcher {
             return Err(Status::unavailable("this manager knows no leader"));
         }
         self.trust.session(node, clock::monotonic())?;
-        self.register(node, description).await?;
+        self.register(node, addr, description).await?;
         let state = self.store.state();
         self.trust.retain(state.nodes().len(), |id| state.nodes().get(&id).is_some());
         let guard = self.sessions.open(node, addr, clock::monotonic());
@@ -119,8 +120,14 @@ impl Dispatcher {
         self.statuses.report(node, statuses).await
     }
 
-    /// Writes the description if it says something new. A node that was removed is refused.
-    async fn register(&self, node: NodeId, description: NodeDescription) -> Result<(), Status> {
+    /// Writes the description if it says something new. Refused: a node that was removed, and one that claims what is
+    /// another's. `source` is where the session comes from.
+    async fn register(
+        &self,
+        node: NodeId,
+        source: Option<IpAddr>,
+        description: NodeDescription,
+    ) -> Result<(), Status> {
         if self.store.state().nodes().get(&node).is_none() {
             // A replica that is behind must not turn away a node that just joined.
             self.store.linearize().await.map_err(|error| Status::unavailable(error.to_string()))?;
@@ -130,9 +137,11 @@ impl Dispatcher {
         if encode(&description).map_or(usize::MAX, |body| body.len()) > MAX_DESCRIPTION_BYTES {
             return Err(Status::invalid_argument("a description of more than 64 KiB"));
         }
-        if known.description != description {
-            let change = Change::NodeDescription { id: node, description: Box::new(description) };
-            self.store.propose(vec![change]).await.map_err(|error| Status::unavailable(error.to_string()))?;
+        claims::check(&state, node, source, &description)
+            .map_err(|foreign| Status::permission_denied(foreign.to_string()))?;
+        let changes = claims::changes(&state, known, source, description);
+        if !changes.is_empty() {
+            self.store.propose(changes).await.map_err(|error| Status::unavailable(error.to_string()))?;
         }
         Ok(())
     }

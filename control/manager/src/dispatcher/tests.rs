@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use control_model::object::ManagerStatus;
-use control_model::{Assignment, AssignmentKey, AssignmentUpdate, ObjectRef, TaskState};
+use control_model::{Assignment, AssignmentKey, AssignmentUpdate, Change, ObjectRef, TaskState};
 use control_rpc::{MAX_MESSAGE_BYTES, decode_assignments};
 use control_store::LocalStore;
 use futures::StreamExt;
@@ -348,4 +348,30 @@ async fn a_node_that_lies_or_floods_is_refused_and_counted_and_harms_nobody() {
     );
     honest.abort();
     leader.abort();
+}
+
+#[tokio::test]
+async fn a_worker_that_says_it_is_another_is_refused_and_counted_until_the_other_is_silent() {
+    let (store, table) = (store(2), Arc::<LivenessTable>::default());
+    let dispatcher = dispatcher(&store, &table);
+    let (victim, liar) = (node_id(1), node_id(2));
+    let from = |n| Some(IpAddr::from([198, 18, 0, n]));
+    let _heard = dispatcher.open_session(victim, from(1), description(1)).await.expect("a session");
+    let before = store.state();
+    let lie = NodeDescription { hostname: "node2".into(), ..description(1) };
+    let open = async || dispatcher.open_session(liar, from(2), lie.clone()).await.map(drop);
+    let refused = dispatcher.trust().note(liar, open().await).expect_err("not its address");
+    assert_eq!(refused.code(), Code::PermissionDenied);
+    let owner = format!("address 198.18.0.1 is that of node {victim} (node1), which is heard");
+    assert!(refused.message().starts_with(&owner), "{}", refused.message());
+    assert_eq!(dispatcher.trust().n_refused()[0], (Lie::Foreign, 1));
+    assert_eq!(store.state().nodes().get(&liar), before.nodes().get(&liar), "nothing was written");
+
+    let status = control_model::object::NodeStatus {
+        state: control_model::object::NodeState::Down,
+        ..Default::default()
+    };
+    store.commit(vec![Change::NodeStatus { id: victim, status }]).expect("a known node");
+    open().await.expect("nobody else has it");
+    assert_eq!(store.state().nodes().get(&liar).expect("there").description, lie);
 }

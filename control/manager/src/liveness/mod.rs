@@ -28,6 +28,8 @@ pub const PROBE_MISSES: u32 = 5;
 pub const GRACE_PERIODS: u32 = 3;
 /// With the data path dead as well, so much silence of the agent is enough: two heartbeats and a half.
 pub const SILENCE_BESIDE_DEAD_DATA_PATH: Duration = Duration::from_millis(2500);
+/// Who has said nothing for so long has lost its tunnel's end to another one that has come there.
+pub const SILENCE_OF_DISPLACED: Duration = SILENCE_BESIDE_DEAD_DATA_PATH;
 /// When gossip has found both lives of a node to be at an end, so much silence confirms it: no heartbeat came when one was due.
 pub const SILENCE_BESIDE_GOSSIP: Duration = Duration::from_millis(1100);
 /// Probes in a row without an answer that are no accident, though they condemn nobody yet.
@@ -216,7 +218,8 @@ impl Life {
         }
     }
 
-    /// `is_gone` as gossip has it, `is_displaced` as in [`displaced`].
+    /// `is_gone` as gossip has it, `is_displaced` as in [`displaced`]: while its agent is heard, nobody else's word says that
+    /// its tunnel's end is theirs.
     fn judge(
         &self,
         node: &Node,
@@ -226,6 +229,7 @@ impl Life {
     ) -> NodeStatus {
         let silence = now.since(self.silent_since);
         let is_gone = is_gone && self.misses >= FALLING_SILENT && silence > SILENCE_BESIDE_GOSSIP;
+        let is_displaced = is_displaced && silence > SILENCE_OF_DISPLACED;
         let is_spared = node.status.data_path_alive && self.may_live(grace, now);
         let dead_path = is_gone
             || is_displaced
@@ -253,7 +257,7 @@ impl Life {
 }
 
 /// Nodes at whose tunnel's end another one has come since: a machine that left and joined anew, or took the place of a lost
-/// one. Who answers there is that one.
+/// one. Who answers there is that one, once they are silent.
 fn displaced(state: &State) -> BTreeSet<NodeId> {
     let mut owners: HashMap<IpAddr, &Node> = HashMap::new();
     let mut displaced = BTreeSet::new();

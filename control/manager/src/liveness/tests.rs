@@ -178,7 +178,7 @@ fn who_answers_at_a_nodes_address_after_another_one_came_there_is_that_one() {
     assert_eq!(world.run(COMES_UP), "20 node 1 Ready path alive \n");
     world.apply(vec![describe(2)]);
     let comes = "300 beat 2\n300 probe 1\n300 probe 2\n310 answer 1\n310 answer 2\n310 tick";
-    assert_eq!(world.run(comes), "310 node 1 Ready path dead \n310 node 2 Ready path alive \n");
+    assert_eq!(world.run(comes), "310 node 2 Ready path alive \n", "its agent was just heard");
     let round =
         |ms| format!("{ms} beat 2\n{ms} probe 1\n{ms} probe 2\n{ms} answer 1\n{ms} answer 2\n{ms} tick\n");
     let stays: String = (600..=2700).step_by(300).map(round).collect();
@@ -186,6 +186,33 @@ fn who_answers_at_a_nodes_address_after_another_one_came_there_is_that_one() {
         world.run(&stays),
         "2700 node 1 Down path dead heartbeat failure and no answer from the data path\n"
     );
+}
+
+#[test]
+fn who_is_heard_loses_its_data_path_to_nobodys_word() {
+    let mut world = World::new(2);
+    let address = std::net::Ipv4Addr::new(198, 18, 0, 12).into();
+    let describe = |id| Change::NodeDescription {
+        id: NodeId::from_bits(id),
+        description: Box::new(NodeDescription {
+            data_path_addr: Some(address),
+            addresses: vec![address],
+            ..NodeDescription::default()
+        }),
+    };
+    world.apply(vec![describe(1)]);
+    world.run(COMES_UP);
+    world.apply(vec![describe(2)]);
+    let round = |ms| {
+        let mut script = String::new();
+        for id in 1..=2 {
+            writeln!(script, "{ms} beat {id}\n{ms} probe {id}\n{ms} answer {id}")
+                .expect("a string takes all");
+        }
+        script + &format!("{ms} tick\n")
+    };
+    let both: String = (300..=20_000).step_by(300).map(round).collect();
+    assert_eq!(world.run(&both), "300 node 2 Ready path alive \n", "nothing is said of node 1");
 }
 
 #[test]
