@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use control_model::identity::CERTIFICATE_BACKDATE;
 use control_model::{PeerIdentity, Timestamp};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType, DnValue,
@@ -22,8 +23,6 @@ use crate::certificate::{pem_of, public_key_of, single_der};
 const ROOT_NAME: &str = "swarm-ca";
 /// swarmkit's `ca.RootCAExpiration`: 20 years.
 const ROOT_LIFE: Duration = Duration::from_hours(20 * 365 * 24);
-/// Begin of validity before now, for nodes whose clocks are behind (swarmkit's `ca.CertBackdate`).
-const BACKDATE: Duration = Duration::from_hours(1);
 /// Shortest life that may be asked for (swarmkit's `ca.MinNodeCertExpiration`).
 pub const MIN_CERTIFICATE_LIFE: Duration = Duration::from_hours(1);
 /// Bytes of a serial number: RFC 5280 §4.1.2.2 allows 20.
@@ -100,7 +99,7 @@ impl RootCa {
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(1));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         params.serial_number = Some(serial(key.public_key_raw(), now));
-        params.not_before = date(before(now, BACKDATE));
+        params.not_before = date(before(now, CERTIFICATE_BACKDATE));
         params.not_after = date(now.after(ROOT_LIFE));
         let cert_pem = params.self_signed(&key).map_err(RootError::Certificate)?.pem();
         Ok(Self { cert_pem, issuer: Issuer::new(params, key) })
@@ -150,7 +149,7 @@ impl RootCa {
         params.use_authority_key_identifier_extension = true;
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         params.serial_number = Some(serial(next.issuer.key().public_key_raw(), now));
-        params.not_before = date(before(now, BACKDATE));
+        params.not_before = date(before(now, CERTIFICATE_BACKDATE));
         params.not_after = parsed.validity().not_after.to_datetime();
         let signed = params.signed_by(next.issuer.key(), &self.issuer).map_err(|_| UserRootError::Subject)?;
         // What comes after it in a chain names its issuer byte for byte.
@@ -197,7 +196,7 @@ impl RootCa {
         }
         let mut params = node_params(identity).map_err(IssueError::Sign)?;
         params.serial_number = Some(serial(request.public_key.der_bytes(), now));
-        params.not_before = date(before(now, BACKDATE));
+        params.not_before = date(before(now, CERTIFICATE_BACKDATE));
         params.not_after = date(now.after(life));
         let certificate = params.signed_by(&request.public_key, &self.issuer).map_err(IssueError::Sign)?;
         Ok(certificate.pem())

@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
+use control_model::NodeId;
 use control_model::change::Entry;
 use control_model::spec::Role;
 use control_rpc::pb::{self, Empty, Payload};
-use control_rpc::{decode, encode, require_manager};
+use control_rpc::{certificate_issued, decode, encode, require_manager};
 use control_store::ReplicatedStore as _;
-use openraft::alias::SnapshotOf;
+use openraft::alias::{SnapshotOf, VoteOf};
 use openraft::errors::Fatal;
+use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tonic::metadata::MetadataValue;
@@ -38,18 +40,35 @@ impl RaftService {
         Self { consensus }
     }
 
-    /// The message, if it is from a manager and for this Raft id.
-    fn receive<T: DeserializeOwned>(&self, request: Request<Payload>) -> Result<T, Status> {
-        self.admit_message(&request)?;
-        self.unwrap(&request.into_inner().body)
+    /// The message, if it is from a manager, speaks for that one, and is for this Raft id.
+    fn receive<T: DeserializeOwned + Voted>(&self, request: Request<Payload>) -> Result<T, Status> {
+        let from = self.admit_message(&request)?;
+        let message: T = self.unwrap(&request.into_inner().body)?;
+        self.check_voter(from, message.vote())?;
+        Ok(message)
     }
 
     /// Lets a member's Raft message in. The certificate alone is not enough: it outlives a demotion or removal by
     /// weeks. A replica that is behind may not know its leader, and must hear it to learn of it (Raft dissertation,
-    /// section 4.1): it goes by the certificate.
-    fn admit_message<T>(&self, request: &Request<T>) -> Result<(), Status> {
-        let peer = require_manager(request)?;
-        self.admit(self.consensus.knows_manager(peer.node_id) || !self.consensus.follows_known_leader())
+    /// section 4.1): it goes by the certificate, unless that was made before its node ceased to be a manager. One that this
+    /// replica knows as a worker and never knew as a manager is a manager since then, as its certificate shows.
+    fn admit_message<T>(&self, request: &Request<T>) -> Result<NodeId, Status> {
+        let node = require_manager(request)?.node_id;
+        let until = self.consensus.state().former_managers().until(node);
+        let is_later = until.is_none_or(|until| certificate_issued(request) > until);
+        let may_be_new = is_later && !self.consensus.follows_known_leader();
+        self.admit(self.consensus.knows_manager(node) || may_be_new)?;
+        Ok(node)
+    }
+
+    /// A member votes and leads under its own Raft id alone.
+    fn check_voter(&self, from: NodeId, vote: &VoteOf<TypeConfig>) -> Result<(), Status> {
+        match self.consensus.members().get(&vote.leader_id.node_id) {
+            Some(member) if member.node_id != from => {
+                Err(Status::permission_denied(format!("this Raft id is that of node {}", member.node_id)))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Lets in what a leader does for other managers. Who does not lead does nothing, and says so.
@@ -90,6 +109,29 @@ impl RaftService {
             image.extend_from_slice(&piece.body);
         }
         if image.len() < len { Err(Status::data_loss("snapshot is cut off")) } else { Ok(image) }
+    }
+}
+
+/// A message in the name of who wants to lead, or does.
+trait Voted {
+    fn vote(&self) -> &VoteOf<TypeConfig>;
+}
+
+impl Voted for AppendEntriesRequest<TypeConfig> {
+    fn vote(&self) -> &VoteOf<TypeConfig> {
+        &self.vote
+    }
+}
+
+impl Voted for VoteRequest<TypeConfig> {
+    fn vote(&self) -> &VoteOf<TypeConfig> {
+        &self.vote
+    }
+}
+
+impl Voted for TransferLeaderRequest<TypeConfig> {
+    fn vote(&self) -> &VoteOf<TypeConfig> {
+        self.from_leader()
     }
 }
 
@@ -137,10 +179,11 @@ impl pb::raft_server::Raft for RaftService {
         &self,
         request: Request<Streaming<Payload>>,
     ) -> Result<Response<Payload>, Status> {
-        self.admit_message(&request)?;
+        let from = self.admit_message(&request)?;
         let mut pieces = request.into_inner();
         let head = pieces.message().await?.ok_or_else(|| Status::invalid_argument("empty snapshot"))?;
         let SnapshotHead { vote, meta, image_len } = self.unwrap(&head.body)?;
+        self.check_voter(from, &vote)?;
         let image = self.receive_image(pieces, image_len).await?;
         let snapshot = SnapshotOf::<TypeConfig, _> { meta, snapshot: Arc::new(image) };
         reply(self.consensus.raft().install_full_snapshot(vote, snapshot).await)

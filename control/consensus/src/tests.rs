@@ -1,6 +1,7 @@
 mod cluster;
 mod conformance;
 mod faults;
+mod former;
 mod quorum;
 mod recovery;
 mod restart;

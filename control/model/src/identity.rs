@@ -1,5 +1,7 @@
 //! Who a node is to another: what the cluster's CA writes into a certificate's subject.
 
+use std::time::Duration;
+
 use crate::id::{ClusterId, NodeId};
 use crate::spec::Role;
 
@@ -7,6 +9,9 @@ use crate::spec::Role;
 pub const MANAGER_UNIT: &str = "swarm-manager";
 /// Organizational unit of a worker's certificate.
 pub const WORKER_UNIT: &str = "swarm-worker";
+
+/// A certificate is valid since so long before it was made, for nodes whose clocks are behind (swarmkit's `ca.CertBackdate`).
+pub const CERTIFICATE_BACKDATE: Duration = Duration::from_hours(1);
 
 /// The identity in a node certificate: common name, organizational unit, organization.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -17,7 +17,7 @@ pub use channels::Channels;
 pub use control_model::identity::PeerIdentity;
 pub use digest::digest;
 pub use identity::{Identity, IdentityError, IdentityPem};
-pub use peer::{ConnectInfo, peer, require_manager, require_node};
+pub use peer::{ConnectInfo, certificate_issued, peer, require_manager, require_node};
 pub use server::{ServeError, serve};
 
 /// Generated from `proto/mesh.proto`.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use control_model::Timestamp;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -21,7 +22,7 @@ use tonic::transport::server::Connected;
 
 use crate::channels::{KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT};
 use crate::identity::Identity;
-use crate::peer::{ConnectInfo, identity_of};
+use crate::peer::{ConnectInfo, identity_of, issued_of};
 
 /// A peer that takes longer for its handshake is dropped.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -130,10 +131,9 @@ async fn handshake(
     stream.set_nodelay(true)?;
     let remote = stream.peer_addr()?;
     let stream = TlsAcceptor::from(identity.server_config()).accept(stream).await?;
-    let peer = match stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()) {
-        Some(certificate) => Some(identity_of(certificate).map_err(io::Error::other)?),
-        None => None,
-    };
+    let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+    let peer = certificate.map(identity_of).transpose().map_err(io::Error::other)?;
+    let issued = certificate.map_or(Timestamp(0), issued_of);
     if peer.is_some_and(|peer| peer.cluster_id != identity.me().cluster_id) {
         return Err(io::Error::other("certificate of another cluster"));
     }
@@ -143,7 +143,7 @@ async fn handshake(
     };
     Ok(Connection {
         stream,
-        info: ConnectInfo { remote, peer },
+        info: ConnectInfo { remote, peer, issued },
         cut: Box::pin(cut.clone().cancelled_owned()),
         anonymous,
     })

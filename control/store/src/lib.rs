@@ -3,12 +3,14 @@
 #![forbid(unsafe_code)]
 
 mod event;
+mod former;
 mod replicated;
 mod state;
 mod table;
 mod watch;
 
 pub use event::{Event, EventBatch, EventKind};
+pub use former::FormerManagers;
 pub use replicated::{LocalStore, ProposeError, ReadError, ReplicatedStore};
 pub use state::{ApplyError, REMEMBERED_FOR, SnapshotError, State};
 pub use table::Table;

@@ -11,6 +11,7 @@ use imbl::{OrdMap, OrdSet, Vector};
 use serde::{Deserialize, Serialize};
 
 use crate::event::{Event, EventKind};
+use crate::former::FormerManagers;
 use crate::table::Table;
 
 /// How many requests are remembered at least for "a retried write applies once" …
@@ -50,6 +51,7 @@ pub struct State {
     tasks_of_service: OrdSet<(ServiceId, TaskId)>,
     tasks_of_node: OrdSet<(NodeId, TaskId)>,
     tasks_of_slot: OrdSet<(ServiceId, Slot, TaskId)>,
+    former_managers: FormerManagers,
     requests: OrdMap<RequestId, u64>,
     /// With the log's time.
     request_order: Vector<(RequestId, Timestamp)>,
@@ -64,6 +66,9 @@ struct Image<O> {
     /// As many; none in a snapshot of an earlier version.
     #[serde(default)]
     requested_at: Vec<Timestamp>,
+    /// None in a snapshot of an earlier version.
+    #[serde(default)]
+    former_managers: FormerManagers,
 }
 
 /// An [`Object`] that is not copied to be written.
@@ -121,6 +126,11 @@ impl State {
         &self.nodes
     }
 
+    /// The nodes that were managers, also such as are members no more.
+    pub fn former_managers(&self) -> &FormerManagers {
+        &self.former_managers
+    }
+
     pub fn services(&self) -> &Table<ServiceId, Service> {
         &self.services
     }
@@ -175,8 +185,15 @@ impl State {
         let order = || self.request_order.iter();
         let requests = order().filter_map(|(id, _)| Some((*id, *self.requests.get(id)?))).collect();
         let requested_at = order().map(|(_, at)| *at).collect();
-        rmp_serde::to_vec_named(&Image { index: self.index, objects, requests, requested_at })
-            .expect("model types serialize without error")
+        let former_managers = self.former_managers.clone();
+        rmp_serde::to_vec_named(&Image {
+            index: self.index,
+            objects,
+            requests,
+            requested_at,
+            former_managers,
+        })
+        .expect("model types serialize without error")
     }
 
     /// The state that [`State::to_snapshot`] wrote.
@@ -190,6 +207,7 @@ impl State {
         for ((request, index), at) in image.requests.into_iter().zip(requested_at) {
             state.remember(request, index, at);
         }
+        state.former_managers = image.former_managers;
         Ok(state)
     }
 
@@ -249,7 +267,7 @@ impl State {
         match change {
             Change::Create(object) => self.create(index, at, object).map(Some),
             Change::Update { object, expected } => self.update(index, at, object, *expected).map(Some),
-            Change::Delete(name) => Ok(self.delete(*name)),
+            Change::Delete(name) => Ok(self.delete(at, *name)),
             Change::NodeStatus { id, status } => Ok(self.edit_node(index, at, *id, |n| {
                 let changed = n.status != *status;
                 n.status.clone_from(status);
@@ -334,10 +352,14 @@ impl State {
         Ok(self.put(object))
     }
 
-    fn delete(&mut self, name: ObjectRef) -> Option<Event> {
+    fn delete(&mut self, at: Timestamp, name: ObjectRef) -> Option<Event> {
         let kind = match name {
             ObjectRef::Cluster(id) => EventKind::Cluster(Some(self.clusters.remove(&id)?), None),
-            ObjectRef::Node(id) => EventKind::Node(Some(self.nodes.remove(&id)?), None),
+            ObjectRef::Node(id) => {
+                let old = self.nodes.remove(&id)?;
+                self.former_managers.note(&old, None, at);
+                EventKind::Node(Some(old), None)
+            }
             ObjectRef::Service(id) => {
                 let old = self.services.remove(&id)?;
                 self.service_names.remove(&old.spec.name);
@@ -412,6 +434,9 @@ impl State {
             }
             Object::Node(o) => {
                 let id = o.id;
+                if let Some(old) = self.nodes.get(&id) {
+                    self.former_managers.note(old, Some(&o), o.meta.updated_at);
+                }
                 let old = self.nodes.put(id, *o);
                 EventKind::Node(old, self.nodes.get(&id).cloned())
             }

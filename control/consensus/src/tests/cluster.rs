@@ -429,7 +429,7 @@ async fn workers_strangers_and_the_expired_get_no_answer() {
 }
 
 /// What the manager with `channels` is told by each call but `join`.
-async fn codes(channels: &Channels, addr: std::net::SocketAddr) -> BTreeSet<String> {
+pub(super) async fn codes(channels: &Channels, addr: std::net::SocketAddr) -> BTreeSet<String> {
     let mut client = raft_client(channels, addr);
     let payload = || pb::Payload { body: vec![0xc1] };
     let answers = [

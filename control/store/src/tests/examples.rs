@@ -272,3 +272,30 @@ fn a_watcher_gets_every_batch_after_its_state() {
     assert!(matches!(&seen[1].events[0].kind, EventKind::Node(Some(_), None)));
     assert!(futures::executor::block_on(batches.next()).is_none());
 }
+
+/// A snapshot of a version that did not remember managers.
+#[derive(serde::Serialize)]
+struct Earlier {
+    index: u64,
+    objects: Vec<Object>,
+    requests: Vec<(control_model::RequestId, u64)>,
+}
+
+#[test]
+fn who_was_a_manager_is_in_snapshots_and_those_of_earlier_versions_are_read() {
+    let manager = |id| {
+        let node = control_model::Node::new(NodeId::from_bits(id), control_model::spec::Role::Manager);
+        Change::Create(Object::Node(Box::new(node)))
+    };
+    let gone = Change::Delete(ObjectRef::Node(NodeId::from_bits(1)));
+    let state = state(vec![manager(1), manager(2), gone]);
+    let again = State::from_snapshot(&state.to_snapshot()).unwrap();
+    let until = |state: &State, id| state.former_managers().until(NodeId::from_bits(id)).map(|at| at.0);
+    for state in [&state, &again] {
+        assert_eq!((until(state, 1), until(state, 2)), (Some(10), None));
+    }
+
+    let earlier = Earlier { index: 7, objects: vec![service(1, "web", 1)], requests: Vec::new() };
+    let read = State::from_snapshot(&rmp_serde::to_vec_named(&earlier).unwrap()).unwrap();
+    assert_eq!((read.index(), read.services().len(), until(&read, 1)), (7, 1, None));
+}
