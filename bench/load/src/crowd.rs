@@ -104,7 +104,7 @@ impl Member {
     async fn session(&self) -> Result<()> {
         let mut client =
             DispatcherClient::new(self.channel.clone()).max_decoding_message_size(MAX_ASSIGNMENTS_BYTES);
-        let request = pb::SessionRequest { description: encode(&self.description)? };
+        let request = pb::SessionRequest { description: encode(&self.description)?, epoch: 0 };
         let mut messages = timeout(CALL_LIMIT, client.session(request)).await??.into_inner();
         let first = messages.message().await?.context("no session")?;
         let request = pb::AssignmentsRequest { session_id: first.session_id.clone() };

@@ -165,7 +165,6 @@ impl Content {
     /// Does something to the log; what is to be written for it.
     fn change(&mut self, random: &mut StdRng) -> Writes {
         match random.random_range(0..10) {
-            0..5 => self.append(random),
             5 => {
                 let vote = VoteOf::<TypeConfig>::new(random.random_range(1..50), random.random_range(1..4));
                 self.vote = Some(vote);
@@ -187,6 +186,7 @@ impl Content {
                 let mark = Some((PURGED, encode(&upto)));
                 Writes { remove: Some(0..=upto.index()), mark, ..Writes::default() }
             }
+            // Half of the numbers at least.
             _ => self.append(random),
         }
     }
