@@ -53,18 +53,18 @@ fn plan(state: &State, members: &BTreeMap<u64, Member>) -> Vec<Step> {
 
 /// Works whenever this manager leads. Ends with consensus.
 pub async fn run(consensus: Arc<Consensus>, leadership: watch::Receiver<Leadership>) {
-    while_leading(leadership, |_| lead(&consensus)).await;
+    while_leading(leadership, |term| lead(&consensus, term)).await;
 }
 
 /// Never returns; after the end of consensus it does nothing.
-async fn lead(consensus: &Consensus) {
+async fn lead(consensus: &Consensus, term: u64) {
     let (_, mut events) = consensus.subscribe();
     loop {
         if let Err(error) = consensus.finish_change().await {
             tracing::warn!(%error, "a former leader's change of the managers is not finished");
         }
         for step in plan(&consensus.state(), &consensus.members()) {
-            do_step(consensus, step).await;
+            do_step(consensus, term, step).await;
         }
         tokio::select! {
             lagged = wait_for_nodes(&mut events) => if lagged { events = consensus.subscribe().1 },
@@ -73,10 +73,10 @@ async fn lead(consensus: &Consensus) {
     }
 }
 
-async fn do_step(consensus: &Consensus, step: Step) {
+async fn do_step(consensus: &Consensus, term: u64, step: Step) {
     match step {
         Step::Write(change) => {
-            if let Err(error) = consensus.propose(vec![*change]).await {
+            if let Err(error) = consensus.propose_as_leader(term, vec![*change]).await {
                 tracing::warn!(%error, "manager status not written");
             }
         }

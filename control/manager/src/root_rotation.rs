@@ -22,15 +22,15 @@ const RETRY: std::time::Duration = std::time::Duration::from_millis(200);
 
 /// Works whenever this manager leads. Ends with consensus.
 pub async fn run(store: Arc<dyn ReplicatedStore>, leadership: watch::Receiver<Leadership>) {
-    while_leading(leadership, |_| lead(&*store)).await;
+    while_leading(leadership, |term| lead(&*store, term)).await;
 }
 
 /// Never returns.
-async fn lead(store: &dyn ReplicatedStore) {
+async fn lead(store: &dyn ReplicatedStore, term: u64) {
     let (mut state, mut events) = store.subscribe();
     loop {
         if let Some(change) = plan(&state, [rand::random(), rand::random()]) {
-            match store.propose(vec![change]).await {
+            match store.propose_as_leader(term, vec![change]).await {
                 Ok(_) => tracing::info!(
                     "all nodes have certificates of the new root: the old one is trusted no more"
                 ),

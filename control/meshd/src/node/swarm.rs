@@ -317,6 +317,9 @@ impl Swarm {
     fn hold_key(&self, kek: Kek) -> Result<(), LockError> {
         let mut held = locked(&self.kek);
         lock::store_identity(&self.dir, &self.pem(), Some(&kek))?;
+        // A node's key that has lain open is to be replaced: a locked manager's was never readable.
+        let was_open = held.as_ref().is_none_or(|was| !was.wrapping().is_locked);
+        self.renew_soon.fetch_or(was_open && kek.wrapping().is_locked, Ordering::Relaxed);
         *held = Some(kek);
         Ok(())
     }
