@@ -77,10 +77,12 @@ impl NodeAssignments {
         let dirty = self.dirty(&state, events);
         let moved = dirty.networks.then(|| Scope::new(self.scope.node, &state));
         let moved = moved.filter(|scope| *scope != self.scope);
-        let keys = match &moved {
-            Some(scope) => self.scope.keys(&self.state).chain(scope.keys(&state)).collect(),
-            None => dirty.keys,
-        };
+        let mut keys = dirty.keys;
+        if let Some(scope) = &moved {
+            let changed: BTreeSet<_> =
+                self.scope.networks.symmetric_difference(&scope.networks).copied().collect();
+            keys.extend(keys_of(&changed, &self.state).chain(keys_of(&changed, &state)));
+        }
         let scope = moved.as_ref().unwrap_or(&self.scope);
         let mut increment = Increment::default();
         for key in keys {
@@ -210,10 +212,10 @@ impl Scope {
 
     /// The keys of all rows that the node may need in `state`.
     fn keys<'a>(&'a self, state: &'a State) -> impl Iterator<Item = AssignmentKey> + 'a {
+        let reached = state.services().iter().filter(|s| self.is_reached_by(s));
         (state.tasks_of_node(self.node).map(|t| AssignmentKey::Task(t.id)))
-            .chain(self.networks.iter().map(|n| AssignmentKey::Network(*n)))
-            .chain(state.services().iter().map(|s| AssignmentKey::Service(s.id)))
-            .chain(state.tasks().iter().map(|t| AssignmentKey::Endpoint(t.id)))
+            .chain(keys_of(&self.networks, state))
+            .chain(reached.map(|s| AssignmentKey::Service(s.id)))
             .chain(state.nodes().iter().map(|n| AssignmentKey::Peer(n.id)))
     }
 
@@ -254,10 +256,8 @@ impl Scope {
 
     /// The service is published on every node, or in a network of this node's tasks.
     fn is_reached_by(&self, service: &Service) -> bool {
-        let wanted = service.spec.task.networks.iter().map(|n| &n.target);
-        let given = service.endpoint.iter().flat_map(|e| e.vips.iter().map(|(network, _)| network));
         let mut ports = service.endpoint.iter().flat_map(|e| &e.ports);
-        ports.any(|p| p.mode == PublishMode::Ingress) || wanted.chain(given).any(|n| self.is_joined(n))
+        ports.any(|p| p.mode == PublishMode::Ingress) || networks_of(service).any(|n| self.is_joined(n))
     }
 
     /// A task, maybe from before its service's last update, is in a network of this node's tasks.
@@ -298,6 +298,25 @@ impl Scope {
             weight: task.weight,
         }))
     }
+}
+
+/// The networks that a service is to be in, and is.
+fn networks_of(service: &Service) -> impl Iterator<Item = &NetworkId> {
+    let wanted = service.spec.task.networks.iter().map(|n| &n.target);
+    wanted.chain(service.endpoint.iter().flat_map(|e| e.vips.iter().map(|(network, _)| network)))
+}
+
+/// The keys of the rows that a node needs because it is in `networks`: as many as there are tasks in them, for a look at each
+/// service.
+fn keys_of<'a>(
+    networks: &'a BTreeSet<NetworkId>,
+    state: &'a State,
+) -> impl Iterator<Item = AssignmentKey> + 'a {
+    let is_in = |s: &&Arc<Service>| networks_of(s).any(|n| networks.contains(n));
+    let tasks = networks.iter().flat_map(|n| state.tasks_of_network(*n));
+    (networks.iter().map(|n| AssignmentKey::Network(*n)))
+        .chain(state.services().iter().filter(is_in).map(|s| AssignmentKey::Service(s.id)))
+        .chain(tasks.flat_map(|t| [AssignmentKey::Endpoint(t.id), AssignmentKey::Service(t.service)]))
 }
 
 /// The host name that the user gave the task, which is a name of it in DNS. Without one it is the container's short id,

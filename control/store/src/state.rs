@@ -51,6 +51,7 @@ pub struct State {
     tasks_of_service: OrdSet<(ServiceId, TaskId)>,
     tasks_of_node: OrdSet<(NodeId, TaskId)>,
     tasks_of_slot: OrdSet<(ServiceId, Slot, TaskId)>,
+    tasks_of_network: OrdSet<(NetworkId, TaskId)>,
     former_managers: FormerManagers,
     requests: OrdMap<RequestId, u64>,
     /// With the log's time.
@@ -166,6 +167,12 @@ impl State {
     pub fn tasks_of_node(&self, id: NodeId) -> impl Iterator<Item = &Arc<Task>> {
         let (low, high) = ((id, TaskId::from_bits(0)), (id, TaskId::from_bits(u128::MAX)));
         self.tasks_of_node.range(low..=high).filter_map(|(_, task)| self.tasks.get(task))
+    }
+
+    /// The tasks with an attachment to the network, by task id.
+    pub fn tasks_of_network(&self, id: NetworkId) -> impl Iterator<Item = &Arc<Task>> {
+        let (low, high) = ((id, TaskId::from_bits(0)), (id, TaskId::from_bits(u128::MAX)));
+        self.tasks_of_network.range(low..=high).filter_map(|(_, task)| self.tasks.get(task))
     }
 
     /// The service's tasks in `slot`, by task id.
@@ -459,6 +466,7 @@ impl State {
                 self.tasks_of_service.insert((o.service, id));
                 self.tasks_of_slot.insert((o.service, o.slot, id));
                 self.tasks_of_node.extend(o.node.map(|node| (node, id)));
+                self.tasks_of_network.extend(o.attachments.iter().map(|to| (to.network, id)));
                 let old = self.tasks.put(id, *o);
                 EventKind::Task(old, self.tasks.get(&id).cloned())
             }
@@ -507,6 +515,9 @@ impl State {
         self.tasks_of_slot.remove(&(task.service, task.slot, task.id));
         if let Some(node) = task.node {
             self.tasks_of_node.remove(&(node, task.id));
+        }
+        for to in &task.attachments {
+            self.tasks_of_network.remove(&(to.network, task.id));
         }
     }
 

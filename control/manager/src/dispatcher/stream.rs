@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_stream::try_stream;
-use control_model::Node;
 use control_model::spec::Role;
+use control_model::{Node, ObjectRef};
 use control_rpc::{encode, encode_assignments, pb};
 use control_store::{Event, EventBatch, EventKind, EventReceiver, ReplicatedStore, State};
 use futures::{Stream, StreamExt};
@@ -62,7 +62,8 @@ async fn next_batch(events: &mut EventReceiver, session: &Session) -> Waited<Arc
     }
 }
 
-/// Waits for a change of a node or the cluster.
+/// Waits for a change of the cluster, of who the managers are, or of the session's node. Most changes of nodes are none of
+/// these, and cost each session a look at two fields.
 async fn wait_for_members(events: &mut EventReceiver, session: &Session) -> Waited<()> {
     loop {
         let batch = match next_batch(events, session).await {
@@ -70,10 +71,21 @@ async fn wait_for_members(events: &mut EventReceiver, session: &Session) -> Wait
             Waited::Lagged => return Waited::Lagged,
             Waited::Closed => return Waited::Closed,
         };
-        let concerns = |e: &Event| matches!(e.kind, EventKind::Node(..) | EventKind::Cluster(..));
-        if batch.events.iter().any(concerns) {
+        if batch.events.iter().any(|event| concerns(session, event)) {
             return Waited::Changed(());
         }
+    }
+}
+
+/// Whether a session's message may be another after the event.
+fn concerns(session: &Session, event: &Event) -> bool {
+    let manager = |node: &Option<Arc<Node>>| node.as_ref().and_then(|node| node.manager);
+    match &event.kind {
+        EventKind::Cluster(..) => true,
+        EventKind::Node(before, after) => {
+            event.object == ObjectRef::Node(session.node) || manager(before) != manager(after)
+        }
+        EventKind::Service(..) | EventKind::Task(..) | EventKind::Network(..) => false,
     }
 }
 
