@@ -20,6 +20,7 @@ mod mesh;
 mod moving;
 mod quorum;
 mod rebalance;
+mod replaced;
 mod schedule;
 mod slow_start;
 mod support;
@@ -81,6 +82,7 @@ const SCENARIOS: &[Scenario] = &[
     ("downloads follow an IPv6 address that moves", long_lived::downloads_follow_their_address6),
     ("the ingress network is made anew", ingress::made_anew),
     ("two of three managers are lost", quorum::two_managers_are_lost),
+    ("a dead manager is replaced", replaced::a_dead_manager),
     ("a cluster is restored elsewhere", backup::restored_elsewhere),
     ("managers' addresses change", moving::managers_move),
     ("nodes that have IPv6 alone", underlay6::nodes_of_ipv6),
