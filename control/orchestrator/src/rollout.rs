@@ -166,6 +166,9 @@ impl Step<'_> {
     fn dirty_slots<'s>(&self, service: &Service, slots: Vec<Looked<'s>>) -> Vec<DirtySlot<'s>> {
         let mut dirty = Vec::new();
         for Looked { tasks: slot, settled } in slots {
+            if slot.is_given_up(service) {
+                continue;
+            }
             let tasks = slot.updatable(service);
             let is_clean = |task: &Task| !is_task_dirty(service, task, node_of(self.state, task.node));
             let clean = tasks

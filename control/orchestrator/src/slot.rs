@@ -6,13 +6,14 @@ use control_model::change::{Change, ObjectRef};
 use control_model::constraint::{node_matches, parse_constraints};
 use control_model::object::{Node, Service, Slot, Task, UpdateState};
 use control_model::spec::Availability;
-use control_model::{ServiceId, TaskState};
+use control_model::{ServiceId, TaskState, Timestamp};
 use control_store::State;
 
 use crate::dirty::is_task_dirty;
 use crate::node::{is_gone, listens, must_leave, node_of, takes_global_tasks};
 use crate::restart::{
-    Start, delay_ends, first_desire, is_done, is_on_node, should_restart, start, starts_at_once,
+    Start, delay_ends, ended_by_itself, first_desire, is_done, is_on_node, should_restart, start,
+    starts_at_once,
 };
 use crate::work::{Step, Work, goal};
 
@@ -45,22 +46,51 @@ impl<'a> SlotTasks<'a> {
         let mut own = self.tasks.iter().copied().filter(|task| is_of_this_run(service, task));
         let done = self.done(service);
         let wanted: Vec<_> = own.clone().filter(|task| is_wanted(task)).collect();
-        let state = service.update_status.as_ref().map(|status| status.state);
-        // A rollback always ends converged: it refills slots whose old task ended for good.
-        if !wanted.is_empty() || state == Some(UpdateState::RollbackStarted) {
+        if !wanted.is_empty() {
             return wanted;
         }
         if done.is_some() {
             return done.into_iter().collect();
         }
         let newest = own.rfind(|task| task.desired_state != TaskState::Remove);
-        newest.into_iter().filter(|task| !should_restart(task, self)).collect()
+        // A rollback always ends converged: it refills slots whose old task ended for good. But not those of its own task.
+        let state = service.update_status.as_ref().map(|status| status.state);
+        let is_refilled = |task: &Task| {
+            state == Some(UpdateState::RollbackStarted) && task.spec_version != service.meta.spec_version
+        };
+        newest.into_iter().filter(|task| !should_restart(task, self) && !is_refilled(task)).collect()
+    }
+
+    /// The update that goes on has made a task here, which has ended and may not be restarted. What was there before stays,
+    /// and the update has no more to do here.
+    pub(crate) fn is_given_up(&self, service: &Service) -> bool {
+        let Some(began) = update_began(service) else { return false };
+        self.tasks.last().is_some_and(|newest| {
+            newest.spec_version == service.meta.spec_version
+                && newest.meta.created_at >= began
+                && newest.desired_state == TaskState::Shutdown
+                && ended_by_itself(newest)
+                && !should_restart(newest, self)
+        })
     }
 
     /// The task with which a job is done here: also one that was given up with its node, and ended well all the same.
     fn done(&self, service: &Service) -> Option<&'a Arc<Task>> {
         self.tasks.iter().copied().find(|task| is_done(task) && is_of_this_run(service, task))
     }
+}
+
+/// Tasks of the service's version that are older were made by an update that was paused and then taken up again. `None`: no
+/// update has begun since the user's last write.
+pub(crate) fn update_began(service: &Service) -> Option<Timestamp> {
+    let status = service.update_status.as_ref()?;
+    Some(match status.state {
+        UpdateState::Updating | UpdateState::Paused | UpdateState::Completed => status.started_at,
+        // A rollback has a version of its own; the time may be another manager's.
+        UpdateState::RollbackStarted | UpdateState::RollbackPaused | UpdateState::RollbackCompleted => {
+            Timestamp::default()
+        }
+    })
 }
 
 /// It is to run, now or later, or to have ended well.
@@ -233,9 +263,11 @@ impl Step<'_> {
     }
 
     /// Deletes tasks that are done with: those to be removed, and history beyond the limit. The newest task says whether the
-    /// slot is free: it stays.
+    /// slot is free: it stays. Older ones that are still wanted are no history.
     fn forget_old(&mut self, service: &Service, slot: &SlotTasks) {
-        let mut n_kept = slot.tasks.len();
+        let newest = slot.tasks.last().map(|task| task.id);
+        let is_counted = |task: &&&Arc<Task>| !is_wanted(task) || Some(task.id) == newest;
+        let mut n_kept = slot.tasks.iter().filter(is_counted).count();
         for task in slot.tasks.iter().filter(|task| task.desired_state == TaskState::Remove) {
             n_kept -= 1;
             self.reap(task);
@@ -309,7 +341,7 @@ mod tests {
 
     fn task(id: u128, state: TaskState, desired_state: TaskState) -> Arc<Task> {
         let mut task = Task::new(TaskId::from_bits(id), ServiceId::from_bits(1), Slot::Replica(0));
-        task.meta.created_at = control_model::Timestamp(i64::try_from(id).expect("small"));
+        task.meta.created_at = Timestamp(i64::try_from(id).expect("small"));
         (task.status.state, task.desired_state, task.job_iteration) = (state, desired_state, Some(0));
         Arc::new(task)
     }
