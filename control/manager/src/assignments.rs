@@ -193,7 +193,7 @@ fn same_for_agent(old: &Assignment, new: &Assignment) -> bool {
     match (old, new) {
         (Assignment::Task(old), Assignment::Task(new)) => {
             let mut echo = old.clone();
-            echo.meta = new.meta;
+            (echo.meta, echo.life) = (new.meta, new.life);
             echo.status.clone_from(&new.status);
             echo == *new
         }

@@ -232,6 +232,9 @@ pub struct Task {
     #[serde(default)]
     pub generic: GenericResources,
     pub status: TaskStatus,
+    /// Nodes need not know it.
+    #[serde(default, skip_serializing_if = "Life::is_unknown")]
+    pub life: Life,
     pub desired_state: TaskState,
     /// Every node has acknowledged that no load balancer sends to this task any more;
     /// its process may be signalled.
@@ -263,10 +266,16 @@ impl Task {
             attachments: Vec::new(),
             generic: GenericResources::new(),
             status: TaskStatus::default(),
+            life: Life::default(),
             desired_state: TaskState::Running,
             drained: false,
             weight: slow_start::FULL_WEIGHT,
         }
+    }
+
+    /// When it ended, by the managers' clocks; of one that has not, when it was last written.
+    pub fn ended_at(&self) -> Timestamp {
+        self.life.ended_at.unwrap_or(self.meta.updated_at)
     }
 
     /// It is to run now, to its end if it belongs to a job: not held back, and not stopped.
@@ -302,6 +311,37 @@ pub struct TaskStatus {
     /// Empty when there is none.
     pub error: String,
     pub container: Option<ContainerStatus>,
+}
+
+/// When a task began to run, and when it ended. Written by the store alone.
+///
+/// [`TaskStatus::at`] is by the node's clock, which may be anywhere: it is measured against nothing but that clock.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Life {
+    /// When it was RUNNING, by its node's clock.
+    pub ran: Option<Timestamp>,
+    /// When that was written, by the manager's clock.
+    pub ran_at: Option<Timestamp>,
+    /// When it was written that it had ended, by the manager's clock.
+    pub ended_at: Option<Timestamp>,
+}
+
+impl Life {
+    /// Takes in a status that is written at `at`.
+    pub fn note(&mut self, status: &TaskStatus, at: Timestamp) {
+        if status.state == TaskState::Running {
+            self.ran.get_or_insert(status.at);
+            self.ran_at.get_or_insert(at);
+        }
+        if status.state.is_terminal() {
+            self.ended_at.get_or_insert(at);
+        }
+    }
+
+    /// Nothing has been noted.
+    pub fn is_unknown(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// The container of a task.

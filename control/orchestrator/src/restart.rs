@@ -13,8 +13,9 @@ use crate::slot::{SlotTasks, is_wanted};
 /// How long a replacement waits for the old task to stop (swarmkit's): a node may be up but stuck.
 const OLD_TASK_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// Whether the policy allows another task in place of `task`.
-pub(crate) fn should_restart(task: &Task, slot: &SlotTasks) -> bool {
+/// Whether the policy allows another task in place of `task`, which ended, or was told to, at `at`. The window of its
+/// attempts ends there.
+pub(crate) fn should_restart(task: &Task, slot: &SlotTasks, at: Timestamp) -> bool {
     let policy = &task.spec.restart;
     let allowed = match policy.condition {
         RestartCondition::None => false,
@@ -28,9 +29,8 @@ pub(crate) fn should_restart(task: &Task, slot: &SlotTasks) -> bool {
     // The first task of a spec version (of a job's run) is no restart; those before belong to another one's account.
     let account = |task: &Task| (task.spec_version, task.job_iteration);
     let restarts = slot.tasks.iter().filter(|other| account(other) == account(task)).skip(1);
-    let counted = restarts
-        .filter(|t| policy.window.is_zero() || t.meta.created_at.after(policy.window) > task.status.at)
-        .count();
+    let counted =
+        restarts.filter(|t| policy.window.is_zero() || t.meta.created_at.after(policy.window) > at).count();
     u64::try_from(counted).is_ok_and(|counted| counted < policy.max_attempts)
 }
 
@@ -59,10 +59,10 @@ pub(crate) fn delay_ends(task: &Task, slot: &SlotTasks) -> Timestamp {
     let older = slot.tasks.iter().take_while(|other| other.id != task.id).last();
     // Another run of a job is no restart.
     let older = older.filter(|old| old.job_iteration == task.job_iteration);
-    // One that fails while an update replaces it delays nothing. Clocks of nodes may be ahead of the leader's: the
-    // same spec is no update.
+    // One that fails while an update replaces it delays nothing. The end may be written by a manager whose clock is ahead of
+    // the leader's: the same spec is no update.
     let is_restart = older.is_some_and(|old| {
-        let ended_before = old.status.at <= task.meta.created_at || old.spec == task.spec;
+        let ended_before = old.ended_at() <= task.meta.created_at || old.spec == task.spec;
         ended_by_itself(old) && ended_before
     });
     let delay = if is_restart { task.spec.restart.delay } else { Duration::ZERO };

@@ -18,7 +18,7 @@ use crate::node::node_of;
 use crate::rebalance::wants as wants_rebalancing;
 use crate::restart::{ended_by_itself, first_desire, is_on_node};
 use crate::service::Looked;
-use crate::slot::{SlotTasks, is_wanted};
+use crate::slot::{SlotTasks, is_wanted, update_began};
 use crate::work::{Step, Work};
 
 /// An update that goes on.
@@ -33,19 +33,20 @@ pub(crate) struct Rollout {
 #[derive(Debug, Clone, Copy)]
 struct Made {
     slot: Slot,
-    /// When it was RUNNING, by its node's clock.
-    ran_at: Option<Timestamp>,
     /// When it was seen to run or to have ended, by the leader's clock: its place is free for the next slot.
     done_at: Option<Timestamp>,
     failed: bool,
 }
 
 impl Rollout {
-    /// The update that `service` is in. Tasks of its version that follow others in their slot were made by it.
+    /// The update that `service` is in. Tasks of its version that follow others in their slot were made by it, as far as it
+    /// was not taken up again since.
     fn read(state: &State, service: &Service, now: Timestamp) -> Self {
         let version = service.meta.spec_version;
-        let (new, old): (Vec<_>, Vec<_>) =
-            state.tasks_of_service(service.id).partition(|task| task.spec_version == version);
+        let began = update_began(service).unwrap_or(now);
+        let (new, old): (Vec<_>, Vec<_>) = state
+            .tasks_of_service(service.id)
+            .partition(|task| task.spec_version == version && task.meta.created_at >= began);
         let replaced: BTreeSet<Slot> = old.iter().map(|task| task.slot).collect();
         let mut first: BTreeMap<Slot, &Arc<Task>> = BTreeMap::new();
         for task in new.into_iter().filter(|task| replaced.contains(&task.slot)) {
@@ -58,7 +59,7 @@ impl Rollout {
         for task in first.into_values() {
             rollout.note_made(task.id, task.slot);
             if task.status.state >= TaskState::Running {
-                let done_at = Some(task.status.at.min(now));
+                let done_at = Some(task.life.ran_at.unwrap_or(task.ended_at()).min(now));
                 rollout.made.entry(task.id).and_modify(|made| made.done_at = done_at);
             }
         }
@@ -66,7 +67,7 @@ impl Rollout {
     }
 
     fn note_made(&mut self, task: TaskId, slot: Slot) {
-        self.made.insert(task, Made { slot, ran_at: None, done_at: None, failed: false });
+        self.made.insert(task, Made { slot, done_at: None, failed: false });
     }
 
     /// Looks at how the made tasks do. A task that ended by itself within `monitor` of its start has failed.
@@ -78,13 +79,11 @@ impl Rollout {
                 made.done_at.get_or_insert(now);
                 continue;
             };
-            if task.status.state == TaskState::Running {
-                made.ran_at.get_or_insert(task.status.at);
-            }
             if task.status.state >= TaskState::Running || !is_wanted(task) {
                 made.done_at.get_or_insert(now);
             }
-            let in_time = made.ran_at.is_none_or(|ran_at| task.status.at.since(ran_at) <= monitor);
+            // Both by its node's clock: it may be told late.
+            let in_time = task.life.ran.is_none_or(|ran| task.status.at.since(ran) <= monitor);
             if !made.failed && ended_by_itself(task) && in_time {
                 made.failed = true;
                 newly_failed = Some(*id);

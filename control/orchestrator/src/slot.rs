@@ -58,7 +58,10 @@ impl<'a> SlotTasks<'a> {
         let is_refilled = |task: &Task| {
             state == Some(UpdateState::RollbackStarted) && task.spec_version != service.meta.spec_version
         };
-        newest.into_iter().filter(|task| !should_restart(task, self) && !is_refilled(task)).collect()
+        newest
+            .into_iter()
+            .filter(|task| !should_restart(task, self, task.ended_at()) && !is_refilled(task))
+            .collect()
     }
 
     /// The update that goes on has made a task here, which has ended and may not be restarted. What was there before stays,
@@ -70,7 +73,7 @@ impl<'a> SlotTasks<'a> {
                 && newest.meta.created_at >= began
                 && newest.desired_state == TaskState::Shutdown
                 && ended_by_itself(newest)
-                && !should_restart(newest, self)
+                && !should_restart(newest, self, newest.ended_at())
         })
     }
 
@@ -180,7 +183,8 @@ impl Step<'_> {
                 Fate::Stop => self.desire(task, TaskState::Shutdown),
                 Fate::Replace => {
                     self.desire(task, TaskState::Shutdown);
-                    if !is_filled && should_restart(task, slot) {
+                    let at = if task.status.state.is_terminal() { task.ended_at() } else { self.now };
+                    if !is_filled && should_restart(task, slot, at) {
                         self.replace(service, task, slot);
                         is_filled = true;
                     }

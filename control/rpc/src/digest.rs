@@ -1,7 +1,7 @@
 //! A fingerprint of what a node is assigned: managers and nodes compare it without sending the rows.
 
 use control_model::Assignment;
-use control_model::object::{Meta, TaskStatus};
+use control_model::object::{Life, Meta, TaskStatus};
 use sha2::{Digest as _, Sha256};
 
 use crate::BodyError;
@@ -26,7 +26,7 @@ pub fn digest(rows: impl IntoIterator<Item = Assignment>) -> Result<String, Body
 fn lasting(row: Assignment) -> Assignment {
     match row {
         Assignment::Task(mut task) => {
-            (task.meta, task.status) = (Meta::default(), TaskStatus::default());
+            (task.meta, task.status, task.life) = (Meta::default(), TaskStatus::default(), Life::default());
             Assignment::Task(task)
         }
         other => other,

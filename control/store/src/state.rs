@@ -299,6 +299,11 @@ impl State {
                 let grows = (status.state > t.status.state && !has_ended)
                     || (status.state == t.status.state && *status != t.status && status.at >= t.status.at);
                 if grows {
+                    if t.status.state == TaskState::Running {
+                        // Of a log that is older than what is noted here.
+                        t.life.note(&t.status, t.meta.updated_at);
+                    }
+                    t.life.note(status, at);
                     t.status.clone_from(status);
                 }
                 grows

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use control_model::object::{
-    ContainerStatus, Endpoint, HealthStatus, Meta, Network, NetworkState, NodeDescription, NodeState,
+    ContainerStatus, Endpoint, HealthStatus, Life, Meta, Network, NetworkState, NodeDescription, NodeState,
     NodeStatus, TaskStatus,
 };
 use control_model::slow_start::{FIRST_WEIGHT, FULL_WEIGHT};
@@ -261,6 +261,7 @@ fn without_echo(mut set: BTreeMap<AssignmentKey, Assignment>) -> BTreeMap<Assign
         if let Assignment::Task(task) = row {
             task.meta = Meta::default();
             task.status = TaskStatus::default();
+            task.life = Life::default();
         }
     }
     set

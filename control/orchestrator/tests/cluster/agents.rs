@@ -1,6 +1,6 @@
 //! Agents that move their tasks on by one state a step, and fail as the image's name says.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use control_model::object::TaskStatus;
@@ -16,6 +16,8 @@ pub struct Agents {
     pub dead: BTreeSet<NodeId>,
     /// Tasks that fail at the next step, by a fault.
     pub doomed: BTreeSet<TaskId>,
+    /// What clocks of nodes are ahead of the leader's, seconds.
+    pub ahead_secs: BTreeMap<NodeId, i64>,
 }
 
 impl Agents {
@@ -29,11 +31,16 @@ impl Agents {
         let tasks = tasks.into_iter().flat_map(|node| state.tasks_of_node(node.id));
         tasks
             .filter_map(|task| {
-                let (state, error) = self.next(task, now)?;
-                let status = TaskStatus { state, at: now, error, ..TaskStatus::default() };
+                let at = self.clock_of(task.node?, now);
+                let (state, error) = self.next(task, at)?;
+                let status = TaskStatus { state, at, error, ..TaskStatus::default() };
                 Some(Change::TaskStatus { id: task.id, status })
             })
             .collect()
+    }
+
+    fn clock_of(&self, node: NodeId, now: Timestamp) -> Timestamp {
+        Timestamp(now.0 + self.ahead_secs.get(&node).unwrap_or(&0) * 1_000_000_000)
     }
 
     fn next(&mut self, task: &Task, now: Timestamp) -> Option<(TaskState, String)> {

@@ -5,6 +5,7 @@
 //! node NAME [label=value]…      cpu, mem (GiB), manager=yes, arch and os are no labels
 //! drain|pause|active|kill|silence|revive|mute|remove NAME…
 //! relabel NODE label=value
+//! skew NODE SECONDS             its clock is so far ahead of the leader's (behind: -SECONDS)
 //! history N                    ended tasks kept per slot
 //! network NAME
 //! service NAME [key=value]…     see `spec.rs`
@@ -92,6 +93,10 @@ impl Player {
                 self.cluster.commit(vec![Change::Delete(ObjectRef::Task(id))]);
             }
             "relabel" => self.relabel(words[0], words[1]),
+            "skew" => {
+                let id = node_id(&self.cluster.state(), words[0]);
+                self.cluster.agents.ahead_secs.insert(id, number(words[1]));
+            }
             "history" => self.keep_history(number(words[0])),
             "leader" => self.cluster.change_leader(),
             "pass" => {

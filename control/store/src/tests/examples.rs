@@ -1,7 +1,7 @@
 //! The laws of the store, one by one.
 
 use control_model::change::{Change, Object, ObjectRef, UpdateSeen};
-use control_model::object::{NodeState, NodeStatus, UpdateState, UpdateStatus};
+use control_model::object::{Life, NodeState, NodeStatus, UpdateState, UpdateStatus};
 use control_model::{NodeId, ServiceId, Task, TaskId, TaskState, Timestamp};
 use futures::StreamExt;
 
@@ -114,6 +114,36 @@ fn a_task_ends_once() {
     assert_eq!(tell(3, TaskState::Failed), TaskState::Shutdown, "what came late");
     assert_eq!(tell(4, TaskState::Orphaned), TaskState::Orphaned, "its node is gone");
     assert_eq!(tell(5, TaskState::Failed), TaskState::Orphaned);
+}
+
+#[test]
+fn a_tasks_life_is_noted_by_both_clocks() {
+    let mut state = state(vec![Change::Create(running(TaskState::Starting))]);
+    let mut tell = |index: u64, at, told, node_at| {
+        let change = Change::TaskStatus { id: TASK, status: status(told, node_at) };
+        state.apply(index, &entry(index.into(), at, vec![change])).unwrap();
+        state.tasks().get(&TASK).unwrap().life
+    };
+    let (ran, ran_at) = (Some(Timestamp(1)), Some(Timestamp(20)));
+    assert_eq!(tell(2, 20, TaskState::Running, 1), Life { ran, ran_at, ended_at: None });
+    assert_eq!(tell(3, 30, TaskState::Running, 11), Life { ran, ran_at, ended_at: None }, "told again");
+    let ended = Life { ran, ran_at, ended_at: Some(Timestamp(40)) };
+    assert_eq!(tell(4, 40, TaskState::Failed, 21), ended);
+    assert_eq!(tell(5, 50, TaskState::Orphaned, 31), ended, "it ends once");
+    let state = State::from_snapshot(&state.to_snapshot()).unwrap();
+    assert_eq!(state.tasks().get(&TASK).unwrap().life, ended);
+}
+
+#[test]
+fn when_a_task_of_an_older_log_ran_is_read_off_its_last_status() {
+    // Made as what it was when nothing was noted yet.
+    let state = state(vec![
+        Change::Create(running(TaskState::Running)),
+        Change::TaskStatus { id: TASK, status: status(TaskState::Failed, 5) },
+    ]);
+    let at = Some(Timestamp(10));
+    let life = Life { ran: Some(Timestamp(0)), ran_at: at, ended_at: at };
+    assert_eq!(state.tasks().get(&TASK).unwrap().life, life);
 }
 
 #[test]

@@ -80,7 +80,19 @@ impl Model {
             (Object::Task(task), Change::TaskStatus { status, .. }) => {
                 let (then, now) = (&task.status, status);
                 let is_end = then.state.is_terminal() && now.state != TaskState::Orphaned;
-                if (now.state > then.state && !is_end) || (now.state == then.state && now.at >= then.at) {
+                let same = now.state == then.state && now.at >= then.at && now != then;
+                if (now.state > then.state && !is_end) || same {
+                    if then.state == TaskState::Running {
+                        task.life.ran = task.life.ran.or(Some(then.at));
+                        task.life.ran_at = task.life.ran_at.or(Some(task.meta.updated_at));
+                    }
+                    if now.state == TaskState::Running {
+                        task.life.ran = task.life.ran.or(Some(now.at));
+                        task.life.ran_at = task.life.ran_at.or(Some(at));
+                    }
+                    if now.state.is_terminal() {
+                        task.life.ended_at = task.life.ended_at.or(Some(at));
+                    }
                     task.status = now.clone();
                 }
             }
