@@ -53,6 +53,8 @@ pub(super) struct Entry {
     let_go_in: Option<u64>,
     /// Not before this is a failed call tried again.
     retry_at: Option<Timestamp>,
+    /// When its health is watched again: the watch failed.
+    watch_at: Option<Timestamp>,
     /// Whether the executor may have anything of it.
     has_files: bool,
 }
@@ -81,6 +83,7 @@ impl Entry {
             stop_since: None,
             let_go_in: None,
             retry_at: None,
+            watch_at: None,
             has_files: found.is_some(),
             task: Some(task),
         };
@@ -112,6 +115,7 @@ impl Entry {
             stop_since: Some(now),
             let_go_in: None,
             retry_at: None,
+            watch_at: None,
             has_files: true,
         }
     }
@@ -161,12 +165,18 @@ impl Entry {
     /// When time alone moves it on.
     pub fn deadline(&self) -> Option<Timestamp> {
         let drained = self.stop_since.filter(|_| self.phase == Phase::Draining);
-        drained.map(|since| since.after(DRAIN_TIMEOUT)).into_iter().chain(self.retry_at).min()
+        drained
+            .map(|since| since.after(DRAIN_TIMEOUT))
+            .into_iter()
+            .chain(self.retry_at)
+            .chain(self.watch_at)
+            .min()
     }
 
     /// Goes as far as possible without a further input. Whether a preparation was begun.
     pub fn advance(&mut self, id: TaskId, outside: &Outside<'_>, actions: &mut Vec<Action>) -> bool {
         let Outside { sandbox, may_prepare, applied, now } = *outside;
+        self.watch_again(now, actions);
         if self.retry_at.is_some_and(|at| now < at) {
             return false;
         }
@@ -293,12 +303,16 @@ impl Entry {
     /// moby's `cluster/executor/container`); but nothing is lost for it, as it is drained before.
     pub fn health(
         &mut self,
-        result: Result<HealthStatus, ExecutorError>,
+        result: &Result<HealthStatus, ExecutorError>,
         now: Timestamp,
         actions: &mut Vec<Action>,
     ) {
-        // An end is the wait's to tell.
-        let (Ok(health), Phase::Starting | Phase::Running | Phase::Draining) = (result, self.phase) else {
+        if !self.is_watched() {
+            return;
+        }
+        let Ok(health) = *result else {
+            // An end is the wait's to tell. What runs on is not left without a check for one error.
+            self.watch_at = Some(now.after(RETRY_INTERVAL));
             return;
         };
         let (Some(task), Some(container)) = (&self.task, &mut self.container) else { return };
@@ -310,6 +324,22 @@ impl Entry {
         if self.phase == Phase::Starting && health == HealthStatus::Healthy {
             self.phase = Phase::Running;
             self.tell(status(TaskState::Running, "started", now), actions);
+        }
+    }
+
+    /// What its check says still counts.
+    fn is_watched(&self) -> bool {
+        matches!(self.phase, Phase::Starting | Phase::Running | Phase::Draining)
+    }
+
+    fn watch_again(&mut self, now: Timestamp, actions: &mut Vec<Action>) {
+        if self.watch_at.is_none_or(|at| now < at) {
+            return;
+        }
+        self.watch_at = None;
+        let known = self.container.as_ref().and_then(|container| container.health);
+        if let (true, Some(task), Some(known)) = (self.is_watched(), &self.task, known) {
+            actions.push(Action::WatchHealth(task.id, known));
         }
     }
 

@@ -96,7 +96,7 @@ impl Machine {
             Input::Prepared(id, result) => self.with(id, |entry| entry.prepared(result, now, &mut actions)),
             Input::Started(id, result) => self.with(id, |entry| entry.started(result, now, &mut actions)),
             Input::Exited(id, result) => self.with(id, |entry| entry.exited(result, now, &mut actions)),
-            Input::Health(id, result) => self.with(id, |entry| entry.health(result, now, &mut actions)),
+            Input::Health(id, result) => self.with(id, |entry| entry.health(&result, now, &mut actions)),
             Input::Stopped(id, result) => self.with(id, |entry| entry.stopped(&result, now)),
             Input::Removed(id, Ok(())) => self.with(id, Entry::removed),
             Input::Removed(id, Err(_)) => self.with(id, |entry| entry.not_removed(now)),

@@ -166,21 +166,26 @@ impl Container {
         self.health.lock().expect("nobody panics while holding a container's health").clone()
     }
 
-    /// Takes a probe in; what it changes is on disk too.
-    fn take_probe(&self, check: &HealthCheck, started: Timestamp, probe: Probe) -> io::Result<()> {
+    /// Takes a probe in. What it changes goes to disk too, for a daemon that starts anew; a record that can't be written is
+    /// tried again with the next probe.
+    fn take_probe(&self, check: &HealthCheck, started: Timestamp, probe: Probe) {
         let status = {
             let mut health = self.health.lock().expect("nobody panics while holding a container's health");
             health.take(check, started, probe);
             health.status
         };
-        if self.locked().health.as_ref().is_some_and(|health| health.status != status) {
-            self.update(|record| {
-                if let Some(health) = &mut record.health {
-                    health.status = status;
-                }
-            })?;
+        if self.locked().health.as_ref().is_none_or(|health| health.status == status) {
+            return;
         }
-        Ok(())
+        let written = self.update(|record| {
+            if let Some(health) = &mut record.health {
+                health.status = status;
+            }
+        });
+        if let Err(error) = written {
+            let path = self.paths.record();
+            tracing::warn!(path = %path.display(), %error, health = status.word(), "a container's health was not recorded");
+        }
     }
 
     fn locked(&self) -> MutexGuard<'_, ContainerRecord> {

@@ -45,9 +45,7 @@ impl Oci {
             if probe.exit_code != 0 {
                 tracing::debug!(task = %record.task, code = probe.exit_code, output = probe.output, "probe failed");
             }
-            container
-                .take_probe(&check, started, probe)
-                .map_err(|error| ExecutorError::Failed(error.to_string()))?;
+            container.take_probe(&check, started, probe);
         }
     }
 
@@ -121,5 +119,87 @@ async fn kill_probe(paths: &TaskPaths, child: &mut Child) {
     }
     if pid.is_none() || tokio::time::timeout(KILL_TIMEOUT, child.wait()).await.is_err() {
         let _ = child.kill().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+    use std::path::{Path, PathBuf};
+    use std::sync::{Arc, Mutex};
+
+    use control_model::spec::HealthConfig;
+    use control_model::{TaskId, Timestamp};
+
+    use super::super::cgroup::CgroupLayout;
+    use super::super::paths::Layout;
+    use super::super::record::{ContainerRecord, HealthRecord};
+    use super::super::{Inner, now};
+    use super::*;
+    use crate::image::ImageStore;
+
+    /// An executor whose runtime is a program that ends at once.
+    fn executor(dir: &Path, runtime: &str) -> Oci {
+        let layout = Layout { state_dir: dir.join("state"), run_dir: dir.join("run") };
+        Oci(Arc::new(Inner {
+            images: ImageStore::open(&layout.images(), BTreeSet::new()).expect("a directory"),
+            layout,
+            runtime: PathBuf::from(runtime),
+            cgroup_parent: String::new(),
+            node_hostname: String::new(),
+            cgroups: CgroupLayout::Unified,
+            containers: Mutex::default(),
+        }))
+    }
+
+    fn container(executor: &Oci) -> Container {
+        let config = HealthConfig {
+            test: ["CMD", "/check"].map(String::from).into(),
+            interval: Duration::from_millis(1),
+            retries: 1,
+            ..HealthConfig::default()
+        };
+        let check = HealthCheck::of(&config).expect("a check");
+        let task = TaskId::from_bits(1);
+        let record = ContainerRecord {
+            task,
+            container_id: task.container_id(),
+            name: "s.1.x".into(),
+            image: String::new(),
+            image_id: String::new(),
+            command: Vec::new(),
+            hostname: String::new(),
+            host_ports: Vec::new(),
+            exposed_ports: Vec::new(),
+            labels: BTreeMap::new(),
+            created_at: Timestamp(0),
+            cgroup: String::new(),
+            stop_signal: 15,
+            stop_grace: Duration::ZERO,
+            stage: Stage::Started { pid: 1, at: now() },
+            ended: None,
+            health: Some(HealthRecord { check, status: HealthStatus::Starting }),
+        };
+        Container::new(executor.0.layout.task(task), record)
+    }
+
+    #[tokio::test]
+    async fn a_change_of_health_is_told_also_when_it_can_not_be_recorded() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let good = executor(dir.path(), "/bin/true");
+        let container = container(&good);
+        let recorded = || container.record().health.expect("it has a check").status;
+        // The record's directory isn't there: nothing can be written.
+        let told = good.watch_health(&container, HealthStatus::Starting).await;
+        assert_eq!((told.expect("told"), recorded()), (HealthStatus::Healthy, HealthStatus::Starting));
+        let bad = executor(dir.path(), "/bin/false");
+        let told = bad.watch_health(&container, HealthStatus::Healthy).await;
+        assert_eq!((told.expect("told"), recorded()), (HealthStatus::Unhealthy, HealthStatus::Starting));
+        // As soon as there is room the record is right again.
+        std::fs::create_dir_all(&container.paths.dir).expect("made");
+        good.watch_health(&container, HealthStatus::Unhealthy).await.expect("told");
+        assert_eq!(recorded(), HealthStatus::Healthy);
+        let on_disk = ContainerRecord::read(&container.paths.record()).expect("written");
+        assert_eq!(on_disk, container.record());
     }
 }
