@@ -1,6 +1,5 @@
 //! The leader's loops, in the order in which they answer the same events: what one writes, the next may need.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use control_allocator::Allocator;
@@ -66,17 +65,16 @@ struct Drain {
     table: Arc<LivenessTable>,
     /// As far as the table was read.
     seen: u64,
-    applied: BTreeMap<NodeId, Generation>,
 }
 
 impl Drain {
     fn new(machine: DrainLoop, table: Arc<LivenessTable>) -> Self {
-        Self { machine, table, seen: 0, applied: BTreeMap::new() }
+        Self { machine, table, seen: 0 }
     }
 
-    /// Takes in what was acknowledged since the last time. Nodes that are gone stay here; nobody asks for them.
-    fn read_table(&mut self) {
-        self.applied.extend(self.table.applied_since(&mut self.seen));
+    /// What was acknowledged since the last time.
+    fn new_acks(&mut self) -> Vec<(NodeId, Generation)> {
+        self.table.applied_since(&mut self.seen)
     }
 
     /// Requests may have been lost at the nodes that are named.
@@ -95,8 +93,8 @@ impl Drain {
 
 impl LeaderLoop for Drain {
     fn handle(&mut self, state: &State, events: &[Event], now: Timestamp) -> Vec<Change> {
-        self.read_table();
-        let changes = self.machine.handle(state, events, &self.applied, now);
+        let acks = self.new_acks();
+        let changes = self.machine.handle(state, events, acks, now);
         self.tell_given_up(state);
         changes
     }
@@ -106,8 +104,8 @@ impl LeaderLoop for Drain {
     }
 
     fn tick(&mut self, state: &State, now: Timestamp) -> Vec<Change> {
-        self.read_table();
-        let changes = self.machine.tick(state, &self.applied, now);
+        let acks = self.new_acks();
+        let changes = self.machine.tick(state, acks, now);
         self.tell_given_up(state);
         changes
     }

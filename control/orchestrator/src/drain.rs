@@ -1,12 +1,17 @@
 //! Leaving without a lost request: a task that is to stop is signalled only when no load balancer sends to it.
 
-use std::collections::BTreeMap;
+mod floor;
+mod waiting;
+
 use std::time::Duration;
 
 use control_model::change::Change;
 use control_model::object::NodeState;
-use control_model::{Generation, NodeId, Task, TaskId, TaskState, Timestamp};
+use control_model::{Generation, Node, NodeId, Task, TaskId, TaskState, Timestamp};
 use control_store::{Event, EventKind, State};
+
+use floor::Floor;
+use waiting::{Waiting, WaitingTasks};
 
 #[cfg(test)]
 mod tests;
@@ -20,7 +25,8 @@ pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
 /// write that said so. Nodes that are down are not waited for; the wait ends after [`DRAIN_TIMEOUT`] in any case.
 #[derive(Debug)]
 pub struct DrainLoop {
-    waiting: BTreeMap<TaskId, Waiting>,
+    waiting: WaitingTasks,
+    floor: Floor,
     /// In no ring: may be signalled at once.
     free: Vec<TaskId>,
     given_up: Vec<GivenUp>,
@@ -35,38 +41,39 @@ pub struct GivenUp {
     pub nodes: Vec<NodeId>,
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Waiting {
-    /// Log index of the write that took the task out of the rings.
-    index: u64,
-    until: Timestamp,
-}
-
 impl DrainLoop {
     /// Waits for all tasks that are leaving. Their times begin anew: the last leader's are not known.
     pub fn new(state: &State, now: Timestamp) -> Self {
-        let mut machine =
-            Self { waiting: BTreeMap::new(), free: Vec::new(), given_up: Vec::new(), started: Some(now) };
+        let mut machine = Self {
+            waiting: WaitingTasks::default(),
+            floor: Floor::default(),
+            free: Vec::new(),
+            given_up: Vec::new(),
+            started: Some(now),
+        };
+        for node in state.nodes().iter() {
+            machine.floor.set_up(node.id, is_up(node));
+        }
         for task in state.tasks().iter() {
             machine.note(task, now);
         }
         machine
     }
 
-    /// Takes in what was applied and which generation each node's data path has applied; returns what to write.
+    /// Takes in what was applied, and which generations data paths have applied since the last call; returns what to write.
     pub fn handle(
         &mut self,
         state: &State,
         events: &[Event],
-        acks: &BTreeMap<NodeId, Generation>,
+        acks: impl IntoIterator<Item = (NodeId, Generation)>,
         now: Timestamp,
     ) -> Vec<Change> {
         for event in events {
             match &event.kind {
                 EventKind::Task(_, Some(task)) => self.note(task, now),
-                EventKind::Task(Some(task), None) => {
-                    self.waiting.remove(&task.id);
-                }
+                EventKind::Task(Some(task), None) => drop(self.waiting.remove(task.id)),
+                EventKind::Node(_, Some(node)) => self.floor.set_up(node.id, is_up(node)),
+                EventKind::Node(Some(node), None) => self.floor.remove(node.id),
                 _ => {}
             }
         }
@@ -75,34 +82,31 @@ impl DrainLoop {
 
     /// When [`Self::tick`] has something to do whatever nodes acknowledge.
     pub fn next_deadline(&self) -> Option<Timestamp> {
-        self.started.into_iter().chain(self.waiting.values().map(|waiting| waiting.until)).min()
+        self.started.into_iter().chain(self.waiting.deadline()).min()
     }
 
-    /// Looks at the acknowledgements and the clock.
+    /// Looks at new acknowledgements and the clock.
     pub fn tick(
         &mut self,
         state: &State,
-        acks: &BTreeMap<NodeId, Generation>,
+        acks: impl IntoIterator<Item = (NodeId, Generation)>,
         now: Timestamp,
     ) -> Vec<Change> {
         self.started = None;
+        for (node, applied) in acks {
+            self.floor.acknowledged(node, applied);
+        }
+        let epoch = state.cluster().map_or(0, |cluster| cluster.epoch);
         let mut drained = std::mem::take(&mut self.free);
-        if !self.waiting.is_empty() {
-            let floor = acknowledgements(state, acks).map(|(_, applied)| applied).min();
-            let epoch = state.cluster().map_or(0, |cluster| cluster.epoch);
-            self.waiting.retain(|id, waiting| {
-                let written = Generation { epoch, index: waiting.index };
-                let is_acknowledged = floor.is_none_or(|floor| floor >= written);
-                let is_out = is_acknowledged || waiting.until <= now;
-                if is_out {
-                    drained.push(*id);
-                }
-                if is_out && !is_acknowledged {
-                    let late = acknowledgements(state, acks).filter(|(_, applied)| *applied < written);
-                    self.given_up.push(GivenUp { task: *id, nodes: late.map(|(node, _)| node).collect() });
-                }
-                !is_out
-            });
+        let lowest = self.floor.lowest();
+        let is_passed = |index| lowest.is_none_or(|lowest| lowest >= Generation { epoch, index });
+        while let Some(task) = self.waiting.pop_passed(is_passed) {
+            drained.push(task);
+        }
+        while let Some((task, waiting)) = self.waiting.pop_over(now) {
+            let nodes = self.floor.behind(Generation { epoch, index: waiting.index });
+            self.given_up.push(GivenUp { task, nodes });
+            drained.push(task);
         }
         drained.into_iter().map(|id| Change::TaskDrained { id }).collect()
     }
@@ -115,26 +119,21 @@ impl DrainLoop {
     fn note(&mut self, task: &Task, now: Timestamp) {
         let leaves = task.desired_state >= TaskState::Shutdown || task.status.is_unhealthy();
         if !leaves || task.drained || task.status.state.is_terminal() {
-            self.waiting.remove(&task.id);
+            self.waiting.remove(task.id);
             return;
         }
         if task.attachments.is_empty() || task.status.state != TaskState::Running {
-            if self.waiting.remove(&task.id).is_some() || task.status.state >= TaskState::Assigned {
+            if self.waiting.remove(task.id).is_some() || task.status.state >= TaskState::Assigned {
                 self.free.push(task.id);
             }
             return;
         }
         // Later writes to the task have higher indexes: the first one counts.
         let index = task.meta.version;
-        self.waiting.entry(task.id).or_insert(Waiting { index, until: now.after(DRAIN_TIMEOUT) });
+        self.waiting.add(task.id, Waiting { index, until: now.after(DRAIN_TIMEOUT) });
     }
 }
 
-/// The generation that each node which is up works with.
-fn acknowledgements(
-    state: &State,
-    acks: &BTreeMap<NodeId, Generation>,
-) -> impl Iterator<Item = (NodeId, Generation)> {
-    let up = state.nodes().iter().filter(|node| node.status.state == NodeState::Ready);
-    up.map(|node| (node.id, acks.get(&node.id).copied().unwrap_or_default()))
+fn is_up(node: &Node) -> bool {
+    node.status.state == NodeState::Ready
 }

@@ -207,7 +207,7 @@ impl Cluster {
         let changes = self.slow_start.handle(&self.state(), happened, now);
         self.propose(&changes).expect("weights need no version");
         let acks = self.acks();
-        let changes = self.drain.handle(&self.state(), happened, &acks, now);
+        let changes = self.drain.handle(&self.state(), happened, acks, now);
         self.propose(&changes).expect("drained tasks need no version");
     }
 
