@@ -2,6 +2,7 @@
 
 mod backoff;
 mod fence;
+mod heartbeats;
 mod inspections;
 mod managers;
 
@@ -29,12 +30,11 @@ use backoff::{Backoff, Flaps};
 pub(crate) use fence::Fence;
 use fence::FenceError;
 pub use fence::KeepEpoch;
+use heartbeats::heartbeats;
 use inspections::answer_questions;
 pub use inspections::{Answering, Inspect};
 pub use managers::Managers;
 
-/// How often the agent says that it lives.
-const HEARTBEAT_PERIOD: Duration = Duration::from_secs(1);
 /// How often the agent looks whether its node is still what it said: an address may have moved here, and answers to its
 /// clients go where it was until the managers know.
 const LOOK_PERIOD: Duration = Duration::from_millis(500);
@@ -301,27 +301,6 @@ fn role(word: &str) -> Option<Role> {
         "manager" => Some(Role::Manager),
         "worker" => Some(Role::Worker),
         _ => None,
-    }
-}
-
-/// Beats once a second, and at once when the data plane has applied something newer.
-async fn heartbeats(
-    mut client: Client,
-    session_id: String,
-    mut reports: watch::Receiver<Report>,
-) -> Result<std::convert::Infallible, SessionError> {
-    loop {
-        let applied = reports.borrow_and_update().applied;
-        let generation = pb::Generation { epoch: applied.epoch, index: applied.index };
-        let request = pb::HeartbeatRequest { session_id: session_id.clone(), applied: Some(generation) };
-        in_time(async { Ok(client.heartbeat(request).await?) }).await?;
-        let newer = async {
-            // The data plane reports more often than its generation changes; when it is gone, time alone wakes.
-            if reports.wait_for(|report| report.applied != applied).await.is_err() {
-                std::future::pending::<()>().await;
-            }
-        };
-        let _ = tokio::time::timeout(HEARTBEAT_PERIOD, newer).await;
     }
 }
 

@@ -304,3 +304,21 @@ async fn holdings_are_what_the_managers_assigned() {
     assert_ne!(held, wish);
     agent.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_manager_says_how_often_its_agents_beat() {
+    let ca = Ca::new();
+    let mut manager = Manager::start(&ca, complete(10, vec![])).await;
+    manager.set_period_ms(100);
+    let agent = Agent::start(
+        options(&ca, vec![manager.addr]),
+        Arc::new(FakeExecutor::default()),
+        FakeDataPlane::new(),
+    );
+    until(&mut manager.heard, |heard| heard.heartbeats > 0).await;
+    let began = std::time::Instant::now();
+    until(&mut manager.heard, |heard| heard.heartbeats > 20).await;
+    // By the second they would take 20 s.
+    assert!(began.elapsed() < std::time::Duration::from_secs(15), "{:?}", began.elapsed());
+    agent.stop().await;
+}

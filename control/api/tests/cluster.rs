@@ -248,6 +248,19 @@ async fn tokens_and_settings_are_shown_and_changed() {
         daemon.refuses("swarm update --cert-expiry 59m").await,
         "Error response from daemon: rpc error: code = InvalidArgument desc = minimum certificate expiry time is: 1h0m0s"
     );
+    assert_eq!(
+        daemon.refuses("swarm update --dispatcher-heartbeat 100ms").await,
+        "Error response from daemon: rpc error: code = InvalidArgument desc = minimum heartbeat period is: 1s"
+    );
+    assert_eq!(
+        daemon.prints("swarm update --dispatcher-heartbeat 2s --snapshot-interval 300").await,
+        "Swarm updated."
+    );
+    let info = daemon.docker("info").await.stdout;
+    assert!(
+        info.contains("Heartbeat Period: 2 seconds") && info.contains("Snapshot Interval: 300"),
+        "{info}"
+    );
     assert_eq!(daemon.refuses("swarm unlock-key").await, "no unlock key is set");
     assert_eq!(
         daemon.refuses("swarm unlock-key --rotate").await,

@@ -163,7 +163,7 @@ impl Consensus {
         let mut tasks = JoinSet::new();
         tasks.spawn(leadership::watch(raft.clone(), sender));
         tasks.spawn(ended::watch(raft.clone(), raft_id));
-        tasks.spawn(housekeeping::run(raft.clone(), log.clone()));
+        tasks.spawn(housekeeping::run(raft.clone(), log.clone(), view.clone()));
         Ok(Arc::new(Self {
             raft,
             raft_id,

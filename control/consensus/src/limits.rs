@@ -97,9 +97,6 @@ const HEARTBEAT_MS: u64 = 250;
 const ELECTION_MIN_MS: u64 = 300;
 const ELECTION_MAX_MS: u64 = 600;
 
-/// Entries between snapshots: a restart replays at most so many (about a second).
-const SNAPSHOT_EVERY: u64 = 5000;
-
 /// Encoded entries in the log beyond which a snapshot is made and the log cut off behind it, however few they are: it
 /// bounds the file, and what a restart replays.
 pub(crate) const MAX_LOG_BYTES: usize = 64 << 20;
@@ -112,15 +109,12 @@ pub(crate) const LOG_MEMORY_BYTES: usize = 2 << 20;
 /// the tree; redb's own default is 1 GiB.
 pub(crate) const FILE_CACHE_BYTES: usize = 2 << 20;
 
-/// How often the log's size is looked at. At 1.5 MiB an entry and 100 entries a second, it overshoots by 300 MB.
+/// How often the log is looked at: whether the cluster's settings ask for a snapshot or a cut, or its size does. At 1.5 MiB an
+/// entry and 100 entries a second, the size overshoots by 300 MB.
 pub(crate) const LOG_CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// A log file larger than this is compacted when it is opened: redb's files only grow.
 pub(crate) const COMPACT_FILE_BYTES: u64 = 128 << 20;
-
-/// Entries kept behind a snapshot, so that a follower that was away for a short time needs no snapshot
-/// (swarmkit's `LogEntriesForSlowFollowers`).
-const KEEP_ENTRIES: u64 = 500;
 
 /// Entries per message; [`MAX_APPEND_BYTES`] bounds it further.
 const MAX_APPEND_ENTRIES: u64 = 256;
@@ -134,8 +128,9 @@ pub fn raft_config() -> Config {
         election_timeout_max: ELECTION_MAX_MS,
         install_snapshot_timeout: u64::try_from(SNAPSHOT_TIMEOUT.as_millis()).expect("a small constant"),
         max_payload_entries: MAX_APPEND_ENTRIES,
-        snapshot_policy: SnapshotPolicy::LogsSinceLast(SNAPSHOT_EVERY),
-        max_in_snapshot_log_to_keep: KEEP_ENTRIES,
+        // Both are settings of the cluster, which may change: `housekeeping` obeys them.
+        snapshot_policy: SnapshotPolicy::Never,
+        max_in_snapshot_log_to_keep: u64::MAX,
         enable_pre_vote: Some(true),
         // A restarted leader may have lost the mark of what was committed: it must be elected to learn it.
         enable_leader_restore: Some(false),

@@ -447,16 +447,27 @@ pub struct ClusterSpec {
     pub labels: Labels,
     /// Ended tasks kept per slot.
     pub task_history_limit: i64,
+    /// Three of them without a heartbeat make a node `Down`. Agents beat once a second, however long it is: other deaths are
+    /// seen sooner by that.
     pub heartbeat_period: Duration,
     pub node_cert_expiry: Duration,
+    /// Entries of the log between snapshots.
     pub snapshot_interval: u64,
+    /// Entries kept behind a snapshot, for followers that were away for a short time.
     pub log_entries_for_slow_followers: u64,
+    /// Docker's number, shown and never changed: elections have times of their own here.
     pub heartbeat_tick: u32,
+    /// As `heartbeat_tick`.
     pub election_tick: u32,
     pub autolock: bool,
     /// Another number than the last asks for a new root.
     #[serde(default)]
     pub force_rotate: u64,
+}
+
+impl ClusterSpec {
+    /// Agents beat no more often than this: a shorter period would take nodes for dead between two beats.
+    pub const MIN_HEARTBEAT_PERIOD: Duration = Duration::from_secs(1);
 }
 
 impl Default for ClusterSpec {

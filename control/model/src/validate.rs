@@ -114,6 +114,8 @@ pub enum SpecError {
     ClusterName,
     #[error("minimum certificate expiry time is: 1h0m0s")]
     CertificateExpiry,
+    #[error("minimum heartbeat period is: 1s")]
+    HeartbeatPeriod,
 }
 
 /// Checks a service's spec by itself.
@@ -212,6 +214,9 @@ pub fn validate_cluster(spec: &ClusterSpec) -> Result<(), SpecError> {
     }
     if spec.node_cert_expiry < MIN_CERTIFICATE_EXPIRY {
         return Err(SpecError::CertificateExpiry);
+    }
+    if spec.heartbeat_period < ClusterSpec::MIN_HEARTBEAT_PERIOD {
+        return Err(SpecError::HeartbeatPeriod);
     }
     Ok(())
 }

@@ -270,4 +270,9 @@ fn the_cluster_keeps_its_name() {
     let brief = ClusterSpec { node_cert_expiry: Duration::from_mins(1), ..Default::default() };
     assert_eq!(validate_cluster(&brief), Err(SpecError::CertificateExpiry));
     assert_eq!(SpecError::CertificateExpiry.to_string(), "minimum certificate expiry time is: 1h0m0s");
+    let hasty = ClusterSpec { heartbeat_period: Duration::from_millis(999), ..Default::default() };
+    assert_eq!(validate_cluster(&hasty), Err(SpecError::HeartbeatPeriod));
+    assert_eq!(SpecError::HeartbeatPeriod.to_string(), "minimum heartbeat period is: 1s");
+    let slowest = ClusterSpec { heartbeat_period: Duration::from_secs(1), ..Default::default() };
+    assert_eq!(validate_cluster(&slowest), Ok(()));
 }

@@ -84,6 +84,7 @@ pub struct Manager {
     updates: Arc<Mutex<Option<Updates>>>,
     first: watch::Sender<AssignmentUpdate>,
     refuse_statuses: watch::Sender<bool>,
+    period_ms: watch::Sender<u32>,
     listed: watch::Sender<Vec<SocketAddr>>,
     server: tokio::task::JoinHandle<()>,
 }
@@ -96,6 +97,7 @@ impl Manager {
         let (heard_sender, heard) = watch::channel(Heard::default());
         let (first, first_receiver) = watch::channel(first);
         let (refuse_statuses, refuse_receiver) = watch::channel(false);
+        let (period_ms, period_receiver) = watch::channel(1000);
         let (listed, listed_receiver) = watch::channel(vec![addr]);
         let updates = Arc::default();
         let dispatcher = Dispatcher {
@@ -103,6 +105,7 @@ impl Manager {
             heard: heard_sender,
             first: first_receiver,
             refuse_statuses: refuse_receiver,
+            period_ms: period_receiver,
             updates: Arc::clone(&updates),
         };
         let routes = tonic::service::Routes::new(pb::dispatcher_server::DispatcherServer::new(dispatcher));
@@ -110,7 +113,7 @@ impl Manager {
         let server = tokio::spawn(async move {
             control_rpc::serve(listener, identity, routes, std::future::pending()).await.expect("serves");
         });
-        Self { addr, heard, updates, first, refuse_statuses, listed, server }
+        Self { addr, heard, updates, first, refuse_statuses, period_ms, listed, server }
     }
 
     pub async fn send(&self, update: &AssignmentUpdate) {
@@ -130,6 +133,11 @@ impl Manager {
 
     pub fn refuse_statuses(&self, refuse: bool) {
         self.refuse_statuses.send_replace(refuse);
+    }
+
+    /// How often agents shall beat from now on.
+    pub fn set_period_ms(&self, period_ms: u32) {
+        self.period_ms.send_replace(period_ms);
     }
 
     /// Ends the assignments stream, as a manager does that is superseded.
@@ -154,6 +162,7 @@ struct Dispatcher {
     heard: watch::Sender<Heard>,
     first: watch::Receiver<AssignmentUpdate>,
     refuse_statuses: watch::Receiver<bool>,
+    period_ms: watch::Receiver<u32>,
     updates: Arc<Mutex<Option<Updates>>>,
 }
 
@@ -227,7 +236,7 @@ impl pb::dispatcher_server::Dispatcher for Dispatcher {
             heard.heartbeats += 1;
             heard.applied = request.get_ref().applied.unwrap_or_default().index;
         });
-        Ok(Response::new(pb::HeartbeatReply { period_ms: 1000 }))
+        Ok(Response::new(pb::HeartbeatReply { period_ms: *self.period_ms.borrow() }))
     }
 
     async fn assignments(

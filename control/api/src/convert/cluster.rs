@@ -64,7 +64,6 @@ pub fn cluster_spec(given: api::Spec, base: ClusterSpec) -> Result<ClusterSpec, 
         _ => return Err(ApiError::invalid("swarm spec must be named \"default\"")),
     };
     let or = |given: u64, base: u64| if given == 0 { base } else { given };
-    let tick = |given: u32, base: u32| if given == 0 { base } else { given };
     let span_or = |given: i64, base, what| if given == 0 { Ok(base) } else { span(given, what) };
     let history = given.orchestration.task_history_retention_limit;
     Ok(ClusterSpec {
@@ -86,9 +85,14 @@ pub fn cluster_spec(given: api::Spec, base: ClusterSpec) -> Result<ClusterSpec, 
             given.raft.log_entries_for_slow_followers,
             base.log_entries_for_slow_followers,
         ),
-        heartbeat_tick: tick(given.raft.heartbeat_tick, base.heartbeat_tick),
-        election_tick: tick(given.raft.election_tick, base.election_tick),
+        heartbeat_tick: tick(given.raft.heartbeat_tick, base.heartbeat_tick, "Spec.Raft.HeartbeatTick")?,
+        election_tick: tick(given.raft.election_tick, base.election_tick, "Spec.Raft.ElectionTick")?,
         autolock: given.encryption_config.auto_lock_managers,
         force_rotate: given.ca_config.force_rotate,
     })
+}
+
+/// Times of Raft are the daemon's own: a number that says other ones is refused.
+fn tick(given: u32, base: u32, what: &str) -> Result<u32, ApiError> {
+    if given == 0 || given == base { Ok(base) } else { Err(ApiError::unsupported(format!("{what} {given}"))) }
 }

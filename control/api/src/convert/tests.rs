@@ -163,6 +163,24 @@ fn zeroes_of_a_cluster_spec_are_defaults() {
 }
 
 #[test]
+fn raft_is_told_how_much_it_keeps_and_not_how_fast_it_is() {
+    let taken = |raft: &str| {
+        let body = format!(r#"{{"Raft":{raft}}}"#);
+        cluster_spec(decode(body.as_bytes()).expect("JSON"), ClusterSpec::default())
+    };
+    let spec =
+        taken(r#"{"SnapshotInterval":7,"LogEntriesForSlowFollowers":3,"ElectionTick":10,"HeartbeatTick":1}"#)
+            .expect("what `docker swarm update` sends back");
+    assert_eq!((spec.snapshot_interval, spec.log_entries_for_slow_followers), (7, 3));
+    for (raft, message) in [
+        (r#"{"ElectionTick":3}"#, "Spec.Raft.ElectionTick 3 is not supported by this daemon"),
+        (r#"{"HeartbeatTick":2}"#, "Spec.Raft.HeartbeatTick 2 is not supported by this daemon"),
+    ] {
+        assert_eq!(taken(raft).expect_err("not obeyed").message, message);
+    }
+}
+
+#[test]
 fn nodes_have_a_role_and_an_availability() {
     let given = decode(br#"{"Labels":{"a":"b"},"Role":"manager","Availability":"drain"}"#).expect("JSON");
     let spec = node_spec(given).expect("a spec");

@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use control_model::change::{Change, Object};
+use control_model::object::Cluster;
 use control_model::spec::Role;
 use control_store::ReplicatedStore as _;
+use openraft::async_runtime::WatchReceiver as _;
 use rand::seq::IndexedRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
 use tokio::sync::watch;
@@ -123,4 +125,38 @@ async fn a_log_of_few_large_entries_is_cut_off() {
     tokio::time::timeout(PATIENCE, shrinking).await.unwrap();
     consensus.propose(vec![mark(1)]).await.unwrap();
     assert_eq!(consensus.state().nodes().len(), 6);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn snapshots_and_what_is_kept_behind_them_are_the_clusters_settings() {
+    let cluster = TestCluster::new(1).await;
+    let consensus = &cluster.managers[0].consensus;
+    for number in 0..40 {
+        consensus.propose(vec![mark(number)]).await.unwrap();
+    }
+    tokio::time::sleep(2 * crate::limits::LOG_CHECK_INTERVAL).await;
+    let ends = || {
+        let metrics = consensus.raft().metrics();
+        let now = metrics.borrow_watched();
+        (now.snapshot.map(|id| id.index()), now.purged.map(|id| id.index()))
+    };
+    assert_eq!(ends(), (None, None), "by default there is one after 10,000 entries");
+
+    let mut cluster_object = Cluster::clone(consensus.state().cluster().unwrap());
+    cluster_object.spec.snapshot_interval = 20;
+    cluster_object.spec.log_entries_for_slow_followers = 5;
+    let expected = cluster_object.meta.version;
+    let object = Object::Cluster(Box::new(cluster_object));
+    consensus.propose(vec![Change::Update { object, expected }]).await.unwrap();
+    let cut = async {
+        loop {
+            if let (Some(snapshot), Some(purged)) = ends() {
+                break (snapshot, purged);
+            }
+            tokio::time::sleep(crate::limits::RETRY_PAUSE).await;
+        }
+    };
+    let (snapshot, purged) = tokio::time::timeout(PATIENCE, cut).await.unwrap();
+    assert!(snapshot > 40, "{snapshot}");
+    assert_eq!(purged, snapshot - 5);
 }

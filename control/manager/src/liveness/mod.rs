@@ -17,9 +17,14 @@ use std::time::Duration;
 
 use control_model::gossip::Opinion;
 use control_model::object::{NodeState, NodeStatus};
+use control_model::spec::ClusterSpec;
 use control_model::{Change, Node, NodeId, Timestamp};
 use control_store::State;
 
+/// How often agents are told to beat, whatever the cluster's period: the silences below are measured by it, and find a dead
+/// node long before a grace of three periods ends.
+pub const HEARTBEAT_PERIOD: Duration = Duration::from_secs(1);
+const _: () = assert!(HEARTBEAT_PERIOD.as_nanos() <= ClusterSpec::MIN_HEARTBEAT_PERIOD.as_nanos());
 /// Between two probes of one node.
 pub const PROBE_PERIOD: Duration = Duration::from_millis(300);
 /// Probes in a row without an answer that make a data path dead: 1.5 s.
@@ -138,7 +143,9 @@ impl Liveness {
         self.forgive_own_stall(now);
         self.nodes.retain(|id, _| state.nodes().get(id).is_some());
         let Some(cluster) = state.cluster() else { return Vec::new() };
-        let grace = cluster.spec.heartbeat_period * GRACE_PERIODS;
+        // A cluster of an earlier version may have a shorter one.
+        let period = cluster.spec.heartbeat_period.max(ClusterSpec::MIN_HEARTBEAT_PERIOD);
+        let grace = period.saturating_mul(GRACE_PERIODS);
         for node in state.nodes().iter() {
             self.life(node.id, now).counts_as_alive = node.status.data_path_alive;
         }

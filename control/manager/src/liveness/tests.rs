@@ -106,6 +106,18 @@ fn a_node_that_is_heard_and_answers_is_ready() {
 }
 
 #[test]
+fn a_period_of_an_earlier_version_kills_nobody_between_two_beats() {
+    let mut world = World::new(1);
+    let mut hasty = Cluster::clone(world.state.cluster().expect("made"));
+    hasty.spec.heartbeat_period = Duration::from_millis(100);
+    let expected = hasty.meta.version;
+    world.apply(vec![Change::Update { object: Object::Cluster(Box::new(hasty)), expected }]);
+    world.run(COMES_UP);
+    assert_eq!(world.run("1000 tick\n1020 beat 1\n2000 tick\n2900 tick\n3800 tick\n4020 tick"), "");
+    assert_eq!(world.run("4021 tick"), "4021 node 1 Down path alive heartbeat failure\n");
+}
+
+#[test]
 fn an_agent_without_data_path_is_ready_and_takes_no_traffic() {
     assert_eq!(World::new(1).run("10 beat 1\n20 tick"), "20 node 1 Ready path dead \n");
 }
