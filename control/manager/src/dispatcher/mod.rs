@@ -34,11 +34,9 @@ pub use trust::{Lie, Trust};
 pub use updates::{Updates, generation_of};
 
 use crate::clock;
+use crate::liveness::HEARTBEAT_PERIOD;
 use crate::liveness::reporter::take_report;
 use crate::liveness::table::LivenessTable;
-
-/// How often agents heartbeat, ms (ARCHITECTURE, "Liveness").
-const HEARTBEAT_PERIOD_MS: u32 = 1000;
 
 /// The service behind the RPC.
 pub struct Dispatcher {
@@ -101,10 +99,11 @@ impl Dispatcher {
         Ok(Box::pin(stream::assignment_messages(self.store.clone(), self.sessions.clone(), session)))
     }
 
-    /// `node` is alive, and its data plane has applied `applied`.
+    /// `node` is alive, and its data plane has applied `applied`, of what it was sent.
     pub fn heartbeat(&self, node: NodeId, session_id: &str, applied: Generation) -> Result<(), Status> {
-        let session = self.session(node, session_id)?;
-        self.sessions.heartbeat(&session, applied, clock::monotonic());
+        let (session, now) = (self.session(node, session_id)?, clock::monotonic());
+        self.trust.heartbeat(node, now)?;
+        self.sessions.heartbeat(&session, applied, now);
         Ok(())
     }
 
@@ -201,8 +200,9 @@ impl Service for Dispatcher {
         let request = request.into_inner();
         let applied = request.applied.unwrap_or_default();
         let applied = Generation { epoch: applied.epoch, index: applied.index };
-        Dispatcher::heartbeat(self, node, &request.session_id, applied)?;
-        Ok(Response::new(pb::HeartbeatReply { period_ms: HEARTBEAT_PERIOD_MS }))
+        self.trust.note(node, Dispatcher::heartbeat(self, node, &request.session_id, applied))?;
+        let period_ms = u32::try_from(HEARTBEAT_PERIOD.as_millis()).unwrap_or(u32::MAX);
+        Ok(Response::new(pb::HeartbeatReply { period_ms }))
     }
 
     async fn assignments(&self, request: Request<pb::AssignmentsRequest>) -> Reply<Self::AssignmentsStream> {

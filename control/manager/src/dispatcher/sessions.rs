@@ -37,15 +37,24 @@ struct Progress {
     sent: Generation,
     /// Up to here the state holds nothing for this node that was not sent.
     through: Generation,
-    /// What the agent acknowledged.
+    /// What the agent says that it has applied, and not more than was sent, once something was: before that it speaks of what
+    /// another manager sent it.
     applied: Generation,
 }
 
 impl Progress {
-    /// What was acknowledged, or more: a node that has applied all that was sent is as new as what was looked at.
+    fn claim(&mut self, applied: Generation) {
+        let is_open = self.sent != Generation::default();
+        let believed = if is_open { applied.min(self.sent) } else { applied };
+        self.applied = self.applied.max(believed);
+    }
+
+    /// What is believed: nothing before something was sent; and who has applied all of that is as new as what was looked at.
     fn effective(&self) -> Generation {
-        if self.sent != Generation::default() && self.applied >= self.sent {
-            self.applied.max(self.through)
+        if self.sent == Generation::default() {
+            Generation::default()
+        } else if self.applied >= self.sent {
+            self.through
         } else {
             self.applied
         }
@@ -101,13 +110,17 @@ impl Sessions {
     /// The agent is alive, and its data plane has applied `applied`.
     pub fn heartbeat(&self, session: &Session, applied: Generation, now: Timestamp) {
         self.table.heard(session.node, session.addr, now);
-        self.advance(session, |progress| progress.applied = progress.applied.max(applied));
+        self.advance(session, |progress| progress.claim(applied));
     }
 
     /// A message of generation `sent` goes out.
     pub fn sent(&self, session: &Session, sent: Generation) {
         self.advance(session, |progress| {
+            let is_first = progress.sent == Generation::default();
             progress.sent = sent;
+            if is_first {
+                progress.applied = progress.applied.min(sent);
+            }
             progress.through = progress.through.max(sent);
         });
     }
@@ -147,5 +160,47 @@ impl Drop for SessionGuard {
         if open.get(&self.session.node).is_some_and(|current| Arc::ptr_eq(current, &self.session)) {
             open.remove(&self.session.node);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(index: u64) -> Generation {
+        Generation { epoch: 1, index }
+    }
+
+    #[test]
+    fn nothing_is_believed_beyond_what_was_sent() {
+        let table = Arc::<LivenessTable>::default();
+        let sessions = Sessions::new(table.clone());
+        let me = NodeId::from_bits(1);
+        let guard = sessions.open(me, None, Timestamp(0));
+        let acks = table.watch_acks();
+        let claim = |index| sessions.heartbeat(&guard, at(index), Timestamp(1));
+        let believed = || table.snapshot()[&me].applied;
+        claim(9);
+        assert_eq!(believed(), Generation::default(), "nothing was sent yet");
+        // It has this set from another manager, and need not say so again.
+        sessions.sent(&guard, at(7));
+        assert_eq!((believed(), *acks.borrow()), (at(7), 1));
+        for index in 10..100 {
+            claim(index);
+        }
+        claim(u64::MAX);
+        assert_eq!((believed(), *acks.borrow()), (at(7), 1), "claims alone wake nobody");
+        sessions.looked_through(&guard, at(8));
+        assert_eq!(believed(), at(8));
+        sessions.sent(&guard, at(9));
+        assert_eq!(believed(), at(8), "nor is it for what is sent later");
+        // An honest one of a new session.
+        let guard = sessions.open(me, None, Timestamp(2));
+        sessions.sent(&guard, at(20));
+        sessions.heartbeat(&guard, at(12), Timestamp(3));
+        sessions.looked_through(&guard, at(25));
+        assert_eq!(believed(), at(12));
+        sessions.heartbeat(&guard, at(20), Timestamp(4));
+        assert_eq!(believed(), at(25));
     }
 }

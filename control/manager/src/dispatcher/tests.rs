@@ -340,7 +340,10 @@ async fn a_node_that_lies_or_floods_is_refused_and_counted_and_harms_nobody() {
     let large = NodeDescription { hostname: "h".repeat(1 << 20), ..description(2) };
     let refused = dispatcher.trust().note(liar, dispatcher.open_session(liar, None, large).await.map(drop));
     assert_eq!(refused.unwrap_err().code(), Code::InvalidArgument);
-    assert_eq!(dispatcher.trust().n_refused().map(|(_, n)| n), [1, 2, 1]);
+    let beat = || dispatcher.trust().note(liar, dispatcher.heartbeat(liar, &id, Generation::default()));
+    let refused = (0..100_000).find_map(|_| beat().err()).expect("somebody stops it");
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    assert_eq!(dispatcher.trust().n_refused().map(|(_, n)| n), [1, 2, 2]);
 
     let state = store.state();
     assert!(

@@ -21,6 +21,9 @@ pub const STATUSES: Rate = Rate { period: Duration::from_millis(1), burst: 50_00
 /// Sessions, of which each may write a description: an agent that finds no leader tries again each second or less often.
 pub const SESSIONS: Rate = Rate { period: Duration::from_millis(500), burst: 60 };
 
+/// Heartbeats, of which each may wake the leader's loops: agents send no more than 50 a second, and mostly one.
+pub const HEARTBEATS: Rate = Rate { period: Duration::from_millis(10), burst: 500 };
+
 impl Rate {
     /// May there be `n` more `now`? `due` is when all that was let through would have come at an even pace.
     fn admits(self, due: &mut Timestamp, n: usize, now: Timestamp) -> bool {
@@ -79,6 +82,7 @@ pub struct Trust {
 struct Used {
     statuses: Timestamp,
     sessions: Timestamp,
+    heartbeats: Timestamp,
 }
 
 impl Trust {
@@ -92,6 +96,12 @@ impl Trust {
     pub fn session(&self, node: NodeId, now: Timestamp) -> Result<(), Status> {
         let is_within = self.with(node, |used| SESSIONS.admits(&mut used.sessions, 1, now));
         is_within.then_some(()).ok_or_else(|| Status::resource_exhausted("too many sessions: ask later"))
+    }
+
+    /// `node` says that it lives.
+    pub fn heartbeat(&self, node: NodeId, now: Timestamp) -> Result<(), Status> {
+        let is_within = self.with(node, |used| HEARTBEATS.admits(&mut used.heartbeats, 1, now));
+        is_within.then_some(()).ok_or_else(|| Status::resource_exhausted("too many heartbeats: beat slower"))
     }
 
     /// Forgets nodes that are gone. Looks only when more are remembered than the `n_nodes` that there are.
