@@ -60,7 +60,9 @@ fn replace(bench: &Bench) -> Outcome {
     ensure!(!rows.contains(&dead) && rows.lines().count() == 4, "{rows}");
     let refused = bench.lab.try_docker(&dead, &["service", "scale", "--detach", "whoami=1"])?;
     ensure!(!refused.success(), "it commands: {}", refused.text());
-    bench.wait_running("whoami", 7, |_| true)?;
+    let format = ["--format", "{{.CurrentState}}", "--filter", "desired-state=running"];
+    let states = bench.lab.docker("w1", &[&["service", "ps", "whoami"], &format[..]].concat())?;
+    ensure!(states.lines().filter(|state| state.starts_with("Running")).count() == 7, "{states}");
     let report = traffic.stop()?;
     println!("  {} requests, {} failed", report.n_sent, report.n_failed);
     ensure!(report.n_failed == 0, "{:?}", report.failures);
