@@ -2,9 +2,10 @@
 //! and renews certificates in the role that the cluster now wants.
 
 use std::net::IpAddr;
+use std::str::FromStr as _;
 use std::sync::Arc;
 
-use control_ca::{IssueError, RootCa, check_former, role_of_token};
+use control_ca::{IssueError, JoinToken, RootCa, TokenRefused, check_former, role_of_token};
 use control_model::authority::UnlockKey;
 use control_model::object::Cluster;
 use control_model::spec::{Availability, Role};
@@ -16,7 +17,7 @@ use control_store::{ProposeError, ReadError, ReplicatedStore, State};
 use tonic::{Request, Response, Status};
 
 use crate::clock;
-use crate::dispatcher::{removed, role_to_hold, role_word};
+use crate::dispatcher::{Trust, removed, role_to_hold, role_word};
 
 /// A renewal's write is repeated this often when others write the node at the same moment.
 const ATTEMPTS: u32 = 5;
@@ -24,6 +25,7 @@ const ATTEMPTS: u32 = 5;
 /// The service. The signing key is in the replicated state: every manager can sign.
 pub struct CaServer {
     store: Arc<dyn ReplicatedStore>,
+    trust: Arc<Trust>,
 }
 
 /// A certificate that was made, and for whom.
@@ -38,7 +40,12 @@ pub struct Issued {
 
 impl CaServer {
     pub fn new(store: Arc<dyn ReplicatedStore>) -> Self {
-        Self { store }
+        Self::counting(store, Arc::default())
+    }
+
+    /// One that counts with others what nodes ask for.
+    pub fn counting(store: Arc<dyn ReplicatedStore>, trust: Arc<Trust>) -> Self {
+        Self { store, trust }
     }
 
     /// Makes a new node of whoever holds `token`, in the token's role. `data_path` is its tunnel end, if it says so.
@@ -49,11 +56,7 @@ impl CaServer {
         availability: Availability,
         data_path: Option<IpAddr>,
     ) -> Result<Issued, Status> {
-        // A replica that is behind would take a token that was rotated away.
-        self.store.linearize().await.map_err(unread)?;
-        let cluster = self.cluster()?;
-        let role = role_of_token(token, &cluster.ca.worker_token, &cluster.ca.manager_token)
-            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let (cluster, role) = self.role_of(token).await?;
         check_family(&self.store.state(), data_path)?;
         let identity =
             PeerIdentity { node_id: NodeId::from_bits(rand::random()), role, cluster_id: cluster.id };
@@ -84,10 +87,7 @@ impl CaServer {
         token: &str,
         (former_pem, proof): (&str, &str),
     ) -> Result<Issued, Status> {
-        self.store.linearize().await.map_err(unread)?;
-        let cluster = self.cluster()?;
-        let token_role = role_of_token(token, &cluster.ca.worker_token, &cluster.ca.manager_token)
-            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let (cluster, token_role) = self.role_of(token).await?;
         let caller = check_former(former_pem, &cluster.ca.root_cert, (proof, csr_pem), clock::now())
             .map_err(|error| Status::permission_denied(error.to_string()))?;
         let state = self.store.state();
@@ -129,6 +129,26 @@ impl CaServer {
         Ok((cluster.ca.unlock_key, cluster.meta.version))
     }
 
+    /// The role that `token` gives, and the cluster that says so.
+    async fn role_of(&self, token: &str) -> Result<(Arc<Cluster>, Role), Status> {
+        self.check_here(token)?;
+        // A replica that is behind would take a token that was rotated away.
+        self.store.linearize().await.map_err(unread)?;
+        let cluster = self.cluster()?;
+        let role = known_role(token, &cluster)?;
+        Ok((cluster, role))
+    }
+
+    /// Refuses what can't be a token of this cluster before any other manager is asked, and lets what may be one of which
+    /// this replica has yet to hear through at a bounded rate. The root that a token names is that which this manager shows: who
+    /// joins has compared them.
+    fn check_here(&self, token: &str) -> Result<(), Status> {
+        let Ok(cluster) = self.cluster() else { return Ok(()) };
+        let parsed = JoinToken::from_str(token).map_err(|_| no_token(TokenRefused))?;
+        parsed.verify_root(&cluster.ca.root_cert).map_err(|_| no_token(TokenRefused))?;
+        known_role(token, &cluster).map(drop).or_else(|_| self.trust.guess(clock::monotonic()))
+    }
+
     fn cluster(&self) -> Result<Arc<Cluster>, Status> {
         let state = self.store.state();
         state.cluster().cloned().ok_or_else(|| Status::unavailable("the cluster is not ready yet"))
@@ -151,6 +171,14 @@ impl CaServer {
         }
         Err(Status::aborted("the node is being changed by others; try again"))
     }
+}
+
+fn known_role(token: &str, cluster: &Cluster) -> Result<Role, Status> {
+    role_of_token(token, &cluster.ca.worker_token, &cluster.ca.manager_token).map_err(no_token)
+}
+
+fn no_token(refused: TokenRefused) -> Status {
+    Status::invalid_argument(refused.to_string())
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "for map_err")]
@@ -239,7 +267,9 @@ impl Ca for CaServer {
     ) -> Result<Response<pb::IssueReply>, Status> {
         let body = request.get_ref();
         let issued = if body.token.is_empty() {
-            self.renew(&body.csr_pem, require_node(&request)?).await?
+            let caller = require_node(&request)?;
+            self.trust.note(caller.node_id, self.trust.renewal(caller.node_id, clock::monotonic()))?;
+            self.renew(&body.csr_pem, caller).await?
         } else if !body.former_pem.is_empty() {
             let former = (body.former_pem.as_str(), body.former_proof.as_str());
             self.come_back(&body.csr_pem, &body.token, former).await?

@@ -86,7 +86,8 @@ impl Manager {
         let dispatcher = DispatcherServer::new(dispatcher)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_ASSIGNMENTS_BYTES);
-        let ca = CaService::new(CaServer::new(store)).max_decoding_message_size(MAX_CA_MESSAGE_BYTES);
+        let ca = CaService::new(CaServer::counting(store, trust.clone()))
+            .max_decoding_message_size(MAX_CA_MESSAGE_BYTES);
         let routes = consensus.service().add_service(dispatcher).add_service(ca);
         Self { routes, inspector, table, trust, _tasks: tasks }
     }

@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use control_ca::{Certificate, JoinToken, NodeKey, prove_former};
@@ -205,6 +206,78 @@ impl ReplicatedStore for Behind {
     fn subscribe(&self) -> (Arc<State>, EventReceiver) {
         self.inner.subscribe()
     }
+}
+
+/// A replica that can't ask anybody.
+struct Alone(Arc<LocalStore>);
+
+#[async_trait::async_trait]
+impl ReplicatedStore for Alone {
+    async fn propose(&self, _: Vec<Change>) -> Result<u64, ProposeError> {
+        panic!("nothing is written")
+    }
+
+    async fn linearize(&self) -> Result<(), ReadError> {
+        Err(ReadError::NoLeader("asked".to_owned()))
+    }
+
+    fn state(&self) -> Arc<State> {
+        self.0.state()
+    }
+
+    fn subscribe(&self) -> (Arc<State>, EventReceiver) {
+        self.0.subscribe()
+    }
+}
+
+#[tokio::test]
+async fn what_can_be_no_token_is_refused_before_anybody_is_asked_and_guesses_are_asked_of_at_a_rate() {
+    let (store, _, worker, _) = server();
+    let server = CaServer::new(Arc::new(Alone(store.clone())));
+    let join = async |token: &str| {
+        server.join(&csr(), token, Availability::Active, None).await.expect_err("refused")
+    };
+    let foreign = JoinToken::new(RootCa::generate(clock::now()).expect("a root").cert_pem(), 1).to_string();
+    for token in ["", "SWMTKN-1-x-y", &foreign] {
+        let error = join(token).await;
+        assert_eq!(error.code(), Code::InvalidArgument, "{token}");
+        assert_eq!(error.message(), "A valid join token is necessary to join this cluster");
+        let error =
+            server.come_back(&csr(), token, ("no certificate", "no proof")).await.expect_err("refused");
+        assert_eq!(error.code(), Code::InvalidArgument, "{token}");
+    }
+    assert_eq!(join(&worker).await.message(), "asked");
+    let root = store.state().cluster().expect("made").ca.root_cert.clone();
+    let mut codes = BTreeMap::<String, usize>::new();
+    for secret in 100..200 {
+        let error = join(&JoinToken::new(&root, secret).to_string()).await;
+        *codes.entry(format!("{:?}", error.code())).or_default() += 1;
+    }
+    let asked = codes["Unavailable"];
+    assert!((50..90).contains(&asked), "{codes:?}");
+    assert_eq!(codes["ResourceExhausted"], 100 - asked);
+    assert_eq!(join(&worker).await.message(), "asked", "who has a token is not kept out");
+}
+
+#[tokio::test]
+async fn certificates_are_renewed_at_a_rate_of_each_node() {
+    let (_, server, worker, _) = server();
+    let join =
+        async || server.join(&csr(), &worker, Availability::Active, None).await.expect("joined").identity;
+    let (greedy, other) = (join().await, join().await);
+    let renew = async |peer| {
+        let mut request = Request::new(pb::IssueRequest { csr_pem: csr(), ..Default::default() });
+        let remote = "127.0.0.1:1".parse().expect("an address");
+        let info = control_rpc::ConnectInfo { remote, peer: Some(peer), issued: clock::now() };
+        request.extensions_mut().insert(info);
+        server.issue_node_certificate(request).await.map_err(|error| error.code())
+    };
+    for _ in 0..30 {
+        renew(greedy).await.expect("renewed");
+    }
+    assert_eq!(renew(greedy).await.expect_err("too many"), Code::ResourceExhausted);
+    assert_eq!(server.trust.n_refused()[2].1, 1);
+    renew(other).await.expect("renewed");
 }
 
 #[tokio::test]

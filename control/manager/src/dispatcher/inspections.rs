@@ -8,6 +8,7 @@ use control_rpc::{MAX_QUESTION_LEN, MAX_QUESTION_TIME, MAX_QUESTIONS, pb};
 use futures::{Stream, StreamExt as _};
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
 use super::sessions::Session;
@@ -45,6 +46,8 @@ struct UnderWay {
     questions: Option<mpsc::Sender<pb::InspectionQuestion>>,
     waiting: BTreeMap<u64, oneshot::Sender<Result<Vec<u8>, String>>>,
     next_id: u64,
+    /// Ends the node's stream.
+    stream: CancellationToken,
 }
 
 /// A question under way; it is forgotten when its asker is.
@@ -103,20 +106,24 @@ impl Inspections {
         }
     }
 
-    /// The node takes questions now.
-    fn open(&self) -> mpsc::Receiver<pb::InspectionQuestion> {
+    /// The node takes questions now, in a stream that `stream` ends. One that it had before ends.
+    fn open(&self, stream: &CancellationToken) -> mpsc::Receiver<pb::InspectionQuestion> {
         let (sender, questions) = mpsc::channel(MAX_QUESTIONS);
         let mut under_way = self.lock();
         under_way.questions = Some(sender);
         under_way.waiting.clear();
+        std::mem::replace(&mut under_way.stream, stream.clone()).cancel();
         questions
     }
 
-    /// It does no more; who waits is told.
-    fn close(&self) {
+    /// The stream that `stream` ends has ended. If it is the node's newest, who waits is told.
+    fn close(&self, stream: &CancellationToken) {
+        stream.cancel();
         let mut under_way = self.lock();
-        under_way.questions = None;
-        under_way.waiting.clear();
+        if under_way.stream.is_cancelled() {
+            under_way.questions = None;
+            under_way.waiting.clear();
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, UnderWay> {
@@ -124,25 +131,30 @@ impl Inspections {
     }
 }
 
-/// Takes the answers, and returns the stream of the questions. Both end with the session.
+/// Takes the answers, and returns the stream of the questions. Both end with the session, and when another such stream is opened
+/// in it.
 pub(super) fn questions(
     session: Arc<Session>,
     answers: Streaming<pb::InspectionAnswer>,
 ) -> impl Stream<Item = Result<pb::InspectionQuestion, Status>> + Send {
-    let questions = session.inspections.open();
-    let closed = session.closed.clone();
-    tokio::spawn(take_answers(session, answers));
+    let closed = session.closed.child_token();
+    let questions = session.inspections.open(&closed);
+    tokio::spawn(take_answers(session, answers, closed.clone()));
     ReceiverStream::new(questions).map(Ok).take_until(closed.cancelled_owned())
 }
 
-async fn take_answers(session: Arc<Session>, mut answers: Streaming<pb::InspectionAnswer>) {
+async fn take_answers(
+    session: Arc<Session>,
+    mut answers: Streaming<pb::InspectionAnswer>,
+    closed: CancellationToken,
+) {
     let taking = async {
         while let Ok(Some(answer)) = answers.message().await {
             session.inspections.answer(answer);
         }
     };
-    let _ = session.closed.run_until_cancelled(taking).await;
-    session.inspections.close();
+    let _ = closed.run_until_cancelled(taking).await;
+    session.inspections.close(&closed);
 }
 
 #[cfg(test)]
@@ -160,7 +172,7 @@ mod tests {
     async fn answers_find_their_askers() {
         let inspections = Inspections::default();
         assert_eq!(inspections.ask("/mesh/lb", SOON).await, Err(AskError::Deaf));
-        let mut questions = inspections.open();
+        let mut questions = inspections.open(&CancellationToken::new());
         let node = async {
             let first = questions.recv().await.expect("a question");
             let second = questions.recv().await.expect("a question");
@@ -178,7 +190,7 @@ mod tests {
     #[tokio::test]
     async fn who_does_not_answer_is_not_waited_for() {
         let inspections = Inspections::default();
-        let questions = inspections.open();
+        let questions = inspections.open(&CancellationToken::new());
         for _ in 0..2 * MAX_QUESTIONS {
             let asked = inspections.ask("/mesh/lb", Duration::from_millis(1)).await;
             // What was given up is forgotten; the queue to a node that reads nothing is what fills up.
@@ -195,12 +207,31 @@ mod tests {
     #[tokio::test]
     async fn a_session_that_ends_ends_the_wait() {
         let inspections = Inspections::default();
-        let mut questions = inspections.open();
+        let stream = CancellationToken::new();
+        let mut questions = inspections.open(&stream);
         let end = async {
             questions.recv().await.expect("a question");
-            inspections.close();
+            inspections.close(&stream);
         };
         let (asked, ()) = tokio::join!(inspections.ask("/mesh/lb", PATIENCE), end);
         assert_eq!(asked, Err(AskError::Gone));
+    }
+
+    #[tokio::test]
+    async fn a_newer_stream_ends_the_one_before_and_not_the_other_way_round() {
+        let inspections = Inspections::default();
+        let [first, second] = [CancellationToken::new(), CancellationToken::new()];
+        let mut before = inspections.open(&first);
+        let mut questions = inspections.open(&second);
+        assert!(first.is_cancelled() && before.recv().await.is_none());
+        inspections.close(&first);
+        let node = async {
+            let asked = questions.recv().await.expect("a question");
+            inspections.answer(answer(asked.id, ""));
+        };
+        let (asked, ()) = tokio::join!(inspections.ask("/mesh/lb", PATIENCE), node);
+        assert_eq!(asked, Ok(b"[]".to_vec()));
+        inspections.close(&second);
+        assert_eq!(inspections.ask("/mesh/lb", SOON).await, Err(AskError::Deaf));
     }
 }

@@ -47,6 +47,8 @@ pub struct Dispatcher {
     leadership: watch::Receiver<Leadership>,
 }
 
+/// A node that takes questions names its session first, and at once.
+const FIRST_ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// Of a node, as it is written. Engine, plugins, resources and addresses take a few hundred bytes.
 const MAX_DESCRIPTION_BYTES: usize = 64 << 10;
 
@@ -96,6 +98,7 @@ impl Dispatcher {
     /// The stream of `node`'s assignments, in its session.
     pub fn open_assignments(&self, node: NodeId, session_id: &str) -> Result<BoxStream<pb::Payload>, Status> {
         let session = self.session(node, session_id)?;
+        self.trust.assignments(node, clock::monotonic())?;
         Ok(Box::pin(stream::assignment_messages(self.store.clone(), self.sessions.clone(), session)))
     }
 
@@ -207,7 +210,8 @@ impl Service for Dispatcher {
 
     async fn assignments(&self, request: Request<pb::AssignmentsRequest>) -> Reply<Self::AssignmentsStream> {
         let node = require_node(&request)?.node_id;
-        Ok(Response::new(self.open_assignments(node, &request.get_ref().session_id)?))
+        let opened = self.open_assignments(node, &request.get_ref().session_id);
+        Ok(Response::new(self.trust.note(node, opened)?))
     }
 
     async fn update_task_status(&self, request: Request<pb::TaskStatusRequest>) -> Reply<pb::Empty> {
@@ -226,7 +230,9 @@ impl Service for Dispatcher {
     ) -> Reply<Self::InspectionsStream> {
         let node = require_node(&request)?.node_id;
         let mut answers = request.into_inner();
-        let first = answers.message().await?.unwrap_or_default();
+        let first = tokio::time::timeout(FIRST_ANSWER_WITHIN, answers.message());
+        let late = |_| Status::deadline_exceeded("no session was named");
+        let first = first.await.map_err(late)??.unwrap_or_default();
         let session = self.session(node, &first.session_id)?;
         Ok(Response::new(Box::pin(inspections::questions(session, answers))))
     }

@@ -27,7 +27,22 @@ pub struct Session {
     pub closed: CancellationToken,
     /// What managers ask of the node.
     pub inspections: Inspections,
+    /// The stream of assignments.
+    pub assignments: Newest,
     progress: Mutex<Progress>,
+}
+
+/// Of a session's streams of one kind: the newest one ends that before.
+#[derive(Debug, Default)]
+pub struct Newest(Mutex<CancellationToken>);
+
+impl Newest {
+    /// What ends a stream that opens now; it ends with `closed`, too.
+    pub fn open(&self, closed: &CancellationToken) -> CancellationToken {
+        let mine = closed.child_token();
+        std::mem::replace(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner), mine.clone()).cancel();
+        mine
+    }
 }
 
 /// How far the node's data plane is known to be.
@@ -79,6 +94,7 @@ impl Sessions {
             addr,
             closed: CancellationToken::new(),
             inspections: Inspections::default(),
+            assignments: Newest::default(),
             progress: Mutex::default(),
         });
         let before = self.open.lock().unwrap_or_else(PoisonError::into_inner).insert(node, session.clone());

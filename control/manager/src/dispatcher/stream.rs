@@ -9,6 +9,7 @@ use control_model::{Node, ObjectRef};
 use control_rpc::{encode, encode_assignments, pb};
 use control_store::{Event, EventBatch, EventKind, EventReceiver, ReplicatedStore, State};
 use futures::{Stream, StreamExt};
+use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::removed;
@@ -54,8 +55,8 @@ enum Waited<T> {
 }
 
 /// Waits for the next batch.
-async fn next_batch(events: &mut EventReceiver, session: &Session) -> Waited<Arc<EventBatch>> {
-    match session.closed.run_until_cancelled(events.next()).await {
+async fn next_batch(events: &mut EventReceiver, closed: &CancellationToken) -> Waited<Arc<EventBatch>> {
+    match closed.run_until_cancelled(events.next()).await {
         Some(Some(batch)) => Waited::Changed(batch),
         Some(None) => Waited::Lagged,
         None => Waited::Closed,
@@ -66,7 +67,7 @@ async fn next_batch(events: &mut EventReceiver, session: &Session) -> Waited<Arc
 /// these, and cost each session a look at two fields.
 async fn wait_for_members(events: &mut EventReceiver, session: &Session) -> Waited<()> {
     loop {
-        let batch = match next_batch(events, session).await {
+        let batch = match next_batch(events, &session.closed).await {
             Waited::Changed(batch) => batch,
             Waited::Lagged => return Waited::Lagged,
             Waited::Closed => return Waited::Closed,
@@ -120,12 +121,14 @@ pub fn role_word(role: Role) -> &'static str {
     }
 }
 
-/// The complete set, then increments; a complete set again when events were missed. Ends with the session.
+/// The complete set, then increments; a complete set again when events were missed. Ends with the session, and when
+/// another such stream is opened in it.
 pub fn assignment_messages(
     store: Arc<dyn ReplicatedStore>,
     sessions: Arc<Sessions>,
     session: Arc<Session>,
 ) -> impl Stream<Item = Result<pb::Payload, Status>> + Send {
+    let closed = session.assignments.open(&session.closed);
     try_stream! {
         // Without a leader the replica's state is still better than none.
         let _ = tokio::time::timeout(CATCH_UP, store.linearize()).await;
@@ -135,7 +138,7 @@ pub fn assignment_messages(
             sessions.sent(&session, updates.generation());
             yield pb::Payload { body: encode_assignments(&complete)? };
             let end = loop {
-                let (state, happened) = match next_batches(&mut events, &session).await {
+                let (state, happened) = match next_batches(&mut events, &closed).await {
                     Waited::Changed(batches) => batches,
                     end => break end,
                 };
@@ -155,8 +158,11 @@ pub fn assignment_messages(
 }
 
 /// The next batches' events, with those that follow closely, and the state after them.
-async fn next_batches(events: &mut EventReceiver, session: &Session) -> Waited<(Arc<State>, Vec<Event>)> {
-    let first = match next_batch(events, session).await {
+async fn next_batches(
+    events: &mut EventReceiver,
+    closed: &CancellationToken,
+) -> Waited<(Arc<State>, Vec<Event>)> {
+    let first = match next_batch(events, closed).await {
         Waited::Changed(batch) => batch,
         Waited::Lagged => return Waited::Lagged,
         Waited::Closed => return Waited::Closed,

@@ -378,3 +378,28 @@ async fn a_worker_that_says_it_is_another_is_refused_and_counted_until_the_other
     open().await.expect("nobody else has it");
     assert_eq!(store.state().nodes().get(&liar).expect("there").description, lie);
 }
+
+#[tokio::test]
+async fn a_session_has_one_stream_of_assignments_the_newest() {
+    let (store, table) = (store(2), Arc::default());
+    let dispatcher = dispatcher(&store, &table);
+    let me = node_id(1);
+    let mut session = dispatcher.open_session(me, None, description(1)).await.expect("a session");
+    let id = next(&mut session).await.expect("open").expect("a first message").session_id;
+    let mut first = dispatcher.open_assignments(me, &id).expect("assignments");
+    next(&mut first).await.expect("open").expect("a complete set");
+    let mut second = dispatcher.open_assignments(me, &id).expect("assignments");
+    assert!(next(&mut first).await.is_none(), "it ended");
+    next(&mut second).await.expect("open").expect("a complete set");
+    let renamed = NodeDescription { hostname: "renamed".into(), ..description(2) };
+    store
+        .commit(vec![Change::NodeDescription { id: node_id(2), description: Box::new(renamed) }])
+        .expect("a known node");
+    next(&mut second).await.expect("open").expect("an increment");
+
+    let mut refused = 0;
+    for _ in 0..200 {
+        refused += usize::from(dispatcher.open_assignments(me, &id).is_err());
+    }
+    assert!((100..150).contains(&refused), "each begins with all of them: {refused}");
+}

@@ -20,6 +20,10 @@ pub struct Rate {
 pub const STATUSES: Rate = Rate { period: Duration::from_millis(1), burst: 50_000 };
 /// Sessions, of which each may write a description: an agent that finds no leader tries again each second or less often.
 pub const SESSIONS: Rate = Rate { period: Duration::from_millis(500), burst: 60 };
+/// Certificates, of which each is a signature: a node renews one once in its life, at a rotation and when its role changes.
+pub const RENEWALS: Rate = Rate { period: Duration::from_secs(10), burst: 30 };
+/// Join tokens of this cluster that this replica does not know, by anybody: for each another manager is asked.
+pub const GUESSES: Rate = Rate { period: Duration::from_millis(100), burst: 50 };
 
 /// Heartbeats, of which each may wake the leader's loops: agents send no more than 50 a second, and mostly one.
 pub const HEARTBEATS: Rate = Rate { period: Duration::from_millis(10), burst: 500 };
@@ -75,6 +79,7 @@ impl Lie {
 #[derive(Debug, Default)]
 pub struct Trust {
     used: Mutex<BTreeMap<NodeId, Used>>,
+    guesses: Mutex<Timestamp>,
     n_refused: [AtomicU64; Lie::ALL.len()],
 }
 
@@ -83,6 +88,8 @@ struct Used {
     statuses: Timestamp,
     sessions: Timestamp,
     heartbeats: Timestamp,
+    assignments: Timestamp,
+    renewals: Timestamp,
 }
 
 impl Trust {
@@ -102,6 +109,27 @@ impl Trust {
     pub fn heartbeat(&self, node: NodeId, now: Timestamp) -> Result<(), Status> {
         let is_within = self.with(node, |used| HEARTBEATS.admits(&mut used.heartbeats, 1, now));
         is_within.then_some(()).ok_or_else(|| Status::resource_exhausted("too many heartbeats: beat slower"))
+    }
+
+    /// `node` asks for its assignments, which begin with all of them: once in a session.
+    pub fn assignments(&self, node: NodeId, now: Timestamp) -> Result<(), Status> {
+        let is_within = self.with(node, |used| SESSIONS.admits(&mut used.assignments, 1, now));
+        is_within.then_some(()).ok_or_else(|| Status::resource_exhausted("too many assignments: ask later"))
+    }
+
+    /// `node` asks for another certificate.
+    pub fn renewal(&self, node: NodeId, now: Timestamp) -> Result<(), Status> {
+        let is_within = self.with(node, |used| RENEWALS.admits(&mut used.renewals, 1, now));
+        is_within.then_some(()).ok_or_else(|| Status::resource_exhausted("too many certificates: ask later"))
+    }
+
+    /// Somebody has a join token that may be one by now, or a guess.
+    pub fn guess(&self, now: Timestamp) -> Result<(), Status> {
+        let is_within =
+            GUESSES.admits(&mut self.guesses.lock().unwrap_or_else(PoisonError::into_inner), 1, now);
+        is_within
+            .then_some(())
+            .ok_or_else(|| Status::resource_exhausted("too many unknown join tokens: try again"))
     }
 
     /// Forgets nodes that are gone. Looks only when more are remembered than the `n_nodes` that there are.
