@@ -7,6 +7,7 @@ pub mod assignment;
 pub mod authority;
 pub mod change;
 pub mod constraint;
+pub mod crowd;
 pub mod even_clock;
 pub mod executor;
 pub mod families;

@@ -7,6 +7,7 @@ mod anonymous;
 mod body;
 mod channels;
 mod digest;
+mod door;
 mod identity;
 mod peer;
 mod server;

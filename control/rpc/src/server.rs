@@ -2,15 +2,18 @@
 
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use control_model::Timestamp;
+use control_model::crowd::Source;
+use control_model::spec::Role;
+use control_model::{NodeId, Timestamp};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::Sleep;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -21,21 +24,22 @@ use tonic::transport::Server;
 use tonic::transport::server::Connected;
 
 use crate::channels::{KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT};
+use crate::door::{Door, Place};
 use crate::identity::Identity;
 use crate::peer::{ConnectInfo, identity_of, issued_of};
 
 /// A peer that takes longer for its handshake is dropped.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Handshakes under way: each costs a signature, and anyone may begin one. Further connections wait in the
-/// listener's backlog.
-const MAX_HANDSHAKES: usize = 64;
-/// Connections of callers without a certificate, who need only the CA: each costs memory and a file, and anyone may
-/// open one. A join takes one or two, for moments.
-pub(crate) const MAX_ANONYMOUS: usize = 256;
-/// Then they are cut, so that idle ones don't keep others out. Longer than a join with an election in between.
+/// And one that says nothing for so long. Clients speak first, and wait no longer than this for all of it.
+pub(crate) const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(2);
+/// Connections after their handshake that have yet to be taken over by the HTTP/2 server.
+const MAX_WAITING: usize = 64;
+/// Connections without a certificate are cut then. Longer than a join with an election in between.
 pub(crate) const ANONYMOUS_LIFETIME: Duration = Duration::from_secs(30);
-/// Streams on one connection: an agent has a handful, a manager one per replicated peer and forwarded write.
+/// Streams on one connection of a manager: one per replicated peer and forwarded write.
 const MAX_STREAMS: u32 = 1024;
+/// On one of others. An agent has a handful; who asks for more waits for its own.
+pub(crate) const MAX_STREAMS_OF_OTHERS: u32 = 32;
 /// Calls under way at shutdown may take this long to end; then connections are cut. Sessions never end by themselves.
 const SHUTDOWN_GRACE: Duration = Duration::from_millis(500);
 /// After an `accept` error such as too many open files.
@@ -57,11 +61,12 @@ pub async fn serve(
     routes: Routes,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), ServeError> {
-    let (sender, connections) = mpsc::channel(MAX_HANDSHAKES);
+    let (managers, from_managers) = mpsc::channel(MAX_WAITING);
+    let (others, from_others) = mpsc::channel(MAX_WAITING);
     let cut = CancellationToken::new();
     // Dropped with this future: a server that is dropped leaves no connection behind.
     let _guard = cut.clone().drop_guard();
-    let accepting = accept_all(listener, identity, sender, cut.clone());
+    let accepting = accept_all(listener, identity, Hall { managers, others }, cut.clone());
     let stopping = CancellationToken::new();
     let stop = {
         let (stopping, cut) = (stopping.clone(), cut.clone());
@@ -72,12 +77,20 @@ pub async fn serve(
             cut.cancel();
         }
     };
-    let server = Server::builder()
-        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-        .max_concurrent_streams(MAX_STREAMS)
-        .add_routes(routes)
-        .serve_with_incoming_shutdown(ReceiverStream::new(connections), stopping.clone().cancelled_owned());
+    let serving = |connections, max_streams| {
+        Server::builder()
+            .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+            .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+            .max_concurrent_streams(max_streams)
+            .add_routes(routes.clone())
+            .serve_with_incoming_shutdown(
+                ReceiverStream::new(connections),
+                stopping.clone().cancelled_owned(),
+            )
+    };
+    let to_managers = serving(from_managers, MAX_STREAMS);
+    let to_others = serving(from_others, MAX_STREAMS_OF_OTHERS);
+    let server = async { tokio::try_join!(to_managers, to_others).map(drop) };
     let accepting = stopping.run_until_cancelled_owned(accepting);
     let background = async { tokio::join!(accepting, stop) };
     tokio::pin!(server, background);
@@ -88,48 +101,60 @@ pub async fn serve(
     Ok(server.await?)
 }
 
-async fn accept_all(
-    listener: TcpListener,
-    identity: Arc<Identity>,
-    sender: mpsc::Sender<io::Result<Connection>>,
-    cut: CancellationToken,
-) {
-    let handshakes = Arc::new(Semaphore::new(MAX_HANDSHAKES));
-    let anonymous = Arc::new(Semaphore::new(MAX_ANONYMOUS));
+async fn accept_all(listener: TcpListener, identity: Arc<Identity>, hall: Hall, cut: CancellationToken) {
+    let door = Arc::new(Door::new());
     loop {
-        let permit = handshakes.clone().acquire_owned().await.expect("the semaphore is never closed");
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+        let (stream, remote) = match listener.accept().await {
+            Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "cannot accept an RPC connection");
                 tokio::time::sleep(ACCEPT_BACKOFF).await;
                 continue;
             }
         };
-        let (identity, sender, cut) = (identity.clone(), sender.clone(), cut.clone());
-        let anonymous = anonymous.clone();
+        let place = door.unproven(remote.ip().into(), &cut);
+        let (identity, hall, door, cut) = (identity.clone(), hall.clone(), door.clone(), cut.clone());
         tokio::spawn(async move {
-            let handshake =
-                tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake(stream, &identity, &cut, anonymous));
-            match cut.run_until_cancelled(handshake).await {
-                Some(Ok(Ok(connection))) => drop(sender.send(Ok(connection)).await),
-                Some(Ok(Err(error))) => tracing::debug!(%error, "RPC handshake refused"),
-                Some(Err(_)) => tracing::debug!("RPC handshake timed out"),
-                None => {}
+            let handshake = handshake((stream, remote), &identity, &door, &cut);
+            let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake);
+            match place.cut.run_until_cancelled(handshake).await {
+                Some(Ok(Ok(connection))) => {
+                    drop(place);
+                    hall.let_in(connection).await;
+                }
+                Some(Ok(Err(error))) => tracing::debug!(%remote, %error, "RPC handshake refused"),
+                Some(Err(_)) => tracing::debug!(%remote, "RPC handshake timed out"),
+                None => tracing::debug!(%remote, "RPC handshake gave way to others"),
             }
-            drop(permit);
         });
     }
 }
 
+/// Where connections go that are through.
+#[derive(Clone)]
+struct Hall {
+    managers: mpsc::Sender<io::Result<Connection>>,
+    others: mpsc::Sender<io::Result<Connection>>,
+}
+
+impl Hall {
+    async fn let_in(&self, connection: Connection) {
+        let is_manager = connection.info.peer.is_some_and(|peer| peer.role == Role::Manager);
+        let server = if is_manager { &self.managers } else { &self.others };
+        // It may have stopped.
+        let _ = server.send(Ok(connection)).await;
+    }
+}
+
 async fn handshake(
-    stream: TcpStream,
+    (stream, remote): (TcpStream, SocketAddr),
     identity: &Identity,
+    door: &Door,
     cut: &CancellationToken,
-    anonymous: Arc<Semaphore>,
 ) -> io::Result<Connection> {
     stream.set_nodelay(true)?;
-    let remote = stream.peer_addr()?;
+    // What says nothing is not worth a session's memory.
+    tokio::time::timeout(FIRST_BYTES_TIMEOUT, stream.peek(&mut [0])).await??;
     let stream = TlsAcceptor::from(identity.server_config()).accept(stream).await?;
     let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
     let peer = certificate.map(identity_of).transpose().map_err(io::Error::other)?;
@@ -137,16 +162,15 @@ async fn handshake(
     if peer.is_some_and(|peer| peer.cluster_id != identity.me().cluster_id) {
         return Err(io::Error::other("certificate of another cluster"));
     }
-    let anonymous = match peer {
-        Some(_) => None,
-        None => Some(Anonymous::new(anonymous)?),
+    let place = match peer {
+        Some(peer) => Held::Node(door.node(peer.node_id, cut)),
+        None => Held::Anonymous(
+            door.anonymous(remote.ip().into(), cut),
+            Box::pin(tokio::time::sleep(ANONYMOUS_LIFETIME)),
+        ),
     };
-    Ok(Connection {
-        stream,
-        info: ConnectInfo { remote, peer, issued },
-        cut: Box::pin(cut.clone().cancelled_owned()),
-        anonymous,
-    })
+    let cut = Box::pin(place.cut().clone().cancelled_owned());
+    Ok(Connection { stream, info: ConnectInfo { remote, peer, issued }, cut, place })
 }
 
 /// A connection after its handshake, that can be cut from outside.
@@ -154,22 +178,22 @@ struct Connection {
     stream: TlsStream<TcpStream>,
     info: ConnectInfo,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
-    anonymous: Option<Anonymous>,
+    place: Held,
 }
 
-/// What bounds a connection without a certificate.
-struct Anonymous {
-    end: Pin<Box<Sleep>>,
-    /// One of [`MAX_ANONYMOUS`].
-    _permit: OwnedSemaphorePermit,
+/// What bounds a connection.
+enum Held {
+    Node(Place<NodeId>),
+    /// Without a certificate: until then.
+    Anonymous(Place<Source>, Pin<Box<Sleep>>),
 }
 
-impl Anonymous {
-    fn new(permits: Arc<Semaphore>) -> io::Result<Self> {
-        let permit = permits
-            .try_acquire_owned()
-            .map_err(|_| io::Error::other("too many connections without a certificate"))?;
-        Ok(Self { end: Box::pin(tokio::time::sleep(ANONYMOUS_LIFETIME)), _permit: permit })
+impl Held {
+    fn cut(&self) -> &CancellationToken {
+        match self {
+            Self::Node(place) => &place.cut,
+            Self::Anonymous(place, _) => &place.cut,
+        }
     }
 }
 
@@ -184,8 +208,10 @@ impl Connected for Connection {
 impl Connection {
     /// An error once the connection is cut or its time is over.
     fn poll_cut(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        let over =
-            self.anonymous.as_mut().is_some_and(|anonymous| anonymous.end.as_mut().poll(cx).is_ready());
+        let over = match &mut self.place {
+            Held::Node(_) => false,
+            Held::Anonymous(_, end) => end.as_mut().poll(cx).is_ready(),
+        };
         if over || self.cut.as_mut().poll(cx).is_ready() {
             return Err(io::ErrorKind::ConnectionAborted.into());
         }

@@ -351,17 +351,72 @@ async fn callers_without_a_certificate_can_not_take_all_connections() {
     let root = Root::new();
     let server = start(&root, root.identity(node(1, Role::Manager))).await;
     let mut held = Vec::new();
-    for n in 0..server::MAX_ANONYMOUS {
+    for n in 0..door::MAX_ANONYMOUS {
         let (kept, stream) = anonymous_is_kept(server.addr, &root).await;
         assert!(kept, "connection {n}");
         held.push(stream);
     }
-    assert!(!anonymous_is_kept(server.addr, &root).await.0, "one too many");
     assert_eq!(heartbeat(root.identity(node(7, Role::Worker)), server.addr).await.unwrap(), 7);
-    // One goes, and another one has its place.
-    held.pop();
-    let again = async { while !anonymous_is_kept(server.addr, &root).await.0 {} };
-    tokio::time::timeout(PATIENCE, again).await.unwrap();
+    let (kept, _newest) = anonymous_is_kept(server.addr, &root).await;
+    assert!(kept, "who joins now is let in");
+    let oldest = tokio::time::timeout(PATIENCE, held[0].read_to_end(&mut Vec::new())).await;
+    assert!(oldest.is_ok(), "the oldest gave way");
+}
+
+#[tokio::test]
+async fn connections_that_say_nothing_keep_nobody_out() {
+    let root = Root::new();
+    let server = start(&root, root.identity(node(1, Role::Manager))).await;
+    let mut silent = Vec::new();
+    for _ in 0..door::MAX_UNPROVEN + 10 {
+        silent.push(TcpStream::connect(server.addr).await.unwrap());
+    }
+    let began = std::time::Instant::now();
+    assert_eq!(heartbeat(root.identity(node(7, Role::Worker)), server.addr).await.unwrap(), 7);
+    assert!(began.elapsed() < server::FIRST_BYTES_TIMEOUT, "it waited for {:?}", began.elapsed());
+    for (at, stream) in silent.iter_mut().enumerate() {
+        let closed = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut Vec::new())).await;
+        assert!(closed.is_ok(), "connection {at} is still open");
+    }
+}
+
+#[tokio::test]
+async fn a_nodes_oldest_connections_and_its_own_streams_alone_pay_for_too_many() {
+    let root = Root::new();
+    let server = start(&root, root.identity(node(1, Role::Manager))).await;
+    let open = async |identity: Arc<Identity>| {
+        let channel = Channels::new(identity).get(server.addr);
+        let mut client = DispatcherClient::new(channel);
+        let stream = client.session(pb::SessionRequest::default()).await.unwrap().into_inner();
+        (client, stream)
+    };
+    let (greedy, other) = (root.identity(node(7, Role::Worker)), root.identity(node(8, Role::Worker)));
+    let (_client, mut kept) = open(other.clone()).await;
+    kept.message().await.unwrap().unwrap();
+    let mut held = Vec::new();
+    for _ in 0..=door::MAX_OF_NODE {
+        held.push(open(greedy.clone()).await);
+    }
+    let oldest = &mut held[0].1;
+    let ended = async { while let Ok(Some(_)) = oldest.message().await {} };
+    tokio::time::timeout(PATIENCE, ended).await.expect("the oldest gave way");
+    let (client, newest) = held.last_mut().unwrap();
+    newest.message().await.unwrap().unwrap();
+    assert_eq!(heartbeat(other, server.addr).await.unwrap(), 8);
+
+    let mut streams = Vec::new();
+    for _ in 1..server::MAX_STREAMS_OF_OTHERS {
+        let opened = client.session(pb::SessionRequest::default());
+        streams.push(tokio::time::timeout(PATIENCE, opened).await.unwrap().unwrap().into_inner());
+    }
+    let waits = client.heartbeat(pb::HeartbeatRequest::default());
+    let waits = tokio::time::timeout(Duration::from_millis(300), waits);
+    waits.await.expect_err("one too many waits");
+    streams.pop();
+    let again = client.heartbeat(pb::HeartbeatRequest::default());
+    tokio::time::timeout(PATIENCE, again).await.unwrap().unwrap();
+    let next = tokio::time::timeout(Duration::from_millis(100), kept.message()).await;
+    assert!(next.is_err(), "the other node's stream goes on: {next:?}");
 }
 
 #[tokio::test]
