@@ -253,10 +253,15 @@ fn look_at_slot(step: &mut Step, id: ServiceId, slot: Slot) {
 /// No agent will report on these tasks any more.
 fn orphan_tasks(step: &mut Step, id: NodeId) {
     let node = step.state.nodes().get(&id).map(AsRef::as_ref);
-    let is_back_or_lost_anew =
-        node.is_some_and(|n: &Node| !is_gone(node) || n.meta.updated_at.after(LOST_AFTER) > step.now);
-    if is_back_or_lost_anew {
-        return;
+    if let Some(node) = node {
+        let until = node.meta.updated_at.after(LOST_AFTER);
+        if !is_gone(Some(node)) {
+            return;
+        }
+        if until > step.now {
+            // Lost anew, or written since for something that is of no matter here.
+            return step.timers.add(until, Work::GoneNode(id));
+        }
     }
     for task in step.state.tasks_of_node(id).filter(|task| is_on_node(task)) {
         let status = TaskStatus {

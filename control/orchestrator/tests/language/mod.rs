@@ -6,6 +6,7 @@
 //! drain|pause|active|kill|silence|revive|mute|remove NAME…
 //! relabel NODE label=value
 //! skew NODE SECONDS             its clock is so far ahead of the leader's (behind: -SECONDS)
+//! say NODE WORD                its status has another message
 //! history N                    ended tasks kept per slot
 //! network NAME
 //! service NAME [key=value]…     see `spec.rs`
@@ -28,7 +29,9 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use control_model::change::{Change, Object, ObjectRef};
-use control_model::object::{JobStatus, Network, Node, NodeState, Service, UpdateState, UpdateStatus};
+use control_model::object::{
+    JobStatus, Network, Node, NodeState, NodeStatus, Service, UpdateState, UpdateStatus,
+};
 use control_model::spec::{Availability, NetworkSpec, Role};
 use control_model::{NetworkId, NodeId, ServiceId, TaskId, TaskState, Timestamp};
 
@@ -96,6 +99,13 @@ impl Player {
             "skew" => {
                 let id = node_id(&self.cluster.state(), words[0]);
                 self.cluster.agents.ahead_secs.insert(id, number(words[1]));
+            }
+            "say" => {
+                let state = self.cluster.state();
+                let id = node_id(&state, words[0]);
+                let status = state.nodes().get(&id).expect("a node").status.clone();
+                let status = NodeStatus { message: words[1].into(), ..status };
+                self.cluster.commit(vec![Change::NodeStatus { id, status }]);
             }
             "history" => self.keep_history(number(words[0])),
             "leader" => self.cluster.change_leader(),
