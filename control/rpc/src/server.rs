@@ -90,13 +90,12 @@ pub async fn serve(
     };
     let to_managers = serving(from_managers, MAX_STREAMS);
     let to_others = serving(from_others, MAX_STREAMS_OF_OTHERS);
-    let server = async { tokio::try_join!(to_managers, to_others).map(drop) };
+    let mut server = Box::pin(async { tokio::try_join!(to_managers, to_others).map(drop) });
     let accepting = stopping.run_until_cancelled_owned(accepting);
-    let background = async { tokio::join!(accepting, stop) };
-    tokio::pin!(server, background);
+    let background = Box::pin(async { tokio::join!(accepting, stop) });
     tokio::select! {
         result = &mut server => return Ok(result?),
-        _ = &mut background => {}
+        _ = background => {}
     }
     Ok(server.await?)
 }

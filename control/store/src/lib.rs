@@ -5,6 +5,7 @@
 mod event;
 mod former;
 mod replicated;
+mod requests;
 mod state;
 mod table;
 mod watch;
@@ -12,7 +13,8 @@ mod watch;
 pub use event::{Event, EventBatch, EventKind};
 pub use former::FormerManagers;
 pub use replicated::{LocalStore, ProposeError, ReadError, ReplicatedStore};
-pub use state::{ApplyError, REMEMBERED_FOR, SnapshotError, State};
+pub use requests::REMEMBERED_FOR;
+pub use state::{ApplyError, SnapshotError, State};
 pub use table::Table;
 pub use watch::{EventReceiver, MAX_WAITING_BATCHES, Watchers};
 

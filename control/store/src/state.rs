@@ -2,22 +2,17 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 use control_model::change::{Change, Entry, Object, ObjectRef, RequestId};
 use control_model::object::{Cluster, Meta, Network, Node, Service, Slot, Task};
 use control_model::{ClusterId, NetworkId, NodeId, ServiceId, TaskId, TaskState, Timestamp};
-use imbl::{OrdMap, OrdSet, Vector};
+use imbl::{OrdMap, OrdSet};
 use serde::{Deserialize, Serialize};
 
 use crate::event::{Event, EventKind};
 use crate::former::FormerManagers;
+use crate::requests::Requests;
 use crate::table::Table;
-
-/// How many requests are remembered at least for "a retried write applies once" …
-const REMEMBERED_REQUESTS: usize = 4096;
-/// … and how long, by the log's time.
-pub const REMEMBERED_FOR: Duration = Duration::from_secs(20);
 
 /// Why an entry changed nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
@@ -53,9 +48,7 @@ pub struct State {
     tasks_of_slot: OrdSet<(ServiceId, Slot, TaskId)>,
     tasks_of_network: OrdSet<(NetworkId, TaskId)>,
     former_managers: FormerManagers,
-    requests: OrdMap<RequestId, u64>,
-    /// With the log's time.
-    request_order: Vector<(RequestId, Timestamp)>,
+    requests: Requests,
 }
 
 /// What a snapshot holds; indexes are rebuilt from it. Objects are [`Borrowed`] to be written, [`Object`]s when read.
@@ -63,6 +56,7 @@ pub struct State {
 struct Image<O> {
     index: u64,
     objects: Vec<O>,
+    /// With a number that was of use in an earlier version.
     requests: Vec<(RequestId, u64)>,
     /// As many; none in a snapshot of an earlier version.
     #[serde(default)]
@@ -86,7 +80,7 @@ impl State {
     /// Applies `entry`, which stands at `index` of the log: whole, or not at all.
     /// A request that was applied before does nothing and returns no events.
     pub fn apply(&mut self, index: u64, entry: &Entry) -> Result<Vec<Event>, ApplyError> {
-        if self.requests.contains_key(&entry.request) {
+        if self.requests.contains(entry.request) {
             self.index = index;
             return Ok(Vec::new());
         }
@@ -102,8 +96,8 @@ impl State {
                 }
             }
         }
-        next.remember(entry.request, index, entry.at);
-        next.forget_requests(entry.at);
+        next.requests.note(entry.request, entry.at);
+        next.requests.forget(entry.at);
         *self = next;
         Ok(events)
     }
@@ -189,9 +183,7 @@ impl State {
             .chain(self.tasks.iter().map(|o| Borrowed::Task(o)))
             .chain(self.networks.iter().map(|o| Borrowed::Network(o)))
             .collect();
-        let order = || self.request_order.iter();
-        let requests = order().filter_map(|(id, _)| Some((*id, *self.requests.get(id)?))).collect();
-        let requested_at = order().map(|(_, at)| *at).collect();
+        let (requests, requested_at) = self.requests.iter().map(|(id, at)| ((id, 0), at)).unzip();
         let former_managers = self.former_managers.clone();
         rmp_serde::to_vec_named(&Image {
             index: self.index,
@@ -211,8 +203,8 @@ impl State {
             state.put(object);
         }
         let requested_at = image.requested_at.into_iter().chain(std::iter::repeat(Timestamp::default()));
-        for ((request, index), at) in image.requests.into_iter().zip(requested_at) {
-            state.remember(request, index, at);
+        for ((request, _), at) in image.requests.into_iter().zip(requested_at) {
+            state.requests.note(request, at);
         }
         state.former_managers = image.former_managers;
         Ok(state)
@@ -245,24 +237,6 @@ impl State {
         );
         diff_table(&before.tasks, &self.tasks, &mut events, |o| ObjectRef::Task(o.id), EventKind::Task);
         events
-    }
-
-    fn remember(&mut self, request: RequestId, index: u64, at: Timestamp) {
-        self.requests.insert(request, index);
-        self.request_order.push_back((request, at));
-    }
-
-    /// Forgets requests that nobody repeats any more: two at most, so that no write pays for a burst before it.
-    fn forget_requests(&mut self, now: Timestamp) {
-        for _ in 0..2 {
-            let oldest = self.request_order.front().filter(|(_, at)| now.since(*at) >= REMEMBERED_FOR);
-            let Some((oldest, _)) = oldest.copied() else { return };
-            if self.request_order.len() <= REMEMBERED_REQUESTS {
-                return;
-            }
-            self.requests.remove(&oldest);
-            self.request_order.pop_front();
-        }
     }
 
     fn apply_change(

@@ -172,7 +172,7 @@ impl RunningManager {
         let inspector = manager.inspector();
         let stop = CancellationToken::new();
         let stopped = stop.clone().cancelled_owned();
-        let serving = Box::pin(serve(listener, channels.identity().clone(), manager.routes(), stopped));
+        let serving = serve(listener, channels.identity().clone(), manager.routes(), stopped);
         let server = tokio::spawn(async move {
             if let Err(error) = serving.await {
                 tracing::error!(%error, "the managers' RPC server ended");
