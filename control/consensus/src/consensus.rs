@@ -162,7 +162,7 @@ impl Consensus {
         let (sender, leadership) = watch::channel(Leadership::default());
         let mut tasks = JoinSet::new();
         tasks.spawn(leadership::watch(raft.clone(), sender));
-        tasks.spawn(ended::watch(raft.clone(), raft_id));
+        tasks.spawn(ended::watch(raft.clone(), raft_id, channels.clone()));
         tasks.spawn(housekeeping::run(raft.clone(), log.clone(), view.clone()));
         Ok(Arc::new(Self {
             raft,

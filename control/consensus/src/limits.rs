@@ -58,8 +58,22 @@ pub(crate) const LEADER_LOST_AFTER: Duration = Duration::from_secs(2);
 /// A leader that was heard within this time is there: almost three of its heartbeats.
 pub(crate) const LEADER_HEARD_WITHIN: Duration = Duration::from_millis(700);
 
-/// A leader whose last word is older has missed a heartbeat: time to look whether its process is there.
-pub(crate) const LEADER_LOOK_AFTER: Duration = Duration::from_millis(HEARTBEAT_MS + 50);
+/// A leader whose last word is older has missed a heartbeat: time to look whether its process is there. Heartbeats come up to a
+/// fifth later than they should (see [`HEARTBEAT_MS`]), and packets differ.
+pub(crate) const LEADER_LOOK_AFTER: Duration = Duration::from_millis(HEARTBEAT_MS + 90);
+
+/// A voter that has not heard the leader for so long misses it, when another one asks: the leader's last word came to both at the
+/// same time, by what packets and clocks differ.
+pub(crate) const LEADER_MISSED_AFTER: Duration = Duration::from_millis(HEARTBEAT_MS + 70);
+
+/// A leader answers reads for so long after it sent what a majority has answered. Before that majority misses it
+/// nobody else is elected.
+pub(crate) const READ_LEASE: Duration = Duration::from_millis(HEARTBEAT_MS + 50);
+const _: () = assert!(READ_LEASE.as_millis() < LEADER_MISSED_AFTER.as_millis());
+const _: () = assert!(LEADER_MISSED_AFTER.as_millis() < LEADER_LOOK_AFTER.as_millis());
+
+/// Beyond it a majority is asked; one that is there answers within this time.
+pub(crate) const READ_INDEX_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// A machine that is there refuses or accepts a connection within this time.
 pub(crate) const LEADER_LOOK_TIMEOUT: Duration = Duration::from_millis(100);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use control_rpc::pb::Empty;
 use control_store::ReplicatedStore as _;
@@ -80,12 +81,17 @@ impl Consensus {
 
     /// A leader is heard here, or this one by a quorum. One that was just elected counts.
     async fn is_led(&self) -> bool {
+        self.hears_leader_within(LEADER_HEARD_WITHIN).await
+    }
+
+    /// A leader was heard here within `limit`, or this one leads.
+    pub(crate) async fn hears_leader_within(&self, limit: Duration) -> bool {
         let raft = self.raft();
         if raft.as_leader().is_ok() && self.is_followed() {
             return true;
         }
         let heard = raft.with_raft_state(RaftState::vote_last_modified).await;
-        heard.is_ok_and(|at| at.is_some_and(|at| at.elapsed() < LEADER_HEARD_WITHIN))
+        heard.is_ok_and(|at| at.is_some_and(|at| at.elapsed() < limit))
     }
 
     /// More than half of the voters have answered this leader's heartbeats lately.

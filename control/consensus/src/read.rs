@@ -4,12 +4,12 @@ use std::net::SocketAddr;
 
 use control_rpc::pb::{self, Empty};
 use control_store::ReadError;
-use openraft::ReadPolicy;
+use openraft::LinearizerOption;
 use openraft::errors::{LinearizableReadError, RaftError};
 use tokio::time::{sleep, timeout};
 
 use crate::consensus::{Consensus, NO_LEADER};
-use crate::limits::{LEADER_TIMEOUT, READ_TIMEOUT, RETRY_PAUSE};
+use crate::limits::{LEADER_TIMEOUT, READ_INDEX_TIMEOUT, READ_LEASE, READ_TIMEOUT, RETRY_PAUSE};
 use crate::network::raft_client;
 
 /// Why this manager can't tell the read index.
@@ -56,10 +56,12 @@ impl Consensus {
         }
     }
 
-    /// On the leader: the index that a replica must have applied. By lease: no round trip while heartbeats are
-    /// answered; clocks need only run at about the same speed for the length of a lease.
+    /// On the leader: the index that a replica must have applied. By lease: mostly no round trip while heartbeats are
+    /// answered; clocks need only run at about the same speed for the length of a lease. openraft's own is too long where
+    /// a leader is replaced before its silence alone says so ([`crate::ended`]).
     pub(crate) async fn read_index(&self) -> Result<u64, NoIndex> {
-        match self.raft().get_read_linearizer(ReadPolicy::LeaseRead).await {
+        let policy = LinearizerOption::new(Some(READ_LEASE), true).with_wait_timeout(READ_INDEX_TIMEOUT);
+        match self.raft().get_read_linearizer(policy).await {
             Ok(linearizer) => Ok(linearizer.read_log_id().index()),
             Err(RaftError::Fatal(_)) => Err(NoIndex::Stopped),
             Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {

@@ -17,9 +17,10 @@ use tonic::metadata::MetadataValue;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::consensus::Consensus;
+use crate::ended;
 use crate::error::MembershipError;
 use crate::fence;
-use crate::limits::MAX_SNAPSHOT_BYTES;
+use crate::limits::{LEADER_MISSED_AFTER, MAX_SNAPSHOT_BYTES};
 use crate::network::{SnapshotHead, To};
 use crate::types::{Member, TypeConfig};
 use crate::write::Attempt;
@@ -215,6 +216,13 @@ impl pb::raft_server::Raft for RaftService {
             }
             Err(_) => Err(Status::unavailable(NOT_LEADER)),
         }
+    }
+
+    async fn misses(&self, request: Request<Empty>) -> Result<Response<pb::MissesReply>, Status> {
+        self.admit_message(&request)?;
+        let is_heard = self.consensus.hears_leader_within(LEADER_MISSED_AFTER).await;
+        let leader = !is_heard && ended::is_refused(self.consensus.raft(), self.consensus.raft_id()).await;
+        Ok(Response::new(pb::MissesReply { leader }))
     }
 
     async fn join(

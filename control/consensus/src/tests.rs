@@ -4,5 +4,6 @@ mod faults;
 mod former;
 mod quorum;
 mod recovery;
+mod refused;
 mod restart;
 mod rig;

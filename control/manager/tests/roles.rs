@@ -40,6 +40,7 @@ const METHODS: &[(&str, Who)] = &[
     ("Raft/TransferLeader", Who::Managers),
     ("Raft/Propose", Who::Managers),
     ("Raft/ReadIndex", Who::Managers),
+    ("Raft/Misses", Who::Managers),
     ("Raft/Join", Who::Managers),
     ("Raft/Remove", Who::Managers),
     ("Ca/GetRootCertificate", Who::Anyone),

@@ -440,6 +440,7 @@ pub(super) async fn codes(channels: &Channels, addr: std::net::SocketAddr) -> BT
         client.propose(payload()).await.map(|_| ()),
         client.install_snapshot(tokio_stream::iter([payload()])).await.map(|_| ()),
         client.read_index(pb::Empty {}).await.map(|_| ()),
+        client.misses(pb::Empty {}).await.map(|_| ()),
         client.remove(pb::RaftRemoveRequest { raft_id: 77 }).await.map(|_| ()),
     ];
     answers
