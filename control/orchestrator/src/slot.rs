@@ -1,8 +1,10 @@
 //! One slot: tasks that ended or must leave are replaced, waiting ones started, old ones forgotten.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
-use control_model::change::{Change, ObjectRef};
+use control_model::change::{Change, Object, ObjectRef};
 use control_model::constraint::{node_matches, parse_constraints};
 use control_model::object::{Node, Service, Slot, Task, UpdateState};
 use control_model::spec::Availability;
@@ -16,6 +18,9 @@ use crate::restart::{
     starts_at_once,
 };
 use crate::work::{Step, Work, goal};
+
+/// A slot that waits for others to catch up looks so often whether they have.
+const CATCH_UP_PAUSE: Duration = Duration::from_secs(1);
 
 /// The tasks of a slot, oldest first.
 #[derive(Debug, Clone)]
@@ -245,25 +250,50 @@ impl Step<'_> {
         settled
     }
 
-    /// A node that was paused while the service was updated catches up when it is active again.
+    /// A node that was paused while the service was updated catches up when it is active again. That is no rolling update, and
+    /// has no status; but as in one, no more slots than its parallelism wait for their new task at a time.
     pub(crate) fn catch_up(&mut self, service: &Service, slot: &SlotTasks) {
-        let Slot::Node(id) = slot.slot else { return };
-        let node = self.state.nodes().get(&id);
         let is_rolling = service
             .update_status
             .as_ref()
             .is_some_and(|s| !matches!(s.state, UpdateState::Completed | UpdateState::RollbackCompleted));
-        let is_open = node.is_some_and(|node| takes_global_tasks(node));
         let wanted: Vec<_> = slot.wanted().collect();
-        if is_rolling || !is_open || wanted.is_empty() {
+        if is_rolling || wanted.is_empty() || !takes_updates(self.state, slot.slot) {
             return;
         }
-        if wanted.iter().all(|task| is_task_dirty(service, task, node.map(AsRef::as_ref))) {
-            for task in wanted {
-                self.desire(task, TaskState::Shutdown);
-            }
-            self.create(service, slot.slot, TaskState::Ready);
+        let is_dirty = |task: &Task| is_task_dirty(service, task, node_of(self.state, task.node));
+        if !wanted.iter().all(|task| is_dirty(task)) || slot.is_given_up(service) {
+            return;
         }
+        let runs = wanted.iter().any(|task| task.status.state == TaskState::Running);
+        let limit = usize::try_from(service.spec.update.parallelism).unwrap_or(usize::MAX);
+        if runs && limit != 0 && self.n_catching_up(service) >= limit {
+            return self.timers.add(self.now.after(CATCH_UP_PAUSE), Work::Slot(service.id, slot.slot));
+        }
+        for task in wanted {
+            self.desire(task, TaskState::Shutdown);
+        }
+        self.create(service, slot.slot, TaskState::Ready);
+    }
+
+    /// Slots of the service that have no task that runs and are to have one, now or by what this look has decided. Where
+    /// none was before and the new task has no node yet, for want of room say, nobody waits for it.
+    fn n_catching_up(&self, service: &Service) -> usize {
+        let (mut running, mut coming) = (BTreeSet::new(), BTreeSet::new());
+        let mut counted = BTreeSet::new();
+        for task in self.state.tasks_of_service(service.id) {
+            if is_wanted(task) {
+                let of = if task.status.state == TaskState::Running { &mut running } else { &mut coming };
+                of.insert(task.slot);
+            }
+            if !is_wanted(task) || task.status.state >= TaskState::Assigned {
+                counted.insert(task.slot);
+            }
+        }
+        let begun = self.changes.iter().filter(
+            |change| matches!(change, Change::Create(Object::Task(task)) if task.service == service.id),
+        );
+        coming.difference(&running).filter(|slot| counted.contains(slot)).count() + begun.count()
     }
 
     /// Deletes tasks that are done with: those to be removed, and history beyond the limit. The newest task says whether the
