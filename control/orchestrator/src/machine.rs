@@ -187,8 +187,14 @@ impl Orchestrator {
             }
         }
         self.timers.expire(now, &mut self.work);
-        let mut step =
-            Step { state, now, ids: &mut *self.ids, changes: Vec::new(), timers: &mut self.timers };
+        let mut step = Step {
+            state,
+            now,
+            ids: &mut *self.ids,
+            changes: Vec::new(),
+            timers: &mut self.timers,
+            constraints: BTreeMap::new(),
+        };
         let mut looked = BTreeSet::new();
         while let Some(work) = self.work.pop_first() {
             match work {

@@ -13,12 +13,11 @@ use control_model::constraint::spread_value;
 use control_model::object::{Node, NodeState, Service, Slot, Task, UpdateState};
 use control_model::spec::{Availability, ServiceMode};
 use control_model::{NodeId, ServiceId, TaskState, Timestamp};
-use control_store::State;
 
 use crate::dirty::is_task_dirty;
 use crate::node::node_of;
 use crate::service::slots_of;
-use crate::slot::{is_refused, satisfies};
+use crate::slot::is_refused;
 use crate::work::{Step, Work};
 
 /// After a change of the nodes nothing is moved for so long: what comes and goes shall do so first.
@@ -113,7 +112,7 @@ impl Step<'_> {
             return self.timers.add(balance.not_before, Work::Service(service.id));
         }
         while picture.n_moving < limit.of(replicas)
-            && let Some((slot, to)) = next_move(self.state, service, &picture, balance)
+            && let Some((slot, to)) = self.next_move(service, &picture, balance)
         {
             self.create_on(service, slot, to);
             picture.take(slot, to);
@@ -121,6 +120,29 @@ impl Step<'_> {
         for until in balance.refused.values() {
             self.timers.add(*until, Work::Service(service.id));
         }
+    }
+
+    /// The slot to move, and where to; `None` if the replicas are as even as they can be.
+    fn next_move(
+        &mut self,
+        service: &Service,
+        picture: &Picture,
+        balance: &Balance,
+    ) -> Option<(Slot, NodeId)> {
+        let nodes = self.state.nodes();
+        let is_open = |node: &&Arc<Node>| {
+            node.spec.availability == Availability::Active
+                && node.status.state == NodeState::Ready
+                && node.status.data_path_alive
+                && !balance.refused.contains_key(&node.id)
+                && self.satisfies(service, node)
+        };
+        let count = |node: &NodeId| picture.counts.get(node).copied().unwrap_or(0);
+        let open = nodes.iter().filter(is_open);
+        let nodes: Vec<(&Node, usize)> = open.map(|node| (&**node, count(&node.id))).collect();
+        let (from, to) = uneven(&nodes, &service.spec.task.placement.spread_preferences)?;
+        // High slots first, as when a service is scaled down.
+        Some((picture.movable.get(&from)?.iter().max().copied()?, to))
     }
 
     /// Looks at all slots, and ends the moves that have come to their end.
@@ -183,28 +205,6 @@ impl Picture {
         }
         *self.counts.entry(to).or_default() += 1;
     }
-}
-
-/// The slot to move, and where to; `None` if the replicas are as even as they can be.
-fn next_move(
-    state: &State,
-    service: &Service,
-    picture: &Picture,
-    balance: &Balance,
-) -> Option<(Slot, NodeId)> {
-    let is_open = |node: &&Arc<Node>| {
-        node.spec.availability == Availability::Active
-            && node.status.state == NodeState::Ready
-            && node.status.data_path_alive
-            && !balance.refused.contains_key(&node.id)
-            && satisfies(service, node)
-    };
-    let count = |node: &NodeId| picture.counts.get(node).copied().unwrap_or(0);
-    let nodes: Vec<(&Node, usize)> =
-        state.nodes().iter().filter(is_open).map(|node| (&**node, count(&node.id))).collect();
-    let (from, to) = uneven(&nodes, &service.spec.task.placement.spread_preferences)?;
-    // High slots first, as when a service is scaled down.
-    Some((picture.movable.get(&from)?.iter().max().copied()?, to))
 }
 
 /// From where to where one task makes the nodes more even: outer preferences first, as the scheduler spreads.

@@ -147,7 +147,8 @@ impl Step<'_> {
         let failed = rollout.watch(self.state, config.monitor, self.now);
         self.finish_slots(&dirty, config.order);
         if is_paused {
-            return Some(rollout);
+            // Slots are looked at one by one, but for those that are half done: their old tasks leave when the new ones run.
+            return dirty.iter().any(|slot| slot.clean.is_some()).then_some(rollout);
         }
         if is_under_way && self.act_on_failure(service, &rollout, &dirty, failed) {
             return Some(rollout);

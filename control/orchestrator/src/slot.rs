@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use control_model::change::{Change, Object, ObjectRef};
-use control_model::constraint::{node_matches, parse_constraints};
 use control_model::object::{Node, Service, Slot, Task, UpdateState};
 use control_model::spec::Availability;
 use control_model::{ServiceId, TaskState, Timestamp};
@@ -121,32 +120,6 @@ enum Fate {
     Replace,
 }
 
-fn fate(service: &Service, task: &Task, node: Option<&Node>) -> Fate {
-    if !is_of_this_run(service, task) {
-        return Fate::Stop;
-    }
-    if is_done(task) {
-        return Fate::Keep;
-    }
-    let ended = task.status.state.is_terminal();
-    if service.spec.mode.is_global() {
-        return match node {
-            Some(node) if !must_leave(Some(node)) && satisfies(service, node) => match ended {
-                true if takes_global_tasks(node) => Fate::Replace,
-                true => Fate::Stop,
-                false => Fate::Keep,
-            },
-            _ => Fate::Stop,
-        };
-    }
-    let leaves = task.node.is_some()
-        && (must_leave(node)
-            || is_stranded(task, node)
-            || is_refused(task)
-            || is_misplaced(service, task, node));
-    if ended || leaves { Fate::Replace } else { Fate::Keep }
-}
-
 /// Nobody will start it: its node's agent is silent. What runs there already is kept by the node's data path.
 fn is_stranded(task: &Task, node: Option<&Node>) -> bool {
     task.status.state < TaskState::Running && !listens(node)
@@ -155,21 +128,6 @@ fn is_stranded(task: &Task, node: Option<&Node>) -> bool {
 /// It was bound to a node from the start, where the scheduler finds no room for it.
 pub(crate) fn is_refused(task: &Task) -> bool {
     task.node.is_some() && task.status.state == TaskState::Pending && !task.status.error.is_empty()
-}
-
-/// Its node has changed, and does not satisfy the constraints any more. A paused node keeps what it has; what an update is to
-/// replace is left to that.
-fn is_misplaced(service: &Service, task: &Task, node: Option<&Node>) -> bool {
-    !service.spec.task.placement.constraints.is_empty()
-        && task.spec == service.spec.task
-        && node
-            .is_some_and(|node| node.spec.availability == Availability::Active && !satisfies(service, node))
-}
-
-/// Whether the node satisfies the service's constraints.
-pub(crate) fn satisfies(service: &Service, node: &Node) -> bool {
-    let constraints = parse_constraints(&service.spec.task.placement.constraints);
-    constraints.is_ok_and(|constraints| node_matches(&constraints, node))
 }
 
 impl Step<'_> {
@@ -201,11 +159,47 @@ impl Step<'_> {
         settled
     }
 
-    /// As [`fate`], but a task that fails while its own restart delay still runs is replaced only after that:
+    fn fate(&mut self, service: &Service, task: &Task, node: Option<&Node>) -> Fate {
+        if !is_of_this_run(service, task) {
+            return Fate::Stop;
+        }
+        if is_done(task) {
+            return Fate::Keep;
+        }
+        let ended = task.status.state.is_terminal();
+        if service.spec.mode.is_global() {
+            return match node {
+                Some(node) if !must_leave(Some(node)) && self.satisfies(service, node) => match ended {
+                    true if takes_global_tasks(node) => Fate::Replace,
+                    true => Fate::Stop,
+                    false => Fate::Keep,
+                },
+                _ => Fate::Stop,
+            };
+        }
+        let leaves = task.node.is_some()
+            && (must_leave(node)
+                || is_stranded(task, node)
+                || is_refused(task)
+                || self.is_misplaced(service, task, node));
+        if ended || leaves { Fate::Replace } else { Fate::Keep }
+    }
+
+    /// Its node has changed, and does not satisfy the constraints any more. A paused node keeps what it has; what an update is
+    /// to replace is left to that.
+    fn is_misplaced(&mut self, service: &Service, task: &Task, node: Option<&Node>) -> bool {
+        !service.spec.task.placement.constraints.is_empty()
+            && task.spec == service.spec.task
+            && node.is_some_and(|node| {
+                node.spec.availability == Availability::Active && !self.satisfies(service, node)
+            })
+    }
+
+    /// As [`Self::fate`], but a task that fails while its own restart delay still runs is replaced only after that:
     /// an image that does not exist must not be asked for without pause.
     fn delayed_fate(&mut self, service: &Service, task: &Task, slot: &SlotTasks) -> Fate {
         let node = node_of(self.state, task.node);
-        let fate = fate(service, task, node);
+        let fate = self.fate(service, task, node);
         let due = delay_ends(task, slot);
         let waits = task.desired_state < TaskState::Running && due > self.now && !must_leave(node);
         if fate == Fate::Replace && waits {
@@ -236,11 +230,10 @@ impl Step<'_> {
     pub(crate) fn global_slot(&mut self, service: &Service, slot: &SlotTasks) -> bool {
         let settled = self.slot(service, slot);
         let Slot::Node(id) = slot.slot else { return settled };
-        let node =
-            self.state.nodes().get(&id).filter(|node| {
-                takes_global_tasks(node) && !must_leave(Some(node)) && satisfies(service, node)
-            });
-        if node.is_some() && slot.updatable(service).is_empty() {
+        let takes_one = self.state.nodes().get(&id).is_some_and(|node| {
+            takes_global_tasks(node) && !must_leave(Some(node)) && self.satisfies(service, node)
+        });
+        if takes_one && slot.updatable(service).is_empty() {
             // So goes a task of a job's earlier run, which is asked to stop in this look.
             let waits = slot.tasks.iter().any(|old| !is_of_this_run(service, old) && is_on_node(old));
             let desired = if waits { TaskState::Ready } else { first_desire(self.state, Some(slot)) };

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use control_model::change::{Change, Object};
-use control_model::object::{Service, Slot, Task, TaskStatus};
+use control_model::constraint::{Constraint, node_matches, parse_constraints};
+use control_model::object::{Node, Service, Slot, Task, TaskStatus};
 use control_model::slow_start::{FIRST_WEIGHT, FULL_WEIGHT};
 use control_model::{NetworkId, NodeId, ServiceId, TaskId, TaskState, Timestamp};
 use control_store::State;
@@ -48,9 +49,18 @@ pub(crate) struct Step<'a> {
     pub(crate) ids: &'a mut dyn FnMut() -> u128,
     pub(crate) changes: Vec<Change>,
     pub(crate) timers: &'a mut Timers,
+    /// Those of services that were looked at: each is read once, for all of its nodes.
+    pub(crate) constraints: BTreeMap<ServiceId, Option<Vec<Constraint>>>,
 }
 
 impl Step<'_> {
+    /// Whether the node satisfies the service's constraints.
+    pub(crate) fn satisfies(&mut self, service: &Service, node: &Node) -> bool {
+        let read = || parse_constraints(&service.spec.task.placement.constraints).ok();
+        let constraints = self.constraints.entry(service.id).or_insert_with(read);
+        constraints.as_ref().is_some_and(|constraints| node_matches(constraints, node))
+    }
+
     /// Asks for a desired state, if that is higher than what the task has.
     pub(crate) fn desire(&mut self, task: &Task, state: TaskState) {
         if task.desired_state < state {
