@@ -79,8 +79,7 @@ impl NodeAssignments {
         let moved = moved.filter(|scope| *scope != self.scope);
         let mut keys = dirty.keys;
         if let Some(scope) = &moved {
-            let changed: BTreeSet<_> =
-                self.scope.networks.symmetric_difference(&scope.networks).copied().collect();
+            let changed = self.scope.differs_in(scope);
             keys.extend(keys_of(&changed, &self.state).chain(keys_of(&changed, &state)));
         }
         let scope = moved.as_ref().unwrap_or(&self.scope);
@@ -208,6 +207,14 @@ impl Scope {
         let joined = own.flat_map(|t| t.attachments.iter().map(|a| a.network));
         let ingress = state.ingress_network().map(|n| n.id);
         Self { node, networks: ingress.into_iter().chain(joined).collect(), ingress }
+    }
+
+    /// The networks that mean something else to the node in the other scope: it is in one of the two alone, or the routing
+    /// mesh's is another.
+    fn differs_in(&self, other: &Self) -> BTreeSet<NetworkId> {
+        let meshes = (self.ingress != other.ingress).then_some([self.ingress, other.ingress]);
+        let joined = self.networks.symmetric_difference(&other.networks).copied();
+        joined.chain(meshes.into_iter().flatten().flatten()).collect()
     }
 
     /// The keys of all rows that the node may need in `state`.

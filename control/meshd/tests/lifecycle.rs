@@ -134,7 +134,7 @@ fn one_of_two_managers_leaves_by_force_and_comes_back_as_another_node() {
     let made = first.call("POST", "/networks/create", &json!({ "Name": "n", "Driver": "overlay" }));
     assert_eq!(made.0, 201, "{made:?}");
     assert_eq!(second.join(&token("Worker")).0, 200);
-    first.wait_for_nodes(&["node0 ready manager", "node1 down worker", "node1 ready worker"]);
+    first.wait_for_nodes(&["node0 ready manager", "node1 down manager", "node1 ready worker"]);
     let all = first.get("/nodes");
     let n_former = all.as_array().expect("a list").iter().filter(|node| node["ID"] == id.as_str()).count();
     assert_eq!((n_former, all.as_array().map(Vec::len)), (1, Some(3)), "who comes back is another node");

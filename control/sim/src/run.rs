@@ -214,6 +214,7 @@ fn normal(rows: impl IntoIterator<Item = Assignment>) -> BTreeMap<AssignmentKey,
     let strip = |row: Assignment| match row {
         Assignment::Task(mut task) => {
             task.meta = control_model::object::Meta::default();
+            task.life = control_model::object::Life::default();
             task.status = control_model::object::TaskStatus::default();
             Assignment::Task(task)
         }

@@ -286,6 +286,24 @@ proptest! {
     }
 }
 
+/// A network that a node is in already becomes the routing mesh's: what was shown because the node is in it is shown no more.
+#[test]
+fn a_joined_network_that_becomes_the_meshs_shows_no_services() {
+    let mut state = State::default();
+    let mut sender = NodeAssignments::new(node_id(ME), Arc::default());
+    let mut received = BTreeMap::new();
+    for step in [
+        Step::Service { id: 1, network: INGRESS, published: false, allocated: true },
+        Step::Task { id: 1, service: 1, node: ME, networks: vec![INGRESS] },
+        Step::Network { id: INGRESS, allocated: false },
+    ] {
+        let changes = changes(&state, &step);
+        let events = apply(&mut state, changes);
+        fold(&mut received, sender.advance(Arc::new(state.clone()), &events));
+        assert_eq!(without_echo(received.clone()), without_echo(set(ME, &state)));
+    }
+}
+
 /// Task 1 of service 1, on node 2, in the ingress network alone.
 fn one_task() -> State {
     let mut state = State::default();
