@@ -1,8 +1,12 @@
 //! Callers who have proven nothing yet, of whom there may be so many at once: the oldest of whoever has most gives way to a newer
-//! one. So who floods pushes itself out, and others are served all the same.
+//! one. So who floods pushes itself out, and others are served all the same. Where many sound ones come at once from one place, those
+//! who are being served may be spared for a time: else none of them would ever be done.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
+use std::time::Duration;
+
+use crate::time::Timestamp;
 
 /// Bits of an IPv6 address that are one site's choice (RFC 6177).
 const HOST_BITS: u32 = 64;
@@ -25,29 +29,45 @@ impl From<IpAddr> for Source {
 pub struct Crowd<K, E> {
     limit: usize,
     limit_each: usize,
+    spared_for: Duration,
     next: u64,
-    there: BTreeMap<u64, (K, E)>,
+    there: BTreeMap<u64, There<K, E>>,
     of: BTreeMap<K, BTreeSet<u64>>,
+}
+
+#[derive(Debug)]
+struct There<K, E> {
+    kind: K,
+    since: Timestamp,
+    end: E,
 }
 
 impl<K: Copy + Ord, E> Crowd<K, E> {
     /// At most `limit` at once, and `limit_each` of a kind.
     pub fn new(limit: usize, limit_each: usize) -> Self {
-        Self { limit, limit_each, next: 0, there: BTreeMap::new(), of: BTreeMap::new() }
+        let (there, of) = (BTreeMap::new(), BTreeMap::new());
+        Self { limit, limit_each, spared_for: Duration::ZERO, next: 0, there, of }
     }
 
-    /// Somebody of `kind` comes. Returns the number to leave with, and what ends the one that gives way.
-    pub fn enter(&mut self, kind: K, end: E) -> (u64, Option<E>) {
+    /// Who is there for less than `time` gives way to no other of its kind: the newer one goes.
+    #[must_use]
+    pub fn sparing(self, time: Duration) -> Self {
+        Self { spared_for: time, ..self }
+    }
+
+    /// Somebody of `kind` comes. Returns the number to leave with, and what ends the one that gives way, be it this one.
+    pub fn enter(&mut self, kind: K, end: E, now: Timestamp) -> (u64, Option<E>) {
         let number = self.next;
         self.next += 1;
-        self.there.insert(number, (kind, end));
+        self.there.insert(number, There { kind, since: now, end });
         self.of.entry(kind).or_default().insert(number);
-        (number, self.one_too_many(kind).and_then(|number| self.leave(number)))
+        let goes = self.one_too_many(kind).map(|oldest| self.spare(oldest, number, now));
+        (number, goes.and_then(|number| self.leave(number)))
     }
 
     /// Who has `number` goes; leaving twice is nothing.
     pub fn leave(&mut self, number: u64) -> Option<E> {
-        let (kind, end) = self.there.remove(&number)?;
+        let There { kind, end, .. } = self.there.remove(&number)?;
         if let Some(of) = self.of.get_mut(&kind) {
             of.remove(&number);
             if of.is_empty() {
@@ -63,6 +83,15 @@ impl<K: Copy + Ord, E> Crowd<K, E> {
 
     pub fn is_empty(&self) -> bool {
         self.there.is_empty()
+    }
+
+    /// Who goes: `oldest`, or the newcomer.
+    fn spare(&self, oldest: u64, newcomer: u64, now: Timestamp) -> u64 {
+        let (Some(old), Some(new)) = (self.there.get(&oldest), self.there.get(&newcomer)) else {
+            return oldest;
+        };
+        let is_fair = self.of[&old.kind].len() > self.of[&new.kind].len();
+        if is_fair || now.since(old.since) >= self.spared_for { oldest } else { newcomer }
     }
 
     /// After one of `kind` came.
@@ -83,30 +112,46 @@ impl<K: Copy + Ord, E> Crowd<K, E> {
 mod tests {
     use super::*;
 
+    const NOW: Timestamp = Timestamp(5_000_000_000);
+
     #[test]
     fn who_has_most_gives_way() {
         let mut crowd = Crowd::new(4, 9);
         for end in ["a0", "a1", "a2", "b0"] {
-            assert_eq!(crowd.enter(&end[..1], end).1, None);
+            assert_eq!(crowd.enter(&end[..1], end, NOW).1, None);
         }
-        assert_eq!(crowd.enter("b", "b1").1, Some("a0"));
-        assert_eq!(crowd.enter("c", "c0").1, Some("a1"), "both have two, and this is the oldest");
-        assert_eq!(crowd.enter("c", "c1").1, Some("b0"));
-        assert_eq!(crowd.enter("c", "c2").1, Some("c0"));
+        assert_eq!(crowd.enter("b", "b1", NOW).1, Some("a0"));
+        assert_eq!(crowd.enter("c", "c0", NOW).1, Some("a1"), "both have two, and this is the oldest");
+        assert_eq!(crowd.enter("c", "c1", NOW).1, Some("b0"));
+        assert_eq!(crowd.enter("c", "c2", NOW).1, Some("c0"));
         assert_eq!(crowd.len(), 4);
     }
 
     #[test]
     fn a_kind_has_its_own_limit_and_who_left_makes_room() {
         let mut crowd = Crowd::new(100, 2);
-        let (first, _) = crowd.enter(1, 10);
-        crowd.enter(1, 11);
-        crowd.enter(2, 20);
+        let (first, _) = crowd.enter(1, 10, NOW);
+        crowd.enter(1, 11, NOW);
+        crowd.enter(2, 20, NOW);
         assert_eq!(crowd.leave(first), Some(10));
         assert_eq!(crowd.leave(first), None);
-        assert_eq!(crowd.enter(1, 12).1, None);
-        assert_eq!(crowd.enter(1, 13).1, Some(11));
+        assert_eq!(crowd.enter(1, 12, NOW).1, None);
+        assert_eq!(crowd.enter(1, 13, NOW).1, Some(11));
         assert_eq!((crowd.len(), crowd.of.len(), crowd.is_empty()), (3, 2, false));
+    }
+
+    #[test]
+    fn who_is_being_served_is_spared_for_a_time_among_its_like() {
+        let mut crowd = Crowd::new(3, 9).sparing(Duration::from_secs(1));
+        for end in ["a0", "a1", "a2"] {
+            assert_eq!(crowd.enter("a", end, NOW).1, None);
+        }
+        let soon = NOW.after(Duration::from_millis(999));
+        assert_eq!(crowd.enter("a", "a3", soon).1, Some("a3"), "the newcomer goes");
+        assert_eq!(crowd.enter("b", "b0", soon).1, Some("a0"), "another has less than they");
+        assert_eq!(crowd.enter("b", "b1", soon).1, Some("b1"), "and not more");
+        assert_eq!(crowd.enter("a", "a4", NOW.after(Duration::from_secs(1))).1, Some("a1"));
+        assert_eq!(crowd.len(), 3);
     }
 
     #[test]

@@ -2,13 +2,19 @@
 //! connections that say nothing; and so do a node's own, beyond what it can need.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use control_model::NodeId;
 use control_model::crowd::{Crowd, Source};
+use control_model::{NodeId, Timestamp};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// Connections whose handshake is not done: each has a file, and some 20 KiB when it has begun.
-pub(crate) const MAX_UNPROVEN: usize = 256;
+/// Connections that have said nothing yet: each has a file.
+pub(crate) const MAX_SILENT: usize = 256;
+/// Handshakes under way: each costs some 20 KiB and a signature, and anyone may begin one.
+pub(crate) const MAX_HANDSHAKES: usize = 128;
+/// A handshake takes less, and is given so much time also where hundreds of nodes come at once from one place.
+pub(crate) const SPARED_FOR: Duration = Duration::from_millis(500);
 /// Connections of callers without a certificate, who need only the CA: each costs memory and a file, and anyone may
 /// open one. A join takes one or two, for moments.
 pub(crate) const MAX_ANONYMOUS: usize = 256;
@@ -18,21 +24,31 @@ pub(crate) const MAX_OF_NODE: usize = 32;
 /// The connections of one server.
 #[derive(Debug)]
 pub(crate) struct Door {
-    unproven: Counted<Source>,
+    silent: Counted<Source>,
+    handshakes: Counted<Source>,
     anonymous: Counted<Source>,
     nodes: Counted<NodeId>,
 }
 
 impl Door {
     pub(crate) fn new() -> Self {
-        let counted = |limit| Counted(Arc::new(Mutex::new(Crowd::new(limit, limit))));
-        let nodes = Counted(Arc::new(Mutex::new(Crowd::new(usize::MAX, MAX_OF_NODE))));
-        Self { unproven: counted(MAX_UNPROVEN), anonymous: counted(MAX_ANONYMOUS), nodes }
+        let of_sources = |limit| Crowd::new(limit, limit);
+        Self {
+            silent: Counted::new(of_sources(MAX_SILENT)),
+            handshakes: Counted::new(of_sources(MAX_HANDSHAKES).sparing(SPARED_FOR)),
+            anonymous: Counted::new(of_sources(MAX_ANONYMOUS)),
+            nodes: Counted::new(Crowd::new(usize::MAX, MAX_OF_NODE)),
+        }
     }
 
-    /// A connection that has yet to prove anything; it ends with `cut`.
-    pub(crate) fn unproven(&self, from: Source, cut: &CancellationToken) -> Place<Source> {
-        self.unproven.enter(from, cut)
+    /// A connection that has said nothing yet; it ends with `cut`.
+    pub(crate) fn silent(&self, from: Source, cut: &CancellationToken) -> Place<Source> {
+        self.silent.enter(from, cut)
+    }
+
+    /// One whose handshake begins.
+    pub(crate) fn handshake(&self, from: Source, cut: &CancellationToken) -> Place<Source> {
+        self.handshakes.enter(from, cut)
     }
 
     /// One of a caller without a certificate.
@@ -47,17 +63,26 @@ impl Door {
 }
 
 #[derive(Debug)]
-struct Counted<K>(Arc<Mutex<Crowd<K, CancellationToken>>>);
+struct Counted<K> {
+    crowd: Arc<Mutex<Crowd<K, CancellationToken>>>,
+    began: Instant,
+}
 
 impl<K: Copy + Ord> Counted<K> {
+    fn new(crowd: Crowd<K, CancellationToken>) -> Self {
+        Self { crowd: Arc::new(Mutex::new(crowd)), began: Instant::now() }
+    }
+
     fn enter(&self, kind: K, cut: &CancellationToken) -> Place<K> {
         let cut = cut.child_token();
-        let (number, gives_way) =
-            self.0.lock().unwrap_or_else(PoisonError::into_inner).enter(kind, cut.clone());
+        let now = Timestamp(0).after(self.began.elapsed());
+        let mut crowd = self.crowd.lock().unwrap_or_else(PoisonError::into_inner);
+        let (number, gives_way) = crowd.enter(kind, cut.clone(), now);
+        drop(crowd);
         if let Some(other) = gives_way {
             other.cancel();
         }
-        Place { of: self.0.clone(), number, cut }
+        Place { of: self.crowd.clone(), number, cut }
     }
 }
 

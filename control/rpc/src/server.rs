@@ -111,19 +111,14 @@ async fn accept_all(listener: TcpListener, identity: Arc<Identity>, hall: Hall, 
                 continue;
             }
         };
-        let place = door.unproven(remote.ip().into(), &cut);
+        let silent = door.silent(remote.ip().into(), &cut);
         let (identity, hall, door, cut) = (identity.clone(), hall.clone(), door.clone(), cut.clone());
         tokio::spawn(async move {
-            let handshake = handshake((stream, remote), &identity, &door, &cut);
-            let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake);
-            match place.cut.run_until_cancelled(handshake).await {
-                Some(Ok(Ok(connection))) => {
-                    drop(place);
-                    hall.let_in(connection).await;
-                }
-                Some(Ok(Err(error))) => tracing::debug!(%remote, %error, "RPC handshake refused"),
-                Some(Err(_)) => tracing::debug!(%remote, "RPC handshake timed out"),
-                None => tracing::debug!(%remote, "RPC handshake gave way to others"),
+            let proving = prove((stream, remote), silent, &identity, &door, &cut);
+            match tokio::time::timeout(HANDSHAKE_TIMEOUT, proving).await {
+                Ok(Ok(connection)) => hall.let_in(connection).await,
+                Ok(Err(error)) => tracing::debug!(%remote, %error, "RPC handshake refused"),
+                Err(_) => tracing::debug!(%remote, "RPC handshake timed out"),
             }
         });
     }
@@ -145,15 +140,31 @@ impl Hall {
     }
 }
 
+/// The connection, once it has shown who it is, as far as there is room for it until then.
+async fn prove(
+    (stream, remote): (TcpStream, SocketAddr),
+    silent: Place<Source>,
+    identity: &Identity,
+    door: &Door,
+    cut: &CancellationToken,
+) -> io::Result<Connection> {
+    let gave_way = || io::Error::other("it gave way to others");
+    stream.set_nodelay(true)?;
+    let mut first = [0];
+    let spoken = tokio::time::timeout(FIRST_BYTES_TIMEOUT, stream.peek(&mut first));
+    silent.cut.run_until_cancelled(spoken).await.ok_or_else(gave_way)???;
+    drop(silent);
+    let place = door.handshake(remote.ip().into(), cut);
+    let shaken = place.cut.run_until_cancelled(handshake((stream, remote), identity, door, cut)).await;
+    shaken.ok_or_else(gave_way)?
+}
+
 async fn handshake(
     (stream, remote): (TcpStream, SocketAddr),
     identity: &Identity,
     door: &Door,
     cut: &CancellationToken,
 ) -> io::Result<Connection> {
-    stream.set_nodelay(true)?;
-    // What says nothing is not worth a session's memory.
-    tokio::time::timeout(FIRST_BYTES_TIMEOUT, stream.peek(&mut [0])).await??;
     let stream = TlsAcceptor::from(identity.server_config()).accept(stream).await?;
     let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
     let peer = certificate.map(identity_of).transpose().map_err(io::Error::other)?;

@@ -368,12 +368,18 @@ async fn connections_that_say_nothing_keep_nobody_out() {
     let root = Root::new();
     let server = start(&root, root.identity(node(1, Role::Manager))).await;
     let mut silent = Vec::new();
-    for _ in 0..door::MAX_UNPROVEN + 10 {
+    for _ in 0..door::MAX_SILENT + 10 {
         silent.push(TcpStream::connect(server.addr).await.unwrap());
     }
     let began = std::time::Instant::now();
     assert_eq!(heartbeat(root.identity(node(7, Role::Worker)), server.addr).await.unwrap(), 7);
     assert!(began.elapsed() < server::FIRST_BYTES_TIMEOUT, "it waited for {:?}", began.elapsed());
+    // Such that begin a handshake and say no more.
+    for stream in silent.iter_mut().rev().take(door::MAX_HANDSHAKES) {
+        drop(tokio::io::AsyncWriteExt::write_all(stream, &[22, 3, 1]).await);
+    }
+    tokio::time::sleep(door::SPARED_FOR).await;
+    assert_eq!(heartbeat(root.identity(node(7, Role::Worker)), server.addr).await.unwrap(), 7);
     for (at, stream) in silent.iter_mut().enumerate() {
         let closed = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut Vec::new())).await;
         assert!(closed.is_ok(), "connection {at} is still open");

@@ -165,7 +165,8 @@ impl Place {
     fn take(of: &Unproven, from: IpAddr) -> Self {
         let (end, gives_way) = oneshot::channel();
         // Dropping the other's end tells it.
-        let (number, _) = of.lock().unwrap_or_else(PoisonError::into_inner).enter(from.into(), end);
+        let (number, _) =
+            of.lock().unwrap_or_else(PoisonError::into_inner).enter(from.into(), end, monotonic());
         Self { of: of.clone(), number, gives_way }
     }
 }
