@@ -21,7 +21,10 @@ pub fn describe_host(
     let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     NodeDescription {
         hostname,
-        platform: Platform { os: "linux".to_owned(), architecture: std::env::consts::ARCH.to_owned() },
+        platform: Platform {
+            os: Platform::HOST_OS.to_owned(),
+            architecture: Platform::HOST_ARCHITECTURE.to_owned(),
+        },
         resources: Resources {
             nano_cpus: i64::try_from(n_cpus).unwrap_or(i64::MAX).saturating_mul(NANO_CPUS_PER_CPU),
             memory_bytes: memory_bytes(&meminfo),

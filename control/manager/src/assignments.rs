@@ -331,7 +331,12 @@ fn keys_of<'a>(
 fn own_hostname(state: &State, task: &Task) -> Option<String> {
     let wanted = Some(&task.spec.container.hostname).filter(|wanted| !wanted.is_empty())?;
     let node = state.nodes().get(&task.node?)?;
-    let context = TemplateContext { task, node_hostname: &node.description.hostname };
+    let context = TemplateContext {
+        task,
+        node_hostname: &node.description.hostname,
+        node_os: &node.description.platform.os,
+        node_architecture: &node.description.platform.architecture,
+    };
     // A placeholder that can't be expanded makes the task fail on its node.
     context.expand(wanted).ok()
 }

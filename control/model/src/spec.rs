@@ -280,6 +280,13 @@ pub struct Platform {
     pub architecture: String,
 }
 
+impl Platform {
+    /// The only one that this program runs on.
+    pub const HOST_OS: &str = "linux";
+    /// What this program was built for, in the kernel's words.
+    pub const HOST_ARCHITECTURE: &str = std::env::consts::ARCH;
+}
+
 /// A network that a service's tasks join.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetworkAttachmentSpec {

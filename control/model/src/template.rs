@@ -21,6 +21,9 @@ pub enum TemplateError {
 pub struct TemplateContext<'a> {
     pub task: &'a Task,
     pub node_hostname: &'a str,
+    /// The node's operating system and architecture, as it describes itself.
+    pub node_os: &'a str,
+    pub node_architecture: &'a str,
 }
 
 impl TemplateContext<'_> {
@@ -47,8 +50,8 @@ impl TemplateContext<'_> {
             ".Service.Name" => task.service_name.clone(),
             ".Node.ID" => task.node?.to_string(),
             ".Node.Hostname" => self.node_hostname.to_owned(),
-            ".Node.Platform.OS" => "linux".to_owned(),
-            ".Node.Platform.Architecture" => "x86_64".to_owned(),
+            ".Node.Platform.OS" => self.node_os.to_owned(),
+            ".Node.Platform.Architecture" => self.node_architecture.to_owned(),
             ".Task.ID" => task.id.to_string(),
             ".Task.Name" => task.name(),
             ".Task.Slot" => match task.slot {
@@ -76,13 +79,23 @@ mod tests {
     #[test]
     fn placeholders_are_replaced_and_others_refused() {
         let task = task();
-        let context = TemplateContext { task: &task, node_hostname: "n1" };
+        let context = TemplateContext {
+            task: &task,
+            node_hostname: "n1",
+            node_os: "linux",
+            node_architecture: "aarch64",
+        };
         assert_eq!(context.expand("plain").expect("valid"), "plain");
         assert_eq!(
             context.expand("{{.Service.Name}}-{{ .Task.Slot }}@{{.Node.Hostname}}!").expect("valid"),
             "web-3@n1!"
         );
         assert_eq!(context.expand("{{.Task.Name}}").expect("valid"), format!("web.3.{}", task.id));
+        assert_eq!(
+            context.expand("{{.Node.Platform.OS}}/{{.Node.Platform.Architecture}}").expect("valid"),
+            "linux/aarch64",
+            "the node's own"
+        );
         assert!(matches!(context.expand("{{.Task.Name"), Err(TemplateError::Unclosed(_))));
         assert_eq!(context.expand("{{env \"X\"}}"), Err(TemplateError::Unknown("env \"X\"".into())));
     }

@@ -256,7 +256,7 @@ fn validate_task(spec: &TaskSpec) -> Result<(), SpecError> {
 fn validate_placeholders(container: &ContainerSpec) -> Result<(), SpecError> {
     let any = Slot::Node(NodeId::from_bits(0));
     let task = Task::new(TaskId::from_bits(0), ServiceId::from_bits(0), any);
-    let context = TemplateContext { task: &task, node_hostname: "" };
+    let context = TemplateContext { task: &task, node_hostname: "", node_os: "", node_architecture: "" };
     let sources = container.mounts.iter().map(|mount| &mount.source);
     let texts = [&container.hostname].into_iter().chain(&container.env).chain(sources);
     for text in texts {

@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 use control_model::assignment::{EndpointView, Peer, ServiceView};
 use control_model::gossip::Opinion;
 use control_model::object::NetworkAttachment;
-use control_model::spec::{PortConfig, Protocol, PublishMode};
+use control_model::spec::{Platform, PortConfig, Protocol, PublishMode};
 use control_model::template::TemplateContext;
 use control_model::{Network, NetworkId, NodeId, ServiceId, Task, TaskId};
 use dataplane_model::{self as dp, Table};
@@ -62,7 +62,12 @@ impl Rows<'_> {
         if wanted.is_empty() {
             return short_id(task.id);
         }
-        let context = TemplateContext { task, node_hostname: &self.context.hostname };
+        let context = TemplateContext {
+            task,
+            node_hostname: &self.context.hostname,
+            node_os: Platform::HOST_OS,
+            node_architecture: Platform::HOST_ARCHITECTURE,
+        };
         // A placeholder that can't be expanded makes the executor refuse the task; until then any name will do.
         context.expand(wanted).unwrap_or_else(|_| wanted.clone())
     }

@@ -7,7 +7,7 @@ use control_model::Task;
 use control_model::Timestamp;
 use control_model::generic;
 use control_model::object::HealthStatus;
-use control_model::spec::{DEFAULT_STOP_GRACE_PERIOD, Labels, PortConfig, PublishMode};
+use control_model::spec::{DEFAULT_STOP_GRACE_PERIOD, Labels, Platform, PortConfig, PublishMode};
 use control_model::template::TemplateContext;
 
 use super::cgroup::CgroupLayout;
@@ -116,7 +116,12 @@ impl Preparation<'_> {
     }
 
     fn context(&self) -> TemplateContext<'_> {
-        TemplateContext { task: self.task, node_hostname: self.node_hostname }
+        TemplateContext {
+            task: self.task,
+            node_hostname: self.node_hostname,
+            node_os: Platform::HOST_OS,
+            node_architecture: Platform::HOST_ARCHITECTURE,
+        }
     }
 
     /// Placeholders replaced; Docker's default is the short id.
