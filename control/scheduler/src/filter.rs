@@ -13,6 +13,7 @@ enum Refusal {
     NotReady,
     DataPath,
     Resources,
+    Unreadable,
     Constraints,
     Platform,
     HostPort,
@@ -20,23 +21,25 @@ enum Refusal {
 }
 
 impl Refusal {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::NotReady,
         Self::DataPath,
         Self::Resources,
+        Self::Unreadable,
         Self::Constraints,
         Self::Platform,
         Self::HostPort,
         Self::MaxReplicas,
     ];
 
-    /// swarmkit's words, but for the data path, which it doesn't know.
+    /// swarmkit's words, but for what it doesn't look at: the data path, and constraints that can't be read.
     fn explain(self, n_nodes: usize) -> String {
         let nodes = if n_nodes == 1 { "1 node".to_owned() } else { format!("{n_nodes} nodes") };
         match self {
             Self::NotReady => format!("{nodes} not available for new tasks"),
             Self::DataPath => format!("data path does not answer on {nodes}"),
             Self::Resources => format!("insufficient resources on {nodes}"),
+            Self::Unreadable => "scheduling constraints can not be read".to_owned(),
             Self::Constraints => format!("scheduling constraints not satisfied on {nodes}"),
             Self::Platform => format!("unsupported platform on {nodes}"),
             Self::HostPort => format!("host-mode port already in use on {nodes}"),
@@ -49,7 +52,8 @@ impl Refusal {
 #[derive(Debug)]
 pub(crate) struct Filters<'a> {
     task: &'a Task,
-    constraints: Vec<Constraint>,
+    /// `None` if they can't be read.
+    constraints: Option<Vec<Constraint>>,
     host_ports: Vec<(Protocol, u16)>,
     reservations: Resources,
 }
@@ -59,11 +63,12 @@ pub(crate) struct Filters<'a> {
 pub(crate) struct Refusals([usize; Refusal::ALL.len()]);
 
 impl<'a> Filters<'a> {
-    /// The API has validated the constraints: what does not parse is ignored, as swarmkit does.
+    /// The API has validated the constraints. What another version wrote and this one can't read may exclude any node: so no
+    /// node will do (swarmkit's would), as for the orchestrator.
     pub(crate) fn new(task: &'a Task) -> Self {
         Self {
             task,
-            constraints: parse_constraints(&task.spec.placement.constraints).unwrap_or_default(),
+            constraints: parse_constraints(&task.spec.placement.constraints).ok(),
             host_ports: host_ports(task).collect(),
             reservations: task.spec.resources.reservations,
         }
@@ -92,7 +97,10 @@ impl<'a> Filters<'a> {
                     && (asked.memory_bytes <= 0 || asked.memory_bytes <= available.memory_bytes)
                     && info.claim(&self.task.spec.resources.generic).is_some()
             }
-            Refusal::Constraints => node_matches(&self.constraints, &info.node),
+            Refusal::Unreadable => self.constraints.is_some(),
+            Refusal::Constraints => {
+                self.constraints.as_ref().is_some_and(|constraints| node_matches(constraints, &info.node))
+            }
             Refusal::Platform => {
                 let of_node = &info.node.description.platform;
                 placement.platforms.is_empty() || placement.platforms.iter().any(|p| runs_on(p, of_node))

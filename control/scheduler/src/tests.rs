@@ -230,6 +230,16 @@ fn networks_need_a_data_path_also_on_the_node_that_is_given() {
 }
 
 #[test]
+fn constraints_that_can_not_be_read_are_met_by_no_node() {
+    let mut world = World::new();
+    world.add_nodes(2);
+    let constrain = |task: &mut Task| task.spec.placement.constraints = vec!["node.role ~ worker".into()];
+    let id = world.add_tasks(1, 1, constrain)[0];
+    assert_eq!(world.task(id).node, None);
+    assert_eq!(world.task(id).status.error, "no suitable node (scheduling constraints can not be read)");
+}
+
+#[test]
 fn no_node_at_all() {
     let mut world = World::new();
     let id = world.add_tasks(1, 1, |_| {})[0];
