@@ -284,7 +284,7 @@ impl Platform {
     /// The only one that this program runs on.
     pub const HOST_OS: &str = "linux";
     /// What this program was built for, in the kernel's words.
-    pub const HOST_ARCHITECTURE: &str = std::env::consts::ARCH;
+    pub const HOST_ARCHITECTURE: &str = if cfg!(target_arch = "aarch64") { "aarch64" } else { "x86_64" };
 }
 
 /// A network that a service's tasks join.
