@@ -85,7 +85,7 @@ struct Failed(std::cell::RefCell<Vec<f64>>);
 
 /// Milliseconds from the leader's SIGKILL to the next write that a manager accepts.
 fn until_written(managers: &impl Managers) -> Result<f64> {
-    managers.runtime().block_on(sleep(SETTLE));
+    std::thread::sleep(SETTLE);
     let leader = managers.leader()?;
     let start = Instant::now();
     signal(managers, leader, Signal::SIGKILL)?;
@@ -112,7 +112,7 @@ async fn write_anywhere(managers: &impl Managers, first: usize) -> Result<()> {
 
 /// Milliseconds of the longest time without an accepted write of a client while the leader ends after SIGTERM.
 fn longest_gap(managers: &impl Managers, failed: &Failed) -> Result<f64> {
-    managers.runtime().block_on(sleep(SETTLE));
+    std::thread::sleep(SETTLE);
     let leader = managers.leader()?;
     let others: Vec<usize> = (0..N_MANAGERS).filter(|member| *member != leader).collect();
     let is_over = Cell::new(false);
