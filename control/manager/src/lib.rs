@@ -25,3 +25,6 @@ pub use dispatcher::AskError;
 pub use inspector::Inspector;
 pub use liveness::watcher::Senses;
 pub use manager::{Manager, Options};
+
+/// Changes in one entry; swarmkit's limit for a transaction.
+pub(crate) const MAX_BATCH: usize = 200;

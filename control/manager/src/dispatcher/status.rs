@@ -11,12 +11,12 @@ use control_store::{ProposeError, ReplicatedStore, State};
 use tokio::sync::{mpsc, oneshot};
 use tonic::Status;
 
+use crate::MAX_BATCH;
+
 /// Statuses in one report: more than a node can run tasks.
 pub const MAX_STATUSES: usize = 10_000;
 /// Of each text in a status; the rest is cut off.
 const MAX_TEXT_BYTES: usize = 4096;
-/// Changes in one entry; swarmkit's limit for a transaction.
-const MAX_BATCH: usize = 200;
 /// Texts in one entry: with all the rest it stays far below what an entry may have.
 const MAX_BATCH_BYTES: usize = 1 << 19;
 /// Reports that wait for the writer; beyond it, callers wait.

@@ -174,21 +174,23 @@ fn a_node_that_gossip_finds_gone_is_down_as_soon_as_heartbeat_and_probes_confirm
     );
 }
 
+/// The node says that its tunnel ends where another's does.
+fn comes_to_one_address(id: u128) -> Change {
+    let address = std::net::Ipv4Addr::new(198, 18, 0, 12).into();
+    let description = NodeDescription {
+        data_path_addr: Some(address),
+        addresses: vec![address],
+        ..NodeDescription::default()
+    };
+    Change::NodeDescription { id: NodeId::from_bits(id), description: Box::new(description) }
+}
+
 #[test]
 fn who_answers_at_a_nodes_address_after_another_one_came_there_is_that_one() {
     let mut world = World::new(2);
-    let address = std::net::Ipv4Addr::new(198, 18, 0, 12).into();
-    let describe = |id| Change::NodeDescription {
-        id: NodeId::from_bits(id),
-        description: Box::new(NodeDescription {
-            data_path_addr: Some(address),
-            addresses: vec![address],
-            ..NodeDescription::default()
-        }),
-    };
-    world.apply(vec![describe(1)]);
+    world.apply(vec![comes_to_one_address(1)]);
     assert_eq!(world.run(COMES_UP), "20 node 1 Ready path alive \n");
-    world.apply(vec![describe(2)]);
+    world.apply(vec![comes_to_one_address(2)]);
     let comes = "300 beat 2\n300 probe 1\n300 probe 2\n310 answer 1\n310 answer 2\n310 tick";
     assert_eq!(world.run(comes), "310 node 2 Ready path alive \n", "its agent was just heard");
     let round =
@@ -203,18 +205,9 @@ fn who_answers_at_a_nodes_address_after_another_one_came_there_is_that_one() {
 #[test]
 fn who_is_heard_loses_its_data_path_to_nobodys_word() {
     let mut world = World::new(2);
-    let address = std::net::Ipv4Addr::new(198, 18, 0, 12).into();
-    let describe = |id| Change::NodeDescription {
-        id: NodeId::from_bits(id),
-        description: Box::new(NodeDescription {
-            data_path_addr: Some(address),
-            addresses: vec![address],
-            ..NodeDescription::default()
-        }),
-    };
-    world.apply(vec![describe(1)]);
+    world.apply(vec![comes_to_one_address(1)]);
     world.run(COMES_UP);
-    world.apply(vec![describe(2)]);
+    world.apply(vec![comes_to_one_address(2)]);
     let round = |ms| {
         let mut script = String::new();
         for id in 1..=2 {

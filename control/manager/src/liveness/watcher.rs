@@ -15,11 +15,9 @@ use super::leaders::Leaders;
 use super::prober::Prober;
 use super::rounds::Rounds;
 use super::table::LivenessTable;
-use crate::clock;
 use crate::leading::while_leading;
+use crate::{MAX_BATCH, clock};
 
-/// Changes in one entry; swarmkit's limit for a transaction.
-const MAX_BATCH: usize = 200;
 /// After a write that failed. The next look returns the same change.
 const RETRY: Duration = Duration::from_millis(300);
 /// A leader that doubts its own data path for so long hands leadership over. What ends sooner (a switch that starts
