@@ -8,7 +8,7 @@ mod mesh;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use bench_lab::wait_until;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -24,6 +24,12 @@ pub const N_MANAGERS: usize = 3;
 
 /// How long a process may take to end, or to come back as a member that is heard.
 const RETURN_LIMIT: Duration = Duration::from_mins(2);
+
+/// With `MESH_BENCH_ALONE` set the peers are left out: what is looked at then, with a profiler, is ours.
+fn with_peers() -> Result<()> {
+    ensure!(std::env::var_os("MESH_BENCH_ALONE").is_none(), "left out, as MESH_BENCH_ALONE says");
+    Ok(())
+}
 
 /// Three members of a cluster that agrees on writes.
 pub trait Managers {

@@ -21,6 +21,7 @@ impl DockerManagers {
 
     /// With workers too.
     pub fn start_with(n_workers: usize) -> Result<Self> {
+        super::with_peers()?;
         let size = Size { n_managers: N_MANAGERS, n_nodes: N_MANAGERS + n_workers };
         Ok(Self { swarm: Swarm::start(size, PacketFilter::Untouched)?, runtime: runtime()? })
     }

@@ -38,6 +38,7 @@ pub struct Etcd {
 
 impl Etcd {
     pub fn start() -> Result<Self> {
+        super::with_peers()?;
         ensure!(Path::new("/usr/bin/etcd").exists(), "no etcd: install Debian's etcd-server");
         let this = Self {
             members: RefCell::default(),
