@@ -11,7 +11,7 @@ use control_api::Node as _;
 use control_api::node::Membership;
 use control_ca::{RootCa, key_digest};
 use control_model::{Change, Object};
-use control_store::ReplicatedStore as _;
+use control_store::{ApplyError, ReplicatedStore as _};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn version_and_info_are_truthful() {
@@ -372,14 +372,18 @@ async fn pings_say_where_the_node_stands() {
 async fn with_authority() -> (Daemon, tokio::task::JoinHandle<()>) {
     let daemon = Daemon::manager().await;
     let root = RootCa::generate(control_manager::clock::now()).expect("made");
-    let cluster = daemon.store.state().cluster().expect("made").clone();
-    let mut signing = (*cluster).clone();
-    root.cert_pem().clone_into(&mut signing.ca.root_cert);
-    signing.ca.root_key = root.key_pem();
-    signing.ca.issuer = key_digest(root.cert_pem());
-    let change =
-        Change::Update { object: Object::Cluster(Box::new(signing)), expected: cluster.meta.version };
-    daemon.store.commit(vec![change]).expect("current version");
+    let sign = || {
+        let mut signing = (**daemon.store.state().cluster().expect("made")).clone();
+        let expected = signing.meta.version;
+        root.cert_pem().clone_into(&mut signing.ca.root_cert);
+        signing.ca.root_key = root.key_pem();
+        signing.ca.issuer = key_digest(root.cert_pem());
+        daemon.store.commit(vec![Change::Update { object: Object::Cluster(Box::new(signing)), expected }])
+    };
+    // The leader's loops write the cluster too, perhaps in between.
+    while let Err(error) = sign() {
+        assert!(matches!(error, ApplyError::Conflict(_)), "{error}");
+    }
     let renewing = tokio::spawn(common::world::renew(daemon.store.clone()));
     (daemon, renewing)
 }

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use crate::clock;
 use crate::leading::while_leading;
 use crate::liveness::table::LivenessTable;
-pub use rounds::{Factory, Happened, LeaderLoop, Loops, MAX_CHANGES, Make, last_stamp};
+pub use rounds::{Factory, Happened, LeaderLoop, Loops, Make, in_entries, last_stamp};
 
 /// After a proposal that had no leader to go to.
 const RETRY: Duration = Duration::from_millis(200);

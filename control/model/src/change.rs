@@ -1,6 +1,8 @@
 //! Writes: a loop or an API call returns [`Change`]s, consensus carries them as one [`Entry`], the store applies
 //! the entry whole or not at all.
 
+mod pack;
+
 use serde::{Deserialize, Serialize};
 
 use crate::id::{ClusterId, NetworkId, NodeId, ServiceId, TaskId};
@@ -10,6 +12,7 @@ use crate::object::{
 };
 use crate::task_state::TaskState;
 use crate::time::Timestamp;
+pub use pack::{TaskEdit, TasksAlike, pack};
 
 /// Names one write, so that one retried over a leader change applies once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -67,6 +70,10 @@ pub enum Change {
     Create(Object),
     /// Replaces the object if its `meta.version` is `expected`. Raises `spec_version` when the spec differs.
     Update { object: Object, expected: u64 },
+    /// Creates tasks, as [`Change::Create`] does; all or none.
+    CreateTasks(Box<TasksAlike>),
+    /// [`Change::Update`] of a task of which most stays as it is.
+    TaskEdit { id: TaskId, expected: u64, edit: Box<TaskEdit> },
     /// Deleting what is absent is success.
     Delete(ObjectRef),
     /// Liveness, by the leader. Ignored for an unknown node.
@@ -93,6 +100,25 @@ pub enum Change {
         #[serde(default)]
         of: Option<UpdateSeen>,
     },
+}
+
+impl Change {
+    /// How many objects it changes.
+    pub fn n_objects(&self) -> usize {
+        match self {
+            Self::CreateTasks(alike) => alike.made.len(),
+            _ => 1,
+        }
+    }
+
+    /// The tasks that it makes, each whole.
+    pub fn created_tasks(&self) -> Vec<Task> {
+        match self {
+            Self::Create(Object::Task(task)) => vec![Task::clone(task)],
+            Self::CreateTasks(alike) => alike.tasks().collect(),
+            _ => Vec::new(),
+        }
+    }
 }
 
 /// The update of a service that the writer of a [`Change::UpdateStatus`] looked at.

@@ -1,5 +1,7 @@
 //! MessagePack bodies of `bytes` fields: model types, with named fields so that one added later is no break.
 
+use std::io;
+
 use control_model::AssignmentUpdate;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -42,6 +44,26 @@ pub fn encode_assignments(update: &AssignmentUpdate) -> Result<Vec<u8>, BodyErro
     encode_within(MAX_ASSIGNMENT_BODY_BYTES, update)
 }
 
+/// Bytes that `value` takes as a body; more than any body where it can't be encoded.
+pub fn encoded_len<T: Serialize>(value: &T) -> usize {
+    let mut counter = Counter(0);
+    rmp_serde::encode::write_named(&mut counter, value).map_or(usize::MAX, |()| counter.0)
+}
+
+/// Takes bytes and keeps their number.
+struct Counter(usize);
+
+impl io::Write for Counter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// The value of a body from outside. Never panics.
 pub fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, BodyError> {
     decode_within(MAX_BODY_BYTES, body)
@@ -71,6 +93,12 @@ fn check_len(limit: usize, body: &[u8]) -> Result<(), BodyError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_body_is_as_long_as_it_is_said_to_be() {
+        let value = (70_000_u64, "text".to_owned(), vec![1_u8; 300]);
+        assert_eq!(encoded_len(&value), encode(&value).unwrap().len());
+    }
 
     #[test]
     fn bodies_return_as_they_were() {

@@ -122,16 +122,12 @@ impl World {
     /// The mutation's.
     fn with_twins(&mut self, mut changes: Vec<Change>) -> Vec<Change> {
         let mut twins = Vec::new();
-        for change in &changes {
-            if let Change::Create(Object::Task(task)) = change
-                && let Slot::Replica(number) = task.slot
+        for task in changes.iter().flat_map(Change::created_tasks) {
+            if let Slot::Replica(number) = task.slot
                 && (task.job_iteration.is_some() || task.node.is_some())
             {
-                let twin = Task {
-                    id: TaskId::from_bits(self.random.bits()),
-                    slot: Slot::Replica(number + 1),
-                    ..Task::clone(task)
-                };
+                let id = TaskId::from_bits(self.random.bits());
+                let twin = Task { id, slot: Slot::Replica(number + 1), ..task };
                 twins.push(Change::Create(Object::Task(Box::new(twin))));
             }
         }

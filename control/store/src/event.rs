@@ -7,14 +7,14 @@ use control_model::{Cluster, Network, Node, ObjectRef, Service, Task};
 use crate::state::State;
 
 /// One object before and after. Both are shared with the tables.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
     pub object: ObjectRef,
     pub kind: EventKind,
 }
 
 /// `(before, after)`: `None` before is a creation, `None` after a deletion.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EventKind {
     Cluster(Option<Arc<Cluster>>, Option<Arc<Cluster>>),
     Node(Option<Arc<Node>>, Option<Arc<Node>>),

@@ -8,6 +8,7 @@ mod replicated;
 mod requests;
 mod state;
 mod table;
+mod task_index;
 mod watch;
 
 pub use event::{Event, EventBatch, EventKind};

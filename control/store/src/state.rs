@@ -6,13 +6,14 @@ use std::sync::Arc;
 use control_model::change::{Change, Entry, Object, ObjectRef, RequestId};
 use control_model::object::{Cluster, Meta, Network, Node, Service, Slot, Task};
 use control_model::{ClusterId, NetworkId, NodeId, ServiceId, TaskId, TaskState, Timestamp};
-use imbl::{OrdMap, OrdSet};
+use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 
 use crate::event::{Event, EventKind};
 use crate::former::FormerManagers;
 use crate::requests::Requests;
 use crate::table::Table;
+use crate::task_index::TaskIndex;
 
 /// Why an entry changed nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
@@ -43,10 +44,7 @@ pub struct State {
     networks: Table<NetworkId, Network>,
     service_names: OrdMap<String, ServiceId>,
     network_names: OrdMap<String, NetworkId>,
-    tasks_of_service: OrdSet<(ServiceId, TaskId)>,
-    tasks_of_node: OrdSet<(NodeId, TaskId)>,
-    tasks_of_slot: OrdSet<(ServiceId, Slot, TaskId)>,
-    tasks_of_network: OrdSet<(NetworkId, TaskId)>,
+    task_index: TaskIndex,
     former_managers: FormerManagers,
     requests: Requests,
 }
@@ -88,12 +86,9 @@ impl State {
         next.index = index;
         let mut events = Vec::with_capacity(entry.changes.len());
         for change in &entry.changes {
-            match next.apply_change(index, entry.at, change) {
-                Ok(event) => events.extend(event),
-                Err(error) => {
-                    self.index = index;
-                    return Err(error);
-                }
+            if let Err(error) = next.apply_change(index, entry.at, change, &mut events) {
+                self.index = index;
+                return Err(error);
             }
         }
         next.requests.note(entry.request, entry.at);
@@ -153,26 +148,22 @@ impl State {
 
     /// The service's tasks, by task id.
     pub fn tasks_of_service(&self, id: ServiceId) -> impl Iterator<Item = &Arc<Task>> {
-        let (low, high) = ((id, TaskId::from_bits(0)), (id, TaskId::from_bits(u128::MAX)));
-        self.tasks_of_service.range(low..=high).filter_map(|(_, task)| self.tasks.get(task))
+        self.task_index.of_service(id).filter_map(|task| self.tasks.get(&task))
     }
 
     /// The tasks bound to the node, by task id.
     pub fn tasks_of_node(&self, id: NodeId) -> impl Iterator<Item = &Arc<Task>> {
-        let (low, high) = ((id, TaskId::from_bits(0)), (id, TaskId::from_bits(u128::MAX)));
-        self.tasks_of_node.range(low..=high).filter_map(|(_, task)| self.tasks.get(task))
+        self.task_index.of_node(id).filter_map(|task| self.tasks.get(&task))
     }
 
     /// The tasks with an attachment to the network, by task id.
     pub fn tasks_of_network(&self, id: NetworkId) -> impl Iterator<Item = &Arc<Task>> {
-        let (low, high) = ((id, TaskId::from_bits(0)), (id, TaskId::from_bits(u128::MAX)));
-        self.tasks_of_network.range(low..=high).filter_map(|(_, task)| self.tasks.get(task))
+        self.task_index.of_network(id).filter_map(|task| self.tasks.get(&task))
     }
 
     /// The service's tasks in `slot`, by task id.
     pub fn tasks_of_slot(&self, id: ServiceId, slot: Slot) -> impl Iterator<Item = &Arc<Task>> {
-        let (low, high) = ((id, slot, TaskId::from_bits(0)), (id, slot, TaskId::from_bits(u128::MAX)));
-        self.tasks_of_slot.range(low..=high).filter_map(|(_, _, task)| self.tasks.get(task))
+        self.task_index.of_slot(id, slot).filter_map(|task| self.tasks.get(&task))
     }
 
     /// The state as bytes, for [`State::from_snapshot`].
@@ -244,30 +235,51 @@ impl State {
         index: u64,
         at: Timestamp,
         change: &Change,
-    ) -> Result<Option<Event>, ApplyError> {
+        events: &mut Vec<Event>,
+    ) -> Result<(), ApplyError> {
         match change {
-            Change::Create(object) => self.create(index, at, object).map(Some),
-            Change::Update { object, expected } => self.update(index, at, object, *expected).map(Some),
-            Change::Delete(name) => Ok(self.delete(at, *name)),
-            Change::NodeStatus { id, status } => Ok(self.edit_node(index, at, *id, |n| {
+            Change::Create(object) => events.push(self.create(index, at, object.clone())?),
+            Change::CreateTasks(alike) => {
+                for task in alike.tasks() {
+                    events.push(self.create(index, at, Object::Task(Box::new(task)))?);
+                }
+            }
+            Change::Update { object, expected } => {
+                events.push(self.update(index, at, object.clone(), *expected)?);
+            }
+            Change::TaskEdit { id, expected, edit } => {
+                let old = self.tasks.get(id).ok_or(ApplyError::NotFound(ObjectRef::Task(*id)))?;
+                let new = Object::Task(Box::new(edit.applied(old)));
+                events.push(self.update(index, at, new, *expected)?);
+            }
+            Change::Delete(name) => events.extend(self.delete(at, *name)),
+            other => events.extend(self.apply_narrow(index, at, other)),
+        }
+        Ok(())
+    }
+
+    /// A change of what one owner writes, which can't be refused. Nothing for the others.
+    fn apply_narrow(&mut self, index: u64, at: Timestamp, change: &Change) -> Option<Event> {
+        match change {
+            Change::NodeStatus { id, status } => self.edit_node(index, at, *id, |n| {
                 let changed = n.status != *status;
                 n.status.clone_from(status);
                 changed
-            })),
-            Change::NodeDescription { id, description } => Ok(self.edit_node(index, at, *id, |n| {
+            }),
+            Change::NodeDescription { id, description } => self.edit_node(index, at, *id, |n| {
                 let changed = n.description != **description;
                 if n.description.addresses != description.addresses {
                     n.addresses_since = index;
                 }
                 n.description.clone_from(&**description);
                 changed
-            })),
-            Change::NodeManager { id, manager } => Ok(self.edit_node(index, at, *id, |n| {
+            }),
+            Change::NodeManager { id, manager } => self.edit_node(index, at, *id, |n| {
                 let changed = n.manager != *manager;
                 n.manager = *manager;
                 changed
-            })),
-            Change::TaskStatus { id, status } => Ok(self.edit_task(index, at, *id, |t| {
+            }),
+            Change::TaskStatus { id, status } => self.edit_task(index, at, *id, |t| {
                 // A task ends once: what an earlier life of its agent said of it may come late.
                 let has_ended = t.status.state.is_terminal() && status.state != TaskState::Orphaned;
                 let grows = (status.state > t.status.state && !has_ended)
@@ -281,39 +293,43 @@ impl State {
                     t.status.clone_from(status);
                 }
                 grows
-            })),
-            Change::TaskDesired { id, state } => Ok(self.edit_task(index, at, *id, |t| {
+            }),
+            Change::TaskDesired { id, state } => self.edit_task(index, at, *id, |t| {
                 let grows = *state > t.desired_state;
                 t.desired_state = t.desired_state.max(*state);
                 grows
-            })),
+            }),
             Change::TaskDrained { id } => {
-                Ok(self.edit_task(index, at, *id, |t| !std::mem::replace(&mut t.drained, true)))
+                self.edit_task(index, at, *id, |t| !std::mem::replace(&mut t.drained, true))
             }
-            Change::TaskWeight { id, weight } => Ok(self.edit_task(index, at, *id, |t| {
+            Change::TaskWeight { id, weight } => self.edit_task(index, at, *id, |t| {
                 let grows = *weight > t.weight;
                 t.weight = t.weight.max(*weight);
                 grows
-            })),
-            Change::UpdateStatus { id, status, of } => Ok(self.edit_service(index, at, *id, |s| {
+            }),
+            Change::UpdateStatus { id, status, of } => self.edit_service(index, at, *id, |s| {
                 let is_current = of.as_ref().is_none_or(|of| of.is_of(s));
                 let changes = is_current && s.update_status != *status;
                 if changes {
                     s.update_status.clone_from(status);
                 }
                 changes
-            })),
+            }),
+            Change::Create(_)
+            | Change::CreateTasks(_)
+            | Change::Update { .. }
+            | Change::TaskEdit { .. }
+            | Change::Delete(_) => None,
         }
     }
 
-    fn create(&mut self, index: u64, at: Timestamp, object: &Object) -> Result<Event, ApplyError> {
+    fn create(&mut self, index: u64, at: Timestamp, mut object: Object) -> Result<Event, ApplyError> {
         let name = object.to_ref();
         let second_cluster = matches!(object, Object::Cluster(_)) && self.cluster().is_some();
         if second_cluster || self.meta(name).is_some() {
             return Err(ApplyError::Exists(name));
         }
-        self.check_unique_name(object)?;
-        let mut object = object.clone();
+        self.check_unique_name(&object)?;
         *meta_mut(&mut object) = Meta { version: index, spec_version: index, created_at: at, updated_at: at };
         Ok(self.put(object))
     }
@@ -322,7 +338,7 @@ impl State {
         &mut self,
         index: u64,
         at: Timestamp,
-        object: &Object,
+        mut object: Object,
         expected: u64,
     ) -> Result<Event, ApplyError> {
         let name = object.to_ref();
@@ -330,10 +346,9 @@ impl State {
         if old.version != expected {
             return Err(ApplyError::Conflict(name));
         }
-        self.check_unique_name(object)?;
-        self.check_task_law(object)?;
-        let spec_version = if self.same_spec(object) { old.spec_version } else { index };
-        let mut object = object.clone();
+        self.check_unique_name(&object)?;
+        self.check_task_law(&object)?;
+        let spec_version = if self.same_spec(&object) { old.spec_version } else { index };
         *meta_mut(&mut object) = Meta { version: index, spec_version, updated_at: at, ..old };
         Ok(self.put(object))
     }
@@ -353,7 +368,7 @@ impl State {
             }
             ObjectRef::Task(id) => {
                 let old = self.tasks.remove(&id)?;
-                self.unindex_task(&old);
+                self.task_index.remove(&old);
                 EventKind::Task(Some(old), None)
             }
             ObjectRef::Network(id) => {
@@ -439,13 +454,10 @@ impl State {
             Object::Task(mut o) => {
                 let id = o.id;
                 self.share_spec(&mut o);
-                if let Some(old) = self.tasks.get(&id).cloned() {
-                    self.unindex_task(&old);
+                match self.tasks.get(&id) {
+                    Some(old) => self.task_index.replace(old, &o),
+                    None => self.task_index.insert(&o),
                 }
-                self.tasks_of_service.insert((o.service, id));
-                self.tasks_of_slot.insert((o.service, o.slot, id));
-                self.tasks_of_node.extend(o.node.map(|node| (node, id)));
-                self.tasks_of_network.extend(o.attachments.iter().map(|to| (to.network, id)));
                 let old = self.tasks.put(id, *o);
                 EventKind::Task(old, self.tasks.get(&id).cloned())
             }
@@ -486,17 +498,6 @@ impl State {
             && let Some(before) = &old.previous_spec
         {
             previous.task.share(&before.task);
-        }
-    }
-
-    fn unindex_task(&mut self, task: &Task) {
-        self.tasks_of_service.remove(&(task.service, task.id));
-        self.tasks_of_slot.remove(&(task.service, task.slot, task.id));
-        if let Some(node) = task.node {
-            self.tasks_of_node.remove(&(node, task.id));
-        }
-        for to in &task.attachments {
-            self.tasks_of_network.remove(&(to.network, task.id));
         }
     }
 

@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use control_manager::leader::MAX_CHANGES;
+use control_manager::leader::in_entries;
 use control_model::Timestamp;
 use control_model::change::Change;
 use control_scheduler::Scheduler;
@@ -68,9 +68,8 @@ fn place(extent: Extent) -> Result<Taken> {
     let decided = start.elapsed();
     let n_assigned = changes.iter().filter(|change| matches!(change, Change::Update { .. })).count();
     ensure!(n_assigned == extent.n_tasks(), "{n_assigned} of {} tasks have a node", extent.n_tasks());
-    let writes: Vec<Vec<Change>> = changes.chunks(MAX_CHANGES).map(<[Change]>::to_vec).collect();
     let start = Instant::now();
-    for changes in writes {
+    for changes in in_entries(changes, &state) {
         apply(&mut state, changes)?;
     }
     Ok(Taken { decided, applied: start.elapsed() })

@@ -6,11 +6,15 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use control_model::change::pack;
 use control_model::{Change, Timestamp};
+use control_rpc::encoded_len;
 use control_store::{ApplyError, Event, State};
 
-/// Changes in one entry: swarmkit's limit for a transaction, and far below the largest entry in bytes.
-pub const MAX_CHANGES: usize = 200;
+/// Objects that one entry changes. An entry is applied in one go: so many take some ten milliseconds.
+pub const MAX_CHANGES: usize = 2000;
+/// Encoded changes in one entry, of which one may be larger: far below the largest entry.
+const MAX_ENTRY_BYTES: usize = 1 << 18;
 /// How often one loop may be refused within one round: more is a loop that does not settle.
 pub(super) const MAX_REBUILDS: u32 = 8;
 /// After so many refusals in a row a loop is made anew once more: nothing else may ever happen that wakes it.
@@ -100,7 +104,7 @@ impl Loops {
         while self.writes.is_empty() {
             let running = self.running.get_mut(self.next)?;
             let answer = running.answer(&self.factories[self.next], &self.happened, state, now);
-            self.writes = in_entries(&answer);
+            self.writes = in_entries(answer, state);
             self.next += 1;
             self.n_refused = 0;
         }
@@ -120,7 +124,7 @@ impl Loops {
         let answer = self.running[last].make_anew(&self.factories[last], state, now);
         self.n_refused += 1;
         if self.n_refused < MAX_REBUILDS {
-            self.writes = in_entries(&answer);
+            self.writes = in_entries(answer, state);
             return;
         }
         tracing::warn!(name, "leader loop does not settle; it is tried again later");
@@ -165,6 +169,21 @@ pub fn last_stamp(state: &State) -> Timestamp {
     state.tasks().iter().map(|task| task.meta.created_at).max().unwrap_or_default()
 }
 
-fn in_entries(changes: &[Change]) -> VecDeque<Vec<Change>> {
-    changes.chunks(MAX_CHANGES).map(<[Change]>::to_vec).collect()
+/// `changes` of a machine that saw `state`, in few words, as many to an entry as it takes.
+pub fn in_entries(changes: Vec<Change>, state: &State) -> VecDeque<Vec<Change>> {
+    let packed = pack(changes, |id| state.tasks().get(&id).map(|task| &**task));
+    let mut entries = VecDeque::new();
+    let (mut entry, mut n_objects, mut n_bytes) = (Vec::new(), 0, 0);
+    for change in packed {
+        let (objects, bytes) = (change.n_objects(), encoded_len(&change));
+        if !entry.is_empty() && (n_objects + objects > MAX_CHANGES || n_bytes + bytes > MAX_ENTRY_BYTES) {
+            entries.push_back(std::mem::take(&mut entry));
+            (n_objects, n_bytes) = (0, 0);
+        }
+        n_objects += objects;
+        n_bytes += bytes;
+        entry.push(change);
+    }
+    entries.extend((!entry.is_empty()).then_some(entry));
+    entries
 }

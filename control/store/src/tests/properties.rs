@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use control_model::change::{Change, Entry, Object, ObjectRef, RequestId};
+use control_model::change::{Change, Entry, Object, ObjectRef, RequestId, pack};
 use control_model::object::{Meta, NodeState, NodeStatus, Slot};
 use control_model::{NetworkId, NodeId, ServiceId, TaskId, TaskState, Timestamp};
 use proptest::prelude::*;
@@ -297,7 +297,7 @@ fn expect_versions(model: &Model, fresh: bool, changes: Vec<Change>) -> Vec<Chan
 proptest! {
     #[test]
     fn the_state_is_what_the_model_says(entries in any_entries()) {
-        let (mut state, mut model) = (State::default(), Model::default());
+        let (mut state, mut packed, mut model) = (State::default(), State::default(), Model::default());
         let mut mirror = BTreeMap::new();
         let mut versions = Vec::new();
         for (index, (request, fresh, changes)) in (1..).zip(entries) {
@@ -305,6 +305,9 @@ proptest! {
             let entry = entry(request, at, expect_versions(&model, fresh, changes));
             let before = state.clone();
             let result = state.apply(index, &entry);
+            let changes = pack(entry.changes.clone(), |id| before.tasks().get(&id).map(|task| &**task));
+            let in_few_words = packed.apply(index, &Entry { changes, ..entry.clone() });
+            prop_assert_eq!(&in_few_words, &result);
             let expected = model.apply(index, &entry).err();
             prop_assert_eq!(result.as_ref().err(), expected.as_ref());
             prop_assert_eq!(state.index(), index);
