@@ -62,6 +62,7 @@ struct Content {
     node: NodeId,
     cluster: ClusterId,
     /// [`State::to_snapshot`].
+    #[serde(with = "serde_bytes")]
     image: Vec<u8>,
 }
 

@@ -36,6 +36,7 @@ use crate::machine::{Machine, View};
 use crate::network::{AddressBook, Network};
 use crate::quorum::Silence;
 use crate::service::RaftService;
+use crate::shared_call::SharedCall;
 use crate::snapshot::SnapshotFile;
 use crate::types::{Member, TypeConfig};
 
@@ -83,6 +84,7 @@ pub struct Consensus {
     tasks: Mutex<JoinSet<()>>,
     changing_members: tokio::sync::Mutex<()>,
     silence: Silence,
+    reads: SharedCall<Result<Option<u64>, ReadError>>,
 }
 
 impl Consensus {
@@ -178,6 +180,7 @@ impl Consensus {
             tasks: Mutex::new(tasks),
             changing_members: tokio::sync::Mutex::default(),
             silence: Silence::default(),
+            reads: SharedCall::default(),
         }))
     }
 
@@ -249,6 +252,11 @@ impl Consensus {
 
     pub(crate) fn addresses(&self) -> &AddressBook {
         &self.addresses
+    }
+
+    /// Looks for the read index that are under way.
+    pub(crate) fn reads(&self) -> &SharedCall<Result<Option<u64>, ReadError>> {
+        &self.reads
     }
 
     pub(crate) fn silence(&self) -> &Silence {

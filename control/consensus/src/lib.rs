@@ -23,6 +23,7 @@ mod quorum;
 mod read;
 mod recovery;
 mod service;
+mod shared_call;
 mod snapshot;
 mod types;
 mod write;

@@ -75,6 +75,9 @@ const _: () = assert!(LEADER_MISSED_AFTER.as_millis() < LEADER_LOOK_AFTER.as_mil
 /// Beyond it a majority is asked; one that is there answers within this time.
 pub(crate) const READ_INDEX_TIMEOUT: Duration = Duration::from_millis(200);
 
+/// A read waits so long for one that is under way, to share the next: the leader may be gone, and another one elected.
+pub(crate) const READ_SHARED_FOR: Duration = Duration::from_millis(50);
+
 /// A machine that is there refuses or accepts a connection within this time.
 pub(crate) const LEADER_LOOK_TIMEOUT: Duration = Duration::from_millis(100);
 

@@ -42,7 +42,7 @@ impl View {
         (self.state.load_full(), receiver)
     }
 
-    /// Index of the last applied entry, now and from now on.
+    /// Index of the last applied entry, or of one shortly before it, now and from now on.
     pub(crate) fn applied(&self) -> watch::Receiver<u64> {
         self.applied.subscribe()
     }
@@ -55,8 +55,11 @@ impl View {
         if let Some(events) = events {
             watchers.publish(EventBatch { index, events, state });
         }
-        drop(watchers);
-        self.applied.send_replace(index);
+    }
+
+    /// Wakes those who wait for what has been published. Once for entries that came together: many wait.
+    fn tell_applied(&self) {
+        self.applied.send_replace(self.state.load().index());
     }
 }
 
@@ -88,7 +91,7 @@ impl Machine {
 
     fn apply_proposal(&self, index: u64, proposal: &Proposal) -> Result<u64, ApplyError> {
         let mut state = (*self.view.state()).clone();
-        let result = state.apply(index, &proposal.0);
+        let result = state.apply(index, proposal.entry());
         let (events, reply) = match result {
             Ok(events) => (Some(events), Ok(index)),
             Err(error) => (None, Err(error)),
@@ -143,6 +146,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
                 responder.send(Reply(reply));
             }
         }
+        self.view.tell_applied();
         Ok(())
     }
 
@@ -170,6 +174,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
         self.last = meta.last_log_id;
         self.membership = meta.last_membership;
         self.view.publish(state, Some(events));
+        self.view.tell_applied();
         Ok(())
     }
 

@@ -9,7 +9,9 @@ use openraft::errors::{LinearizableReadError, RaftError};
 use tokio::time::{sleep, timeout};
 
 use crate::consensus::{Consensus, NO_LEADER};
-use crate::limits::{LEADER_TIMEOUT, READ_INDEX_TIMEOUT, READ_LEASE, READ_TIMEOUT, RETRY_PAUSE};
+use crate::limits::{
+    LEADER_TIMEOUT, READ_INDEX_TIMEOUT, READ_LEASE, READ_SHARED_FOR, READ_TIMEOUT, RETRY_PAUSE,
+};
 use crate::network::raft_client;
 
 /// Why this manager can't tell the read index.
@@ -35,25 +37,32 @@ impl Consensus {
 
     async fn read_index_anywhere(&self) -> Result<u64, ReadError> {
         loop {
-            match self.read_index().await {
-                Ok(index) => return Ok(index),
-                Err(NoIndex::Stopped) => return Err(ReadError::NotManager),
-                Err(NoIndex::NotLeader(Some(leader))) => {
-                    let mut client = raft_client(self.channels(), leader);
-                    match timeout(LEADER_TIMEOUT, client.read_index(Empty {})).await {
-                        Ok(Ok(reply)) => {
-                            let pb::ReadIndexReply { index, silent } = reply.into_inner();
-                            self.silence().note(silent.into_iter().collect());
-                            return Ok(index);
-                        }
-                        Ok(Err(status)) => tracing::debug!(%leader, %status, "the leader gave no read index"),
-                        Err(_) => tracing::debug!(%leader, "the leader is silent"),
-                    }
-                }
-                Err(NoIndex::NotLeader(None)) => {}
+            if let Some(index) = self.reads().run(READ_SHARED_FOR, self.try_read_index()).await? {
+                return Ok(index);
             }
             sleep(RETRY_PAUSE).await;
         }
+    }
+
+    /// One try, at this manager or at the leader.
+    async fn try_read_index(&self) -> Result<Option<u64>, ReadError> {
+        let leader = match self.read_index().await {
+            Ok(index) => return Ok(Some(index)),
+            Err(NoIndex::Stopped) => return Err(ReadError::NotManager),
+            Err(NoIndex::NotLeader(None)) => return Ok(None),
+            Err(NoIndex::NotLeader(Some(leader))) => leader,
+        };
+        let mut client = raft_client(self.channels(), leader);
+        match timeout(LEADER_TIMEOUT, client.read_index(Empty {})).await {
+            Ok(Ok(reply)) => {
+                let pb::ReadIndexReply { index, silent } = reply.into_inner();
+                self.silence().note(silent.into_iter().collect());
+                return Ok(Some(index));
+            }
+            Ok(Err(status)) => tracing::debug!(%leader, %status, "the leader gave no read index"),
+            Err(_) => tracing::debug!(%leader, "the leader is silent"),
+        }
+        Ok(None)
     }
 
     /// On the leader: the index that a replica must have applied. By lease: mostly no round trip while heartbeats are

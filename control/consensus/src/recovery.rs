@@ -120,7 +120,7 @@ async fn read(dir: &Path, key: Key) -> Result<Remains, OpenError> {
         last = Some(entry.log_id());
         match &entry.payload {
             // What was refused then is refused now.
-            EntryPayload::Normal(proposal) => drop(state.apply(index, &proposal.0)),
+            EntryPayload::Normal(proposal) => drop(state.apply(index, proposal.entry())),
             EntryPayload::Blank | EntryPayload::Membership(_) => state.advance(index),
         }
     }

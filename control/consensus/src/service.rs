@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use control_model::NodeId;
-use control_model::change::Entry;
 use control_model::spec::Role;
 use control_rpc::pb::{self, Empty, Payload};
 use control_rpc::{certificate_issued, decode, encode, require_manager};
@@ -22,7 +21,7 @@ use crate::error::MembershipError;
 use crate::fence;
 use crate::limits::{LEADER_MISSED_AFTER, MAX_SNAPSHOT_BYTES};
 use crate::network::{SnapshotHead, To};
-use crate::types::{Member, TypeConfig};
+use crate::types::{Member, Proposal, TypeConfig};
 use crate::write::Attempt;
 
 /// Metadata of a refused [`pb::raft_server::Raft::join`]: the leader's address.
@@ -198,8 +197,8 @@ impl pb::raft_server::Raft for RaftService {
 
     async fn propose(&self, request: Request<Payload>) -> Result<Response<Payload>, Status> {
         self.admit_command(&request)?;
-        let entry: Entry = decode(&request.into_inner().body)?;
-        match self.consensus.propose_here(Arc::new(entry)).await {
+        let proposal = Proposal::from_body(request.into_inner().body)?;
+        match self.consensus.propose_here(proposal).await {
             Attempt::Done(result) => Ok(Response::new(Payload { body: encode(&result)? })),
             Attempt::NotLeader(_) => Err(Status::unavailable(NOT_LEADER)),
             Attempt::TooLarge => Err(Status::resource_exhausted("the entry is too large")),

@@ -30,6 +30,7 @@ pub(crate) struct SnapshotFile {
 pub(crate) struct Stored {
     pub(crate) meta: SnapshotMetaOf<TypeConfig>,
     /// [`control_store::State::to_snapshot`].
+    #[serde(with = "serde_bytes")]
     pub(crate) image: Vec<u8>,
 }
 

@@ -6,8 +6,10 @@ use std::sync::Arc;
 
 use control_model::NodeId;
 use control_model::change::Entry;
+use control_rpc::{BodyError, decode, encode};
 use control_store::ApplyError;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_bytes::ByteBuf;
 
 openraft::declare_raft_types!(
     /// openraft's types for this cluster.
@@ -29,13 +31,69 @@ impl fmt::Display for Member {
     }
 }
 
-/// One entry of the log; shared, for the log's memory, replication and the state machine hold it at once.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Proposal(pub Arc<Entry>);
+/// One entry of the log, with its encoding. It is encoded once, where it is proposed: what is sent to the leader and to
+/// followers, and what is kept, are these bytes. Shared, for the log's memory, replication and the state machine hold it at
+/// once.
+#[derive(Clone)]
+pub struct Proposal(Arc<Encoded>);
+
+struct Encoded {
+    entry: Entry,
+    body: Vec<u8>,
+}
+
+impl Proposal {
+    /// Fails for an entry beyond what a message takes.
+    pub fn new(entry: Entry) -> Result<Self, BodyError> {
+        let body = encode(&entry)?;
+        Ok(Self(Arc::new(Encoded { entry, body })))
+    }
+
+    /// The proposal that [`Proposal::body`] is of.
+    pub fn from_body(body: Vec<u8>) -> Result<Self, BodyError> {
+        Ok(Self(Arc::new(Encoded { entry: decode(&body)?, body })))
+    }
+
+    pub fn entry(&self) -> &Entry {
+        &self.0.entry
+    }
+
+    /// The entry, encoded.
+    pub fn body(&self) -> &[u8] {
+        &self.0.body
+    }
+}
+
+impl PartialEq for Proposal {
+    fn eq(&self, other: &Self) -> bool {
+        self.entry() == other.entry()
+    }
+}
+
+impl Eq for Proposal {}
+
+impl Serialize for Proposal {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(self.body())
+    }
+}
+
+impl<'de> Deserialize<'de> for Proposal {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let body = ByteBuf::deserialize(deserializer)?.into_vec();
+        Self::from_body(body).map_err(serde::de::Error::custom)
+    }
+}
+
+impl fmt::Debug for Proposal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.entry().fmt(f)
+    }
+}
 
 impl fmt::Display for Proposal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "request {:x} with {} changes", self.0.request.0, self.0.changes.len())
+        write!(f, "request {:x} with {} changes", self.entry().request.0, self.entry().changes.len())
     }
 }
 

@@ -1,11 +1,10 @@
 //! Writes: through the leader, whoever it is, once.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 use control_model::change::Entry;
+use control_rpc::decode;
 use control_rpc::pb::Payload;
-use control_rpc::{decode, encode};
 use control_store::{ApplyError, ProposeError};
 use openraft::alias::CommittedLeaderIdOf;
 use openraft::errors::{ClientWriteError, ForwardToLeader};
@@ -34,9 +33,9 @@ impl Consensus {
     pub(crate) async fn propose_entry(&self, entry: Entry) -> Result<u64, ProposeError> {
         let deadline = Instant::now() + PROPOSE_TIMEOUT;
         let no_leader = |_| ProposeError::NoLeader(NO_LEADER.to_owned());
-        let entry = Arc::new(entry);
+        let proposal = Proposal::new(entry).map_err(|_| ProposeError::TooLarge)?;
         let write = async {
-            let index = self.propose_anywhere(entry).await?;
+            let index = self.propose_anywhere(proposal).await?;
             self.wait_applied(index).await;
             Ok::<_, ProposeError>(index)
         };
@@ -46,10 +45,10 @@ impl Consensus {
         }
     }
 
-    async fn propose_anywhere(&self, entry: Arc<Entry>) -> Result<u64, ProposeError> {
+    async fn propose_anywhere(&self, proposal: Proposal) -> Result<u64, ProposeError> {
         loop {
-            let attempt = match self.propose_here(entry.clone()).await {
-                Attempt::NotLeader(Some(leader)) => self.propose_at(leader, &entry).await,
+            let attempt = match self.propose_here(proposal.clone()).await {
+                Attempt::NotLeader(Some(leader)) => self.propose_at(leader, &proposal).await,
                 attempt => attempt,
             };
             match attempt {
@@ -68,8 +67,9 @@ impl Consensus {
         let Some(leader) = leader.filter(|leader| leader.term == term) else {
             return Err(ProposeError::NoLeader(NO_LEADER.to_owned()));
         };
+        let proposal = Proposal::new(entry).map_err(|_| ProposeError::TooLarge)?;
         let attempt = tokio::select! {
-            attempt = self.write_here(Arc::new(entry), Some(leader)) => attempt,
+            attempt = self.write_here(proposal, Some(leader)) => attempt,
             lost = self.no_quorum() => return Err(ProposeError::NoLeader(lost)),
         };
         match attempt {
@@ -81,16 +81,16 @@ impl Consensus {
     }
 
     /// One try, if this manager leads.
-    pub(crate) async fn propose_here(&self, entry: Arc<Entry>) -> Attempt {
-        self.write_here(entry, None).await
+    pub(crate) async fn propose_here(&self, proposal: Proposal) -> Attempt {
+        self.write_here(proposal, None).await
     }
 
     async fn write_here(
         &self,
-        entry: Arc<Entry>,
+        proposal: Proposal,
         leader: Option<CommittedLeaderIdOf<TypeConfig>>,
     ) -> Attempt {
-        if encode(&*entry).map_or(usize::MAX, |body| body.len()) > MAX_ENTRY_BYTES {
+        if proposal.body().len() > MAX_ENTRY_BYTES {
             return Attempt::TooLarge;
         }
         if self.raft().as_leader().is_ok() && self.leads_alone() {
@@ -98,7 +98,7 @@ impl Consensus {
         }
         // A leader that has just lost its quorum would wait for ever.
         let (responder, done) = ProgressResponder::complete_only();
-        let mut write = self.raft().write(Proposal(entry)).responder(responder);
+        let mut write = self.raft().write(proposal).responder(responder);
         if let Some(leader) = leader {
             write = write.with_leader(leader);
         }
@@ -116,8 +116,8 @@ impl Consensus {
         }
     }
 
-    async fn propose_at(&self, leader: SocketAddr, entry: &Entry) -> Attempt {
-        let Ok(body) = encode(entry) else { return Attempt::TooLarge };
+    async fn propose_at(&self, leader: SocketAddr, proposal: &Proposal) -> Attempt {
+        let body = proposal.body().to_vec();
         let mut client = raft_client(self.channels(), leader);
         let Ok(answer) = timeout(LEADER_TIMEOUT, client.propose(Payload { body })).await else {
             return Attempt::NotLeader(None);

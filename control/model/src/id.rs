@@ -13,12 +13,20 @@ pub const ID_LEN: usize = 25;
 #[error("not an object id: expected 25 base-36 digits")]
 pub struct ParseIdError;
 
+/// Digits that a 64-bit number holds, whatever they are; dividing one is much quicker than dividing one of 128 bits.
+const CHUNK_LEN: usize = 12;
+const CHUNK: u128 = 36_u128.pow(12);
+
 fn format_base36(mut value: u128, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     const DIGITS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
     let mut text = [b'0'; ID_LEN];
-    for digit in text.iter_mut().rev() {
-        *digit = DIGITS[(value % 36) as usize];
-        value /= 36;
+    for chunk in text.rchunks_mut(CHUNK_LEN) {
+        let mut low = (value % CHUNK) as u64;
+        value /= CHUNK;
+        for digit in chunk.iter_mut().rev() {
+            *digit = DIGITS[(low % 36) as usize];
+            low /= 36;
+        }
     }
     f.pad(std::str::from_utf8(&text).expect("base-36 digits are ASCII"))
 }
@@ -28,6 +36,25 @@ fn parse_base36(text: &str) -> Result<u128, ParseIdError> {
         return Err(ParseIdError);
     }
     u128::from_str_radix(text, 36).map_err(|_| ParseIdError)
+}
+
+/// Reads the text, and the 16 bytes that stand for it where no human reads.
+struct IdVisitor;
+
+impl serde::de::Visitor<'_> for IdVisitor {
+    type Value = u128;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object id")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<u128, E> {
+        parse_base36(text).map_err(E::custom)
+    }
+
+    fn visit_bytes<E: serde::de::Error>(self, bytes: &[u8]) -> Result<u128, E> {
+        bytes.try_into().map(u128::from_be_bytes).map_err(|_| E::custom(ParseIdError))
+    }
 }
 
 macro_rules! id_type {
@@ -69,14 +96,18 @@ macro_rules! id_type {
 
         impl Serialize for $name {
             fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-                s.collect_str(self)
+                if s.is_human_readable() {
+                    s.collect_str(self)
+                } else {
+                    s.serialize_bytes(&self.0.to_be_bytes())
+                }
             }
         }
 
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-                let text = <std::borrow::Cow<'de, str>>::deserialize(d)?;
-                text.parse().map_err(serde::de::Error::custom)
+                if d.is_human_readable() { d.deserialize_str(IdVisitor) } else { d.deserialize_any(IdVisitor) }
+                    .map(Self)
             }
         }
     };
@@ -129,6 +160,27 @@ mod tests {
             assert_eq!(id.to_string().parse(), Ok(id));
         }
         assert_eq!(NodeId::from_bits(37).to_string(), "0000000000000000000000011");
+    }
+
+    #[test]
+    fn all_bits_count() {
+        for shift in 0..128 {
+            let id = TaskId::from_bits(u128::MAX >> shift);
+            assert_eq!(id.to_string().parse(), Ok(id));
+        }
+    }
+
+    #[test]
+    fn bytes_stand_for_an_id_where_no_human_reads_and_its_text_is_read_too() {
+        let id = TaskId::from_bits(7 << 90);
+        let bytes = rmp_serde::to_vec_named(&id).expect("encodable");
+        assert_eq!(bytes.len(), 18);
+        assert_eq!(rmp_serde::from_slice::<TaskId>(&bytes).expect("readable"), id);
+        let text = rmp_serde::to_vec_named(&id.to_string()).expect("encodable");
+        assert_eq!(rmp_serde::from_slice::<TaskId>(&text).expect("readable"), id);
+        for other in [rmp_serde::to_vec(&[0_u8; 4][..]), rmp_serde::to_vec("x"), rmp_serde::to_vec(&7_u8)] {
+            assert!(rmp_serde::from_slice::<TaskId>(&other.expect("encodable")).is_err());
+        }
     }
 
     #[test]

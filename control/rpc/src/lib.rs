@@ -13,7 +13,9 @@ mod peer;
 mod server;
 
 pub use anonymous::{JoinError, anonymous_channel, join_channel};
-pub use body::{BodyError, MAX_BODY_BYTES, decode, decode_assignments, encode, encode_assignments, encoded_len};
+pub use body::{
+    BodyError, MAX_BODY_BYTES, decode, decode_assignments, encode, encode_assignments, encoded_len,
+};
 pub use channels::Channels;
 pub use control_model::identity::PeerIdentity;
 pub use digest::digest;

@@ -10,28 +10,28 @@ const LAST: TaskId = TaskId::from_bits(u128::MAX);
 /// Cloning shares everything. Whoever replaces a task removes what stood of it before.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct TaskIndex {
-    of_service: OrdSet<(ServiceId, TaskId)>,
-    of_node: OrdSet<(NodeId, TaskId)>,
-    of_slot: OrdSet<(ServiceId, Slot, TaskId)>,
-    of_network: OrdSet<(NetworkId, TaskId)>,
+    services: OrdSet<(ServiceId, TaskId)>,
+    nodes: OrdSet<(NodeId, TaskId)>,
+    slots: OrdSet<(ServiceId, Slot, TaskId)>,
+    networks: OrdSet<(NetworkId, TaskId)>,
 }
 
 impl TaskIndex {
     pub(crate) fn insert(&mut self, task: &Task) {
-        self.of_service.insert((task.service, task.id));
-        self.of_slot.insert((task.service, task.slot, task.id));
-        self.of_node.extend(task.node.map(|node| (node, task.id)));
-        self.of_network.extend(task.attachments.iter().map(|to| (to.network, task.id)));
+        self.services.insert((task.service, task.id));
+        self.slots.insert((task.service, task.slot, task.id));
+        self.nodes.extend(task.node.map(|node| (node, task.id)));
+        self.networks.extend(task.attachments.iter().map(|to| (to.network, task.id)));
     }
 
     pub(crate) fn remove(&mut self, task: &Task) {
-        self.of_service.remove(&(task.service, task.id));
-        self.of_slot.remove(&(task.service, task.slot, task.id));
+        self.services.remove(&(task.service, task.id));
+        self.slots.remove(&(task.service, task.slot, task.id));
         if let Some(node) = task.node {
-            self.of_node.remove(&(node, task.id));
+            self.nodes.remove(&(node, task.id));
         }
         for to in &task.attachments {
-            self.of_network.remove(&(to.network, task.id));
+            self.networks.remove(&(to.network, task.id));
         }
     }
 
@@ -47,18 +47,18 @@ impl TaskIndex {
     }
 
     pub(crate) fn of_service(&self, id: ServiceId) -> impl Iterator<Item = TaskId> {
-        self.of_service.range((id, FIRST)..=(id, LAST)).map(|(_, task)| *task)
+        self.services.range((id, FIRST)..=(id, LAST)).map(|(_, task)| *task)
     }
 
     pub(crate) fn of_node(&self, id: NodeId) -> impl Iterator<Item = TaskId> {
-        self.of_node.range((id, FIRST)..=(id, LAST)).map(|(_, task)| *task)
+        self.nodes.range((id, FIRST)..=(id, LAST)).map(|(_, task)| *task)
     }
 
     pub(crate) fn of_slot(&self, id: ServiceId, slot: Slot) -> impl Iterator<Item = TaskId> {
-        self.of_slot.range((id, slot, FIRST)..=(id, slot, LAST)).map(|(_, _, task)| *task)
+        self.slots.range((id, slot, FIRST)..=(id, slot, LAST)).map(|(_, _, task)| *task)
     }
 
     pub(crate) fn of_network(&self, id: NetworkId) -> impl Iterator<Item = TaskId> {
-        self.of_network.range((id, FIRST)..=(id, LAST)).map(|(_, task)| *task)
+        self.networks.range((id, FIRST)..=(id, LAST)).map(|(_, task)| *task)
     }
 }

@@ -196,7 +196,8 @@ impl Content {
         for _ in 0..random.random_range(1..5) {
             let id = LogIdOf::<TypeConfig>::new(LeaderId { term: 1, node_id: 1 }, self.next_index());
             let request = RequestId(random.random());
-            let proposal = Proposal(Arc::new(Entry { request, at: Timestamp(0), changes: Vec::new() }));
+            let proposal = Proposal::new(Entry { request, at: Timestamp(0), changes: Vec::new() });
+            let proposal = proposal.expect("small");
             let entry = EntryOf::<TypeConfig>::new(id, EntryPayload::Normal(proposal));
             records.push((entry.index(), encode(&entry)));
             self.entries.push(entry);

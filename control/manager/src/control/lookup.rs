@@ -1,28 +1,36 @@
 //! Finding an object by what a user types: its whole id, else its name, else a unique beginning of its id
 //! (moby `daemon/cluster/helpers.go`).
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::Display;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use control_model::spec::Labels;
 
 use super::error::{ControlError, Kind};
 
-/// The one object that `input` names.
-pub(super) fn find<'a, T, I: Display>(
+/// The one object that `input` names: `by_id`, or the one of `objects` by the `name` of each.
+pub(super) fn find<'a, T, I, O>(
     kind: Kind,
     input: &str,
-    objects: impl Iterator<Item = &'a Arc<T>> + Clone,
-    id: impl Fn(&T) -> I,
-    name: impl Fn(&T) -> String,
-) -> Result<&'a Arc<T>, ControlError> {
-    if let Some(found) = objects.clone().find(|object| id(object).to_string() == input) {
+    by_id: impl Fn(I) -> Option<&'a Arc<T>>,
+    objects: impl Fn() -> O,
+    name: impl Fn(&T) -> Cow<'_, str>,
+) -> Result<&'a Arc<T>, ControlError>
+where
+    I: Display + FromStr,
+    O: Iterator<Item = (I, &'a Arc<T>)>,
+{
+    if let Some(found) = input.parse().ok().and_then(by_id) {
         return Ok(found);
     }
-    let mut matches: Vec<_> = objects.clone().filter(|object| name(object) == input).collect();
+    let called = objects().map(|(_, object)| object).filter(|object| name(object) == input);
+    let mut matches: Vec<_> = called.collect();
     if matches.is_empty() && !input.is_empty() {
-        matches = objects.filter(|object| id(object).to_string().starts_with(input)).collect();
+        let begins = |(id, _): &(I, _)| id.to_string().starts_with(input);
+        matches = objects().filter(begins).map(|(_, object)| object).collect();
     }
     match matches.as_slice() {
         [found] => Ok(found),

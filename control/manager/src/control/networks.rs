@@ -1,5 +1,6 @@
 //! Networks: list, look up, create, remove.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -93,8 +94,8 @@ fn visible(state: &State) -> impl Iterator<Item = &Arc<Network>> {
 
 /// The network of `state` that `input` names.
 pub fn find_network<'a>(state: &'a State, input: &str) -> Result<&'a Arc<Network>, ControlError> {
-    let networks: Vec<_> = visible(state).collect();
-    find(Kind::Network, input, networks.into_iter(), |n| n.id, |n| n.spec.name.clone())
+    let by_id = |id| state.networks().get(&id).filter(|network| !network.pending_delete);
+    find(Kind::Network, input, by_id, || visible(state).map(|n| (n.id, n)), |n| Cow::Borrowed(&n.spec.name))
 }
 
 /// Whether a subnet asked for shares an address with one that `other` has or asked for.

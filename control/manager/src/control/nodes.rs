@@ -1,5 +1,6 @@
 //! Nodes: list, look up, change role, availability and labels, remove.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -106,8 +107,8 @@ impl Control {
 }
 
 pub(super) fn find_node<'a>(state: &'a State, input: &str) -> Result<&'a Arc<Node>, ControlError> {
-    let nodes: Vec<_> = state.nodes().iter().collect();
-    find(Kind::Node, input, nodes.into_iter(), |n| n.id, |n| n.description.hostname.clone())
+    let nodes = || state.nodes().iter().map(|node| (node.id, node));
+    find(Kind::Node, input, |id| state.nodes().get(&id), nodes, |n| Cow::Borrowed(&n.description.hostname))
 }
 
 /// It is to be a worker, and still has the certificate of a manager.

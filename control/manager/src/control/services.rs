@@ -1,5 +1,6 @@
 //! Services: list, look up, create, change, roll back, remove.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use control_allocator::check_ports;
@@ -189,8 +190,8 @@ fn visible(state: &State) -> impl Iterator<Item = &Arc<Service>> {
 }
 
 pub(super) fn find_service<'a>(state: &'a State, input: &str) -> Result<&'a Arc<Service>, ControlError> {
-    let services: Vec<_> = visible(state).collect();
-    find(Kind::Service, input, services.into_iter(), |s| s.id, |s| s.spec.name.clone())
+    let by_id = |id| state.services().get(&id).filter(|service| !service.pending_delete);
+    find(Kind::Service, input, by_id, || visible(state).map(|s| (s.id, s)), |s| Cow::Borrowed(&s.spec.name))
 }
 
 /// Ports and networks that other objects decide on. `own` is the service that is being changed.

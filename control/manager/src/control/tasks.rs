@@ -1,5 +1,6 @@
 //! Tasks: list and look up. Users never write them.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use control_model::object::Slot;
@@ -53,8 +54,8 @@ impl Control {
     /// The task that `input` names: id, task name, or beginning of an id.
     pub async fn task(&self, input: &str) -> Result<Arc<Task>, ControlError> {
         let state = self.read().await?;
-        let tasks: Vec<_> = state.tasks().iter().collect();
-        find(Kind::Task, input, tasks.into_iter(), |t| t.id, task_name).cloned()
+        let tasks = || state.tasks().iter().map(|task| (task.id, task));
+        find(Kind::Task, input, |id| state.tasks().get(&id), tasks, |t| Cow::Owned(task_name(t))).cloned()
     }
 }
 

@@ -14,7 +14,7 @@ use control_store::{ApplyError, Event, State};
 /// Objects that one entry changes. An entry is applied in one go: so many take some ten milliseconds.
 pub const MAX_CHANGES: usize = 2000;
 /// Encoded changes in one entry, of which one may be larger: far below the largest entry.
-const MAX_ENTRY_BYTES: usize = 1 << 18;
+const MAX_ENTRY_BYTES: usize = 1 << 19;
 /// How often one loop may be refused within one round: more is a loop that does not settle.
 pub(super) const MAX_REBUILDS: u32 = 8;
 /// After so many refusals in a row a loop is made anew once more: nothing else may ever happen that wakes it.

@@ -1,12 +1,63 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use control_model::change::{Entry, RequestId};
+use control_model::object::Slot;
 use control_model::spec::IpamConfig;
-use control_model::{Change, Node, NodeId, Object, ServiceId, Task, TaskState};
+use control_model::{Change, Node, NodeId, Object, ServiceId, Task, TaskId, TaskState};
+use control_rpc::encoded_len;
 use control_store::{Event, LocalStore, State};
 
 use super::rounds::MAX_REBUILDS;
 use super::*;
 use crate::testing::{node_id, store, wait_for};
+
+/// What the log refuses is larger (`control/consensus`, `MAX_ENTRY_BYTES`).
+const FAR_BELOW_THE_LARGEST_ENTRY: usize = 1 << 20;
+
+/// Replicas of a service with a spec of 100 kB.
+fn large_tasks(n: u64) -> Vec<Task> {
+    let mut first = Task::new(TaskId::from_bits(0), ServiceId::from_bits(1), Slot::Replica(0));
+    first.spec.container.env = vec![format!("LARGE={}", "x".repeat(100_000))];
+    let one = |i: u64| Task { id: TaskId::from_bits(i.into()), slot: Slot::Replica(i), ..first.clone() };
+    (1..=n).map(one).collect()
+}
+
+fn n_objects(entry: &[Change]) -> usize {
+    entry.iter().map(Change::n_objects).sum()
+}
+
+#[test]
+fn entries_are_small_however_large_the_spec_of_many_tasks() {
+    let mut state = State::default();
+    let created = large_tasks(3000).into_iter().map(|task| Change::Create(Object::Task(Box::new(task))));
+    let created = in_entries(created.collect(), &state);
+    assert_eq!(created.iter().map(|entry| n_objects(entry)).collect::<Vec<_>>(), [2000, 1000]);
+    assert!(created.iter().all(|entry| encoded_len(entry) < FAR_BELOW_THE_LARGEST_ENTRY));
+    for (index, changes) in (1..).zip(created) {
+        let request = RequestId(index.into());
+        state.apply(index, &Entry { request, at: Timestamp(0), changes }).expect("new tasks");
+    }
+
+    let assigned = state.tasks().iter().map(|task| Change::Update {
+        object: Object::Task(Box::new(Task { node: Some(node_id(1)), ..Task::clone(task) })),
+        expected: task.meta.version,
+    });
+    let assigned = in_entries(assigned.collect(), &state);
+    assert_eq!(assigned.iter().map(|entry| n_objects(entry)).collect::<Vec<_>>(), [2000, 1000]);
+    assert!(assigned.iter().all(|entry| encoded_len(entry) < FAR_BELOW_THE_LARGEST_ENTRY));
+}
+
+#[test]
+fn what_can_only_be_said_whole_is_cut_by_its_size() {
+    let state = State::default();
+    let updates = large_tasks(20).into_iter().map(|task| {
+        let object = Object::Task(Box::new(task));
+        Change::Update { object, expected: 1 }
+    });
+    let entries = in_entries(updates.collect(), &state);
+    assert!(entries.iter().all(|entry| encoded_len(entry) < FAR_BELOW_THE_LARGEST_ENTRY));
+    assert_eq!(entries.iter().map(|entry| n_objects(entry)).sum::<usize>(), 20);
+}
 
 /// Renames node 1 to how many machines were made before this one, with the version that it saw when it was made.
 struct Renamer {

@@ -332,12 +332,13 @@ impl Client {
 
     /// Asks whoever may lead, until one has written it. The request's id makes a repeated try harmless.
     async fn write(&mut self, entry: &Arc<Entry>) -> bool {
+        let proposal = Proposal::new(Entry::clone(entry)).expect("small");
         let mut leader = None;
         while !self.stop.load(Ordering::Relaxed) {
             let ids: Vec<u64> = self.wire.lock().running.keys().copied().collect();
             let asked = leader.take().or_else(|| self.random.pick(&ids).copied());
             if let Some(manager) = asked.and_then(|id| self.wire.manager(id)) {
-                let write = manager.client_write(Proposal(entry.clone()));
+                let write = manager.client_write(proposal.clone());
                 match SimRuntime::timeout(WRITE_TIMEOUT, write).await {
                     Ok(Ok(written)) => {
                         // Applied twice, it would be refused as another object of the same id.

@@ -70,8 +70,8 @@ impl RaftStateMachine<Config> for Machine {
             match entry.payload {
                 EntryPayload::Normal(proposal) => {
                     let mut state = (*self.state).clone();
-                    request = Some(proposal.0.request);
-                    reply = state.apply(id.index(), &proposal.0).map(|_| id.index());
+                    request = Some(proposal.entry().request);
+                    reply = state.apply(id.index(), proposal.entry()).map(|_| id.index());
                     self.state = Arc::new(state);
                 }
                 EntryPayload::Blank => self.advance(id.index()),
