@@ -11,6 +11,7 @@ use crate::node_info::{NodeInfo, host_ports};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Refusal {
     NotReady,
+    DataPath,
     Resources,
     Unreadable,
     Constraints,
@@ -20,8 +21,9 @@ enum Refusal {
 }
 
 impl Refusal {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::NotReady,
+        Self::DataPath,
         Self::Resources,
         Self::Unreadable,
         Self::Constraints,
@@ -30,11 +32,12 @@ impl Refusal {
         Self::MaxReplicas,
     ];
 
-    /// swarmkit's words, but for constraints that can't be read, at which it doesn't look.
+    /// swarmkit's words, but for what it doesn't look at: the data path, and constraints that can't be read.
     fn explain(self, n_nodes: usize) -> String {
         let nodes = if n_nodes == 1 { "1 node".to_owned() } else { format!("{n_nodes} nodes") };
         match self {
             Self::NotReady => format!("{nodes} not available for new tasks"),
+            Self::DataPath => format!("data path does not answer on {nodes}"),
             Self::Resources => format!("insufficient resources on {nodes}"),
             Self::Unreadable => "scheduling constraints can not be read".to_owned(),
             Self::Constraints => format!("scheduling constraints not satisfied on {nodes}"),
@@ -87,6 +90,7 @@ impl<'a> Filters<'a> {
                 info.node.status.state == NodeState::Ready
                     && info.node.spec.availability == Availability::Active
             }
+            Refusal::DataPath => info.node.status.data_path_alive || !needs_data_path(self.task),
             Refusal::Resources => {
                 let (asked, available) = (self.reservations, info.available());
                 (asked.nano_cpus <= 0 || asked.nano_cpus <= available.nano_cpus)
@@ -131,6 +135,13 @@ impl Refusals {
             .collect();
         reasons.join("; ")
     }
+}
+
+/// Others must reach the task, or it others. On a node whose data path is dead it would run and be in no load balancer, and an
+/// update would stop those that serve for it. A task without networks and ports talks through its node's own stack: which
+/// tunnels answer is nothing to it, and a node that is heard can run it.
+fn needs_data_path(task: &Task) -> bool {
+    !task.attachments.is_empty() || !task.spec.networks.is_empty() || !task.ports.is_empty()
 }
 
 /// An empty part of the image's platform matches all.

@@ -111,6 +111,7 @@ impl Scheduler {
         }
         let matters = before.is_none_or(|before| {
             before.status.state != node.status.state
+                || before.status.data_path_alive != node.status.data_path_alive
                 || before.status.addr != node.status.addr
                 || before.spec != node.spec
                 || before.description != node.description

@@ -7,8 +7,10 @@ use std::time::Duration;
 use control_model::change::{Change, Entry, Object, ObjectRef, RequestId};
 use control_model::generic::{environment, parse_resources};
 use control_model::object::{Node, NodeDescription, NodeState, NodeStatus, Slot, Task, TaskStatus};
-use control_model::spec::{Availability, PortConfig, Protocol, PublishMode, Resources, Role};
-use control_model::{NodeId, ServiceId, TaskId, TaskState, Timestamp};
+use control_model::spec::{
+    Availability, NetworkAttachmentSpec, PortConfig, Protocol, PublishMode, Resources, Role,
+};
+use control_model::{NetworkId, NodeId, ServiceId, TaskId, TaskState, Timestamp};
 use control_store::{Event, State};
 
 use crate::Scheduler;
@@ -104,7 +106,7 @@ fn node(id: NodeId) -> Node {
             resources: Resources { nano_cpus: 4, memory_bytes: 16 },
             ..NodeDescription::default()
         },
-        status: NodeStatus { state: NodeState::Ready, ..NodeStatus::default() },
+        status: NodeStatus { state: NodeState::Ready, data_path_alive: true, ..NodeStatus::default() },
         ..Node::new(id, Role::Worker)
     }
 }
@@ -184,6 +186,47 @@ fn explains_all_refusals_the_most_frequent_first() {
     // The same reason again is not written again.
     world.edit_node(nodes[0], |node| drop(node.spec.labels.insert("a".into(), "b".into())));
     assert_eq!(world.task(id).meta.version, version);
+}
+
+#[test]
+fn a_node_whose_data_path_is_dead_gets_no_task_that_others_reach() {
+    let mut world = World::new();
+    let nodes = world.add_nodes(2);
+    let publish = |task: &mut Task| task.ports = vec![host_port(80)];
+    let here = world.add_tasks(1, 1, publish)[0];
+    // The emptier one has joined just now: its agent is heard, and no probe was answered yet.
+    world.edit_node(nodes[1], |node| node.status.data_path_alive = false);
+    let waiting = world.add_tasks(2, 1, publish)[0];
+    let expected = "no suitable node (data path does not answer on 1 node; \
+                    host-mode port already in use on 1 node)";
+    assert_eq!(world.task(waiting).status.error, expected);
+    // What others don't reach runs there.
+    let lone = world.add_tasks(3, 1, |_| {})[0];
+    assert_eq!(world.task(lone).node, Some(nodes[1]));
+    // What runs stays.
+    world.edit_node(nodes[0], |node| node.status.data_path_alive = false);
+    assert_eq!((world.task(here).node, world.task(here).status.state), (Some(nodes[0]), TaskState::Assigned));
+    let both = "no suitable node (data path does not answer on 2 nodes)";
+    assert_eq!(world.task(waiting).status.error, both);
+    // A data path that answers brings what waits, and nothing else has to happen.
+    world.edit_node(nodes[1], |node| node.status.data_path_alive = true);
+    assert_eq!((world.task(waiting).node, world.task(waiting).status.error.as_str()), (Some(nodes[1]), ""));
+}
+
+#[test]
+fn networks_need_a_data_path_also_on_the_node_that_is_given() {
+    let mut world = World::new();
+    let node = world.add_nodes(1)[0];
+    world.edit_node(node, |node| node.status.data_path_alive = false);
+    let id = world.add_tasks(1, 1, |task| {
+        task.node = Some(node);
+        task.slot = Slot::Node(node);
+        task.spec.networks =
+            vec![NetworkAttachmentSpec { target: NetworkId::from_bits(1), aliases: Vec::new() }];
+    })[0];
+    assert_eq!(world.task(id).status.error, "data path does not answer on 1 node");
+    world.edit_node(node, |node| node.status.data_path_alive = true);
+    assert_eq!(world.task(id).status.state, TaskState::Assigned);
 }
 
 #[test]

@@ -56,7 +56,7 @@ impl World {
         let even = self.even_after(host, &state);
         let Some(manager) = self.hosts[host.0].manager_mut() else { return };
         let started = steady(now);
-        let mut liveness = Liveness::new(started);
+        let mut liveness = Liveness::new(host.node(), started);
         liveness.gossip(&opinion);
         manager.leading = Some(Leading {
             term,

@@ -50,6 +50,8 @@ const STALL: Duration = Duration::from_secs(1);
 /// The leader's picture of who lives.
 #[derive(Debug, Clone)]
 pub struct Liveness {
+    /// The judge's own node, which is not probed.
+    me: NodeId,
     nodes: BTreeMap<NodeId, Life>,
     last_tick: Timestamp,
     doubt_since: Option<Timestamp>,
@@ -82,8 +84,8 @@ struct Life {
 
 impl Liveness {
     /// A new leader's: it has heard nobody and gives everyone a whole grace.
-    pub fn new(now: Timestamp) -> Self {
-        Self { nodes: BTreeMap::new(), last_tick: now, doubt_since: None, gone: BTreeSet::new() }
+    pub fn new(me: NodeId, now: Timestamp) -> Self {
+        Self { me, nodes: BTreeMap::new(), last_tick: now, doubt_since: None, gone: BTreeSet::new() }
     }
 
     /// The node's agent was heard at `at`.
@@ -154,7 +156,10 @@ impl Liveness {
         let mut changes = Vec::new();
         for node in state.nodes().iter() {
             let (is_gone, is_displaced) = (self.gone.contains(&node.id), displaced.contains(&node.id));
-            let status = self.life(node.id, now).judge(node, grace, (is_gone, is_displaced), now);
+            let is_mine = node.id == self.me;
+            let life = self.life(node.id, now);
+            let may_be_ready = is_mine || life.is_path_judged() || node.status.state == NodeState::Ready;
+            let status = life.judge(node, grace, (is_gone, is_displaced, may_be_ready), now);
             if status != node.status {
                 changes.push(Change::NodeStatus { id: node.id, status });
             }
@@ -211,6 +216,12 @@ impl Life {
         now.since(self.silent_since) <= SILENCE_BESIDE_DEAD_DATA_PATH
     }
 
+    /// A node that has just come is ready when it is known whether its data path answers: until then it would seem to be one on
+    /// which no task can be reached.
+    fn is_path_judged(&self) -> bool {
+        self.answered.is_some() || self.misses >= PROBE_MISSES
+    }
+
     /// What a leader whose own data path may be at fault still believes of a silent one: it lives while the agent is
     /// heard. Agent and data path that fell silent together are lost as ever. If the agent fell silent before or
     /// after (its daemon is restarted), both have the whole grace.
@@ -231,7 +242,7 @@ impl Life {
         &self,
         node: &Node,
         grace: Duration,
-        (is_gone, is_displaced): (bool, bool),
+        (is_gone, is_displaced, may_be_ready): (bool, bool, bool),
         now: Timestamp,
     ) -> NodeStatus {
         let silence = now.since(self.silent_since);
@@ -247,7 +258,7 @@ impl Life {
             (NodeState::Down, "heartbeat failure")
         } else if is_gone || (dead_path && silence > SILENCE_BESIDE_DEAD_DATA_PATH) {
             (NodeState::Down, "heartbeat failure and no answer from the data path")
-        } else if self.heard {
+        } else if self.heard && may_be_ready {
             (NodeState::Ready, "")
         } else {
             (node.status.state, node.status.message.as_str())

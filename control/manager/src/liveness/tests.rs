@@ -10,6 +10,9 @@ use proptest::prelude::*;
 
 use super::*;
 
+/// The judge's own node; none of those that it judges, but where a test says so.
+const ME: NodeId = NodeId::from_bits(99);
+
 /// A cluster of the nodes 1…n and a leader that began at 0 ms.
 struct World {
     state: State,
@@ -20,7 +23,7 @@ struct World {
 impl World {
     fn new(n_nodes: u128) -> Self {
         let mut world =
-            Self { state: State::default(), liveness: Liveness::new(Timestamp(0)), out: String::new() };
+            Self { state: State::default(), liveness: Liveness::new(ME, Timestamp(0)), out: String::new() };
         let mut changes = vec![Change::Create(Object::Cluster(Box::new(cluster())))];
         changes.extend((1..=n_nodes).map(|id| Change::Create(Object::Node(Box::new(node(id))))));
         world.apply(changes);
@@ -52,7 +55,7 @@ impl World {
                 "beat" => self.liveness.heartbeat(id(), None, now),
                 "probe" => drop(self.liveness.probe_sent(id(), now)),
                 "answer" => self.liveness.probe_answered(id(), now),
-                "leader" => self.liveness = Liveness::new(now),
+                "leader" => self.liveness = Liveness::new(ME, now),
                 "gone" => self.gossip(&[id()]),
                 "back" => self.gossip(&[]),
                 "tick" => self.tick(ms, now),
@@ -106,6 +109,22 @@ fn a_node_that_is_heard_and_answers_is_ready() {
 }
 
 #[test]
+fn a_node_that_has_come_is_ready_when_its_path_is_judged() {
+    let mut world = World::new(1);
+    assert_eq!(world.run("10 beat 1\n20 tick"), "", "heard, and not yet asked");
+    assert_eq!(world.run("300 probe 1\n310 tick"), "", "asked, and the answer may come yet");
+    assert_eq!(world.run("320 answer 1\n600 tick"), "600 node 1 Ready path alive \n");
+
+    let mut world = World::new(1);
+    assert_eq!(world.run(&format!("0 beat 1\n{}", silence(300, 1800, true))), "", "up to four misses");
+    let judged = world.run("1800 probe 1\n1800 tick");
+    assert_eq!(judged, "1800 node 1 Ready path dead \n", "its agent can do what needs no data path");
+
+    let mut mine = World { liveness: Liveness::new(NodeId::from_bits(1), Timestamp(0)), ..World::new(1) };
+    assert_eq!(mine.run("10 beat 1\n20 tick"), "20 node 1 Ready path dead \n", "nobody probes the judge's own");
+}
+
+#[test]
 fn a_period_of_an_earlier_version_kills_nobody_between_two_beats() {
     let mut world = World::new(1);
     let mut hasty = Cluster::clone(world.state.cluster().expect("made"));
@@ -115,11 +134,6 @@ fn a_period_of_an_earlier_version_kills_nobody_between_two_beats() {
     world.run(COMES_UP);
     assert_eq!(world.run("1000 tick\n1020 beat 1\n2000 tick\n2900 tick\n3800 tick\n4020 tick"), "");
     assert_eq!(world.run("4021 tick"), "4021 node 1 Down path alive heartbeat failure\n");
-}
-
-#[test]
-fn an_agent_without_data_path_is_ready_and_takes_no_traffic() {
-    assert_eq!(World::new(1).run("10 beat 1\n20 tick"), "20 node 1 Ready path dead \n");
 }
 
 #[test]
@@ -239,7 +253,8 @@ fn a_node_that_is_down_stays_down_under_a_new_leader_until_heard() {
     world.run(COMES_UP);
     world.run(&silence(300, 20_000, false));
     assert_eq!(world.run("30000 leader\n30300 tick\n30600 tick"), "");
-    assert_eq!(world.run("30700 beat 1\n30700 tick"), "30700 node 1 Ready path dead \n");
+    assert_eq!(world.run("30700 beat 1\n30700 probe 1\n30700 tick"), "");
+    assert_eq!(world.run("30710 answer 1\n31000 tick"), "31000 node 1 Ready path alive \n");
 }
 
 #[test]

@@ -95,7 +95,7 @@ impl<'a> Watch<'a> {
         leaders: &'a Mutex<Leaders>,
     ) -> std::io::Result<Self> {
         let (started, prober) = (clock::monotonic(), Prober::new().await?);
-        let (liveness, rounds) = (Liveness::new(started), Rounds::new(started));
+        let (liveness, rounds) = (Liveness::new(watcher.me, started), Rounds::new(started));
         Ok(Self { watcher, term, started, liveness, prober, rounds, is_in_doubt: false, leaders })
     }
 
