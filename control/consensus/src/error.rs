@@ -43,6 +43,9 @@ pub enum MembershipError {
     /// swarmkit's `ErrMemberUnknown`.
     #[error("raft: member unknown")]
     UnknownMember,
+    /// For moments: ask again.
+    #[error("the managers are changing already")]
+    Changing,
     #[error("raft member {0} can't be reached at {1}")]
     Unreachable(u64, SocketAddr),
     #[error("raft id {0} belongs to another node")]

@@ -8,13 +8,16 @@ use control_store::{ApplyError, Event, EventBatch, EventReceiver, State, Watcher
 use futures::{Stream, TryStreamExt};
 use openraft::alias::{LogIdOf, SnapshotMetaOf, SnapshotOf, StoredMembershipOf};
 use openraft::entry::RaftEntry;
-use openraft::storage::{EntryResponder, RaftStateMachine};
+use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 use tokio::sync::watch;
 
 use crate::error::OpenError;
 use crate::snapshot::{SnapshotFile, Stored};
 use crate::types::{Proposal, Reply, TypeConfig};
+
+/// Entries in one [`Group`]: bounds how long the first of them waits for its answer.
+const MAX_GROUP: usize = 256;
 
 /// What readers see of the state machine.
 pub(crate) struct View {
@@ -42,12 +45,12 @@ impl View {
         (self.state.load_full(), receiver)
     }
 
-    /// Index of the last applied entry, or of one shortly before it, now and from now on.
+    /// Index of the last applied entry, now and from now on.
     pub(crate) fn applied(&self) -> watch::Receiver<u64> {
         self.applied.subscribe()
     }
 
-    /// `events` is `None` for an entry that changes nothing but the index.
+    /// Entries have led to `state`. `events` is `None` if they changed nothing but the index.
     fn publish(&self, state: State, events: Option<Vec<Event>>) {
         let mut watchers = self.watchers.lock().unwrap_or_else(PoisonError::into_inner);
         let (index, state) = (state.index(), Arc::new(state));
@@ -55,11 +58,38 @@ impl View {
         if let Some(events) = events {
             watchers.publish(EventBatch { index, events, state });
         }
+        drop(watchers);
+        self.applied.send_replace(index);
+    }
+}
+
+/// Entries that were applied together, and that nobody has seen yet: whoever watches or waits is woken once for all of them,
+/// and what one of them copied of the state the next ones write in place.
+struct Group {
+    state: State,
+    events: Option<Vec<Event>>,
+    answers: Vec<(ApplyResponder<TypeConfig>, Reply)>,
+    n_entries: usize,
+}
+
+impl Group {
+    fn after(view: &View) -> Self {
+        Self { state: (*view.state()).clone(), events: None, answers: Vec::new(), n_entries: 0 }
     }
 
-    /// Wakes those who wait for what has been published. Once for entries that came together: many wait.
-    fn tell_applied(&self) {
-        self.applied.send_replace(self.state.load().index());
+    fn apply(&mut self, index: u64, proposal: &Proposal) -> Result<u64, ApplyError> {
+        let events = self.state.apply(index, proposal.entry())?;
+        self.events.get_or_insert_default().extend(events);
+        Ok(index)
+    }
+
+    fn publish(self, view: &View) {
+        if self.n_entries > 0 {
+            view.publish(self.state, self.events);
+        }
+        for (responder, reply) in self.answers {
+            responder.send(reply);
+        }
     }
 }
 
@@ -88,24 +118,6 @@ impl Machine {
     pub(crate) fn view(&self) -> Arc<View> {
         self.view.clone()
     }
-
-    fn apply_proposal(&self, index: u64, proposal: &Proposal) -> Result<u64, ApplyError> {
-        let mut state = (*self.view.state()).clone();
-        let result = state.apply(index, proposal.entry());
-        let (events, reply) = match result {
-            Ok(events) => (Some(events), Ok(index)),
-            Err(error) => (None, Err(error)),
-        };
-        self.view.publish(state, events);
-        reply
-    }
-
-    /// A blank or a membership entry: the index moves.
-    fn advance(&self, index: u64) {
-        let mut state = (*self.view.state()).clone();
-        state.advance(index);
-        self.view.publish(state, None);
-    }
 }
 
 /// Runs file work where it may block.
@@ -127,26 +139,30 @@ impl RaftStateMachine<TypeConfig> for Machine {
     where
         S: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + OptionalSend,
     {
+        let mut group = Group::after(&self.view);
         while let Some((entry, responder)) = entries.try_next().await? {
             let id = entry.log_id();
             self.last = Some(id);
             let reply = match entry.payload {
-                EntryPayload::Normal(proposal) => self.apply_proposal(id.index(), &proposal),
+                EntryPayload::Normal(proposal) => group.apply(id.index(), &proposal),
                 EntryPayload::Blank => {
-                    self.advance(id.index());
+                    group.state.advance(id.index());
                     Ok(id.index())
                 }
                 EntryPayload::Membership(membership) => {
                     self.membership = StoredMembershipOf::<TypeConfig>::new(Some(id), membership);
-                    self.advance(id.index());
+                    group.state.advance(id.index());
                     Ok(id.index())
                 }
             };
-            if let Some(responder) = responder {
-                responder.send(Reply(reply));
+            group.n_entries += 1;
+            group.answers.extend(responder.map(|responder| (responder, Reply(reply))));
+            if group.n_entries == MAX_GROUP {
+                group.publish(&self.view);
+                group = Group::after(&self.view);
             }
         }
-        self.view.tell_applied();
+        group.publish(&self.view);
         Ok(())
     }
 
@@ -174,7 +190,6 @@ impl RaftStateMachine<TypeConfig> for Machine {
         self.last = meta.last_log_id;
         self.membership = meta.last_membership;
         self.view.publish(state, Some(events));
-        self.view.tell_applied();
         Ok(())
     }
 

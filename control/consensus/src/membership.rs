@@ -110,7 +110,7 @@ impl Consensus {
         let _one_at_a_time = self.changing_members().await;
         let members = self.members();
         if members.get(&raft_id) == Some(&member) && self.voters().contains(&raft_id) {
-            return Ok(());
+            return self.finish_joint().await;
         }
         self.check_leader()?;
         self.check_reachable(raft_id, member).await?;
@@ -147,6 +147,7 @@ impl Consensus {
             loop {
                 let leader = match self.remove_here(raft_id).await {
                     Err(MembershipError::NotLeader(leader)) => leader,
+                    Err(MembershipError::Changing) => None,
                     done => return done,
                 };
                 if let Some(leader) = leader {
@@ -192,6 +193,10 @@ impl Consensus {
     pub async fn finish_change(&self) -> Result<(), MembershipError> {
         let _one_at_a_time = self.changing_members().await;
         self.check_leader()?;
+        self.finish_joint().await
+    }
+
+    async fn finish_joint(&self) -> Result<(), MembershipError> {
         let metrics = self.raft().metrics();
         let membership = metrics.borrow_watched().membership_config.clone();
         match membership.membership().get_joint_config().as_slice() {
@@ -249,6 +254,9 @@ impl Consensus {
             RaftError::APIError(ClientWriteError::ChangeMembershipError(
                 ChangeMembershipError::EmptyMembership(_),
             )) => MembershipError::WouldLoseQuorum,
+            RaftError::APIError(ClientWriteError::ChangeMembershipError(
+                ChangeMembershipError::InProgress(_),
+            )) => MembershipError::Changing,
             RaftError::APIError(error) => MembershipError::Failed(error.to_string()),
         }
     }

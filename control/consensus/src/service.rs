@@ -151,7 +151,9 @@ impl From<MembershipError> for Status {
                 }
                 status
             }
-            MembershipError::NoLeader(_) | MembershipError::NotManager => Self::unavailable(text),
+            MembershipError::NoLeader(_) | MembershipError::NotManager | MembershipError::Changing => {
+                Self::unavailable(text)
+            }
             MembershipError::UnknownMember => Self::not_found(text),
             MembershipError::WouldLoseQuorum => Self::aborted(text),
             MembershipError::Unreachable(..) => Self::invalid_argument(text),

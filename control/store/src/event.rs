@@ -23,12 +23,12 @@ pub enum EventKind {
     Network(Option<Arc<Network>>, Option<Arc<Network>>),
 }
 
-/// The events of one entry, in the order of its changes.
+/// The events of an entry, or of several that were applied together, in the order of their changes.
 #[derive(Debug, Clone)]
 pub struct EventBatch {
-    /// Log index of the entry.
+    /// Log index of the last entry.
     pub index: u64,
     pub events: Vec<Event>,
-    /// The state right after the entry.
+    /// The state right after it.
     pub state: Arc<State>,
 }

@@ -82,18 +82,21 @@ impl State {
             self.index = index;
             return Ok(Vec::new());
         }
-        let mut next = self.clone();
-        next.index = index;
-        let mut events = Vec::with_capacity(entry.changes.len());
+        self.index = index;
+        // A write of one object fails before it changes anything. What is shared with a copy is copied when it is written.
+        let n_objects: usize = entry.changes.iter().map(Change::n_objects).sum();
+        let before = (n_objects > 1).then(|| self.clone());
+        let mut events = Vec::with_capacity(n_objects);
         for change in &entry.changes {
-            if let Err(error) = next.apply_change(index, entry.at, change, &mut events) {
-                self.index = index;
+            if let Err(error) = self.apply_change(index, entry.at, change, &mut events) {
+                if let Some(before) = before {
+                    *self = before;
+                }
                 return Err(error);
             }
         }
-        next.requests.note(entry.request, entry.at);
-        next.requests.forget(entry.at);
-        *self = next;
+        self.requests.note(entry.request, entry.at);
+        self.requests.forget(entry.at);
         Ok(events)
     }
 

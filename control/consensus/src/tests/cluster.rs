@@ -236,17 +236,44 @@ async fn removed_voters_leave_and_the_quorum_is_kept() {
     survivor.stop().await;
 }
 
+/// A change of the voters is half done.
+fn is_joint(consensus: &Consensus) -> bool {
+    let metrics = consensus.raft().metrics();
+    let membership = metrics.borrow_watched().membership_config.clone();
+    membership.membership().get_joint_config().len() > 1
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_asks_again_to_join_becomes_a_voter_though_the_change_stopped_half_way() {
+    let cluster = TestCluster::new(1).await;
+    let leader = &cluster.managers[0].consensus;
+    leader.propose(vec![create_node(2, Role::Manager)]).await.unwrap();
+    let second = Manager::start(&cluster.authority, cluster.dir.path(), 2, Begin::Create, None).await;
+    let member = Member { node_id: super::rig::node(2, Role::Manager).id, addr: second.addr };
+    leader.raft().add_learner(2, member, true).await.unwrap();
+    {
+        // As where the leader misses its quorum for a moment: the first half is written, the second one is not.
+        let adding = leader.raft().change_membership(ChangeMembers::AddVoterIds([2].into()), true);
+        tokio::pin!(adding);
+        assert!(futures::poll!(&mut adding).is_pending());
+        let began = Instant::now();
+        while !is_joint(leader) {
+            assert!(began.elapsed() < PATIENCE);
+            tokio::task::yield_now().await;
+        }
+    }
+    second.consensus.join(cluster.managers[0].addr).await.unwrap();
+    assert!(!is_joint(leader));
+    assert_eq!(leader.voters(), BTreeSet::from([1, 2]));
+    second.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_next_leader_ends_a_change_that_the_last_one_began() {
     let mut cluster = TestCluster::new(3).await;
     let leader = cluster.take_leader().await;
     let others: BTreeSet<u64> = cluster.managers.iter().map(|manager| manager.id).collect();
     let raft = leader.consensus.raft();
-    let is_joint = |consensus: &Consensus| {
-        let metrics = consensus.raft().metrics();
-        let membership = metrics.borrow_watched().membership_config.clone();
-        membership.membership().get_joint_config().len() > 1
-    };
     {
         // The first half is under way with the first poll; the second one needs another, which does not come.
         let removal = raft.change_membership(ChangeMembers::RemoveVoters([leader.id].into()), true);

@@ -74,6 +74,9 @@ impl Control {
 
     /// Waits while `blocked`, for a bounded time; what blocks still after it, the caller's own checks refuse.
     pub(super) async fn wait_while(&self, blocked: impl Fn(&State) -> bool) {
+        if !blocked(&self.store.state()) {
+            return;
+        }
         let wait = async {
             let (mut state, mut events) = self.store.subscribe();
             while blocked(&state) {

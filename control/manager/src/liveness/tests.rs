@@ -121,7 +121,11 @@ fn a_node_that_has_come_is_ready_when_its_path_is_judged() {
     assert_eq!(judged, "1800 node 1 Ready path dead \n", "its agent can do what needs no data path");
 
     let mut mine = World { liveness: Liveness::new(NodeId::from_bits(1), Timestamp(0)), ..World::new(1) };
-    assert_eq!(mine.run("10 beat 1\n20 tick"), "20 node 1 Ready path dead \n", "nobody probes the judge's own");
+    assert_eq!(
+        mine.run("10 beat 1\n20 tick"),
+        "20 node 1 Ready path dead \n",
+        "nobody probes the judge's own"
+    );
 }
 
 #[test]

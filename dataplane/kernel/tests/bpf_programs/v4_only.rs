@@ -7,7 +7,7 @@ use std::time::Instant;
 use crate::support::lab::{CLIENT6, INGRESS_PREFIX, Lab, NODES6, TASKS, tc_mode};
 use crate::support::namespace::Namespace;
 use crate::support::traffic::{
-    PATIENCE, connect_from, exchange, path_mtu, serve_tcp_at, serve_udp_at, tcp, udp, udp_connected,
+    PATIENCE, close, connect_from, exchange, path_mtu, serve_tcp_at, serve_udp_at, tcp, udp, udp_connected,
     udp_path_mtu,
 };
 use dataplane_kernel::bpf::has_tcx;
@@ -120,15 +120,15 @@ fn pair(lab: &Lab, node: Ip) -> (UdpSocket, UdpSocket, SocketAddr) {
 fn errors_reach_both_sides(lab: &Lab) {
     for node in NODES6 {
         let (server, client, from) = pair(lab, node);
-        drop(client);
+        close(&lab.client, client);
         server.connect(from).unwrap();
         server.send(b"answer").unwrap();
         let error = server.recv(&mut [0; 8]).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "to the task, through {node}");
-        drop(server);
+        close(&lab.tasks[0], server);
 
         let (server, client, _) = pair(lab, node);
-        drop(server);
+        close(&lab.tasks[0], server);
         client.send(b"again").unwrap();
         let error = client.recv(&mut [0; 8]).unwrap_err();
         if error.kind() != ErrorKind::ConnectionRefused {

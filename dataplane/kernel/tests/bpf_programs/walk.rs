@@ -10,7 +10,7 @@ use crate::support::lab::{
 };
 use crate::support::packets::between;
 use crate::support::traffic::{
-    PATIENCE, connect_from, exchange, ping, serve_tcp, serve_udp, tcp, udp, udp_by_ipv6_socket,
+    PATIENCE, close, connect_from, exchange, ping, serve_tcp, serve_udp, tcp, udp, udp_by_ipv6_socket,
     udp_connected, udp_path_mtu, wait_until,
 };
 use dataplane_kernel::bpf::{Bpf, has_tcx};
@@ -196,11 +196,12 @@ pub fn errors_reach_tasks(lab: &Lab, side: &Side) {
         let client = lab.client.run(|| UdpSocket::bind((side.any, 0)).unwrap());
         client.send_to(b"question", (ip(node), 9999)).unwrap();
         let (_, from) = server.recv_from(&mut [0; 8]).unwrap();
-        drop(client);
+        close(&lab.client, client);
         server.connect(from).unwrap();
         server.send(b"answer").unwrap();
         let error = server.recv(&mut [0; 8]).unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused, "through {node}");
+        close(&lab.tasks[0], server);
     }
 }
 

@@ -83,6 +83,17 @@ pub fn serve_udp_at(namespace: &Namespace, address: IpAddr, port: u16) {
     });
 }
 
+/// Closes a socket in `namespace` for good. A process that another test starts has copies of all sockets until it executes its
+/// program: so long the port would stay open.
+pub fn close(namespace: &Namespace, socket: UdpSocket) {
+    let address = socket.local_addr().unwrap();
+    let any =
+        if address.is_ipv4() { IpAddr::from(Ipv4Addr::UNSPECIFIED) } else { Ipv6Addr::UNSPECIFIED.into() };
+    drop(socket);
+    let is_free = || namespace.run(|| UdpSocket::bind((any, address.port()))).is_ok();
+    wait_until("a port is free again", is_free);
+}
+
 /// Sends `payload` and expects it back. Returns whom the server saw.
 pub fn tcp(from: &Namespace, to: impl Into<Ip>, port: u16, payload: &[u8]) -> std::io::Result<SocketAddr> {
     let to = address(to, port);
