@@ -97,5 +97,6 @@ fn until_placed(state: &State) -> Result<f64> {
 }
 
 fn places(change: &Change) -> bool {
-    matches!(change, Change::Update { object: Object::Task(task), .. } if task.status.state == TaskState::Assigned)
+    let Change::TaskEdit { edit, .. } = change else { return false };
+    edit.status.as_ref().is_some_and(|status| status.state == TaskState::Assigned)
 }
