@@ -1,8 +1,8 @@
 //! 10,000 replicas: from the request to the last of them assigned to a node, three managers that write through.
 //!
 //! The workers that they are for are stopped (SIGSTOP) before the request: so many containers would not run on this machine,
-//! and until their grace is over stopped nodes are as good as others. dockerd's is made long enough for it. The end is the leader's own stamp of the last task: to
-//! ask for so many tasks again and again would take part in what is measured.
+//! and until their grace is over stopped nodes are as good as others. dockerd's is made long enough for it. The end is the
+//! leader's own stamp of the last task: to ask for so many tasks again and again would take part in what is measured.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
