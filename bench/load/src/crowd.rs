@@ -12,7 +12,7 @@ use control_model::{Assignment, AssignmentUpdate, Task, TaskId, TaskState, Times
 use control_rpc::pb::ca_client::CaClient;
 use control_rpc::pb::dispatcher_client::DispatcherClient;
 use control_rpc::{
-    Channels, Identity, IdentityPem, MAX_ASSIGNMENTS_BYTES, decode_assignments, encode, join_channel, pb,
+    AssignmentPieces, Channels, Identity, IdentityPem, MAX_MESSAGE_BYTES, encode, join_channel, pb,
 };
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -103,7 +103,7 @@ impl Member {
 
     async fn session(&self) -> Result<()> {
         let mut client =
-            DispatcherClient::new(self.channel.clone()).max_decoding_message_size(MAX_ASSIGNMENTS_BYTES);
+            DispatcherClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES);
         let request = pb::SessionRequest { description: encode(&self.description)?, epoch: 0 };
         let mut messages = timeout(CALL_LIMIT, client.session(request)).await??.into_inner();
         let first = messages.message().await?.context("no session")?;
@@ -111,9 +111,11 @@ impl Member {
         let mut assignments = timeout(CALL_LIMIT, client.assignments(request)).await??.into_inner();
         let beats = beat(client.clone(), first.session_id.clone());
         let works = async {
+            let mut received = AssignmentPieces::default();
             loop {
-                let payload = assignments.message().await?.context("the assignments ended")?;
-                let running = own_tasks(decode_assignments(&payload.body)?);
+                let piece = assignments.message().await?.context("the assignments ended")?;
+                let Some(update) = received.take(&piece)? else { continue };
+                let running = own_tasks(update);
                 for batch in running.chunks(BATCH) {
                     let (session_id, body) = (first.session_id.clone(), encode(&batch)?);
                     let request = pb::TaskStatusRequest { session_id, body };

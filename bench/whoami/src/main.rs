@@ -25,6 +25,7 @@ whoami: says who it is and who asked
   whoami healthcheck [URL | --file PATH]        0 if the server answers well, or if there is such a file
   whoami resolve NAME [--server 127.0.0.11]     addresses of a name, one a line
   whoami listen-udp PORT                        answers datagrams with their sender and text
+  whoami count                                  a numbered line twenty times a second, for ten minutes
   whoami udp ADDRESS:PORT TEXT                  sends a datagram, prints the answer
 
 An answer has a line `key: value` each for hostname, task, node, service, version, ip (one per address), local, peer
@@ -39,6 +40,10 @@ fn main() -> ExitCode {
         ["healthcheck", options @ ..] => client::health_check(options),
         ["resolve", options @ ..] => dns::resolve_command(options),
         ["listen-udp", port] => udp::listen(port),
+        ["count"] => {
+            count();
+            Ok(())
+        }
         ["udp", target, text] => udp::ask(target, text),
         ["help" | "--help" | "-h", ..] => {
             print!("{USAGE}");
@@ -52,6 +57,13 @@ fn main() -> ExitCode {
             eprintln!("whoami: {error}");
             ExitCode::FAILURE
         }
+    }
+}
+
+fn count() {
+    for number in 0..12_000 {
+        println!("count {number}");
+        std::thread::sleep(std::time::Duration::from_millis(50));
     }
 }
 

@@ -31,7 +31,7 @@ pub struct AgentOptions {
     /// Asked at the start of every session.
     pub describe: DescriptionProvider,
     /// What managers may ask of this node.
-    pub inspect: Inspect,
+    pub inspect: Arc<dyn Inspect>,
     /// Managers to begin with; every session brings the present list.
     pub known_managers: Vec<SocketAddr>,
     /// Where this daemon's own manager listens, while it is one: preferred.

@@ -1,10 +1,10 @@
 //! What a worker decides, without what it does: assignments, results and the clock in; actions and views out. Pure.
 
 use std::collections::BTreeMap;
-use std::net::Ipv6Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use control_model::executor::Provisions;
 use control_model::gossip::{Opinion, Said};
 use control_model::{Assignment, AssignmentKey, AssignmentUpdate, Network, Task, TaskId, Timestamp};
 use dataplane_model::{NodeView, Report, SandboxStatus};
@@ -102,7 +102,7 @@ impl Desk {
         if !self.set.is_complete() {
             return (None, Vec::new());
         }
-        let Some(view) = self.maker.next(&self.set, self.machine.tasks()) else { return (None, Vec::new()) };
+        let Some(view) = self.maker.next(&self.set, self.machine.begun()) else { return (None, Vec::new()) };
         let view = NodeView { revision: self.revision, ..view.clone() };
         let mut changed = None;
         if self.shown.as_ref() != Some(&view) {
@@ -114,9 +114,16 @@ impl Desk {
         (changed, self.machine.handle(Input::Shown(self.revision), now))
     }
 
-    /// The addresses of `task` that follow from its networks.
-    pub fn addresses6(&self, task: &Task) -> Vec<Ipv6Addr> {
-        addresses6(task, &self.set.networks)
+    /// What `task` is made of besides its own spec.
+    pub fn provisions(&self, task: &Task) -> Provisions {
+        let files = &task.spec.container.dependencies;
+        Provisions {
+            addresses6: addresses6(task, &self.set.networks),
+            dependencies: files
+                .iter()
+                .filter_map(|file| self.set.dependencies.get(&file.id).cloned())
+                .collect(),
+        }
     }
 
     /// The networks of the set.

@@ -23,6 +23,6 @@ pub use desk::Desk;
 pub use holdings::Holdings;
 pub use machine::{Action, Input, Phase};
 pub use outbox::Outbox;
-pub use session::{Answering, DescriptionProvider, Inspect, KeepEpoch, Manager, Managers, SessionState};
+pub use session::{DescriptionProvider, Inspect, KeepEpoch, LongAnswer, Manager, Managers, SessionState};
 pub use set::{AssignmentSet, SetError};
 pub use view::{NodeContext, ViewMaker};

@@ -15,9 +15,7 @@ use control_model::object::NodeDescription;
 use control_model::spec::Role;
 use control_model::{AssignmentUpdate, NodeId};
 use control_rpc::pb::dispatcher_client::DispatcherClient;
-use control_rpc::{
-    BodyError, Channels, MAX_ASSIGNMENTS_BYTES, MAX_MESSAGE_BYTES, decode, decode_assignments, encode, pb,
-};
+use control_rpc::{AssignmentPieces, BodyError, Channels, MAX_MESSAGE_BYTES, decode, encode, pb};
 use dataplane_model::Report;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -31,8 +29,8 @@ pub(crate) use fence::Fence;
 use fence::FenceError;
 pub use fence::KeepEpoch;
 use heartbeats::heartbeats;
-use inspections::answer_questions;
-pub use inspections::{Answering, Inspect};
+use inspections::{Asker, answer_questions};
+pub use inspections::{Inspect, LongAnswer};
 pub use managers::Managers;
 
 /// How often the agent looks whether its node is still what it said: an address may have moved here, and answers to its
@@ -96,7 +94,7 @@ pub type DescriptionProvider = Arc<dyn Fn() -> NodeDescription + Send + Sync>;
 pub(crate) struct SessionClient {
     pub channels: Arc<Channels>,
     pub describe: DescriptionProvider,
-    pub inspect: Inspect,
+    pub inspect: Arc<dyn Inspect>,
     /// The manager in this very daemon, tried first.
     pub local_manager: watch::Receiver<Option<SocketAddr>>,
     pub known_managers: Vec<SocketAddr>,
@@ -142,7 +140,7 @@ struct Opened {
     /// What the node said of itself.
     description: NodeDescription,
     messages: Streaming<pb::SessionMessage>,
-    assignments: Streaming<pb::Payload>,
+    assignments: Streaming<pb::AssignmentPiece>,
 }
 
 impl SessionClient {
@@ -206,7 +204,8 @@ impl SessionClient {
         managers.succeeded(addr);
         self.outbox.lock().resend_all();
         let heartbeats = heartbeats(client.clone(), id.clone(), self.reports.clone());
-        let questions = answer_questions(client.clone(), id.clone(), &self.inspect);
+        let asker = Asker { client: client.clone(), channels: &self.channels, addr, session_id: id.clone() };
+        let questions = answer_questions(asker, &self.inspect);
         let statuses = send_statuses(client, id, &self.outbox);
         let deliveries = deliver(&mut assignments, &self.deliveries, &self.fence);
         let described = described_anew(&self.describe, &description, hold);
@@ -217,18 +216,20 @@ impl SessionClient {
             }
         };
         tokio::select! {
+            // The manager's last word comes before the end of anything else.
+            biased;
+            ended = members => ended,
             ended = heartbeats => ended,
             ended = statuses => ended,
             never = questions => match never {},
             ended = deliveries => ended,
-            ended = members => ended,
             ended = described => ended,
         }
     }
 
     async fn open(&self, addr: SocketAddr, managers: &mut Managers) -> Result<Opened, SessionError> {
         let mut client = DispatcherClient::new(self.channels.get(addr))
-            .max_decoding_message_size(MAX_ASSIGNMENTS_BYTES)
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
         let description = (self.describe)();
         let request = pb::SessionRequest { description: encode(&description)?, epoch: self.fence.epoch() };
@@ -338,14 +339,15 @@ async fn send_statuses(
 
 /// Hands updates to the worker, one after the other.
 async fn deliver(
-    assignments: &mut Streaming<pb::Payload>,
+    assignments: &mut Streaming<pb::AssignmentPiece>,
     deliveries: &mpsc::Sender<Delivery>,
     fence: &Fence,
 ) -> Result<std::convert::Infallible, SessionError> {
+    let mut received = AssignmentPieces::default();
     loop {
-        let payload = assignments.message().await?.ok_or(SessionError::Closed)?;
+        let piece = assignments.message().await?.ok_or(SessionError::Closed)?;
+        let Some(update) = received.take(&piece)? else { continue };
         let (answer, taken) = oneshot::channel();
-        let update = decode_assignments(&payload.body)?;
         fence.admit(update.generation().epoch)?;
         let delivery = Delivery { update, answer };
         deliveries.send(delivery).await.map_err(|_| SessionError::Stopping)?;

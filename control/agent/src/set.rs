@@ -1,8 +1,10 @@
 //! The node's assignment set, as the managers have sent it. Pure.
 
+use std::sync::Arc;
+
 use control_model::assignment::{EndpointView, Peer, ServiceView};
-use control_model::{Assignment, AssignmentKey, AssignmentUpdate, Generation, Network, NetworkId};
-use control_model::{NodeId, ServiceId, Task, TaskId};
+use control_model::{Assignment, AssignmentKey, AssignmentUpdate, Dependency, DependencyId};
+use control_model::{Generation, Network, NetworkId, NodeId, ServiceId, Task, TaskId};
 use dataplane_model::Table;
 
 /// What a node must do and know. A clone shares its rows, so that two sets are compared by the rows that differ.
@@ -15,6 +17,7 @@ pub struct AssignmentSet {
     pub services: Table<ServiceId, ServiceView>,
     pub endpoints: Table<TaskId, EndpointView>,
     pub peers: Table<NodeId, Peer>,
+    pub dependencies: Table<DependencyId, Arc<Dependency>>,
 }
 
 /// An update that does not fit: the stream must be opened anew, maybe from another manager.
@@ -52,6 +55,11 @@ impl AssignmentSet {
             .chain(self.services.values().cloned().map(Assignment::Service))
             .chain(self.endpoints.values().cloned().map(Assignment::Endpoint))
             .chain(self.peers.values().cloned().map(Assignment::Peer))
+            .chain(
+                self.dependencies
+                    .values()
+                    .map(|one| Assignment::Dependency(Box::new(Dependency::clone(one)))),
+            )
     }
 
     /// Applies an update whole, or refuses it and stays as it is.
@@ -93,6 +101,7 @@ impl AssignmentSet {
             Assignment::Service(service) => drop(self.services.insert(service.id, service)),
             Assignment::Endpoint(endpoint) => drop(self.endpoints.insert(endpoint.task, endpoint)),
             Assignment::Peer(peer) => drop(self.peers.insert(peer.id, peer)),
+            Assignment::Dependency(one) => drop(self.dependencies.insert(one.id, Arc::new(*one))),
         }
     }
 
@@ -103,6 +112,7 @@ impl AssignmentSet {
             AssignmentKey::Service(id) => drop(self.services.remove(&id)),
             AssignmentKey::Endpoint(id) => drop(self.endpoints.remove(&id)),
             AssignmentKey::Peer(id) => drop(self.peers.remove(&id)),
+            AssignmentKey::Dependency(id) => drop(self.dependencies.remove(&id)),
         }
     }
 }

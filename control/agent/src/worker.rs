@@ -1,13 +1,12 @@
 //! The agent's worker at its desk: runs the actions that the task machine wants, gives the data plane its views. One
 //! tokio task; everything that takes time runs beside it.
 
-use std::net::Ipv6Addr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use control_model::executor::{Executor, ExecutorError};
+use control_model::executor::{Executor, ExecutorError, Provisions};
 use control_model::gossip::{Opinion, Said};
 use control_model::{AssignmentUpdate, EvenClock, Network, Timestamp};
 use control_rpc::digest;
@@ -160,11 +159,11 @@ impl Running {
                 Action::Forget(id) => self.outbox.lock().forget(id),
                 call => {
                     let executor = Arc::clone(&self.executor);
-                    let addresses6 = match &call {
-                        Action::Prepare(task) => self.desk.addresses6(task),
-                        _ => Vec::new(),
+                    let provisions = match &call {
+                        Action::Prepare(task) => self.desk.provisions(task),
+                        _ => Provisions::default(),
                     };
-                    self.calls.spawn(guarded_call(executor, call, addresses6));
+                    self.calls.spawn(guarded_call(executor, call, provisions));
                 }
             }
         }
@@ -194,9 +193,9 @@ impl Running {
 }
 
 /// [`run_call`]; a panic in the executor fails the one task, not the worker.
-async fn guarded_call(executor: Arc<dyn Executor>, action: Action, addresses6: Vec<Ipv6Addr>) -> Input {
+async fn guarded_call(executor: Arc<dyn Executor>, action: Action, provisions: Provisions) -> Input {
     let mut failure = Some(panicked(&action));
-    let mut call = Box::pin(run_call(executor, action, addresses6));
+    let mut call = Box::pin(run_call(executor, action, provisions));
     std::future::poll_fn(move |context| {
         catch_unwind(AssertUnwindSafe(|| call.as_mut().poll(context)))
             .unwrap_or_else(|_| Poll::Ready(failure.take().expect("a call ends once")))
@@ -219,9 +218,9 @@ fn panicked(action: &Action) -> Input {
 }
 
 /// Runs one action of the machine; its result is the machine's next input.
-async fn run_call(executor: Arc<dyn Executor>, action: Action, addresses6: Vec<Ipv6Addr>) -> Input {
+async fn run_call(executor: Arc<dyn Executor>, action: Action, provisions: Provisions) -> Input {
     match action {
-        Action::Prepare(task) => Input::Prepared(task.id, executor.prepare(&task, &addresses6).await),
+        Action::Prepare(task) => Input::Prepared(task.id, executor.prepare(&task, &provisions).await),
         Action::Start(task, sandbox) => Input::Started(task.id, executor.start(&task, &sandbox).await),
         Action::Wait(id) => Input::Exited(id, executor.wait(id).await),
         Action::WatchHealth(id, known) => Input::Health(id, executor.health(id, known).await),
@@ -277,7 +276,7 @@ mod tests {
 
     #[async_trait]
     impl Executor for Panics {
-        async fn prepare(&self, _: &Task, _: &[Ipv6Addr]) -> Result<(), ExecutorError> {
+        async fn prepare(&self, _: &Task, _: &Provisions) -> Result<(), ExecutorError> {
             panic!("prepare")
         }
         async fn start(&self, _: &Task, _: &SandboxPaths) -> Result<ContainerStatus, ExecutorError> {
@@ -307,10 +306,10 @@ mod tests {
     async fn a_panic_of_the_executor_is_the_calls_failure() {
         let id = TaskId::from_bits(7);
         let mut calls = JoinSet::new();
-        calls.spawn(guarded_call(Arc::new(Panics), Action::Wait(id), Vec::new()));
+        calls.spawn(guarded_call(Arc::new(Panics), Action::Wait(id), Provisions::default()));
         let waited = calls.join_next().await.expect("one call").expect("no panic comes through");
         assert!(matches!(waited, Input::Exited(of, Err(ExecutorError::Failed(_))) if of == id));
-        let removed = guarded_call(Arc::new(Panics), Action::Remove(id), Vec::new()).await;
+        let removed = guarded_call(Arc::new(Panics), Action::Remove(id), Provisions::default()).await;
         assert!(matches!(removed, Input::Removed(of, Err(_)) if of == id));
     }
 }

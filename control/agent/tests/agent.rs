@@ -4,7 +4,7 @@ mod common;
 
 use std::sync::Arc;
 
-use common::{AGENT, Ca, FakeDataPlane, FakeExecutor, Manager, container, options, until};
+use common::{AGENT, Ca, FakeDataPlane, FakeExecutor, Manager, WANTED_BYTES, container, options, until};
 use control_agent::{Agent, AgentOptions};
 use control_model::executor::Found;
 use control_model::object::{NodeDescription, Slot, TaskStatus};
@@ -278,9 +278,11 @@ async fn a_managers_questions_are_answered() {
         Arc::new(FakeExecutor::default()),
         FakeDataPlane::new(),
     );
-    let heard = until(&mut manager.heard.clone(), |heard| heard.answers.len() == 2).await;
+    let heard = until(&mut manager.heard.clone(), |heard| heard.answers.len() == 4).await;
     assert_eq!(heard.answers[&1], (b"lb".to_vec(), String::new()));
     assert_eq!(heard.answers[&2], (Vec::new(), "no /nodes".to_owned()));
+    assert_eq!(heard.answers[&3], (b"logs".repeat(WANTED_BYTES / 4), String::new()), "as much as is wanted");
+    assert_eq!(heard.answers[&4], (Vec::new(), "no /nodes".to_owned()));
     agent.stop().await;
 }
 

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use control_manager::control::{Control, ControlError};
 
 use crate::error::ApiError;
+use crate::events::Events;
+use crate::execs::Execs;
 use crate::node::{EXPIRED, LOCKED, Membership, Node};
 use crate::stale;
 
@@ -12,9 +14,15 @@ use crate::stale;
 #[derive(Clone)]
 pub struct Api {
     pub node: Arc<dyn Node>,
+    pub execs: Arc<Execs>,
+    pub events: Arc<Events>,
 }
 
 impl Api {
+    pub fn new(node: Arc<dyn Node>) -> Self {
+        Self { node, execs: Arc::default(), events: Arc::default() }
+    }
+
     /// The cluster's operations; in any other state than that of an active manager, Docker's sentence for it
     /// (moby `daemon/cluster/cluster.go`, `errNoManager`).
     pub fn control(&self) -> Result<Control, ApiError> {

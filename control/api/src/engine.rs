@@ -1,12 +1,16 @@
 //! What the API needs of the node's images and containers. Implemented over `control_runtime`, and in memory by tests.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use control_model::object::HealthStatus;
 use control_model::spec::{HealthConfig, PortConfig};
-use control_model::{TaskId, Timestamp};
-use tokio::io::AsyncRead;
+use control_model::{OutputLine, OutputQuery, OutputStream, TaskId, Timestamp};
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 
 /// Images and containers of one node.
@@ -35,7 +39,112 @@ pub trait Engine: Send + Sync + 'static {
     async fn distribution(&self, reference: &str) -> Result<Distribution, EngineError>;
     /// All task containers of this node, ended ones that are not yet removed included.
     async fn containers(&self) -> Result<Vec<Container>, EngineError>;
+    /// What the container with this id writes, as far as `query` wants it.
+    async fn output(&self, container: &str, query: OutputQuery) -> Result<Output, EngineError>;
+    /// What happens to containers and images from now on. Who is slow misses some.
+    fn events(&self) -> BoxStream<'static, EngineEvent>;
+    /// Runs a further process in the container with this id.
+    async fn exec(&self, container: &str, request: &ExecRequest) -> Result<Process, EngineError>;
 }
+
+/// Something has happened to a container or an image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EngineEvent {
+    pub at: Timestamp,
+    pub kind: EngineEventKind,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EngineEventKind {
+    Container {
+        change: ContainerChange,
+        container: Box<Container>,
+    },
+    /// Of a pull, `id` is the reference and `name` its repository; else `id` is the image's, and `name` its new name, or the id
+    /// once more.
+    Image {
+        change: ImageChange,
+        id: String,
+        name: String,
+    },
+}
+
+/// What has happened to a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ContainerChange {
+    Created,
+    Started,
+    /// It was sent a signal, by number.
+    Signalled(i32),
+    OutOfMemory,
+    Ended,
+    /// It has ended because it was told to.
+    Stopped,
+    Health(HealthStatus),
+    Removed,
+}
+
+/// What has happened to an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ImageChange {
+    Pulled,
+    Loaded,
+    Imported,
+    Tagged,
+    Untagged,
+    Deleted,
+}
+
+/// What is to run in a container beside its process.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ExecRequest {
+    pub arguments: Vec<String>,
+    /// Beside the container's, as `KEY=value`.
+    pub env: Vec<String>,
+    /// As `--user` has it; empty is the container's own.
+    pub user: String,
+    /// Empty is the container's own.
+    pub working_dir: String,
+    pub tty: bool,
+    /// It reads what the client writes.
+    pub stdin: bool,
+}
+
+/// A process that runs.
+pub struct Process {
+    /// Dropped, it reads the end.
+    pub input: Option<Box<dyn AsyncWrite + Send + Unpin>>,
+    /// All that it writes, until it has ended.
+    pub output: BoxStream<'static, (OutputStream, Vec<u8>)>,
+    pub resize: Resize,
+    /// Its exit code.
+    pub ended: BoxFuture<'static, i32>,
+}
+
+/// Sizes the terminal of a process.
+#[derive(Clone)]
+pub struct Resize(pub Arc<dyn Fn(u16, u16) -> Result<(), EngineError> + Send + Sync>);
+
+impl Resize {
+    /// Of a process without a terminal.
+    pub fn none() -> Self {
+        Self(Arc::new(|_, _| Ok(())))
+    }
+
+    /// To so many rows and columns.
+    pub fn to(&self, rows: u16, columns: u16) -> Result<(), EngineError> {
+        (self.0)(rows, columns)
+    }
+}
+
+impl fmt::Debug for Resize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Resize")
+    }
+}
+
+/// Lines of a container, some at a time, in their order. Ends behind an error; dropped when nobody wants more.
+pub type Output = BoxStream<'static, Result<Vec<OutputLine>, EngineError>>;
 
 /// Bytes that a client sends.
 pub type Upload = Box<dyn AsyncRead + Send + Unpin>;
@@ -130,6 +239,8 @@ pub struct Container {
     pub image_id: String,
     pub command: Vec<String>,
     pub hostname: String,
+    /// It has a terminal: its standard error is its standard output.
+    pub tty: bool,
     /// Published on this node alone.
     pub host_ports: Vec<PortConfig>,
     /// `80/tcp`: what the image says that it listens on.

@@ -8,6 +8,9 @@ mod convert;
 mod dto;
 pub mod engine;
 mod error;
+mod events;
+mod execs;
+mod frames;
 mod host;
 pub mod node;
 mod query;
@@ -22,7 +25,7 @@ mod version;
 
 pub use engine::Engine;
 pub use node::Node;
-pub use routes::{inspect, router};
+pub use routes::{inspect, open, router};
 pub use scrape::serve_metrics;
 pub use server::{ServeError, serve};
 pub use stale::STALE;

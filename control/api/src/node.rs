@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use axum::body::Bytes;
 use control_model::authority::UnlockKey;
 use control_model::spec::Availability;
 use control_model::{ClusterId, Network, NodeId};
@@ -18,6 +19,7 @@ use dataplane_model::inspect::{
     GossipReport, LoadBalancerRow, NodeStatus, RingReport, TopReport, TraceReport, TraceRequest,
     TunnelledPacket, VerifyReport,
 };
+use futures::stream::BoxStream;
 use ipnetwork::IpNetwork;
 
 use crate::engine::Engine;
@@ -61,6 +63,9 @@ pub trait Node: Send + Sync + 'static {
     /// The replicated state, while this node is an active manager.
     fn store(&self) -> Option<Arc<dyn ReplicatedStore>>;
 
+    /// The same, once this node is an active manager.
+    async fn managed(&self) -> Arc<dyn ReplicatedStore>;
+
     /// What Raft knows now. Empty on a worker.
     fn raft(&self) -> RaftFacts;
 
@@ -92,6 +97,8 @@ pub trait Node: Send + Sync + 'static {
     /// What another node, or this one, answers to a path and query of its inspection API: its own word, JSON. Asked for on
     /// managers alone.
     async fn mesh_ask(&self, node: NodeId, question: &str) -> Result<Vec<u8>, InspectError>;
+    /// The same of an answer that may go on for long, piece by piece. Dropped, it ends on that node, too.
+    async fn mesh_open(&self, node: NodeId, question: &str) -> Result<LongAnswer, InspectError>;
     /// `/metrics`, in Prometheus' text format.
     async fn metrics(&self) -> Result<String, InspectError>;
     /// `meshctl dns zone`: of one task's sandbox, or of all; of one network, or of all.
@@ -125,6 +132,9 @@ pub trait Node: Send + Sync + 'static {
     /// `meshctl drops`.
     async fn mesh_drops(&self) -> Result<DropsReport, InspectError>;
 }
+
+/// A node's own word, as it comes.
+pub type LongAnswer = BoxStream<'static, Result<Bytes, InspectError>>;
 
 /// Facts about the daemon. What the kernel says of the machine, the API reads itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

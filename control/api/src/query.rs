@@ -4,10 +4,14 @@ use std::collections::BTreeMap;
 
 use axum::extract::FromRequestParts;
 use control_manager::control::LabelFilter;
+use control_model::Timestamp;
+use http::Uri;
 use http::request::Parts;
 use serde_json::Value;
 
 use crate::error::ApiError;
+
+const NANOS: i64 = 1_000_000_000;
 
 /// The parameters of a request, in order.
 #[derive(Debug, Clone, Default)]
@@ -17,12 +21,17 @@ impl<S: Sync> FromRequestParts<S> for Query {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
-        let pairs = axum::extract::Query::<Vec<(String, String)>>::try_from_uri(&parts.uri);
-        pairs.map(|pairs| Self(pairs.0)).map_err(|error| ApiError::invalid(error.to_string()))
+        Self::try_from_uri(&parts.uri)
     }
 }
 
 impl Query {
+    /// The parameters of a path and query.
+    pub fn try_from_uri(uri: &Uri) -> Result<Self, ApiError> {
+        let pairs = axum::extract::Query::<Vec<(String, String)>>::try_from_uri(uri);
+        pairs.map(|pairs| Self(pairs.0)).map_err(|error| ApiError::invalid(error.to_string()))
+    }
+
     /// The first value of `key`; empty if there is none.
     pub fn get(&self, key: &str) -> &str {
         self.0.iter().find(|(k, _)| k == key).map_or("", |(_, value)| value)
@@ -135,6 +144,22 @@ impl Filters {
     }
 }
 
+/// Seconds since the epoch, with or without a fraction; nothing, zero, and what was before are no time (moby `api/types/time`).
+pub fn unix_time(text: &str) -> Result<Option<Timestamp>, String> {
+    let malformed = || format!("strconv.ParseInt: parsing {text:?}: invalid syntax");
+    let (seconds, fraction) = text.split_once('.').unwrap_or((text, ""));
+    if seconds.is_empty() && fraction.is_empty() {
+        return Ok(None);
+    }
+    if !fraction.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(malformed());
+    }
+    let seconds: i64 = seconds.parse().map_err(|_| malformed())?;
+    let nanos: i64 = format!("{fraction:0<9.9}").parse().map_err(|_| malformed())?;
+    let time = seconds.saturating_mul(NANOS).saturating_add(nanos);
+    Ok((time > 0).then_some(Timestamp(time)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -162,5 +187,23 @@ mod tests {
             query("x").version("node").expect_err("no number").message,
             "invalid node version 'x': strconv.ParseUint: parsing \"x\": invalid syntax"
         );
+    }
+
+    #[test]
+    fn times_are_seconds_with_a_fraction() {
+        for (text, expected) in [
+            ("", None),
+            ("0", None),
+            ("-62135596800", None),
+            ("1", Some(NANOS)),
+            ("1.5", Some(1_500_000_000)),
+            ("1136073845.000000001", Some(1_136_073_845_000_000_001)),
+            ("1.0000000019", Some(1_000_000_001)),
+        ] {
+            assert_eq!(unix_time(text), Ok(expected.map(Timestamp)), "{text}");
+        }
+        for bad in ["x", "1.x", "1.5s", "99999999999999999999", ".5"] {
+            assert!(unix_time(bad).is_err(), "{bad}");
+        }
     }
 }

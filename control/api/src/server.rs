@@ -8,8 +8,10 @@ use std::sync::Arc;
 
 use tokio::net::UnixListener;
 
+use crate::context::Api;
+use crate::events;
 use crate::node::Node;
-use crate::routes::router;
+use crate::routes::router_of;
 
 /// Owner and group may speak to the daemon; it is as much as being root.
 const SOCKET_MODE: u32 = 0o660;
@@ -33,7 +35,12 @@ pub async fn serve(
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), ServeError> {
     let listener = listen(path).map_err(|source| ServeError::Listen { path: path.to_owned(), source })?;
-    let served = axum::serve(listener, router(node)).with_graceful_shutdown(shutdown).await;
+    let api = Api::new(node);
+    let served = axum::serve(listener, router_of(api.clone())).with_graceful_shutdown(shutdown);
+    let served = tokio::select! {
+        served = served => served,
+        () = events::collect(api) => Err(io::Error::other("nobody tells events any more")),
+    };
     // Another daemon may have replaced it meanwhile; a file that is gone is as good.
     let _ = std::fs::remove_file(path);
     served.map_err(ServeError::Serve)

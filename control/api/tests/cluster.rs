@@ -119,6 +119,10 @@ TLS Info:
     assert_eq!(shown, r#"drain {"zone":"a"}"#);
     let filtered = daemon.prints("node ls --filter node.label=zone=a --format {{.Hostname}}").await;
     assert_eq!(filtered, "w1");
+    assert_eq!(daemon.prints("node update --availability pause --label-rm zone w1").await, "w1");
+    let shown =
+        daemon.prints("node inspect --format '{{.Spec.Availability}} {{json .Spec.Labels}}' w1").await;
+    assert_eq!(shown, "pause {}");
     assert_eq!(daemon.prints("node ls --filter role=manager --format {{.Hostname}}").await, "m1");
     assert_eq!(daemon.prints("node promote w2").await, "Node w2 promoted to a manager in the swarm.");
     assert_eq!(daemon.prints("node promote w2").await, "Node <id> is already a manager.");
@@ -213,12 +217,21 @@ async fn a_node_joins_by_token() {
         "Error response from daemon: invalid join token"
     );
     assert_eq!(
-        daemon.prints("swarm join --token SWMTKN-1-a-b --availability drain 198.18.0.11:2377").await,
+        daemon
+            .prints(
+                "swarm join --token SWMTKN-1-a-b --availability drain 198.18.0.11:2377 --advertise-addr 10.0.0.4:2377 \
+                 --listen-addr 10.0.0.5:2377 --data-path-addr 10.0.0.6"
+            )
+            .await,
         "This node joined a swarm as a worker."
     );
     let asked = daemon.node.joins.lock().expect("no panic")[0].clone();
     assert_eq!(asked.remote_addrs, ["198.18.0.11:2377"]);
     assert_eq!(asked.availability, control_model::spec::Availability::Drain);
+    assert_eq!(
+        [asked.advertise_addr.as_str(), &asked.listen_addr, &asked.data_path_addr],
+        ["10.0.0.4:2377", "10.0.0.5:2377", "10.0.0.6"]
+    );
     assert_eq!(daemon.prints("swarm leave").await, "Node left the swarm.");
 }
 
@@ -314,6 +327,8 @@ async fn a_locked_manager_says_so_until_it_has_the_key() {
 
     let locked = "Error response from daemon: Swarm is encrypted and needs to be unlocked before it can be used. Please \
                   use \"docker swarm unlock\" to unlock it.";
+    let backup = daemon.request("POST", "/mesh/backup", b"{}").await;
+    assert!(backup.0 == 503 && backup.1.contains("needs to be unlocked"), "{backup:?}");
     for line in [
         "node ls",
         "service ls",

@@ -96,6 +96,7 @@ fn running_container() -> Container {
         image_id: DIGEST.into(),
         command: vec!["/whoami".into(), "-m".into(), "a b".into()],
         hostname: "web-1".into(),
+        tty: false,
         host_ports: vec![PortConfig::new(Protocol::Tcp, 80, 8080, PublishMode::Host)],
         exposed_ports: vec!["80/tcp".into(), "53/udp".into()],
         labels: [("com.docker.swarm.service.name".to_owned(), "web".to_owned())].into(),

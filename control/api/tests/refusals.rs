@@ -89,15 +89,11 @@ async fn specs_that_can_not_be_are_refused() {
         ),
         (
             r#"{"Name":"b","TaskTemplate":{"ContainerSpec":{"Image":"a","Secrets":[{"SecretName":"s"}]}}}"#.into(),
-            unsupported("Spec.TaskTemplate.ContainerSpec.Secrets"),
+            (400, "malformed secret reference".into()),
         ),
         (
             r#"{"Name":"b","TaskTemplate":{"ContainerSpec":{"Image":"a"},"LogDriver":{"Name":"syslog"}}}"#.into(),
             unsupported("Spec.TaskTemplate.LogDriver"),
-        ),
-        (
-            r#"{"Name":"b","TaskTemplate":{"ContainerSpec":{"Image":"a","Secrets":[{"SecretName":"x"}]}}}"#.into(),
-            unsupported("Spec.TaskTemplate.ContainerSpec.Secrets"),
         ),
         (
             r#"{"Name":"b","TaskTemplate":{"ContainerSpec":{"Image":"a"},"Networks":[{"Target":"nowhere"}]}}"#.into(),

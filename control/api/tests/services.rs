@@ -45,6 +45,9 @@ async fn a_service_lives_through_all_its_commands() {
         assert_eq!(run("service update -d --replicas 2 --env-add A=1 web").await, "web");
         daemon.running("web", 2).await;
         assert_eq!(run("service inspect --format '{{json .Spec.TaskTemplate.ContainerSpec.Env}} {{.PreviousSpec.Mode.Replicated.Replicas}}' web").await, r#"["A=1"] 5"#);
+        // Docker's own CLI knows no delay for a rollback but the rollback's.
+        let both = daemon.docker_by(program, "service update --rollback --update-delay 0s web", b"").await;
+        assert_eq!(both.stderr.trim_end(), "other flags may not be combined with --rollback", "{program}");
         assert_eq!(run("service rollback -d web").await, "web");
         daemon.running("web", 5).await;
         assert_eq!(
@@ -287,6 +290,7 @@ fn container(task: TaskId) -> Container {
         image_id: DIGEST.into(),
         command: vec!["/whoami".into()],
         hostname: "web".into(),
+        tty: false,
         host_ports: Vec::new(),
         exposed_ports: Vec::new(),
         labels: BTreeMap::new(),

@@ -6,7 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -21,12 +21,14 @@ use openraft::errors::Fatal;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
 use crate::crypt::{Kek, Key};
 use crate::ended;
 use crate::error::OpenError;
-use crate::fence::Fence;
+use crate::fence::{Beyond, Fence};
+use crate::gathering::Gathering;
 use crate::housekeeping;
 use crate::key_file;
 use crate::leadership::{self, Leadership};
@@ -85,6 +87,9 @@ pub struct Consensus {
     changing_members: tokio::sync::Mutex<()>,
     silence: Silence,
     reads: SharedCall<Result<Option<u64>, ReadError>>,
+    writes: Gathering,
+    stopped: CancellationToken,
+    this: Weak<Self>,
 }
 
 impl Consensus {
@@ -166,7 +171,7 @@ impl Consensus {
         tasks.spawn(leadership::watch(raft.clone(), sender));
         tasks.spawn(ended::watch(raft.clone(), raft_id, channels.clone()));
         tasks.spawn(housekeeping::run(raft.clone(), log.clone(), view.clone()));
-        Ok(Arc::new(Self {
+        Ok(Arc::new_cyclic(|this| Self {
             raft,
             raft_id,
             me: Member { node_id, addr },
@@ -181,6 +186,9 @@ impl Consensus {
             changing_members: tokio::sync::Mutex::default(),
             silence: Silence::default(),
             reads: SharedCall::default(),
+            writes: Gathering::default(),
+            stopped: CancellationToken::new(),
+            this: this.clone(),
         }))
     }
 
@@ -210,10 +218,14 @@ impl Consensus {
         state.err().filter(|fatal| !matches!(fatal, Fatal::Stopped)).map(|fatal| fatal.to_string())
     }
 
-    /// The latest fencing epoch that other managers have told of beyond this replica's own: then a new cluster was forced
-    /// without it, and it must give up its part in the old one.
-    pub fn fenced(&self) -> watch::Receiver<Option<u64>> {
+    /// The latest cluster that other managers have told of beyond this replica's own: it was forced without this manager, which
+    /// must give up its part in the old one.
+    pub fn fenced(&self) -> watch::Receiver<Option<Beyond>> {
         self.fence.watch()
+    }
+
+    pub(crate) fn fence(&self) -> &Fence {
+        &self.fence
     }
 
     /// Hands leadership over if it is ours, stops Raft and closes the files.
@@ -226,11 +238,17 @@ impl Consensus {
 
     /// Stops as if by a crash, but for the files, which are closed.
     pub(crate) async fn stop(&self) {
+        self.stopped.cancel();
         if self.raft.shutdown().await.is_err() {
             tracing::error!("raft panicked");
         }
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner).abort_all();
         self.log.close().await;
+    }
+
+    /// Nothing more is applied here.
+    pub(crate) fn stopped(&self) -> &CancellationToken {
+        &self.stopped
     }
 
     pub(crate) fn raft(&self) -> &Raft<TypeConfig, Machine> {
@@ -257,6 +275,21 @@ impl Consensus {
     /// Looks for the read index that are under way.
     pub(crate) fn reads(&self) -> &SharedCall<Result<Option<u64>, ReadError>> {
         &self.reads
+    }
+
+    /// By this manager's clock.
+    pub(crate) fn now(&self) -> Timestamp {
+        (self.clock)()
+    }
+
+    /// Writes that have not gone yet.
+    pub(crate) fn writes(&self) -> &Gathering {
+        &self.writes
+    }
+
+    /// For what goes on beside who asked for it.
+    pub(crate) fn this(&self) -> Option<Arc<Self>> {
+        self.this.upgrade()
     }
 
     pub(crate) fn silence(&self) -> &Silence {
@@ -288,12 +321,12 @@ fn prepare(options: &Options) -> Result<Key, OpenError> {
 impl ReplicatedStore for Consensus {
     async fn propose(&self, changes: Vec<Change>) -> Result<u64, ProposeError> {
         let request = RequestId(rand::random());
-        self.propose_entry(Entry { request, at: (self.clock)(), changes }).await
+        self.propose_entry(Entry { request, at: self.now(), changes }).await
     }
 
     async fn propose_as_leader(&self, term: u64, changes: Vec<Change>) -> Result<u64, ProposeError> {
         let request = RequestId(rand::random());
-        self.propose_in_term(term, Entry { request, at: (self.clock)(), changes }).await
+        self.propose_in_term(term, Entry { request, at: self.now(), changes }).await
     }
 
     async fn linearize(&self) -> Result<(), ReadError> {

@@ -19,6 +19,9 @@ pub enum OpenError {
     /// Cure: remove this manager from the swarm, and let it join anew.
     #[error("raft data is corrupt: {0}")]
     Corrupt(String),
+    /// It is as it was sealed, and says something that this version does not understand.
+    #[error("raft data was written by another version of meshd: {0}")]
+    OtherVersion(String),
     #[error("raft data belongs to raft id {0}, not to {1}")]
     OtherId(u64, u64),
     #[error("raft data can't be read or written")]

@@ -1,16 +1,22 @@
 //! The fence between a cluster and the new one that was forced out of it (`--force-new-cluster`).
 //!
-//! A manager that refuses a Raft message says of which fencing epoch its state is. Who hears of a later one than its own
-//! belongs to the old side: it was left behind as lost, and must not lead any more.
+//! A manager that refuses a Raft message says of which fencing epoch its state is, and the leader of a forced cluster calls the
+//! managers that it left behind. Who hears of a later epoch than its own belongs to the old side: it was left behind as lost,
+//! and must not lead any more.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
-use control_store::State;
+use control_model::NodeId;
+use control_rpc::pb;
+use control_store::{ReplicatedStore as _, State};
 use tokio::sync::watch;
 use tonic::Status;
 use tonic::metadata::MetadataValue;
 
+use crate::consensus::Consensus;
 use crate::machine::View;
+use crate::network::raft_client;
 
 /// Metadata of a refusal.
 const EPOCH: &str = "mesh-epoch";
@@ -29,11 +35,19 @@ pub(crate) fn refusal(mut status: Status, state: &State) -> Status {
     status
 }
 
-/// Listens to refusals.
+/// A cluster beyond the fence: it was forced out of this replica's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Beyond {
+    pub epoch: u64,
+    /// Who leads it and where its RPC is, if it has called.
+    pub leader: Option<(NodeId, SocketAddr)>,
+}
+
+/// Listens to refusals and calls.
 pub(crate) struct Fence {
     view: Arc<View>,
-    /// The latest epoch that was heard of beyond this replica's own.
-    beyond: watch::Sender<Option<u64>>,
+    /// The latest cluster that was heard of beyond this replica's own.
+    beyond: watch::Sender<Option<Beyond>>,
 }
 
 impl Fence {
@@ -41,26 +55,53 @@ impl Fence {
         Self { view, beyond: watch::Sender::new(None) }
     }
 
-    pub(crate) fn watch(&self) -> watch::Receiver<Option<u64>> {
+    pub(crate) fn watch(&self) -> watch::Receiver<Option<Beyond>> {
         self.beyond.subscribe()
     }
 
     /// Another manager, proven by its certificate, has refused a message.
     pub(crate) fn heard(&self, status: &Status) {
         let told = status.metadata().get(EPOCH).and_then(|epoch| epoch.to_str().ok()?.parse::<u64>().ok());
-        // A replica that has yet to learn of its cluster knows no epoch to compare with.
-        let (Some(told), Some(own)) = (told, epoch_of(&self.view.state())) else { return };
-        if told <= own {
-            return;
+        if let Some(epoch) = told {
+            self.note(Beyond { epoch, leader: None });
         }
+    }
+
+    /// The leader of a cluster of this epoch, known here as a manager, says where it is. False if this replica's epoch is not
+    /// an earlier one.
+    pub(crate) fn called(&self, epoch: u64, leader: (NodeId, SocketAddr)) -> bool {
+        self.note(Beyond { epoch, leader: Some(leader) })
+    }
+
+    fn note(&self, told: Beyond) -> bool {
+        // A replica that has yet to learn of its cluster knows no epoch to compare with.
+        let Some(own) = epoch_of(&self.view.state()).filter(|own| told.epoch > *own) else { return false };
         self.beyond.send_if_modified(|beyond| {
-            let is_news = Some(told) > *beyond;
+            let is_news = beyond.is_none_or(|beyond| {
+                told.epoch > beyond.epoch
+                    || (told.epoch == beyond.epoch && beyond.leader.is_none() && told.leader.is_some())
+            });
             if is_news {
-                tracing::error!(epoch = told, own, "a new cluster was forced without this manager");
+                tracing::error!(epoch = told.epoch, own, "a new cluster was forced without this manager");
                 *beyond = Some(told);
             }
             is_news
         });
+        true
+    }
+}
+
+impl Consensus {
+    /// On the leader of a forced cluster: tells a manager that was left behind, at `addr`, that its cluster was given up, and
+    /// where this one is. Refused by one that knows this cluster already.
+    pub async fn call_behind(&self, addr: SocketAddr) -> Result<(), Status> {
+        let epoch = epoch_of(&self.state()).unwrap_or_default();
+        let request = pb::ForcedRequest { epoch, addr: self.addr().to_string() };
+        raft_client(self.channels(), addr)
+            .forced(request)
+            .await
+            .map(drop)
+            .inspect_err(|status| self.fence().heard(status))
     }
 }
 
@@ -94,7 +135,14 @@ mod tests {
         assert_eq!(*beyond.borrow(), None);
         fence.heard(&refused_by(4));
         fence.heard(&refused_by(3));
-        assert_eq!(*beyond.borrow(), Some(4));
+        assert_eq!(*beyond.borrow(), Some(Beyond { epoch: 4, leader: None }));
+        // Its leader calls.
+        let leader = (NodeId::from_bits(1), SocketAddr::from(([198, 18, 0, 15], 2377)));
+        for (epoch, is_heard) in [(2, false), (3, true), (4, true)] {
+            assert_eq!(fence.called(epoch, leader), is_heard, "{epoch}");
+        }
+        fence.heard(&refused_by(4));
+        assert_eq!(*beyond.borrow(), Some(Beyond { epoch: 4, leader: Some(leader) }));
     }
 
     #[test]

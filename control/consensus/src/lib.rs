@@ -11,6 +11,7 @@ mod crypt;
 mod ended;
 mod error;
 mod fence;
+mod gathering;
 mod housekeeping;
 mod key_file;
 mod leadership;
@@ -32,10 +33,12 @@ pub use backup::{Backup, BackupError, BackupSecret, MIN_KEY_FILE_LEN, MIN_PASSPH
 pub use consensus::{Consensus, Options};
 pub use crypt::{Kek, Wrapping};
 pub use error::{JoinError, MembershipError, OpenError};
+pub use fence::Beyond;
 pub use key_file::{DataKey, StoredKey};
 pub use leadership::Leadership;
 pub use limits::raft_config;
-pub use types::{Member, Proposal, Reply};
+pub use snapshot::SnapshotTimes;
+pub use types::{Batch, Member, Proposal, Reply};
 
 #[cfg(test)]
 mod tests;

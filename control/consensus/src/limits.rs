@@ -7,6 +7,13 @@ use openraft::{Config, SnapshotPolicy};
 /// Largest encoded entry (swarmkit's `MaxTransactionBytes`): one write stays well below the RPC's message limit.
 pub(crate) const MAX_ENTRY_BYTES: usize = 3 << 19;
 
+/// Batches of writes under way at once, from one manager; what comes meanwhile waits for the next one. Several, for a batch takes
+/// the time of an fsync on two managers; few, for the more writes wait together, the less each of them costs.
+pub(crate) const MAX_SENDERS: usize = 2;
+
+/// A batch that takes longer holds up no others: its leader may be gone, and another one elected.
+pub(crate) const SENDER_TURN: Duration = Duration::from_millis(50);
+
 /// Encoded entries sent to a follower in one message; at least one is sent.
 /// With one entry above it the message still fits [`control_rpc::MAX_BODY_BYTES`].
 pub(crate) const MAX_APPEND_BYTES: usize = 4 << 20;
@@ -35,9 +42,16 @@ pub(crate) const LEADER_TIMEOUT: Duration = Duration::from_millis(1500);
 /// Pause before the leader is asked again.
 pub(crate) const RETRY_PAUSE: Duration = Duration::from_millis(50);
 
-/// One exchange of entries: a full message over a slow link and its fsync. openraft's own hint, the heartbeat
-/// interval, is too short for that on a machine that stalls.
+/// One exchange of a few entries and its fsync. openraft's own hint, the heartbeat interval, is too short for that on a machine
+/// that stalls.
 pub(crate) const APPEND_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A longer message has more time: a message that can't be done in time would be sent for ever. 2 Mbit/s, the slowest link between
+/// managers that is worth having.
+pub(crate) const SLOWEST_LINK_BYTES_PER_S: u32 = 256 << 10;
+
+/// A learner that has what came during this time within this time keeps up: sooner than a follower would miss its leader.
+pub(crate) const CATCH_UP_ROUND: Duration = Duration::from_millis(500);
 
 /// All of a snapshot at 10 MB/s.
 pub(crate) const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(100);

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
-use control_store::{ApplyError, Event, EventBatch, EventReceiver, State, Watchers};
+use control_store::{Event, EventBatch, EventReceiver, State, Watchers};
 use futures::{Stream, TryStreamExt};
 use openraft::alias::{LogIdOf, SnapshotMetaOf, SnapshotOf, StoredMembershipOf};
 use openraft::entry::RaftEntry;
@@ -14,10 +14,11 @@ use tokio::sync::watch;
 
 use crate::error::OpenError;
 use crate::snapshot::{SnapshotFile, Stored};
-use crate::types::{Proposal, Reply, TypeConfig};
+use crate::types::{Batch, Reply, TypeConfig};
 
-/// Entries in one [`Group`]: bounds how long the first of them waits for its answer.
-const MAX_GROUP: usize = 256;
+/// Objects that one [`Group`] changes, or entries of it: it bounds how long the first of them waits for its answer, and how
+/// long the thread is kept from what else runs on it.
+const MAX_GROUP: usize = 2000;
 
 /// What readers see of the state machine.
 pub(crate) struct View {
@@ -69,22 +70,27 @@ struct Group {
     state: State,
     events: Option<Vec<Event>>,
     answers: Vec<(ApplyResponder<TypeConfig>, Reply)>,
-    n_entries: usize,
+    /// Entries, and objects that they changed.
+    size: usize,
 }
 
 impl Group {
     fn after(view: &View) -> Self {
-        Self { state: (*view.state()).clone(), events: None, answers: Vec::new(), n_entries: 0 }
+        Self { state: (*view.state()).clone(), events: None, answers: Vec::new(), size: 0 }
     }
 
-    fn apply(&mut self, index: u64, proposal: &Proposal) -> Result<u64, ApplyError> {
-        let events = self.state.apply(index, proposal.entry())?;
-        self.events.get_or_insert_default().extend(events);
-        Ok(index)
+    fn apply(&mut self, index: u64, batch: &Batch) -> Reply {
+        let Self { state, events, size, .. } = self;
+        batch.apply(index, state, |happened| {
+            *size += happened.len();
+            if !happened.is_empty() {
+                events.get_or_insert_default().extend(happened);
+            }
+        })
     }
 
     fn publish(self, view: &View) {
-        if self.n_entries > 0 {
+        if self.size > 0 {
             view.publish(self.state, self.events);
         }
         for (responder, reply) in self.answers {
@@ -106,10 +112,9 @@ impl Machine {
     pub(crate) fn open(file: SnapshotFile) -> Result<Self, OpenError> {
         let (state, last, membership) = match file.read()? {
             None => (State::default(), None, StoredMembershipOf::<TypeConfig>::default()),
-            Some(Stored { meta, image }) => {
-                let state = State::from_snapshot(&image)
-                    .map_err(|error| OpenError::Corrupt(format!("snapshot: {error}")))?;
-                (state, meta.last_log_id, meta.last_membership)
+            Some(stored) => {
+                let state = stored.state()?;
+                (state, stored.meta.last_log_id, stored.meta.last_membership)
             }
         };
         Ok(Self { view: Arc::new(View::new(state)), last, membership, file })
@@ -144,21 +149,22 @@ impl RaftStateMachine<TypeConfig> for Machine {
             let id = entry.log_id();
             self.last = Some(id);
             let reply = match entry.payload {
-                EntryPayload::Normal(proposal) => group.apply(id.index(), &proposal),
+                EntryPayload::Normal(batch) => group.apply(id.index(), &batch),
                 EntryPayload::Blank => {
                     group.state.advance(id.index());
-                    Ok(id.index())
+                    Reply(Vec::new())
                 }
                 EntryPayload::Membership(membership) => {
                     self.membership = StoredMembershipOf::<TypeConfig>::new(Some(id), membership);
                     group.state.advance(id.index());
-                    Ok(id.index())
+                    Reply(Vec::new())
                 }
             };
-            group.n_entries += 1;
-            group.answers.extend(responder.map(|responder| (responder, Reply(reply))));
-            if group.n_entries == MAX_GROUP {
+            group.size += 1;
+            group.answers.extend(responder.map(|responder| (responder, reply)));
+            if group.size >= MAX_GROUP {
                 group.publish(&self.view);
+                tokio::task::yield_now().await;
                 group = Group::after(&self.view);
             }
         }
@@ -177,16 +183,16 @@ impl RaftStateMachine<TypeConfig> for Machine {
         meta: &SnapshotMetaOf<TypeConfig>,
         image: Arc<Vec<u8>>,
     ) -> io::Result<()> {
-        let (file, meta) = (self.file.clone(), meta.clone());
-        let (state, meta) = blocking(move || {
+        let (file, meta, before) = (self.file.clone(), meta.clone(), self.view.state());
+        let (state, events, meta) = blocking(move || {
             let state = State::from_snapshot(&image).map_err(io::Error::other)?;
             let image = Arc::unwrap_or_clone(image);
             let stored = Stored { meta, image };
             file.write(&stored)?;
-            Ok((state, stored.meta))
+            let events = state.diff(&before);
+            Ok((state, events, stored.meta))
         })
         .await?;
-        let events = state.diff(&self.view.state());
         self.last = meta.last_log_id;
         self.membership = meta.last_membership;
         self.view.publish(state, Some(events));

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use control_model::NodeId;
 use control_model::spec::Role;
@@ -9,13 +10,15 @@ use control_rpc::pb;
 use control_store::ReplicatedStore as _;
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
-use openraft::{ChangeMembers, Instant as _};
-use tokio::time::{sleep, timeout};
+use openraft::{ChangeMembers, Instant as _, LogIdOptionExt as _, RaftMetrics};
+use tokio::time::{Instant, sleep, timeout};
 use tonic::Code;
 
 use crate::consensus::{Consensus, NO_LEADER};
 use crate::error::{JoinError, MembershipError};
-use crate::limits::{APPEND_TIMEOUT, MEMBERSHIP_TIMEOUT, REACHABLE_WITHIN, RETRY_PAUSE, TRANSFER_TIMEOUT};
+use crate::limits::{
+    APPEND_TIMEOUT, CATCH_UP_ROUND, MEMBERSHIP_TIMEOUT, REACHABLE_WITHIN, RETRY_PAUSE, TRANSFER_TIMEOUT,
+};
 use crate::network::raft_client;
 use crate::service::LEADER_ADDR;
 use crate::types::{Member, TypeConfig};
@@ -35,6 +38,15 @@ impl Consensus {
         let metrics = self.raft().metrics();
         let membership = metrics.borrow_watched().membership_config.clone();
         membership.voter_ids().collect()
+    }
+
+    /// Does its own log make this manager a voter? Raft itself is asked: what [`Consensus::voters`] says is a moment old.
+    pub async fn is_voter_by_log(&self) -> bool {
+        let me = self.raft_id();
+        let asked = self.raft().with_raft_state(move |state| {
+            state.membership_state.effective().membership().voter_ids().any(|id| id == me)
+        });
+        asked.await.unwrap_or(false)
     }
 
     /// Do the members know this one at its present address?
@@ -113,6 +125,8 @@ impl Consensus {
             return self.finish_joint().await;
         }
         self.check_leader()?;
+        // Who was on the way out in a change that was cut short is not to be a voter again.
+        self.finish_joint().await?;
         self.check_reachable(raft_id, member).await?;
         match members.get(&raft_id) {
             Some(known) if known.node_id != member.node_id => {
@@ -125,9 +139,13 @@ impl Consensus {
             }
             _ => self.addresses().note(raft_id, member.addr),
         }
-        let added = timeout(MEMBERSHIP_TIMEOUT, self.raft().add_learner(raft_id, member, true)).await;
-        if let Ok(added) = added {
+        let adding = async {
+            let added = self.raft().add_learner(raft_id, member, false).await;
             added.map_err(|error| self.membership_error(error))?;
+            self.catch_up(raft_id).await
+        };
+        if let Ok(added) = timeout(MEMBERSHIP_TIMEOUT, adding).await {
+            added?;
         } else {
             self.change(ChangeMembers::RemoveNodes([raft_id].into())).await?;
             return Err(MembershipError::Unreachable(raft_id, member.addr));
@@ -139,6 +157,26 @@ impl Consensus {
         voters.insert(raft_id);
         voters.retain(|id| !former.contains(id));
         self.change(ChangeMembers::ReplaceAllVoters(voters)).await
+    }
+
+    /// Returns when the learner has the log, so that no write waits for it once it is a voter: in rounds, each of what came during
+    /// the one before, until one is short (Ongaro's dissertation, section 4.2.1).
+    async fn catch_up(&self, raft_id: u64) -> Result<(), MembershipError> {
+        loop {
+            let began = Instant::now();
+            let metrics = self.raft().metrics();
+            let last = metrics.borrow_watched().last_log_index;
+            let has_it = |metrics: &RaftMetrics<TypeConfig>| {
+                let Some(replication) = &metrics.replication else { return true };
+                replication.get(&raft_id).is_some_and(|matching| matching.index() >= last)
+            };
+            let stopped = |_| MembershipError::NotManager;
+            self.raft().wait(None).metrics(has_it, "a learner to have the log").await.map_err(stopped)?;
+            self.check_leader()?;
+            if began.elapsed() < CATCH_UP_ROUND {
+                return Ok(());
+            }
+        }
     }
 
     /// On any manager: removes a voter, through the leader. Success if it is none. A leader hands over first.
@@ -172,6 +210,7 @@ impl Consensus {
     pub(crate) async fn remove_here(&self, raft_id: u64) -> Result<(), MembershipError> {
         let _one_at_a_time = self.changing_members().await;
         self.check_leader()?;
+        self.finish_joint().await?;
         if !self.members().contains_key(&raft_id) {
             return Ok(());
         }
@@ -295,11 +334,16 @@ impl Consensus {
 
     /// This leader, and the members that answered its heartbeats lately.
     pub fn reachable(&self) -> BTreeSet<u64> {
+        self.reachable_within(REACHABLE_WITHIN)
+    }
+
+    /// This leader, and the members that answered a heartbeat within `limit`.
+    pub(crate) fn reachable_within(&self, limit: Duration) -> BTreeSet<u64> {
         let metrics = self.raft().metrics();
         let heartbeats = metrics.borrow_watched().heartbeat.clone().unwrap_or_default();
         let answered = heartbeats
             .into_iter()
-            .filter(|(_, at)| at.is_some_and(|at| at.elapsed() < REACHABLE_WITHIN))
+            .filter(|(_, at)| at.is_some_and(|at| at.elapsed() < limit))
             .map(|(id, _)| id);
         answered.chain([self.raft_id()]).collect()
     }

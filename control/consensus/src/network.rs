@@ -23,7 +23,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
 use crate::fence::Fence;
-use crate::limits::{APPEND_TIMEOUT, SNAPSHOT_CHUNK_BYTES, SNAPSHOT_TIMEOUT};
+use crate::limits::{APPEND_TIMEOUT, SLOWEST_LINK_BYTES_PER_S, SNAPSHOT_CHUNK_BYTES, SNAPSHOT_TIMEOUT};
 use crate::types::{Member, TypeConfig};
 
 /// A message to one Raft id: another one that now lives at the address refuses it.
@@ -126,6 +126,7 @@ impl Peer {
         raft_client(&self.channels, self.addresses.find(self.raft_id).unwrap_or(self.first))
     }
 
+    /// `timeout` is that of a short message.
     async fn call<M: Serialize, R: DeserializeOwned>(
         &self,
         method: Method,
@@ -133,6 +134,8 @@ impl Peer {
         timeout: Duration,
     ) -> Result<R, CallError> {
         let request = Payload { body: encode(&To { to: self.raft_id, message })? };
+        let n_bytes = u32::try_from(request.body.len()).unwrap_or(u32::MAX);
+        let timeout = timeout + Duration::from_secs(1) * n_bytes / SLOWEST_LINK_BYTES_PER_S;
         let mut client = self.client();
         let call = async {
             match method {

@@ -9,10 +9,12 @@ use control_store::ReplicatedStore as _;
 use futures::future::join_all;
 use openraft::{Instant as _, RaftState};
 use tokio::time::{Instant, sleep, timeout};
+use tonic::Code;
 
 use crate::consensus::{Consensus, NO_LEADER};
 use crate::limits::{
-    ASK_AFTER, ASK_AGAIN_AFTER, ASK_TIMEOUT, ASKED_LATELY, LEADER_HEARD_WITHIN, LOOKS, RETRY_PAUSE,
+    ASK_AFTER, ASK_AGAIN_AFTER, ASK_TIMEOUT, ASKED_LATELY, LEADER_HEARD_WITHIN, LEADER_LOOK_AFTER, LOOKS,
+    REACHABLE_WITHIN, RETRY_PAUSE,
 };
 use crate::network::raft_client;
 use crate::service::NOT_LEADER;
@@ -64,9 +66,10 @@ impl Consensus {
     pub(crate) async fn no_quorum(&self) -> String {
         sleep(ASK_AFTER).await;
         loop {
-            if !self.is_led().await {
+            // Asked as soon as a heartbeat is missed, and believed when several are.
+            if !self.is_led_within(LEADER_LOOK_AFTER).await {
                 let asked = self.ask_voters().await;
-                if asked.too_few >= LOOKS {
+                if asked.too_few >= LOOKS && !self.is_led_within(LEADER_HEARD_WITHIN).await {
                     return self.explain(&asked.silent);
                 }
             }
@@ -76,27 +79,29 @@ impl Consensus {
 
     /// On a leader: it has no quorum behind it, and what it wrote now might never be committed.
     pub(crate) fn leads_alone(&self) -> bool {
-        !self.leadership().borrow().is_me && !self.is_followed()
+        !self.leadership().borrow().is_me && !self.is_followed_within(REACHABLE_WITHIN)
     }
 
-    /// A leader is heard here, or this one by a quorum. One that was just elected counts.
-    async fn is_led(&self) -> bool {
-        self.hears_leader_within(LEADER_HEARD_WITHIN).await
+    /// A leader was heard here within `limit`, or this one by a quorum. One that was just elected counts.
+    async fn is_led_within(&self, limit: Duration) -> bool {
+        (self.raft().as_leader().is_ok() && self.is_followed_within(limit))
+            || self.heard_vote_within(limit).await
     }
 
     /// A leader was heard here within `limit`, or this one leads.
     pub(crate) async fn hears_leader_within(&self, limit: Duration) -> bool {
-        let raft = self.raft();
-        if raft.as_leader().is_ok() && self.is_followed() {
-            return true;
-        }
-        let heard = raft.with_raft_state(RaftState::vote_last_modified).await;
+        let leads = self.raft().as_leader().is_ok() && self.is_followed_within(REACHABLE_WITHIN);
+        leads || self.heard_vote_within(limit).await
+    }
+
+    async fn heard_vote_within(&self, limit: Duration) -> bool {
+        let heard = self.raft().with_raft_state(RaftState::vote_last_modified).await;
         heard.is_ok_and(|at| at.is_some_and(|at| at.elapsed() < limit))
     }
 
-    /// More than half of the voters have answered this leader's heartbeats lately.
-    fn is_followed(&self) -> bool {
-        let (voters, reachable) = (self.voters(), self.reachable());
+    /// More than half of the voters have answered this leader's heartbeats within `limit`.
+    fn is_followed_within(&self, limit: Duration) -> bool {
+        let (voters, reachable) = (self.voters(), self.reachable_within(limit));
         is_majority(voters.intersection(&reachable).count(), &voters)
     }
 
@@ -126,8 +131,8 @@ impl Consensus {
         let call = async { raft_client(self.channels(), member.addr).read_index(Empty {}).await };
         match timeout(ASK_TIMEOUT, call).await {
             Ok(Ok(_)) => true,
-            // It does not lead, and says so.
-            Ok(Err(status)) => status.message() == NOT_LEADER,
+            // It does not lead, and says so; or this manager is none to it any more.
+            Ok(Err(status)) => status.message() == NOT_LEADER || status.code() == Code::PermissionDenied,
             Err(_) => false,
         }
     }

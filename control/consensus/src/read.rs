@@ -31,6 +31,7 @@ impl Consensus {
         });
         tokio::select! {
             done = read => done.unwrap_or_else(|_| Err(ReadError::NoLeader(NO_LEADER.to_owned()))),
+            () = self.stopped().cancelled() => Err(ReadError::NotManager),
             lost = self.no_quorum() => Err(ReadError::NoLeader(lost)),
         }
     }

@@ -14,9 +14,8 @@ use std::sync::Arc;
 use control_model::change::{Change, Entry, RequestId};
 use control_store::State;
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
-use openraft::alias::{LogIdOf, SnapshotMetaOf, StoredMembershipOf, VoteOf};
+use openraft::alias::{CommittedLeaderIdOf, LogIdOf, SnapshotMetaOf, StoredMembershipOf, VoteOf};
 use openraft::entry::RaftEntry as _;
-use openraft::impls::leader_id_adv::LeaderId;
 use openraft::storage::RaftLogStorage as _;
 use openraft::{EntryPayload, Membership, RaftLogReader as _};
 
@@ -67,7 +66,7 @@ impl Consensus {
             return Err(OpenError::Exists(dir.clone()));
         }
         // Terms are counted anew: nobody who knows the old ones is a member.
-        let leader = LeaderId { term: 1, node_id: options.raft_id };
+        let leader = CommittedLeaderIdOf::<TypeConfig>::new(1);
         let last = LogIdOf::<TypeConfig>::new(leader, state.index());
         write_anew(dir, &options, Key::random(), Remains { state, last, term: 1 }, changes).await?;
         Self::open(options).await
@@ -87,7 +86,7 @@ async fn write_anew(
     }
     let first =
         Entry { request: RequestId(rand::random()), at: (options.clock)(), changes: changes(&remains.state) };
-    let leader = LeaderId { term: remains.term + 1, node_id: options.raft_id };
+    let leader = CommittedLeaderIdOf::<TypeConfig>::new(remains.term + 1);
     let first_id = LogIdOf::<TypeConfig>::new(leader, remains.last.index() + 1);
     let applied = remains.state.apply(first_id.index(), &first);
     applied.map_err(|error| OpenError::Raft(format!("the new cluster's first entry: {error}")))?;
@@ -98,11 +97,7 @@ async fn write_anew(
 async fn read(dir: &Path, key: Key) -> Result<Remains, OpenError> {
     let (mut state, mut last) = match SnapshotFile::new(dir, key.clone()).read()? {
         None => (State::default(), None),
-        Some(Stored { meta, image }) => {
-            let state = State::from_snapshot(&image)
-                .map_err(|error| OpenError::Corrupt(format!("snapshot: {error}")))?;
-            (state, meta.last_log_id)
-        }
+        Some(stored) => (stored.state()?, stored.meta.last_log_id),
     };
     let mut log = LogStore::open(&dir.join(LOG_FILE), key, LOG_MEMORY_BYTES)?;
     let entries = log.try_get_log_entries(0..).await;
@@ -120,7 +115,7 @@ async fn read(dir: &Path, key: Key) -> Result<Remains, OpenError> {
         last = Some(entry.log_id());
         match &entry.payload {
             // What was refused then is refused now.
-            EntryPayload::Normal(proposal) => drop(state.apply(index, proposal.entry())),
+            EntryPayload::Normal(batch) => drop(batch.apply(index, &mut state, drop)),
             EntryPayload::Blank | EntryPayload::Membership(_) => state.advance(index),
         }
     }

@@ -19,7 +19,7 @@ use crate::consensus::Consensus;
 use crate::ended;
 use crate::error::MembershipError;
 use crate::fence;
-use crate::limits::{LEADER_MISSED_AFTER, MAX_SNAPSHOT_BYTES};
+use crate::limits::{LEADER_MISSED_AFTER, MAX_ENTRY_BYTES, MAX_SNAPSHOT_BYTES};
 use crate::network::{SnapshotHead, To};
 use crate::types::{Member, Proposal, TypeConfig};
 use crate::write::Attempt;
@@ -63,7 +63,7 @@ impl RaftService {
 
     /// A member votes and leads under its own Raft id alone.
     fn check_voter(&self, from: NodeId, vote: &VoteOf<TypeConfig>) -> Result<(), Status> {
-        match self.consensus.members().get(&vote.leader_id.node_id) {
+        match self.consensus.members().get(&vote.leader_id.voted_for) {
             Some(member) if member.node_id != from => {
                 Err(Status::permission_denied(format!("this Raft id is that of node {}", member.node_id)))
             }
@@ -199,11 +199,13 @@ impl pb::raft_server::Raft for RaftService {
 
     async fn propose(&self, request: Request<Payload>) -> Result<Response<Payload>, Status> {
         self.admit_command(&request)?;
-        let proposal = Proposal::from_body(request.into_inner().body)?;
-        match self.consensus.propose_here(proposal).await {
-            Attempt::Done(result) => Ok(Response::new(Payload { body: encode(&result)? })),
+        let writes: Vec<Proposal> = decode(&request.into_inner().body)?;
+        if writes.iter().map(|write| write.body().len()).sum::<usize>() > MAX_ENTRY_BYTES {
+            return Err(Status::resource_exhausted("the entry is too large"));
+        }
+        match self.consensus.write_here(writes, None).await {
+            Attempt::Done(outcomes) => Ok(Response::new(Payload { body: encode(&outcomes)? })),
             Attempt::NotLeader(_) => Err(Status::unavailable(NOT_LEADER)),
-            Attempt::TooLarge => Err(Status::resource_exhausted("the entry is too large")),
             Attempt::Stopped => Err(Status::unavailable("this manager is stopping")),
         }
     }
@@ -257,5 +259,16 @@ impl pb::raft_server::Raft for RaftService {
         self.admit_command(&request)?;
         self.consensus.remove_here(request.into_inner().raft_id).await?;
         Ok(Response::new(Empty {}))
+    }
+
+    async fn forced(&self, request: Request<pb::ForcedRequest>) -> Result<Response<Empty>, Status> {
+        let node = require_manager(&request)?.node_id;
+        // Whoever was a manager could end the control plane otherwise, with a certificate that lives on.
+        self.admit(self.consensus.knows_manager(node))?;
+        let pb::ForcedRequest { epoch, addr } = request.into_inner();
+        let addr = addr.parse().map_err(|_| Status::invalid_argument("malformed address"))?;
+        let is_behind = self.consensus.fence().called(epoch, (node, addr));
+        let known = || self.refusal(Status::failed_precondition("this manager knows that epoch"));
+        if is_behind { Ok(Response::new(Empty {})) } else { Err(known()) }
     }
 }

@@ -1,4 +1,5 @@
 mod cluster;
+mod coming;
 mod conformance;
 mod faults;
 mod former;

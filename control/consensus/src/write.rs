@@ -1,29 +1,31 @@
 //! Writes: through the leader, whoever it is, once.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 
 use control_model::change::Entry;
-use control_rpc::decode;
 use control_rpc::pb::Payload;
+use control_rpc::{decode, encode};
 use control_store::{ApplyError, ProposeError};
 use openraft::alias::CommittedLeaderIdOf;
 use openraft::errors::{ClientWriteError, ForwardToLeader};
 use openraft::impls::ProgressResponder;
+use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tonic::Code;
 
 use crate::consensus::{Consensus, NO_LEADER};
-use crate::limits::{LEADER_TIMEOUT, MAX_ENTRY_BYTES, PROPOSE_TIMEOUT, RETRY_PAUSE};
+use crate::gathering::{Done, Waiting};
+use crate::limits::{LEADER_TIMEOUT, MAX_ENTRY_BYTES, PROPOSE_TIMEOUT, RETRY_PAUSE, SENDER_TURN};
 use crate::network::raft_client;
-use crate::types::{Proposal, TypeConfig};
+use crate::types::{Batch, Proposal, TypeConfig};
 
 /// What came of one try.
 pub(crate) enum Attempt {
-    /// Committed and applied by the leader, with this outcome.
-    Done(Result<u64, ApplyError>),
+    /// Committed and applied by the leader, with the outcome of each write, in their order.
+    Done(Vec<Result<u64, ApplyError>>),
     /// Perhaps not written: another manager leads, if one is known.
     NotLeader(Option<SocketAddr>),
-    TooLarge,
     Stopped,
 }
 
@@ -33,10 +35,11 @@ impl Consensus {
     pub(crate) async fn propose_entry(&self, entry: Entry) -> Result<u64, ProposeError> {
         let deadline = Instant::now() + PROPOSE_TIMEOUT;
         let no_leader = |_| ProposeError::NoLeader(NO_LEADER.to_owned());
-        let proposal = Proposal::new(entry).map_err(|_| ProposeError::TooLarge)?;
+        let proposal = small_enough(entry)?;
         let write = async {
             let index = self.propose_anywhere(proposal).await?;
-            self.wait_applied(index).await;
+            // One that is no manager any more hears no more of the log: what the leader has written is written.
+            self.stopped().run_until_cancelled(self.wait_applied(index)).await;
             Ok::<_, ProposeError>(index)
         };
         tokio::select! {
@@ -47,58 +50,86 @@ impl Consensus {
 
     async fn propose_anywhere(&self, proposal: Proposal) -> Result<u64, ProposeError> {
         loop {
-            let attempt = match self.propose_here(proposal.clone()).await {
-                Attempt::NotLeader(Some(leader)) => self.propose_at(leader, &proposal).await,
-                attempt => attempt,
-            };
-            match attempt {
-                Attempt::Done(result) => return Ok(result?),
-                Attempt::TooLarge => return Err(ProposeError::TooLarge),
-                Attempt::Stopped => return Err(ProposeError::NotManager),
-                Attempt::NotLeader(_) => sleep(RETRY_PAUSE).await,
+            let (done, outcome) = oneshot::channel();
+            if self.writes().add(Waiting { proposal: proposal.clone(), done }) {
+                self.start_sender();
             }
+            match outcome.await {
+                Ok(outcome) => return outcome,
+                Err(_) if self.stopped().is_cancelled() => return Err(ProposeError::NotManager),
+                Err(_) => sleep(RETRY_PAUSE).await,
+            }
+        }
+    }
+
+    /// Sends what waits, beside whoever asked: who gives up takes nobody else's write along.
+    fn start_sender(&self) {
+        if let Some(this) = self.this() {
+            tokio::spawn(async move { this.send_waiting().await });
+        }
+    }
+
+    async fn send_waiting(&self) {
+        let mut has_turn = true;
+        while has_turn {
+            let (proposals, waiting): (Vec<_>, Vec<_>) =
+                self.writes().next().into_iter().map(|waiting| (waiting.proposal, waiting.done)).unzip();
+            if proposals.is_empty() {
+                return;
+            }
+            let mut trying = pin!(self.try_anywhere(proposals));
+            let attempt = if let Ok(attempt) = timeout(SENDER_TURN, &mut trying).await {
+                attempt
+            } else {
+                has_turn = false;
+                if self.writes().give_turn_away() {
+                    self.start_sender();
+                }
+                trying.await
+            };
+            answer(waiting, attempt);
+        }
+    }
+
+    /// One try, here or at the leader.
+    async fn try_anywhere(&self, writes: Vec<Proposal>) -> Attempt {
+        match self.write_here(writes.clone(), None).await {
+            Attempt::NotLeader(Some(leader)) => self.write_at(leader, &writes).await,
+            attempt => attempt,
         }
     }
 
     /// One try, if this manager leads in `term`: what a leader decided is not for its successors to write, for they have
     /// decided too. An entry of which this returns an error may still be written, by whoever leads next.
     pub(crate) async fn propose_in_term(&self, term: u64, entry: Entry) -> Result<u64, ProposeError> {
+        let no_leader = || ProposeError::NoLeader(NO_LEADER.to_owned());
         let leader = self.raft().as_leader().ok().map(|leader| leader.to_committed_leader_id());
-        let Some(leader) = leader.filter(|leader| leader.term == term) else {
-            return Err(ProposeError::NoLeader(NO_LEADER.to_owned()));
-        };
-        let proposal = Proposal::new(entry).map_err(|_| ProposeError::TooLarge)?;
+        let leader = leader.filter(|leader| leader.term == term).ok_or_else(no_leader)?;
+        let writes = vec![small_enough(entry)?];
         let attempt = tokio::select! {
-            attempt = self.write_here(proposal, Some(leader)) => attempt,
+            attempt = self.write_here(writes, Some(leader)) => attempt,
             lost = self.no_quorum() => return Err(ProposeError::NoLeader(lost)),
         };
         match attempt {
-            Attempt::Done(result) => Ok(result?),
-            Attempt::TooLarge => Err(ProposeError::TooLarge),
+            Attempt::Done(mut outcomes) => Ok(outcomes.pop().ok_or_else(no_leader)??),
             Attempt::Stopped => Err(ProposeError::NotManager),
-            Attempt::NotLeader(_) => Err(ProposeError::NoLeader(NO_LEADER.to_owned())),
+            Attempt::NotLeader(_) => Err(no_leader()),
         }
     }
 
     /// One try, if this manager leads.
-    pub(crate) async fn propose_here(&self, proposal: Proposal) -> Attempt {
-        self.write_here(proposal, None).await
-    }
-
-    async fn write_here(
+    pub(crate) async fn write_here(
         &self,
-        proposal: Proposal,
+        writes: Vec<Proposal>,
         leader: Option<CommittedLeaderIdOf<TypeConfig>>,
     ) -> Attempt {
-        if proposal.body().len() > MAX_ENTRY_BYTES {
-            return Attempt::TooLarge;
-        }
         if self.raft().as_leader().is_ok() && self.leads_alone() {
             return Attempt::NotLeader(None);
         }
         // A leader that has just lost its quorum would wait for ever.
         let (responder, done) = ProgressResponder::complete_only();
-        let mut write = self.raft().write(proposal).responder(responder);
+        let batch = Batch { at: self.now(), writes };
+        let mut write = self.raft().write(batch).responder(responder);
         if let Some(leader) = leader {
             write = write.with_leader(leader);
         }
@@ -116,18 +147,17 @@ impl Consensus {
         }
     }
 
-    async fn propose_at(&self, leader: SocketAddr, proposal: &Proposal) -> Attempt {
-        let body = proposal.body().to_vec();
+    async fn write_at(&self, leader: SocketAddr, writes: &[Proposal]) -> Attempt {
+        let Ok(body) = encode(&writes) else { return Attempt::NotLeader(None) };
         let mut client = raft_client(self.channels(), leader);
         let Ok(answer) = timeout(LEADER_TIMEOUT, client.propose(Payload { body })).await else {
             return Attempt::NotLeader(None);
         };
         match answer {
             Ok(reply) => match decode(&reply.into_inner().body) {
-                Ok(result) => Attempt::Done(result),
+                Ok(outcomes) => Attempt::Done(outcomes),
                 Err(_) => Attempt::NotLeader(None),
             },
-            Err(status) if status.code() == Code::ResourceExhausted => Attempt::TooLarge,
             Err(status) if matches!(status.code(), Code::PermissionDenied | Code::Unauthenticated) => {
                 Attempt::Stopped
             }
@@ -150,5 +180,27 @@ impl Consensus {
         // The sender lives in the view that `self` holds.
         drop(applied.wait_for(|applied| *applied >= index).await);
         debug_assert!(*applied.borrow() >= index, "the view outlives the wait");
+    }
+}
+
+fn small_enough(entry: Entry) -> Result<Proposal, ProposeError> {
+    let proposal = Proposal::new(entry).map_err(|_| ProposeError::TooLarge)?;
+    if proposal.body().len() > MAX_ENTRY_BYTES { Err(ProposeError::TooLarge) } else { Ok(proposal) }
+}
+
+/// Tells everyone who waits for a part of a batch what came of it; without a word they try again. Some may have gone.
+fn answer(waiting: Vec<Done>, attempt: Attempt) {
+    match attempt {
+        Attempt::Done(outcomes) => {
+            for (done, outcome) in waiting.into_iter().zip(outcomes) {
+                drop(done.send(outcome.map_err(ProposeError::from)));
+            }
+        }
+        Attempt::Stopped => {
+            for done in waiting {
+                drop(done.send(Err(ProposeError::NotManager)));
+            }
+        }
+        Attempt::NotLeader(_) => {}
     }
 }

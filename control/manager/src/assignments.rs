@@ -12,7 +12,8 @@ use control_model::object::{Endpoint, NetworkAttachment, NodeState, Slot};
 use control_model::spec::{NetworkAttachmentSpec, PublishMode};
 use control_model::template::TemplateContext;
 use control_model::{
-    Assignment, AssignmentKey, NetworkId, Node, NodeId, Service, ServiceId, Task, TaskId, TaskState,
+    Assignment, AssignmentKey, Dependency, NetworkId, Node, NodeId, Service, ServiceId, Task, TaskId,
+    TaskState,
 };
 use control_store::{Event, EventKind, State};
 
@@ -131,6 +132,10 @@ impl Dirty {
                     }
                 }
             }
+            // Nothing refers to one that is new.
+            EventKind::Dependency(before, _) => {
+                self.keys.extend(before.iter().map(|one| AssignmentKey::Dependency(one.id)));
+            }
         }
     }
 
@@ -147,6 +152,9 @@ impl Dirty {
         if both().any(|t| t.node == Some(scope.node)) {
             self.keys.insert(AssignmentKey::Task(task.id));
             self.networks |= joined_networks(scope.node, before) != joined_networks(scope.node, after);
+            if before.is_some_and(|t| scope.is_own(t)) != after.is_some_and(|t| scope.is_own(t)) {
+                self.keys.extend(both().flat_map(dependencies_of));
+            }
         }
     }
 
@@ -181,6 +189,11 @@ fn shown(service: &Service) -> (&str, Option<&Endpoint>, Option<bool>, &[Network
     (&spec.name, endpoint.as_ref(), spec.dsr(), &spec.task.networks)
 }
 
+/// The secrets and configs that a task needs.
+fn dependencies_of(task: &Task) -> impl Iterator<Item = AssignmentKey> + '_ {
+    task.spec.container.dependencies.iter().map(|file| AssignmentKey::Dependency(file.id))
+}
+
 /// The networks that `task` brings to `node`.
 fn joined_networks(node: NodeId, task: Option<&Task>) -> BTreeSet<NetworkId> {
     let own = task.filter(|t| t.node == Some(node) && is_assigned(t));
@@ -195,6 +208,11 @@ fn same_for_agent(old: &Assignment, new: &Assignment) -> bool {
             (echo.meta, echo.life) = (new.meta, new.life);
             echo.status.clone_from(&new.status);
             echo == *new
+        }
+        // All but its labels, of which its files have nothing.
+        (Assignment::Dependency(old), Assignment::Dependency(new)) => {
+            let (old, new) = (&old.spec, &new.spec);
+            (&old.name, old.is_template, &old.data) == (&new.name, new.is_template, &new.data)
         }
         (old, new) => old == new,
     }
@@ -217,6 +235,11 @@ impl Scope {
         joined.chain(meshes.into_iter().flatten().flatten()).collect()
     }
 
+    /// The node has been given it.
+    fn is_own(&self, task: &Task) -> bool {
+        task.node == Some(self.node) && is_assigned(task)
+    }
+
     /// The keys of all rows that the node may need in `state`.
     fn keys<'a>(&'a self, state: &'a State) -> impl Iterator<Item = AssignmentKey> + 'a {
         let reached = state.services().iter().filter(|s| self.is_reached_by(s));
@@ -224,13 +247,14 @@ impl Scope {
             .chain(keys_of(&self.networks, state))
             .chain(reached.map(|s| AssignmentKey::Service(s.id)))
             .chain(state.nodes().iter().map(|n| AssignmentKey::Peer(n.id)))
+            .chain(state.tasks_of_node(self.node).flat_map(|t| dependencies_of(t)))
     }
 
     /// The row of `key`; `None` if the node needs none.
     fn row(&self, state: &State, key: AssignmentKey) -> Option<Assignment> {
         match key {
             AssignmentKey::Task(id) => {
-                let task = state.tasks().get(&id).filter(|t| t.node == Some(self.node) && is_assigned(t))?;
+                let task = state.tasks().get(&id).filter(|t| self.is_own(t))?;
                 Some(Assignment::Task(Box::new((**task).clone())))
             }
             AssignmentKey::Network(id) => {
@@ -241,6 +265,12 @@ impl Scope {
             AssignmentKey::Service(id) => self.service_row(state, id),
             AssignmentKey::Endpoint(id) => self.endpoint_row(state, id),
             AssignmentKey::Peer(id) => peer_row(state, id),
+            AssignmentKey::Dependency(id) => {
+                let found = state.dependencies().get(&id)?;
+                let mut own = state.tasks_of_node(self.node).filter(|t| is_assigned(t));
+                let is_used = own.any(|t| dependencies_of(t).any(|key| key == AssignmentKey::Dependency(id)));
+                is_used.then(|| Assignment::Dependency(Box::new(Dependency::clone(found))))
+            }
         }
     }
 

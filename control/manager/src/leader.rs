@@ -5,19 +5,21 @@
 
 mod rounds;
 
+use std::panic::resume_unwind;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use control_consensus::Leadership;
 use control_model::Timestamp;
-use control_store::{EventReceiver, ProposeError, ReplicatedStore};
+use control_store::{EventReceiver, ProposeError, ReplicatedStore, State};
 use futures::StreamExt;
 use tokio::sync::watch;
 
 use crate::clock;
 use crate::leading::while_leading;
 use crate::liveness::table::LivenessTable;
-pub use rounds::{Factory, Happened, LeaderLoop, Loops, Make, in_entries, last_stamp};
+pub use rounds::{Factory, Happened, LeaderLoop, Loops, Make, last_stamp, packed_in_entries};
 
 /// After a proposal that had no leader to go to.
 const RETRY: Duration = Duration::from_millis(200);
@@ -69,12 +71,19 @@ struct Term<'a> {
 impl Term<'_> {
     /// Runs until a write finds no leader, or events were missed.
     async fn lead(&self) -> Interrupted {
+        // A write that was given up may still be in the log: what it decided is not decided again. Once this one is applied, so
+        // is whatever this manager wrote before.
+        if let Err(error) = self.store.propose_as_leader(self.number, Vec::new()).await {
+            return error.into();
+        }
         let (state, mut events) = self.store.subscribe();
         let mut acks = self.table.watch_acks();
         acks.mark_changed();
         let now = clock::even_after(last_stamp(&state));
-        let mut loops = Loops::new(self.factories.clone(), &state, now);
-        drop(state);
+        let factories = self.factories.clone();
+        // Of a large state it takes a second, and others have work to do in it.
+        let made = tokio::task::spawn_blocking(move || made_at_once(factories, &state, now)).await;
+        let mut loops = made.unwrap_or_else(|error| resume_unwind(error.into_panic()));
         if let Err(error) = self.answer(&mut loops, Happened::Began).await {
             return error.into();
         }
@@ -115,11 +124,22 @@ impl Term<'_> {
                 Err(ProposeError::Refused(error)) => {
                     loops.refused(&error, &self.store.state(), clock::even());
                 }
+                Err(ProposeError::TooLarge) => loops.too_large(clock::even()),
                 Err(error) => return Err(error),
             }
         }
         Ok(())
     }
+}
+
+/// Makes every loop of `state` on a thread of its own: each looks at all tasks.
+pub fn made_at_once(factories: Arc<[Factory]>, state: &State, now: Timestamp) -> Loops {
+    let machines = thread::scope(|scope| {
+        let made: Vec<_> =
+            factories.iter().map(|factory| scope.spawn(move || (factory.make)(state, now))).collect();
+        made.into_iter().map(|made| made.join().unwrap_or_else(|panic| resume_unwind(panic))).collect()
+    });
+    Loops::of(factories, machines)
 }
 
 /// Returns at `deadline` by the clock of the loops, or somewhat before; never without one.

@@ -9,10 +9,12 @@ pub mod control;
 #[cfg(test)]
 mod decoders;
 pub mod dispatcher;
+pub mod entries;
 pub mod gossip_keys;
 mod inspector;
 pub mod leader;
 mod leading;
+mod left_behind;
 pub mod liveness;
 pub mod loops;
 mod manager;
@@ -25,6 +27,3 @@ pub use dispatcher::AskError;
 pub use inspector::Inspector;
 pub use liveness::watcher::Senses;
 pub use manager::{Manager, Options};
-
-/// Changes in one entry; swarmkit's limit for a transaction.
-pub(crate) const MAX_BATCH: usize = 200;

@@ -74,7 +74,11 @@ impl Drain {
 
     /// What was acknowledged since the last time.
     fn new_acks(&mut self) -> Vec<(NodeId, Generation)> {
-        self.table.applied_since(&mut self.seen)
+        self.table
+            .acknowledged_since(&mut self.seen)
+            .into_iter()
+            .map(|(node, heard)| (node, heard.applied))
+            .collect()
     }
 
     /// Requests may have been lost at the nodes that are named.

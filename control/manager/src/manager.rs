@@ -1,5 +1,6 @@
 //! A manager: everything that runs beside consensus on a node that holds a manager certificate.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use control_consensus::{Consensus, Leadership};
 use control_model::NodeId;
 use control_rpc::pb::ca_server::CaServer as CaService;
 use control_rpc::pb::dispatcher_server::DispatcherServer;
-use control_rpc::{Channels, MAX_ASSIGNMENTS_BYTES, MAX_CA_MESSAGE_BYTES, MAX_MESSAGE_BYTES};
+use control_rpc::{Channels, MAX_CA_MESSAGE_BYTES, MAX_MESSAGE_BYTES};
 use control_store::ReplicatedStore;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -17,10 +18,11 @@ use crate::ca_server::CaServer;
 use crate::dispatcher::{Dispatcher, Lie, Sessions, Trust};
 use crate::inspector::Inspector;
 use crate::leader::Leader;
+use crate::leading::unending;
 use crate::liveness::reporter::Reporter;
 use crate::liveness::table::LivenessTable;
 use crate::liveness::watcher::{LivenessWatcher, Senses};
-use crate::{loops, roles, root_rotation};
+use crate::{left_behind, loops, roles, root_rotation};
 
 /// A manager that has known no leader for so long sends its agents away: another one may know better. So does the
 /// agent of a manager that was demoted, which nobody else can tell. Longer than an election.
@@ -41,6 +43,7 @@ pub struct Manager {
     inspector: Inspector,
     table: Arc<LivenessTable>,
     trust: Arc<Trust>,
+    sessions: Arc<Sessions>,
     /// Aborts its tasks when dropped.
     _tasks: JoinSet<()>,
 }
@@ -56,7 +59,10 @@ impl Manager {
         let dispatcher = Dispatcher::new(store.clone(), table.clone(), leadership.clone());
 
         let mut tasks = JoinSet::new();
-        tasks.spawn(send_away(dispatcher.sessions().clone(), leadership.clone()));
+        let (sessions, known) = (dispatcher.sessions().clone(), leadership.clone());
+        tasks.spawn(async move {
+            unending("the watch over agents without a leader", || send_away(&sessions, known.clone())).await;
+        });
         let leader = Leader {
             store: store.clone(),
             leadership: leadership.clone(),
@@ -65,6 +71,7 @@ impl Manager {
         };
         tasks.spawn(leader.run());
         tasks.spawn(roles::run(consensus.clone(), leadership.clone()));
+        tasks.spawn(left_behind::run(consensus.clone(), leadership.clone(), table.clone()));
         tasks.spawn(root_rotation::run(store.clone(), leadership.clone()));
         let watcher = LivenessWatcher {
             consensus: consensus.clone(),
@@ -80,16 +87,17 @@ impl Manager {
             channels: channels.clone(),
             me,
         };
-        tasks.spawn(Reporter { store: store.clone(), table: table.clone(), leadership, channels }.run());
+        let reporter = Reporter { store: store.clone(), table: table.clone(), leadership, channels };
+        tasks.spawn(async move { unending("the reports to the leader", || reporter.clone().run()).await });
 
-        let trust = dispatcher.trust().clone();
+        let (trust, sessions) = (dispatcher.trust().clone(), dispatcher.sessions().clone());
         let dispatcher = DispatcherServer::new(dispatcher)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
-            .max_encoding_message_size(MAX_ASSIGNMENTS_BYTES);
+            .max_encoding_message_size(MAX_MESSAGE_BYTES);
         let ca = CaService::new(CaServer::counting(store, trust.clone()))
             .max_decoding_message_size(MAX_CA_MESSAGE_BYTES);
         let routes = consensus.service().add_service(dispatcher).add_service(ca);
-        Self { routes, inspector, table, trust, _tasks: tasks }
+        Self { routes, inspector, table, trust, sessions, _tasks: tasks }
     }
 
     /// All services of a manager, Raft's included, for [`control_rpc::serve`].
@@ -107,6 +115,11 @@ impl Manager {
         self.table.n_drains_given_up()
     }
 
+    /// Ends all sessions, and sends the agents to the manager of another cluster, which was forced out of this one.
+    pub fn send_to(&self, node: NodeId, addr: SocketAddr) {
+        self.sessions.send_elsewhere(node, addr);
+    }
+
     /// Asks nodes about themselves.
     pub fn inspector(&self) -> Inspector {
         self.inspector.clone()
@@ -114,7 +127,7 @@ impl Manager {
 }
 
 /// Closes all sessions when there has been no leader for [`LEADERLESS`].
-async fn send_away(sessions: Arc<Sessions>, mut leadership: watch::Receiver<Leadership>) {
+async fn send_away(sessions: &Sessions, mut leadership: watch::Receiver<Leadership>) {
     loop {
         if leadership.wait_for(|l| l.leader.is_none()).await.is_err() {
             return;

@@ -43,6 +43,7 @@ const METHODS: &[(&str, Who)] = &[
     ("Raft/Misses", Who::Managers),
     ("Raft/Join", Who::Managers),
     ("Raft/Remove", Who::Managers),
+    ("Raft/Forced", Who::Managers),
     ("Ca/GetRootCertificate", Who::Anyone),
     // Without a token it is a renewal, as this test calls it.
     ("Ca/IssueNodeCertificate", Who::Nodes),
@@ -54,6 +55,8 @@ const METHODS: &[(&str, Who)] = &[
     ("Dispatcher/ReportLiveness", Who::Managers),
     ("Dispatcher/Inspections", Who::Nodes),
     ("Dispatcher/Inspect", Who::Managers),
+    ("Dispatcher/StreamAnswer", Who::Nodes),
+    ("Dispatcher/InspectStream", Who::Managers),
 ];
 
 /// The methods that `mesh.proto` names.

@@ -11,6 +11,8 @@ use clap::Args;
 use control_client::Client;
 use serde_json::json;
 
+use crate::base64::base64;
+
 /// Sealing and writing a gigabyte, and a new cluster's first election.
 const TIMEOUT: Duration = Duration::from_mins(5);
 /// Readable by its owner alone.
@@ -83,7 +85,8 @@ pub async fn restore(socket: &Path, arguments: &RestoreArguments) -> anyhow::Res
     let node = client.post_bytes("/mesh/restore", "application/octet-stream", body.into()).await?;
     let node: String = serde_json::from_slice(&node).context("the daemon's answer")?;
     Ok(format!(
-        "The cluster is restored; this node ({node}) is its only manager. Other nodes join with the tokens of before.\n"
+        "The cluster is restored; this node ({node}) is its only manager. Other nodes join with the tokens of before.\n\
+         Managers of the old cluster that still run are called, and become its workers.\n"
     ))
 }
 
@@ -117,33 +120,9 @@ fn write(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     written
 }
 
-/// RFC 4648 section 4.
-fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let digit = |group: u32, place: u32| char::from(DIGITS[(group >> (18 - 6 * place) & 63) as usize]);
-    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for chunk in bytes.chunks(3) {
-        let joined = chunk.iter().fold(0_u32, |group, byte| group << 8 | u32::from(*byte));
-        let group = joined << (8 * (3 - chunk.len()));
-        let n_digits = u32::try_from(chunk.len()).unwrap_or(3) + 1;
-        text.extend((0..4).map(|place| if place < n_digits { digit(group, place) } else { '=' }));
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn base_64_is_that_of_the_rfc() {
-        // RFC 4648, section 10.
-        for (plain, text) in
-            [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foobar", "Zm9vYmFy")]
-        {
-            assert_eq!(base64(plain.as_bytes()), text);
-        }
-    }
 
     #[test]
     fn a_backup_is_its_owners_alone_and_overwrites_nothing() {

@@ -2,10 +2,12 @@
 #![forbid(unsafe_code)]
 
 mod backup;
+mod base64;
 mod dns;
 mod flows;
 mod nodes;
 mod pins;
+mod secret;
 mod source;
 mod text;
 mod top;
@@ -24,6 +26,7 @@ use serde::Serialize;
 use crate::backup::{BackupArguments, RestoreArguments};
 use crate::dns::DnsCommand;
 use crate::nodes::Asked;
+use crate::secret::SecretCommand;
 use crate::source::Source;
 use crate::trace::TraceArguments;
 
@@ -95,6 +98,9 @@ enum Command {
     Backup(BackupArguments),
     /// Make a cluster of a backup, with this node, which is in no swarm, as its only manager
     Restore(RestoreArguments),
+    /// Secrets of services
+    #[command(subcommand)]
+    Secret(SecretCommand),
     /// What each program did with its packets; fails if one is not accounted for
     Drops {
         /// Once a second, what was dropped in it and why, until SIGINT
@@ -155,6 +161,9 @@ async fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         }
         Command::Backup(asked) => tell(&backup::take(view.own_socket()?, asked).await?),
         Command::Restore(asked) => tell(&backup::restore(view.own_socket()?, asked).await?),
+        Command::Secret(SecretCommand::Rotate(asked)) => {
+            tell(&secret::rotate(view.own_socket()?, asked).await?)
+        }
         Command::Hooks => {
             let ask = async |source: &Source| Ok(source.status().await?.hooks);
             view.show(ask, |rows| text::hooks(rows), all_is_well).await

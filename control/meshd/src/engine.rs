@@ -1,16 +1,27 @@
 //! The API's view of this node's images and containers, over the embedded runtime.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use control_api::engine::{
-    Container, Credentials, Distribution, Engine, EngineError, Health, HealthProbe, Image, ImageConfig,
-    ImportRequest, Pulled, Removed, Upload,
+    Container, ContainerChange, Credentials, Distribution, Engine, EngineError, EngineEvent, EngineEventKind,
+    ExecRequest, Health, HealthProbe, Image, ImageChange, ImageConfig, ImportRequest, Output, Process,
+    Pulled, Removed, Resize, Upload,
 };
-use control_model::Timestamp;
+use control_model::{OutputQuery, Timestamp};
 use control_runtime::image::{ImageChanges, ImageDetails, ImageError, PullError, Reference, RegistryAuth};
-use control_runtime::{ContainerInfo, Oci};
+use control_runtime::{
+    ContainerChange as container, ContainerInfo, ContainerRecord, Exec, ExecError, ExecSpec,
+    ImageChange as image, Oci, Stage,
+};
+use futures::stream::BoxStream;
+use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 use tokio::sync::mpsc;
+use tokio_stream::wrappers::{BroadcastStream, ReceiverStream};
+
+/// Of a process that nobody saw end.
+const CODE_UNKNOWN: i32 = 255;
 
 /// The embedded runtime as the API's engine.
 pub struct OciEngine {
@@ -85,6 +96,47 @@ impl Engine for OciEngine {
     async fn containers(&self) -> Result<Vec<Container>, EngineError> {
         Ok(self.oci.list_containers().into_iter().map(to_container).collect())
     }
+
+    async fn output(&self, container: &str, query: OutputQuery) -> Result<Output, EngineError> {
+        let gone = || EngineError::NotFound(format!("No such container: {container}"));
+        let lines = self.oci.output(container, query).ok_or_else(gone)?;
+        let lines = ReceiverStream::new(lines);
+        Ok(lines.map_err(|error| EngineError::Failed(error.to_string())).boxed())
+    }
+
+    fn events(&self) -> BoxStream<'static, EngineEvent> {
+        let events = BroadcastStream::new(self.oci.events().subscribe());
+        // Who lags has missed some, and goes on.
+        let told = events.filter_map(|event| std::future::ready(event.ok()));
+        told.map(to_event).boxed()
+    }
+
+    async fn exec(&self, container: &str, request: &ExecRequest) -> Result<Process, EngineError> {
+        let request = request.clone();
+        let spec = ExecSpec {
+            arguments: request.arguments,
+            env: request.env,
+            user: request.user,
+            working_dir: request.working_dir,
+            tty: request.tty,
+            stdin: request.stdin,
+        };
+        let exec = self.oci.exec(container, &spec).map_err(|error| match error {
+            ExecError::NotRunning(_) => EngineError::Conflict(error.to_string()),
+            ExecError::User(_) => EngineError::Invalid(error.to_string()),
+            ExecError::Io(_) => EngineError::Failed(error.to_string()),
+        })?;
+        let Exec { input, output, console, ended } = exec;
+        let resize = move |rows, columns| {
+            console.resize(rows, columns).map_err(|error| EngineError::Failed(error.to_string()))
+        };
+        Ok(Process {
+            input,
+            output: ReceiverStream::new(output).boxed(),
+            resize: Resize(Arc::new(resize)),
+            ended: ended.map(|code| code.unwrap_or(CODE_UNKNOWN)).boxed(),
+        })
+    }
 }
 
 fn parse(reference: &str) -> Result<Reference, EngineError> {
@@ -154,11 +206,19 @@ fn parse_time(text: &str) -> Option<Timestamp> {
 }
 
 fn to_container(info: ContainerInfo) -> Container {
-    let record = info.record;
+    of_record(info.record, info.health)
+}
+
+fn of_record(record: ContainerRecord, health: Option<control_runtime::Health>) -> Container {
+    let (pid, started) = match record.stage {
+        Stage::Started { pid, at } => (pid, Some(at)),
+        Stage::Prepared | Stage::Starting => (0, None),
+    };
     Container {
         task: record.task,
         name: record.name,
         hostname: record.hostname,
+        tty: record.tty,
         host_ports: record.host_ports,
         exposed_ports: record.exposed_ports,
         id: record.container_id,
@@ -167,14 +227,45 @@ fn to_container(info: ContainerInfo) -> Container {
         command: record.command,
         labels: record.labels,
         created: record.created_at,
-        started: info.started_at,
-        finished: info.ended.map(|ended| ended.at),
-        running: info.state == "running",
-        pid: info.pid.unwrap_or_default(),
-        exit_code: info.ended.map(|ended| ended.code).unwrap_or_default(),
-        out_of_memory: info.ended.is_some_and(|ended| ended.out_of_memory),
-        health: info.health.map(to_health),
+        started,
+        finished: record.ended.map(|ended| ended.at),
+        running: started.is_some() && record.ended.is_none(),
+        pid,
+        exit_code: record.ended.map(|ended| ended.code).unwrap_or_default(),
+        out_of_memory: record.ended.is_some_and(|ended| ended.out_of_memory),
+        health: health.map(to_health),
     }
+}
+
+fn to_event(event: control_runtime::Event) -> EngineEvent {
+    let kind = match event.kind {
+        control_runtime::EventKind::Container { change, record } => EngineEventKind::Container {
+            change: match change {
+                container::Created => ContainerChange::Created,
+                container::Started => ContainerChange::Started,
+                container::Signalled(signal) => ContainerChange::Signalled(signal),
+                container::OutOfMemory => ContainerChange::OutOfMemory,
+                container::Ended => ContainerChange::Ended,
+                container::Stopped => ContainerChange::Stopped,
+                container::Health(status) => ContainerChange::Health(status),
+                container::Removed => ContainerChange::Removed,
+            },
+            container: Box::new(of_record(*record, None)),
+        },
+        control_runtime::EventKind::Image { change, id, name } => EngineEventKind::Image {
+            change: match change {
+                image::Pulled => ImageChange::Pulled,
+                image::Loaded => ImageChange::Loaded,
+                image::Imported => ImageChange::Imported,
+                image::Tagged => ImageChange::Tagged,
+                image::Untagged => ImageChange::Untagged,
+                image::Deleted => ImageChange::Deleted,
+            },
+            id,
+            name,
+        },
+    };
+    EngineEvent { at: event.at, kind }
 }
 
 fn to_health(health: control_runtime::Health) -> Health {

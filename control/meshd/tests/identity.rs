@@ -51,6 +51,16 @@ fn lies_open(net: &Net, i: usize) -> bool {
     node.contains("PRIVATE KEY") || dir.join("raft.key").exists()
 }
 
+/// What opens a manager's disk, wrapped by the cluster's key: another file after each change of that key.
+fn data_key(net: &Net) -> PathBuf {
+    net.dir.path().join("state/0/swarm/raft/data.key")
+}
+
+/// Waits until the manager's disk opens by another key than it did with `before`: it follows its store in its own time.
+fn followed(net: &Net, before: &[u8]) {
+    eventually("the disk follows", || std::fs::read(data_key(net)).is_ok_and(|now| now != before));
+}
+
 #[test]
 fn a_locked_manager_waits_for_its_key() {
     let net = Net::new("lock", 1);
@@ -83,6 +93,7 @@ fn a_locked_manager_waits_for_its_key() {
     assert_eq!((&after["NodeID"], &after["Cluster"]["ID"]), (&before["NodeID"], &before["Cluster"]["ID"]));
     assert_eq!(node.nodes(), ["node0 ready manager"]);
 
+    // Who asks a manager for another key locks its disk with that before it hears of it.
     update(&node, "&rotateManagerUnlockKey=true", |_| {});
     let second = unlock_key(&node);
     assert_ne!(second, first);
@@ -110,20 +121,20 @@ fn a_manager_killed_in_a_rotation_opens_with_the_key_before_it_and_follows() {
     set_autolock(&node, true);
     eventually("the lock is on", || !lies_open(&net, 0));
     let first = unlock_key(&node);
-    let file = net.dir.path().join("state/0/swarm/raft/data.key");
-    let before = std::fs::read(&file).expect("a manager's file");
+    let before = std::fs::read(data_key(&net)).expect("a manager's file");
     update(&node, "&rotateManagerUnlockKey=true", |_| {});
     let second = unlock_key(&node);
     assert_ne!(second, first);
     // What is on the disk if it dies between the write and the file that follows from it.
     node.kill();
-    std::fs::write(&file, before).expect("written");
+    std::fs::write(data_key(&net), &before).expect("written");
     node.start();
     eventually("the node is locked", || node.swarm()["LocalNodeState"] == "locked");
     assert_eq!(unlock(&node, &second).0, 401, "its disk has not seen this key");
     assert_eq!(unlock(&node, &first).0, 200);
     eventually("the manager has its store", || node.swarm()["ControlAvailable"] == true);
     assert_eq!(unlock_key(&node), second);
+    followed(&net, &before);
     restart(&mut node, "locked");
     assert_eq!(unlock(&node, &first).0, 401, "it followed");
     assert_eq!(unlock(&node, &second).0, 200);
@@ -222,18 +233,29 @@ fn now() -> Timestamp {
     Timestamp(i64::try_from(since.as_nanos()).expect("before 2262"))
 }
 
-/// Gives a node that does not run the certificate that it would have after a year in a cupboard.
-fn let_expire(net: &Net, i: usize, root: &RootCa, me: PeerIdentity) -> PathBuf {
-    let year_ago = Timestamp(now().0 - 365 * 24 * 3600 * 1_000_000_000);
+/// Gives a node that does not run a certificate that began `age` ago and is good for `life`.
+fn give_certificate(net: &Net, i: usize, root: &RootCa, me: PeerIdentity, (age, life): (Duration, Duration)) {
+    let then = now().before(age);
     let key = NodeKey::generate().expect("a key");
-    let certificate = root.issue(&key.csr_pem, me, year_ago, Duration::from_hours(1)).expect("signed");
-    let path = net.dir.path().join(format!("state/{i}/swarm/node.pem"));
-    std::fs::write(&path, format!("{}\n{certificate}", key.key_pem.trim_end())).expect("written");
-    path
+    let certificate = root.issue(&key.csr_pem, me, then, life).expect("signed");
+    std::fs::write(node_pem(net, i), format!("{}\n{certificate}", key.key_pem.trim_end())).expect("written");
 }
 
+fn node_pem(net: &Net, i: usize) -> PathBuf {
+    net.dir.path().join(format!("state/{i}/swarm/node.pem"))
+}
+
+fn certificate(net: &Net, i: usize) -> Certificate {
+    let pem = std::fs::read_to_string(node_pem(net, i)).expect("a certificate");
+    Certificate::parse(&pem[pem.find("-----BEGIN CERT").expect("one")..]).expect("a certificate")
+}
+
+const DAY: Duration = Duration::from_hours(24);
+/// After a year in a cupboard.
+const RUN_OUT: (Duration, Duration) = (DAY.saturating_mul(365), DAY);
+
 #[test]
-fn nodes_whose_certificates_ran_out_come_back_as_themselves() {
+fn certificates_are_renewed_and_nodes_whose_ran_out_come_back_as_themselves() {
     let net = Net::new("exp", 2);
     let (mut manager, mut worker) = (net.node(0), net.node(1));
     manager.start();
@@ -256,8 +278,18 @@ fn nodes_whose_certificates_ran_out_come_back_as_themselves() {
     let identity =
         |i: usize, role| PeerIdentity { node_id: ids[i].parse().expect("an id"), role, cluster_id };
 
+    // Before four fifths of its life are over a certificate is renewed, by a worker as by a manager.
+    for (i, node, role) in [(1, &mut worker, Role::Worker), (0, &mut manager, Role::Manager)] {
+        node.kill();
+        give_certificate(&net, i, &root, identity(i, role), (DAY * 75, DAY * 90));
+        node.start();
+        eventually("a new certificate", || certificate(&net, i).not_after > now().after(DAY * 80));
+        assert_eq!(node.swarm()["LocalNodeState"], "active");
+    }
+    manager.wait_for_nodes(&["node0 ready manager", "node1 ready worker"]);
+
     worker.kill();
-    let_expire(&net, 1, &root, identity(1, Role::Worker));
+    give_certificate(&net, 1, &root, identity(1, Role::Worker), RUN_OUT);
     worker.start();
     eventually("the worker says that it can't go on", || worker.swarm()["LocalNodeState"] == "error");
     let error = worker.swarm()["Error"].as_str().expect("a text").to_owned();
@@ -274,13 +306,10 @@ fn nodes_whose_certificates_ran_out_come_back_as_themselves() {
 
     // The only manager has nobody to ask.
     manager.kill();
-    let path = let_expire(&net, 0, &root, identity(0, Role::Manager));
+    give_certificate(&net, 0, &root, identity(0, Role::Manager), RUN_OUT);
     manager.start();
     eventually("the manager has healed itself", || manager.swarm()["LocalNodeState"] == "active");
     manager.wait_for_nodes(&["node0 ready manager", "node1 ready worker"]);
-    let pem = std::fs::read_to_string(path).expect("a certificate");
-    let certificate =
-        Certificate::parse(&pem[pem.find("-----BEGIN CERT").expect("one")..]).expect("a certificate");
-    assert!(certificate.not_after > now());
+    assert!(certificate(&net, 0).not_after > now());
     assert_eq!(manager.id_of("node0"), ids[0]);
 }

@@ -19,6 +19,7 @@ fn one_node_from_init_over_a_kill_to_leave() {
     let (status, id) = node.init();
     assert_eq!(status, 200, "{id}");
     let before = node.swarm();
+    let tokens = node.get("/swarm")["JoinTokens"].clone();
     assert_eq!(before["NodeID"], id);
     assert_eq!((&before["LocalNodeState"], &before["ControlAvailable"]), (&json!("active"), &json!(true)));
     assert_eq!(node.nodes(), ["node0 ready manager"]);
@@ -40,8 +41,12 @@ fn one_node_from_init_over_a_kill_to_leave() {
     assert_eq!(node.swarm()["LocalNodeState"], "inactive");
     assert!(!net.bpffs(0).join("v1").exists(), "the data plane is gone");
 
-    assert_eq!(node.init().0, 200, "a new swarm can begin");
+    let (status, another_id) = node.init();
+    assert_eq!(status, 200, "a new swarm can begin");
+    assert_ne!(another_id, id, "of another node");
     assert_ne!(node.swarm()["Cluster"]["ID"], before["Cluster"]["ID"]);
+    assert_ne!(node.get("/swarm")["JoinTokens"], tokens);
+    assert_eq!(node.nodes(), ["node0 ready manager"]);
     assert!(node.terminate(), "SIGTERM is a clean end");
     assert!(!node.socket().exists(), "the socket is gone");
 }

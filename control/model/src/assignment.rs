@@ -4,7 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{NetworkId, NodeId, ServiceId, TaskId};
+use crate::dependency::Dependency;
+use crate::id::{DependencyId, NetworkId, NodeId, ServiceId, TaskId};
 use crate::object::{Endpoint, Network, NetworkAttachment, Task};
 use crate::slow_start;
 
@@ -28,6 +29,8 @@ pub enum Assignment {
     Endpoint(EndpointView),
     /// Another node of the cluster, and this one.
     Peer(Peer),
+    /// A secret or config of a task of this node.
+    Dependency(Box<Dependency>),
 }
 
 /// Names a row.
@@ -38,6 +41,7 @@ pub enum AssignmentKey {
     Service(ServiceId),
     Endpoint(TaskId),
     Peer(NodeId),
+    Dependency(DependencyId),
 }
 
 impl Assignment {
@@ -49,6 +53,7 @@ impl Assignment {
             Self::Service(s) => AssignmentKey::Service(s.id),
             Self::Endpoint(e) => AssignmentKey::Endpoint(e.task),
             Self::Peer(p) => AssignmentKey::Peer(p.id),
+            Self::Dependency(d) => AssignmentKey::Dependency(d.id),
         }
     }
 }

@@ -5,7 +5,8 @@ mod pack;
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{ClusterId, NetworkId, NodeId, ServiceId, TaskId};
+use crate::dependency::Dependency;
+use crate::id::{ClusterId, DependencyId, NetworkId, NodeId, ServiceId, TaskId};
 use crate::object::{
     Cluster, ManagerStatus, Network, Node, NodeDescription, NodeStatus, Service, Task, TaskStatus,
     UpdateStatus,
@@ -35,6 +36,7 @@ pub enum Object {
     Service(Box<Service>),
     Task(Box<Task>),
     Network(Box<Network>),
+    Dependency(Box<Dependency>),
 }
 
 /// Names any object.
@@ -45,6 +47,7 @@ pub enum ObjectRef {
     Service(ServiceId),
     Task(TaskId),
     Network(NetworkId),
+    Dependency(DependencyId),
 }
 
 impl Object {
@@ -56,6 +59,7 @@ impl Object {
             Self::Service(o) => ObjectRef::Service(o.id),
             Self::Task(o) => ObjectRef::Task(o.id),
             Self::Network(o) => ObjectRef::Network(o.id),
+            Self::Dependency(o) => ObjectRef::Dependency(o.id),
         }
     }
 }
@@ -66,7 +70,7 @@ impl Object {
 /// The narrow changes below it need no version: each touches what one owner writes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Change {
-    /// Fails if the id exists, or the name for objects with unique names (services, networks).
+    /// Fails if the id exists, or the name for objects with unique names (services, networks, secrets, configs).
     Create(Object),
     /// Replaces the object if its `meta.version` is `expected`. Raises `spec_version` when the spec differs.
     Update { object: Object, expected: u64 },

@@ -2,9 +2,11 @@
 
 use std::net::Ipv6Addr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 
+use crate::dependency::Dependency;
 use crate::id::TaskId;
 use crate::object::{ContainerStatus, HealthStatus, Task};
 
@@ -20,6 +22,15 @@ pub enum ExecutorError {
     /// The executor does not know this task.
     #[error("no container for task {0}")]
     Unknown(TaskId),
+}
+
+/// What a task is made of besides its own spec.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Provisions {
+    /// Those of its addresses that follow from its networks.
+    pub addresses6: Vec<Ipv6Addr>,
+    /// Its secrets and configs, as far as the node has them.
+    pub dependencies: Vec<Arc<Dependency>>,
 }
 
 /// How a container ended.
@@ -50,9 +61,8 @@ pub struct Found {
 /// Runs one container per task. All calls are idempotent; removing the absent is success.
 #[async_trait]
 pub trait Executor: Send + Sync + 'static {
-    /// Gets the image and makes the root file system. Nothing runs yet. `addresses6`: those of the task's addresses that
-    /// follow from its networks.
-    async fn prepare(&self, task: &Task, addresses6: &[Ipv6Addr]) -> Result<(), ExecutorError>;
+    /// Gets the image and makes the root file system. Nothing runs yet.
+    async fn prepare(&self, task: &Task, provisions: &Provisions) -> Result<(), ExecutorError>;
     /// Starts the process in the sandbox.
     async fn start(&self, task: &Task, sandbox: &SandboxPaths) -> Result<ContainerStatus, ExecutorError>;
     /// Returns when the process has ended, at once if it already has.

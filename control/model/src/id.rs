@@ -133,6 +133,10 @@ id_type!(
     /// A network.
     NetworkId
 );
+id_type!(
+    /// A secret or a config.
+    DependencyId
+);
 
 impl TaskId {
     /// The id of the task's container: 64 hex digits as Docker's, the first 32 of them the task's own bits, the others

@@ -8,6 +8,7 @@ use std::time::Duration;
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
+use crate::dependency::DependencyFile;
 use crate::generic::GenericRequests;
 use crate::id::NetworkId;
 use crate::rebalance::MoveLimit;
@@ -150,6 +151,9 @@ pub struct ContainerSpec {
     pub ulimits: Vec<Ulimit>,
     #[serde(default)]
     pub health: Option<HealthConfig>,
+    /// Secrets and configs.
+    #[serde(default)]
+    pub dependencies: Vec<DependencyFile>,
 }
 
 /// How a container's health is found out. A time of 0 and 0 retries stand for Docker's defaults.

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 
 use ipnetwork::IpNetwork;
 
@@ -16,6 +17,7 @@ use crate::spec::{
     PublishMode, Resources, ServiceMode, ServiceSpec, TaskSpec, UpdateConfig,
 };
 use crate::template::{TemplateContext, TemplateError};
+use crate::validate_dependency::{DependencyError, validate_dependency_files};
 use crate::validate_image::parse_image_reference;
 
 /// Longest name of a service or network: a DNS label (RFC 1035 section 2.3.4).
@@ -63,6 +65,8 @@ pub enum SpecError {
     Environment(String),
     #[error(transparent)]
     Template(#[from] TemplateError),
+    #[error(transparent)]
+    Dependency(#[from] DependencyError),
     #[error("Number of replicas must be non-negative")]
     NegativeReplicas,
     #[error("Maximum concurrent jobs must not be negative")]
@@ -249,6 +253,7 @@ fn validate_task(spec: &TaskSpec) -> Result<(), SpecError> {
         return Err(SpecError::Environment(bad.clone()));
     }
     validate_mounts(&container.mounts)?;
+    validate_dependency_files(&container.dependencies)?;
     validate_placeholders(container)
 }
 
@@ -280,8 +285,10 @@ fn validate_mounts(mounts: &[Mount]) -> Result<(), SpecError> {
     let mut targets = BTreeSet::new();
     for mount in mounts {
         validate_mount(mount)?;
-        if !targets.insert(&mount.target) {
-            return Err(SpecError::DuplicateMount(mount.target.clone()));
+        // As Docker cleans it: `/a/`, `/a/.` and `//a` are one place.
+        let target: PathBuf = Path::new(&mount.target).components().collect();
+        if !targets.insert(target.clone()) {
+            return Err(SpecError::DuplicateMount(target.display().to_string()));
         }
     }
     Ok(())

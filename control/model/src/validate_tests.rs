@@ -91,6 +91,12 @@ fn speaks_of_resources_in_dockers_words() {
         refusal(|s| s.task.resources.reservations.memory_bytes = 1024),
         "invalid memory value 1024: Must be at least 4MiB"
     );
+    for (reserved, limit) in [(1 << 30, 1 << 30), (2 << 30, 1 << 30), (1 << 30, 0)] {
+        let mut spec = service();
+        spec.task.resources.reservations.memory_bytes = reserved;
+        spec.task.resources.limits.memory_bytes = limit;
+        assert_eq!(validate_service(&spec), Ok(()), "{reserved} of {limit}");
+    }
 }
 
 #[test]
@@ -166,6 +172,11 @@ fn refuses_mounts_without_a_place() {
             vec![mount("v", "/d", MountKind::Volume), mount("w", "/d", MountKind::Volume)];
     });
     assert_eq!(text, "ContainerSpec: duplicate mount point: /d");
+    for same in ["/d/", "//d", "/./d/."] {
+        let mounts = vec![mount("v", "/d", MountKind::Volume), mount("w", same, MountKind::Volume)];
+        let text = refusal(|s| s.task.container.mounts = mounts.clone());
+        assert_eq!(text, "ContainerSpec: duplicate mount point: /d", "{same}");
+    }
     let text = refusal(|s| s.task.container.mounts = vec![mount("{{x}}", "/d", MountKind::Volume)]);
     assert!(text.starts_with("template: {{x}} is not a known placeholder"), "{text}");
 }

@@ -106,8 +106,12 @@ mod tests {
 
     #[test]
     fn changes_that_a_container_sees_are_dirty() {
-        let edits: [fn(&mut Service); 6] = [
+        let edits: [fn(&mut Service); 10] = [
             |s| s.spec.task.container.image = "v2".into(),
+            |s| s.spec.task.container.env = vec!["A=b".into()],
+            |s| s.spec.task.container.args = vec!["-v".into()],
+            |s| s.spec.task.resources.limits.memory_bytes = 1 << 30,
+            |s| s.spec.task.resources.reservations.nano_cpus = 1 << 30,
             |s| s.spec.task.force_update = 1,
             |s| s.spec.endpoint.mode = EndpointMode::Dnsrr,
             |s| s.spec.endpoint.ports[0].published = 8080,

@@ -134,6 +134,12 @@ impl DrainLoop {
     }
 }
 
+/// Whether it sends traffic to tasks. One that has just come does so as soon as it is told of them, before it is known to be
+/// ready.
 fn is_up(node: &Node) -> bool {
-    node.status.state == NodeState::Ready
+    match node.status.state {
+        NodeState::Ready => true,
+        NodeState::Unknown => node.description.data_path_addr.is_some(),
+        _ => false,
+    }
 }

@@ -9,9 +9,8 @@ use control_model::TaskState;
 use control_model::object::{Service, Slot};
 
 use crate::restart::is_on_node;
-use crate::service::MAX_NEW_TASKS;
 use crate::slot::{SlotTasks, is_wanted};
-use crate::work::{Step, Work};
+use crate::work::Step;
 
 impl Step<'_> {
     /// Looks at a whole job: tasks of earlier runs stop, and new ones are made where there is room for them.
@@ -23,6 +22,7 @@ impl Step<'_> {
         total_completions: u64,
     ) {
         let mut n_active: u64 = 0;
+        let mut n_waiting = 0;
         let mut taken = BTreeSet::new();
         for tasks in slots.values() {
             let Slot::Replica(number) = tasks.slot else { continue };
@@ -38,17 +38,18 @@ impl Step<'_> {
             let is_active =
                 held.iter().any(|task| is_wanted(task) && task.status.state != TaskState::Complete);
             n_active += u64::from(is_active);
+            n_waiting += held.iter().filter(|task| is_wanted(task) && task.node.is_none()).count();
         }
-        let room = usize::try_from(max_concurrent.saturating_sub(n_active)).unwrap_or(usize::MAX);
-        let mut free = (0..total_completions).filter(|number| !taken.contains(number)).take(room);
-        for number in free.by_ref().take(MAX_NEW_TASKS) {
+        let room = max_concurrent.saturating_sub(n_active);
+        let n_free = total_completions - taken.len() as u64;
+        let missing = usize::try_from(room.min(n_free)).unwrap_or(usize::MAX);
+        let n_new = self.n_new_tasks(service.id, n_waiting, missing);
+        let free = (0..total_completions).filter(|number| !taken.contains(number));
+        for number in free.take(n_new) {
             let slot = Slot::Replica(number);
             // A task of an earlier run that is still there goes first.
             let waits = slots.get(&slot).is_some_and(|old| old.tasks.iter().any(|task| is_on_node(task)));
             self.create(service, slot, if waits { TaskState::Ready } else { TaskState::Running });
-        }
-        if free.next().is_some() {
-            self.timers.add(self.now, Work::Service(service.id));
         }
     }
 }

@@ -194,6 +194,7 @@ impl Orchestrator {
             changes: Vec::new(),
             timers: &mut self.timers,
             constraints: BTreeMap::new(),
+            catching_up: BTreeMap::new(),
         };
         let mut looked = BTreeSet::new();
         while let Some(work) = self.work.pop_first() {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use control_model::object::{Service, Slot, Task};
 use control_model::spec::ServiceMode;
@@ -13,8 +14,14 @@ use crate::rollout::Rollout;
 use crate::slot::{SlotTasks, takes_updates};
 use crate::work::{Step, Work};
 
-/// Tasks made in one look at a service: a large one is made in several entries, between which others are served.
-pub(crate) const MAX_NEW_TASKS: usize = 500;
+/// Tasks made in one look at a service, as many as an entry of the log takes: between the looks at a large one others are served,
+/// and each look reads all tasks that it has so far.
+const MAX_NEW_TASKS: usize = 2000;
+/// Tasks of one service that wait for a node: more of them find none sooner, and the cluster keeps each of them. What nobody can
+/// place, a billion replicas among them, stays at this many.
+const MAX_WAITING_TASKS: usize = 20_000;
+/// As soon as some have found a node, others are made.
+const WAITING_LOOK_PERIOD: Duration = Duration::from_secs(1);
 
 /// A slot after a look at it.
 #[derive(Debug)]
@@ -63,23 +70,29 @@ impl Step<'_> {
             }
         }
         let taken: BTreeSet<Slot> = used.iter().map(|slot| slot.slot).collect();
-        let missing = replicas - used.len();
-        let fresh: BTreeSet<Slot> = (1..)
-            .map(Slot::Replica)
-            .filter(|slot| !taken.contains(slot))
-            .take(missing.min(MAX_NEW_TASKS))
-            .collect();
-        if missing > MAX_NEW_TASKS {
-            self.timers.add(self.now, Work::Service(service.id));
-        }
+        let waiting = used.iter().flat_map(SlotTasks::wanted).filter(|task| task.node.is_none()).count();
+        let n_new = self.n_new_tasks(service.id, waiting, replicas - used.len());
+        let fresh: BTreeSet<Slot> =
+            (1..).map(Slot::Replica).filter(|slot| !taken.contains(slot)).take(n_new).collect();
         for slot in free.iter().filter(|slot| !fresh.contains(&slot.slot)) {
             self.remove_slot(slot);
         }
+        let free: BTreeMap<Slot, &SlotTasks> = free.iter().map(|free| (free.slot, free)).collect();
         for slot in fresh {
-            let before = free.iter().find(|free| free.slot == slot);
-            self.create(service, slot, first_desire(self.state, before));
+            self.create(service, slot, first_desire(self.state, free.get(&slot).copied()));
         }
         used.into_iter().map(|tasks| Looked { settled: self.slot(service, &tasks), tasks }).collect()
+    }
+
+    /// How many of the `missing` tasks to make now, while `waiting` have no node yet; the others come with a later look.
+    pub(crate) fn n_new_tasks(&mut self, service: ServiceId, waiting: usize, missing: usize) -> usize {
+        let room = MAX_WAITING_TASKS.saturating_sub(waiting);
+        let n_new = missing.min(MAX_NEW_TASKS).min(room);
+        if n_new < missing {
+            let at = if n_new < room { self.now } else { self.now.after(WAITING_LOOK_PERIOD) };
+            self.timers.add(at, Work::Service(service));
+        }
+        n_new
     }
 
     pub(crate) fn remove_slot(&mut self, slot: &SlotTasks) {

@@ -110,6 +110,12 @@ fn is_of_this_run(service: &Service, task: &Task) -> bool {
     task.job_iteration == service.job_iteration()
 }
 
+/// No update is there to stop the old task of a slot when the new one runs: it ended while this slot's node was away.
+fn is_left_behind(service: &Service) -> bool {
+    let state = service.update_status.as_ref().map(|status| status.state);
+    matches!(state, Some(UpdateState::Completed | UpdateState::RollbackCompleted))
+}
+
 /// What must become of a wanted task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
@@ -139,8 +145,13 @@ impl Step<'_> {
         // One that stays and is what the service asks for needs no other beside it.
         let stays = fates.iter().any(|(task, fate)| *fate == Fate::Keep && is_up_to_date(task));
         let mut is_filled = stays || slot.done(service).is_some();
+        let is_outdated = |task: &Task| is_left_behind(service) && !is_up_to_date(task);
+        let is_followed = fates.iter().any(|(task, fate)| {
+            *fate == Fate::Keep && is_up_to_date(task) && task.status.state == TaskState::Running
+        });
         let mut settled = true;
         for (task, fate) in fates {
+            let fate = if is_followed && fate == Fate::Keep && is_outdated(task) { Fate::Stop } else { fate };
             match fate {
                 Fate::Keep => self.start_if_due(task, slot),
                 Fate::Stop => self.desire(task, TaskState::Shutdown),
@@ -271,22 +282,14 @@ impl Step<'_> {
 
     /// Slots of the service that have no task that runs and are to have one, now or by what this look has decided. Where
     /// none was before and the new task has no node yet, for want of room say, nobody waits for it.
-    fn n_catching_up(&self, service: &Service) -> usize {
-        let (mut running, mut coming) = (BTreeSet::new(), BTreeSet::new());
-        let mut counted = BTreeSet::new();
-        for task in self.state.tasks_of_service(service.id) {
-            if is_wanted(task) {
-                let of = if task.status.state == TaskState::Running { &mut running } else { &mut coming };
-                of.insert(task.slot);
-            }
-            if !is_wanted(task) || task.status.state >= TaskState::Assigned {
-                counted.insert(task.slot);
-            }
-        }
+    fn n_catching_up(&mut self, service: &Service) -> usize {
+        let state = self.state;
+        let count = || n_coming(state, service.id);
+        let n_coming = *self.catching_up.entry(service.id).or_insert_with(count);
         let begun = self.changes.iter().filter(
             |change| matches!(change, Change::Create(Object::Task(task)) if task.service == service.id),
         );
-        coming.difference(&running).filter(|slot| counted.contains(slot)).count() + begun.count()
+        n_coming + begun.count()
     }
 
     /// Deletes tasks that are done with: those to be removed, and history beyond the limit. The newest task says whether the
@@ -356,6 +359,22 @@ pub(crate) fn takes_updates(state: &State, slot: Slot) -> bool {
             .get(&id)
             .is_some_and(|node| node.spec.availability == Availability::Active && listens(Some(node))),
     }
+}
+
+/// As [`Step::n_catching_up`], by what the state has.
+fn n_coming(state: &State, service: ServiceId) -> usize {
+    let (mut running, mut coming) = (BTreeSet::new(), BTreeSet::new());
+    let mut counted = BTreeSet::new();
+    for task in state.tasks_of_service(service) {
+        if is_wanted(task) {
+            let of = if task.status.state == TaskState::Running { &mut running } else { &mut coming };
+            of.insert(task.slot);
+        }
+        if !is_wanted(task) || task.status.state >= TaskState::Assigned {
+            counted.insert(task.slot);
+        }
+    }
+    coming.difference(&running).filter(|slot| counted.contains(slot)).count()
 }
 
 #[cfg(test)]

@@ -51,6 +51,8 @@ pub(crate) struct Step<'a> {
     pub(crate) timers: &'a mut Timers,
     /// Those of services that were looked at: each is read once, for all of its nodes.
     pub(crate) constraints: BTreeMap<ServiceId, Option<Vec<Constraint>>>,
+    /// Slots that catch up, as the state has them: counted once for all slots of a service that want to.
+    pub(crate) catching_up: BTreeMap<ServiceId, usize>,
 }
 
 impl Step<'_> {

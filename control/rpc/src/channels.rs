@@ -17,6 +17,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::identity::Identity;
 use crate::peer::identity_of;
+use crate::server::{MAX_STREAMS, STREAM_WINDOW_BYTES, connection_window_bytes};
 
 /// TCP and TLS handshake together. Managers are a few milliseconds away; a lost SYN is sent again after 1 s.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -34,7 +35,14 @@ const MAX_CHANNELS: usize = 64;
 #[derive(Debug)]
 pub struct Channels {
     identity: Arc<Identity>,
-    pool: Mutex<BTreeMap<SocketAddr, Pooled>>,
+    pool: Mutex<BTreeMap<(SocketAddr, Purpose), Pooled>>,
+}
+
+/// What a channel is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Purpose {
+    Calls,
+    LongAnswers,
 }
 
 #[derive(Debug)]
@@ -56,9 +64,19 @@ impl Channels {
 
     /// The channel to the manager at `addr`. Must be called inside a tokio runtime.
     pub fn get(&self, addr: SocketAddr) -> Channel {
+        self.channel(addr, Purpose::Calls)
+    }
+
+    /// The same for answers that go on for long and may not be read for long: calls have a connection without such. Each of
+    /// them may wait for its reader and hold up no other ([`STREAM_WINDOW_BYTES`]).
+    pub fn for_long_answers(&self, addr: SocketAddr) -> Channel {
+        self.channel(addr, Purpose::LongAnswers)
+    }
+
+    fn channel(&self, addr: SocketAddr, purpose: Purpose) -> Channel {
         let version = self.identity.version();
         let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(pooled) = pool.get(&addr)
+        if let Some(pooled) = pool.get(&(addr, purpose))
             && pooled.version == version
         {
             return pooled.channel.clone();
@@ -66,19 +84,26 @@ impl Channels {
         if pool.len() >= MAX_CHANNELS {
             pool.clear();
         }
-        let channel = self.connect(addr);
-        pool.insert(addr, Pooled { version, channel: channel.clone() });
+        let channel = self.connect(addr, purpose);
+        pool.insert((addr, purpose), Pooled { version, channel: channel.clone() });
         channel
     }
 
     /// Forgets the channel to `addr`: the next [`Channels::get`] makes a new one. Calls under way go on.
     pub fn drop_channel(&self, addr: SocketAddr) {
-        self.pool.lock().unwrap_or_else(PoisonError::into_inner).remove(&addr);
+        let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
+        pool.retain(|(pooled, _), _| *pooled != addr);
     }
 
-    fn connect(&self, addr: SocketAddr) -> Channel {
+    fn connect(&self, addr: SocketAddr, purpose: Purpose) -> Channel {
         let identity = self.identity.clone();
-        endpoint().connect_with_connector_lazy(tower::service_fn(move |_| {
+        let endpoint = match purpose {
+            Purpose::Calls => endpoint(),
+            Purpose::LongAnswers => endpoint()
+                .initial_stream_window_size(STREAM_WINDOW_BYTES)
+                .initial_connection_window_size(connection_window_bytes(MAX_STREAMS)),
+        };
+        endpoint.connect_with_connector_lazy(tower::service_fn(move |_| {
             let identity = identity.clone();
             async move {
                 let stream = connect_tls(addr, identity.client_config()).await?;

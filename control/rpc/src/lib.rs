@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 mod anonymous;
+mod assignments;
 mod body;
 mod channels;
 mod digest;
@@ -13,6 +14,7 @@ mod peer;
 mod server;
 
 pub use anonymous::{JoinError, anonymous_channel, join_channel};
+pub use assignments::{AssignmentPieces, assignment_pieces};
 pub use body::{
     BodyError, MAX_BODY_BYTES, decode, decode_assignments, encode, encode_assignments, encoded_len,
 };
@@ -40,15 +42,21 @@ pub mod pb {
 /// `max_decoding_message_size` of every generated server and client but the CA's and the dispatcher's client.
 pub const MAX_MESSAGE_BYTES: usize = 8 << 20;
 
-/// Largest message from a dispatcher to its agent: a node's complete set is one message, for it replaces the set before
-/// as a whole, and holds a row of some 300 bytes for each backend that the node may send to. This is room for about
-/// 200,000 of them. Only managers, who are trusted, send as much.
-pub const MAX_ASSIGNMENTS_BYTES: usize = 64 << 20;
+/// Largest update from a dispatcher to its agent. A node's complete set is one update, for it replaces the set before as a whole:
+/// a row of some 300 bytes for each backend that the node may send to, and the bytes of its secrets and configs, of which a
+/// cluster has 256 MiB at the most. This is room for all of these and 800,000 backends. Only managers, who are trusted, send as
+/// much.
+pub const MAX_ASSIGNMENTS_BYTES: usize = 512 << 20;
+/// It is sent in pieces of this length, between which other calls have their turn. A stream keeps room for the longest message that
+/// it has sent, and a manager has a stream for each node.
+const ASSIGNMENT_PIECE_BYTES: usize = 16 << 10;
 
 /// Longest question about a node: a path with a few names in it.
 pub const MAX_QUESTION_LEN: usize = 2048;
 /// Questions to one node that are under way at a time. They are a person's, or a script's: more are refused.
 pub const MAX_QUESTIONS: usize = 16;
+/// Long answers of one node that are under way at a time.
+pub const MAX_LONG_ANSWERS: usize = 120;
 /// The longest that a question may take: a comparison of all of a large node's tables.
 pub const MAX_QUESTION_TIME: Duration = Duration::from_mins(1);
 

@@ -37,9 +37,20 @@ const MAX_WAITING: usize = 64;
 /// Connections without a certificate are cut then. Longer than a join with an election in between.
 pub(crate) const ANONYMOUS_LIFETIME: Duration = Duration::from_secs(30);
 /// Streams on one connection of a manager: one per replicated peer and forwarded write.
-const MAX_STREAMS: u32 = 1024;
-/// On one of others. An agent has a handful; who asks for more waits for its own.
-pub(crate) const MAX_STREAMS_OF_OTHERS: u32 = 32;
+pub(crate) const MAX_STREAMS: u32 = 1024;
+/// On one of others. An agent has a handful, and on the connection for long answers as many as there may be of those; who asks
+/// for more waits for its own.
+pub(crate) const MAX_STREAMS_OF_OTHERS: u32 = 128;
+const _: () = assert!(crate::MAX_LONG_ANSWERS < MAX_STREAMS_OF_OTHERS as usize, "each has a stream");
+/// What may be on its way in one stream. A connection has room for as much of each, so that one that is not read holds up
+/// no other (RFC 9113, section 5.2).
+pub(crate) const STREAM_WINDOW_BYTES: u32 = 256 << 10;
+
+/// Of a connection with so many streams.
+pub(crate) const fn connection_window_bytes(max_streams: u32) -> u32 {
+    max_streams * STREAM_WINDOW_BYTES
+}
+
 /// Calls under way at shutdown may take this long to end; then connections are cut. Sessions never end by themselves.
 const SHUTDOWN_GRACE: Duration = Duration::from_millis(500);
 /// After an `accept` error such as too many open files.
@@ -82,6 +93,8 @@ pub async fn serve(
             .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
             .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
             .max_concurrent_streams(max_streams)
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(connection_window_bytes(max_streams))
             .add_routes(routes.clone())
             .serve_with_incoming_shutdown(
                 ReceiverStream::new(connections),

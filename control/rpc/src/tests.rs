@@ -100,8 +100,29 @@ type Sent<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 #[tonic::async_trait]
 impl Dispatcher for Service {
     type SessionStream = Sent<pb::SessionMessage>;
-    type AssignmentsStream = Sent<pb::Payload>;
+    type AssignmentsStream = Sent<pb::AssignmentPiece>;
     type InspectionsStream = Sent<pb::InspectionQuestion>;
+    type InspectStreamStream = Sent<pb::AnswerPiece>;
+
+    /// Reads nothing of answer 0 but its first piece, and all of others.
+    async fn stream_answer(
+        &self,
+        request: Request<tonic::Streaming<pb::AnswerPiece>>,
+    ) -> Result<Response<pb::Empty>, Status> {
+        let mut pieces = request.into_inner();
+        if pieces.message().await?.unwrap_or_default().id == 0 {
+            std::future::pending::<()>().await;
+        }
+        while pieces.message().await?.is_some() {}
+        Ok(Response::new(pb::Empty {}))
+    }
+
+    async fn inspect_stream(
+        &self,
+        _: Request<pb::InspectRequest>,
+    ) -> Result<Response<Self::InspectStreamStream>, Status> {
+        Err(Status::unimplemented("not in this test"))
+    }
 
     async fn inspections(
         &self,
@@ -423,6 +444,26 @@ async fn a_nodes_oldest_connections_and_its_own_streams_alone_pay_for_too_many()
     tokio::time::timeout(PATIENCE, again).await.unwrap().unwrap();
     let next = tokio::time::timeout(Duration::from_millis(100), kept.message()).await;
     assert!(next.is_err(), "the other node's stream goes on: {next:?}");
+}
+
+/// As many as there may be of what nobody reads, and beside them one that is read.
+#[tokio::test]
+async fn long_answers_that_are_not_read_hold_up_no_other() {
+    let root = Root::new();
+    let server = start(&root, root.identity(node(1, Role::Manager))).await;
+    let channels = Channels::new(root.identity(node(7, Role::Worker)));
+    let answer = |id: u64| {
+        let piece = pb::AnswerPiece { id, body: vec![0; 64 << 10], ..Default::default() };
+        let pieces = futures::stream::iter(std::iter::repeat_n(piece, 64));
+        let mut client = DispatcherClient::new(channels.for_long_answers(server.addr));
+        async move { client.stream_answer(pieces).await.map(drop) }
+    };
+    let stuck: Vec<_> = (1..MAX_LONG_ANSWERS).map(|_| tokio::spawn(answer(0))).collect();
+    for _ in 0..3 {
+        tokio::time::timeout(PATIENCE, answer(1)).await.expect("it is read").unwrap();
+    }
+    assert!(stuck.iter().all(|one| !one.is_finished()));
+    stuck.iter().for_each(JoinHandle::abort);
 }
 
 #[tokio::test]

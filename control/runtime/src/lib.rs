@@ -1,9 +1,12 @@
 //! Executors: the embedded oci runtime and its image store.
 
+mod events;
 mod files;
 pub mod image;
 mod oci;
 
+pub use events::{ContainerChange, Event, EventKind, Events, ImageChange};
 pub use oci::{
-    ContainerInfo, ContainerRecord, Ended, Health, HealthCheck, Oci, OciOptions, OpenError, Probe, Stage,
+    Console, ContainerInfo, ContainerRecord, Ended, Exec, ExecError, ExecSpec, Health, HealthCheck, Oci,
+    OciOptions, OpenError, OutputLines, Probe, Stage,
 };

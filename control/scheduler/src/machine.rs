@@ -51,12 +51,25 @@ impl Scheduler {
             stopping: BTreeSet::new(),
             wake_at: Some(now),
         };
-        for node in state.nodes().iter() {
-            machine.nodes.insert(NodeInfo::new(node.clone()));
-        }
+        // Node by node, not task by task: of a million tasks each would be looked up among all, and its node moved in its order.
+        let mut of_nodes: BTreeMap<NodeId, Vec<&Task>> = BTreeMap::new();
         for task in state.tasks().iter() {
-            machine.note_task(None, task, now);
+            match task.node {
+                Some(id) if holds_node(task) => of_nodes.entry(id).or_default().push(task),
+                _ if task.status.state.is_terminal() => {}
+                _ => machine.note_task(None, task, now),
+            }
         }
+        let mut counted = Vec::new();
+        for node in state.nodes().iter() {
+            let mut info = NodeInfo::new(node.clone());
+            for task in of_nodes.remove(&node.id).unwrap_or_default() {
+                info.add(task);
+                counted.push((task.id, node.id));
+            }
+            machine.nodes.insert(info);
+        }
+        machine.counted = counted.into_iter().collect();
         machine
     }
 

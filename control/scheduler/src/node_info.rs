@@ -56,6 +56,11 @@ impl NodeInfo {
     /// Adds a task or takes in its new desired state.
     pub(crate) fn put(&mut self, task: &Task) {
         self.remove(task.id);
+        self.add(task);
+    }
+
+    /// Adds a task that is not here.
+    pub(crate) fn add(&mut self, task: &Task) {
         let held = Held {
             service: task.service,
             reserved: task.spec.resources.reservations,

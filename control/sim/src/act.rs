@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use control_model::change::{Change, Object, ObjectRef};
+use control_model::dependency::{DependencyFile, DependencySpec};
 use control_model::object::{JobStatus, Network, Node, Service};
 use control_model::spec::{
     Availability, FailureAction, NetworkAttachmentSpec, NetworkSpec, PortConfig, Protocol, PublishMode,
     ServiceMode, ServiceSpec, UpdateOrder,
 };
-use control_model::{NetworkId, ServiceId, Timestamp};
+use control_model::{Dependency, DependencyId, DependencyKind, NetworkId, ServiceId, Timestamp};
 use control_store::State;
 
 use crate::event::Event;
@@ -20,6 +21,7 @@ use crate::world::World;
 /// Between two acts.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(2500));
 const MAX_SERVICES: usize = 4;
+const MAX_SECRETS: usize = 3;
 /// Slow start of services that have it.
 const SLOW_START: &str = "5s";
 
@@ -48,7 +50,9 @@ impl World {
             0..5 => self.new_service(&state, now),
             5..13 => self.update_service(&state, now),
             13 | 14 => self.remove_service(&state),
-            15 | 16 => self.new_network(&state),
+            15 => self.new_network(&state),
+            16 => self.new_secret(&state),
+            17 => self.remove_secret(&state),
             _ => self.set_availability(&state),
         };
         if !changes.is_empty() {
@@ -131,6 +135,11 @@ impl World {
             let port = PortConfig::new(Protocol::Tcp, 80, 0, PublishMode::Ingress);
             spec.endpoint.ports = vec![port; random.below(3)];
         }
+        if random.percent(40) {
+            let all: Vec<_> = state.dependencies().iter().cloned().collect();
+            spec.task.container.dependencies =
+                random.pick(&all).map(|secret| file_of(secret)).into_iter().collect();
+        }
         spec.task.restart.delay = Duration::from_secs(random.below(4) as u64);
         spec.update.parallelism = random.below(3) as u64;
         let is_start_first = random.percent(30);
@@ -169,6 +178,26 @@ impl World {
         vec![Change::Create(Object::Network(Box::new(Network::new(id, spec))))]
     }
 
+    fn new_secret(&mut self, state: &State) -> Vec<Change> {
+        if state.dependencies().len() >= MAX_SECRETS {
+            return Vec::new();
+        }
+        let id = DependencyId::from_bits(self.random.bits());
+        let spec = DependencySpec { name: self.next_name("secret"), ..DependencySpec::default() };
+        let secret = Dependency::new(id, DependencyKind::Secret, spec);
+        vec![Change::Create(Object::Dependency(Box::new(secret)))]
+    }
+
+    /// One that no service refers to, as the API has it; tasks of an earlier spec may.
+    fn remove_secret(&mut self, state: &State) -> Vec<Change> {
+        let files = |service: &Arc<Service>| service.spec.task.container.dependencies.clone();
+        let used: Vec<DependencyFile> = state.services().iter().flat_map(files).collect();
+        let unused = state.dependencies().iter().map(|secret| secret.id);
+        let unused: Vec<_> = unused.filter(|id| used.iter().all(|file| file.id != *id)).collect();
+        let going = self.random.pick(&unused).map(|id| Change::Delete(ObjectRef::Dependency(*id)));
+        going.into_iter().collect()
+    }
+
     fn set_availability(&mut self, state: &State) -> Vec<Change> {
         let nodes: Vec<_> = state.nodes().iter().cloned().collect();
         let Some(node) = self.random.pick(&nodes) else { return Vec::new() };
@@ -176,6 +205,18 @@ impl World {
         let all = [Availability::Active, Availability::Active, Availability::Pause, Availability::Drain];
         changed.spec.availability = *self.random.pick(&all).unwrap_or(&Availability::Active);
         vec![Change::Update { object: Object::Node(Box::new(changed)), expected: node.meta.version }]
+    }
+}
+
+fn file_of(secret: &Dependency) -> DependencyFile {
+    DependencyFile {
+        kind: secret.kind,
+        id: secret.id,
+        name: secret.spec.name.clone(),
+        target: secret.spec.name.clone(),
+        uid: 0,
+        gid: 0,
+        mode: 0o444,
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use control_agent::{Action, Desk, Input, Managers, Outbox};
 use control_model::executor::Found;
 use control_model::object::ContainerStatus;
-use control_model::{Assignment, AssignmentUpdate, EvenClock, Generation};
+use control_model::{Assignment, AssignmentUpdate, DependencyId, EvenClock, Generation};
 
 use crate::event::{Batch, Event, SessionNo};
 use crate::host::{AgentSession, Daemon, HostId, Process, steady};
@@ -232,6 +232,7 @@ impl World {
         match daemon.desk.assign(update, now) {
             Ok(actions) => {
                 self.judge_generation(id, before);
+                self.judge_secrets(id);
                 self.perform(id, actions);
                 self.show_view(id);
             }
@@ -317,6 +318,20 @@ impl World {
         });
         if let Some(name) = foreign {
             self.fail("nobody gets a task that is not its own", format!("{name} at {id:?}"));
+        }
+    }
+
+    /// Nobody has a secret that none of its tasks needs.
+    fn judge_secrets(&mut self, id: HostId) {
+        let Some(daemon) = &self.hosts[id.0].daemon else { return };
+        let set = daemon.desk.set();
+        let is_needed = |secret: &DependencyId| {
+            let mut files = set.tasks.values().flat_map(|task| &task.spec.container.dependencies);
+            files.any(|file| file.id == *secret)
+        };
+        let needless = set.dependencies.values().find(|secret| !is_needed(&secret.id));
+        if let Some(name) = needless.map(|secret| secret.spec.name.clone()) {
+            self.fail("nobody has a secret that none of its tasks needs", format!("{name} at {id:?}"));
         }
     }
 }

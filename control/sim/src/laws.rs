@@ -75,7 +75,7 @@ impl World {
                     self.note_service(after.as_deref());
                 }
                 EventKind::Network(..) => is_place_taken = true,
-                EventKind::Cluster(..) => {}
+                EventKind::Cluster(..) | EventKind::Dependency(..) => {}
             }
         }
         if is_place_taken {

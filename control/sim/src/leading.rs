@@ -35,8 +35,6 @@ pub struct Leading {
     has_failed: bool,
     n_acks_seen: u64,
     due_at: Option<Duration>,
-    /// What was heard before is no sign of life.
-    started: Timestamp,
     liveness: Liveness,
     rounds: Rounds<HostId>,
     is_judging: bool,
@@ -68,7 +66,6 @@ impl World {
             has_failed: false,
             n_acks_seen: 0,
             due_at: None,
-            started,
             liveness,
             rounds: Rounds::new(started),
             is_judging: false,
@@ -215,11 +212,7 @@ impl World {
         if leading.is_judging {
             return;
         }
-        for (node, heard) in manager.table.snapshot() {
-            if heard.at >= leading.started {
-                leading.liveness.heartbeat(node, heard.addr, heard.at);
-            }
-        }
+        leading.liveness.hear(manager.table.snapshot(), steady(now));
         manager.table.retain(|id| state.nodes().get(id).is_some());
         let changes = leading.liveness.tick(&state, steady(now));
         if changes.is_empty() {

@@ -215,6 +215,7 @@ impl World {
         let index = self.log.committed.len() + 1;
         self.log.committed.push(entry.clone());
         let mut state = (*self.log.state).clone();
+        state.pass_time(entry.at);
         let applied = state.apply(index as u64, entry);
         self.log.state = Arc::new(state);
         let tickets: Vec<Ticket> = self
@@ -259,7 +260,9 @@ impl World {
                 state.advance(index as u64);
             } else {
                 // A refused entry changes nothing anywhere.
-                events = state.apply(index as u64, &self.log.committed[index - 1]).unwrap_or_default();
+                let entry = &self.log.committed[index - 1];
+                state.pass_time(entry.at);
+                events = state.apply(index as u64, entry).unwrap_or_default();
             }
             replica.state = Arc::new(state);
             self.applied(host, events);

@@ -6,11 +6,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use control_manager::dispatcher::{SessionGuard, Sessions, Updates, checked_report, generation_of};
+use control_manager::entries::MAX_OBJECTS;
 use control_manager::leader::Factory;
 use control_manager::liveness::reporter::{take_report, to_report};
 use control_manager::liveness::table::LivenessTable;
 use control_manager::loops;
-use control_model::{Assignment, AssignmentUpdate, Change, Generation, TaskState};
+use control_model::{Assignment, AssignmentUpdate, Change, Dependency, Generation, NodeId, Task, TaskState};
 use control_store::{Event as StoreEvent, State};
 
 use crate::event::{Batch, Event, SessionNo};
@@ -26,7 +27,6 @@ const GATHER: Duration = Duration::from_millis(10);
 const LEADERLESS: Duration = Duration::from_secs(2);
 const CATCH_UP: Duration = Duration::from_secs(2);
 const REPORT_PERIOD: Duration = Duration::from_secs(1);
-const MAX_BATCH: usize = 200;
 /// Between two tries over a way that leads nowhere.
 const BLOCKED: Duration = Duration::from_millis(100);
 
@@ -175,19 +175,39 @@ impl World {
             return self.queue.after(BLOCKED, Event::StreamBegins { no, n_tries: n_tries + 1 });
         }
         let state = self.replica(ends.manager);
-        let foreign = (self.mutation == Some(Mutation::ForeignTask)).then(|| self.log.state.clone());
+        let foreign = self.foreign_row(ends.agent.node());
         let Some((ends, manager)) = self.manager_of(no) else { return };
         let Some(stream) = manager.streams.get_mut(&no) else { return };
         let (updates, mut complete) = Updates::open(ends.agent.node(), state);
         manager.sessions.sent(&stream.guard, updates.generation());
-        if let (Some(state), AssignmentUpdate::Complete { set, .. }) = (foreign, &mut complete) {
-            let foreign = state.tasks().iter().find(|t| t.node.is_some_and(|n| n != ends.agent.node()));
-            set.extend(foreign.map(|task| Assignment::Task(Box::new((**task).clone()))));
+        if let AssignmentUpdate::Complete { set, .. } = &mut complete {
+            set.extend(foreign);
         }
         stream.updates = Some(updates);
         stream.happened.clear();
         stream.backlog.push_back(complete);
         self.on_stream_send(no);
+    }
+
+    /// What is no business of `node`, where a mutation has it sent there.
+    fn foreign_row(&self, node: NodeId) -> Option<Assignment> {
+        let state = &self.log.state;
+        match self.mutation? {
+            Mutation::ForeignTask => {
+                let task = state.tasks().iter().find(|task| task.node.is_some_and(|other| other != node))?;
+                Some(Assignment::Task(Box::new(Task::clone(task))))
+            }
+            Mutation::ForeignSecret => {
+                let needs = |id| {
+                    let mut files =
+                        state.tasks_of_node(node).flat_map(|task| &task.spec.container.dependencies);
+                    files.any(|file| file.id == id)
+                };
+                let secret = state.dependencies().iter().find(|secret| !needs(secret.id))?;
+                Some(Assignment::Dependency(Box::new(Dependency::clone(secret))))
+            }
+            _ => None,
+        }
     }
 
     pub(crate) fn on_stream_flush(&mut self, no: SessionNo) {
@@ -356,7 +376,7 @@ impl World {
         }
         let mut changes = Vec::new();
         for (no, batch, wanted) in std::mem::take(&mut manager.reports) {
-            if changes.is_empty() || changes.len() + wanted.len() <= MAX_BATCH {
+            if changes.is_empty() || changes.len() + wanted.len() <= MAX_OBJECTS {
                 changes.extend(wanted);
                 manager.writing.push((no, batch));
             } else {

@@ -5,6 +5,8 @@
 pub enum Mutation {
     /// A manager sends an agent a task of another node.
     ForeignTask,
+    /// A manager sends an agent a secret that none of its tasks needs.
+    ForeignSecret,
     /// An increment loses its removals on the way.
     LostRemovals,
     /// A data plane says that it holds a view before it does.

@@ -25,6 +25,11 @@ fn a_task_of_another_node() {
 }
 
 #[test]
+fn a_secret_of_other_nodes() {
+    broken_by(Mutation::ForeignSecret, Scenario::Crashes, "nobody has a secret that none of its tasks needs");
+}
+
+#[test]
 fn removals_that_are_lost() {
     broken_by(Mutation::LostRemovals, Scenario::Calm, "all is as asked once nothing fails");
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use control_model::{Cluster, Network, Node, ObjectRef, Service, Task};
+use control_model::{Cluster, Dependency, Network, Node, ObjectRef, Service, Task};
 
 use crate::state::State;
 
@@ -21,6 +21,7 @@ pub enum EventKind {
     Service(Option<Arc<Service>>, Option<Arc<Service>>),
     Task(Option<Arc<Task>>, Option<Arc<Task>>),
     Network(Option<Arc<Network>>, Option<Arc<Network>>),
+    Dependency(Option<Arc<Dependency>>, Option<Arc<Dependency>>),
 }
 
 /// The events of an entry, or of several that were applied together, in the order of their changes.

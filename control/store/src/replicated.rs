@@ -88,7 +88,9 @@ impl LocalStore {
         inner.next_request += 1;
         let index = inner.state.index() + 1;
         let mut state = (*inner.state).clone();
-        let events = state.apply(index, &Entry { request, at: (self.clock)(), changes })?;
+        let at = (self.clock)();
+        state.pass_time(at);
+        let events = state.apply(index, &Entry { request, at, changes })?;
         inner.state = Arc::new(state);
         let state = inner.state.clone();
         inner.watchers.publish(EventBatch { index, events, state });

@@ -1,16 +1,19 @@
 //! The tables, their indexes, and how an entry changes them.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use control_model::change::{Change, Entry, Object, ObjectRef, RequestId};
+use control_model::change::{Change, Entry, Object, ObjectRef};
 use control_model::object::{Cluster, Meta, Network, Node, Service, Slot, Task};
-use control_model::{ClusterId, NetworkId, NodeId, ServiceId, TaskId, TaskState, Timestamp};
-use imbl::OrdMap;
+use control_model::{
+    ClusterId, Dependency, DependencyId, DependencyKind, NetworkId, NodeId, ServiceId, TaskId, TaskState,
+    Timestamp,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::event::{Event, EventKind};
 use crate::former::FormerManagers;
+use crate::names::Names;
+use crate::payloads::{self, Payloads};
 use crate::requests::Requests;
 use crate::table::Table;
 use crate::task_index::TaskIndex;
@@ -26,52 +29,31 @@ pub enum ApplyError {
     Exists(ObjectRef),
     #[error("object not found")]
     NotFound(ObjectRef),
+    #[error("object is in use")]
+    InUse(ObjectRef),
+    /// All secrets and configs together would have more than [`crate::MAX_PAYLOAD_BYTES`].
+    #[error("no room for more secrets and configs")]
+    NoRoom(ObjectRef),
 }
-
-/// A snapshot's bytes can't be read.
-#[derive(Debug, thiserror::Error)]
-#[error("unreadable snapshot")]
-pub struct SnapshotError(#[from] rmp_serde::decode::Error);
 
 /// The whole state of the cluster at one log index. Clone it freely.
 #[derive(Debug, Clone, Default)]
 pub struct State {
-    index: u64,
+    pub(crate) index: u64,
     clusters: Table<ClusterId, Cluster>,
     nodes: Table<NodeId, Node>,
     services: Table<ServiceId, Service>,
     tasks: Table<TaskId, Task>,
     networks: Table<NetworkId, Network>,
-    service_names: OrdMap<String, ServiceId>,
-    network_names: OrdMap<String, NetworkId>,
+    dependencies: Table<DependencyId, Dependency>,
+    service_names: Names<ServiceId>,
+    network_names: Names<NetworkId>,
+    secret_names: Names<DependencyId>,
+    config_names: Names<DependencyId>,
+    payloads: Payloads,
     task_index: TaskIndex,
-    former_managers: FormerManagers,
-    requests: Requests,
-}
-
-/// What a snapshot holds; indexes are rebuilt from it. Objects are [`Borrowed`] to be written, [`Object`]s when read.
-#[derive(Serialize, Deserialize)]
-struct Image<O> {
-    index: u64,
-    objects: Vec<O>,
-    /// With a number that was of use in an earlier version.
-    requests: Vec<(RequestId, u64)>,
-    /// As many; none in a snapshot of an earlier version.
-    #[serde(default)]
-    requested_at: Vec<Timestamp>,
-    /// None in a snapshot of an earlier version.
-    #[serde(default)]
-    former_managers: FormerManagers,
-}
-
-/// An [`Object`] that is not copied to be written.
-#[derive(Serialize)]
-enum Borrowed<'a> {
-    Cluster(&'a Cluster),
-    Node(&'a Node),
-    Service(&'a Service),
-    Task(&'a Task),
-    Network(&'a Network),
+    pub(crate) former_managers: FormerManagers,
+    pub(crate) requests: Requests,
 }
 
 impl State {
@@ -95,9 +77,13 @@ impl State {
                 return Err(error);
             }
         }
-        self.requests.note(entry.request, entry.at);
-        self.requests.forget(entry.at);
+        self.requests.note(entry.request);
         Ok(events)
+    }
+
+    /// Notes what the leader's clock said when it wrote the entries that are applied next.
+    pub fn pass_time(&mut self, clock: Timestamp) {
+        self.requests.pass_time(clock);
     }
 
     /// Notes an entry of the log that carries no changes (a blank or a membership entry).
@@ -136,6 +122,30 @@ impl State {
         &self.networks
     }
 
+    /// Secrets and configs.
+    pub fn dependencies(&self) -> &Table<DependencyId, Dependency> {
+        &self.dependencies
+    }
+
+    /// All cluster objects, of which there is one at most.
+    pub(crate) fn clusters(&self) -> &Table<ClusterId, Cluster> {
+        &self.clusters
+    }
+
+    /// A new secret or config as long as this one would not be too much.
+    pub fn has_room_for(&self, new: &Dependency) -> bool {
+        self.payloads.has_room_for(new)
+    }
+
+    /// A service refers to this secret or config.
+    pub fn is_used(&self, id: DependencyId) -> bool {
+        self.payloads.is_used(id)
+    }
+
+    pub fn dependency_by_name(&self, kind: DependencyKind, name: &str) -> Option<&Arc<Dependency>> {
+        self.dependencies.get(self.dependency_names(kind).get(name)?)
+    }
+
     pub fn service_by_name(&self, name: &str) -> Option<&Arc<Service>> {
         self.services.get(self.service_names.get(name)?)
     }
@@ -169,70 +179,6 @@ impl State {
         self.task_index.of_slot(id, slot).filter_map(|task| self.tasks.get(&task))
     }
 
-    /// The state as bytes, for [`State::from_snapshot`].
-    pub fn to_snapshot(&self) -> Vec<u8> {
-        let objects = (self.clusters.iter().map(|o| Borrowed::Cluster(o)))
-            .chain(self.nodes.iter().map(|o| Borrowed::Node(o)))
-            .chain(self.services.iter().map(|o| Borrowed::Service(o)))
-            .chain(self.tasks.iter().map(|o| Borrowed::Task(o)))
-            .chain(self.networks.iter().map(|o| Borrowed::Network(o)))
-            .collect();
-        let (requests, requested_at) = self.requests.iter().map(|(id, at)| ((id, 0), at)).unzip();
-        let former_managers = self.former_managers.clone();
-        rmp_serde::to_vec_named(&Image {
-            index: self.index,
-            objects,
-            requests,
-            requested_at,
-            former_managers,
-        })
-        .expect("model types serialize without error")
-    }
-
-    /// The state that [`State::to_snapshot`] wrote.
-    pub fn from_snapshot(bytes: &[u8]) -> Result<Self, SnapshotError> {
-        let image: Image<Object> = rmp_serde::from_slice(bytes)?;
-        let mut state = Self { index: image.index, ..Self::default() };
-        for object in image.objects {
-            state.put(object);
-        }
-        let requested_at = image.requested_at.into_iter().chain(std::iter::repeat(Timestamp::default()));
-        for ((request, _), at) in image.requests.into_iter().zip(requested_at) {
-            state.requests.note(request, at);
-        }
-        state.former_managers = image.former_managers;
-        Ok(state)
-    }
-
-    /// The events that turn `before` into this state: for watchers over an installed snapshot.
-    pub fn diff(&self, before: &Self) -> Vec<Event> {
-        let mut events = Vec::new();
-        diff_table(
-            &before.clusters,
-            &self.clusters,
-            &mut events,
-            |o| ObjectRef::Cluster(o.id),
-            EventKind::Cluster,
-        );
-        diff_table(
-            &before.networks,
-            &self.networks,
-            &mut events,
-            |o| ObjectRef::Network(o.id),
-            EventKind::Network,
-        );
-        diff_table(&before.nodes, &self.nodes, &mut events, |o| ObjectRef::Node(o.id), EventKind::Node);
-        diff_table(
-            &before.services,
-            &self.services,
-            &mut events,
-            |o| ObjectRef::Service(o.id),
-            EventKind::Service,
-        );
-        diff_table(&before.tasks, &self.tasks, &mut events, |o| ObjectRef::Task(o.id), EventKind::Task);
-        events
-    }
-
     fn apply_change(
         &mut self,
         index: u64,
@@ -254,6 +200,9 @@ impl State {
                 let old = self.tasks.get(id).ok_or(ApplyError::NotFound(ObjectRef::Task(*id)))?;
                 let new = Object::Task(Box::new(edit.applied(old)));
                 events.push(self.update(index, at, new, *expected)?);
+            }
+            Change::Delete(ObjectRef::Dependency(id)) if self.is_used(*id) => {
+                return Err(ApplyError::InUse(ObjectRef::Dependency(*id)));
             }
             Change::Delete(name) => events.extend(self.delete(at, *name)),
             other => events.extend(self.apply_narrow(index, at, other)),
@@ -333,6 +282,7 @@ impl State {
             return Err(ApplyError::Exists(name));
         }
         self.check_unique_name(&object)?;
+        self.check_payloads(&object)?;
         *meta_mut(&mut object) = Meta { version: index, spec_version: index, created_at: at, updated_at: at };
         Ok(self.put(object))
     }
@@ -350,6 +300,7 @@ impl State {
             return Err(ApplyError::Conflict(name));
         }
         self.check_unique_name(&object)?;
+        self.check_payloads(&object)?;
         self.check_task_law(&object)?;
         let spec_version = if self.same_spec(&object) { old.spec_version } else { index };
         *meta_mut(&mut object) = Meta { version: index, spec_version, updated_at: at, ..old };
@@ -367,6 +318,7 @@ impl State {
             ObjectRef::Service(id) => {
                 let old = self.services.remove(&id)?;
                 self.service_names.remove(&old.spec.name);
+                self.payloads.replace_user(Some(&old), None);
                 EventKind::Service(Some(old), None)
             }
             ObjectRef::Task(id) => {
@@ -378,6 +330,12 @@ impl State {
                 let old = self.networks.remove(&id)?;
                 self.network_names.remove(&old.spec.name);
                 EventKind::Network(Some(old), None)
+            }
+            ObjectRef::Dependency(id) => {
+                let old = self.dependencies.remove(&id)?;
+                self.dependency_names_mut(old.kind).remove(&old.spec.name);
+                self.payloads.replace(Some(&old), None);
+                EventKind::Dependency(Some(old), None)
             }
         };
         Some(Event { object: name, kind })
@@ -428,7 +386,7 @@ impl State {
         })
     }
 
-    fn put(&mut self, object: Object) -> Event {
+    pub(crate) fn put(&mut self, object: Object) -> Event {
         let name = object.to_ref();
         let kind = match object {
             Object::Cluster(o) => {
@@ -447,10 +405,9 @@ impl State {
             Object::Service(mut o) => {
                 let id = o.id;
                 self.share_specs(&mut o);
-                if let Some(old) = self.services.get(&id) {
-                    self.service_names.remove(&old.spec.name);
-                }
-                self.service_names.insert(o.spec.name.clone(), id);
+                let former = self.services.get(&id).map(|old| old.spec.name.as_str());
+                self.service_names.put(former, &o.spec.name, id);
+                self.payloads.replace_user(self.services.get(&id).map(|old| &**old), Some(&o));
                 let old = self.services.put(id, *o);
                 EventKind::Service(old, self.services.get(&id).cloned())
             }
@@ -466,15 +423,35 @@ impl State {
             }
             Object::Network(o) => {
                 let id = o.id;
-                if let Some(old) = self.networks.get(&id) {
-                    self.network_names.remove(&old.spec.name);
-                }
-                self.network_names.insert(o.spec.name.clone(), id);
+                let former = self.networks.get(&id).map(|old| old.spec.name.as_str());
+                self.network_names.put(former, &o.spec.name, id);
                 let old = self.networks.put(id, *o);
                 EventKind::Network(old, self.networks.get(&id).cloned())
             }
+            Object::Dependency(o) => {
+                let (id, kind) = (o.id, o.kind);
+                let former = self.dependencies.get(&id).map(|old| old.spec.name.clone());
+                self.dependency_names_mut(kind).put(former.as_deref(), &o.spec.name, id);
+                self.payloads.replace(self.dependencies.get(&id).map(|old| &**old), Some(&o));
+                let old = self.dependencies.put(id, *o);
+                EventKind::Dependency(old, self.dependencies.get(&id).cloned())
+            }
         };
         Event { object: name, kind }
+    }
+
+    fn dependency_names(&self, kind: DependencyKind) -> &Names<DependencyId> {
+        match kind {
+            DependencyKind::Secret => &self.secret_names,
+            DependencyKind::Config => &self.config_names,
+        }
+    }
+
+    fn dependency_names_mut(&mut self, kind: DependencyKind) -> &mut Names<DependencyId> {
+        match kind {
+            DependencyKind::Secret => &mut self.secret_names,
+            DependencyKind::Config => &mut self.config_names,
+        }
     }
 
     /// A service's tasks have its spec, or one of the few that it had: each is held once, however the task came here.
@@ -511,6 +488,7 @@ impl State {
             ObjectRef::Service(id) => self.services.get(&id)?.meta,
             ObjectRef::Task(id) => self.tasks.get(&id)?.meta,
             ObjectRef::Network(id) => self.networks.get(&id)?.meta,
+            ObjectRef::Dependency(id) => self.dependencies.get(&id)?.meta,
         })
     }
 
@@ -521,6 +499,7 @@ impl State {
             Object::Service(o) => self.services.get(&o.id).is_some_and(|old| old.spec == o.spec),
             Object::Task(o) => self.tasks.get(&o.id).is_some_and(|old| old.spec == o.spec),
             Object::Network(o) => self.networks.get(&o.id).is_some_and(|old| old.spec == o.spec),
+            Object::Dependency(o) => self.dependencies.get(&o.id).is_some_and(|old| old.spec == o.spec),
         }
     }
 
@@ -539,17 +518,38 @@ impl State {
         if lawful { Ok(()) } else { Err(ApplyError::Conflict(object.to_ref())) }
     }
 
-    fn check_unique_name(&self, object: &Object) -> Result<(), ApplyError> {
-        let (taken, name) = match object {
-            Object::Service(o) => {
-                (self.service_names.get(&o.spec.name).is_some_and(|id| *id != o.id), &o.spec.name)
+    /// A service refers to what is there, and all that is there has its limit. What it referred to before is not asked for again.
+    fn check_payloads(&self, object: &Object) -> Result<(), ApplyError> {
+        match object {
+            Object::Service(new) => {
+                let old = self.services.get(&new.id);
+                // A rollback is not refused: its tasks say what is missing.
+                let specs =
+                    || old.into_iter().flat_map(|old| [Some(&old.spec), old.previous_spec.as_deref()]);
+                let had = |id| specs().flatten().flat_map(payloads::of).any(|known| known == id);
+                let missing =
+                    payloads::of(&new.spec).find(|id| self.dependencies.get(id).is_none() && !had(*id));
+                missing.map_or(Ok(()), |id| Err(ApplyError::NotFound(ObjectRef::Dependency(id))))
             }
-            Object::Network(o) => {
-                (self.network_names.get(&o.spec.name).is_some_and(|id| *id != o.id), &o.spec.name)
+            Object::Dependency(new) if !self.has_room_for(new) => {
+                // Labels of what is there can be changed all the same.
+                let is_there = self.dependencies.get(&new.id).is_some();
+                if is_there { Ok(()) } else { Err(ApplyError::NoRoom(object.to_ref())) }
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn check_unique_name(&self, object: &Object) -> Result<(), ApplyError> {
+        let (is_taken, name) = match object {
+            Object::Service(o) => (self.service_names.is_taken(&o.spec.name, &o.id), &o.spec.name),
+            Object::Network(o) => (self.network_names.is_taken(&o.spec.name, &o.id), &o.spec.name),
+            Object::Dependency(o) => {
+                (self.dependency_names(o.kind).is_taken(&o.spec.name, &o.id), &o.spec.name)
             }
             Object::Cluster(_) | Object::Node(_) | Object::Task(_) => return Ok(()),
         };
-        if taken { Err(ApplyError::NameConflict(object.to_ref(), name.clone())) } else { Ok(()) }
+        if is_taken { Err(ApplyError::NameConflict(object.to_ref(), name.clone())) } else { Ok(()) }
     }
 }
 
@@ -560,27 +560,6 @@ fn meta_mut(object: &mut Object) -> &mut Meta {
         Object::Service(o) => &mut o.meta,
         Object::Task(o) => &mut o.meta,
         Object::Network(o) => &mut o.meta,
-    }
-}
-
-fn diff_table<K: Ord + Clone, V: PartialEq>(
-    before: &Table<K, V>,
-    after: &Table<K, V>,
-    events: &mut Vec<Event>,
-    name: impl Fn(&V) -> ObjectRef,
-    kind: impl Fn(Option<Arc<V>>, Option<Arc<V>>) -> EventKind,
-) {
-    let mut seen = BTreeSet::new();
-    for (key, new) in after.entries() {
-        let old = before.get(key);
-        seen.insert(key.clone());
-        if old.is_none_or(|old| old != new) {
-            events.push(Event { object: name(new), kind: kind(old.cloned(), Some(new.clone())) });
-        }
-    }
-    for (key, old) in before.entries() {
-        if !seen.contains(key) {
-            events.push(Event { object: name(old), kind: kind(Some(old.clone()), None) });
-        }
+        Object::Dependency(o) => &mut o.meta,
     }
 }

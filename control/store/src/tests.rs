@@ -1,4 +1,5 @@
 mod examples;
 mod memory;
 mod objects;
+mod payloads;
 mod properties;

@@ -7,8 +7,8 @@ use futures::channel::mpsc::{Receiver, Sender, channel};
 
 use crate::event::EventBatch;
 
-/// Batches that wait for one watcher. A leader loop that writes a change of 50,000 tasks sees half of that when it
-/// looks up again; batches share their objects with the state, so a full queue is some megabytes.
+/// Batches that wait for one watcher: a leader's loop that writes a change of a million tasks sees all of them when it looks up
+/// again. Batches share their objects with the state, so a full queue is some megabytes.
 pub const MAX_WAITING_BATCHES: usize = 512;
 
 /// Event batches in order, none lost. Ends, after what was queued, when the watcher was more than

@@ -20,7 +20,7 @@ use dataplane_kernel::bpf::HookPin;
 use dataplane_model::kernel_state::HookMode;
 use dataplane_plan::{IngressHook, TcAttach};
 use ebpf_abi::{ABI_VERSION, FLOW_LAYOUT, ProgramId};
-use lab::numbered::{Asks, Numbered, serve_echo};
+use lab::numbered::{Asks, Numbered, Pause, serve_echo};
 use lab::{Lab, NODE_A, NODE_B, Node, Ns, view};
 use nix::net::if_::{if_indextoname, if_nameindex};
 
@@ -56,6 +56,7 @@ struct Asking {
 #[derive(Default)]
 struct Answers {
     is_over: AtomicBool,
+    pause: Pause,
     n_answered: AtomicU64,
     failure: Mutex<Option<String>>,
 }
@@ -112,6 +113,22 @@ impl Load {
         lab::wait_until("the load goes on", is_so, String::new);
     }
 
+    /// Nobody waits for an answer while `change` happens. Connections stay.
+    fn while_it_rests(&self, change: impl FnOnce()) {
+        let pauses = || {
+            let ways = self.datagrams.iter().map(Numbered::pause);
+            ways.chain(self.asking.iter().map(|client| &client.shared.pause))
+        };
+        pauses().for_each(|pause| pause.want(true));
+        let is_so = || {
+            pauses().all(Pause::has_begun)
+                && self.datagrams.iter().all(|way| way.complaint(way.n_sent()).is_empty())
+        };
+        lab::wait_until("the load rests", is_so, String::new);
+        change();
+        pauses().for_each(|pause| pause.want(false));
+    }
+
     /// Everything that was sent until now was answered.
     fn lost_nothing(&self, after: &str) {
         self.goes_on();
@@ -151,6 +168,10 @@ impl Asking {
         let answers = Arc::clone(&shared);
         let thread = thread::spawn(move || {
             while !answers.is_over.load(Ordering::Relaxed) {
+                if answers.pause.is_on() {
+                    thread::sleep(PACE);
+                    continue;
+                }
                 if let Err(error) = ask() {
                     *answers.failure.lock().unwrap() = Some(error.to_string());
                     return;
@@ -234,9 +255,18 @@ fn takes_over(choose: impl Fn(&mut DriverOptions)) {
         lab.b.kill();
         load.lost_nothing("the drivers' end");
         let older: Vec<_> = [&lab.a, &lab.b].into_iter().flat_map(|node| make_older(node, changed)).collect();
-        lab.a.start();
-        lab.b.start();
-        lab.converge(revision);
+        let mut start = || {
+            lab.a.start();
+            lab.b.start();
+            lab.converge(revision);
+        };
+        // An answer finds its way by its flow. Where those begin anew, one that comes after the change is lost until its client
+        // says something.
+        if changed == Changed::FlowsToo {
+            load.while_it_rests(start);
+        } else {
+            start();
+        }
 
         load.lost_nothing(&format!("a start with another version of {changed:?}"));
         assert!(older.iter().all(|pins| !pins.exists()), "{older:?}");

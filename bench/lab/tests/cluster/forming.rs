@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use bench_lab::wait_until;
 
 use crate::inspection;
@@ -128,7 +128,8 @@ pub fn global_follows_joining_nodes(bench: &mut Bench) -> Outcome {
     Ok(())
 }
 
-/// Demoted and promoted without a pause, a manager comes back as one; the leader too, when it has handed over.
+/// Demoted and promoted without a pause, a manager comes back as one; the leader too, when it has handed over. One that lets itself
+/// and another go in one command says what has become of each.
 pub fn roles_change_back_and_forth(bench: &mut Bench) -> Outcome {
     let leader = bench.leader()?;
     let managers: Vec<String> = ["m1", "m2", "m3"].map(|name| format!("test-{name}")).into();
@@ -140,16 +141,35 @@ pub fn roles_change_back_and_forth(bench: &mut Bench) -> Outcome {
                 Ok(bench.lab.leader(asked)?.is_some_and(|now| now != leader).then_some(()))
             })?;
         }
-        bench.lab.docker(asked, &["node", "promote", node])?;
-        let ((), took) = wait_until(&format!("{node} to be a manager again"), SETTLE, || {
-            let format = "{{.Spec.Role}} {{if .ManagerStatus}}{{.ManagerStatus.Reachability}}{{end}}";
-            let shown = bench.lab.docker(asked, &["node", "inspect", node, "--format", format])?;
-            let answers = bench.lab.try_docker(node, &["node", "ls", "-q"])?;
-            Ok((shown == "manager reachable" && answers.success()).then_some(()))
-        })?;
-        println!("  {node} was a manager again {:.1} s after its promotion", took.as_secs_f64());
-        bench.lab.docker(node, &["node", "update", "--label-add", "back=yes", node])?;
+        promote(bench, asked, node)?;
     }
+    let leader = bench.leader()?;
+    let others: Vec<&str> = managers.iter().map(String::as_str).filter(|name| **name != leader).collect();
+    let [other, left] = others[..] else { bail!("not three managers: {others:?}") };
+    let both = bench.lab.try_docker(&leader, &["node", "demote", &leader, other])?.text();
+    let is_let_go = |name: &str| both.contains(&format!("Manager {name} demoted in the swarm."));
+    ensure!(is_let_go(&leader), "{both}");
+    // The leader hands over before it goes; its word on the second is true whenever it stopped being a manager.
+    ensure!(is_let_go(other) || both.contains("This node is not a swarm manager."), "{both}");
+    let role = bench.lab.docker(left, &["node", "inspect", other, "--format", "{{.Spec.Role}}"])?;
+    ensure!((role == "worker") == is_let_go(other), "{other} is a {role}: {both}");
+    for node in [&leader, other] {
+        promote(bench, left, node)?;
+    }
+    Ok(())
+}
+
+/// Promotes a node, and waits until it takes part.
+fn promote(bench: &Bench, asked: &str, node: &str) -> Outcome {
+    bench.lab.docker(asked, &["node", "promote", node])?;
+    let ((), took) = wait_until(&format!("{node} to be a manager again"), SETTLE, || {
+        let format = "{{.Spec.Role}} {{if .ManagerStatus}}{{.ManagerStatus.Reachability}}{{end}}";
+        let shown = bench.lab.docker(asked, &["node", "inspect", node, "--format", format])?;
+        let answers = bench.lab.try_docker(node, &["node", "ls", "-q"])?;
+        Ok((shown == "manager reachable" && answers.success()).then_some(()))
+    })?;
+    println!("  {node} was a manager again {:.1} s after its promotion", took.as_secs_f64());
+    bench.lab.docker(node, &["node", "update", "--label-add", "back=yes", node])?;
     Ok(())
 }
 

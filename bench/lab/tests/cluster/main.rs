@@ -15,6 +15,8 @@ mod ingress;
 mod inspection;
 mod ipv6;
 mod jobs;
+mod left_behind;
+mod logs;
 mod long_lived;
 mod mesh;
 mod moving;
@@ -22,6 +24,7 @@ mod quorum;
 mod rebalance;
 mod replaced;
 mod schedule;
+mod secrets;
 mod slow_start;
 mod support;
 mod traces;
@@ -52,6 +55,8 @@ const SCENARIOS: &[Scenario] = &[
     ("tasks start slowly", slow_start::tasks_start_slowly),
     ("names and virtual addresses", mesh::names_and_virtual_addresses),
     ("a service's own resolver", dns::own_resolver),
+    ("secrets and configs are files of tasks", secrets::files_of_tasks),
+    ("logs of every node", logs::of_every_node),
     ("managers tell of every node", inspection::of_every_node),
     ("traces agree with packets", traces::agree_with_packets),
     ("the way out is masqueraded", mesh::way_out_is_masqueraded),
@@ -84,6 +89,10 @@ const SCENARIOS: &[Scenario] = &[
     ("two of three managers are lost", quorum::two_managers_are_lost),
     ("a dead manager is replaced", replaced::a_dead_manager),
     ("a cluster is restored elsewhere", backup::restored_elsewhere),
+    (
+        "old managers are called by a cluster that was restored elsewhere",
+        left_behind::old_managers_are_called,
+    ),
     ("managers' addresses change", moving::managers_move),
     ("nodes that have IPv6 alone", underlay6::nodes_of_ipv6),
     ("other hooks do the same", mesh::other_hooks_do_the_same),

@@ -105,6 +105,8 @@ fn without_a_quorum(bench: &Bench) -> Outcome {
     ] {
         ensure!(refused.text().contains(words), "{words}: {}", refused.text());
     }
+    let refused = bench.lab.try_docker(LEFT, &["swarm", "init"])?;
+    ensure!(refused.text().contains("This node is already part of a swarm."), "{}", refused.text());
     Ok(())
 }
 

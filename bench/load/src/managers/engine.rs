@@ -27,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// How many connections remove what was made.
 const N_REMOVERS: usize = 64;
 
-/// What the services are called that writes make; a number follows.
+/// What the configs are called that writes make; a number follows.
 const PREFIX: &str = "bench-w";
 
 /// A kept connection to a daemon's socket.
@@ -61,7 +61,7 @@ impl Connection {
     }
 }
 
-/// Writes are services without replicas: nothing follows from them.
+/// Writes are configs of a few bytes: nothing follows from them.
 pub struct Engine(Connection);
 
 impl Engine {
@@ -74,13 +74,9 @@ impl Write for Engine {
     async fn write(&mut self) -> Result<()> {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let name = format!("{PREFIX}{}", NUMBER.fetch_add(1, Ordering::Relaxed));
-        let service = json!({
-            "Name": name,
-            "TaskTemplate": {"ContainerSpec": {"Image": "none:latest"}},
-            "Mode": {"Replicated": {"Replicas": 0}},
-        });
-        let made = self.0.call(Method::POST, "/services/create", Some(&service)).await?;
-        made["ID"].as_str().context("the service has no id").map(drop)
+        let config = json!({"Name": name, "Data": "dmFsdWU="});
+        let made = self.0.call(Method::POST, "/configs/create", Some(&config)).await?;
+        made["ID"].as_str().context("the config has no id").map(drop)
     }
 }
 
@@ -115,13 +111,13 @@ pub async fn leader(socket: &Path) -> Result<String> {
     Ok(leader["Addr"].as_str().context("the leader has no address")?.to_owned())
 }
 
-/// Removes the services that writes have made.
+/// Removes the configs that writes have made.
 pub async fn forget(socket: &Path) -> Result<()> {
-    let services = Connection::open(socket).await?.call(Method::GET, "/services", None).await?;
-    let services = services.as_array().context("no list of services")?;
+    let configs = Connection::open(socket).await?.call(Method::GET, "/configs", None).await?;
+    let configs = configs.as_array().context("no list of configs")?;
     let is_ours =
-        |service: &&Value| service["Spec"]["Name"].as_str().is_some_and(|name| name.starts_with(PREFIX));
-    let ids = services.iter().filter(is_ours).filter_map(|service| Some(service["ID"].as_str()?.to_owned()));
+        |config: &&Value| config["Spec"]["Name"].as_str().is_some_and(|name| name.starts_with(PREFIX));
+    let ids = configs.iter().filter(is_ours).filter_map(|config| Some(config["ID"].as_str()?.to_owned()));
     let ids: Vec<String> = ids.collect();
     let mut removals = JoinSet::new();
     for share in ids.chunks(ids.len().div_ceil(N_REMOVERS).max(1)) {
@@ -136,7 +132,7 @@ pub async fn forget(socket: &Path) -> Result<()> {
 async fn remove(socket: PathBuf, ids: Vec<String>) -> Result<()> {
     let mut connection = Connection::open(&socket).await?;
     for id in ids {
-        connection.call(Method::DELETE, &format!("/services/{id}"), None).await?;
+        connection.call(Method::DELETE, &format!("/configs/{id}"), None).await?;
     }
     Ok(())
 }

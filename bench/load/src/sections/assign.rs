@@ -1,8 +1,9 @@
 //! 10,000 replicas: from the request to the last of them assigned to a node, three managers that write through.
 //!
 //! The workers that they are for are stopped (SIGSTOP) before the request: so many containers would not run on this machine,
-//! and until their grace is over stopped nodes are as good as others. dockerd's is made long enough for it. The end is the
-//! leader's own stamp of the last task: to ask for so many tasks again and again would take part in what is measured.
+//! and until their grace is over stopped nodes are as good as others. dockerd's is made long enough for it. The end is when
+//! the leader wrote the last task (`UpdatedAt`), ours as well as dockerd's: to ask for so many tasks again and again would take
+//! part in what is measured. That write, of a fifth of the tasks at the most, is then still to be committed.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -17,16 +18,21 @@ use crate::compare::{Better, Bound, Comparison, Goal, Metric, Peer, Plan, compar
 use crate::image::{COMMAND, IMAGE};
 use crate::managers::{Connection, DockerManagers, Managers, MeshManagers, N_MANAGERS, Nodes, signal};
 
-const METRIC: Metric =
-    Metric { name: "10,000 replicas, from the request to all assigned", unit: "s", better: Better::Lower };
+const METRIC: Metric = Metric {
+    name: "10,000 replicas, from the request to the write that assigns the last one",
+    unit: "s",
+    better: Better::Lower,
+};
 
 const MESH: &str = "meshd";
 const GOALS: [Goal; 1] = [Goal { row: MESH, bound: Bound::Below(0.6) }];
 
 const N_REPLICAS: usize = 10_000;
 const N_WORKERS: usize = 2;
-/// What was made has to go again, which takes longer than what is measured.
+const WORKERS: std::ops::Range<usize> = N_MANAGERS..N_MANAGERS + N_WORKERS;
+/// What was made has to go again, which takes longer than what is measured: with dockerd's workers minutes.
 const MOST_SAMPLES: usize = 3;
+const MOST_OF_DOCKERD: usize = 1;
 const NAME: &str = "bench-assign";
 /// A minute.
 const HEARTBEAT_NS: u64 = 60_000_000_000;
@@ -40,20 +46,24 @@ pub fn measure(plan: Plan) -> Vec<Comparison> {
     let dockerd = DockerManagers::start_with(N_WORKERS);
     let peers = vec![
         Peer::maybe(MESH, &mesh, until_assigned).at_most(MOST_SAMPLES),
-        Peer::maybe("dockerd", &dockerd, until_assigned).at_most(MOST_SAMPLES),
+        Peer::maybe("dockerd", &dockerd, until_assigned).at_most(MOST_OF_DOCKERD),
     ];
     vec![compare(METRIC, plan, peers).aiming_at(&GOALS)]
 }
 
-/// Seconds. The service is gone afterwards.
+/// Seconds. The service is gone afterwards, or it is said that it is not: then no further sample can be taken.
 fn until_assigned<C: Managers + Nodes>(cluster: &C) -> Result<f64> {
     let socket = cluster.socket(0)?;
     let runtime = Nodes::runtime(cluster);
     runtime.block_on(be_patient(&socket))?;
     let stopped = Stopped::new(cluster)?;
     let taken = runtime.block_on(create_and_wait(&socket));
-    drop(stopped);
-    runtime.block_on(remove(&socket))?;
+    // Nearly all tasks are to go before the workers hear of them: so many containers would be the end of this machine.
+    let removed = runtime.block_on(remove(&socket));
+    let cleaned = stopped.restart().and(removed).and_then(|()| runtime.block_on(wait_until_clean(&socket)));
+    if let Err(error) = cleaned {
+        eprintln!("bench-load: what was assigned is not gone: {error:#}");
+    }
     taken
 }
 
@@ -67,26 +77,21 @@ async fn be_patient(socket: &Path) -> Result<()> {
     connection.call(Method::POST, &format!("/swarm/update?version={version}"), Some(&spec)).await.map(drop)
 }
 
-/// The workers, until this is dropped.
-struct Stopped<'a, C: Managers>(&'a C);
+/// The workers, until [`Stopped::restart`].
+struct Stopped<'a, C: Nodes>(&'a C);
 
-impl<'a, C: Managers> Stopped<'a, C> {
+impl<'a, C: Managers + Nodes> Stopped<'a, C> {
     fn new(cluster: &'a C) -> Result<Self> {
-        let this = Self(cluster);
-        for worker in N_MANAGERS..N_MANAGERS + N_WORKERS {
+        for worker in WORKERS {
             signal(cluster, worker, Signal::SIGSTOP)?;
         }
-        Ok(this)
+        Ok(Self(cluster))
     }
-}
 
-impl<C: Managers> Drop for Stopped<'_, C> {
-    fn drop(&mut self) {
-        for worker in N_MANAGERS..N_MANAGERS + N_WORKERS {
-            if let Err(error) = signal(self.0, worker, Signal::SIGCONT) {
-                eprintln!("bench-load: a worker stays stopped: {error:#}");
-            }
-        }
+    /// They begin anew, without what has come in for them.
+    fn restart(self) -> Result<()> {
+        WORKERS.into_iter().try_for_each(|worker| self.0.lose(worker))?;
+        WORKERS.into_iter().try_for_each(|worker| self.0.give_back(worker))
     }
 }
 
@@ -110,21 +115,28 @@ async fn create_and_wait(socket: &Path) -> Result<f64> {
 }
 
 fn stamp(task: &Value) -> Result<Timestamp> {
-    let text = task["Status"]["Timestamp"].as_str().context("a task without a time")?;
+    let text = task["UpdatedAt"].as_str().context("a task without a time")?;
     Ok(text.parse()?)
 }
 
-/// Removes the service, and waits for its tasks to go.
 async fn remove(socket: &Path) -> Result<()> {
     let mut connection = Connection::open(socket).await?;
-    connection.call(Method::DELETE, &format!("/services/{NAME}"), None).await?;
+    connection.call(Method::DELETE, &format!("/services/{NAME}"), None).await.map(drop)
+}
+
+/// No task is left, and the workers are back.
+async fn wait_until_clean(socket: &Path) -> Result<()> {
+    let mut connection = Connection::open(socket).await?;
     let start = Instant::now();
     loop {
         let tasks = connection.call(Method::GET, "/tasks", None).await?;
-        if tasks.as_array().is_some_and(Vec::is_empty) {
+        let nodes = connection.call(Method::GET, "/nodes", None).await?;
+        let mut nodes = nodes.as_array().context("no list of nodes")?.iter();
+        let is_empty = tasks.as_array().is_some_and(Vec::is_empty);
+        if is_empty && nodes.all(|node| node["Status"]["State"] == "ready") {
             return Ok(());
         }
-        ensure!(start.elapsed() < LIMIT, "the tasks do not go");
+        ensure!(start.elapsed() < LIMIT, "the tasks do not go, or the workers do not come back");
         tokio::time::sleep(LOOK_PERIOD).await;
     }
 }

@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use control_manager::leader::in_entries;
+use control_manager::leader::packed_in_entries;
 use control_model::Timestamp;
 use control_model::change::Change;
 use control_scheduler::Scheduler;
@@ -69,7 +69,7 @@ fn place(extent: Extent) -> Result<Taken> {
     let n_assigned = changes.iter().filter(|change| matches!(change, Change::Update { .. })).count();
     ensure!(n_assigned == extent.n_tasks(), "{n_assigned} of {} tasks have a node", extent.n_tasks());
     let start = Instant::now();
-    for changes in in_entries(changes, &state) {
+    for changes in packed_in_entries(changes, &state) {
         apply(&mut state, changes)?;
     }
     Ok(Taken { decided, applied: start.elapsed() })

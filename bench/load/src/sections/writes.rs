@@ -1,4 +1,4 @@
-//! Small writes of 64 clients, spread over three managers: services without replicas, keys of etcd. Each client has a
+//! Small writes of 64 clients, spread over three managers: configs of a few bytes, keys of etcd. Each client has a
 //! connection, and one write under way.
 
 use std::time::{Duration, Instant};

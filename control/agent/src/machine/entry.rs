@@ -64,7 +64,7 @@ pub(super) struct Entry {
 pub(super) struct Outside<'a> {
     /// Its namespace, or why there is none yet; `None` while the data plane is silent about it.
     pub sandbox: Option<&'a Result<PathBuf, String>>,
-    /// Fewer than the most preparations are under way.
+    /// Fewer than the most preparations are under way, and the data plane has spoken of most tasks.
     pub may_prepare: bool,
     /// Revision of the view that the data plane holds.
     pub applied: u64,
@@ -120,14 +120,6 @@ impl Entry {
         }
     }
 
-    pub fn task(&self) -> Option<&Task> {
-        self.task.as_ref()
-    }
-
-    pub fn phase(&self) -> Phase {
-        self.phase
-    }
-
     pub fn is_busy(&self, with: Busy) -> bool {
         self.busy == Some(with)
     }
@@ -171,6 +163,21 @@ impl Entry {
             .chain(self.retry_at)
             .chain(self.watch_at)
             .min()
+    }
+
+    /// `None` for a container that was found and is in no set.
+    pub fn task_and_phase(&self) -> Option<(&Task, Phase)> {
+        Some((self.task.as_ref()?, self.phase))
+    }
+
+    /// The executor may have something of it, and the data plane too.
+    pub fn has_files(&self) -> bool {
+        self.has_files
+    }
+
+    /// It can't be started without one.
+    pub fn needs_sandbox(&self) -> bool {
+        matches!(self.phase, Phase::Preparing | Phase::Ready)
     }
 
     /// Goes as far as possible without a further input. Whether a preparation was begun.

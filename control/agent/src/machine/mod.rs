@@ -21,6 +21,9 @@ use entry::{Busy, Entry, Outside};
 
 /// Preparations at once: pulls share the line, unpacking shares the disk; more at once makes each slower.
 pub const MAX_PREPARES: usize = 8;
+/// Tasks at once that the data plane has yet to say something of. It makes their sandboxes in one pass, some 30 ms each, in which
+/// it hears nothing newer: with thousands of tasks it would be deaf for minutes.
+pub const MAX_AWAITED: usize = 32;
 /// Longest wait for the managers' word that no load balancer sends to a task any more. A manager gives up after 3 s;
 /// only a node without one gets here.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -120,9 +123,14 @@ impl Machine {
         actions
     }
 
-    /// The last known assignment and the own phase of every task that still has anything on this node.
+    /// The last known assignment and the own phase of every task.
     pub fn tasks(&self) -> impl Iterator<Item = (&Task, Phase)> {
-        self.tasks.values().filter_map(|entry| Some((entry.task()?, entry.phase())))
+        self.tasks.values().filter_map(Entry::task_and_phase)
+    }
+
+    /// Those of [`Self::tasks`] that may have anything on this node: the turn to be prepared has come, and they are not removed.
+    pub fn begun(&self) -> impl Iterator<Item = (&Task, Phase)> {
+        self.tasks.values().filter(|entry| entry.has_files()).filter_map(Entry::task_and_phase)
     }
 
     fn take_set(&mut self, tasks: BTreeMap<TaskId, Task>, now: Timestamp, actions: &mut Vec<Action>) {
@@ -157,11 +165,17 @@ impl Machine {
     /// Moves every task on as far as it goes by itself.
     fn advance(&mut self, now: Timestamp, actions: &mut Vec<Action>) {
         let mut n_prepares = self.tasks.values().filter(|entry| entry.is_busy(Busy::Preparing)).count();
+        let is_awaited =
+            |(id, entry): &(&TaskId, &Entry)| entry.needs_sandbox() && !self.sandboxes.contains_key(id);
+        let mut n_awaited = self.tasks.iter().filter(is_awaited).count();
         for (id, entry) in &mut self.tasks {
-            let may_prepare = n_prepares < MAX_PREPARES;
+            let may_prepare = n_prepares < MAX_PREPARES && n_awaited < MAX_AWAITED;
             let sandbox = self.sandboxes.get(id);
             let outside = Outside { sandbox, may_prepare, applied: self.applied, now };
-            n_prepares += usize::from(entry.advance(*id, &outside, actions));
+            if entry.advance(*id, &outside, actions) {
+                n_prepares += 1;
+                n_awaited += 1;
+            }
         }
         self.tasks.retain(|_, entry| !entry.is_over());
     }

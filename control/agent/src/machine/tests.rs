@@ -25,8 +25,7 @@ fn scenarios() {
 
 fn check(file: &Path) {
     let text = std::fs::read_to_string(file).expect("readable");
-    let mut world =
-        World { machine: Machine::new(), now: Timestamp(0), set: BTreeMap::new(), revision: 0, busy: false };
+    let mut world = World::new();
     let mut said = String::new();
     for block in text.split("\n\n").map(str::trim).filter(|block| !block.is_empty()) {
         let commands = block.split("----").next().expect("split gives one at least").trim_end();
@@ -52,7 +51,29 @@ struct World {
     busy: bool,
 }
 
+#[test]
+fn the_data_plane_is_given_some_tasks_at_a_time_and_none_whose_turn_never_came() {
+    let mut world = World::new();
+    let all: Vec<String> = (1..=100).map(|n| format!("t{n}")).collect();
+    let mut answers = world.command(&format!("set {}", all.join(" ")));
+    // Preparing takes no time here.
+    while let Some(next) = answers.lines().find_map(|line| line.strip_prefix("prepare ")) {
+        let rest = answers.replacen(&format!("prepare {next}"), "", 1);
+        answers = rest + &world.command(&format!("prepared {next}"));
+    }
+    assert_eq!(world.machine.begun().count(), MAX_AWAITED);
+    world.command("sandboxes t1 t2:no_address");
+    assert_eq!(world.machine.begun().count(), MAX_AWAITED + 2, "what is said of one makes room for one");
+    let removed: Vec<String> = all.iter().map(|name| format!("{name}:desired=remove")).collect();
+    world.command(&format!("change {}", removed.join(" ")));
+    assert_eq!(world.machine.begun().count(), MAX_AWAITED + 2);
+}
+
 impl World {
+    fn new() -> Self {
+        Self { machine: Machine::new(), now: Timestamp(0), set: BTreeMap::new(), revision: 0, busy: false }
+    }
+
     fn command(&mut self, line: &str) -> String {
         let words: Vec<&str> = line.split_whitespace().collect();
         let actions = match words.as_slice() {

@@ -1,7 +1,7 @@
 //! A dispatcher, an executor and a data plane that do what a test says, and remember what was asked of them.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
@@ -10,7 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use control_agent::{AgentOptions, NodeContext};
 use control_ca::{NodeKey, RootCa};
-use control_model::executor::{Executor, ExecutorError, Exit, Found, SandboxPaths};
+use control_model::executor::{Executor, ExecutorError, Exit, Found, Provisions, SandboxPaths};
 use control_model::gossip::GossipKeys;
 use control_model::identity::PeerIdentity;
 use control_model::object::{ContainerStatus, HealthStatus, NodeDescription, TaskStatus};
@@ -60,7 +60,7 @@ fn wall_clock() -> Timestamp {
 }
 
 /// The sending half of an assignments stream.
-type Updates = mpsc::Sender<Result<pb::Payload, Status>>;
+type Updates = mpsc::Sender<Result<pb::AssignmentPiece, Status>>;
 
 /// What a manager was told.
 #[derive(Debug, Clone, Default)]
@@ -118,7 +118,9 @@ impl Manager {
 
     pub async fn send(&self, update: &AssignmentUpdate) {
         let sender = self.updates.lock().expect("not poisoned").clone().expect("a stream is open");
-        sender.send(Ok(pb::Payload { body: encode(update).expect("small") })).await.expect("it is read");
+        for piece in control_rpc::assignment_pieces(update).expect("it fits") {
+            sender.send(Ok(piece)).await.expect("it is read");
+        }
     }
 
     /// What the next session begins with.
@@ -157,6 +159,28 @@ impl Drop for Manager {
     }
 }
 
+/// Of a long answer.
+pub const WANTED_BYTES: usize = 100;
+
+/// What managers find in the agent's node: answers to questions that begin as those of the inspection API do, and of the long
+/// ones there is no end.
+struct Inspected;
+
+#[async_trait::async_trait]
+impl control_agent::Inspect for Inspected {
+    async fn answer(&self, question: String) -> Result<Vec<u8>, String> {
+        match question.strip_prefix("/mesh/") {
+            Some(known) => Ok(known.as_bytes().to_vec()),
+            None => Err(format!("no {question}")),
+        }
+    }
+
+    async fn long_answer(&self, question: String) -> Result<control_agent::LongAnswer, String> {
+        let piece = self.answer(question).await?;
+        Ok(Box::pin(tokio_stream::StreamExt::map(tokio_stream::iter(0..), move |_: u64| Ok(piece.clone()))))
+    }
+}
+
 struct Dispatcher {
     listed: watch::Receiver<Vec<SocketAddr>>,
     heard: watch::Sender<Heard>,
@@ -175,10 +199,11 @@ type BoxStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 #[tonic::async_trait]
 impl pb::dispatcher_server::Dispatcher for Dispatcher {
     type SessionStream = BoxStream<pb::SessionMessage>;
-    type AssignmentsStream = BoxStream<pb::Payload>;
+    type AssignmentsStream = BoxStream<pb::AssignmentPiece>;
     type InspectionsStream = BoxStream<pb::InspectionQuestion>;
+    type InspectStreamStream = BoxStream<pb::AnswerPiece>;
 
-    /// Asks two questions at once and notes the answers.
+    /// Asks all its questions at once and notes the answers.
     async fn inspections(
         &self,
         request: Request<Streaming<pb::InspectionAnswer>>,
@@ -194,13 +219,46 @@ impl pb::dispatcher_server::Dispatcher for Dispatcher {
                 });
             }
         });
-        let question = |id, question: &str| Ok(pb::InspectionQuestion { id, question: question.to_owned() });
-        let questions = tokio_stream::iter([question(1, "/mesh/lb"), question(2, "/nodes")]);
+        let question =
+            |id, question: &str, long| Ok(pb::InspectionQuestion { id, question: question.to_owned(), long });
+        let questions = tokio_stream::iter([
+            question(1, "/mesh/lb", false),
+            question(2, "/nodes", false),
+            question(3, "/mesh/logs", true),
+            question(4, "/nodes", true),
+        ]);
         Ok(Response::new(Box::pin(tokio_stream::StreamExt::chain(questions, tokio_stream::pending()))))
     }
 
     async fn inspect(&self, _: Request<pb::InspectRequest>) -> Result<Response<pb::InspectReply>, Status> {
         Err(Status::unimplemented("agents don't"))
+    }
+
+    async fn inspect_stream(
+        &self,
+        _: Request<pb::InspectRequest>,
+    ) -> Result<Response<Self::InspectStreamStream>, Status> {
+        Err(Status::unimplemented("agents don't"))
+    }
+
+    /// Notes the first pieces of a long answer, and wants no more.
+    async fn stream_answer(
+        &self,
+        request: Request<Streaming<pb::AnswerPiece>>,
+    ) -> Result<Response<pb::Empty>, Status> {
+        let mut pieces = request.into_inner();
+        let first = pieces.message().await?.unwrap_or_default();
+        assert!(first.session_id.starts_with("session-"), "{first:?}");
+        let mut body = Vec::new();
+        while body.len() < WANTED_BYTES
+            && let Some(piece) = pieces.message().await?
+        {
+            body.extend(piece.body);
+        }
+        self.heard.send_modify(|heard| {
+            heard.answers.insert(first.id, (body, String::new()));
+        });
+        Ok(Response::new(pb::Empty {}))
     }
 
     async fn session(
@@ -243,9 +301,12 @@ impl pb::dispatcher_server::Dispatcher for Dispatcher {
         &self,
         _: Request<pb::AssignmentsRequest>,
     ) -> Result<Response<Self::AssignmentsStream>, Status> {
-        let (sender, receiver) = mpsc::channel(16);
-        let body = control_rpc::encode_assignments(&self.first.borrow())?;
-        sender.send(Ok(pb::Payload { body })).await.expect("the receiver is here");
+        // A whole large set waits in it.
+        let (sender, receiver) = mpsc::channel(4096);
+        let pieces = control_rpc::assignment_pieces(&self.first.borrow())?;
+        for piece in pieces {
+            sender.send(Ok(piece)).await.expect("the receiver is here");
+        }
         *self.updates.lock().expect("not poisoned") = Some(sender);
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
@@ -300,7 +361,7 @@ pub fn container(task: TaskId) -> ContainerStatus {
 
 #[async_trait]
 impl Executor for FakeExecutor {
-    async fn prepare(&self, task: &Task, _: &[Ipv6Addr]) -> Result<(), ExecutorError> {
+    async fn prepare(&self, task: &Task, _: &Provisions) -> Result<(), ExecutorError> {
         self.note("prepare", task.id);
         if task.spec.container.image == "missing" {
             return Err(ExecutorError::Rejected("No such image: missing:latest".into()));
@@ -402,14 +463,7 @@ pub fn options(ca: &Ca, known_managers: Vec<SocketAddr>) -> AgentOptions {
         },
         channels: Channels::new(ca.identity(AGENT, Role::Worker)),
         describe: Arc::new(describe),
-        inspect: Arc::new(|question| {
-            Box::pin(async move {
-                match question.strip_prefix("/mesh/") {
-                    Some(known) => Ok(known.as_bytes().to_vec()),
-                    None => Err(format!("no {question}")),
-                }
-            })
-        }),
+        inspect: Arc::new(Inspected),
         known_managers,
         local_manager: watch::channel(None).1,
         opinion: watch::channel(Arc::default()).1,

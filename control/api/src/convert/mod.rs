@@ -1,6 +1,7 @@
 //! Between the API's shapes and the model: defaults in, defaults out, and a clear refusal of what can't be done.
 
 pub mod cluster;
+pub mod dependency;
 pub mod generic;
 pub mod network;
 pub mod node;

@@ -11,6 +11,7 @@ use control_model::spec::{
     UpdateOrder,
 };
 
+use super::dependency::dependency_files;
 use super::words::Words;
 use super::{generic, refuse_unknown, span};
 use crate::dto::{service as api, task as api_task};
@@ -183,6 +184,7 @@ fn container_spec(given: api_task::ContainerSpec) -> Result<ContainerSpec, ApiEr
         cap_drop: given.capability_drop,
         ulimits: given.ulimits.into_iter().map(ulimit).collect(),
         health: given.healthcheck.map(health_config).transpose()?,
+        dependencies: dependency_files(given.secrets, given.configs)?,
     })
 }
 

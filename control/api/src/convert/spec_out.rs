@@ -7,6 +7,7 @@ use control_model::spec::{
     ServiceSpec, TaskSpec, UpdateConfig,
 };
 
+use super::dependency::{config_references, secret_references};
 use super::words::Words;
 use super::{generic, nanoseconds};
 use crate::dto::common::Rest;
@@ -133,6 +134,8 @@ fn container_spec(spec: &ContainerSpec, defaults: Defaults) -> api_task::Contain
             search: spec.dns.search.clone(),
             options: spec.dns.options.clone(),
         }),
+        secrets: secret_references(&spec.dependencies),
+        configs: config_references(&spec.dependencies),
         isolation: String::new(),
         sysctls: spec.sysctls.clone(),
         capability_add: spec.cap_add.clone(),

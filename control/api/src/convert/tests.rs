@@ -96,9 +96,22 @@ fn what_is_not_supported_is_named_unless_it_says_nothing() {
     };
     let place = "Spec.TaskTemplate.ContainerSpec";
     assert_eq!(
-        refused(r#""Configs":[{"ConfigName":"c"}]"#),
-        Err(format!("{place}.Configs is not supported by this daemon"))
+        refused(r#""Configs":[{"ConfigID":"c","ConfigName":"c","Runtime":{"x":1}}]"#),
+        Err(format!("{place}.Configs.Runtime is not supported by this daemon"))
     );
+    for (given, why) in [
+        (r#""Secrets":[{"SecretName":"s","File":{"Name":"s"}}]"#, "malformed secret reference"),
+        (
+            r#""Secrets":[{"SecretID":"s","SecretName":"s"}]"#,
+            "malformed secret reference, no target provided",
+        ),
+        (
+            r#""Configs":[{"ConfigID":"c","ConfigName":"c","File":{"Name":"c","UID":"web"}}]"#,
+            "config c: UID \"web\" is not a number",
+        ),
+    ] {
+        assert_eq!(refused(given), Err(why.to_owned()));
+    }
     assert_eq!(
         refused(r#""Isolation":"hyperv""#),
         Err(format!("{place}.Isolation hyperv is not supported by this daemon"))

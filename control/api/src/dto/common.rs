@@ -64,14 +64,14 @@ pub fn is_false(flag: &bool) -> bool {
     !flag
 }
 
-/// Whether a JSON value says nothing: null, false, 0, or empty all the way down.
+/// Whether a JSON value says nothing: null, false, 0, a list without an element, or an object all of whose entries say nothing.
 pub fn is_empty(value: &Value) -> bool {
     match value {
         Value::Null => true,
         Value::Bool(flag) => !flag,
         Value::Number(number) => number.as_f64() == Some(0.0),
         Value::String(text) => text.is_empty(),
-        Value::Array(items) => items.iter().all(is_empty),
+        Value::Array(items) => items.is_empty(),
         Value::Object(entries) => entries.values().all(is_empty),
     }
 }
@@ -101,9 +101,9 @@ mod tests {
     }
 
     #[test]
-    fn emptiness_goes_all_the_way_down() {
-        let empty: Value = serde_json::json!({"A": null, "B": [], "C": {"D": "", "E": [0, false]}});
+    fn a_list_with_an_element_says_something() {
+        let empty: Value = serde_json::json!({"A": null, "B": [], "C": {"D": "", "E": 0, "F": false}});
         assert!(is_empty(&empty));
-        assert!(!is_empty(&serde_json::json!({"A": {"B": [1]}})));
+        assert!(!is_empty(&serde_json::json!({"A": {"B": [{}]}})));
     }
 }

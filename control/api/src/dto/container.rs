@@ -153,6 +153,7 @@ pub struct HealthProbe {
 #[serde(rename_all = "PascalCase")]
 pub struct Config {
     pub hostname: String,
+    pub tty: bool,
     pub image: String,
     pub cmd: Vec<String>,
     pub labels: BTreeMap<String, String>,

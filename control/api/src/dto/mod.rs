@@ -5,6 +5,9 @@
 
 pub mod common;
 pub mod container;
+pub mod dependency;
+pub mod events;
+pub mod exec;
 pub mod image;
 pub mod network;
 pub mod node;

@@ -6,6 +6,7 @@ use control_model::spec::Labels;
 use serde::{Deserialize, Serialize};
 
 use super::common::{Meta, Rest, Time, Version, is_false, is_zero};
+use super::dependency::{ConfigReference, SecretReference};
 use super::network::AttachedNetwork;
 use super::service::PortConfig;
 
@@ -141,6 +142,10 @@ pub struct ContainerSpec {
     pub hosts: Vec<String>,
     #[serde(rename = "DNSConfig", skip_serializing_if = "Option::is_none")]
     pub dns_config: Option<DnsConfig>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<SecretReference>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub configs: Vec<ConfigReference>,
     /// `default` is what there is.
     #[serde(skip_serializing)]
     pub isolation: String,

@@ -2,7 +2,7 @@
 //! do something say that this daemon does not.
 
 use axum::Router;
-use axum::extract::{Path, State};
+use axum::extract::Path;
 use axum::routing::{any, get};
 use http::{Method, Uri};
 
@@ -16,11 +16,7 @@ pub fn routes() -> Router<Api> {
         .route("/volumes", get(no_volumes))
         .route("/volumes/{name}", get(no_volume))
         .route("/plugins", get(nothing))
-        .route("/plugins/{name}/json", get(no_plugin))
-        .route("/secrets", get(nothing_of_the_cluster))
-        .route("/secrets/{id}", get(no_secret))
-        .route("/configs", get(nothing_of_the_cluster))
-        .route("/configs/{id}", get(no_config));
+        .route("/plugins/{name}/json", get(no_plugin));
     UNSUPPORTED.iter().fold(router, |router, path| router.route(path, any(refuse)))
 }
 
@@ -33,19 +29,11 @@ const UNSUPPORTED: &[&str] = &[
     "/containers/prune",
     "/containers/{id}",
     "/containers/{id}/{action}",
-    "/events",
-    "/exec/{id}/{action}",
     "/networks/prune",
     "/networks/{id}/{action}",
     "/plugins/{name}/{action}",
-    "/secrets/create",
-    "/secrets/{id}/update",
-    "/configs/create",
-    "/configs/{id}/update",
-    "/services/{id}/logs",
     "/session",
     "/system/df",
-    "/tasks/{id}/logs",
     "/volumes/create",
     "/volumes/prune",
 ];
@@ -73,20 +61,4 @@ async fn no_volume(Path(name): Path<String>) -> ApiError {
 
 async fn no_plugin(Path(name): Path<String>) -> ApiError {
     ApiError::not_found(format!("plugin \"{name}\" not found"))
-}
-
-/// A manager has no secrets and configs; the others may not say so.
-async fn nothing_of_the_cluster(State(api): State<Api>) -> Reply {
-    api.control()?;
-    nothing().await
-}
-
-async fn no_secret(State(api): State<Api>, Path(id): Path<String>) -> Reply {
-    api.control()?;
-    Err(ApiError::not_found(format!("secret {id} not found")))
-}
-
-async fn no_config(State(api): State<Api>, Path(id): Path<String>) -> Reply {
-    api.control()?;
-    Err(ApiError::not_found(format!("config {id} not found")))
 }

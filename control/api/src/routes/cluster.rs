@@ -12,10 +12,10 @@ use http::{Request, Uri, header};
 use http_body_util::BodyExt as _;
 use tower::ServiceExt as _;
 
-use super::{mesh_routes, page_not_found};
+use super::{long_routes, mesh_routes, page_not_found};
 use crate::context::Api;
 use crate::error::ApiError;
-use crate::node::Node;
+use crate::node::{InspectError, LongAnswer, Node};
 use crate::reply::{Reply, ok};
 
 /// The nodes of the cluster, by name, as this manager's replica has them: also without a quorum.
@@ -71,14 +71,25 @@ fn find(state: &control_store::State, of: &str) -> Result<control_model::NodeId,
 
 /// What `node` answers to a path and query of the inspection API that a manager asks for: of itself alone.
 pub async fn inspect(node: Arc<dyn Node>, question: &str) -> Result<Vec<u8>, String> {
+    let body = answer(node, mesh_routes(), question).await?.collect().await;
+    Ok(body.map_err(|error| error.to_string())?.to_bytes().to_vec())
+}
+
+/// The same of an answer that may go on for long.
+pub async fn open(node: Arc<dyn Node>, question: &str) -> Result<LongAnswer, String> {
+    let pieces = answer(node, long_routes(), question).await?.into_data_stream();
+    let said = |piece: Result<_, axum::Error>| piece.map_err(|error| InspectError(error.to_string()));
+    Ok(futures::StreamExt::boxed(futures::StreamExt::map(pieces, said)))
+}
+
+async fn answer(node: Arc<dyn Node>, routes: Router<Api>, question: &str) -> Result<Body, String> {
     let request = Request::get(question).body(Body::empty()).map_err(|error| error.to_string())?;
-    let routes: Router = mesh_routes().fallback(page_not_found).with_state(Api { node });
+    let routes: Router = routes.fallback(page_not_found).with_state(Api::new(node));
     let reply = routes.oneshot(request).await.unwrap_or_else(|never| match never {});
-    let is_success = reply.status().is_success();
-    let body = reply.into_body().collect().await.map_err(|error| error.to_string())?.to_bytes();
-    if is_success {
-        return Ok(body.to_vec());
+    if reply.status().is_success() {
+        return Ok(reply.into_body());
     }
+    let body = reply.into_body().collect().await.map_err(|error| error.to_string())?.to_bytes();
     let refusal: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
     Err(refusal["message"].as_str().unwrap_or("it refuses, and does not say why").to_owned())
 }

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use axum::extract::{Path, State};
+use control_manager::clock;
 use control_manager::control::labels_match;
 use control_model::object::HealthStatus;
 use control_model::spec::PortConfig;
@@ -46,7 +47,7 @@ pub async fn list(State(api): State<Api>, query: Query) -> Reply {
     containers.retain(|container| (all || container.running) && matches(&filters, container));
     containers.sort_by(|a, b| b.created.cmp(&a.created).then_with(|| a.id.cmp(&b.id)));
     containers.truncate(limit.unwrap_or(usize::MAX));
-    let now = now();
+    let now = clock::now();
     ok(&containers.into_iter().map(|container| summary(&api, container, now)).collect::<Vec<_>>())
 }
 
@@ -179,11 +180,6 @@ fn human(span: Duration) -> String {
     }
 }
 
-fn now() -> Timestamp {
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp(i64::try_from(since_epoch.as_nanos()).unwrap_or_default())
-}
-
 /// Where the task is, as far as this node knows: a manager knows all.
 fn networks(api: &Api, task: TaskId) -> api_container::NetworkSettings {
     let state = api.node.store().map(|store| store.state());
@@ -222,7 +218,7 @@ pub async fn inspect(State(api): State<Api>, Path(term): Path<String>, query: Qu
 }
 
 /// Whole id or name, else a unique beginning of an id.
-fn find<'a>(containers: &'a [Container], term: &str) -> Result<&'a Container, ApiError> {
+pub fn find<'a>(containers: &'a [Container], term: &str) -> Result<&'a Container, ApiError> {
     let name = term.trim_start_matches('/');
     if let Some(exact) = containers.iter().find(|c| c.id == term || c.name == name) {
         return Ok(exact);
@@ -268,6 +264,7 @@ fn inspected(api: &Api, container: Container) -> api_container::Inspect {
         mounts: Vec::new(),
         config: api_container::Config {
             hostname: container.hostname,
+            tty: container.tty,
             image: container.image,
             cmd: container.command,
             labels: container.labels,

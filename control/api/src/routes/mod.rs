@@ -4,7 +4,11 @@ mod absent;
 mod backup;
 mod cluster;
 mod containers;
+mod dependencies;
+mod events;
+mod exec;
 mod images;
+mod logs;
 mod mesh;
 mod networks;
 mod nodes;
@@ -21,7 +25,9 @@ use axum::extract::DefaultBodyLimit;
 use axum::middleware::from_fn;
 use axum::routing::{delete, get, post};
 
-pub use cluster::inspect;
+use control_model::DependencyKind;
+
+pub use cluster::{inspect, open};
 
 use crate::body::drain;
 use crate::context::Api;
@@ -32,15 +38,27 @@ use crate::version::negotiate;
 
 /// All routes over `node`, with and without a version before the path.
 pub fn router(node: Arc<dyn Node>) -> Router {
+    router_of(Api::new(node))
+}
+
+/// The same, of what others share.
+pub fn router_of(api: Api) -> Router {
     let routes = Router::new()
         .merge(system_routes())
         .merge(swarm_routes())
+        .merge(
+            DependencyKind::ALL
+                .map(dependencies::routes)
+                .into_iter()
+                .reduce(Router::merge)
+                .unwrap_or_default(),
+        )
         .merge(node_local_routes())
         .merge(absent::routes())
         .fallback(page_not_found)
         .method_not_allowed_fallback(page_not_found)
         .layer(DefaultBodyLimit::disable())
-        .with_state(Api { node });
+        .with_state(api);
     // The version is taken off before the path is looked up, hence a router around the router.
     Router::new()
         .fallback_service(routes)
@@ -51,7 +69,7 @@ pub fn router(node: Arc<dyn Node>) -> Router {
 
 /// `/metrics` alone.
 pub fn metrics_router(node: Arc<dyn Node>) -> Router {
-    Router::new().route("/metrics", get(mesh::metrics)).fallback(page_not_found).with_state(Api { node })
+    Router::new().route("/metrics", get(mesh::metrics)).fallback(page_not_found).with_state(Api::new(node))
 }
 
 fn system_routes() -> Router<Api> {
@@ -59,6 +77,7 @@ fn system_routes() -> Router<Api> {
         .route("/_ping", get(system::ping))
         .route("/version", get(system::version))
         .route("/info", get(system::info))
+        .route("/events", get(events::follow))
         .route("/metrics", get(mesh::metrics))
         .route("/mesh/backup", post(backup::take))
         .route("/mesh/restore", post(backup::restore))
@@ -91,6 +110,11 @@ fn mesh_routes() -> Router<Api> {
         .route("/mesh/drops", get(mesh::drops))
 }
 
+/// The same, of answers that may go on for long.
+fn long_routes() -> Router<Api> {
+    Router::new().route("/mesh/logs", get(logs::of_this_node))
+}
+
 fn swarm_routes() -> Router<Api> {
     Router::new()
         .route("/swarm", get(swarm::inspect))
@@ -107,8 +131,10 @@ fn swarm_routes() -> Router<Api> {
         .route("/services/create", post(services::create))
         .route("/services/{id}", get(services::inspect).delete(services::remove))
         .route("/services/{id}/update", post(services::update))
+        .route("/services/{id}/logs", get(logs::of_service))
         .route("/tasks", get(tasks::list))
         .route("/tasks/{id}", get(tasks::inspect))
+        .route("/tasks/{id}/logs", get(logs::of_task))
         .route("/networks", get(networks::list))
         .route("/networks/create", post(networks::create))
         .route("/networks/{id}", get(networks::inspect).delete(networks::remove))
@@ -125,6 +151,11 @@ fn node_local_routes() -> Router<Api> {
         .route("/containers/json", get(containers::list))
         .route("/containers/create", post(networks::create_attached))
         .route("/containers/{id}/json", get(containers::inspect))
+        .route("/containers/{id}/logs", get(logs::of_container))
+        .route("/containers/{id}/exec", post(exec::create))
+        .route("/exec/{id}/start", post(exec::start))
+        .route("/exec/{id}/resize", post(exec::resize))
+        .route("/exec/{id}/json", get(exec::inspect))
 }
 
 async fn page_not_found() -> ApiError {

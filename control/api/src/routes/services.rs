@@ -5,7 +5,6 @@ use control_manager::control::{
     Control, ControlError, Kind, ServiceFilter, find_network, random_service_name,
 };
 use control_model::spec::ServiceSpec;
-use control_store::State as Cluster;
 use http::{HeaderMap, StatusCode};
 
 use super::images::credentials;
@@ -67,9 +66,9 @@ pub async fn create(
     Json(given): Json<api_service::ServiceSpec>,
 ) -> Reply {
     let control = api.control()?;
-    let state = control.read().await?;
-    let mut spec = spec_of(&state, given)?;
+    let mut spec = spec_of(&control, given).await?;
     if spec.name.is_empty() {
+        let state = control.state();
         spec.name = random_service_name(|name| state.service_by_name(name).is_some());
     }
     let id = control.create_service(spec).await?;
@@ -106,7 +105,7 @@ async fn change(
     version: u64,
     given: api_service::ServiceSpec,
 ) -> Result<(), ApiError> {
-    let spec = spec_of(&*control.read().await?, given)?;
+    let spec = spec_of(control, given).await?;
     Ok(control.update_service(id, version, spec).await?)
 }
 
@@ -115,8 +114,11 @@ pub async fn remove(State(api): State<Api>, Path(id): Path<String>) -> Reply {
     done()
 }
 
-fn spec_of(state: &Cluster, given: api_service::ServiceSpec) -> Result<ServiceSpec, ApiError> {
-    service_spec(given, &|target| match find_network(state, target) {
+/// Networks that it names are looked up as they are now; where it names none, no other manager is asked.
+async fn spec_of(control: &Control, given: api_service::ServiceSpec) -> Result<ServiceSpec, ApiError> {
+    let names_networks = !given.networks.is_empty() || !given.task_template.networks.is_empty();
+    let state = if names_networks { control.read().await? } else { control.state() };
+    service_spec(given, &|target| match find_network(&state, target) {
         Ok(network) => Ok(network.id),
         Err(ControlError::NotFound { kind: Kind::Network, .. }) if LOCAL_NETWORKS.contains(&target) => {
             Err(ApiError::new(

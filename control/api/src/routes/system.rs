@@ -1,11 +1,10 @@
 //! `/_ping`, `/version`, `/info`.
 
 use std::collections::BTreeMap;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use control_model::Timestamp;
+use control_manager::clock;
 use control_model::spec::Role;
 use http::{Method, StatusCode, header};
 
@@ -142,7 +141,7 @@ impl Facts {
             n_fd: machine.n_fd,
             oom_kill_disable: machine.cgroup_version == 1,
             n_goroutines: 0,
-            system_time: rfc3339(Some(now())),
+            system_time: rfc3339(Some(clock::now())),
             logging_driver: "json-file".into(),
             cgroup_driver: "cgroupfs".into(),
             cgroup_version: machine.cgroup_version.to_string(),
@@ -231,9 +230,4 @@ fn remote_managers(local: &LocalState) -> Option<Vec<api_swarm::Peer>> {
     let peers: Vec<_> =
         peers.map(|m| api_swarm::Peer { node_id: m.node.to_string(), addr: m.addr.clone() }).collect();
     (!peers.is_empty()).then_some(peers)
-}
-
-fn now() -> Timestamp {
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp(i64::try_from(since_epoch.as_nanos()).unwrap_or_default())
 }

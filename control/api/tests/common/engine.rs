@@ -1,14 +1,19 @@
 //! Images and containers in memory.
 
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 
 use async_trait::async_trait;
 use control_api::engine::{
-    Container, Credentials, Distribution, Engine, EngineError, Image, ImportRequest, Pulled, Removed, Upload,
+    Container, Credentials, Distribution, Engine, EngineError, EngineEvent, ExecRequest, Image,
+    ImportRequest, Output, Process, Pulled, Removed, Resize, Upload,
 };
-use control_model::Timestamp;
-use tokio::io::AsyncReadExt;
-use tokio::sync::mpsc;
+use control_model::{NodeId, OutputLine, OutputQuery, OutputStream, Task, Timestamp};
+use futures::StreamExt as _;
+use futures::stream::BoxStream;
+use tokio::io::{AsyncReadExt, AsyncWrite};
+use tokio::sync::{broadcast, mpsc};
+use tokio_stream::wrappers::BroadcastStream;
 
 /// The digest of everything.
 pub const DIGEST: &str = "sha256:dddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddd";
@@ -17,11 +22,31 @@ pub const DIGEST: &str = "sha256:ddddddddddddddddddddddddddddddddddddddddddddddd
 pub struct FakeEngine {
     pub images: Mutex<Vec<Image>>,
     pub containers: Mutex<Vec<Container>>,
+    /// By container.
+    pub outputs: Mutex<BTreeMap<String, Vec<OutputLine>>>,
+    pub events: broadcast::Sender<EngineEvent>,
+}
+
+impl FakeEngine {
+    /// That of one node: its containers alone.
+    pub fn of(&self, node: NodeId) -> Self {
+        let is_its = |one: &&Container| {
+            one.labels.get("com.docker.swarm.node.id").is_some_and(|id| *id == node.to_string())
+        };
+        let containers = self.containers.lock().expect("no panic").iter().filter(is_its).cloned().collect();
+        let outputs = self.outputs.lock().expect("no panic").clone();
+        Self { containers: Mutex::new(containers), outputs: Mutex::new(outputs), ..Self::default() }
+    }
 }
 
 impl Default for FakeEngine {
     fn default() -> Self {
-        Self { images: Mutex::new(vec![image("whoami:v1", 0xabc)]), containers: Mutex::default() }
+        Self {
+            images: Mutex::new(vec![image("whoami:v1", 0xabc)]),
+            containers: Mutex::default(),
+            outputs: Mutex::default(),
+            events: broadcast::Sender::new(16),
+        }
     }
 }
 
@@ -126,5 +151,77 @@ impl Engine for FakeEngine {
 
     async fn containers(&self) -> Result<Vec<Container>, EngineError> {
         Ok(self.containers.lock().expect("no panic").clone())
+    }
+
+    fn events(&self) -> BoxStream<'static, EngineEvent> {
+        let events = BroadcastStream::new(self.events.subscribe());
+        events.map(|event| event.expect("the test is not so fast")).boxed()
+    }
+
+    /// What there is; who follows waits for ever.
+    async fn output(&self, container: &str, query: OutputQuery) -> Result<Output, EngineError> {
+        let outputs = self.outputs.lock().expect("no panic");
+        let lines = outputs.get(container).cloned().unwrap_or_default();
+        let first = query.tail.map_or(0, |tail| lines.len().saturating_sub(tail));
+        let lines: Vec<_> = lines.into_iter().skip(first).filter(|line| query.wants(line)).collect();
+        let lines = futures::stream::iter([Ok(lines)]);
+        Ok(if query.follow { lines.chain(futures::stream::pending()).boxed() } else { lines.boxed() })
+    }
+
+    /// `echo` and `cat` do what they always do, `tell` says how it was called, and everything else fails with 3.
+    async fn exec(&self, _: &str, request: &ExecRequest) -> Result<Process, EngineError> {
+        let said = |stream, text: String| futures::stream::iter([(stream, text.into_bytes())]).boxed();
+        let (mut input, mut code) = (None::<Box<dyn AsyncWrite + Send + Unpin>>, 0);
+        let words: Vec<&str> = request.arguments.iter().map(String::as_str).collect();
+        let output = match words.as_slice() {
+            ["echo", rest @ ..] => said(OutputStream::Stdout, rest.join(" ") + "\n"),
+            ["tell"] => {
+                let ExecRequest { env, user, working_dir, tty, stdin, .. } = request;
+                said(OutputStream::Stdout, format!("{env:?} {user} {working_dir} {tty} {stdin}\n"))
+            }
+            ["cat"] => {
+                let (writer, reader) = tokio::io::duplex(1024);
+                input = Some(Box::new(writer));
+                let bytes = tokio_util::io::ReaderStream::new(reader);
+                bytes.map(|bytes| (OutputStream::Stdout, bytes.expect("in memory").to_vec())).boxed()
+            }
+            _ => {
+                code = 3;
+                said(OutputStream::Stderr, "it failed\n".to_owned())
+            }
+        };
+        Ok(Process { input, output, resize: Resize::none(), ended: Box::pin(async move { code }) })
+    }
+}
+
+/// A container of the task on its node.
+pub fn container(task: &Task) -> Container {
+    let label = |key: &str, value: String| (format!("com.docker.swarm.{key}"), value);
+    let node = task.node.map(|node| node.to_string()).unwrap_or_default();
+    let labels = [
+        label("node.id", node),
+        label("service.id", task.service.to_string()),
+        label("task.id", task.id.to_string()),
+    ];
+    Container {
+        id: task.id.container_id(),
+        name: task.name(),
+        task: task.id,
+        image: "whoami:v1".into(),
+        image_id: String::new(),
+        command: vec!["/whoami".into()],
+        hostname: "web".into(),
+        tty: task.spec.container.tty,
+        host_ports: Vec::new(),
+        exposed_ports: Vec::new(),
+        labels: BTreeMap::from(labels),
+        created: Timestamp(0),
+        started: Some(Timestamp(0)),
+        finished: None,
+        running: true,
+        pid: 77,
+        exit_code: 0,
+        out_of_memory: false,
+        health: None,
     }
 }

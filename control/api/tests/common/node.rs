@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use control_api::engine::Engine;
 use control_api::node::{
-    BackupSecret, HostFacts, InitRequest, InspectError, JoinRequest, LOCKED, LocalState, Membership, Node,
-    RaftFacts, RemoteManager, RestoreRequest, SwarmError, UnlockError,
+    BackupSecret, HostFacts, InitRequest, InspectError, JoinRequest, LOCKED, LocalState, LongAnswer,
+    Membership, Node, RaftFacts, RemoteManager, RestoreRequest, SwarmError, UnlockError,
 };
 use control_model::authority::UnlockKey;
 use control_model::{Change, Network, NodeId};
@@ -205,6 +205,13 @@ impl Node for FakeNode {
         if leaderless { Some(Arc::new(Leaderless(store))) } else { Some(store) }
     }
 
+    async fn managed(&self) -> Arc<dyn ReplicatedStore> {
+        match self.store() {
+            Some(store) => store,
+            None => std::future::pending().await,
+        }
+    }
+
     fn raft(&self) -> RaftFacts {
         self.raft.clone()
     }
@@ -240,6 +247,16 @@ impl Node for FakeNode {
 
     async fn mesh_assigned(&self) -> Result<Assigned, InspectError> {
         Ok(Assigned { digest: "ab".into(), ..Assigned::default() })
+    }
+
+    /// The second worker is gone.
+    async fn mesh_open(&self, node: NodeId, question: &str) -> Result<LongAnswer, InspectError> {
+        if node == world::WORKER_2 {
+            return Err(InspectError("no manager has a session with it".to_owned()));
+        }
+        let asked: Arc<dyn Node> =
+            Arc::new(Self { engine: Arc::new(self.engine.of(node)), ..Self::worker() });
+        control_api::open(asked, question).await.map_err(InspectError)
     }
 
     async fn mesh_ask(&self, node: NodeId, question: &str) -> Result<Vec<u8>, InspectError> {

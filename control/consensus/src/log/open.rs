@@ -74,7 +74,7 @@ fn read(database: &Database, key: &Key, memory_bytes: usize) -> Result<Memory, O
             VOTE => memory.vote = Some(unseal(key, &mark_place(name), sealed)?),
             COMMITTED => memory.committed = unseal(key, &mark_place(name), sealed)?,
             PURGED => memory.purged = Some(unseal(key, &mark_place(name), sealed)?),
-            other => return Err(OpenError::Corrupt(format!("unknown mark {other:?}"))),
+            other => return Err(OpenError::OtherVersion(format!("mark {other:?}"))),
         }
     }
     let entries = transaction.open_table(ENTRIES).map_err(redb::Error::from)?;
@@ -93,7 +93,24 @@ fn read(database: &Database, key: &Key, memory_bytes: usize) -> Result<Memory, O
 }
 
 pub(super) fn unseal<T: DeserializeOwned>(key: &Key, place: &[u8], sealed: &[u8]) -> Result<T, OpenError> {
-    let corrupt = || OpenError::Corrupt(format!("record {:?}", String::from_utf8_lossy(place)));
-    let plain = key.open(place, sealed).map_err(|_| corrupt())?;
-    rmp_serde::from_slice(&plain).map_err(|_| corrupt())
+    let record = || format!("record {:?}", String::from_utf8_lossy(place));
+    let plain = key.open(place, sealed).map_err(|_| OpenError::Corrupt(record()))?;
+    rmp_serde::from_slice(&plain).map_err(|_| OpenError::OtherVersion(record()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_sealed_and_not_understood_is_of_another_version() {
+        let (key, place) = (Key::random(), entry_place(7));
+        let mut sealed = key.seal(&place, &rmp_serde::to_vec("words").unwrap());
+        let opened = unseal::<u64>(&key, &place, &sealed);
+        assert!(
+            matches!(opened, Err(OpenError::OtherVersion(record)) if record.starts_with("record \"entry "))
+        );
+        *sealed.last_mut().unwrap() ^= 1;
+        assert!(matches!(unseal::<u64>(&key, &place, &sealed), Err(OpenError::Corrupt(_))));
+    }
 }

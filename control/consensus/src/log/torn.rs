@@ -9,9 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use control_model::Timestamp;
 use control_model::change::{Entry, RequestId};
 use openraft::EntryPayload;
-use openraft::alias::{EntryOf, LogIdOf, VoteOf};
+use openraft::alias::{CommittedLeaderIdOf, EntryOf, LogIdOf, VoteOf};
 use openraft::entry::RaftEntry;
-use openraft::impls::leader_id_adv::LeaderId;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use redb::{Database, StorageBackend};
@@ -22,7 +21,7 @@ use super::open::open_made;
 use super::writer::{Done, Job, Writes, commit, load};
 use super::{COMMITTED, PURGED, VOTE, encode};
 use crate::crypt::Key;
-use crate::types::{Proposal, TypeConfig};
+use crate::types::{Batch, Proposal, TypeConfig};
 
 const SEEDS: u64 = 60;
 /// What a disk writes whole, bytes.
@@ -194,11 +193,14 @@ impl Content {
     fn append(&mut self, random: &mut StdRng) -> Writes {
         let mut records = Vec::new();
         for _ in 0..random.random_range(1..5) {
-            let id = LogIdOf::<TypeConfig>::new(LeaderId { term: 1, node_id: 1 }, self.next_index());
+            let id = LogIdOf::<TypeConfig>::new(CommittedLeaderIdOf::<TypeConfig>::new(1), self.next_index());
             let request = RequestId(random.random());
             let proposal = Proposal::new(Entry { request, at: Timestamp(0), changes: Vec::new() });
             let proposal = proposal.expect("small");
-            let entry = EntryOf::<TypeConfig>::new(id, EntryPayload::Normal(proposal));
+            let entry = EntryOf::<TypeConfig>::new(
+                id,
+                EntryPayload::Normal(Batch { at: Timestamp(0), writes: vec![proposal] }),
+            );
             records.push((entry.index(), encode(&entry)));
             self.entries.push(entry);
         }

@@ -61,7 +61,9 @@ async fn one_of_three_goes_on_and_the_others_are_fenced_off() {
     while !old.is_empty() {
         let waits = old.iter().map(|manager| {
             let mut fenced = manager.consensus.fenced();
-            Box::pin(async move { fenced.wait_for(Option::is_some).await.map(|epoch| *epoch) })
+            Box::pin(async move {
+                fenced.wait_for(Option::is_some).await.map(|beyond| beyond.map(|beyond| beyond.epoch))
+            })
         });
         let first = tokio::time::timeout(PATIENCE, futures::future::select_all(waits)).await;
         let (epoch, at, _) = first.expect("one is told in time");

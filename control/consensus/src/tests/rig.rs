@@ -167,6 +167,20 @@ impl Manager {
         Self { id: raft_id, addr, consensus, identity, stop, server }
     }
 
+    /// An empty manager that listens at `listener`, and that others reach at `addr` alone.
+    pub(super) async fn behind(
+        authority: &Authority,
+        dir: &Path,
+        id: u64,
+        (listener, addr): (TcpListener, SocketAddr),
+    ) -> Self {
+        let identity = authority.identity(peer(id, Role::Manager));
+        let options = options(dir, id, addr, Channels::new(identity.clone()));
+        let consensus = Consensus::create(options).await.unwrap();
+        let (stop, server) = serve(listener, &identity, &consensus);
+        Self { id, addr, consensus, identity, stop, server }
+    }
+
     /// From now on nobody reaches it; it reaches the others.
     pub(super) async fn cut_off(&mut self) {
         self.server.abort();

@@ -3,15 +3,17 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
+use control_model::dependency::{DependencyFile, DependencyKind, DependencySpec, Payload};
 use control_model::object::{
     ContainerStatus, Endpoint, HealthStatus, Life, Meta, Network, NetworkState, NodeDescription, NodeState,
     NodeStatus, TaskStatus,
 };
 use control_model::slow_start::{FIRST_WEIGHT, FULL_WEIGHT};
 use control_model::spec::{
-    NetworkAttachmentSpec, NetworkSpec, PortConfig, Protocol, Role, ServiceMode, ServiceSpec, TaskSpec,
+    ContainerSpec, NetworkAttachmentSpec, NetworkSpec, PortConfig, Protocol, Role, ServiceMode, ServiceSpec,
+    TaskSpec,
 };
-use control_model::{Change, Entry, Object, ObjectRef, RequestId, Timestamp};
+use control_model::{Change, DependencyId, Entry, Object, ObjectRef, RequestId, Timestamp};
 use proptest::prelude::*;
 
 use super::*;
@@ -32,6 +34,7 @@ enum Step {
     Network { id: u8, allocated: bool },
     Service { id: u8, network: u8, published: bool, allocated: bool },
     Task { id: u8, service: u8, node: u8, networks: Vec<u8> },
+    Secret { id: u8, labelled: bool },
     Status { task: u8, state: TaskState },
     Desired { task: u8, state: TaskState },
     Weight { task: u8, weight: u8 },
@@ -52,6 +55,8 @@ fn step() -> impl Strategy<Value = Step> {
         ),
         (1..=N_TASKS, 1..=N_SERVICES, 0..=N_NODES, prop::collection::vec(1..=N_NETWORKS, 0..3))
             .prop_map(|(id, service, node, networks)| Step::Task { id, service, node, networks }),
+        (1..=N_SERVICES, any::<bool>()).prop_map(|(id, labelled)| Step::Secret { id, labelled }),
+        (1..=N_SERVICES).prop_map(|id| Step::Delete(ObjectRef::Dependency(secret_id(id)))),
         (1..=N_TASKS, state()).prop_map(|(task, state)| Step::Status { task, state }),
         (1..=N_TASKS, state()).prop_map(|(task, state)| Step::Desired { task, state }),
         (1..=N_TASKS, 0..=FULL_WEIGHT).prop_map(|(task, weight)| Step::Weight { task, weight }),
@@ -92,6 +97,18 @@ fn a_nodes_addresses_are_known_also_when_its_data_path_is_dead_and_since_when() 
     assert_eq!(peer(vec![described("b", &[vtep, further])]), (vec![vtep, further], 3, true), "only its name");
     let dead = vec![Change::NodeStatus { id, status: status(false) }];
     assert_eq!(peer(dead), (vec![vtep, further], 3, false));
+}
+
+/// The secret of the tasks of the service with the same number.
+fn secret(id: u8, labelled: bool) -> Dependency {
+    let labels = labelled.then(|| ("a".to_owned(), "b".to_owned())).into_iter().collect();
+    let (name, data) = (format!("secret{id}"), Payload(vec![id]));
+    let spec = DependencySpec { name, labels, data, is_template: false };
+    Dependency::new(secret_id(id), DependencyKind::Secret, spec)
+}
+
+fn secret_id(id: u8) -> DependencyId {
+    DependencyId::from_bits(id.into())
 }
 
 fn node_id(id: u8) -> NodeId {
@@ -141,6 +158,16 @@ fn changes(state: &State, step: &Step) -> Vec<Change> {
         Step::Service { id, network, published, allocated } => {
             vec![put(state, Object::Service(Box::new(service(*id, *network, *published, *allocated))))]
         }
+        // One that is new has an id that no task has.
+        Step::Secret { id, .. }
+            if state.dependencies().get(&secret_id(*id)).is_none()
+                && state.tasks().iter().any(|task| task.service == service_id(*id)) =>
+        {
+            Vec::new()
+        }
+        Step::Secret { id, labelled } => {
+            vec![put(state, Object::Dependency(Box::new(secret(*id, *labelled))))]
+        }
         Step::Task { id, service, node, networks } => put_task(state, task(*id, *service, *node, networks)),
         Step::Status { task, state } => {
             let status = TaskStatus { state: *state, ..TaskStatus::default() };
@@ -177,6 +204,7 @@ fn put(state: &State, object: Object) -> Change {
         Object::Network(o) => state.networks().get(&o.id).map(|o| o.meta.version),
         Object::Service(o) => state.services().get(&o.id).map(|o| o.meta.version),
         Object::Task(o) => state.tasks().get(&o.id).map(|o| o.meta.version),
+        Object::Dependency(o) => state.dependencies().get(&o.id).map(|o| o.meta.version),
         Object::Cluster(_) | Object::Node(_) => None,
     };
     match version {
@@ -226,7 +254,18 @@ fn task(id: u8, service: u8, node: u8, networks: &[u8]) -> Task {
         address: format!("10.{n}.0.{id}/24").parse().expect("an address"),
         aliases: Vec::new(),
     });
+    let file = DependencyFile {
+        kind: DependencyKind::Secret,
+        id: secret_id(service),
+        name: format!("secret{service}"),
+        target: "key".into(),
+        uid: 0,
+        gid: 0,
+        mode: 0o444,
+    };
+    let container = ContainerSpec { dependencies: vec![file], ..ContainerSpec::default() };
     Task {
+        spec: TaskSpec { container, ..TaskSpec::default() }.into(),
         service_name: format!("service{service}"),
         node: (node > 0).then(|| node_id(node)),
         attachments: attachments.collect(),
@@ -262,6 +301,11 @@ fn without_echo(mut set: BTreeMap<AssignmentKey, Assignment>) -> BTreeMap<Assign
             task.meta = Meta::default();
             task.status = TaskStatus::default();
             task.life = Life::default();
+        }
+        // Nor is what is said of a secret beside its files.
+        if let Assignment::Dependency(one) = row {
+            one.meta = Meta::default();
+            one.spec.labels.clear();
         }
     }
     set
@@ -316,6 +360,42 @@ fn one_task() -> State {
         apply(&mut state, changes);
     }
     state
+}
+
+#[test]
+fn a_secret_is_on_the_nodes_that_run_its_tasks_and_as_long_as_they_do() {
+    let mut state = one_task();
+    for id in [1, 2] {
+        let change = put(&state, Object::Dependency(Box::new(secret(id, false))));
+        apply(&mut state, vec![change]);
+    }
+    let secrets = |state: &State, node: u8| {
+        let keys = set(node, state).into_keys();
+        keys.filter(|key| matches!(key, AssignmentKey::Dependency(_))).collect::<Vec<_>>()
+    };
+    assert_eq!(secrets(&state, 2), [AssignmentKey::Dependency(secret_id(1))]);
+    assert_eq!(secrets(&state, ME), []);
+    let status = TaskStatus { state: TaskState::Complete, ..TaskStatus::default() };
+    apply(&mut state, vec![Change::TaskStatus { id: task_id(1), status }]);
+    assert_eq!(secrets(&state, 2), [], "its task is over");
+}
+
+/// A task that had no node gets this one: with it come its secrets, whatever its state was before.
+#[test]
+fn a_task_that_comes_to_the_node_brings_its_secrets() {
+    let mut state = State::default();
+    let mut sender = NodeAssignments::new(node_id(ME), Arc::default());
+    let mut received = BTreeMap::new();
+    for step in [
+        Step::Secret { id: 3, labelled: false },
+        Step::Task { id: 1, service: 3, node: 0, networks: Vec::new() },
+        Step::Task { id: 1, service: 3, node: ME, networks: Vec::new() },
+    ] {
+        let changes = changes(&state, &step);
+        let events = apply(&mut state, changes);
+        fold(&mut received, sender.advance(Arc::new(state.clone()), &events));
+        assert_eq!(without_echo(received.clone()), without_echo(set(ME, &state)));
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::fmt;
 
 use control_model::validate::SpecError;
 use control_model::{NetworkId, NodeId, ServiceId, TaskId};
-use control_store::ApplyError;
+use control_store::MAX_PAYLOAD_BYTES;
 
 use super::authority::RotationError;
 
@@ -15,6 +15,8 @@ pub enum Kind {
     Service,
     Task,
     Network,
+    Secret,
+    Config,
 }
 
 impl fmt::Display for Kind {
@@ -24,6 +26,8 @@ impl fmt::Display for Kind {
             Self::Service => "service",
             Self::Task => "task",
             Self::Network => "network",
+            Self::Secret => "secret",
+            Self::Config => "config",
         })
     }
 }
@@ -92,6 +96,18 @@ pub enum ControlError {
     Spec(#[from] SpecError),
     #[error("name conflicts with an existing object: {0} {1} already exists")]
     NameConflict(Kind, String),
+    #[error("{0} {1} already exists")]
+    DependencyExists(Kind, String),
+    /// And the services that refer to it.
+    #[error("{0} '{1}' is in use by the following {noun}: {users}", noun = plural("service", .2), users = .2.join(", "))]
+    DependencyInUse(Kind, String, Vec<String>),
+    #[error("{} not found: {}", plural(&.0.to_string(), .1), .1.join(", "))]
+    DependenciesMissing(Kind, Vec<String>),
+    #[error(
+        "all secrets and configs together would be longer than {} MiB: remove some that no service uses",
+        MAX_PAYLOAD_BYTES >> 20
+    )]
+    NoRoom,
     #[error("network with name {0} already exists")]
     NetworkExists(String),
     /// The allocator's sentence, which names the port and its holder.
@@ -149,11 +165,17 @@ impl ControlError {
             | Self::TooLarge
             | Self::OutOfSequence
             | Self::Spec(SpecError::Constraint(_)) => RpcCode::Unknown,
-            Self::Spec(_) | Self::PortInUse(_) | Self::AttachIngress(_) | Self::Authority(_) => {
-                RpcCode::InvalidArgument
+            Self::Spec(_)
+            | Self::PortInUse(_)
+            | Self::AttachIngress(_)
+            | Self::DependencyInUse(..)
+            | Self::DependenciesMissing(..)
+            | Self::Authority(_) => RpcCode::InvalidArgument,
+            Self::NameConflict(..) | Self::DependencyExists(..) | Self::IngressExists(_) => {
+                RpcCode::AlreadyExists
             }
-            Self::NameConflict(..) | Self::IngressExists(_) => RpcCode::AlreadyExists,
             Self::NoIngress
+            | Self::NoRoom
             | Self::NoPreviousSpec(_)
             | Self::NetworkInUse(..)
             | Self::NetworkInUseByTask(..)
@@ -188,19 +210,13 @@ impl ControlError {
     }
 }
 
+/// Docker's number of a noun for so many names.
+fn plural(noun: &str, names: &[String]) -> String {
+    if names.len() == 1 { noun.to_owned() } else { format!("{noun}s") }
+}
+
 impl From<RotationError> for ControlError {
     fn from(error: RotationError) -> Self {
         Self::Authority(error.to_string())
-    }
-}
-
-impl From<ApplyError> for ControlError {
-    fn from(error: ApplyError) -> Self {
-        match error {
-            ApplyError::NameConflict(control_model::ObjectRef::Network(_), name) => Self::NetworkExists(name),
-            ApplyError::NameConflict(_, name) => Self::NameConflict(Kind::Service, name),
-            // A create of a random id that exists, or an update that lost a race: either way, try again from a new read.
-            ApplyError::Conflict(_) | ApplyError::Exists(_) | ApplyError::NotFound(_) => Self::OutOfSequence,
-        }
     }
 }

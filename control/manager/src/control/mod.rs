@@ -6,6 +6,7 @@
 
 mod authority;
 mod cluster;
+mod dependencies;
 mod error;
 mod lookup;
 mod networks;
@@ -20,10 +21,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use control_model::{Change, Timestamp};
-use control_store::{ApplyError, ProposeError, ReadError, ReplicatedStore, State};
+use control_store::{ProposeError, ReadError, ReplicatedStore, State};
 
 pub use authority::SigningCa;
 pub use cluster::Rotation;
+pub use dependencies::DependencyFilter;
 pub use error::{ControlError, Kind, RpcCode};
 pub use lookup::{LabelFilter, labels_match, starts_with_any};
 pub use networks::find_network;
@@ -80,6 +82,11 @@ impl Control {
         Ok(self.store.state())
     }
 
+    /// What the operations are over: for who watches it.
+    pub fn store(&self) -> Arc<dyn ReplicatedStore> {
+        self.store.clone()
+    }
+
     /// The state of this replica as it is, without asking for the newest.
     pub fn state(&self) -> Arc<State> {
         self.store.state()
@@ -98,8 +105,8 @@ impl Control {
             }
             match self.store.propose(changes).await {
                 Ok(_) => return Ok(result),
-                Err(ProposeError::Refused(ApplyError::Conflict(_) | ApplyError::NotFound(_))) => {}
-                Err(ProposeError::Refused(error)) => return Err(error.into()),
+                // Somebody else was quicker, or took the name: the next look says which.
+                Err(ProposeError::Refused(_)) => {}
                 Err(ProposeError::NoLeader(why)) => return Err(ControlError::NoLeader(why)),
                 Err(ProposeError::TooLarge) => return Err(ControlError::TooLarge),
                 Err(ProposeError::NotManager) => return Err(ControlError::NotManager),

@@ -11,6 +11,7 @@ use control_model::{Change, Object, Service, ServiceId, TaskState, Timestamp};
 use control_store::State;
 
 use super::Control;
+use super::dependencies::check_dependencies;
 use super::error::{ControlError, Kind};
 use super::lookup::{LabelFilter, find, labels_match, starts_with_any};
 
@@ -191,10 +192,16 @@ fn visible(state: &State) -> impl Iterator<Item = &Arc<Service>> {
 
 pub(super) fn find_service<'a>(state: &'a State, input: &str) -> Result<&'a Arc<Service>, ControlError> {
     let by_id = |id| state.services().get(&id).filter(|service| !service.pending_delete);
+    let called = state.service_by_name(input).filter(|service| !service.pending_delete);
+    if let Some(called) = called
+        && input.parse().ok().and_then(by_id).is_none()
+    {
+        return Ok(called);
+    }
     find(Kind::Service, input, by_id, || visible(state).map(|s| (s.id, s)), |s| Cow::Borrowed(&s.spec.name))
 }
 
-/// Ports and networks that other objects decide on. `own` is the service that is being changed.
+/// Ports, networks, secrets and configs that other objects decide on. `own` is the service that is being changed.
 fn check_against_others(
     state: &State,
     spec: &ServiceSpec,
@@ -213,6 +220,7 @@ fn check_against_others(
             Some(_) => {}
         }
     }
+    check_dependencies(state, spec)?;
     check_ports(state, &spec.endpoint.ports, own).map_err(ControlError::PortInUse)?;
     let needs_ingress = spec.endpoint.ports.iter().any(|port| port.mode == PublishMode::Ingress);
     if needs_ingress && state.ingress_network().is_none_or(|network| network.pending_delete) {

@@ -1,6 +1,7 @@
 //! Tasks: list and look up. Users never write them.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use control_model::object::Slot;
@@ -32,16 +33,18 @@ impl Control {
     /// The tasks that `filter` lets through, by id.
     pub async fn list_tasks(&self, filter: &TaskFilter) -> Result<Vec<Arc<Task>>, ControlError> {
         let state = self.read().await?;
-        let wanted: Vec<ServiceId> = (filter.services.iter())
+        let wanted: BTreeSet<ServiceId> = (filter.services.iter())
             .map(|name| services::find_service(&state, name).map(|s| s.id))
             .collect::<Result<_, _>>()?;
-        let on: Vec<NodeId> = (filter.nodes.iter())
+        let on: BTreeSet<NodeId> = (filter.nodes.iter())
             .map(|name| nodes::find_node(&state, name).map(|n| n.id))
             .collect::<Result<_, _>>()?;
-        let candidates: Vec<&Arc<Task>> = match (wanted.as_slice(), on.as_slice()) {
-            ([], []) => state.tasks().iter().collect(),
-            ([], nodes) => nodes.iter().flat_map(|id| state.tasks_of_node(*id)).collect(),
-            (services, _) => services.iter().flat_map(|id| state.tasks_of_service(*id)).collect(),
+        let candidates: Vec<&Arc<Task>> = if !wanted.is_empty() {
+            wanted.iter().flat_map(|id| state.tasks_of_service(*id)).collect()
+        } else if !on.is_empty() {
+            on.iter().flat_map(|id| state.tasks_of_node(*id)).collect()
+        } else {
+            state.tasks().iter().collect()
         };
         let kept = candidates.into_iter().filter(|task| {
             (on.is_empty() || task.node.is_some_and(|node| on.contains(&node)))

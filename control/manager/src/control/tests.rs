@@ -1,6 +1,6 @@
 use std::collections::BTreeSet;
 
-use control_model::object::{NodeStatus, TaskStatus, UpdateState};
+use control_model::object::{NodeDescription, NodeStatus, Slot, TaskStatus, UpdateState};
 use control_model::spec::{
     ContainerSpec, NetworkSpec, NodeSpec, PortConfig, Protocol, PublishMode, Role, ServiceMode, ServiceSpec,
     TaskSpec,
@@ -42,13 +42,23 @@ fn version_of(store: &LocalStore, node: NodeId) -> u64 {
 
 #[tokio::test]
 async fn objects_are_found_by_id_name_and_beginning() {
-    let (_, control) = control(2);
+    let (store, control) = control(2);
     let id = control.create_service(spec("web")).await.expect("a service");
     for input in [id.to_string(), "web".into(), id.to_string()[..6].to_owned()] {
         assert_eq!(control.service(&input).await.expect("found").id, id, "{input}");
     }
     assert_eq!(control.service("we").await.expect_err("no name").message(), "service we not found");
     assert_eq!(control.service("").await.expect_err("nothing").http_status(), 404);
+    for id in [1, 2] {
+        let named = NodeDescription { hostname: "twin".into(), ..NodeDescription::default() };
+        let change = Change::NodeDescription { id: node_id(id), description: Box::new(named) };
+        store.commit(vec![change]).expect("a description");
+    }
+    let twins = control.node("twin").await.expect_err("both are called so");
+    assert_eq!(
+        (twins.message().as_str(), twins.http_status()),
+        ("node twin is ambiguous (2 matches found)", 400)
+    );
     let ambiguous = control.node("0").await.expect_err("both ids begin so");
     assert_eq!(
         (ambiguous.message().as_str(), ambiguous.http_status()),
@@ -146,7 +156,7 @@ async fn removing_a_node_orphans_its_tasks() {
         node: Some(id),
         spec: spec("web").task,
         status: TaskStatus { state: TaskState::Running, ..TaskStatus::default() },
-        ..Task::new(task, service, control_model::object::Slot::Replica(1))
+        ..Task::new(task, service, Slot::Replica(1))
     };
     store.commit(vec![Change::Create(Object::Task(Box::new(running)))]).expect("a task");
     assert_eq!(control.remove_node("node1", false).await, Err(ControlError::NotDown(id)));
@@ -219,8 +229,8 @@ async fn a_promotion_waits_for_the_demotion_before_it() {
 
 #[tokio::test]
 async fn tasks_are_listed_by_what_they_belong_to() {
-    let (_, control) = control(1);
-    control.create_service(spec("web")).await.expect("a service");
+    let (store, control) = control(1);
+    let id = control.create_service(spec("web")).await.expect("a service");
     let of = |services: &[&str], nodes: &[&str]| TaskFilter {
         services: services.iter().map(|&name| name.to_owned()).collect(),
         nodes: nodes.iter().map(|&name| name.to_owned()).collect(),
@@ -235,6 +245,14 @@ async fn tasks_are_listed_by_what_they_belong_to() {
         control.list_tasks(&of(&[], &["none"])).await.expect_err("no node").message(),
         "node none not found"
     );
+    let task = Task::new(TaskId::from_bits(1), id, Slot::Replica(1));
+    let task = Task { node: Some(node_id(1)), ..task };
+    store.commit(vec![Change::Create(Object::Task(Box::new(task)))]).expect("a task");
+    // By name and by id.
+    let (service, node) = (id.to_string(), node_id(1).to_string());
+    for filter in [of(&["web", &service], &[]), of(&[], &["node1", &node])] {
+        assert_eq!(control.list_tasks(&filter).await.expect("found").len(), 1, "once");
+    }
 }
 
 #[tokio::test]

@@ -22,11 +22,12 @@ use control_model::{Generation, NodeId, TaskId};
 use control_rpc::pb::dispatcher_server::Dispatcher as Service;
 use control_rpc::{decode, encode, pb, peer, require_manager, require_node};
 use control_store::ReplicatedStore;
-use futures::Stream;
+use futures::{Stream, StreamExt as _};
 use tokio::sync::watch;
 use tonic::{Request, Response, Status, Streaming};
 
-pub use inspections::AskError;
+pub use inspections::{AskError, LongAnswer};
+pub(crate) use inspections::{of_message, up_to_its_end};
 pub use sessions::{Session, SessionGuard, Sessions};
 pub use status::{StatusWriter, checked_report};
 pub(crate) use stream::{role_to_hold, role_word};
@@ -96,7 +97,11 @@ impl Dispatcher {
     }
 
     /// The stream of `node`'s assignments, in its session.
-    pub fn open_assignments(&self, node: NodeId, session_id: &str) -> Result<BoxStream<pb::Payload>, Status> {
+    pub fn open_assignments(
+        &self,
+        node: NodeId,
+        session_id: &str,
+    ) -> Result<BoxStream<pb::AssignmentPiece>, Status> {
         let session = self.session(node, session_id)?;
         self.trust.assignments(node, clock::monotonic())?;
         Ok(Box::pin(stream::assignment_messages(self.store.clone(), self.sessions.clone(), session)))
@@ -169,6 +174,12 @@ impl Dispatcher {
         }
     }
 
+    /// The session of the node that another manager asks for.
+    fn session_of(&self, node: &str) -> Result<Arc<Session>, Status> {
+        let node = node.parse().map_err(|_| Status::invalid_argument("malformed node id"))?;
+        self.sessions.of(node).ok_or_else(|| Status::not_found("no session"))
+    }
+
     fn session(&self, node: NodeId, id: &str) -> Result<Arc<Session>, Status> {
         self.sessions
             .get(node, id)
@@ -184,8 +195,9 @@ pub(crate) fn removed(node: NodeId) -> Status {
 #[tonic::async_trait]
 impl Service for Dispatcher {
     type SessionStream = BoxStream<pb::SessionMessage>;
-    type AssignmentsStream = BoxStream<pb::Payload>;
+    type AssignmentsStream = BoxStream<pb::AssignmentPiece>;
     type InspectionsStream = BoxStream<pb::InspectionQuestion>;
+    type InspectStreamStream = BoxStream<pb::AnswerPiece>;
 
     async fn session(&self, request: Request<pb::SessionRequest>) -> Reply<Self::SessionStream> {
         let node = require_node(&request)?.node_id;
@@ -240,13 +252,38 @@ impl Service for Dispatcher {
     async fn inspect(&self, request: Request<pb::InspectRequest>) -> Reply<pb::InspectReply> {
         self.check_manager(require_manager(&request)?.node_id)?;
         let pb::InspectRequest { node_id, question, limit_ms } = request.into_inner();
-        let node = node_id.parse().map_err(|_| Status::invalid_argument("malformed node id"))?;
-        let session = self.sessions.of(node).ok_or_else(|| Status::not_found("no session"))?;
+        let session = self.session_of(&node_id)?;
         let limit = Duration::from_millis(limit_ms.into());
         match session.inspections.ask(&question, limit).await {
             Ok(body) => Ok(Response::new(pb::InspectReply { body })),
             Err(error) => Err(Status::aborted(error.to_string())),
         }
+    }
+
+    async fn stream_answer(&self, request: Request<Streaming<pb::AnswerPiece>>) -> Reply<pb::Empty> {
+        let node = require_node(&request)?.node_id;
+        let mut answer = request.into_inner();
+        let first = tokio::time::timeout(FIRST_ANSWER_WITHIN, answer.message());
+        let late = |_| Status::deadline_exceeded("no session was named");
+        let first = first.await.map_err(late)??.unwrap_or_default();
+        let session = self.session(node, &first.session_id)?;
+        session.inspections.take_long(first.id, answer, &session.closed).await;
+        Ok(Response::new(pb::Empty {}))
+    }
+
+    async fn inspect_stream(&self, request: Request<pb::InspectRequest>) -> Reply<Self::InspectStreamStream> {
+        self.check_manager(require_manager(&request)?.node_id)?;
+        let pb::InspectRequest { node_id, question, .. } = request.into_inner();
+        let session = self.session_of(&node_id)?;
+        let answer = session.inspections.ask_long(&question);
+        let answer = answer.map_err(|error| Status::aborted(error.to_string()))?;
+        let pieces = answer.map(|piece| match piece {
+            Ok(body) => pb::AnswerPiece { body, ..pb::AnswerPiece::default() },
+            Err(error) => pb::AnswerPiece { error: error.to_string(), ..pb::AnswerPiece::default() },
+        });
+        let last = pb::AnswerPiece { last: true, ..pb::AnswerPiece::default() };
+        let pieces = pieces.chain(futures::stream::once(std::future::ready(last)));
+        Ok(Response::new(Box::pin(pieces.map(Ok))))
     }
 
     async fn report_liveness(&self, request: Request<pb::LivenessReport>) -> Reply<pb::Empty> {

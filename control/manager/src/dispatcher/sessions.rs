@@ -1,10 +1,11 @@
 //! The agents' sessions on this manager. A node's newest session is the valid one.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use control_model::{Generation, NodeId, Timestamp};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::inspections::Inspections;
@@ -15,6 +16,8 @@ use crate::liveness::table::LivenessTable;
 pub struct Sessions {
     open: Mutex<BTreeMap<NodeId, Arc<Session>>>,
     table: Arc<LivenessTable>,
+    /// Where agents are sent: to the manager of another cluster.
+    elsewhere: watch::Sender<Option<(NodeId, SocketAddr)>>,
 }
 
 /// One agent's session.
@@ -78,7 +81,7 @@ impl Progress {
 
 impl Sessions {
     pub fn new(table: Arc<LivenessTable>) -> Arc<Self> {
-        Arc::new(Self { open: Mutex::default(), table })
+        Arc::new(Self { open: Mutex::default(), table, elsewhere: watch::Sender::default() })
     }
 
     /// Where heartbeats go.
@@ -123,6 +126,16 @@ impl Sessions {
         }
     }
 
+    /// Ends every session, each with a last word: where the manager is that agents are to go to.
+    pub fn send_elsewhere(&self, node: NodeId, addr: SocketAddr) {
+        self.elsewhere.send_replace(Some((node, addr)));
+    }
+
+    /// Where agents are sent, once they are.
+    pub fn elsewhere(&self) -> watch::Receiver<Option<(NodeId, SocketAddr)>> {
+        self.elsewhere.subscribe()
+    }
+
     /// The agent is alive, and its data plane has applied `applied`.
     pub fn heartbeat(&self, session: &Session, applied: Generation, now: Timestamp) {
         self.table.heard(session.node, session.addr, now);
@@ -160,6 +173,13 @@ impl Sessions {
 pub struct SessionGuard {
     sessions: Arc<Sessions>,
     session: Arc<Session>,
+}
+
+impl SessionGuard {
+    /// Of all sessions.
+    pub fn sessions(&self) -> &Sessions {
+        &self.sessions
+    }
 }
 
 impl std::ops::Deref for SessionGuard {

@@ -11,14 +11,13 @@ use control_store::{ProposeError, ReplicatedStore, State};
 use tokio::sync::{mpsc, oneshot};
 use tonic::Status;
 
-use crate::MAX_BATCH;
+use crate::entries::in_entries;
+use crate::leading::unending;
 
 /// Statuses in one report: more than a node can run tasks.
 pub const MAX_STATUSES: usize = 10_000;
 /// Of each text in a status; the rest is cut off.
 const MAX_TEXT_BYTES: usize = 4096;
-/// Texts in one entry: with all the rest it stays far below what an entry may have.
-const MAX_BATCH_BYTES: usize = 1 << 19;
 /// Reports that wait for the writer; beyond it, callers wait.
 const QUEUE: usize = 256;
 
@@ -35,7 +34,13 @@ impl StatusWriter {
     /// Starts the writer; it ends with its last handle.
     pub fn start(store: Arc<dyn ReplicatedStore>) -> Self {
         let (queue, reports) = mpsc::channel(QUEUE);
-        tokio::spawn(write_all(store.clone(), reports));
+        let (writes, reports) = (store.clone(), Arc::new(tokio::sync::Mutex::new(reports)));
+        tokio::spawn(async move {
+            unending("the writer of statuses", || async {
+                write_all(&*writes, &mut *reports.lock().await).await;
+            })
+            .await;
+        });
         Self { store, queue }
     }
 
@@ -99,14 +104,14 @@ fn within_bounds(mut status: TaskStatus) -> TaskStatus {
     status
 }
 
-async fn write_all(store: Arc<dyn ReplicatedStore>, mut reports: mpsc::Receiver<Report>) {
+async fn write_all(store: &dyn ReplicatedStore, reports: &mut mpsc::Receiver<Report>) {
     let mut batch = Vec::new();
     while reports.recv_many(&mut batch, QUEUE).await > 0 {
         let (changes, waiting): (Vec<_>, Vec<_>) = batch.drain(..).unzip();
         let changes: Vec<_> = changes.into_iter().flatten().collect();
         let mut result = Ok(());
-        for chunk in chunks(changes) {
-            if let Err(error) = store.propose(chunk).await {
+        for entry in in_entries(changes) {
+            if let Err(error) = store.propose(entry).await {
                 result = Err(error);
                 break;
             }
@@ -118,33 +123,12 @@ async fn write_all(store: Arc<dyn ReplicatedStore>, mut reports: mpsc::Receiver<
     }
 }
 
-/// In their order, as many to an entry as it takes.
-fn chunks(changes: Vec<Change>) -> Vec<Vec<Change>> {
-    let mut chunks = Vec::new();
-    let (mut chunk, mut n_bytes) = (Vec::new(), 0);
-    for change in changes {
-        let more = text_bytes(&change);
-        if chunk.len() == MAX_BATCH || n_bytes + more > MAX_BATCH_BYTES {
-            chunks.push(std::mem::take(&mut chunk));
-            n_bytes = 0;
-        }
-        n_bytes += more;
-        chunk.push(change);
-    }
-    chunks.push(chunk);
-    chunks.retain(|chunk| !chunk.is_empty());
-    chunks
-}
-
-fn text_bytes(change: &Change) -> usize {
-    let Change::TaskStatus { status, .. } = change else { return 0 };
-    let id = status.container.as_ref().map_or(0, |container| container.container_id.len());
-    status.message.len() + status.error.len() + id
-}
-
 #[cfg(test)]
 mod tests {
+    use control_rpc::encoded_len;
+
     use super::*;
+    use crate::entries::MAX_OBJECTS;
 
     #[test]
     fn long_texts_make_more_entries_and_none_too_large() {
@@ -157,12 +141,11 @@ mod tests {
             },
         };
         let changes: Vec<Change> = (0..1000).map(change).collect();
-        let chunks = chunks(changes.clone());
-        assert!(chunks.iter().all(|chunk| chunk.len() <= MAX_BATCH));
-        let n_bytes = |chunk: &Vec<Change>| chunk.iter().map(text_bytes).sum::<usize>();
-        assert!(chunks.iter().all(|chunk| n_bytes(chunk) <= MAX_BATCH_BYTES));
-        assert!(chunks.len() >= 8, "{} chunks of 4 MB", chunks.len());
-        assert_eq!(chunks.concat(), changes, "all of them, in their order");
-        assert_eq!(super::chunks(Vec::new()), Vec::<Vec<Change>>::new());
+        let entries = Vec::from(in_entries(changes.clone()));
+        assert!(entries.iter().all(|entry| entry.len() <= MAX_OBJECTS));
+        assert!(entries.iter().all(|entry| encoded_len(entry) < 1 << 20));
+        assert!(entries.len() >= 8, "{} entries of 4 MB", entries.len());
+        assert_eq!(entries.concat(), changes, "all of them, in their order");
+        assert_eq!(in_entries(Vec::new()), Vec::<Vec<Change>>::new());
     }
 }

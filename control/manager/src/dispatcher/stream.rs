@@ -1,12 +1,13 @@
 //! The two streams to an agent: what it must know of the cluster, and its assignments.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_stream::try_stream;
 use control_model::spec::Role;
-use control_model::{Node, ObjectRef};
-use control_rpc::{encode, encode_assignments, pb};
+use control_model::{Node, NodeId, ObjectRef};
+use control_rpc::{assignment_pieces, encode, pb};
 use control_store::{Event, EventBatch, EventKind, EventReceiver, ReplicatedStore, State};
 use futures::{Stream, StreamExt};
 use tokio_util::sync::CancellationToken;
@@ -22,13 +23,15 @@ const GATHER: Duration = Duration::from_millis(10);
 /// A replica that has not caught up by then serves what it has: agents refuse what is older than what they know.
 const CATCH_UP: Duration = Duration::from_secs(2);
 
-/// The first message at once; another one whenever managers, roles or the root change. Ends with the session.
+/// The first message at once; another one whenever managers, roles or the root change. Ends with the session, or when agents are
+/// sent elsewhere; then the last one says where.
 pub fn session_messages(
     store: Arc<dyn ReplicatedStore>,
     guard: SessionGuard,
 ) -> impl Stream<Item = Result<pb::SessionMessage, Status>> + Send {
     try_stream! {
         let (mut state, mut events) = store.subscribe();
+        let mut elsewhere = guard.sessions().elsewhere();
         let mut last = None;
         loop {
             let message = session_message(&state, &guard)?;
@@ -36,13 +39,33 @@ pub fn session_messages(
                 last = Some(message.clone());
                 yield message;
             }
-            match wait_for_members(&mut events, &guard).await {
+            let waited = tokio::select! {
+                waited = wait_for_members(&mut events, &guard) => waited,
+                Ok(_) = elsewhere.wait_for(Option::is_some) => Waited::Closed,
+            };
+            match waited {
                 Waited::Changed(()) => state = store.state(),
                 Waited::Lagged => (state, events) = store.subscribe(),
                 Waited::Closed => break,
             }
         }
+        let sent = *elsewhere.borrow();
+        if let Some(message) = last_message(&guard, last, sent) {
+            yield message;
+        }
     }
+}
+
+/// As the one before, but for the manager that the agent is sent to. Not to one in the name of its own node: that one was made out of
+/// this node, and would take both for one.
+fn last_message(
+    session: &Session,
+    before: Option<pb::SessionMessage>,
+    manager: Option<(NodeId, SocketAddr)>,
+) -> Option<pb::SessionMessage> {
+    let (node, addr) = manager.filter(|(node, _)| *node != session.node)?;
+    let manager = pb::ManagerAddr { node_id: node.to_string(), addr: addr.to_string() };
+    Some(pb::SessionMessage { managers: vec![manager], ..before? })
 }
 
 /// What ended a stream's wait.
@@ -86,7 +109,9 @@ fn concerns(session: &Session, event: &Event) -> bool {
         EventKind::Node(before, after) => {
             event.object == ObjectRef::Node(session.node) || manager(before) != manager(after)
         }
-        EventKind::Service(..) | EventKind::Task(..) | EventKind::Network(..) => false,
+        EventKind::Service(..) | EventKind::Task(..) | EventKind::Network(..) | EventKind::Dependency(..) => {
+            false
+        }
     }
 }
 
@@ -127,7 +152,7 @@ pub fn assignment_messages(
     store: Arc<dyn ReplicatedStore>,
     sessions: Arc<Sessions>,
     session: Arc<Session>,
-) -> impl Stream<Item = Result<pb::Payload, Status>> + Send {
+) -> impl Stream<Item = Result<pb::AssignmentPiece, Status>> + Send {
     let closed = session.assignments.open(&session.closed);
     try_stream! {
         // Without a leader the replica's state is still better than none.
@@ -136,7 +161,11 @@ pub fn assignment_messages(
             let (state, mut events) = store.subscribe();
             let (mut updates, complete) = Updates::open(session.node, state);
             sessions.sent(&session, updates.generation());
-            yield pb::Payload { body: encode_assignments(&complete)? };
+            let pieces = assignment_pieces(&complete)?;
+            drop(complete);
+            for piece in pieces {
+                yield piece;
+            }
             let end = loop {
                 let (state, happened) = match next_batches(&mut events, &closed).await {
                     Waited::Changed(batches) => batches,
@@ -148,7 +177,9 @@ pub fn assignment_messages(
                     continue;
                 };
                 sessions.sent(&session, updates.generation());
-                yield pb::Payload { body: encode_assignments(&update)? };
+                for piece in assignment_pieces(&update)? {
+                    yield piece;
+                }
             };
             if matches!(end, Waited::Closed) {
                 break;

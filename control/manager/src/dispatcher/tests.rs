@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use control_model::object::ManagerStatus;
 use control_model::{Assignment, AssignmentKey, AssignmentUpdate, Change, ObjectRef, TaskState};
-use control_rpc::{MAX_MESSAGE_BYTES, decode_assignments};
+use control_rpc::{AssignmentPieces, MAX_MESSAGE_BYTES, decode_assignments};
 use control_store::LocalStore;
 use futures::StreamExt;
 use tonic::Code;
@@ -252,9 +252,15 @@ async fn a_set_larger_than_other_messages_is_sent() {
     let mut session = dispatcher.open_session(me, None, description(1)).await.expect("a session");
     let id = next(&mut session).await.expect("open").expect("a message").session_id;
     let mut stream = dispatcher.open_assignments(me, &id).expect("assignments");
-    let payload = next(&mut stream).await.expect("open").expect("a complete set");
-    let mut set = BTreeMap::new();
-    take(&mut set, decode_assignments(&payload.body).expect("an update"));
+    let (mut received, mut set) = (AssignmentPieces::default(), BTreeMap::new());
+    let update = loop {
+        let piece = next(&mut stream).await.expect("open").expect("a piece");
+        assert!(piece.body.len() < MAX_MESSAGE_BYTES);
+        if let Some(update) = received.take(&piece).expect("readable") {
+            break update;
+        }
+    };
+    take(&mut set, update);
     assert!(set.values().any(|row| matches!(row, Assignment::Task(_))));
 }
 

@@ -8,13 +8,10 @@ use std::time::Duration;
 
 use control_model::change::pack;
 use control_model::{Change, Timestamp};
-use control_rpc::encoded_len;
 use control_store::{ApplyError, Event, State};
 
-/// Objects that one entry changes. An entry is applied in one go: so many take some ten milliseconds.
-pub const MAX_CHANGES: usize = 2000;
-/// Encoded changes in one entry, of which one may be larger: far below the largest entry.
-const MAX_ENTRY_BYTES: usize = 1 << 19;
+use crate::entries::in_entries;
+
 /// How often one loop may be refused within one round: more is a loop that does not settle.
 pub(super) const MAX_REBUILDS: u32 = 8;
 /// After so many refusals in a row a loop is made anew once more: nothing else may ever happen that wakes it.
@@ -76,12 +73,16 @@ struct Running {
 }
 
 impl Loops {
-    /// Makes every loop of `state`. Nobody is asked before [`Loops::tell`].
+    /// Makes every loop of `state`, one after the other. Nobody is asked before [`Loops::tell`].
     pub fn new(factories: Arc<[Factory]>, state: &State, now: Timestamp) -> Self {
-        let running: Vec<_> = factories
-            .iter()
-            .map(|factory| Running { machine: (factory.make)(state, now), retry_at: None })
-            .collect();
+        let machines: Vec<_> = factories.iter().map(|factory| (factory.make)(state, now)).collect();
+        Self::of(factories, machines)
+    }
+
+    /// Loops that the factories have made of one state, in their order.
+    pub fn of(factories: Arc<[Factory]>, machines: Vec<Box<dyn LeaderLoop>>) -> Self {
+        let running: Vec<_> =
+            machines.into_iter().map(|machine| Running { machine, retry_at: None }).collect();
         let next = running.len();
         Self { factories, running, happened: Happened::Began, next, writes: VecDeque::new(), n_refused: 0 }
     }
@@ -98,13 +99,13 @@ impl Loops {
         self.next = 0;
     }
 
-    /// What is to be written next, of at most [`MAX_CHANGES`]; after it was applied, the next one. `None`: the round is
+    /// What is to be written next, of at most [`MAX_OBJECTS`](crate::entries::MAX_OBJECTS); after it was applied, the next one. `None`: the round is
     /// over.
     pub fn next_write(&mut self, state: &State, now: Timestamp) -> Option<Vec<Change>> {
         while self.writes.is_empty() {
             let running = self.running.get_mut(self.next)?;
             let answer = running.answer(&self.factories[self.next], &self.happened, state, now);
-            self.writes = in_entries(answer, state);
+            self.writes = packed_in_entries(answer, state);
             self.next += 1;
             self.n_refused = 0;
         }
@@ -124,18 +125,34 @@ impl Loops {
         let answer = self.running[last].make_anew(&self.factories[last], state, now);
         self.n_refused += 1;
         if self.n_refused < MAX_REBUILDS {
-            self.writes = in_entries(answer, state);
+            self.writes = packed_in_entries(answer, state);
             return;
         }
         tracing::warn!(name, "leader loop does not settle; it is tried again later");
-        self.running[last].retry_at = Some(now.after(UNSETTLED_RETRY));
+        self.give_up(now);
+    }
+
+    /// The last write is more than the log takes: its loop stands still, and no other one.
+    pub fn too_large(&mut self, now: Timestamp) {
+        tracing::error!(
+            name = self.writer(),
+            "leader loop asks for more than an entry takes; it is tried again later"
+        );
+        self.give_up(now);
+    }
+
+    fn give_up(&mut self, now: Timestamp) {
+        if let Some(last) = self.next.checked_sub(1) {
+            self.running[last].retry_at = Some(now.after(UNSETTLED_RETRY));
+        }
         self.writes.clear();
     }
 }
 
 impl Running {
+    /// A machine that was given up has no say in it.
     fn next_deadline(&self) -> Option<Timestamp> {
-        self.machine.next_deadline().into_iter().chain(self.retry_at).min()
+        self.retry_at.or_else(|| self.machine.next_deadline())
     }
 
     fn answer(
@@ -148,6 +165,8 @@ impl Running {
         let is_due = self.next_deadline().is_some_and(|at| at <= now);
         match happened {
             Happened::Due if !is_due => Vec::new(),
+            // It will be made of the state as it is then.
+            _ if self.retry_at.is_some_and(|at| now < at) => Vec::new(),
             _ if self.retry_at.is_some() => self.make_anew(factory, state, now),
             Happened::Began | Happened::Due => self.machine.tick(state, now),
             Happened::Events(events) => self.machine.handle(state, events, now),
@@ -170,20 +189,6 @@ pub fn last_stamp(state: &State) -> Timestamp {
 }
 
 /// `changes` of a machine that saw `state`, in few words, as many to an entry as it takes.
-pub fn in_entries(changes: Vec<Change>, state: &State) -> VecDeque<Vec<Change>> {
-    let packed = pack(changes, |id| state.tasks().get(&id).map(|task| &**task));
-    let mut entries = VecDeque::new();
-    let (mut entry, mut n_objects, mut n_bytes) = (Vec::new(), 0, 0);
-    for change in packed {
-        let (objects, bytes) = (change.n_objects(), encoded_len(&change));
-        if !entry.is_empty() && (n_objects + objects > MAX_CHANGES || n_bytes + bytes > MAX_ENTRY_BYTES) {
-            entries.push_back(std::mem::take(&mut entry));
-            (n_objects, n_bytes) = (0, 0);
-        }
-        n_objects += objects;
-        n_bytes += bytes;
-        entry.push(change);
-    }
-    entries.extend((!entry.is_empty()).then_some(entry));
-    entries
+pub fn packed_in_entries(changes: Vec<Change>, state: &State) -> VecDeque<Vec<Change>> {
+    in_entries(pack(changes, |id| state.tasks().get(&id).map(|task| &**task)))
 }

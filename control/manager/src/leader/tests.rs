@@ -1,11 +1,14 @@
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
+
+use async_trait::async_trait;
 
 use control_model::change::{Entry, RequestId};
 use control_model::object::Slot;
 use control_model::spec::IpamConfig;
 use control_model::{Change, Node, NodeId, Object, ServiceId, Task, TaskId, TaskState};
 use control_rpc::encoded_len;
-use control_store::{Event, LocalStore, State};
+use control_store::{Event, LocalStore, ReadError, State};
 
 use super::rounds::MAX_REBUILDS;
 use super::*;
@@ -30,7 +33,7 @@ fn n_objects(entry: &[Change]) -> usize {
 fn entries_are_small_however_large_the_spec_of_many_tasks() {
     let mut state = State::default();
     let created = large_tasks(3000).into_iter().map(|task| Change::Create(Object::Task(Box::new(task))));
-    let created = in_entries(created.collect(), &state);
+    let created = packed_in_entries(created.collect(), &state);
     assert_eq!(created.iter().map(|entry| n_objects(entry)).collect::<Vec<_>>(), [2000, 1000]);
     assert!(created.iter().all(|entry| encoded_len(entry) < FAR_BELOW_THE_LARGEST_ENTRY));
     for (index, changes) in (1..).zip(created) {
@@ -42,7 +45,7 @@ fn entries_are_small_however_large_the_spec_of_many_tasks() {
         object: Object::Task(Box::new(Task { node: Some(node_id(1)), ..Task::clone(task) })),
         expected: task.meta.version,
     });
-    let assigned = in_entries(assigned.collect(), &state);
+    let assigned = packed_in_entries(assigned.collect(), &state);
     assert_eq!(assigned.iter().map(|entry| n_objects(entry)).collect::<Vec<_>>(), [2000, 1000]);
     assert!(assigned.iter().all(|entry| encoded_len(entry) < FAR_BELOW_THE_LARGEST_ENTRY));
 }
@@ -54,7 +57,7 @@ fn what_can_only_be_said_whole_is_cut_by_its_size() {
         let object = Object::Task(Box::new(task));
         Change::Update { object, expected: 1 }
     });
-    let entries = in_entries(updates.collect(), &state);
+    let entries = packed_in_entries(updates.collect(), &state);
     assert!(entries.iter().all(|entry| encoded_len(entry) < FAR_BELOW_THE_LARGEST_ENTRY));
     assert_eq!(entries.iter().map(|entry| n_objects(entry)).sum::<usize>(), 20);
 }
@@ -124,9 +127,8 @@ async fn a_loop_with_an_old_picture_is_made_anew() {
 #[tokio::test]
 async fn a_loop_that_does_not_settle_is_tried_again_without_an_event() {
     let (store, lives) = (store(1), Arc::default());
-    // The last machine of a round is given up before its answer is written. The first round is for the term's
-    // beginning, the second for what was acknowledged before; for the third one nothing happens.
-    let n_old = 2 * (MAX_REBUILDS + 1);
+    // The last machine of a round is given up before its answer is written. For the next round nothing happens.
+    let n_old = MAX_REBUILDS + 1;
     let leader = Leader {
         store: store.clone(),
         leadership: crate::testing::leading(),
@@ -138,6 +140,127 @@ async fn a_loop_that_does_not_settle_is_tried_again_without_an_event() {
     wait_for(&store, "the next round's machine has written", |state| name_of(state, node_id(1)) == expected)
         .await;
     leader.abort();
+}
+
+/// A store whose first write is given up by who waits for it, and is applied before the next one.
+struct Late {
+    store: Arc<LocalStore>,
+    held: Mutex<Held>,
+}
+
+enum Held {
+    Nothing,
+    Write(Vec<Change>),
+    Applied,
+}
+
+#[async_trait]
+impl ReplicatedStore for Late {
+    async fn propose(&self, changes: Vec<Change>) -> Result<u64, ProposeError> {
+        let mut held = self.held.lock().expect("no panic");
+        match std::mem::replace(&mut *held, Held::Applied) {
+            Held::Nothing if changes.is_empty() => *held = Held::Nothing,
+            Held::Nothing => {
+                *held = Held::Write(changes);
+                return Err(ProposeError::NoLeader("no answer in time".to_owned()));
+            }
+            Held::Write(first) => drop(self.store.commit(first)),
+            Held::Applied => {}
+        }
+        Ok(self.store.commit(changes)?)
+    }
+
+    async fn linearize(&self) -> Result<(), ReadError> {
+        Ok(())
+    }
+
+    fn state(&self) -> Arc<State> {
+        self.store.state()
+    }
+
+    fn subscribe(&self) -> (Arc<State>, EventReceiver) {
+        self.store.subscribe()
+    }
+}
+
+/// Wants one task, whatever its id.
+struct Maker;
+
+impl LeaderLoop for Maker {
+    fn handle(&mut self, state: &State, _: &[Event], now: Timestamp) -> Vec<Change> {
+        self.tick(state, now)
+    }
+
+    fn next_deadline(&self) -> Option<Timestamp> {
+        None
+    }
+
+    fn tick(&mut self, state: &State, _: Timestamp) -> Vec<Change> {
+        let task = Task::new(TaskId::from_bits(rand::random()), ServiceId::from_bits(1), Slot::Replica(1));
+        let is_there = !state.tasks().is_empty();
+        if is_there { Vec::new() } else { vec![Change::Create(Object::Task(Box::new(task)))] }
+    }
+}
+
+#[tokio::test]
+async fn what_a_write_decided_that_was_given_up_is_not_decided_again() {
+    let store = store(1);
+    let late = Arc::new(Late { store: store.clone(), held: Mutex::new(Held::Nothing) });
+    let make: Make = Box::new(|_, _| Box::new(Maker));
+    let leader = Leader {
+        store: late,
+        leadership: crate::testing::leading(),
+        table: Arc::default(),
+        loops: vec![Factory { name: "maker", make }],
+    };
+    let leader = tokio::spawn(leader.run());
+    wait_for(&store, "the write is applied", |state| !state.tasks().is_empty()).await;
+    // It is applied in one go with what was decided since.
+    assert_eq!(store.state().tasks().len(), 1);
+    leader.abort();
+}
+
+#[tokio::test]
+async fn a_loop_that_asks_for_too_much_holds_up_no_other() {
+    let store = store(1);
+    let lives = Arc::default();
+    let small = Arc::new(Small(store.clone()));
+    let make: Make = Box::new(|_, _| Box::new(Maker));
+    let leader = Leader {
+        store: small,
+        leadership: crate::testing::leading(),
+        table: Arc::default(),
+        loops: vec![Factory { name: "maker", make }, factory_after(0, &lives)],
+    };
+    let leader = tokio::spawn(leader.run());
+    wait_for(&store, "the other loop has written", |state| name_of(state, node_id(1)) == "0").await;
+    assert!(store.state().tasks().is_empty());
+    leader.abort();
+}
+
+/// A store to which any task is too large.
+struct Small(Arc<LocalStore>);
+
+#[async_trait]
+impl ReplicatedStore for Small {
+    async fn propose(&self, changes: Vec<Change>) -> Result<u64, ProposeError> {
+        if changes.iter().any(|change| !matches!(change, Change::Update { .. })) {
+            return Err(ProposeError::TooLarge);
+        }
+        Ok(self.0.commit(changes)?)
+    }
+
+    async fn linearize(&self) -> Result<(), ReadError> {
+        Ok(())
+    }
+
+    fn state(&self) -> Arc<State> {
+        self.0.state()
+    }
+
+    fn subscribe(&self) -> (Arc<State>, EventReceiver) {
+        self.0.subscribe()
+    }
 }
 
 #[tokio::test]

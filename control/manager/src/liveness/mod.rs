@@ -18,8 +18,10 @@ use std::time::Duration;
 use control_model::gossip::Opinion;
 use control_model::object::{NodeState, NodeStatus};
 use control_model::spec::ClusterSpec;
-use control_model::{Change, Node, NodeId, Timestamp};
+use control_model::{Change, Generation, Node, NodeId, Timestamp};
 use control_store::State;
+
+use table::Heard;
 
 /// How often agents are told to beat, whatever the cluster's period: the silences below are measured by it, and find a dead
 /// node long before a grace of three periods ends.
@@ -44,6 +46,11 @@ const FALLING_SILENT: u32 = 2;
 const MIN_SILENT_FOR_DOUBT: usize = 2;
 /// A doubt that ends sooner is nobody's business: without it nobody would have been condemned yet.
 const DOUBT_SHOWS_AFTER: Duration = Duration::from_millis(900);
+/// How long the data path of a node that has come is given to answer, from when its agent says that its data plane is set up: as
+/// long as it takes for a data path to be found dead.
+const PATH_GRACE: Duration = Duration::from_millis(1500);
+/// How long a data plane is given to be set up, from when its agent is heard.
+const SET_UP_GRACE: Duration = Duration::from_secs(10);
 /// A gap between two ticks longer than this means that this process stood still, and nobody else.
 const STALL: Duration = Duration::from_secs(1);
 
@@ -53,6 +60,7 @@ pub struct Liveness {
     /// The judge's own node, which is not probed.
     me: NodeId,
     nodes: BTreeMap<NodeId, Life>,
+    began: Timestamp,
     last_tick: Timestamp,
     doubt_since: Option<Timestamp>,
     /// Nodes of which neither agent nor data path answers, as this node's gossip finds.
@@ -63,8 +71,12 @@ pub struct Liveness {
 struct Life {
     /// Start of the agent's silence: its last heartbeat, or when this leader began.
     silent_since: Timestamp,
-    /// The agent has been heard by this leader.
-    heard: bool,
+    /// Since when the agent has been heard by this leader, without a long silence.
+    heard_since: Option<Timestamp>,
+    /// Since when this leader knows that the node's data plane has been set up in this life of it.
+    set_up_since: Option<Timestamp>,
+    /// What the node's data plane had applied in the life before.
+    applied_before: Generation,
     addr: Option<IpAddr>,
     /// This leader probes it.
     probed: bool,
@@ -85,15 +97,44 @@ struct Life {
 impl Liveness {
     /// A new leader's: it has heard nobody and gives everyone a whole grace.
     pub fn new(me: NodeId, now: Timestamp) -> Self {
-        Self { me, nodes: BTreeMap::new(), last_tick: now, doubt_since: None, gone: BTreeSet::new() }
+        Self {
+            me,
+            nodes: BTreeMap::new(),
+            began: now,
+            last_tick: now,
+            doubt_since: None,
+            gone: BTreeSet::new(),
+        }
     }
 
-    /// The node's agent was heard at `at`.
-    pub fn heartbeat(&mut self, node: NodeId, addr: Option<IpAddr>, at: Timestamp) {
+    /// What sessions say. What was heard before this leader began is no sign of life.
+    pub fn hear(&mut self, agents: BTreeMap<NodeId, Heard>, now: Timestamp) {
+        for (node, heard) in agents {
+            if heard.at >= self.began && self.heartbeat(node, heard.addr, heard.at) {
+                // It may have been rebooted, and nothing of what it had then is in its kernel.
+                let life = self.life(node, now);
+                (life.set_up_since, life.applied_before) = (None, heard.applied);
+            }
+            if heard.applied > self.life(node, now).applied_before {
+                self.data_plane_set_up(node, now);
+            }
+        }
+    }
+
+    /// The node's agent was heard at `at`; true if it was heard before, and had been silent for long.
+    fn heartbeat(&mut self, node: NodeId, addr: Option<IpAddr>, at: Timestamp) -> bool {
         let life = self.life(node, at);
+        let has_come = at.since(life.silent_since) > SILENCE_BESIDE_DEAD_DATA_PATH;
+        let is_back = has_come && life.heard_since.is_some();
+        life.heard_since = life.heard_since.filter(|_| !has_come).or(Some(at));
         life.silent_since = life.silent_since.max(at);
-        life.heard = true;
         life.addr = addr.or(life.addr);
+        is_back
+    }
+
+    /// The node's agent has said that its data plane holds what it was told to.
+    fn data_plane_set_up(&mut self, node: NodeId, now: Timestamp) {
+        self.life(node, now).set_up_since.get_or_insert(now);
     }
 
     /// What this node's gossip thinks from now on. It is believed where the leader's own heartbeats and probes agree.
@@ -158,7 +199,7 @@ impl Liveness {
             let (is_gone, is_displaced) = (self.gone.contains(&node.id), displaced.contains(&node.id));
             let is_mine = node.id == self.me;
             let life = self.life(node.id, now);
-            let may_be_ready = is_mine || life.is_path_judged() || node.status.state == NodeState::Ready;
+            let may_be_ready = is_mine || life.is_path_judged(now) || node.status.state == NodeState::Ready;
             let status = life.judge(node, grace, (is_gone, is_displaced, may_be_ready), now);
             if status != node.status {
                 changes.push(Change::NodeStatus { id: node.id, status });
@@ -218,8 +259,16 @@ impl Life {
 
     /// A node that has just come is ready when it is known whether its data path answers: until then it would seem to be one on
     /// which no task can be reached.
-    fn is_path_judged(&self) -> bool {
-        self.answered.is_some() || self.misses >= PROBE_MISSES
+    fn is_path_judged(&self, now: Timestamp) -> bool {
+        let answers = self.answered.is_some() && self.misses == 0;
+        answers || self.heard_since.is_some_and(|heard| self.silence_is_an_answer(heard, now))
+    }
+
+    /// Would the data path of a node that is heard since `heard` have answered by `now`?
+    fn silence_is_an_answer(&self, heard: Timestamp, now: Timestamp) -> bool {
+        let set_up = self.set_up_since.map(|set_up| set_up.max(heard).after(PATH_GRACE));
+        let latest = heard.after(SET_UP_GRACE);
+        now >= set_up.map_or(latest, |set_up| set_up.min(latest))
     }
 
     /// What a leader whose own data path may be at fault still believes of a silent one: it lives while the agent is
@@ -258,7 +307,7 @@ impl Life {
             (NodeState::Down, "heartbeat failure")
         } else if is_gone || (dead_path && silence > SILENCE_BESIDE_DEAD_DATA_PATH) {
             (NodeState::Down, "heartbeat failure and no answer from the data path")
-        } else if self.heard && may_be_ready {
+        } else if self.heard_since.is_some() && may_be_ready {
             (NodeState::Ready, "")
         } else {
             (node.status.state, node.status.message.as_str())

@@ -11,12 +11,13 @@ use control_rpc::pb::dispatcher_client::DispatcherClient;
 use control_rpc::{Channels, pb};
 use control_store::{ReplicatedStore, State};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tonic::Status;
 
 use super::table::{Heard, LivenessTable};
 use crate::clock;
 
-/// Between two reports when nothing is acknowledged.
+/// Between two reports of all agents; between them goes only what is acknowledged.
 const PERIOD: Duration = Duration::from_secs(1);
 /// Acknowledgements of several agents go together.
 const GATHER: Duration = Duration::from_millis(20);
@@ -26,6 +27,7 @@ const FRESH: Duration = Duration::from_secs(3);
 const TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Reports for as long as consensus runs.
+#[derive(Clone)]
 pub struct Reporter {
     pub store: Arc<dyn ReplicatedStore>,
     pub table: Arc<LivenessTable>,
@@ -37,28 +39,48 @@ impl Reporter {
     /// Ends with consensus.
     pub async fn run(mut self) {
         let mut acks = self.table.watch_acks();
+        let mut seen = 0;
+        let mut last_whole = None;
         loop {
             tokio::select! {
                 _ = acks.changed() => tokio::time::sleep(GATHER).await,
                 () = tokio::time::sleep(PERIOD) => {}
-                gone = self.leadership.changed() => if gone.is_err() { return },
+                gone = self.leadership.changed() => {
+                    if gone.is_err() {
+                        return;
+                    }
+                    last_whole = None;
+                }
             }
             acks.mark_unchanged();
             let leadership = *self.leadership.borrow();
+            let state = self.store.state();
             if leadership.is_me {
                 continue;
             }
-            let Some(leader) = leadership.leader.and_then(|id| address_of(&self.store.state(), id)) else {
-                continue;
+            let Some(leader) = leadership.leader.and_then(|id| address_of(&state, id)) else { continue };
+            let now = Instant::now();
+            let acknowledged = self.table.acknowledged_since(&mut seen);
+            let is_whole = last_whole.is_none_or(|last| now.duration_since(last) >= PERIOD);
+            let told = if is_whole {
+                self.table.retain(|id| state.nodes().get(id).is_some());
+                self.table.snapshot()
+            } else {
+                acknowledged
             };
-            if let Err(status) = self.report(leader).await {
-                tracing::debug!(%leader, %status, "liveness report failed");
+            match self.report(leader, told).await {
+                Ok(()) if is_whole => last_whole = Some(now),
+                Ok(()) => {}
+                Err(status) => {
+                    tracing::debug!(%leader, %status, "liveness report failed");
+                    last_whole = None;
+                }
             }
         }
     }
 
-    async fn report(&self, leader: SocketAddr) -> Result<(), Status> {
-        let report = to_report(self.table.snapshot(), clock::monotonic());
+    async fn report(&self, leader: SocketAddr, told: BTreeMap<NodeId, Heard>) -> Result<(), Status> {
+        let report = to_report(told, clock::monotonic());
         if report.nodes.is_empty() {
             return Ok(());
         }

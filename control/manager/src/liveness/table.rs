@@ -86,15 +86,13 @@ impl LivenessTable {
         self.lock().heard.clone()
     }
 
-    /// What each node's data plane has applied, of those that acknowledged something after the first `seen`
-    /// acknowledgements; `seen` moves on.
-    pub fn applied_since(&self, seen: &mut u64) -> Vec<(NodeId, Generation)> {
+    /// The agents that acknowledged something after the first `seen` acknowledgements; `seen` moves on.
+    pub fn acknowledged_since(&self, seen: &mut u64) -> BTreeMap<NodeId, Heard> {
         let agents = self.lock();
-        let new = agents.acked.range(*seen + 1..);
-        let applied = new.clone().filter_map(|(_, node)| Some((*node, agents.heard.get(node)?.applied)));
-        let applied = applied.collect();
+        let new = agents.acked.range(*seen + 1..).map(|(_, node)| *node);
+        let new = new.filter_map(|node| Some((node, *agents.heard.get(&node)?))).collect();
         *seen = agents.acked.last_key_value().map_or(*seen, |(number, _)| (*seen).max(*number));
-        applied
+        new
     }
 
     /// Forgets those for whom `keep` is false.
@@ -137,6 +135,10 @@ mod tests {
         Generation { epoch: 1, index }
     }
 
+    fn acknowledged(table: &LivenessTable, seen: &mut u64) -> Vec<(NodeId, Generation)> {
+        table.acknowledged_since(seen).into_iter().map(|(node, heard)| (node, heard.applied)).collect()
+    }
+
     #[test]
     fn each_reader_is_given_the_new_acknowledgements_alone() {
         let table = LivenessTable::default();
@@ -145,23 +147,23 @@ mod tests {
             table.acknowledged(node(id), at(5));
         }
         let (mut seen, mut late) = (0, 0);
-        assert_eq!(table.applied_since(&mut seen).len(), 100);
-        assert_eq!(table.applied_since(&mut seen), []);
+        assert_eq!(acknowledged(&table, &mut seen).len(), 100);
+        assert_eq!(acknowledged(&table, &mut seen), []);
         table.acknowledged(node(7), at(6));
         table.acknowledged(node(7), at(8));
         table.acknowledged(node(8), at(5));
         table.acknowledged(node(101), at(9));
         assert_eq!(
-            table.applied_since(&mut seen),
+            acknowledged(&table, &mut seen),
             [(node(7), at(8))],
             "nothing new of 8; 101 was never heard"
         );
-        assert_eq!(table.applied_since(&mut late).len(), 100, "each node once");
+        assert_eq!(acknowledged(&table, &mut late).len(), 100, "each node once");
         // Who is forgotten and comes back begins anew.
         table.retain(|id| *id != node(7));
         table.heard(node(7), None, Timestamp(1));
-        assert_eq!(table.applied_since(&mut seen), []);
+        assert_eq!(acknowledged(&table, &mut seen), []);
         table.acknowledged(node(7), at(3));
-        assert_eq!(table.applied_since(&mut seen), [(node(7), at(3))]);
+        assert_eq!(acknowledged(&table, &mut seen), [(node(7), at(3))]);
     }
 }

@@ -43,7 +43,7 @@ impl World {
         self.liveness.gossip(&opinion);
     }
 
-    /// Runs `script`: `<ms> beat|probe|answer|tick|gone [node]`, `back` when gossip has nothing to say any more, and `leader` for
+    /// Runs `script`: `<ms> beat|set-up|probe|answer|tick|gone [node]`, `back` when gossip has nothing to say any more, and `leader` for
     /// a new one.
     fn run(&mut self, script: &str) -> String {
         for line in script.lines().map(str::trim).filter(|l| !l.is_empty()) {
@@ -52,7 +52,8 @@ impl World {
             let now = Timestamp(0).after(Duration::from_millis(ms));
             let id = || NodeId::from_bits(words[2].parse().expect("node"));
             match words[1] {
-                "beat" => self.liveness.heartbeat(id(), None, now),
+                "beat" => _ = self.liveness.heartbeat(id(), None, now),
+                "set-up" => self.liveness.data_plane_set_up(id(), now),
                 "probe" => drop(self.liveness.probe_sent(id(), now)),
                 "answer" => self.liveness.probe_answered(id(), now),
                 "leader" => self.liveness = Liveness::new(ME, now),
@@ -116,9 +117,15 @@ fn a_node_that_has_come_is_ready_when_its_path_is_judged() {
     assert_eq!(world.run("320 answer 1\n600 tick"), "600 node 1 Ready path alive \n");
 
     let mut world = World::new(1);
-    assert_eq!(world.run(&format!("0 beat 1\n{}", silence(300, 1800, true))), "", "up to four misses");
-    let judged = world.run("1800 probe 1\n1800 tick");
-    assert_eq!(judged, "1800 node 1 Ready path dead \n", "its agent can do what needs no data path");
+    let script =
+        format!("{}3000 beat 1\n3000 set-up 1\n{}", silence(300, 3000, false), silence(3000, 4500, true));
+    assert_eq!(world.run(&script), "", "what it missed before it was heard says nothing");
+    let judged = world.run("4500 probe 1\n4500 tick");
+    assert_eq!(judged, "4500 node 1 Ready path dead \n", "its agent can do what needs no data path");
+
+    let mut world = World::new(1);
+    assert_eq!(world.run(&silence(0, 9900, true)), "", "its data plane may be set up yet");
+    assert_eq!(world.run("9900 beat 1\n10000 tick"), "10000 node 1 Ready path dead \n");
 
     let mut mine = World { liveness: Liveness::new(NodeId::from_bits(1), Timestamp(0)), ..World::new(1) };
     assert_eq!(
@@ -126,6 +133,27 @@ fn a_node_that_has_come_is_ready_when_its_path_is_judged() {
         "20 node 1 Ready path dead \n",
         "nobody probes the judge's own"
     );
+}
+
+/// What the kernel held before a reboot it does not hold after it: an agent that was silent says anew that its data plane is set
+/// up.
+#[test]
+fn a_node_that_is_back_is_set_up_when_it_says_so_again() {
+    let node = NodeId::from_bits(1);
+    let mut liveness = Liveness::new(NodeId::from_bits(99), Timestamp(0));
+    let mut hear = |ms, index| {
+        let now = Timestamp(0).after(Duration::from_millis(ms));
+        let heard = Heard { at: now, addr: None, applied: Generation { epoch: 0, index } };
+        liveness.hear(BTreeMap::from([(node, heard)]), now);
+        liveness.nodes[&node].set_up_since
+    };
+    let at = |ms| Some(Timestamp(0).after(Duration::from_millis(ms)));
+    assert_eq!(hear(100, 0), None);
+    assert_eq!(hear(600, 7), at(600));
+    assert_eq!(hear(1100, 8), at(600));
+    assert_eq!(hear(60_000, 8), None, "it was away");
+    assert_eq!(hear(60_500, 8), None);
+    assert_eq!(hear(61_000, 9), at(61_000));
 }
 
 #[test]
@@ -473,7 +501,7 @@ proptest! {
         for (step, tick) in (0..works.len()).zip(ticks.iter().cycle()) {
             let ms = 900 + u64::try_from(step).expect("few") * 300 / n;
             let now = Timestamp(0).after(Duration::from_millis(ms));
-            world.liveness.heartbeat(asked(step), None, now);
+            let _ = world.liveness.heartbeat(asked(step), None, now);
             let has_died = world.liveness.probe_sent(asked(step), now);
             if has_died || *tick {
                 world.tick(ms, now);

@@ -15,14 +15,19 @@ use super::leaders::Leaders;
 use super::prober::Prober;
 use super::rounds::Rounds;
 use super::table::LivenessTable;
+use crate::clock;
+use crate::entries::in_entries;
 use crate::leading::while_leading;
-use crate::{MAX_BATCH, clock};
 
 /// After a write that failed. The next look returns the same change.
 const RETRY: Duration = Duration::from_millis(300);
 /// A leader that doubts its own data path for so long hands leadership over. What ends sooner (a switch that starts
 /// anew) is not worth an election.
 const HAND_OVER_AFTER: Duration = Duration::from_secs(10);
+
+/// Until the own driver has looked, the own data path is as the last leader left it: it outlives daemons. A driver that has not
+/// come so far by then does not come up.
+const OWN_DRIVER_GRACE: Duration = Duration::from_secs(10);
 
 /// What the log says once.
 const DOUBT: &str = "most nodes' data paths do not answer, though their agents are heard: this node's own is taken to be \
@@ -51,7 +56,6 @@ pub struct Senses {
 struct Watch<'a> {
     watcher: &'a LivenessWatcher,
     term: u64,
-    /// What was heard before is no sign of life.
     started: Timestamp,
     liveness: Liveness,
     prober: Prober,
@@ -130,14 +134,16 @@ impl<'a> Watch<'a> {
     /// Sends the probes that are due; true if there is something to judge.
     fn probe(&mut self) -> bool {
         let (state, now) = (self.watcher.consensus.state(), clock::monotonic());
+        let mut has_died = false;
         if self.rounds.is_complete() {
             self.prober.retain(|id| state.nodes().get(id).is_some());
-            // Until the own driver has looked, the own data path is as the last leader left it: it outlives daemons.
+            let me = self.watcher.me;
             if *self.watcher.senses.own_data_path.borrow() {
-                self.liveness.probe_answered(self.watcher.me, now);
+                self.liveness.probe_answered(me, now);
+            } else if now.since(self.started) > OWN_DRIVER_GRACE {
+                has_died |= self.liveness.probe_sent(me, now);
             }
         }
-        let mut has_died = false;
         for (node, vtep) in self.rounds.burst(now, || targets(&state, self.watcher.me)) {
             has_died |= self.liveness.probe_sent(node, now);
             self.prober.send(node, vtep);
@@ -146,17 +152,13 @@ impl<'a> Watch<'a> {
     }
 
     async fn tick(&mut self) {
-        let Self { watcher, term, liveness, started, .. } = self;
-        for (node, heard) in watcher.table.snapshot() {
-            if heard.at >= *started {
-                liveness.heartbeat(node, heard.addr, heard.at);
-            }
-        }
+        let Self { watcher, term, liveness, .. } = self;
+        liveness.hear(watcher.table.snapshot(), clock::monotonic());
         let state = watcher.consensus.state();
         watcher.table.retain(|id| state.nodes().get(id).is_some());
         let changes = liveness.tick(&state, clock::monotonic());
-        for chunk in changes.chunks(MAX_BATCH) {
-            if let Err(error) = watcher.consensus.propose_as_leader(*term, chunk.to_vec()).await {
+        for entry in in_entries(changes) {
+            if let Err(error) = watcher.consensus.propose_as_leader(*term, entry).await {
                 tracing::warn!(%error, "liveness not written");
                 return tokio::time::sleep(RETRY).await;
             }

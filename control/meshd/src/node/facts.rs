@@ -40,7 +40,7 @@ pub fn local(standing: &Standing) -> LocalState {
 
 fn of_swarm(swarm: &Swarm) -> LocalState {
     let (me, file) = (swarm.me(), swarm.file());
-    let store_runs = swarm.consensus().is_some();
+    let store_runs = swarm.ready_consensus().is_some();
     let trouble = swarm.trouble.borrow().clone();
     let removed = swarm.session.borrow().removed;
     let is_expired = swarm.is_expired();

@@ -58,9 +58,18 @@ async fn step(swarm: &Arc<Swarm>, session: &SessionState) -> Result<()> {
         swarm.stop_manager().await;
         bail!("the manager's raft has ended: {failure}");
     }
-    if let Some(epoch) = swarm.manager().and_then(|manager| *manager.fenced().borrow()) {
-        tracing::warn!(epoch, "this manager lays down its part in the cluster that was given up");
-        swarm.lay_down(epoch).await?;
+    if let Some(beyond) = swarm.manager().and_then(|manager| *manager.fenced().borrow()) {
+        tracing::warn!(
+            epoch = beyond.epoch,
+            "this manager lays down its part in the cluster that was given up"
+        );
+        swarm.lay_down(beyond).await?;
+    }
+    if let Some(addr) = swarm.taken_over_by() {
+        bail!(
+            "the cluster was made anew at {addr}, of what this node or a backup of it had, and in its name: run \"docker swarm \
+             leave --force\" here, and join again"
+        );
     }
     if session.removed {
         if swarm.manager().is_some() {
@@ -68,7 +77,8 @@ async fn step(swarm: &Arc<Swarm>, session: &SessionState) -> Result<()> {
         }
         bail!("the cluster says that this node is no member any more: it may have been removed");
     }
-    if !session.managers.is_empty() {
+    // Those of the cluster that was given up are not to come back.
+    if !session.managers.is_empty() && !swarm.is_fenced() {
         let managers = session.managers.iter();
         let managers = managers.map(|known| KnownManager { node: known.node, addr: known.addr }).collect();
         swarm.update_file(|file| file.managers = managers)?;

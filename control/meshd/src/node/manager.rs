@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use control_consensus::{Consensus, JoinError, Kek, OpenError, Options};
+use control_consensus::{Beyond, Consensus, JoinError, Kek, OpenError, Options};
 use control_manager::{Inspector, Manager, Senses, clock};
 use control_model::{Change, NodeId};
 use control_rpc::{Channels, serve};
@@ -43,6 +43,8 @@ pub enum ManagerError {
     Unheard(SocketAddr),
     #[error("can't become a manager: no other manager is known")]
     Alone,
+    #[error("can't become a manager: its store is behind: {0}")]
+    Behind(#[from] control_store::ReadError),
     #[error("the node is stopping")]
     Stopping,
     #[error("node.json names no raft id")]
@@ -58,6 +60,8 @@ pub struct RunningManager {
     pub consensus: Arc<Consensus>,
     pub inspector: Inspector,
     parts: Mutex<Option<Parts>>,
+    /// Its store has what the cluster had when it came.
+    is_ready: watch::Sender<bool>,
     stop: CancellationToken,
 }
 
@@ -156,14 +160,15 @@ impl RunningManager {
             Begin::Recover(changes) => Consensus::recover(options, changes).await?,
             Begin::Restore(state, changes) => Consensus::restore(options, *state, changes).await?,
         };
-        Ok(Self::start(consensus, listener, channels, file.node, senses))
+        let is_ready = consensus.is_voter_by_log().await;
+        Ok(Self::start(consensus, listener, channels, (file.node, is_ready), senses))
     }
 
     fn start(
         consensus: Arc<Consensus>,
         listener: TcpListener,
         channels: &Arc<Channels>,
-        me: NodeId,
+        (me, is_ready): (NodeId, bool),
         senses: Senses,
     ) -> Self {
         let options =
@@ -178,7 +183,8 @@ impl RunningManager {
                 tracing::error!(%error, "the managers' RPC server ended");
             }
         });
-        Self { consensus, inspector, parts: Mutex::new(Some(Parts { manager, server })), stop }
+        let parts = Mutex::new(Some(Parts { manager, server }));
+        Self { consensus, inspector, parts, is_ready: watch::Sender::new(is_ready), stop }
     }
 
     /// Ends with this value's [`RunningManager::stop`].
@@ -191,9 +197,16 @@ impl RunningManager {
         self.consensus.voters().contains(&self.consensus.raft_id())
     }
 
-    /// A new cluster was forced without this manager: the later epoch, heard from one of the new cluster's managers.
-    pub fn fenced(&self) -> watch::Receiver<Option<u64>> {
+    /// A new cluster was forced without this manager: heard from one of its managers.
+    pub fn fenced(&self) -> watch::Receiver<Option<Beyond>> {
         self.consensus.fenced()
+    }
+
+    /// Ends all sessions, and sends the agents to the manager of another cluster.
+    pub fn send_agents_to(&self, node: NodeId, addr: SocketAddr) {
+        if let Some(parts) = &*self.parts.lock().unwrap_or_else(PoisonError::into_inner) {
+            parts.manager.send_to(node, addr);
+        }
     }
 
     /// See [`Manager::n_drains_given_up`]; 0 when it has stopped.
@@ -209,9 +222,14 @@ impl RunningManager {
         counts.into_iter().flatten().map(|(lie, n)| (lie.word(), n)).collect()
     }
 
-    /// This replica takes part in votes, and the others know where it is.
+    /// This replica takes part in votes, the others know where it is, and its store can be read.
     pub fn is_settled(&self) -> bool {
-        self.is_voter() && self.consensus.is_listed()
+        self.is_voter() && self.consensus.is_listed() && *self.is_ready.borrow()
+    }
+
+    /// Whether its store has what the cluster had when it came: until then it has nothing to say.
+    pub fn is_ready(&self) -> watch::Receiver<bool> {
+        self.is_ready.subscribe()
     }
 
     /// Becomes a voter, or known by its present address, through the first of `managers` that lets it, or as the leader.
@@ -222,12 +240,18 @@ impl RunningManager {
         let limit = if self.is_voter() { MOVE_LIMIT } else { Duration::MAX };
         for addr in own.into_iter().chain(managers.iter().copied()) {
             match tokio::time::timeout(limit, self.consensus.join(addr)).await {
-                Ok(Ok(())) => return Ok(()),
+                Ok(Ok(())) => return self.become_ready().await,
                 Ok(Err(error)) => last = error.into(),
                 Err(_) => last = ManagerError::Unheard(addr),
             }
         }
         Err(last)
+    }
+
+    async fn become_ready(&self) -> Result<(), ManagerError> {
+        self.consensus.linearize().await?;
+        self.is_ready.send_replace(true);
+        Ok(())
     }
 
     /// Hands leadership over, stops serving, closes the files.

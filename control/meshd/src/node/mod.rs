@@ -16,15 +16,15 @@ mod returning;
 mod swarm;
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use control_agent::Inspect;
 use control_api::Engine;
 use control_api::node::{
-    BackupSecret, HostFacts, InitRequest, InspectError, JOIN_TIMEOUT, JoinRequest, LocalState, RaftFacts,
-    RestoreRequest, SwarmError, UnlockError,
+    BackupSecret, HostFacts, InitRequest, InspectError, JOIN_TIMEOUT, JoinRequest, LocalState, LongAnswer,
+    RaftFacts, RestoreRequest, SwarmError, UnlockError,
 };
 use control_manager::Senses;
 use control_model::authority::UnlockKey;
@@ -66,7 +66,7 @@ pub struct MeshNode {
     host: Arc<Host>,
     dir: SwarmDir,
     engine: Arc<dyn Engine>,
-    standing: Mutex<Standing>,
+    standing: watch::Sender<Standing>,
     scrapes: Scrapes,
     watching: Watching,
     /// Held while the standing changes: one init, join or leave at a time.
@@ -100,7 +100,7 @@ impl MeshNode {
             me: me.clone(),
             dir,
             engine,
-            standing: Mutex::new(Standing::Out),
+            standing: watch::Sender::new(Standing::Out),
             scrapes: Scrapes::default(),
             watching: Watching::default(),
             changing: tokio::sync::Mutex::default(),
@@ -168,23 +168,16 @@ impl MeshNode {
     }
 
     /// What managers may ask of this node, while there is one.
-    fn inspect(&self) -> Inspect {
-        let me = self.me.clone();
-        Arc::new(move |question| {
-            let me = me.upgrade();
-            Box::pin(async move {
-                let node = me.ok_or_else(|| "the daemon is stopping".to_owned())?;
-                control_api::inspect(node, &question).await
-            })
-        })
+    fn inspect(&self) -> Arc<dyn Inspect> {
+        Arc::new(inspect::cluster::Own(self.me.clone()))
     }
 
     fn standing(&self) -> Standing {
-        self.standing.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.standing.borrow().clone()
     }
 
     fn stand(&self, standing: Standing) {
-        *self.standing.lock().unwrap_or_else(PoisonError::into_inner) = standing;
+        self.standing.send_replace(standing);
     }
 
     fn swarm(&self) -> Option<Arc<Swarm>> {
@@ -454,8 +447,27 @@ impl control_api::Node for MeshNode {
     }
 
     fn store(&self) -> Option<Arc<dyn ReplicatedStore>> {
-        let consensus = self.swarm()?.consensus()?;
+        let consensus = self.swarm()?.ready_consensus()?;
         Some(consensus)
+    }
+
+    async fn managed(&self) -> Arc<dyn ReplicatedStore> {
+        let mut standing = self.standing.subscribe();
+        loop {
+            standing.mark_unchanged();
+            let swarm = self.swarm();
+            let begun = async {
+                match &swarm {
+                    Some(swarm) => swarm.managed().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                consensus = begun => return consensus,
+                // Its sender is this node.
+                _ = standing.changed() => {}
+            }
+        }
     }
 
     fn raft(&self) -> RaftFacts {
@@ -508,6 +520,11 @@ impl control_api::Node for MeshNode {
     async fn mesh_ask(&self, node: NodeId, question: &str) -> Result<Vec<u8>, InspectError> {
         let swarm = self.swarm().ok_or_else(inspect::in_no_swarm)?;
         inspect::cluster::ask(self.me(), &swarm, node, question).await
+    }
+
+    async fn mesh_open(&self, node: NodeId, question: &str) -> Result<LongAnswer, InspectError> {
+        let swarm = self.swarm().ok_or_else(inspect::in_no_swarm)?;
+        inspect::cluster::open(self.me(), &swarm, node, question).await
     }
 
     async fn mesh_endpoints(&self) -> Result<Vec<EndpointRow>, InspectError> {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use control_agent::{Agent, AgentHandle, AgentOptions, Holdings, Inspect, NodeContext, SessionState};
 use control_api::node::SwarmError;
 use control_ca::{Certificate, node_tls};
-use control_consensus::{Consensus, Kek};
+use control_consensus::{Beyond, Consensus, Kek};
 use control_gossip::service::{Gossip, Inspector};
 use control_manager::{Senses, clock};
 use control_model::authority::NodeTls;
@@ -28,7 +28,7 @@ use super::lock::{self, LockError, Opened};
 use super::manager::{ManagerError, RunningManager};
 use super::{certificate, failed, gossip};
 use crate::data_plane::NodeDataPlane;
-use crate::disk::{DiskError, NodeFile, SwarmDir};
+use crate::disk::{DiskError, KnownManager, NodeFile, SwarmDir};
 use crate::host::Host;
 
 /// How often the end of a start is looked for.
@@ -72,6 +72,7 @@ pub struct Swarm {
     /// The certificate's key was on the disk in the clear until now.
     renew_soon: AtomicBool,
     fenced: AtomicBool,
+    taken_over_by: Mutex<Option<SocketAddr>>,
     keeper: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -80,7 +81,7 @@ pub struct Parts {
     pub host: Arc<Host>,
     pub dir: SwarmDir,
     /// What managers may ask of this node.
-    pub inspect: Inspect,
+    pub inspect: Arc<dyn Inspect>,
     pub channels: Arc<Channels>,
     pub pem: IdentityPem,
     /// Opens the data key, if the disk has one.
@@ -135,6 +136,7 @@ impl Swarm {
             stop: CancellationToken::new(),
             leaving: AtomicBool::new(false),
             fenced: AtomicBool::new(false),
+            taken_over_by: Mutex::default(),
             keeper: Mutex::new(None),
             host,
             dir,
@@ -266,9 +268,36 @@ impl Swarm {
         &self.data_plane
     }
 
+    /// [`Swarm::ready_consensus`], once there is one.
+    pub async fn managed(&self) -> Arc<Consensus> {
+        let mut local_manager = self.local_manager.subscribe();
+        loop {
+            local_manager.mark_unchanged();
+            let manager = self.manager();
+            let ready = async {
+                let Some(manager) = manager else { return std::future::pending().await };
+                let mut is_ready = manager.is_ready();
+                if is_ready.wait_for(|is_ready| *is_ready).await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+                manager.consensus.clone()
+            };
+            tokio::select! {
+                consensus = ready => return consensus,
+                // Its sender is this membership.
+                _ = local_manager.changed() => {}
+            }
+        }
+    }
+
     /// Consensus, while this node is a manager.
     pub fn consensus(&self) -> Option<Arc<Consensus>> {
         self.manager().map(|manager| manager.consensus.clone())
+    }
+
+    /// Its store, once that has what the cluster had when this node became a manager.
+    pub fn ready_consensus(&self) -> Option<Arc<Consensus>> {
+        self.manager().filter(|manager| *manager.is_ready().borrow()).map(|manager| manager.consensus.clone())
     }
 
     /// What this node is itself by.
@@ -348,13 +377,33 @@ impl Swarm {
     /// Lays down this node's part in a cluster that was given up: a new one was forced out of it, with `epoch`. Not before
     /// the new one has given the node another certificate does it become a manager again. Until then the Raft data stays:
     /// its data key seals the node's own key.
-    pub async fn lay_down(&self, epoch: u64) -> Result<(), DiskError> {
+    /// Where the new one's leader is, if it has called, is passed on to the agents of this manager.
+    pub async fn lay_down(&self, Beyond { epoch, leader }: Beyond) -> Result<(), DiskError> {
         self.fenced.store(true, Ordering::Relaxed);
+        if let Some((node, addr)) = leader {
+            if let Some(manager) = self.manager() {
+                manager.send_agents_to(node, addr);
+            }
+            if node == self.node_id() {
+                *locked(&self.taken_over_by) = Some(addr);
+            } else {
+                self.update_file(|file| {
+                    file.managers.retain(|known| known.node != node);
+                    file.managers.insert(0, KnownManager { node, addr });
+                })?;
+            }
+        }
         self.stop_manager().await;
         if self.dir.load_epoch()? < epoch {
             self.dir.store_epoch(epoch)?;
         }
         Ok(())
+    }
+
+    /// The leader of a cluster that was made in this node's name, elsewhere: there is no place in it for this machine as the node
+    /// that it is.
+    pub fn taken_over_by(&self) -> Option<SocketAddr> {
+        *locked(&self.taken_over_by)
     }
 
     /// It has, and what it had there is still on the disk.
@@ -454,7 +503,7 @@ fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 struct AgentsWorld<'a> {
     host: &'a Arc<Host>,
     tls: Arc<Mutex<Option<NodeTls>>>,
-    inspect: Inspect,
+    inspect: Arc<dyn Inspect>,
     opinion: watch::Receiver<Arc<Opinion>>,
     gossip_addr: Option<SocketAddr>,
 }

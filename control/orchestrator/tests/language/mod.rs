@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! node NAME [label=value]…      cpu, mem (GiB), manager=yes, arch and os are no labels
-//! drain|pause|active|kill|silence|revive|mute|remove NAME…
+//! drain|pause|active|kill|silence|hear|revive|mute|remove NAME…   `hear`: its agent works again, and its state says so later
 //! relabel NODE label=value
 //! skew NODE SECONDS             its clock is so far ahead of the leader's (behind: -SECONDS)
 //! say NODE WORD                its status has another message
@@ -18,7 +18,7 @@
 //! lose NAME.SLOT                the running task's object is deleted
 //! leader                        another leader takes over
 //! run TIME · pass HOURS        `pass` is one step of time for all
-//! ps NAME · ls · status NAME · spread NAME
+//! ps NAME · ls · status NAME · spread NAME · count NAME (its tasks)
 //! trace NAME TIME               lets time pass and prints each change of how many run, by image
 //! ```
 
@@ -96,6 +96,8 @@ impl Player {
                 self.cluster.commit(vec![Change::Delete(ObjectRef::Task(id))]);
             }
             "relabel" => self.relabel(words[0], words[1]),
+            "promote" => self.set_role(words[0], Role::Manager),
+            "demote" => self.set_role(words[0], Role::Worker),
             "skew" => {
                 let id = node_id(&self.cluster.state(), words[0]);
                 self.cluster.agents.ahead_secs.insert(id, number(words[1]));
@@ -119,6 +121,7 @@ impl Player {
             "ls" => print::ls(&self.cluster.state(), output),
             "status" => print::status(&self.cluster.state(), words[0], output),
             "spread" => print::spread(&self.cluster.state(), words[0], output),
+            "count" => print::count(&self.cluster.state(), words[0], output),
             "weights" => print::weights(&self.cluster.state(), words[0], output),
             "networks" => print::networks(&self.cluster.state(), output),
             "endpoint" => print::endpoint(&self.cluster.state(), words[0], output),
@@ -151,6 +154,7 @@ impl Player {
             "kill" => self.cluster.set_life(id, NodeState::Down, false),
             "silence" => self.cluster.set_life(id, NodeState::Down, true),
             "revive" => self.cluster.set_life(id, NodeState::Ready, true),
+            "hear" => drop(self.cluster.agents.dead.remove(&id)),
             "mute" => self.cluster.silent.push(id),
             "remove" => {
                 self.cluster.agents.dead.insert(id);
@@ -165,6 +169,15 @@ impl Player {
         let mut node = Node::clone(state.nodes().get(&node_id(&state, name)).expect("a node"));
         let (key, value) = label.split_once('=').expect("label=value");
         node.spec.labels.insert(key.into(), value.into());
+        let expected = node.meta.version;
+        self.cluster.commit(vec![Change::Update { object: Object::Node(Box::new(node)), expected }]);
+    }
+
+    /// The role that its certificate shows: what constraints go by.
+    fn set_role(&mut self, name: &str, role: Role) {
+        let state = self.cluster.state();
+        let mut node = Node::clone(state.nodes().get(&node_id(&state, name)).expect("a node"));
+        node.certificate_role = role;
         let expected = node.meta.version;
         self.cluster.commit(vec![Change::Update { object: Object::Node(Box::new(node)), expected }]);
     }

@@ -36,6 +36,13 @@ pub fn ps(state: &State, service: &str, output: &mut String) {
     }
 }
 
+/// How many tasks there are of a service, in whatever state.
+pub fn count(state: &State, name: &str, output: &mut String) {
+    let service = state.service_by_name(name).map(|service| service.id);
+    let n_tasks = service.map_or(0, |service| state.tasks_of_service(service).count());
+    writeln!(output, "{n_tasks}").expect("a text");
+}
+
 /// Running and wanted tasks of each service.
 pub fn ls(state: &State, output: &mut String) {
     let mut services: Vec<_> = state.services().iter().collect();

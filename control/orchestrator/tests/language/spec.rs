@@ -1,8 +1,8 @@
 //! `key=value` words that change a service's spec.
 
 use control_model::spec::{
-    EndpointMode, FailureAction, NetworkAttachmentSpec, Platform, PortConfig, Protocol, PublishMode,
-    RestartCondition, ServiceMode, ServiceSpec, UpdateConfig, UpdateOrder,
+    EndpointMode, FailureAction, Labels, Mount, MountKind, NetworkAttachmentSpec, Platform, PortConfig,
+    Protocol, PublishMode, RestartCondition, ServiceMode, ServiceSpec, UpdateConfig, UpdateOrder,
 };
 use control_store::State;
 
@@ -47,6 +47,10 @@ fn edit_task(spec: &mut ServiceSpec, key: &str, value: &str) -> bool {
             let (os, architecture) = value.split_once('/').expect("os/architecture");
             task.placement.platforms.push(Platform { os: os.into(), architecture: architecture.into() });
         }
+        "unconstrained" => task.placement.constraints.clear(),
+        "env" => task.container.env.push(value.into()),
+        "mount" => task.container.mounts.push(mount(value)),
+        "limit-cpu" => task.resources.limits.nano_cpus = number::<i64>(value) * 1_000_000_000,
         "reserve-cpu" => task.resources.reservations.nano_cpus = number::<i64>(value) * 1_000_000_000,
         "reserve-mem" => task.resources.reservations.memory_bytes = number::<i64>(value) << 30,
         "restart" => {
@@ -62,6 +66,18 @@ fn edit_task(spec: &mut ServiceSpec, key: &str, value: &str) -> bool {
         _ => return false,
     }
     true
+}
+
+fn mount(target: &str) -> Mount {
+    Mount {
+        kind: MountKind::Volume,
+        source: String::new(),
+        target: target.into(),
+        read_only: false,
+        tmpfs_size_bytes: 0,
+        tmpfs_mode: 0,
+        volume_labels: Labels::new(),
+    }
 }
 
 fn edit_config(config: &mut UpdateConfig, key: &str, value: &str) {

@@ -18,6 +18,7 @@ use super::index::{ImageRecord, IndexFile};
 use super::reference::Reference;
 use super::skopeo::{RegistryAuth, Skopeo};
 use super::unpack::unpacked;
+use crate::events::{Events, ImageChange};
 use crate::files::{remove_file, remove_tree};
 
 /// The node's images. Cheap to clone; all methods may run at the same time.
@@ -31,6 +32,7 @@ struct Inner {
     scratch: PathBuf,
     index: Mutex<IndexFile>,
     skopeo: Skopeo,
+    events: Events,
     /// Adding images is shared, sweeping blobs is exclusive: fresh blobs have no manifest in the index yet.
     adding: tokio::sync::RwLock<()>,
     /// One pull per reference, one unpack per image.
@@ -61,7 +63,11 @@ pub struct ImageDetails {
 
 impl ImageStore {
     /// Opens or makes the store in `dir`. What an earlier process left half done is removed.
-    pub fn open(dir: &Path, insecure_registries: BTreeSet<String>) -> Result<Self, ImageError> {
+    pub fn open(
+        dir: &Path,
+        insecure_registries: BTreeSet<String>,
+        events: Events,
+    ) -> Result<Self, ImageError> {
         let (rootfs_dir, scratch) = (dir.join("rootfs"), dir.join("tmp"));
         remove_tree(&scratch).map_err(ImageError::io(&scratch))?;
         for made in [&rootfs_dir, &scratch] {
@@ -72,6 +78,7 @@ impl ImageStore {
             content: Content::open(dir.join("layout"), scratch.clone())?,
             index: Mutex::new(IndexFile::open(&dir.join("index.json"))?),
             skopeo: Skopeo { insecure_registries, scratch: scratch.clone() },
+            events,
             rootfs_dir,
             scratch,
             adding: tokio::sync::RwLock::default(),
@@ -138,7 +145,9 @@ impl ImageStore {
             let source = self.0.skopeo.raw_configuration(&pinned, auth).await?;
             manifest = self.with_health_of(manifest, &source)?;
         }
-        self.add(&manifest, reference.tagged().as_slice(), Some(at_digest)).await
+        let record = self.add(&manifest, reference.tagged().as_slice(), Some(at_digest)).await?;
+        self.0.events.image(ImageChange::Pulled, &reference.familiar(), &reference.familiar_repository());
+        Ok(record)
     }
 
     /// `docker load`: adds every image of the archive. Gives what Docker prints for each: a name or an id.
@@ -157,6 +166,7 @@ impl ImageStore {
             let manifest = with_true_layers(&self.0.content, work.manifest()?.digest().to_string())?;
             let manifest = self.with_health_of(manifest, &source)?;
             let record = self.add(&manifest, &names, None).await?;
+            self.0.events.image(ImageChange::Loaded, &record.id, &record.id);
             loaded.extend(names.iter().map(Reference::familiar));
             if names.is_empty() {
                 loaded.push(record.id);
@@ -185,7 +195,9 @@ impl ImageStore {
             }
         };
         let manifest = tokio::task::spawn_blocking(build).await.expect("does not panic")?;
-        self.add(&manifest, name.map(std::slice::from_ref).unwrap_or_default(), None).await
+        let record = self.add(&manifest, name.map(std::slice::from_ref).unwrap_or_default(), None).await?;
+        self.0.events.image(ImageChange::Imported, &record.id, &record.id);
+        Ok(record)
     }
 
     /// Gives an image a further name.
@@ -193,8 +205,10 @@ impl ImageStore {
         let mut file = self.index();
         let id = file.index.resolve(text).ok_or_else(|| ImageError::NotFound(text.to_owned()))?.id.clone();
         file.update(|index| {
-            index.names.insert(name.to_string(), id);
-        })
+            index.names.insert(name.to_string(), id.clone());
+        })?;
+        self.0.events.image(ImageChange::Tagged, &id, &name.familiar());
+        Ok(())
     }
 
     /// Takes the name from the image, and removes the image with its last name. `user` says which container uses an
@@ -206,6 +220,9 @@ impl ImageStore {
     ) -> Result<(Vec<String>, Option<String>), ImageError> {
         let _nobody_adds = self.0.adding.write().await;
         let (record, untagged) = self.forget_names(text, user)?;
+        for _ in &untagged {
+            self.0.events.image(ImageChange::Untagged, &record.id, &record.id);
+        }
         if self.index().index.names.values().any(|id| *id == record.id) {
             return Ok((untagged, None));
         }
@@ -216,6 +233,7 @@ impl ImageStore {
         remove_tree(&rootfs).map_err(ImageError::io(&rootfs))?;
         remove_file(&rootfs.with_extension("lock")).map_err(ImageError::io(&rootfs))?;
         self.0.content.sweep(&self.referenced_blobs()?)?;
+        self.0.events.image(ImageChange::Deleted, &record.id, &record.id);
         Ok((untagged, Some(record.id)))
     }
 

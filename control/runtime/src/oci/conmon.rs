@@ -80,6 +80,8 @@ impl Launch<'_> {
     fn command(&self, sync_pipe: &OwnedFd) -> Command {
         let paths = self.paths;
         let mut command = Command::new("conmon");
+        // Of a container that ran out of memory it leaves a file where it stands.
+        command.current_dir(paths.bundle());
         command
             .args(["--api-version", "1", "--full-attach"])
             .args(["--cid", &paths.container_id, "--cuuid", &paths.container_id, "--name", self.name])
@@ -160,7 +162,7 @@ pub(super) fn exit_code_of(paths: &TaskPaths) -> Option<i32> {
 }
 
 /// The runtime's last complaint, without its log decoration, in the words that Docker passes on.
-fn runtime_message(text: &str) -> String {
+pub(super) fn runtime_message(text: &str) -> String {
     let line =
         text.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("the runtime said nothing").trim();
     let line = match line.split_once("msg=\"") {

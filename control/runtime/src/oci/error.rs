@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use control_model::DependencyKind;
 use control_model::template::TemplateError;
 
 use super::limits::LimitError;
@@ -31,6 +32,15 @@ pub(super) enum PrepareError {
          are allowed. If you intended to pass a host directory, use absolute path"
     )]
     VolumeName(String),
+    #[error("{} not found: {name}", .kind.word())]
+    Dependency { kind: DependencyKind, name: String },
+    #[error("{0} is a template, and no UTF-8 text")]
+    NoText(String),
+    /// Says nothing of what is in it.
+    #[error("{} {name}: line {line} of the template {why}", .kind.word())]
+    Payload { kind: DependencyKind, name: String, line: usize, why: String },
+    #[error("invalid target file name: {0}")]
+    Target(String),
     #[error("invalid IP address in add-host: {0:?}")]
     ExtraHost(Vec<String>),
     #[error("invalid signal: {0}")]

@@ -1,23 +1,24 @@
 //! The `Executor` seam over containers.
 
 use std::io;
-use std::net::Ipv6Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use control_model::executor::{Executor, ExecutorError, Exit, Found, SandboxPaths};
+use control_model::executor::{Executor, ExecutorError, Exit, Found, Provisions, SandboxPaths};
 use control_model::object::{ContainerStatus, HealthStatus};
 use control_model::{Task, TaskId};
 
 use super::conmon::{Launch, LaunchError, conmon_of, exit_code_of, run_runtime};
 use super::error::PrepareError;
+use super::listening::wait_until_it_listens;
 use super::paths::TaskPaths;
 use super::prepare::Preparation;
 use super::record::{Ended, Stage};
 use super::rootfs::unmount_all;
 use super::spec::set_network;
 use super::{Container, Oci, now};
+use crate::events::ContainerChange;
 use crate::files::remove_tree;
 use crate::image::{ImageError, LocalImage, Reference};
 
@@ -30,7 +31,7 @@ const KILL_TIMEOUT: Duration = Duration::from_secs(30);
 
 #[async_trait]
 impl Executor for Oci {
-    async fn prepare(&self, task: &Task, addresses6: &[Ipv6Addr]) -> Result<(), ExecutorError> {
+    async fn prepare(&self, task: &Task, provisions: &Provisions) -> Result<(), ExecutorError> {
         if let Some(container) = self.container(task.id) {
             if self.is_started(&container).await? {
                 return Ok(());
@@ -38,8 +39,8 @@ impl Executor for Oci {
             self.remove(task.id).await?;
         }
         let image = self.local_or_pulled(&task.spec.container.image).await.map_err(rejected)?;
-        let (oci, task, addresses6) = (self.clone(), task.clone(), addresses6.to_vec());
-        let made = tokio::task::spawn_blocking(move || oci.make(&task, &addresses6, &image)).await;
+        let (oci, task, provisions) = (self.clone(), task.clone(), provisions.clone());
+        let made = tokio::task::spawn_blocking(move || oci.make(&task, &provisions, &image)).await;
         made.map_err(|error| ExecutorError::Failed(format!("preparing: {error}")))?.map_err(rejected)
     }
 
@@ -58,6 +59,12 @@ impl Executor for Oci {
             }
         };
         container.update(|record| record.stage = Stage::Started { pid, at: now() }).map_err(failed)?;
+        if container.record().health.is_none() {
+            tokio::select! {
+                () = wait_until_it_listens(pid, &task.ports) => {}
+                _ = self.ended(&container) => {}
+            }
+        }
         Ok(container.status())
     }
 
@@ -87,10 +94,12 @@ impl Executor for Oci {
         }
         let (signal, grace) = (container.record().stop_signal, container.record().stop_grace);
         self.signal(&container, signal).await;
-        if let Ok(ended) = tokio::time::timeout(grace, self.ended(&container)).await {
-            return ended.map(|_| ()).map_err(failed);
+        match tokio::time::timeout(grace, self.ended(&container)).await {
+            Ok(ended) => drop(ended.map_err(failed)?),
+            Err(_) => self.terminate(task.id).await?,
         }
-        self.terminate(task.id).await
+        self.0.events.container(ContainerChange::Stopped, &container.record());
+        Ok(())
     }
 
     async fn terminate(&self, task: TaskId) -> Result<(), ExecutorError> {
@@ -113,6 +122,7 @@ impl Executor for Oci {
         let paths = container.paths.clone();
         let removed = tokio::task::spawn_blocking(move || remove_files(&paths)).await;
         removed.map_err(|error| ExecutorError::Failed(format!("removing: {error}")))?.map_err(failed)?;
+        self.0.events.container(ContainerChange::Removed, &container.record());
         self.containers().remove(&task);
         Ok(())
     }
@@ -153,13 +163,13 @@ impl Oci {
     }
 
     /// Blocking half of a preparation. What a failed one leaves is removed at once.
-    fn make(&self, task: &Task, addresses6: &[Ipv6Addr], image: &LocalImage) -> Result<(), PrepareError> {
+    fn make(&self, task: &Task, provisions: &Provisions, image: &LocalImage) -> Result<(), PrepareError> {
         let paths = self.0.layout.task(task.id);
         let preparation = Preparation {
             layout: &self.0.layout,
             paths: &paths,
             task,
-            addresses6,
+            provisions,
             image,
             node_hostname: &self.0.node_hostname,
             cgroup_parent: &self.0.cgroup_parent,
@@ -173,7 +183,9 @@ impl Oci {
             }
             return Err(error);
         }
-        self.containers().insert(task.id, Arc::new(Container::new(paths, record)));
+        self.0.events.container(ContainerChange::Created, &record);
+        let container = Container::new(paths, record, self.0.events.clone());
+        self.containers().insert(task.id, Arc::new(container));
         Ok(())
     }
 
@@ -243,14 +255,19 @@ impl Oci {
         let out_of_memory = self.0.cgroups.was_out_of_memory(&container.record().cgroup);
         let ended = Ended { code, out_of_memory, at: now() };
         container.update(|record| record.ended = record.ended.or(Some(ended)))?;
+        // Nobody reads them any more, and they are not to stay longer than that.
+        unmount_all(&container.paths.dependencies())?;
         Ok(container.record().ended.unwrap_or(ended))
     }
 
     /// Signals the container's first process. One that has just ended is no error: the wait that follows sees it.
     async fn signal(&self, container: &Container, signal: i32) {
         let sent = self.run(&["kill", &container.paths.container_id, &signal.to_string()]).await;
-        if let Err(error) = sent {
-            tracing::debug!(container = container.paths.container_id, %error, "not signalled");
+        match sent {
+            Ok(_) => self.0.events.container(ContainerChange::Signalled(signal), &container.record()),
+            Err(error) => {
+                tracing::debug!(container = container.paths.container_id, %error, "not signalled");
+            }
         }
     }
 
@@ -288,6 +305,7 @@ impl Container {
 /// Removes all files and mounts of a task.
 pub(super) fn remove_files(paths: &TaskPaths) -> io::Result<()> {
     unmount_all(&paths.rootfs())?;
+    unmount_all(&paths.dependencies())?;
     remove_tree(&paths.run)?;
     remove_tree(&paths.dir)
 }

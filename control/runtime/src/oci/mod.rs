@@ -4,12 +4,16 @@
 mod cgroup;
 mod conmon;
 mod containers;
+mod dependencies;
 mod error;
+mod exec;
 mod executor;
 mod health;
 mod limits;
+mod listening;
 mod mounts;
 mod net_files;
+mod output;
 mod paths;
 mod prepare;
 mod probe;
@@ -29,12 +33,15 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use control_model::object::HealthStatus;
 use control_model::{TaskId, Timestamp};
 
+use crate::events::{Events, changes};
 use crate::image::{ImageError, ImageStore};
 use cgroup::CgroupLayout;
 use paths::{Layout, TaskPaths};
 
 pub use containers::ContainerInfo;
+pub use exec::{Console, Exec, ExecError, ExecSpec};
 pub use health::{Health, HealthCheck, Probe};
+pub use output::OutputLines;
 pub use record::{ContainerRecord, Ended, Stage};
 
 /// Settings of an executor.
@@ -84,6 +91,7 @@ struct Inner {
     node_hostname: String,
     cgroups: CgroupLayout,
     images: ImageStore,
+    events: Events,
     containers: Mutex<BTreeMap<TaskId, Arc<Container>>>,
 }
 
@@ -94,6 +102,7 @@ struct Container {
     record: Mutex<ContainerRecord>,
     /// Means something only where the record has a check.
     health: Mutex<Health>,
+    events: Events,
     /// Held while the container is made, started or removed.
     changing: tokio::sync::Mutex<()>,
 }
@@ -115,9 +124,11 @@ impl Oci {
         let layout = Layout { state_dir: made(&options.state_dir)?, run_dir: made(&options.run_dir)? };
         made(&layout.tasks())?;
         made(&layout.runtime_root())?;
-        let containers = load_containers(&layout)?;
+        let events = Events::default();
+        let containers = load_containers(&layout, &events)?;
         Ok(Self(Arc::new(Inner {
-            images: ImageStore::open(&layout.images(), options.insecure_registries)?,
+            images: ImageStore::open(&layout.images(), options.insecure_registries, events.clone())?,
+            events,
             layout,
             runtime: options.runtime,
             cgroup_parent: options.cgroup_parent.trim_end_matches('/').to_owned(),
@@ -125,6 +136,11 @@ impl Oci {
             cgroups,
             containers: Mutex::new(containers),
         })))
+    }
+
+    /// What happens to containers and images.
+    pub fn events(&self) -> &Events {
+        &self.0.events
     }
 
     /// The node's images.
@@ -142,22 +158,25 @@ impl Oci {
 }
 
 impl Container {
-    fn new(paths: TaskPaths, record: ContainerRecord) -> Self {
+    fn new(paths: TaskPaths, record: ContainerRecord, events: Events) -> Self {
         let status = record.health.as_ref().map_or(HealthStatus::Starting, |health| health.status);
         let health = Mutex::new(Health::new(status));
-        Self { paths, record: Mutex::new(record), health, changing: tokio::sync::Mutex::default() }
+        Self { paths, record: Mutex::new(record), health, events, changing: tokio::sync::Mutex::default() }
     }
 
     fn record(&self) -> ContainerRecord {
         self.locked().clone()
     }
 
-    /// Changes the record, in memory and on disk.
+    /// Changes the record, in memory and on disk, and tells what that means.
     fn update(&self, change: impl FnOnce(&mut ContainerRecord)) -> io::Result<()> {
         let mut record = self.locked();
         let mut next = record.clone();
         change(&mut next);
         next.write(&self.paths.record())?;
+        for change in changes(&record, &next) {
+            self.events.container(change, &next);
+        }
         *record = next;
         Ok(())
     }
@@ -215,7 +234,7 @@ fn is_installed(program: &Path) -> bool {
 
 /// The containers on disk. A directory without a readable record is the start of a preparation that was cut off:
 /// nothing ran there, it goes.
-fn load_containers(layout: &Layout) -> Result<BTreeMap<TaskId, Arc<Container>>, OpenError> {
+fn load_containers(layout: &Layout, events: &Events) -> Result<BTreeMap<TaskId, Arc<Container>>, OpenError> {
     let dir = layout.tasks();
     let io = |source| OpenError::Io { path: dir.clone(), source };
     let mut containers = BTreeMap::new();
@@ -225,7 +244,7 @@ fn load_containers(layout: &Layout) -> Result<BTreeMap<TaskId, Arc<Container>>, 
         let paths = layout.task(task);
         match ContainerRecord::read(&paths.record()) {
             Ok(record) => {
-                containers.insert(task, Arc::new(Container::new(paths, record)));
+                containers.insert(task, Arc::new(Container::new(paths, record, events.clone())));
             }
             Err(error) => {
                 tracing::warn!(%task, %error, "a container without a record is removed");

@@ -96,6 +96,11 @@ impl TaskPaths {
         self.exit_dir().join(&self.container_id)
     }
 
+    /// Mount point of the secrets' and configs' files.
+    pub fn dependencies(&self) -> PathBuf {
+        self.run.join("dependencies")
+    }
+
     pub fn conmon_pid(&self) -> PathBuf {
         self.run.join("conmon.pid")
     }

@@ -1,16 +1,17 @@
 //! Makes everything a container needs before its process can start.
 
-use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
 
 use control_model::Task;
 use control_model::Timestamp;
+use control_model::executor::Provisions;
 use control_model::generic;
 use control_model::object::HealthStatus;
 use control_model::spec::{DEFAULT_STOP_GRACE_PERIOD, Labels, Platform, PortConfig, PublishMode};
 use control_model::template::TemplateContext;
 
 use super::cgroup::CgroupLayout;
+use super::dependencies::{Sources, dependency_mounts};
 use super::error::PrepareError;
 use super::health::{HealthCheck, over_image};
 use super::limits::resources;
@@ -38,7 +39,7 @@ pub(super) struct Preparation<'a> {
     pub layout: &'a Layout,
     pub paths: &'a TaskPaths,
     pub task: &'a Task,
-    pub addresses6: &'a [Ipv6Addr],
+    pub provisions: &'a Provisions,
     pub image: &'a LocalImage,
     pub node_hostname: &'a str,
     pub cgroup_parent: &'a str,
@@ -65,6 +66,7 @@ impl Preparation<'_> {
             image_id: self.image.record.id.clone(),
             command: arguments(container, &self.image.config).ok_or(PrepareError::NoCommand)?,
             hostname: self.hostname()?,
+            tty: container.tty,
             host_ports: self.task.ports.iter().filter(is_open).cloned().collect(),
             exposed_ports: self.image.config.exposed_ports().clone().unwrap_or_default(),
             labels: self.labels(),
@@ -144,7 +146,7 @@ impl Preparation<'_> {
     fn write_etc(&self, hostname: &str) -> Result<(), PrepareError> {
         let host_resolv_conf = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
         let files = [
-            ("hosts", hosts(self.task, self.addresses6, hostname)),
+            ("hosts", hosts(self.task, &self.provisions.addresses6, hostname)),
             ("hostname", format!("{hostname}\n")),
             ("resolv.conf", resolv_conf(&self.task.spec.container.dns, &host_resolv_conf)),
         ];
@@ -166,6 +168,12 @@ impl Preparation<'_> {
         defaults.extend(etc_mounts(self.paths));
         let mut mounts =
             merged(defaults, user_mounts(self.layout, self.paths, &self.image.config, &self.context())?);
+        let sources = Sources {
+            context: self.context(),
+            environment: &environment,
+            dependencies: &self.provisions.dependencies,
+        };
+        mounts.extend(dependency_mounts(self.paths, &sources)?);
         let mut arguments = record.command.clone();
         if container.init == Some(true) {
             mounts.push(init_mount()?);

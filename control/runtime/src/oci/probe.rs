@@ -136,13 +136,16 @@ mod tests {
     use super::super::record::{ContainerRecord, HealthRecord};
     use super::super::{Inner, now};
     use super::*;
+    use crate::events::Events;
     use crate::image::ImageStore;
 
     /// An executor whose runtime is a program that ends at once.
     fn executor(dir: &Path, runtime: &str) -> Oci {
         let layout = Layout { state_dir: dir.join("state"), run_dir: dir.join("run") };
         Oci(Arc::new(Inner {
-            images: ImageStore::open(&layout.images(), BTreeSet::new()).expect("a directory"),
+            events: Events::default(),
+            images: ImageStore::open(&layout.images(), BTreeSet::new(), Events::default())
+                .expect("a directory"),
             layout,
             runtime: PathBuf::from(runtime),
             cgroup_parent: String::new(),
@@ -169,6 +172,7 @@ mod tests {
             image_id: String::new(),
             command: Vec::new(),
             hostname: String::new(),
+            tty: false,
             host_ports: Vec::new(),
             exposed_ports: Vec::new(),
             labels: BTreeMap::new(),
@@ -180,7 +184,7 @@ mod tests {
             ended: None,
             health: Some(HealthRecord { check, status: HealthStatus::Starting }),
         };
-        Container::new(executor.0.layout.task(task), record)
+        Container::new(executor.0.layout.task(task), record, Events::default())
     }
 
     #[tokio::test]

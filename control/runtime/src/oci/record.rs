@@ -41,6 +41,8 @@ pub struct ContainerRecord {
     /// Placeholders replaced. Empty in the record of a daemon that did not keep it.
     #[serde(default)]
     pub hostname: String,
+    #[serde(default)]
+    pub tty: bool,
     /// Published on this node alone.
     #[serde(default)]
     pub host_ports: Vec<PortConfig>,

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use control_model::executor::{Executor, SandboxPaths};
+use control_model::executor::{Executor, Provisions, SandboxPaths};
 use control_model::object::Slot;
 use control_model::spec::{ContainerSpec, TaskSpec};
 use control_model::{NodeId, ServiceId, Task, TaskId};
@@ -54,7 +54,7 @@ impl TestNode {
 
     /// Prepares and starts.
     pub async fn run(&self, task: &Task) {
-        self.oci.prepare(task, &[]).await.expect("prepared");
+        self.oci.prepare(task, &Provisions::default()).await.expect("prepared");
         self.oci.start(task, &self.sandbox).await.expect("started");
     }
 
@@ -120,6 +120,12 @@ impl Drop for TestNode {
         for entry in std::fs::read_dir(self.dir.path().join("state/tasks")).into_iter().flatten().flatten() {
             let _ =
                 Command::new("umount").arg("--quiet").arg("--lazy").arg(entry.path().join("rootfs")).status();
+        }
+        for entry in std::fs::read_dir(self.dir.path().join("run/tasks")).into_iter().flatten().flatten() {
+            let _ = Command::new("umount")
+                .args(["--quiet", "--lazy"])
+                .arg(entry.path().join("dependencies"))
+                .status();
         }
         for dir in cgroup_dirs(&self.cgroup_parent) {
             let _ = std::fs::remove_dir(dir);

@@ -1,13 +1,16 @@
 //! Real containers by the real runtime.
 
+use std::os::unix::fs::MetadataExt as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::common::{PATIENCE, TestNode, cgroup_dirs, task};
-use control_model::Task;
-use control_model::executor::{Executor, ExecutorError, Exit};
+use control_model::dependency::{DependencyFile, DependencySpec, Payload};
+use control_model::executor::{Executor, ExecutorError, Exit, Provisions};
 use control_model::generic::parse_resources;
 use control_model::object::HealthStatus;
 use control_model::spec::{HealthConfig, Mount, MountKind, PortConfig, Protocol, PublishMode};
+use control_model::{Dependency, DependencyId, DependencyKind, Task};
 
 const RUNC: &str = "/usr/sbin/runc";
 const ENTRYPOINT: &str = r#"ENTRYPOINT ["/toolbox"]"#;
@@ -184,7 +187,7 @@ async fn containers_outlive_the_daemon_and_are_found() {
     );
     node.run(&runs).await;
     node.run(&ends).await;
-    node.oci.prepare(&made, &[]).await.expect("prepared");
+    node.oci.prepare(&made, &Provisions::default()).await.expect("prepared");
     node.line(&runs, "up").await;
     node.reopen(RUNC);
     let exit = tokio::time::timeout(PATIENCE, node.oci.wait(ends.id)).await.expect("ends").expect("waited");
@@ -223,11 +226,11 @@ async fn a_container_whose_conmon_was_killed_ends_with_255() {
 async fn what_cannot_run_is_refused_in_dockers_words() {
     let node = node().await;
     let missing = task("nothing:1", &[]);
-    let error = node.oci.prepare(&missing, &[]).await.expect_err("no image");
+    let error = node.oci.prepare(&missing, &Provisions::default()).await.expect_err("no image");
     assert_eq!(error, ExecutorError::Rejected("No such image: nothing:1".into()));
     let mut absent = task("toolbox:1", &[]);
     absent.spec.container.command = vec!["nothing".into()];
-    node.oci.prepare(&absent, &[]).await.expect("prepared");
+    node.oci.prepare(&absent, &Provisions::default()).await.expect("prepared");
     let error = node.oci.start(&absent, &node.sandbox).await.expect_err("no binary").to_string();
     assert!(error.starts_with("starting container failed: ") && error.ends_with(": unknown"), "{error}");
     assert!(error.contains(r#"exec: "nothing": executable file not found in $PATH"#), "{error}");
@@ -241,7 +244,7 @@ async fn what_cannot_run_is_refused_in_dockers_words() {
         tmpfs_mode: 0,
         volume_labels: std::collections::BTreeMap::new(),
     }];
-    let error = node.oci.prepare(&bind, &[]).await.expect_err("no source").to_string();
+    let error = node.oci.prepare(&bind, &Provisions::default()).await.expect_err("no source").to_string();
     assert_eq!(error, r#"invalid mount config for type "bind": bind source path does not exist: /nowhere"#);
     for task in [missing, absent, bind] {
         node.oci.remove(task.id).await.expect("removed");
@@ -276,7 +279,7 @@ async fn a_daemon_killed_in_the_middle_of_a_start_finds_its_way() {
     let mut node = node().await;
     let (runs, half) = (task("toolbox:1", &["stay"]), task("toolbox:1", &["exit", "0"]));
     node.run(&runs).await;
-    node.oci.prepare(&half, &[]).await.expect("prepared");
+    node.oci.prepare(&half, &Provisions::default()).await.expect("prepared");
     // As if the daemon had died before it could write what came of the start.
     for task in [&runs, &half] {
         let path = node.dir.path().join("state/tasks").join(task.id.to_string()).join("task.json");
@@ -380,4 +383,96 @@ async fn a_probe_that_takes_too_long_is_killed_and_has_failed() {
 
 async fn changed(node: &TestNode, task: &Task, known: HealthStatus) -> Result<HealthStatus, ExecutorError> {
     tokio::time::timeout(PATIENCE, node.oci.health(task.id, known)).await.expect("in time")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn secrets_and_configs_are_files_in_memory_until_the_process_ends() {
+    let node = node().await;
+    let show =
+        ["cat", "/run/secrets/key", "+", "cat", "/etc/page", "+", "cat", "/proc/self/mountinfo", "+", "stay"];
+    let mut shown = task("toolbox:1", &show);
+    let (secret, config) = (DependencyId::from_bits(1), DependencyId::from_bits(2));
+    let file = |kind, id, target: &str| DependencyFile {
+        kind,
+        id,
+        name: target.into(),
+        target: target.into(),
+        uid: 33,
+        gid: 34,
+        mode: 0o440,
+    };
+    shown.spec.container.env = vec!["COLOUR=red".into()];
+    shown.spec.container.dependencies =
+        vec![file(DependencyKind::Secret, secret, "key"), file(DependencyKind::Config, config, "/etc/page")];
+    let object = |id, kind, data: &str, is_template| {
+        let data = Payload(data.into());
+        let spec = DependencySpec { name: "n".into(), data, is_template, ..DependencySpec::default() };
+        Arc::new(Dependency::new(id, kind, spec))
+    };
+    let template = "{{.Node.Hostname}} {{ env \"COLOUR\" }} {{ secret \"key\" }}\n";
+    let both = vec![
+        object(secret, DependencyKind::Secret, "hunter2\n", false),
+        object(config, DependencyKind::Config, template, true),
+    ];
+    let missing = Provisions { dependencies: both[..1].to_vec(), ..Provisions::default() };
+    let error = node.oci.prepare(&shown, &missing).await.expect_err("no config");
+    assert_eq!(error, ExecutorError::Rejected("config not found: /etc/page".into()));
+    // Everybody reads why a task is rejected: there is nothing of the bytes in it.
+    for (text, why) in [
+        ("hunter2 {{ oops".to_owned(), "line 1 of the template begins with {{ what does not end"),
+        ("\n{{ env hunter2 }}".to_owned(), "line 2 of the template has a placeholder that is not known"),
+        ("{{ secret \"key\" }}".repeat(200_000), "line 1 of the template makes it longer than 1024000 bytes"),
+    ] {
+        let wrong = vec![both[0].clone(), object(config, DependencyKind::Config, &text, true)];
+        let wrong = Provisions { dependencies: wrong, ..Provisions::default() };
+        let error = node.oci.prepare(&shown, &wrong).await.expect_err(why);
+        assert_eq!(error, ExecutorError::Rejected(format!("config n: {why}")));
+    }
+    let provisions = Provisions { dependencies: both, ..Provisions::default() };
+    node.oci.prepare(&shown, &provisions).await.expect("prepared");
+    let dir = node.dir.path().join("run/tasks").join(shown.id.to_string()).join("dependencies");
+    let file = std::fs::metadata(dir.join("0")).expect("made");
+    assert_eq!((file.uid(), file.gid(), file.mode() & 0o7777), (33, 34, 0o440));
+    assert_eq!(std::fs::metadata(&dir).expect("made").mode() & 0o7777, 0o700);
+    node.oci.start(&shown, &node.sandbox).await.expect("started");
+    for line in ["hunter2", "test-node red hunter2"] {
+        node.line(&shown, line).await;
+    }
+    let is_mounted = || {
+        std::fs::read_to_string("/proc/self/mountinfo")
+            .expect("readable")
+            .contains(dir.to_str().expect("text"))
+    };
+    let log = node.log(&shown);
+    let mounts: Vec<&String> = log.iter().filter(|line| line.contains(" /run/secrets/key ")).collect();
+    assert!(mounts.iter().any(|line| line.contains(" ro,") && line.contains(" - tmpfs ")), "{log:#?}");
+    assert!(is_mounted());
+    node.oci.terminate(shown.id).await.expect("killed");
+    assert!(!is_mounted(), "its bytes go with the process, not with what is kept of the container");
+    node.oci.remove(shown.id).await.expect("removed");
+    node.assert_clean();
+}
+
+/// Who is sent to a process before it listens is refused.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_is_over_when_the_published_port_is_open() {
+    let node = TestNode::new(RUNC, &[]);
+    node.import("toolbox:1", &[r#"ENTRYPOINT ["/toolbox"]"#]).await;
+    let mut late = task("toolbox:1", &["listen", "80", "300"]);
+    late.ports = vec![PortConfig::new(Protocol::Tcp, 80, 8080, PublishMode::Ingress)];
+    node.oci.prepare(&late, &Provisions::default()).await.expect("prepared");
+    let started = node.oci.start(&late, &node.sandbox).await.expect("started");
+    let sockets = std::fs::read_to_string(format!("/proc/{}/net/tcp", started.pid)).expect("it runs");
+    assert!(sockets.contains("00000000:0050 00000000:0000 0A"), "{sockets}");
+    node.oci.terminate(late.id).await.expect("killed");
+    node.oci.remove(late.id).await.expect("removed");
+
+    // One that ends instead is not waited for.
+    let mut ends = task("toolbox:1", &["exit", "3"]);
+    ends.ports = late.ports;
+    node.oci.prepare(&ends, &Provisions::default()).await.expect("prepared");
+    node.oci.start(&ends, &node.sandbox).await.expect("started");
+    assert_eq!(node.oci.wait(ends.id).await.expect("ended").code, 3);
+    node.oci.remove(ends.id).await.expect("removed");
+    node.assert_clean();
 }

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use crate::common::{PATIENCE, TestNode, task};
-use control_model::executor::{Executor, ExecutorError};
+use control_model::executor::{Executor, ExecutorError, Provisions};
 use control_runtime::image::{ImageChanges, ImageError, Reference};
 
 const RUNC: &str = "/usr/sbin/runc";
@@ -105,7 +105,11 @@ async fn a_worker_pulls_from_a_registry_and_pins_stay_local() {
     let pinned = format!("{name}@{digest}");
     assert_eq!(node.output(&task(&pinned, &["exit", "5"])).await.0, 5);
     let other = format!("{name}@sha256:{}", "0".repeat(64));
-    let error = node.oci.prepare(&task(&other, &[]), &[]).await.expect_err("not here, and no registry");
+    let error = node
+        .oci
+        .prepare(&task(&other, &[]), &Provisions::default())
+        .await
+        .expect_err("not here, and no registry");
     assert_eq!(error, ExecutorError::Rejected(format!("No such image: {other}")));
     for container in node.oci.list_containers() {
         node.oci.remove(container.record.task).await.expect("removed");

@@ -2,5 +2,7 @@
 
 mod common;
 mod containers;
+mod events;
+mod exec;
 mod image_health;
 mod images;

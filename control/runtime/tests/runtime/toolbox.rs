@@ -29,6 +29,10 @@ fn run(words: &[&str]) {
             Ok(()) => println!("written"),
             Err(error) => println!("{file}: {error}"),
         },
+        ["copy"] => {
+            std::io::copy(&mut std::io::stdin(), &mut std::io::stdout()).expect("both are open");
+        }
+        ["terminal"] => println!("{}", std::io::IsTerminal::is_terminal(&std::io::stdout())),
         ["exit", code] => std::process::exit(code.parse().expect("a number")),
         ["eat", mebibytes] => {
             let n: usize = mebibytes.parse().expect("a number");
@@ -42,6 +46,14 @@ fn run(words: &[&str]) {
             println!("no {file}");
             1
         }),
+        ["listen", port, after_ms] => {
+            std::thread::sleep(std::time::Duration::from_millis(after_ms.parse().expect("a number")));
+            let port: u16 = port.parse().expect("a port");
+            let _listener = std::net::TcpListener::bind(("0.0.0.0", port)).expect("nobody else is here");
+            loop {
+                std::thread::park();
+            }
+        }
         ["stay"] => loop {
             std::thread::park();
         },

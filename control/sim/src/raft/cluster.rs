@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use control_consensus::{Member, Proposal, raft_config};
+use control_consensus::{Batch, Member, Proposal, raft_config};
 use control_model::change::{Change, Entry, Object, RequestId};
 use control_model::spec::Role;
 use control_model::{Node, NodeId, Timestamp};
@@ -181,7 +181,7 @@ impl Cluster {
 
     async fn act(&mut self) {
         let id = self.any();
-        match self.random.below(14) {
+        match self.random.below(15) {
             0 | 1 => {
                 if let Some(leader) = self.leader() {
                     self.crash(leader);
@@ -193,6 +193,7 @@ impl Cluster {
             7 => self.cut(id, true, false),
             8 => self.cut(id, false, true),
             9 | 10 => self.wire.lock().net.heal(),
+            14 => self.split(id),
             11 => {
                 let times = [1, 1, 20, 200][self.random.below(4)];
                 self.disks[&id].set_slowness(times);
@@ -230,6 +231,20 @@ impl Cluster {
             }
             if back {
                 inner.net.cut(place(*other), place(id));
+            }
+        }
+    }
+
+    /// Two halves of which neither hears the other, of four managers two and two.
+    fn split(&mut self, last: u64) {
+        self.note(|| format!("managers up to {last} and those behind it are cut off from each other"));
+        let mut inner = self.wire.lock();
+        let place = |id: u64| HostId(usize::try_from(id).expect("few"));
+        for (one, other) in
+            self.disks.keys().flat_map(|one| self.disks.keys().map(move |other| (*one, *other)))
+        {
+            if (one <= last) != (other <= last) {
+                inner.net.cut(place(one), place(other));
             }
         }
     }
@@ -306,7 +321,7 @@ impl Cluster {
     }
 }
 
-/// Writes one mark after the other, each until it is acknowledged.
+/// Writes one to three marks after the other, each time until they are acknowledged.
 struct Client {
     wire: Wire,
     random: Random,
@@ -318,32 +333,30 @@ struct Client {
 impl Client {
     async fn run(mut self) {
         while !self.stop.load(Ordering::Relaxed) {
-            self.next += 1;
-            let node = Node::new(NodeId::from_bits(self.next), Role::Worker);
-            let changes = vec![Change::Create(Object::Node(Box::new(node)))];
-            let entry = Entry { request: RequestId(self.next), at: Timestamp(0), changes };
-            if self.write(&Arc::new(entry)).await {
-                self.acknowledged.lock().unwrap_or_else(PoisonError::into_inner).insert(self.next);
+            let first = self.next + 1;
+            self.next += 1 + self.random.bits() % 3;
+            let marks = first..=self.next;
+            if self.write(Batch { at: Timestamp(0), writes: marks.clone().map(mark).collect() }).await {
+                self.acknowledged.lock().unwrap_or_else(PoisonError::into_inner).extend(marks);
             }
             let pause = self.random.between(Duration::from_millis(5), Duration::from_millis(120));
             sleep(pause).await;
         }
     }
 
-    /// Asks whoever may lead, until one has written it. The request's id makes a repeated try harmless.
-    async fn write(&mut self, entry: &Arc<Entry>) -> bool {
-        let proposal = Proposal::new(Entry::clone(entry)).expect("small");
+    /// Asks whoever may lead, until one has written them. The requests' ids make a repeated try harmless.
+    async fn write(&mut self, batch: Batch) -> bool {
         let mut leader = None;
         while !self.stop.load(Ordering::Relaxed) {
             let ids: Vec<u64> = self.wire.lock().running.keys().copied().collect();
             let asked = leader.take().or_else(|| self.random.pick(&ids).copied());
             if let Some(manager) = asked.and_then(|id| self.wire.manager(id)) {
-                let write = manager.client_write(proposal.clone());
+                let write = manager.client_write(batch.clone());
                 match SimRuntime::timeout(WRITE_TIMEOUT, write).await {
                     Ok(Ok(written)) => {
                         // Applied twice, it would be refused as another object of the same id.
-                        if let Err(error) = &written.data.0 {
-                            let what = format!("{:x}: {error}", entry.request.0);
+                        if let Some(error) = written.data.0.iter().find_map(|done| done.as_ref().err()) {
+                            let what = format!("{batch}: {error}");
                             self.wire.witness.lock().fail("a retried write applies once", what);
                         }
                         return true;
@@ -358,6 +371,13 @@ impl Client {
         }
         false
     }
+}
+
+/// A write that leaves a mark: a node of this number.
+fn mark(number: u128) -> Proposal {
+    let node = Node::new(NodeId::from_bits(number), Role::Worker);
+    let changes = vec![Change::Create(Object::Node(Box::new(node)))];
+    Proposal::new(Entry { request: RequestId(number), at: Timestamp(0), changes }).expect("small")
 }
 
 /// Reads by lease, as the product does, wherever somebody thinks that it leads.

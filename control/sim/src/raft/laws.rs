@@ -17,7 +17,7 @@ pub struct Seen {
     /// Who led in each term.
     leaders: BTreeMap<u64, u64>,
     /// What was applied at each index, by whomever first.
-    applied: BTreeMap<u64, (LogId, Option<RequestId>)>,
+    applied: BTreeMap<u64, (LogId, Vec<RequestId>)>,
     /// Where each request was applied first.
     places: BTreeMap<RequestId, u64>,
     /// Reads that were looked at.
@@ -42,17 +42,19 @@ impl Witness {
     }
 
     /// A manager has applied an entry.
-    pub fn applied(&self, id: u64, log_id: LogId, request: Option<RequestId>, state: Arc<State>) {
+    pub fn applied(&self, id: u64, log_id: LogId, requests: Vec<RequestId>, state: Arc<State>) {
         let mut seen = self.lock();
         let index = log_id.index();
-        let first = *seen.applied.entry(index).or_insert((log_id, request));
-        if first != (log_id, request) {
-            let what = format!("manager {id} applies {log_id:?}, and another has applied {first:?} there");
+        for request in &requests {
+            seen.places.entry(*request).or_insert(index);
+        }
+        let here = (log_id, requests);
+        let first = seen.applied.entry(index).or_insert_with(|| here.clone()).clone();
+        if first != here {
+            let what = format!("manager {id} applies {here:?}, and another has applied {first:?} there");
             seen.fail("all managers apply the same entries", what);
         }
-        if let Some(request) = request {
-            seen.places.entry(request).or_insert(index);
-        }
+        seen.check_terms(index);
         seen.states.insert(id, (index, state));
     }
 
@@ -77,8 +79,56 @@ impl Witness {
 }
 
 impl Seen {
+    /// Terms in the log never go back.
+    fn check_terms(&mut self, index: u64) {
+        let near = index.saturating_sub(1)..=index + 1;
+        let entries: Vec<LogId> = self.applied.range(near).map(|(_, (log_id, _))| *log_id).collect();
+        let sinks = |pair: &&[LogId]| !pair.is_sorted_by_key(LogId::committed_leader_id);
+        if let Some([before, after, ..]) = entries.windows(2).find(sinks) {
+            let what = format!("{before} stands before {after}");
+            self.fail("terms never go back", what);
+        }
+    }
+
     /// The first law that does not hold counts.
     pub fn fail(&mut self, law: &'static str, what: String) {
         self.broken.get_or_insert((law, what));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use openraft::alias::CommittedLeaderIdOf;
+
+    use super::super::types::Config;
+    use super::*;
+
+    fn broken_by(see: impl FnOnce(&Witness)) -> Option<&'static str> {
+        let witness = Witness::default();
+        see(&witness);
+        witness.lock().broken.as_ref().map(|(law, _)| *law)
+    }
+
+    #[test]
+    fn a_second_leader_of_a_term_is_found() {
+        let leaders = |leaders: [(u64, u64); 3]| {
+            broken_by(|witness| leaders.iter().for_each(|(term, id)| witness.leads(*term, *id)))
+        };
+        assert_eq!(leaders([(1, 1), (2, 3), (2, 1)]), Some("a term has one leader"));
+        assert_eq!(leaders([(1, 1), (2, 3), (2, 3)]), None);
+    }
+
+    #[test]
+    fn an_entry_of_an_earlier_term_behind_one_of_a_later_is_found() {
+        let entries = |terms: [u64; 2]| {
+            broken_by(|witness| {
+                for (index, term) in (1..).zip(terms) {
+                    let id = LogId::new(CommittedLeaderIdOf::<Config>::new(term), index);
+                    witness.applied(1, id, Vec::new(), Arc::default());
+                }
+            })
+        };
+        assert_eq!(entries([2, 1]), Some("terms never go back"));
+        assert_eq!(entries([2, 2]), None);
     }
 }

@@ -65,13 +65,13 @@ impl RaftStateMachine<Config> for Machine {
         while let Some((entry, responder)) = entries.try_next().await? {
             let id = entry.log_id();
             self.last = Some(id);
-            let mut reply = Ok(id.index());
-            let mut request = None;
+            let mut reply = Reply(Vec::new());
+            let mut requests = Vec::new();
             match entry.payload {
-                EntryPayload::Normal(proposal) => {
+                EntryPayload::Normal(batch) => {
                     let mut state = (*self.state).clone();
-                    request = Some(proposal.entry().request);
-                    reply = state.apply(id.index(), proposal.entry()).map(|_| id.index());
+                    requests = batch.writes.iter().map(|write| write.entry().request).collect();
+                    reply = batch.apply(id.index(), &mut state, drop);
                     self.state = Arc::new(state);
                 }
                 EntryPayload::Blank => self.advance(id.index()),
@@ -80,9 +80,9 @@ impl RaftStateMachine<Config> for Machine {
                     self.advance(id.index());
                 }
             }
-            self.witness.applied(self.id, id, request, self.state.clone());
+            self.witness.applied(self.id, id, requests, self.state.clone());
             if let Some(responder) = responder {
-                responder.send(Reply(reply));
+                responder.send(reply);
             }
         }
         Ok(())

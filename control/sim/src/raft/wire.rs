@@ -142,7 +142,7 @@ impl RaftNetworkV2<Config> for Peer {
     ) -> Result<AppendEntriesResponse<Config>, RPCError<Config>> {
         if request.vote.is_committed() {
             let leader = request.vote.leader_id();
-            self.wire.witness.leads(leader.term, leader.node_id);
+            self.wire.witness.leads(leader.term, leader.voted_for);
         }
         let ask = |manager: Manager| async move { answered(manager.append_entries(request).await) };
         self.call(ask).await.map_err(|error| RPCError::Network(NetworkError::new(&error)))

@@ -195,21 +195,23 @@ fn a_repeated_request_does_nothing() {
     assert!(matches!(state.apply(4, &refused), Err(ApplyError::NotFound(_))));
 }
 
+const SECOND: i64 = 1_000_000_000;
+
 #[test]
 fn the_memory_of_requests_is_bounded() {
     // A hundred in a second.
     const PERIOD: i64 = 10_000_000;
     let mut state = State::default();
     for index in 1..=5000_u32 {
-        state.apply(index.into(), &entry(index.into(), i64::from(index) * PERIOD, vec![])).unwrap();
+        state.pass_time(Timestamp(i64::from(index) * PERIOD));
+        state.apply(index.into(), &entry(index.into(), 0, vec![])).unwrap();
     }
     let snapshot = state.to_snapshot();
     assert!(snapshot.len() < 5000 * 40, "{}", snapshot.len());
     // The newest are remembered.
     let create = vec![Change::Create(node(1, "a"))];
-    let now = 5000 * PERIOD;
-    assert_eq!(state.apply(5001, &entry(4999, now, create.clone())).unwrap().len(), 0);
-    assert_eq!(state.apply(5002, &entry(1, now, create)).unwrap().len(), 1);
+    assert_eq!(state.apply(5001, &entry(4999, 0, create.clone())).unwrap().len(), 0);
+    assert_eq!(state.apply(5002, &entry(1, 0, create)).unwrap().len(), 1);
 }
 
 #[test]
@@ -221,12 +223,41 @@ fn a_burst_is_remembered_as_long_as_it_may_be_repeated() {
     }
     let mut state = State::from_snapshot(&state.to_snapshot()).unwrap();
     let create = vec![Change::Create(node(1, "a"))];
-    let soon = i64::try_from(REMEMBERED_FOR.as_nanos()).unwrap() - 1;
-    assert_eq!(state.apply(1, &entry(1, soon, create.clone())).unwrap().len(), 0);
+    let passes = |state: &mut State, spans: std::ops::RangeInclusive<i64>| {
+        spans.for_each(|span| state.pass_time(Timestamp(span * SECOND)));
+    };
+    let last = i64::try_from(REMEMBERED_FOR.as_secs()).unwrap();
+    passes(&mut state, 1..=last - 1);
+    assert_eq!(state.apply(1, &entry(1, 0, create.clone())).unwrap().len(), 0);
+    passes(&mut state, last..=last);
     for index in 1..=n {
-        state.apply(index.into(), &entry(u128::from(n + index), soon + 1, vec![])).unwrap();
+        state.apply(index.into(), &entry(u128::from(n + index), 0, vec![])).unwrap();
     }
-    assert_eq!(state.apply(2, &entry(1, soon + 1, create)).unwrap().len(), 1, "it was forgotten");
+    assert_eq!(state.apply(2, &entry(1, 0, create)).unwrap().len(), 1, "it was forgotten");
+}
+
+#[test]
+fn a_clock_that_jumps_makes_nobody_forget_and_nobody_remember_for_ever() {
+    const HOURS: i64 = 3 * 3600 * SECOND;
+    let mut state = State::default();
+    state.pass_time(Timestamp(HOURS));
+    let n = 10_000_u32;
+    for index in 1..=n {
+        state.apply(index.into(), &entry(index.into(), 0, vec![])).unwrap();
+    }
+    let create = vec![Change::Create(node(1, "a"))];
+    // A leader whose clock is hours behind, then one that is hours ahead.
+    for clock in [0, 2 * HOURS] {
+        state.pass_time(Timestamp(clock));
+        assert_eq!(state.apply(1, &entry(1, 0, create.clone())).unwrap().len(), 0, "remembered");
+    }
+    for second in 0..20 {
+        state.pass_time(Timestamp(second * SECOND));
+    }
+    for index in 1..=n {
+        state.apply(index.into(), &entry(u128::from(n + index), 0, vec![])).unwrap();
+    }
+    assert_eq!(state.apply(2, &entry(1, 0, create)).unwrap().len(), 1, "it was forgotten");
 }
 
 #[test]

@@ -1,10 +1,14 @@
 //! Small objects, told apart by a number.
 
 use control_model::change::{Change, Entry, Object, RequestId};
+use control_model::dependency::{DependencySpec, Payload};
 use control_model::object::{Cluster, Network, Node, Service, Slot, Task, TaskStatus};
 use control_model::slow_start::FIRST_WEIGHT;
 use control_model::spec::{NetworkSpec, NodeSpec, Role, ServiceMode, ServiceSpec};
-use control_model::{ClusterId, NetworkId, NodeId, ServiceId, TaskId, TaskState, Timestamp};
+use control_model::{
+    ClusterId, Dependency, DependencyId, DependencyKind, NetworkId, NodeId, ServiceId, TaskId, TaskState,
+    Timestamp,
+};
 
 pub(super) fn entry(request: u128, at: i64, changes: Vec<Change>) -> Entry {
     Entry { request: RequestId(request), at: Timestamp(at), changes }
@@ -35,6 +39,14 @@ pub(super) fn network(id: u128, name: &str, ingress: bool) -> Object {
         NetworkId::from_bits(id),
         NetworkSpec { name: name.to_owned(), ingress, ..NetworkSpec::default() },
     )))
+}
+
+/// A secret if `id` is even, else a config.
+pub(super) fn dependency(id: u128, name: &str, data: u8) -> Object {
+    let kind = DependencyKind::ALL[usize::from(!id.is_multiple_of(2))];
+    let spec =
+        DependencySpec { name: name.to_owned(), data: Payload(vec![data]), ..DependencySpec::default() };
+    Object::Dependency(Box::new(Dependency::new(DependencyId::from_bits(id), kind, spec)))
 }
 
 /// Where a task is, and how far.

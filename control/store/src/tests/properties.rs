@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use control_model::change::{Change, Entry, Object, ObjectRef, RequestId, pack};
 use control_model::object::{Meta, NodeState, NodeStatus, Slot};
-use control_model::{NetworkId, NodeId, ServiceId, TaskId, TaskState, Timestamp};
+use control_model::{DependencyKind, NetworkId, NodeId, ServiceId, TaskId, TaskState, Timestamp};
 use proptest::prelude::*;
 
-use super::objects::{Place, entry, network, node, service, status, task};
+use super::objects::{Place, dependency, entry, network, node, service, status, task};
 use crate::{ApplyError, Event, EventKind, State};
 
 #[derive(Default, Clone)]
@@ -118,6 +118,7 @@ impl Model {
             Object::Service(o) => o.meta = new,
             Object::Task(o) => o.meta = new,
             Object::Network(o) => o.meta = new,
+            Object::Dependency(o) => o.meta = new,
         }
         self.objects.insert(object.to_ref(), object);
     }
@@ -126,11 +127,15 @@ impl Model {
         let taken = self.objects.values().any(|other| match (other, object) {
             (Object::Service(a), Object::Service(b)) => a.id != b.id && a.spec.name == b.spec.name,
             (Object::Network(a), Object::Network(b)) => a.id != b.id && a.spec.name == b.spec.name,
+            (Object::Dependency(a), Object::Dependency(b)) => {
+                a.id != b.id && a.kind == b.kind && a.spec.name == b.spec.name
+            }
             _ => false,
         });
         let name = match object {
             Object::Service(o) => o.spec.name.clone(),
             Object::Network(o) => o.spec.name.clone(),
+            Object::Dependency(o) => o.spec.name.clone(),
             _ => String::new(),
         };
         if taken { Err(ApplyError::NameConflict(object.to_ref(), name)) } else { Ok(()) }
@@ -144,6 +149,7 @@ fn meta(object: &Object) -> Meta {
         Object::Service(o) => o.meta,
         Object::Task(o) => o.meta,
         Object::Network(o) => o.meta,
+        Object::Dependency(o) => o.meta,
     }
 }
 
@@ -152,6 +158,7 @@ fn same_spec(old: &Object, new: &Object) -> bool {
         (Object::Node(a), Object::Node(b)) => a.spec == b.spec,
         (Object::Service(a), Object::Service(b)) => a.spec == b.spec,
         (Object::Network(a), Object::Network(b)) => a.spec == b.spec,
+        (Object::Dependency(a), Object::Dependency(b)) => a.spec == b.spec,
         (Object::Task(a), Object::Task(b)) => a.spec == b.spec,
         _ => unreachable!("two objects of one name are of one kind"),
     }
@@ -171,7 +178,9 @@ fn objects(state: &State) -> BTreeMap<ObjectRef, Object> {
     let services = state.services().iter().map(|o| Object::Service(Box::new((**o).clone())));
     let tasks = state.tasks().iter().map(|o| Object::Task(Box::new((**o).clone())));
     let networks = state.networks().iter().map(|o| Object::Network(Box::new((**o).clone())));
-    nodes.chain(services).chain(tasks).chain(networks).map(|object| (object.to_ref(), object)).collect()
+    let dependencies = state.dependencies().iter().map(|o| Object::Dependency(Box::new((**o).clone())));
+    let all = nodes.chain(services).chain(tasks).chain(networks).chain(dependencies);
+    all.map(|object| (object.to_ref(), object)).collect()
 }
 
 /// Every look-up by an index gives what a look at all objects gives.
@@ -181,6 +190,11 @@ fn check_indexes(state: &State) {
         assert_eq!(state.service_by_name(name).map(|o| o.id), service);
         let network = state.networks().iter().find(|o| o.spec.name == name).map(|o| o.id);
         assert_eq!(state.network_by_name(name).map(|o| o.id), network);
+        for kind in DependencyKind::ALL {
+            let mut all = state.dependencies().iter();
+            let found = all.find(|o| o.kind == kind && o.spec.name == name).map(|o| o.id);
+            assert_eq!(state.dependency_by_name(kind, name).map(|o| o.id), found);
+        }
     }
     for id in 0..IDS {
         let (service, node) = (ServiceId::from_bits(id), NodeId::from_bits(id));
@@ -205,6 +219,9 @@ fn follow(mirror: &mut BTreeMap<ObjectRef, Object>, events: &[Event]) {
             EventKind::Task(a, b) => (object(a.as_ref(), Object::Task), object(b.as_ref(), Object::Task)),
             EventKind::Network(a, b) => {
                 (object(a.as_ref(), Object::Network), object(b.as_ref(), Object::Network))
+            }
+            EventKind::Dependency(a, b) => {
+                (object(a.as_ref(), Object::Dependency), object(b.as_ref(), Object::Dependency))
             }
             EventKind::Cluster(..) => panic!("no cluster is drawn"),
         };
@@ -242,6 +259,7 @@ fn any_object() -> impl Strategy<Value = Object> {
         (id(), any_name()).prop_map(|(id, name)| node(id, name)),
         (id(), any_name(), 0..2_u64).prop_map(|(id, name, replicas)| service(id, name, replicas)),
         (id(), any_name(), any::<bool>()).prop_map(|(id, name, ingress)| network(id, name, ingress)),
+        (id(), any_name(), any::<u8>()).prop_map(|(id, name, data)| dependency(id, name, data)),
         (0..2 * IDS, place).prop_map(|(id, (service, slot, node, state, desired))| {
             task(id, Place { service, slot, node, state, desired })
         }),

@@ -41,7 +41,33 @@ pub struct Numbered {
 #[derive(Default)]
 struct Shared {
     is_over: AtomicBool,
+    pause: Pause,
     numbers: Mutex<Numbers>,
+}
+
+/// A client that asks nothing for a while.
+#[derive(Default)]
+pub struct Pause {
+    is_wanted: AtomicBool,
+    has_begun: AtomicBool,
+}
+
+impl Pause {
+    pub fn want(&self, is_wanted: bool) {
+        self.is_wanted.store(is_wanted, Ordering::SeqCst);
+    }
+
+    /// The client has seen that it is to rest, and asks nothing more.
+    pub fn has_begun(&self) -> bool {
+        self.has_begun.load(Ordering::SeqCst)
+    }
+
+    /// Between two questions: true if there is to be none now.
+    pub fn is_on(&self) -> bool {
+        let is_on = self.is_wanted.load(Ordering::SeqCst);
+        self.has_begun.store(is_on, Ordering::SeqCst);
+        is_on
+    }
 }
 
 #[derive(Default)]
@@ -80,6 +106,10 @@ impl Numbered {
         self.shared.numbers.lock().unwrap().n_sent
     }
 
+    pub fn pause(&self) -> &Pause {
+        &self.shared.pause
+    }
+
     /// What is not as it should be with the numbers below `n`: empty when all have come back.
     pub fn complaint(&self, n: u64) -> String {
         let numbers = self.shared.numbers.lock().unwrap();
@@ -95,6 +125,10 @@ impl Numbered {
 impl Shared {
     fn send(&self, socket: &UdpSocket, to: (Ipv4Addr, u16), asks: Asks) {
         while !self.is_over.load(Ordering::Relaxed) {
+            if self.pause.is_on() {
+                thread::sleep(PACE);
+                continue;
+            }
             let number = {
                 let mut numbers = self.numbers.lock().unwrap();
                 let number = numbers.n_sent;

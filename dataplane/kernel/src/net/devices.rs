@@ -12,8 +12,11 @@ use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVxlan};
 use super::netlink::{Ipv6Mode, Link, Netlink, VxlanMode};
 use super::{NetError, sysctl};
 
-/// Alias of the gateway bridge: its name is Docker's, this says that it is ours.
+/// Alias of the gateway bridge: its name is Docker's, this tells people that it is ours.
 const ALIAS: &str = "meshd";
+/// Its device group says the same, and does so from its first moment: the kernel takes no alias when it makes a link, so that of one
+/// whose maker died right behind that nobody could say whose it is.
+const GROUP: u32 = u32::from_be_bytes(*b"mesh");
 
 pub(super) async fn observe(node: &Netlink, links: &[Link], state: &mut KernelState) -> Result<(), NetError> {
     for link in links {
@@ -55,7 +58,8 @@ async fn observed_bridge(node: &Netlink, link: &Link) -> Result<Device, NetError
 }
 
 fn is_our_bridge(link: &Link) -> bool {
-    link.kind == Some(InfoKind::Bridge) && link.alias.as_deref() == Some(ALIAS)
+    let is_marked = link.group == GROUP || link.alias.as_deref() == Some(ALIAS);
+    link.kind == Some(InfoKind::Bridge) && is_marked
 }
 
 pub(super) async fn put(node: &Netlink, name: &LinkName, device: &Device) -> Result<(), NetError> {
@@ -110,7 +114,7 @@ async fn put_bridge(
         None => {
             // A fixed MAC: else the bridge would take over that of a port, and change it when the port goes.
             let mac = Mac::of_endpoint(address.ip()).0.to_vec();
-            let message = LinkBridge::new(name.as_str()).address(mac).build();
+            let message = LinkBridge::new(name.as_str()).address(mac).link_group(GROUP).build();
             let added = node.handle.link().add(message).execute().await;
             added.map_err(NetError::netlink(format!("make {name}")))?;
         }

@@ -57,6 +57,8 @@ pub(super) struct Link {
     pub peer_namespace: Option<u32>,
     pub kind: Option<InfoKind>,
     pub alias: Option<String>,
+    /// 0 of a link that was put into none.
+    pub group: u32,
     pub vxlan: Option<VxlanMode>,
     pub is_isolated: bool,
     pub ipv6: Ipv6Mode,
@@ -291,6 +293,7 @@ impl From<&LinkMessage> for Link {
                 LinkAttribute::Link(index) => link.peer = Some(*index),
                 LinkAttribute::LinkNetNsId(id) => link.peer_namespace = u32::try_from(*id).ok(),
                 LinkAttribute::IfAlias(alias) => link.alias = Some(alias.clone()),
+                LinkAttribute::Group(group) => link.group = *group,
                 LinkAttribute::OperState(state) => link.state = Some(*state),
                 LinkAttribute::AfSpecUnspec(families) => link.ipv6 = ipv6_mode(families),
                 LinkAttribute::LinkInfo(infos) => infos.iter().for_each(|info| link.note(info)),

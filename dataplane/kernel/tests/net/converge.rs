@@ -192,6 +192,26 @@ fn a_foreign_bridge_is_left_alone() {
     ok("ip link show docker_gwbridge");
 }
 
+/// What is there when its maker died before it could say more of it.
+#[test]
+fn a_bridge_that_was_just_made_is_known_as_ours() {
+    let node = Node::enter();
+    let group = u32::from_be_bytes(*b"mesh");
+    for finishes in [true, false] {
+        ok(&format!("ip link add docker_gwbridge group {group} type bridge"));
+        let mut net = node.net();
+        assert!(node.run(observe(&mut net)).devices.contains_key(&LinkName::gateway_bridge()));
+        if finishes {
+            let wanted = wanted(&id("t1"));
+            node.run(converge(&mut net, &wanted));
+            assert!(ok("ip link show docker_gwbridge").contains("alias meshd"));
+        }
+        let gone = dataplane_model::Op::Device(Change::Delete(LinkName::gateway_bridge()));
+        node.run(net.apply(&gone)).unwrap();
+        assert!(!ok("ip link show").contains("docker_gwbridge"));
+    }
+}
+
 /// Also one with a metric, which ours would be preferred to.
 #[test]
 fn a_foreign_route_is_left_alone() {

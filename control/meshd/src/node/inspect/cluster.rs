@@ -1,14 +1,18 @@
 //! Questions to other nodes, on a manager; and whether a node has what the managers assign to it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use async_trait::async_trait;
+use bytes::Bytes;
+use control_agent::Inspect;
 use control_api::Node;
-use control_api::node::InspectError;
+use control_api::node::{InspectError, LongAnswer};
 use control_manager::Inspector;
 use control_model::{Generation, NodeId};
 use control_rpc::MAX_QUESTION_TIME;
 use dataplane_model::inspect::{Assigned, Difference, VerifyReport};
+use futures::{StreamExt as _, TryStreamExt as _};
 use tokio::time::sleep;
 
 use crate::node::swarm::Swarm;
@@ -58,6 +62,44 @@ pub async fn ask(
 
 fn malformed(error: &serde_json::Error) -> InspectError {
     InspectError(format!("it answers something else than was asked: {error}"))
+}
+
+/// What `node` answers at length.
+pub async fn open(
+    me: Arc<dyn Node>,
+    swarm: &Swarm,
+    node: NodeId,
+    question: &str,
+) -> Result<LongAnswer, InspectError> {
+    if node == swarm.node_id() {
+        return control_api::open(me, question).await.map_err(InspectError);
+    }
+    let manager = swarm.manager().ok_or_else(|| InspectError("this node is no manager".to_owned()))?;
+    let answer = manager.inspector.open(node, question).await;
+    let pieces = answer.map_err(|error| InspectError(error.to_string()))?;
+    let pieces = pieces.map_ok(Bytes::from).map_err(|error| InspectError(error.to_string()));
+    Ok(pieces.boxed())
+}
+
+/// This node, asked by managers, while its daemon is there.
+pub struct Own(pub Weak<dyn Node>);
+
+impl Own {
+    fn node(&self) -> Result<Arc<dyn Node>, String> {
+        self.0.upgrade().ok_or_else(|| "the daemon is stopping".to_owned())
+    }
+}
+
+#[async_trait]
+impl Inspect for Own {
+    async fn answer(&self, question: String) -> Result<Vec<u8>, String> {
+        control_api::inspect(self.node()?, &question).await
+    }
+
+    async fn long_answer(&self, question: String) -> Result<control_agent::LongAnswer, String> {
+        let pieces = control_api::open(self.node()?, &question).await?;
+        Ok(Box::pin(pieces.map_ok(|piece| piece.to_vec()).map_err(|error| error.0)))
+    }
 }
 
 /// From a manager to all nodes, itself included.
