@@ -388,8 +388,9 @@ async fn changed(node: &TestNode, task: &Task, known: HealthStatus) -> Result<He
 #[tokio::test(flavor = "multi_thread")]
 async fn secrets_and_configs_are_files_in_memory_until_the_process_ends() {
     let node = node().await;
+    // The mounts come first: who has read the last line has them all.
     let show =
-        ["cat", "/run/secrets/key", "+", "cat", "/etc/page", "+", "cat", "/proc/self/mountinfo", "+", "stay"];
+        ["cat", "/proc/self/mountinfo", "+", "cat", "/run/secrets/key", "+", "cat", "/etc/page", "+", "stay"];
     let mut shown = task("toolbox:1", &show);
     let (secret, config) = (DependencyId::from_bits(1), DependencyId::from_bits(2));
     let file = |kind, id, target: &str| DependencyFile {
