@@ -285,7 +285,7 @@ mod tests {
         async fn wait(&self, _: TaskId) -> Result<Exit, ExecutorError> {
             panic!("wait")
         }
-        async fn health(&self, _: TaskId, _: HealthStatus) -> Result<HealthStatus, ExecutorError> {
+        async fn health(&self, _: TaskId, _: HealthStatus) -> Result<Option<HealthStatus>, ExecutorError> {
             panic!("health")
         }
         async fn shutdown(&self, _: &Task) -> Result<(), ExecutorError> {

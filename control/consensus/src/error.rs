@@ -64,6 +64,9 @@ pub enum MembershipError {
 pub enum JoinError {
     #[error("{0}")]
     Refused(String),
+    /// Ask again.
+    #[error("this manager is still being sent what the others have")]
+    Learning,
     #[error("{0}")]
     NoLeader(String),
 }

@@ -53,10 +53,7 @@ pub(crate) const SLOWEST_LINK_BYTES_PER_S: u32 = 256 << 10;
 /// A learner that has what came during this time within this time keeps up: sooner than a follower would miss its leader.
 pub(crate) const CATCH_UP_ROUND: Duration = Duration::from_millis(500);
 
-/// All of a snapshot at 10 MB/s.
-pub(crate) const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(100);
-
-/// A change of the members, a learner's catching up included.
+/// A change of the members, and one try to become one.
 pub(crate) const MEMBERSHIP_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Leadership is handed over in milliseconds, or not at all.
@@ -157,7 +154,6 @@ pub fn raft_config() -> Config {
         heartbeat_interval: HEARTBEAT_MS,
         election_timeout_min: ELECTION_MIN_MS,
         election_timeout_max: ELECTION_MAX_MS,
-        install_snapshot_timeout: u64::try_from(SNAPSHOT_TIMEOUT.as_millis()).expect("a small constant"),
         max_payload_entries: MAX_APPEND_ENTRIES,
         // Both are settings of the cluster, which may change: `housekeeping` obeys them.
         snapshot_policy: SnapshotPolicy::Never,

@@ -74,24 +74,25 @@ impl Consensus {
     /// Asks the manager at `via` (or the leader that it names) to make this node a voter; returns when it is one, and
     /// knows that the change is over: the leader may answer before this replica, which the majority did without, has
     /// heard so. One that is a voter already becomes known by its present address. Needs the node's object in the state,
-    /// wanted as manager.
+    /// wanted as manager. Who comes to a long log asks more than once.
     pub async fn join(&self, via: SocketAddr) -> Result<(), JoinError> {
-        timeout(MEMBERSHIP_TIMEOUT, self.ask_to_join(via))
-            .await
-            .map_err(|_| JoinError::NoLeader(NO_LEADER.to_owned()))??;
+        let late = || {
+            if self.is_learning() { JoinError::Learning } else { JoinError::NoLeader(NO_LEADER.to_owned()) }
+        };
+        timeout(MEMBERSHIP_TIMEOUT, self.ask_to_join(via)).await.map_err(|_| late())??;
         let me = self.raft_id();
-        self.raft()
-            .wait(Some(MEMBERSHIP_TIMEOUT))
-            .metrics(
-                |metrics| {
-                    let joint = metrics.membership_config.membership().get_joint_config();
-                    matches!(joint.as_slice(), [voters] if voters.contains(&me))
-                },
-                "to be a voter",
-            )
-            .await
-            .map_err(|_| JoinError::NoLeader(NO_LEADER.to_owned()))?;
-        Ok(())
+        let is_voter = |metrics: &RaftMetrics<TypeConfig>| {
+            let joint = metrics.membership_config.membership().get_joint_config();
+            matches!(joint.as_slice(), [voters] if voters.contains(&me))
+        };
+        let waiting = self.raft().wait(Some(MEMBERSHIP_TIMEOUT)).metrics(is_voter, "to be a voter").await;
+        waiting.map(|_| ()).map_err(|_| late())
+    }
+
+    /// The leader sends it the log, so that it can become a voter.
+    fn is_learning(&self) -> bool {
+        let me = self.raft_id();
+        self.raft().metrics().borrow_watched().current_leader.is_some_and(|leader| leader != me)
     }
 
     async fn ask_to_join(&self, via: SocketAddr) -> Result<(), JoinError> {
@@ -115,40 +116,21 @@ impl Consensus {
         }
     }
 
-    /// On the leader: makes `member` a voter. Returns when it has all of the log. For a voter that has moved, its new address
-    /// is all that changes; it counts from the start, for the change may need this very vote.
+    /// On the leader: makes `member` a voter, once it has the log; other changes don't wait for that. Who asked may give up
+    /// meanwhile: the member goes on learning, and may ask again. For a voter that has moved, its new address is all that
+    /// changes; it counts from the start, for the change may need this very vote.
     /// Another Raft id of the same node leaves with it: its disk is gone.
     pub async fn add_voter(&self, raft_id: u64, member: Member) -> Result<(), MembershipError> {
+        if self.add_learner(raft_id, member).await? {
+            return Ok(());
+        }
+        self.catch_up(raft_id).await?;
         let _one_at_a_time = self.changing_members().await;
-        let members = self.members();
-        if members.get(&raft_id) == Some(&member) && self.voters().contains(&raft_id) {
-            return self.finish_joint().await;
-        }
         self.check_leader()?;
-        // Who was on the way out in a change that was cut short is not to be a voter again.
         self.finish_joint().await?;
-        self.check_reachable(raft_id, member).await?;
-        match members.get(&raft_id) {
-            Some(known) if known.node_id != member.node_id => {
-                return Err(MembershipError::OtherNode(raft_id));
-            }
-            Some(_) if self.voters().contains(&raft_id) => {
-                tracing::info!(node = %member.node_id, addr = %member.addr, "a manager has moved");
-                self.addresses().note(raft_id, member.addr);
-                return self.change(ChangeMembers::SetNodes([(raft_id, member)].into())).await;
-            }
-            _ => self.addresses().note(raft_id, member.addr),
-        }
-        let adding = async {
-            let added = self.raft().add_learner(raft_id, member, false).await;
-            added.map_err(|error| self.membership_error(error))?;
-            self.catch_up(raft_id).await
-        };
-        if let Ok(added) = timeout(MEMBERSHIP_TIMEOUT, adding).await {
-            added?;
-        } else {
-            self.change(ChangeMembers::RemoveNodes([raft_id].into())).await?;
-            return Err(MembershipError::Unreachable(raft_id, member.addr));
+        let members = self.members();
+        if !members.contains_key(&raft_id) {
+            return Err(MembershipError::UnknownMember);
         }
         let former =
             |(id, other): (&u64, &Member)| (*id != raft_id && other.node_id == member.node_id).then_some(*id);
@@ -159,8 +141,34 @@ impl Consensus {
         self.change(ChangeMembers::ReplaceAllVoters(voters)).await
     }
 
+    /// Makes `member` known to all at its address, as a learner if it was no member. Is it a voter?
+    async fn add_learner(&self, raft_id: u64, member: Member) -> Result<bool, MembershipError> {
+        let _one_at_a_time = self.changing_members().await;
+        let known = self.members().get(&raft_id).copied();
+        let is_voter = self.voters().contains(&raft_id);
+        if known == Some(member) && is_voter {
+            self.finish_joint().await?;
+            return Ok(true);
+        }
+        self.check_leader()?;
+        // Who was on the way out in a change that was cut short is not to be a voter again.
+        self.finish_joint().await?;
+        self.check_reachable(raft_id, member).await?;
+        if known.is_some_and(|known| known.node_id != member.node_id) {
+            return Err(MembershipError::OtherNode(raft_id));
+        }
+        self.addresses().note(raft_id, member.addr);
+        if known.is_none() {
+            self.change(ChangeMembers::AddNodes([(raft_id, member)].into())).await?;
+        } else if known != Some(member) {
+            tracing::info!(node = %member.node_id, addr = %member.addr, "a manager has moved");
+            self.change(ChangeMembers::SetNodes([(raft_id, member)].into())).await?;
+        }
+        Ok(is_voter)
+    }
+
     /// Returns when the learner has the log, so that no write waits for it once it is a voter: in rounds, each of what came during
-    /// the one before, until one is short (Ongaro's dissertation, section 4.2.1).
+    /// the one before, until one is short (Ongaro's dissertation, section 4.2.1). However long that takes, unless it is let go.
     async fn catch_up(&self, raft_id: u64) -> Result<(), MembershipError> {
         loop {
             let began = Instant::now();
@@ -168,7 +176,8 @@ impl Consensus {
             let last = metrics.borrow_watched().last_log_index;
             let has_it = |metrics: &RaftMetrics<TypeConfig>| {
                 let Some(replication) = &metrics.replication else { return true };
-                replication.get(&raft_id).is_some_and(|matching| matching.index() >= last)
+                let is_member = metrics.membership_config.membership().get_node(&raft_id).is_some();
+                !is_member || replication.get(&raft_id).is_some_and(|matching| matching.index() >= last)
             };
             let stopped = |_| MembershipError::NotManager;
             self.raft().wait(None).metrics(has_it, "a learner to have the log").await.map_err(stopped)?;

@@ -23,7 +23,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
 use crate::fence::Fence;
-use crate::limits::{APPEND_TIMEOUT, SLOWEST_LINK_BYTES_PER_S, SNAPSHOT_CHUNK_BYTES, SNAPSHOT_TIMEOUT};
+use crate::limits::{APPEND_TIMEOUT, SLOWEST_LINK_BYTES_PER_S, SNAPSHOT_CHUNK_BYTES};
 use crate::types::{Member, TypeConfig};
 
 /// A message to one Raft id: another one that now lives at the address refuses it.
@@ -134,8 +134,7 @@ impl Peer {
         timeout: Duration,
     ) -> Result<R, CallError> {
         let request = Payload { body: encode(&To { to: self.raft_id, message })? };
-        let n_bytes = u32::try_from(request.body.len()).unwrap_or(u32::MAX);
-        let timeout = timeout + Duration::from_secs(1) * n_bytes / SLOWEST_LINK_BYTES_PER_S;
+        let timeout = timeout + time_on_the_way(request.body.len());
         let mut client = self.client();
         let call = async {
             match method {
@@ -156,6 +155,7 @@ impl Peer {
         snapshot: SnapshotOf<TypeConfig, Arc<Vec<u8>>>,
     ) -> Result<SnapshotResponse<TypeConfig>, CallError> {
         let image = snapshot.snapshot;
+        let timeout = APPEND_TIMEOUT + time_on_the_way(image.len());
         let head = SnapshotHead { vote, meta: snapshot.meta, image_len: image.len() as u64 };
         let head = Payload { body: encode(&To { to: self.raft_id, message: head })? };
         let pieces = (0..image.len()).step_by(SNAPSHOT_CHUNK_BYTES).map(move |from| {
@@ -165,9 +165,15 @@ impl Peer {
         let stream = tokio_stream::iter(std::iter::once(head).chain(pieces));
         let mut client = self.client();
         let call = client.install_snapshot(Request::new(stream));
-        let reply = tokio::time::timeout(SNAPSHOT_TIMEOUT, call).await.map_err(|_| CallError::Timeout)??;
+        let reply = tokio::time::timeout(timeout, call).await.map_err(|_| CallError::Timeout)??;
         Ok(decode(&reply.into_inner().body)?)
     }
+}
+
+/// What the slowest link takes for a message.
+fn time_on_the_way(n_bytes: usize) -> Duration {
+    let n_bytes = u32::try_from(n_bytes).unwrap_or(u32::MAX);
+    Duration::from_secs(1) * n_bytes / SLOWEST_LINK_BYTES_PER_S
 }
 
 impl RaftNetworkV2<TypeConfig> for Peer {

@@ -219,7 +219,7 @@ fn of_record(record: ContainerRecord, health: Option<control_runtime::Health>) -
         name: record.name,
         hostname: record.hostname,
         tty: record.tty,
-        host_ports: record.host_ports,
+        host_ports: record.host_ports().cloned().collect(),
         exposed_ports: record.exposed_ports,
         id: record.container_id,
         image: record.image,

@@ -63,12 +63,14 @@ pub struct Found {
 pub trait Executor: Send + Sync + 'static {
     /// Gets the image and makes the root file system. Nothing runs yet.
     async fn prepare(&self, task: &Task, provisions: &Provisions) -> Result<(), ExecutorError>;
-    /// Starts the process in the sandbox.
+    /// Starts the process in the sandbox. Its health is `Starting` until it may be sent to: its check has succeeded, or without
+    /// one it listens on the ports that it publishes.
     async fn start(&self, task: &Task, sandbox: &SandboxPaths) -> Result<ContainerStatus, ExecutorError>;
     /// Returns when the process has ended, at once if it already has.
     async fn wait(&self, task: TaskId) -> Result<Exit, ExecutorError>;
-    /// Returns when the container's health check says something else than `known`; an error once the container has ended.
-    async fn health(&self, task: TaskId, known: HealthStatus) -> Result<HealthStatus, ExecutorError>;
+    /// Returns when the container's health is something else than `known`, `None` once it has no check to say more; an error once
+    /// the container has ended.
+    async fn health(&self, task: TaskId, known: HealthStatus) -> Result<Option<HealthStatus>, ExecutorError>;
     /// Sends the stop signal, and SIGKILL after the grace period; returns when the process has ended.
     async fn shutdown(&self, task: &Task) -> Result<(), ExecutorError>;
     /// SIGKILL now.

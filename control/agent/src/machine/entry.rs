@@ -16,7 +16,7 @@ pub enum Phase {
     Preparing,
     /// Prepared; waits for its sandbox.
     Ready,
-    /// The process is being started, or its health check has yet to succeed.
+    /// The process is being started, or is not to be sent to yet.
     Starting,
     Running,
     /// Runs, but is to stop as soon as no load balancer sends to it.
@@ -294,7 +294,8 @@ impl Entry {
         let health = container.health;
         self.container = Some(container);
         self.phase = Phase::Starting;
-        if health != Some(HealthStatus::Starting) {
+        // What the managers know as running is sent to, whatever a daemon that starts anew still looks for.
+        if health != Some(HealthStatus::Starting) || self.told.state >= TaskState::Running {
             self.phase = Phase::Running;
             self.tell(status(TaskState::Running, "started", now), actions);
         }
@@ -306,11 +307,11 @@ impl Entry {
         }
     }
 
-    /// A container enters rotation with its first success, and is stopped and replaced when it is found unhealthy (as by
-    /// moby's `cluster/executor/container`); but nothing is lost for it, as it is drained before.
+    /// A container enters rotation with the first success of its check, or when it listens, and is stopped and replaced when it
+    /// is found unhealthy (as by moby's `cluster/executor/container`); but nothing is lost for it, as it is drained before.
     pub fn health(
         &mut self,
-        result: &Result<HealthStatus, ExecutorError>,
+        result: &Result<Option<HealthStatus>, ExecutorError>,
         now: Timestamp,
         actions: &mut Vec<Action>,
     ) {
@@ -323,12 +324,12 @@ impl Entry {
             return;
         };
         let (Some(task), Some(container)) = (&self.task, &mut self.container) else { return };
-        container.health = Some(health);
-        if health == HealthStatus::Unhealthy {
+        container.health = health;
+        if health == Some(HealthStatus::Unhealthy) {
             return self.give_up(now, actions);
         }
-        actions.push(Action::WatchHealth(task.id, health));
-        if self.phase == Phase::Starting && health == HealthStatus::Healthy {
+        actions.extend(health.map(|known| Action::WatchHealth(task.id, known)));
+        if self.phase == Phase::Starting && health != Some(HealthStatus::Starting) {
             self.phase = Phase::Running;
             self.tell(status(TaskState::Running, "started", now), actions);
         }

@@ -42,8 +42,8 @@ pub enum Input {
     Prepared(TaskId, Result<(), ExecutorError>),
     Started(TaskId, Result<ContainerStatus, ExecutorError>),
     Exited(TaskId, Result<Exit, ExecutorError>),
-    /// What the health check says now; an error once there is nothing to look at any more.
-    Health(TaskId, Result<HealthStatus, ExecutorError>),
+    /// What its health is now, `None` without a check; an error once there is nothing to look at any more.
+    Health(TaskId, Result<Option<HealthStatus>, ExecutorError>),
     Stopped(TaskId, Result<(), ExecutorError>),
     Removed(TaskId, Result<(), ExecutorError>),
     /// All sandboxes that the data plane has something to say of: its namespace, or why there is none yet.
@@ -60,7 +60,7 @@ pub enum Action {
     Prepare(Box<Task>),
     Start(Box<Task>, SandboxPaths),
     Wait(TaskId),
-    /// Say when the health check says something else than this.
+    /// Say when its health is something else than this.
     WatchHealth(TaskId, HealthStatus),
     Shutdown(Box<Task>),
     /// Kill it if it runs, and forget it.

@@ -167,7 +167,10 @@ fn result_of(what: &str, task: TaskId, result: &[&str]) -> Input {
     match what {
         "prepared" => Input::Prepared(task, error()),
         "started" => Input::Started(task, error().map(|()| with_health(container(task), result))),
-        "health" => Input::Health(task, health(result).ok_or(ExecutorError::Failed("ended".into()))),
+        "health" if result == ["none"] => Input::Health(task, Ok(None)),
+        "health" => {
+            Input::Health(task, health(result).map(Some).ok_or(ExecutorError::Failed("ended".into())))
+        }
         "exited" => Input::Exited(task, Ok(exit())),
         "stopped" => Input::Stopped(task, error()),
         "removed" => Input::Removed(task, error()),

@@ -381,7 +381,7 @@ impl Executor for FakeExecutor {
         Ok(Exit { code: ended[&task], out_of_memory: false })
     }
 
-    async fn health(&self, task: TaskId, _: HealthStatus) -> Result<HealthStatus, ExecutorError> {
+    async fn health(&self, task: TaskId, _: HealthStatus) -> Result<Option<HealthStatus>, ExecutorError> {
         Err(ExecutorError::Unknown(task))
     }
 

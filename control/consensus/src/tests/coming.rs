@@ -84,15 +84,25 @@ async fn no_write_waits_for_a_manager_that_does_not_have_the_log() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let way = Way::new(listener.local_addr().unwrap(), N_BYTES).await;
     let newcomer = Manager::behind(&cluster.authority, cluster.dir.path(), 2, (listener, way.addr)).await;
-    let joining = {
+    let join = || {
         let (consensus, via) = (newcomer.consensus.clone(), cluster.managers[0].addr);
         tokio::spawn(async move { consensus.join(via).await })
     };
+    let joining = join();
     way.is_full(N_BYTES).await;
     for number in 0..10 {
         leader.propose(vec![mark(number)]).await.unwrap();
     }
     assert_eq!(leader.voters(), [1].into(), "it does not count before it has the log");
+    tokio::time::timeout(PATIENCE, leader.finish_change())
+        .await
+        .unwrap()
+        .expect("other changes don't wait for it");
+    // Who loses patience goes on learning, and asks again.
+    joining.abort();
+    assert!(joining.await.unwrap_err().is_cancelled());
+    assert!(leader.members().contains_key(&2));
+    let joining = join();
     way.open();
     tokio::time::timeout(PATIENCE, joining).await.unwrap().unwrap().unwrap();
     assert_eq!(leader.voters(), [1, 2].into());

@@ -11,7 +11,7 @@ use control_model::{Task, TaskId};
 
 use super::conmon::{Launch, LaunchError, conmon_of, exit_code_of, run_runtime};
 use super::error::PrepareError;
-use super::listening::wait_until_it_listens;
+use super::listening::opening;
 use super::paths::TaskPaths;
 use super::prepare::Preparation;
 use super::record::{Ended, Stage};
@@ -59,12 +59,6 @@ impl Executor for Oci {
             }
         };
         container.update(|record| record.stage = Stage::Started { pid, at: now() }).map_err(failed)?;
-        if container.record().health.is_none() {
-            tokio::select! {
-                () = wait_until_it_listens(pid, &task.ports) => {}
-                _ = self.ended(&container) => {}
-            }
-        }
         Ok(container.status())
     }
 
@@ -76,7 +70,7 @@ impl Executor for Oci {
         self.ended(&container).await.map(Ended::exit).map_err(failed)
     }
 
-    async fn health(&self, task: TaskId, known: HealthStatus) -> Result<HealthStatus, ExecutorError> {
+    async fn health(&self, task: TaskId, known: HealthStatus) -> Result<Option<HealthStatus>, ExecutorError> {
         let container = self.container(task).ok_or(ExecutorError::Unknown(task))?;
         if !self.is_started(&container).await? {
             return Err(ExecutorError::Failed("the container was not started".into()));
@@ -297,7 +291,8 @@ impl Container {
             Stage::Prepared | Stage::Starting => 0,
         };
         let exit_code = record.ended.map_or(0, |ended| ended.code);
-        let health = record.health.map(|health| health.status);
+        let opening = opening(&record, now()).map(|_| HealthStatus::Starting);
+        let health = record.health.map(|health| health.status).or(opening);
         ContainerStatus { container_id: record.container_id, pid, exit_code, health }
     }
 }

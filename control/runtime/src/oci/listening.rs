@@ -1,16 +1,19 @@
 //! Whether a process listens on the ports that clients are sent to.
 //!
 //! A task serves as soon as it runs, and a process needs a moment from its first step to its socket: who is sent to it in between
-//! is refused. So a start is over when there is a socket for each published port, or after a bound. Where there is a health
-//! check, that says more.
+//! is refused. So a container is starting until there is a socket for each published port, or for a bounded time. Where there
+//! is a health check, that says more.
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use control_model::Timestamp;
 use control_model::spec::{PortConfig, Protocol};
+
+use super::record::{ContainerRecord, Stage};
 
 /// A process that has no socket by then has none to be waited for: it may never have.
 const LISTEN_GRACE: Duration = Duration::from_secs(3);
@@ -22,26 +25,45 @@ const LAST_PERIOD: Duration = Duration::from_millis(100);
 const LISTENING: &str = "0A";
 const UNCONNECTED: &str = "07";
 
-/// Returns when something listens on each of `ports` in the network of the process, when that can't be seen any more, or after
-/// [`LISTEN_GRACE`].
-pub(super) async fn wait_until_it_listens(pid: i32, ports: &[PortConfig]) {
-    let mut wanted: BTreeSet<(Table, u16)> =
-        ports.iter().filter_map(|port| Some((Table::of(port.protocol)?, port.target))).collect();
-    let mut period = FIRST_PERIOD;
-    let looking = async {
-        while !wanted.is_empty() {
-            let tables: BTreeSet<Table> = wanted.iter().map(|(table, _)| *table).collect();
-            let read = tokio::task::spawn_blocking(move || open_ports(pid, &tables));
-            let Ok(Some(open)) = read.await else { return };
-            wanted.retain(|port| !open.contains(port));
-            if !wanted.is_empty() {
-                tokio::time::sleep(period).await;
-                period = LAST_PERIOD.min(period * 2);
-            }
+/// What is still waited for of a container whose process runs and that has no check: that it opens its ports.
+#[derive(Debug)]
+pub(super) struct Opening<'r> {
+    pid: i32,
+    ports: &'r [PortConfig],
+    /// How much longer that is waited for.
+    left: Duration,
+}
+
+/// `None` where nothing is waited for, or not any more.
+pub(super) fn opening(record: &ContainerRecord, now: Timestamp) -> Option<Opening<'_>> {
+    let Stage::Started { pid, at } = record.stage else { return None };
+    let left = LISTEN_GRACE.checked_sub(now.since(at))?;
+    let is_awaited = record.health.is_none() && record.ended.is_none() && !record.ports.is_empty();
+    (is_awaited && !left.is_zero()).then_some(Opening { pid, ports: &record.ports, left })
+}
+
+impl Opening<'_> {
+    /// Returns when something listens on each of the ports, or when the time is over.
+    pub(super) async fn over(self) {
+        let wanted = self.ports.iter().filter_map(|port| Some((Table::of(port.protocol)?, port.target)));
+        if tokio::time::timeout(self.left, wait_until_open(self.pid, wanted.collect())).await.is_err() {
+            tracing::info!(pid = self.pid, "nothing listens on a published port yet");
         }
-    };
-    if tokio::time::timeout(LISTEN_GRACE, looking).await.is_err() {
-        tracing::info!(pid, "nothing listens on a published port yet");
+    }
+}
+
+async fn wait_until_open(pid: i32, mut wanted: BTreeSet<(Table, u16)>) {
+    let mut period = FIRST_PERIOD;
+    while !wanted.is_empty() {
+        let tables: BTreeSet<Table> = wanted.iter().map(|(table, _)| *table).collect();
+        let read = tokio::task::spawn_blocking(move || open_ports(pid, &tables));
+        // Of a process that is gone there is nothing: its end is seen elsewhere.
+        let open = read.await.ok().flatten().unwrap_or_default();
+        wanted.retain(|port| !open.contains(port));
+        if !wanted.is_empty() {
+            tokio::time::sleep(period).await;
+            period = LAST_PERIOD.min(period * 2);
+        }
     }
 }
 
@@ -98,13 +120,18 @@ fn sockets<'t>(table: &'t str, state: &'t str) -> impl Iterator<Item = u16> + 't
     })
 }
 
-/// Words of the address are as the machine has them.
+/// Each 32-bit word of the address is written as a number of the machine.
 fn is_loopback(address: &str) -> bool {
-    let word = |from: usize| address.get(from..from + 8).and_then(|word| u32::from_str_radix(word, 16).ok());
-    match address.len() {
-        8 => word(0).is_some_and(|word| Ipv4Addr::from(word.to_ne_bytes()).is_loopback()),
-        _ => (word(0), word(8), word(16), word(24).map(u32::from_be)) == (Some(0), Some(0), Some(0), Some(1)),
-    }
+    let word = |at: usize| u32::from_str_radix(address.get(at * 8..at * 8 + 8)?, 16).ok();
+    let address: Option<IpAddr> = match address.len() {
+        8 => word(0).map(|word| IpAddr::from(word.to_ne_bytes())),
+        _ => {
+            let words =
+                [word(0), word(1), word(2), word(3)].map(|word| word.unwrap_or_default().to_ne_bytes());
+            words.as_flattened().try_into().ok().map(|bytes: [u8; 16]| IpAddr::from(bytes))
+        }
+    };
+    address.is_some_and(|address| address.to_canonical().is_loopback())
 }
 
 #[cfg(test)]
@@ -118,12 +145,14 @@ mod tests {
         3: 0200000A:0052 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4 1\n";
     const TCP6: &str = "  sl  local_address                         remote_address                        st\n   \
         0: 00000000000000000000000000000000:0053 00000000000000000000000000000000:0000 0A 0:0\n   \
-        1: 00000000000000000000000001000000:0054 00000000000000000000000000000000:0000 0A 0:0\n";
+        1: 00000000000000000000000001000000:0054 00000000000000000000000000000000:0000 0A 0:0\n   \
+        2: 0000000000000000FFFF00000100007F:0055 00000000000000000000000000000000:0000 0A 0:0\n   \
+        3: 0000000000000000FFFF00000100000A:0056 00000000000000000000000000000000:0000 0A 0:0\n";
 
     #[test]
     fn a_port_is_open_where_others_can_reach_it() {
         assert_eq!(sockets(TCP, LISTENING).collect::<Vec<_>>(), [0x50, 0x52]);
-        assert_eq!(sockets(TCP6, LISTENING).collect::<Vec<_>>(), [0x53]);
+        assert_eq!(sockets(TCP6, LISTENING).collect::<Vec<_>>(), [0x53, 0x56]);
         assert_eq!(sockets("", LISTENING).count(), 0);
     }
 
@@ -140,10 +169,7 @@ mod tests {
             port(Protocol::Udp, socket.local_addr().unwrap().port()),
             port(Protocol::Sctp, 1),
         ];
-        let at_once = tokio::time::timeout(LISTEN_GRACE / 2, wait_until_it_listens(own, &ports));
-        assert!(at_once.await.is_ok());
-        // A process that is gone, nobody waits for.
-        let gone = tokio::time::timeout(LISTEN_GRACE / 2, wait_until_it_listens(i32::MAX, &ports));
-        assert!(gone.await.is_ok());
+        let opening = Opening { pid: own, ports: &ports, left: LISTEN_GRACE };
+        assert!(tokio::time::timeout(LISTEN_GRACE / 2, opening.over()).await.is_ok());
     }
 }

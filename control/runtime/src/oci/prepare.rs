@@ -7,7 +7,7 @@ use control_model::Timestamp;
 use control_model::executor::Provisions;
 use control_model::generic;
 use control_model::object::HealthStatus;
-use control_model::spec::{DEFAULT_STOP_GRACE_PERIOD, Labels, Platform, PortConfig, PublishMode};
+use control_model::spec::{DEFAULT_STOP_GRACE_PERIOD, Labels, Platform};
 use control_model::template::TemplateContext;
 
 use super::cgroup::CgroupLayout;
@@ -57,7 +57,6 @@ impl Preparation<'_> {
         let image_signal = self.image.config.stop_signal().clone().unwrap_or_default();
         let signal = [container.stop_signal.as_str(), image_signal.as_str(), DEFAULT_STOP_SIGNAL];
         let signal = signal.into_iter().find(|name| !name.is_empty()).unwrap_or(DEFAULT_STOP_SIGNAL);
-        let is_open = |port: &&PortConfig| port.mode == PublishMode::Host && port.published != 0;
         Ok(ContainerRecord {
             task: self.task.id,
             container_id: self.paths.container_id.clone(),
@@ -67,7 +66,7 @@ impl Preparation<'_> {
             command: arguments(container, &self.image.config).ok_or(PrepareError::NoCommand)?,
             hostname: self.hostname()?,
             tty: container.tty,
-            host_ports: self.task.ports.iter().filter(is_open).cloned().collect(),
+            ports: self.task.ports.clone(),
             exposed_ports: self.image.config.exposed_ports().clone().unwrap_or_default(),
             labels: self.labels(),
             created_at: self.now,

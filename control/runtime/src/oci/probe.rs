@@ -12,6 +12,7 @@ use tokio::net::unix::pipe::Receiver;
 use tokio::process::{Child, Command};
 
 use super::health::{HealthCheck, Probe};
+use super::listening::opening;
 use super::paths::TaskPaths;
 use super::record::Stage;
 use super::{Container, Oci, now};
@@ -24,28 +25,31 @@ const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 const NO_EXIT_CODE: i32 = -1;
 
 impl Oci {
-    /// Probes the container until its check says something else than `known`.
+    /// Probes the container until its check says something else than `known`. Without one, waits until it listens.
     pub(super) async fn watch_health(
         &self,
         container: &Container,
         known: HealthStatus,
-    ) -> Result<HealthStatus, ExecutorError> {
+    ) -> Result<Option<HealthStatus>, ExecutorError> {
         let record = container.record();
-        let (Some(health), Stage::Started { at: started, .. }) = (record.health, record.stage) else {
-            return Err(ExecutorError::Failed("the container has no health check".into()));
+        let (Some(health), Stage::Started { at: started, .. }) = (&record.health, record.stage) else {
+            if let Some(opening) = opening(&record, now()) {
+                opening.over().await;
+            }
+            return Ok(None);
         };
-        let check = health.check;
+        let check = &health.check;
         loop {
             let health = container.health();
             if health.status != known {
-                return Ok(health.status);
+                return Ok(Some(health.status));
             }
-            tokio::time::sleep(health.wait(&check, started, now())).await;
-            let probe = self.probe(&container.paths, &check).await;
+            tokio::time::sleep(health.wait(check, started, now())).await;
+            let probe = self.probe(&container.paths, check).await;
             if probe.exit_code != 0 {
                 tracing::debug!(task = %record.task, code = probe.exit_code, output = probe.output, "probe failed");
             }
-            container.take_probe(&check, started, probe);
+            container.take_probe(check, started, probe);
         }
     }
 
@@ -173,7 +177,7 @@ mod tests {
             command: Vec::new(),
             hostname: String::new(),
             tty: false,
-            host_ports: Vec::new(),
+            ports: Vec::new(),
             exposed_ports: Vec::new(),
             labels: BTreeMap::new(),
             created_at: Timestamp(0),
@@ -195,10 +199,13 @@ mod tests {
         let recorded = || container.record().health.expect("it has a check").status;
         // The record's directory isn't there: nothing can be written.
         let told = good.watch_health(&container, HealthStatus::Starting).await;
-        assert_eq!((told.expect("told"), recorded()), (HealthStatus::Healthy, HealthStatus::Starting));
+        assert_eq!((told.expect("told"), recorded()), (Some(HealthStatus::Healthy), HealthStatus::Starting));
         let bad = executor(dir.path(), "/bin/false");
         let told = bad.watch_health(&container, HealthStatus::Healthy).await;
-        assert_eq!((told.expect("told"), recorded()), (HealthStatus::Unhealthy, HealthStatus::Starting));
+        assert_eq!(
+            (told.expect("told"), recorded()),
+            (Some(HealthStatus::Unhealthy), HealthStatus::Starting)
+        );
         // As soon as there is room the record is right again.
         std::fs::create_dir_all(&container.paths.dir).expect("made");
         good.watch_health(&container, HealthStatus::Unhealthy).await.expect("told");

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use control_model::executor::Exit;
 use control_model::object::HealthStatus;
-use control_model::spec::PortConfig;
+use control_model::spec::{PortConfig, PublishMode};
 use control_model::{TaskId, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -43,9 +43,9 @@ pub struct ContainerRecord {
     pub hostname: String,
     #[serde(default)]
     pub tty: bool,
-    /// Published on this node alone.
+    /// What its service publishes.
     #[serde(default)]
-    pub host_ports: Vec<PortConfig>,
+    pub ports: Vec<PortConfig>,
     /// `80/tcp`: what the image says that it listens on.
     #[serde(default)]
     pub exposed_ports: Vec<String>,
@@ -85,6 +85,11 @@ impl Ended {
 }
 
 impl ContainerRecord {
+    /// Ports that this node alone answers on.
+    pub fn host_ports(&self) -> impl Iterator<Item = &PortConfig> {
+        self.ports.iter().filter(|port| port.mode == PublishMode::Host && port.published != 0)
+    }
+
     pub(super) fn read(path: &Path) -> std::io::Result<Self> {
         serde_json::from_slice(&std::fs::read(path)?).map_err(std::io::Error::other)
     }

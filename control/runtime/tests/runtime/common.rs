@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use control_model::executor::{Executor, Provisions, SandboxPaths};
-use control_model::object::Slot;
+use control_model::object::{ContainerStatus, Slot};
 use control_model::spec::{ContainerSpec, TaskSpec};
 use control_model::{NodeId, ServiceId, Task, TaskId};
 use control_runtime::image::{ImageChanges, Reference};
@@ -53,9 +53,9 @@ impl TestNode {
     }
 
     /// Prepares and starts.
-    pub async fn run(&self, task: &Task) {
+    pub async fn run(&self, task: &Task) -> ContainerStatus {
         self.oci.prepare(task, &Provisions::default()).await.expect("prepared");
-        self.oci.start(task, &self.sandbox).await.expect("started");
+        self.oci.start(task, &self.sandbox).await.expect("started")
     }
 
     /// Runs to the end; gives the exit code and the output lines of both streams.

@@ -68,7 +68,7 @@ async fn a_container_sees_what_docker_would_show_it() {
     }
     let record = node.oci.container_of_task(seen.id).expect("known").record;
     assert_eq!(record.hostname, "web-1");
-    assert_eq!(record.host_ports, [port(8081, PublishMode::Host)], "those that this node alone answers on");
+    assert_eq!(record.host_ports().collect::<Vec<_>>(), [&port(8081, PublishMode::Host)]);
     assert_eq!(record.exposed_ports, ["80/tcp"]);
     // The sandbox is the given one: it has nothing but its loopback.
     assert!(!lines.iter().any(|line| line.starts_with("eth")), "{lines:#?}");
@@ -382,7 +382,8 @@ async fn a_probe_that_takes_too_long_is_killed_and_has_failed() {
 }
 
 async fn changed(node: &TestNode, task: &Task, known: HealthStatus) -> Result<HealthStatus, ExecutorError> {
-    tokio::time::timeout(PATIENCE, node.oci.health(task.id, known)).await.expect("in time")
+    let changed = tokio::time::timeout(PATIENCE, node.oci.health(task.id, known)).await.expect("in time");
+    changed.map(|health| health.expect("it has a check"))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -454,15 +455,20 @@ async fn secrets_and_configs_are_files_in_memory_until_the_process_ends() {
     node.assert_clean();
 }
 
-/// Who is sent to a process before it listens is refused.
+/// Who is sent to a process before it listens is refused; who stops it need not wait for that.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_start_is_over_when_the_published_port_is_open() {
+async fn a_container_is_starting_until_its_published_port_is_open() {
     let node = TestNode::new(RUNC, &[]);
     node.import("toolbox:1", &[r#"ENTRYPOINT ["/toolbox"]"#]).await;
     let mut late = task("toolbox:1", &["listen", "80", "300"]);
     late.ports = vec![PortConfig::new(Protocol::Tcp, 80, 8080, PublishMode::Ingress)];
-    node.oci.prepare(&late, &Provisions::default()).await.expect("prepared");
-    let started = node.oci.start(&late, &node.sandbox).await.expect("started");
+    let started = node.run(&late).await;
+    assert_eq!(started.health, Some(HealthStatus::Starting));
+    // A daemon that starts anew looks on.
+    let found = node.oci.list_ours().await.expect("listed");
+    assert_eq!(found[0].status.health, Some(HealthStatus::Starting));
+    let open = node.oci.health(late.id, HealthStatus::Starting).await;
+    assert_eq!(open.expect("it runs"), None);
     let sockets = std::fs::read_to_string(format!("/proc/{}/net/tcp", started.pid)).expect("it runs");
     assert!(sockets.contains("00000000:0050 00000000:0000 0A"), "{sockets}");
     node.oci.terminate(late.id).await.expect("killed");
@@ -471,9 +477,16 @@ async fn a_start_is_over_when_the_published_port_is_open() {
     // One that ends instead is not waited for.
     let mut ends = task("toolbox:1", &["exit", "3"]);
     ends.ports = late.ports;
-    node.oci.prepare(&ends, &Provisions::default()).await.expect("prepared");
-    node.oci.start(&ends, &node.sandbox).await.expect("started");
+    node.run(&ends).await;
+    let ended = node.oci.health(ends.id, HealthStatus::Starting).await;
+    assert_eq!(ended, Err(ExecutorError::Failed("the container has ended".into())));
     assert_eq!(node.oci.wait(ends.id).await.expect("ended").code, 3);
     node.oci.remove(ends.id).await.expect("removed");
+
+    // Nor one that has no port to open.
+    let plain = task("toolbox:1", &["stay"]);
+    assert_eq!(node.run(&plain).await.health, None);
+    node.oci.terminate(plain.id).await.expect("killed");
+    node.oci.remove(plain.id).await.expect("removed");
     node.assert_clean();
 }

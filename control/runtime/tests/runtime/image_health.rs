@@ -50,7 +50,7 @@ async fn check_decides(node: &TestNode, image: &str) {
     node.run(&plain).await;
     let health = node.oci.health(plain.id, HealthStatus::Starting);
     let health = tokio::time::timeout(PATIENCE, health).await.expect("in time");
-    assert_eq!(health, Ok(HealthStatus::Healthy), "{image}");
+    assert_eq!(health, Ok(Some(HealthStatus::Healthy)), "{image}");
     let mut without = task(image, &["stay"]);
     let none = HealthConfig { test: vec!["NONE".into()], ..HealthConfig::default() };
     without.spec.container.health = Some(none);
