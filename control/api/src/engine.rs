@@ -7,7 +7,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use control_model::object::HealthStatus;
 use control_model::spec::{HealthConfig, PortConfig};
-use control_model::{OutputLine, OutputQuery, OutputStream, TaskId, Timestamp};
+use control_model::{OutputPiece, OutputQuery, OutputStream, TaskId, Timestamp};
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -143,8 +143,8 @@ impl fmt::Debug for Resize {
     }
 }
 
-/// Lines of a container, some at a time, in their order. Ends behind an error; dropped when nobody wants more.
-pub type Output = BoxStream<'static, Result<Vec<OutputLine>, EngineError>>;
+/// What a container writes, in its order. A piece may have no line. Ends behind an error; dropped when nobody wants more.
+pub type Output = BoxStream<'static, Result<OutputPiece, EngineError>>;
 
 /// Bytes that a client sends.
 pub type Upload = Box<dyn AsyncRead + Send + Unpin>;

@@ -6,6 +6,7 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use control_manager::unending;
 use tokio::net::UnixListener;
 
 use crate::context::Api;
@@ -39,7 +40,7 @@ pub async fn serve(
     let served = axum::serve(listener, router_of(api.clone())).with_graceful_shutdown(shutdown);
     let served = tokio::select! {
         served = served => served,
-        () = events::collect(api) => Err(io::Error::other("nobody tells events any more")),
+        () = unending("events", || events::collect(api.clone())) => Err(io::Error::other("nobody tells events any more")),
     };
     // Another daemon may have replaced it meanwhile; a file that is gone is as good.
     let _ = std::fs::remove_file(path);

@@ -2,12 +2,15 @@
 
 mod common;
 
+use std::sync::atomic::Ordering;
+
 use common::cli::programs;
 use common::engine::container;
 use common::{Daemon, world};
 use control_model::object::Slot;
 use control_model::{NodeId, OutputLine, OutputStream, Task, Timestamp};
 use control_store::ReplicatedStore as _;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
 
 const SECOND: i64 = 1_000_000_000;
 
@@ -114,6 +117,43 @@ async fn what_a_lost_node_has_is_said_to_be_missing() {
             && output.stderr.contains(&format!("node {} is not available", world::WORKER_2)),
         "{output:?}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_follows_gets_each_line_once_however_often_the_node_is_lost() {
+    let daemon = Daemon::manager().await;
+    let task = service(&daemon, "web", "", &["w1"]).await.remove(0);
+    daemon.engine.n_breaks.store(usize::MAX, Ordering::SeqCst);
+    let mut following = daemon.started(programs()[0], "service logs --raw -f --tail 2 web");
+    let mut shown = BufReader::new(following.stdout.take().expect("piped")).lines();
+    assert_eq!(shown.next_line().await.expect("text").expect("one"), "1 three");
+    // Of the same moment, and what the tail left out is not told later.
+    let more = |text: &str| OutputLine {
+        at: Timestamp(3 * SECOND),
+        stream: OutputStream::Stdout,
+        text: format!("{text}\n").into_bytes(),
+    };
+    let id = task.id.container_id();
+    for text in ["four", "five"] {
+        daemon.engine.outputs.lock().expect("no panic").get_mut(&id).expect("made").push(more(text));
+        assert_eq!(shown.next_line().await.expect("text").expect("one"), text);
+    }
+    following.start_kill().expect("killed");
+    let rest = following.wait_with_output().await.expect("it ends");
+    assert_eq!(String::from_utf8_lossy(&rest.stderr), "1 two\n");
+    assert_eq!(shown.next_line().await.expect("text"), None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_container_that_can_not_be_read_hides_no_other() {
+    let daemon = Daemon::manager().await;
+    let tasks = service(&daemon, "web", "", &["m1", "w1"]).await;
+    let lost = tasks[0].id.container_id();
+    daemon.engine.unreadable.lock().expect("no panic").insert(lost);
+    let output = daemon.docker("service logs --raw web").await;
+    let left = slot(&tasks[1]);
+    assert_eq!(output.stdout, format!("{left} one\n{left} three\n"), "{output:?}");
+    assert!(output.stderr.contains(&format!("task {}: the disk is gone", tasks[0].id)), "{output:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

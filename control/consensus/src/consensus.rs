@@ -340,4 +340,8 @@ impl ReplicatedStore for Consensus {
     fn subscribe(&self) -> (Arc<State>, EventReceiver) {
         self.view.subscribe()
     }
+
+    async fn closed(&self) {
+        self.stopped.cancelled().await;
+    }
 }

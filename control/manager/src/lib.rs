@@ -25,5 +25,6 @@ mod testing;
 
 pub use dispatcher::AskError;
 pub use inspector::Inspector;
+pub use leading::unending;
 pub use liveness::watcher::Senses;
 pub use manager::{Manager, Options};

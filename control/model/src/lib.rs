@@ -37,7 +37,7 @@ pub use even_clock::EvenClock;
 pub use id::{ClusterId, DependencyId, NetworkId, NodeId, ServiceId, TaskId};
 pub use identity::PeerIdentity;
 pub use object::{Cluster, Meta, Network, Node, Service, Task};
-pub use output::{OutputBatch, OutputLine, OutputQuery, OutputStream};
+pub use output::{OutputBatch, OutputLine, OutputPiece, OutputPosition, OutputQuery, OutputStream};
 pub use shared::Shared;
 pub use task_state::TaskState;
 pub use time::Timestamp;

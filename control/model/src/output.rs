@@ -14,11 +14,31 @@ pub struct OutputLine {
     pub text: Vec<u8>,
 }
 
-/// Lines of one task, in their order: what a node tells its managers.
+/// How far a container's output is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutputPosition {
+    /// Names the file that is being written: it is begun anew when it is long.
+    pub file: u64,
+    /// Bytes of it.
+    pub offset: u64,
+}
+
+/// Lines that follow each other, of those that are wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutputPiece {
+    pub lines: Vec<OutputLine>,
+    /// What comes next begins here.
+    pub upto: OutputPosition,
+}
+
+/// A piece of one task's output, or why there is no more of it: what a node tells its managers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OutputBatch {
     pub task: TaskId,
     pub lines: Vec<OutputLine>,
+    pub upto: Option<OutputPosition>,
+    /// Words for the user.
+    pub error: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -36,6 +56,8 @@ pub struct OutputQuery {
     pub since: Option<Timestamp>,
     /// Lines of this moment and earlier ones.
     pub until: Option<Timestamp>,
+    /// What is behind it, instead of a number of the last lines.
+    pub after: Option<OutputPosition>,
     /// So many of the last lines that there are, whatever they are; `None` is all.
     pub tail: Option<usize>,
     /// Those too that are still to be written, until the container has ended.
@@ -66,6 +88,7 @@ mod tests {
             stderr: false,
             since: Some(Timestamp(10)),
             until: Some(Timestamp(20)),
+            after: None,
             tail: None,
             follow: false,
         };

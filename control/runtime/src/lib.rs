@@ -8,5 +8,5 @@ mod oci;
 pub use events::{ContainerChange, Event, EventKind, Events, ImageChange};
 pub use oci::{
     Console, ContainerInfo, ContainerRecord, Ended, Exec, ExecError, ExecSpec, Health, HealthCheck, Oci,
-    OciOptions, OpenError, OutputLines, Probe, Stage,
+    OciOptions, OpenError, OutputPieces, Probe, Stage,
 };

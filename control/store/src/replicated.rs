@@ -41,7 +41,8 @@ pub enum ReadError {
 /// State that is replicated over managers: read here, written through the leader from any manager.
 #[async_trait]
 pub trait ReplicatedStore: Send + Sync + 'static {
-    /// Writes `changes` as one entry and returns the log index at which they are applied *here* too.
+    /// Writes `changes` as one entry and returns its log index: they are applied *here* too, unless this node is no manager any
+    /// more.
     async fn propose(&self, changes: Vec<Change>) -> Result<u64, ProposeError>;
     /// [`ReplicatedStore::propose`] of what this node has decided as the leader of `term`: if it leads no more, nobody else
     /// is asked to write it. A store without leaders writes it.
@@ -60,6 +61,10 @@ pub trait ReplicatedStore: Send + Sync + 'static {
     /// Every batch applied after `state` was taken, in order, up to the limit of [`EventReceiver`]. The pair is taken
     /// atomically.
     fn subscribe(&self) -> (Arc<State>, EventReceiver);
+    /// Returns when nothing more is applied here, as this node is no manager any more.
+    async fn closed(&self) {
+        std::future::pending().await
+    }
 }
 
 /// A store of one node without replication or disk, for tests and the simulation.

@@ -5,10 +5,12 @@ mod local;
 mod swarm;
 
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use control_manager::clock;
 use control_model::Timestamp;
+use control_store::{Event, ReplicatedStore};
 use futures::StreamExt as _;
 use tokio::sync::broadcast;
 
@@ -81,15 +83,28 @@ async fn of_the_swarm(api: &Api) {
         if let Err(error) = store.linearize().await {
             tracing::debug!(%error, "events begin with what the log has");
         }
-        let (_, mut batches) = store.subscribe();
-        // Not kept alive by who watches it.
-        drop(store);
-        while let Some(batch) = batches.next().await {
-            for event in &batch.events {
-                if let Some(message) = swarm::message_of(event, clock::now()) {
-                    api.events.tell(message);
-                }
-            }
+        tokio::select! {
+            never = of_store(api, &*store) => match never {},
+            () = store.closed() => {}
+        }
+    }
+}
+
+async fn of_store(api: &Api, store: &dyn ReplicatedStore) -> Infallible {
+    let tell = |events: &[Event]| {
+        let messages = events.iter().filter_map(|event| swarm::message_of(event, clock::now()));
+        messages.for_each(|message| api.events.tell(message));
+    };
+    let (mut seen, mut batches) = store.subscribe();
+    loop {
+        if let Some(batch) = batches.next().await {
+            tell(&batch.events);
+            seen = batch.state.clone();
+        } else {
+            // Events came faster than they were told: of what has changed more than once, once.
+            let (state, anew) = store.subscribe();
+            tell(&state.diff(&seen));
+            (seen, batches) = (state, anew);
         }
     }
 }

@@ -3,7 +3,7 @@
 mod relay;
 mod wish;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use axum::Extension;
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, State};
 use axum::response::IntoResponse as _;
-use control_model::{OutputBatch, OutputLine, ServiceId, TaskId};
+use control_model::{OutputBatch, OutputPiece, OutputPosition, ServiceId, TaskId};
 use futures::StreamExt as _;
 use http::header::CONTENT_TYPE;
 use tokio::sync::{Semaphore, mpsc};
@@ -63,7 +63,7 @@ pub async fn of_container(
     let format = wish.format;
     tokio::spawn(async move {
         // A container has no details of its own.
-        let frames = |lines: Vec<OutputLine>| format.lines(&lines, "");
+        let frames = |piece: OutputPiece| format.lines(&piece.lines, "");
         if let Err(error) = send_container(&engine, &container.id, wish, (&frames, &pieces)).await {
             say(&pieces, format, &error.0).await;
         }
@@ -97,8 +97,9 @@ pub async fn of_task(
 pub async fn of_this_node(State(api): State<Api>, query: Query) -> Reply {
     let whose = Whose::of(&query)?;
     let wish = Wish::of(&query, Asked::OfSwarm, false)?;
+    let read = wish::positions(&query)?;
     let (pieces, stream) = mpsc::channel(MAX_PIECES);
-    tokio::spawn(gather(api.node.engine(), whose, wish, pieces));
+    tokio::spawn(gather(api.node.engine(), whose, (wish, read), pieces));
     Ok(Body::from_stream(ReceiverStream::new(stream)).into_response())
 }
 
@@ -148,7 +149,13 @@ impl Whose {
 }
 
 /// The output of this node's containers, also of those that come while it is followed.
-async fn gather(engine: Arc<dyn Engine>, whose: Whose, wish: Wish, pieces: Pieces) {
+/// What was `read` of some before is left out.
+async fn gather(
+    engine: Arc<dyn Engine>,
+    whose: Whose,
+    (wish, read): (Wish, BTreeMap<TaskId, OutputPosition>),
+    pieces: Pieces,
+) {
     let (mut known, mut sending) = (BTreeSet::new(), JoinSet::new());
     let mut now = wish.clone();
     loop {
@@ -162,6 +169,7 @@ async fn gather(engine: Arc<dyn Engine>, whose: Whose, wish: Wish, pieces: Piece
         };
         for container in containers.into_iter().filter(|container| whose.is_of(container)) {
             if known.insert(container.id.clone()) {
+                now.query.after = read.get(&container.task).copied();
                 sending.spawn(send_batches(engine.clone(), container, now.clone(), pieces.clone()));
             }
         }
@@ -181,11 +189,14 @@ async fn gather(engine: Arc<dyn Engine>, whose: Whose, wish: Wish, pieces: Piece
 
 async fn send_batches(engine: Arc<dyn Engine>, container: Container, wish: Wish, pieces: Pieces) {
     let task = container.task;
-    let batch = |lines| {
-        rmp_serde::to_vec_named(&OutputBatch { task, lines }).expect("model types serialize without error")
-    };
+    let write =
+        |batch: &OutputBatch| rmp_serde::to_vec_named(batch).expect("model types serialize without error");
+    let batch =
+        |OutputPiece { lines, upto }| write(&OutputBatch { task, lines, upto: Some(upto), error: None });
     if let Err(error) = send_container(&engine, &container.id, wish, (&batch, &pieces)).await {
-        let _ = pieces.send(Err(error)).await;
+        // The others have more to say.
+        let last = OutputBatch { task, lines: Vec::new(), upto: None, error: Some(error.0) };
+        let _ = pieces.send(Ok(write(&last).into())).await;
     }
 }
 
@@ -194,7 +205,7 @@ async fn send_container(
     engine: &Arc<dyn Engine>,
     id: &str,
     wish: Wish,
-    (write, pieces): (&(dyn Fn(Vec<OutputLine>) -> Vec<u8> + Sync), &Pieces),
+    (write, pieces): (&(dyn Fn(OutputPiece) -> Vec<u8> + Sync), &Pieces),
 ) -> Result<(), InspectError> {
     let said = |error: crate::engine::EngineError| InspectError(error.to_string());
     let mut lines = engine.output(id, wish.query).await.map_err(said)?;
@@ -203,8 +214,9 @@ async fn send_container(
             next = lines.next() => next,
             () = pieces.closed() => return Ok(()),
         };
-        let Some(lines) = next else { return Ok(()) };
-        if pieces.send(Ok(write(lines.map_err(said)?).into())).await.is_err() {
+        let Some(piece) = next else { return Ok(()) };
+        let written = write(piece.map_err(said)?);
+        if !written.is_empty() && pieces.send(Ok(written.into())).await.is_err() {
             return Ok(());
         }
     }

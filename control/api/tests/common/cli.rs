@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Stdio;
 
 use tokio::io::AsyncWriteExt;
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 
 use super::Daemon;
 
@@ -39,7 +39,22 @@ impl Daemon {
 
     /// The same with the program at `program`.
     pub async fn docker_by(&self, program: &str, line: &str, input: &[u8]) -> Output {
-        let mut child = Command::new(program)
+        let mut child = self.started(program, line);
+        let mut stdin = child.stdin.take().expect("piped");
+        // A program that reads nothing closes its end.
+        let _ = stdin.write_all(input).await;
+        drop(stdin);
+        let output = child.wait_with_output().await.expect("docker ends");
+        Output {
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+            code: output.status.code().unwrap_or(-1),
+        }
+    }
+
+    /// The program with its streams, for one that does not end by itself: it goes with its handle.
+    pub fn started(&self, program: &str, line: &str) -> Child {
+        Command::new(program)
             .args(words(line))
             .env_clear()
             .env("PATH", "/usr/bin:/bin")
@@ -52,17 +67,7 @@ impl Daemon {
             .stderr(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
-            .expect("docker runs");
-        let mut stdin = child.stdin.take().expect("piped");
-        // A program that reads nothing closes its end.
-        let _ = stdin.write_all(input).await;
-        drop(stdin);
-        let output = child.wait_with_output().await.expect("docker ends");
-        Output {
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-            code: output.status.code().unwrap_or(-1),
-        }
+            .expect("docker runs")
     }
 
     /// What `docker <line>` prints, masked; it must succeed and warn of nothing.

@@ -1,14 +1,17 @@
 //! Images and containers in memory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
+use std::sync::atomic::AtomicUsize;
 
 use async_trait::async_trait;
 use control_api::engine::{
     Container, Credentials, Distribution, Engine, EngineError, EngineEvent, ExecRequest, Image,
     ImportRequest, Output, Process, Pulled, Removed, Resize, Upload,
 };
-use control_model::{NodeId, OutputLine, OutputQuery, OutputStream, Task, Timestamp};
+use control_model::{
+    NodeId, OutputLine, OutputPiece, OutputPosition, OutputQuery, OutputStream, Task, Timestamp,
+};
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use tokio::io::{AsyncReadExt, AsyncWrite};
@@ -25,6 +28,10 @@ pub struct FakeEngine {
     /// By container.
     pub outputs: Mutex<BTreeMap<String, Vec<OutputLine>>>,
     pub events: broadcast::Sender<EngineEvent>,
+    /// So many answers of other nodes break off behind their first piece.
+    pub n_breaks: AtomicUsize,
+    /// Containers whose output can't be read.
+    pub unreadable: Mutex<BTreeSet<String>>,
 }
 
 impl FakeEngine {
@@ -35,7 +42,13 @@ impl FakeEngine {
         };
         let containers = self.containers.lock().expect("no panic").iter().filter(is_its).cloned().collect();
         let outputs = self.outputs.lock().expect("no panic").clone();
-        Self { containers: Mutex::new(containers), outputs: Mutex::new(outputs), ..Self::default() }
+        let unreadable = self.unreadable.lock().expect("no panic").clone();
+        Self {
+            containers: Mutex::new(containers),
+            outputs: Mutex::new(outputs),
+            unreadable: Mutex::new(unreadable),
+            ..Self::default()
+        }
     }
 }
 
@@ -46,6 +59,8 @@ impl Default for FakeEngine {
             containers: Mutex::default(),
             outputs: Mutex::default(),
             events: broadcast::Sender::new(16),
+            n_breaks: AtomicUsize::new(0),
+            unreadable: Mutex::default(),
         }
     }
 }
@@ -160,11 +175,16 @@ impl Engine for FakeEngine {
 
     /// What there is; who follows waits for ever.
     async fn output(&self, container: &str, query: OutputQuery) -> Result<Output, EngineError> {
+        if self.unreadable.lock().expect("no panic").contains(container) {
+            return Err(EngineError::Failed("the disk is gone".into()));
+        }
         let outputs = self.outputs.lock().expect("no panic");
         let lines = outputs.get(container).cloned().unwrap_or_default();
-        let first = query.tail.map_or(0, |tail| lines.len().saturating_sub(tail));
+        let upto = OutputPosition { file: 1, offset: lines.len() as u64 };
+        let last = query.tail.map_or(0, |tail| lines.len().saturating_sub(tail));
+        let first = query.after.map_or(last, |after| usize::try_from(after.offset).expect("small"));
         let lines: Vec<_> = lines.into_iter().skip(first).filter(|line| query.wants(line)).collect();
-        let lines = futures::stream::iter([Ok(lines)]);
+        let lines = futures::stream::iter([Ok(OutputPiece { lines, upto })]);
         Ok(if query.follow { lines.chain(futures::stream::pending()).boxed() } else { lines.boxed() })
     }
 

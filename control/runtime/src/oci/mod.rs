@@ -41,7 +41,7 @@ use paths::{Layout, TaskPaths};
 pub use containers::ContainerInfo;
 pub use exec::{Console, Exec, ExecError, ExecSpec};
 pub use health::{Health, HealthCheck, Probe};
-pub use output::OutputLines;
+pub use output::OutputPieces;
 pub use record::{ContainerRecord, Ended, Stage};
 
 /// Settings of an executor.

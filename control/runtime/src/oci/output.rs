@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use control_model::{OutputLine, OutputQuery, OutputStream, Timestamp};
+use control_model::{OutputLine, OutputPiece, OutputPosition, OutputQuery, OutputStream, Timestamp};
 use tokio::sync::mpsc;
 
 use super::Oci;
@@ -21,12 +21,12 @@ const MAX_PIECES: usize = 4;
 /// only if that happens twice before they are read.
 const LOOK_PERIOD: Duration = Duration::from_millis(100);
 
-/// Lines of one container, in pieces. Ends with the query, or behind an error; who drops it ends the reading.
-pub type OutputLines = mpsc::Receiver<io::Result<Vec<OutputLine>>>;
+/// What one container has written. Ends with the query, or behind an error; who drops it ends the reading.
+pub type OutputPieces = mpsc::Receiver<io::Result<OutputPiece>>;
 
 impl Oci {
     /// The lines that the container with this id has written, `None` if there is no such container. Needs a tokio runtime.
-    pub fn output(&self, container_id: &str, query: OutputQuery) -> Option<OutputLines> {
+    pub fn output(&self, container_id: &str, query: OutputQuery) -> Option<OutputPieces> {
         let info = self.list_containers().into_iter().find(|one| one.record.container_id == container_id)?;
         let (pieces, lines) = mpsc::channel(MAX_PIECES);
         let (oci, task) = (self.clone(), info.record.task);
@@ -46,20 +46,25 @@ async fn send(
     log: &Path,
     query: &OutputQuery,
     is_over: impl Fn() -> bool,
-    pieces: &mpsc::Sender<io::Result<Vec<OutputLine>>>,
+    pieces: &mpsc::Sender<io::Result<OutputPiece>>,
 ) -> io::Result<()> {
-    let mut file = None;
+    let (mut file, mut is_first) = (None, true);
     loop {
         // What was written before the end is there when the end is known.
         let is_last_look = !query.follow || is_over();
-        let (back, lines) = in_background(file, log.to_owned(), (query.tail, query.follow)).await?;
+        let (back, lines) = in_background(file, log, query).await?;
         file = back;
         let is_end = lines.is_empty();
         let is_past = |line: &OutputLine| query.until.is_some_and(|until| line.at > until);
         let is_behind = lines.last().is_some_and(is_past);
         let wanted: Vec<OutputLine> = lines.into_iter().filter(|line| query.wants(line)).collect();
-        if !wanted.is_empty() && pieces.send(Ok(wanted)).await.is_err() {
-            return Ok(());
+        // Who has a position goes on there, also if there was no line.
+        if let Some(file) = file.as_ref().filter(|_| is_first || !wanted.is_empty()) {
+            is_first = false;
+            let piece = OutputPiece { lines: wanted, upto: file.position() };
+            if pieces.send(Ok(piece)).await.is_err() {
+                return Ok(());
+            }
         }
         if (is_end && is_last_look) || is_behind {
             return Ok(());
@@ -76,13 +81,14 @@ async fn send(
 /// Opens the file if there is none yet, and reads on. Of a container that has not begun there is none to open.
 async fn in_background(
     file: Option<LogFile>,
-    path: PathBuf,
-    (tail, follow): (Option<usize>, bool),
+    path: &Path,
+    query: &OutputQuery,
 ) -> io::Result<(Option<LogFile>, Vec<OutputLine>)> {
+    let (path, query) = (path.to_owned(), query.clone());
     let read = tokio::task::spawn_blocking(move || {
         let mut file = match file {
             Some(file) => file,
-            None => match LogFile::open(path, tail, follow) {
+            None => match LogFile::open(path, &query) {
                 Ok(file) => file,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((None, Vec::new())),
                 Err(error) => return Err(error),
@@ -99,6 +105,9 @@ async fn in_background(
 struct LogFile {
     path: PathBuf,
     file: File,
+    inode: u64,
+    /// Of its bytes.
+    n_read: u64,
     /// The beginning of a record whose end was not written yet.
     begun: Vec<u8>,
     /// Bytes that are still to be read of what was there when it was opened; `None` follows what is written since.
@@ -106,15 +115,26 @@ struct LogFile {
 }
 
 impl LogFile {
-    /// Opens it at its last `tail` lines, or its beginning. Who does not follow reads what is there now, and nothing else: of a
-    /// container that goes on writing there would be no end.
-    fn open(path: PathBuf, tail: Option<usize>, follow: bool) -> io::Result<Self> {
+    /// Opens it where `query` begins: behind what was read before, at the last lines, or at its beginning, as is one that was
+    /// begun anew since. Who does not follow reads what is there now, and nothing else: of a container that goes on writing
+    /// there would be no end.
+    fn open(path: PathBuf, query: &OutputQuery) -> io::Result<Self> {
         let mut file = File::open(&path)?;
-        let end = file.metadata()?.len();
-        let start = tail.map_or(Ok(0), |tail| start_of_last(&file, end, tail))?;
+        let there = file.metadata()?;
+        let end = there.len();
+        let start = match (query.after, query.tail) {
+            (Some(after), _) if after.file == there.ino() && after.offset <= end => after.offset,
+            (None, Some(tail)) => start_of_last(&file, end, tail)?,
+            (Some(_), _) | (None, None) => 0,
+        };
         file.seek(SeekFrom::Start(start))?;
-        let left = (!follow).then(|| end.saturating_sub(start));
-        Ok(Self { path, file, begun: Vec::new(), left })
+        let left = (!query.follow).then(|| end.saturating_sub(start));
+        Ok(Self { path, n_read: start, file, begun: Vec::new(), left, inode: there.ino() })
+    }
+
+    /// Behind the last line that was given.
+    fn position(&self) -> OutputPosition {
+        OutputPosition { file: self.inode, offset: self.n_read - self.begun.len() as u64 }
     }
 
     /// The next lines; none if no more are there now.
@@ -134,11 +154,14 @@ impl LogFile {
                 // What conmon wrote between the two looks, before it began the next one.
                 n_read = self.file.read(&mut piece)?;
                 if n_read == 0 {
+                    self.inode = next.metadata()?.ino();
                     self.file = next;
+                    self.n_read = 0;
                     self.begun.clear();
                     continue;
                 }
             }
+            self.n_read += n_read as u64;
             self.begun.extend_from_slice(&piece[..n_read]);
             let Some(end) = self.begun.iter().rposition(|byte| *byte == b'\n') else { continue };
             let lines: Vec<OutputLine> =
@@ -172,7 +195,8 @@ fn start_of_last(file: &File, end: u64, n: usize) -> io::Result<u64> {
     loop {
         record.clear();
         let n_read = reader.read_until(b'\n', &mut record)?;
-        if n_read == 0 {
+        // What is being written is no line yet.
+        if !record.ends_with(b"\n") {
             break;
         }
         if is_start {
@@ -215,8 +239,15 @@ mod tests {
 
     use super::*;
 
-    const ALL: OutputQuery =
-        OutputQuery { stdout: true, stderr: true, since: None, until: None, tail: None, follow: false };
+    const ALL: OutputQuery = OutputQuery {
+        stdout: true,
+        stderr: true,
+        since: None,
+        until: None,
+        after: None,
+        tail: None,
+        follow: false,
+    };
 
     fn record(second: u32, rest: &str) -> String {
         format!("2026-11-23T01:00:{second:02}.000000001+01:00 {rest}\n")
@@ -233,16 +264,23 @@ mod tests {
 
     /// All that is sent.
     async fn asked(log: &Path, query: &OutputQuery) -> String {
+        asked_upto(log, query).await.0
+    }
+
+    /// All that is sent, and where that ends.
+    async fn asked_upto(log: &Path, query: &OutputQuery) -> (String, Option<OutputPosition>) {
         let (pieces, mut lines) = mpsc::channel(MAX_PIECES);
         let reading = async move {
             send(log, query, || true, &pieces).await.unwrap();
         };
         let taking = async {
-            let mut all = String::new();
+            let (mut all, mut upto) = (String::new(), None);
             while let Some(piece) = lines.recv().await {
-                all.push_str(&texts(&piece.unwrap()));
+                let piece = piece.unwrap();
+                all.push_str(&texts(&piece.lines));
+                upto = Some(piece.upto);
             }
-            all
+            (all, upto)
         };
         tokio::join!(reading, taking).1
     }
@@ -296,6 +334,29 @@ mod tests {
         assert_eq!(asked(&log, &OutputQuery { tail: Some(1), ..ALL }).await, "begun");
     }
 
+    #[tokio::test]
+    async fn who_goes_on_gets_what_is_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("log");
+        // The half of a record is not read yet.
+        let last = record(1, "stdout F three");
+        fs::write(&log, [record(1, "stdout F one"), record(1, "stdout F two"), last[..9].into()].concat())
+            .unwrap();
+        let (text, upto) = asked_upto(&log, &OutputQuery { tail: Some(1), ..ALL }).await;
+        assert_eq!(text, "two\n");
+        let mut file = fs::OpenOptions::new().append(true).open(&log).unwrap();
+        file.write_all(last[9..].as_bytes()).unwrap();
+        let behind = OutputQuery { after: upto, tail: Some(0), ..ALL };
+        let (text, upto) = asked_upto(&log, &behind).await;
+        assert_eq!(text, "three\n");
+        assert_eq!(asked_upto(&log, &OutputQuery { after: upto, ..ALL }).await, (String::new(), upto));
+        // The same name, and another file.
+        let next = dir.path().join("log.tmp");
+        fs::write(&next, record(2, "stdout F four")).unwrap();
+        fs::rename(&next, &log).unwrap();
+        assert_eq!(asked(&log, &OutputQuery { after: upto, ..ALL }).await, "four\n");
+    }
+
     /// A thousand lines while the file is begun anew again and again: each comes once, in order.
     #[tokio::test]
     async fn no_line_is_missed_when_the_file_begins_anew() {
@@ -324,12 +385,12 @@ mod tests {
             file.write_all(rest.as_bytes()).unwrap();
             // Files follow each other no faster than they are looked at.
             while number % 100 == 99 && !all.ends_with(&format!("line {number}\n")) {
-                all.push_str(&texts(&lines.recv().await.unwrap().unwrap()));
+                all.push_str(&texts(&lines.recv().await.unwrap().unwrap().lines));
             }
         }
         is_over.store(true, std::sync::atomic::Ordering::SeqCst);
         while let Some(piece) = lines.recv().await {
-            all.push_str(&texts(&piece.unwrap()));
+            all.push_str(&texts(&piece.unwrap().lines));
         }
         reading.await.unwrap().unwrap();
         let expected: Vec<String> = (0..N_LINES).map(|number| format!("line {number}")).collect();
@@ -342,7 +403,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let log = dir.path().join("log");
         fs::write(&log, record(1, "stdout F first").repeat(10_000)).unwrap();
-        let mut opened = LogFile::open(log.clone(), None, false).unwrap();
+        let mut opened = LogFile::open(log.clone(), &ALL).unwrap();
         let mut n_lines = 0;
         loop {
             let lines = opened.read().unwrap();

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use control_model::{NodeId, OutputBatch, OutputLine, Task, TaskId, Timestamp};
+use control_model::{NodeId, OutputBatch, OutputPosition, Task, TaskId};
 use control_store::{Event, EventKind, ReplicatedStore, State};
 use futures::StreamExt as _;
 use tokio::sync::Semaphore;
@@ -48,6 +48,7 @@ impl Relay {
             }
             let batch = tokio::select! {
                 () = self.pieces.closed() => return,
+                () = self.store.closed() => return,
                 Some(ended) = streams.join_next() => {
                     missing.extend(ended.ok().flatten());
                     continue;
@@ -114,13 +115,15 @@ impl Relay {
         }
     }
 
-    /// Passes on what `node` says, for as long as there is more; why there was not all of it.
+    /// Passes on what `node` says, for as long as there is more, each line once however often it is lost; why there was not all
+    /// of it.
     async fn pass_on_from(self, node: NodeId) -> Option<String> {
         let _turn = if self.wish.query.follow { None } else { self.turns.acquire().await.ok() };
         let mut passed = Passed::default();
         loop {
             let failure = self.pass_on_once(node, &mut passed).await.err();
             let words = failure.map(|error| format!("node {node} is not available: {}", error.0));
+            let words = words.or_else(|| passed.troubles());
             let state = self.store.state();
             let may_come = self.is_there(&state) && state.nodes().get(&node).is_some();
             let is_whole = words.is_none() && matches!(self.whose, Whose::Task(_));
@@ -137,9 +140,8 @@ impl Relay {
     }
 
     async fn pass_on_once(&self, node: NodeId, passed: &mut Passed) -> Result<(), InspectError> {
-        let mut wish = self.wish.clone();
-        passed.resume(&mut wish);
-        let mut answer = self.node.mesh_open(node, &wish.question(self.whose)).await?;
+        let question = self.wish.question(self.whose, &passed.upto);
+        let mut answer = self.node.mesh_open(node, &question).await?;
         loop {
             let piece = tokio::select! {
                 piece = answer.next() => piece,
@@ -148,21 +150,30 @@ impl Relay {
             let Some(piece) = piece else { return Ok(()) };
             let batch: OutputBatch = rmp_serde::from_slice(&piece?)
                 .map_err(|error| InspectError(format!("it says something else than was asked: {error}")))?;
-            let details = self.details(node, batch.task);
             // A node speaks for its own tasks, and of what was asked; history that is forgotten here has no name to be shown by.
-            let Some(details) = details else { continue };
-            let lines = passed.news(batch);
-            if lines.is_empty() {
-                continue;
-            }
-            if self.pieces.send(Ok(self.wish.format.lines(&lines, &details).into())).await.is_err() {
+            let Some(details) = self.details(node, batch.task, &mut passed.strange).await else { continue };
+            let lines = self.wish.format.lines(&batch.lines, &details);
+            if !lines.is_empty() && self.pieces.send(Ok(lines.into())).await.is_err() {
                 return Ok(());
             }
+            passed.note(batch);
         }
     }
 
-    /// What `--details` shows of the task's lines; `None` if it is none of the node's, or was not asked for.
-    fn details(&self, node: NodeId, task: TaskId) -> Option<String> {
+    /// What `--details` shows of the task's lines; `None` if it is none of the node's, or was not asked for. A node may have
+    /// heard of a task before this manager has: what is `strange` was looked for.
+    async fn details(&self, node: NodeId, task: TaskId, strange: &mut BTreeSet<TaskId>) -> Option<String> {
+        let known = self.details_now(node, task);
+        if known.is_some() || !strange.insert(task) {
+            return known;
+        }
+        if let Err(error) = self.store.linearize().await {
+            tracing::debug!(%task, %error, "whose output it is, is not known");
+        }
+        self.details_now(node, task)
+    }
+
+    fn details_now(&self, node: NodeId, task: TaskId) -> Option<String> {
         let state = self.store.state();
         let task = state.tasks().get(&task).filter(|task| task.node == Some(node) && self.is_of(task))?;
         let (service, task) = (task.service, task.id);
@@ -172,94 +183,29 @@ impl Relay {
     }
 }
 
-/// What of a node's lines the client has, so that each comes once however often the node is lost.
+/// What the client has of a node's lines.
 #[derive(Debug, Default)]
 struct Passed {
-    /// By task the last line's moment, and how many lines of that moment there were: a write of many lines has one.
-    last: BTreeMap<TaskId, (Timestamp, usize)>,
-    /// Of what is asked for again: what is left out.
-    again: BTreeMap<TaskId, (Timestamp, usize)>,
+    upto: BTreeMap<TaskId, OutputPosition>,
+    /// Why there is no more of some.
+    errors: BTreeMap<TaskId, String>,
+    /// Tasks that are not known here, or none of the node's.
+    strange: BTreeSet<TaskId>,
 }
 
 impl Passed {
-    /// Asks for what is new, in the node's own time.
-    fn resume(&mut self, wish: &mut Wish) {
-        self.again.clone_from(&self.last);
-        if let Some(first) = self.last.values().map(|(at, _)| *at).min() {
-            wish.query.since = wish.query.since.max(Some(first));
-            wish.query.tail = None;
+    fn note(&mut self, batch: OutputBatch) {
+        if let Some(upto) = batch.upto {
+            self.upto.insert(batch.task, upto);
+            self.errors.remove(&batch.task);
+        }
+        if let Some(error) = batch.error {
+            self.errors.insert(batch.task, error);
         }
     }
 
-    /// The lines that the client does not have.
-    fn news(&mut self, batch: OutputBatch) -> Vec<OutputLine> {
-        let OutputBatch { task, lines } = batch;
-        let is_new = |line: &OutputLine, again: &mut (Timestamp, usize)| {
-            if line.at == again.0 && again.1 > 0 {
-                again.1 -= 1;
-                return false;
-            }
-            line.at >= again.0
-        };
-        let mut news = Vec::with_capacity(lines.len());
-        for line in lines {
-            if self.again.get_mut(&task).is_some_and(|again| !is_new(&line, again)) {
-                continue;
-            }
-            let last = self.last.entry(task).or_insert((line.at, 0));
-            if line.at > last.0 {
-                *last = (line.at, 0);
-            }
-            last.1 += usize::from(line.at == last.0);
-            news.push(line);
-        }
-        news
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use control_model::OutputStream;
-
-    use super::*;
-    use crate::query::Query;
-    use crate::routes::logs::wish::Asked;
-
-    fn task(id: u128) -> TaskId {
-        TaskId::from_bits(id)
-    }
-
-    /// Lines of a task at these moments, numbered.
-    fn written(id: u128, moments: &[i64]) -> OutputBatch {
-        let line = |(number, at): (usize, &i64)| OutputLine {
-            at: Timestamp(*at),
-            stream: OutputStream::Stdout,
-            text: format!("{number}\n").into_bytes(),
-        };
-        OutputBatch { task: task(id), lines: moments.iter().enumerate().map(line).collect() }
-    }
-
-    fn texts(lines: &[OutputLine]) -> String {
-        lines.iter().map(|line| String::from_utf8_lossy(&line.text).trim_end().to_owned()).collect()
-    }
-
-    #[test]
-    fn each_line_comes_once_however_often_a_node_is_lost() {
-        let query = Query::try_from_uri(&"/logs?stdout=1&tail=9&follow=1".parse().unwrap()).unwrap();
-        let asked = Wish::of(&query, Asked::OfSwarm, false).unwrap();
-        let mut passed = Passed::default();
-        let mut wish = asked.clone();
-        passed.resume(&mut wish);
-        assert_eq!(wish, asked, "nothing has come yet: all is asked for");
-        // The last two of one write, of which there are four.
-        assert_eq!(texts(&passed.news(written(1, &[5, 7, 7]))), "012");
-        assert_eq!(texts(&passed.news(written(2, &[20]))), "0");
-        passed.resume(&mut wish);
-        assert_eq!((wish.query.since, wish.query.tail), (Some(Timestamp(7)), None));
-        assert_eq!(texts(&passed.news(written(1, &[7, 7, 7, 7, 8]))), "234");
-        assert_eq!(texts(&passed.news(written(2, &[20, 21]))), "1");
-        assert_eq!(texts(&passed.news(written(3, &[6, 30]))), "01", "one that came meanwhile");
-        passed.resume(&mut wish);
-        assert_eq!(texts(&passed.news(written(1, &[8]))), "");
+    fn troubles(&self) -> Option<String> {
+        let words = self.errors.iter().map(|(task, error)| format!("task {task}: {error}"));
+        (!self.errors.is_empty()).then(|| words.collect::<Vec<_>>().join(", "))
     }
 }

@@ -1,8 +1,9 @@
 //! What a client asks for (moby `api/server/router/container`, `daemon/cluster/services.go`).
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use control_model::OutputQuery;
+use control_model::{OutputPosition, OutputQuery, TaskId};
 use http::StatusCode;
 
 use super::Whose;
@@ -44,6 +45,7 @@ impl Wish {
             stderr,
             since: time("since")?,
             until: time("until")?,
+            after: None,
             tail: asked.tail(query.get("tail"))?,
             follow: query.flag("follow"),
         };
@@ -56,9 +58,9 @@ impl Wish {
         self
     }
 
-    /// As one asks a node for it.
-    pub fn question(&self, whose: Whose) -> String {
-        let OutputQuery { stdout, stderr, since, until, tail, follow } = self.query;
+    /// As one asks a node for it, and for what is behind what was `read` of some.
+    pub fn question(&self, whose: Whose, read: &BTreeMap<TaskId, OutputPosition>) -> String {
+        let OutputQuery { stdout, stderr, since, until, after: _, tail, follow } = self.query;
         let mut question = match whose {
             Whose::Service(service) => format!("/mesh/logs?service={service}"),
             Whose::Task(task) => format!("/mesh/logs?task={task}"),
@@ -77,8 +79,26 @@ impl Wish {
         if let Some(tail) = tail {
             let _ = write!(question, "&tail={tail}");
         }
+        for (task, OutputPosition { file, offset }) in read {
+            let _ = write!(question, "&after={task}.{file}.{offset}");
+        }
         question
     }
+}
+
+/// What was read of some, of a [`Wish::question`].
+pub fn positions(question: &Query) -> Result<BTreeMap<TaskId, OutputPosition>, ApiError> {
+    let position = |text: &str| {
+        let mut words = text.split('.');
+        let task = words.next()?.parse().ok()?;
+        let (file, offset) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+        words.next().is_none().then_some((task, OutputPosition { file, offset }))
+    };
+    let all = question
+        .all("after")
+        .into_iter()
+        .map(|text| position(text).ok_or_else(|| ApiError::invalid(format!("after is no position: {text}"))));
+    all.collect()
 }
 
 impl Asked {
@@ -107,7 +127,7 @@ impl Asked {
 
 #[cfg(test)]
 mod tests {
-    use control_model::{TaskId, Timestamp};
+    use control_model::Timestamp;
 
     use super::*;
 
@@ -144,13 +164,20 @@ mod tests {
                 stderr: false,
                 since: Some(Timestamp(1_500_000_000)),
                 until: None,
+                after: None,
                 tail: Some(3),
                 follow: true,
             },
             format: Format { timestamps: false, details: false, tty: false },
         };
-        let asked = Query::try_from_uri(&wish.question(whose).parse().unwrap()).unwrap();
+        let read = BTreeMap::from(
+            [7, 8].map(|n: u64| (TaskId::from_bits(n.into()), OutputPosition { file: n, offset: u64::MAX })),
+        );
+        let asked = Query::try_from_uri(&wish.question(whose, &read).parse().unwrap()).unwrap();
         assert_eq!(Wish::of(&asked, Asked::OfSwarm, false), Ok(wish));
         assert_eq!(Whose::of(&asked), Ok(whose));
+        assert_eq!(positions(&asked), Ok(read));
+        let wrong = Query::try_from_uri(&"/mesh/logs?after=7".parse().unwrap()).unwrap();
+        assert_eq!(positions(&wrong).map_err(|error| error.message), Err("after is no position: 7".into()));
     }
 }
