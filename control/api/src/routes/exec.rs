@@ -106,8 +106,9 @@ pub async fn start(
     let Json(options) = Json::<ExecStart>::from_request(Request::from_parts(parts, body), &()).await?;
     let exec = known(&api, &id)?;
     if !exec.begin() {
-        let words = format!("Error: Exec command {id} is already running");
-        return Err(ApiError::new(StatusCode::CONFLICT, words));
+        let what =
+            if matches!(exec.stage(), Stage::Ended(_)) { "has already run" } else { "is already running" };
+        return Err(ApiError::new(StatusCode::CONFLICT, format!("Error: Exec command {id} {what}")));
     }
     let process = begin(&api, &exec, &options).await?;
     if options.detach {
@@ -153,6 +154,7 @@ async fn begin(api: &Api, exec: &Exec, options: &ExecStart) -> Result<Process, A
         tty: config.tty,
         stdin: config.attach_stdin && !options.detach,
     };
+    tell(api, exec, "exec_start");
     let process = match api.node.engine().exec(&exec.container.id, &request).await {
         Ok(process) => process,
         Err(error) => {
@@ -160,7 +162,6 @@ async fn begin(api: &Api, exec: &Exec, options: &ExecStart) -> Result<Process, A
             return Err(error.into());
         }
     };
-    tell(api, exec, "exec_start");
     exec.has_console(process.resize.clone());
     if let Some([rows, columns]) = options.console_size.or(config.console_size).filter(|_| config.tty) {
         // A size that can't be set is that of the beginning.
@@ -229,9 +230,10 @@ fn output_alone(api: Api, exec: Arc<Exec>, process: Process) -> Body {
     Body::from_stream(ReceiverStream::new(stream))
 }
 
-/// `docker events` shows the command with it.
+/// `docker events` shows the command with it, in Docker's form: a blank ends a command without arguments.
 fn tell(api: &Api, exec: &Exec, action: &str) {
-    let action = format!("{action}: {}", exec.config.cmd.join(" "));
+    let (command, arguments) = exec.config.cmd.split_first().expect("an exec has a command");
+    let action = format!("{action}: {command} {}", arguments.join(" "));
     api.events.tell(of_exec(clock::now(), action, (&exec.container, &exec.id), None));
 }
 

@@ -135,7 +135,10 @@ fn process(config: &Spec, spec: &ExecSpec, rootfs: &Path) -> Result<Process, Exe
     let names = |entry: &str| entry.split_once('=').map_or(entry, |(name, _)| name).to_owned();
     for entry in spec.tty.then_some(TERM).into_iter().chain(spec.env.iter().map(String::as_str)) {
         env.retain(|known| names(known) != names(entry));
-        env.push(entry.to_owned());
+        // A name alone takes the container's away (moby `daemon/container/env.go`).
+        if entry.contains('=') {
+            env.push(entry.to_owned());
+        }
     }
     process.set_args(Some(spec.arguments.clone())).set_terminal(Some(spec.tty)).set_env(Some(env));
     if !spec.working_dir.is_empty() {
@@ -287,7 +290,9 @@ mod tests {
 
     fn config() -> Spec {
         let mut process = Process::default();
-        process.set_env(Some(vec!["PATH=/bin".into(), "A=old".into()])).set_cwd(PathBuf::from("/srv"));
+        process
+            .set_env(Some(vec!["PATH=/bin".into(), "A=old".into(), "C=gone".into()]))
+            .set_cwd(PathBuf::from("/srv"));
         let mut config = Spec::default();
         config.set_process(Some(process));
         config
@@ -297,7 +302,7 @@ mod tests {
     fn a_process_has_the_containers_environment_and_its_own_over_it() {
         let spec = ExecSpec {
             arguments: vec!["sh".into()],
-            env: vec!["A=new".into(), "B=c".into()],
+            env: vec!["A=new".into(), "B=c".into(), "C".into()],
             working_dir: "/tmp".into(),
             tty: true,
             ..ExecSpec::default()
