@@ -9,11 +9,15 @@ use anyhow::Result;
 /// Programs of ours, or started by us, that must not outlive a run.
 const PROGRAMS: [&str; 8] = ["meshd", "meshctl", "conmon", "runc", "crun", "whoami", "skopeo", "bench-load"];
 
+/// A kernel with preloaded iterators pins them when the file system is first mounted (`kernel/bpf/preload`).
+const KERNEL_PINS: [&str; 2] = ["maps.debug", "progs.debug"];
+
 /// Everything of ours that exists now, one line each.
 pub fn snapshot() -> Result<BTreeSet<String>> {
     let mut found = BTreeSet::new();
     found.extend(names_in("/run/netns")?.map(|n| format!("namespace {n}")));
-    found.extend(names_in("/sys/fs/bpf")?.map(|n| format!("pin {n}")));
+    let pins = names_in("/sys/fs/bpf")?.filter(|n| !KERNEL_PINS.contains(&n.as_str()));
+    found.extend(pins.map(|n| format!("pin {n}")));
     found.extend(names_in("/run")?.filter(|n| n.starts_with("meshd")).map(|n| format!("directory /run/{n}")));
     found.extend(
         names_in("/var/lib")?.filter(|n| n.starts_with("meshd")).map(|n| format!("directory /var/lib/{n}")),

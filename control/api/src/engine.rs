@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use control_model::object::HealthStatus;
-use control_model::spec::{HealthConfig, PortConfig};
+use control_model::spec::{ANONYMOUS_VOLUME_LABEL, HealthConfig, MountKind, PortConfig};
 use control_model::{OutputPiece, OutputQuery, OutputStream, TaskId, Timestamp};
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
@@ -39,6 +39,17 @@ pub trait Engine: Send + Sync + 'static {
     async fn distribution(&self, reference: &str) -> Result<Distribution, EngineError>;
     /// All task containers of this node, ended ones that are not yet removed included.
     async fn containers(&self) -> Result<Vec<Container>, EngineError>;
+    /// This node's volumes, by name.
+    async fn volumes(&self) -> Result<Vec<Volume>, EngineError>;
+    /// Makes one, unless there is one of that name; without a name, one with a new name.
+    async fn create_volume(
+        &self,
+        name: &str,
+        labels: BTreeMap<String, String>,
+        options: BTreeMap<String, String>,
+    ) -> Result<Volume, EngineError>;
+    /// Removes one that no container has; gives the bytes that it had.
+    async fn remove_volume(&self, name: &str) -> Result<u64, EngineError>;
     /// What the container with this id writes, as far as `query` wants it.
     async fn output(&self, container: &str, query: OutputQuery) -> Result<Output, EngineError>;
     /// What happens to containers and images from now on. Who is slow misses some.
@@ -67,6 +78,17 @@ pub enum EngineEventKind {
         id: String,
         name: String,
     },
+    Volume {
+        change: VolumeChange,
+        name: String,
+    },
+}
+
+/// What has happened to a volume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum VolumeChange {
+    Created,
+    Removed,
 }
 
 /// What has happened to a container.
@@ -227,6 +249,39 @@ pub struct Distribution {
     pub platforms: Vec<(String, String)>,
 }
 
+/// A volume of this node.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Volume {
+    pub name: String,
+    pub labels: BTreeMap<String, String>,
+    /// Of the driver, `local`.
+    pub options: BTreeMap<String, String>,
+    pub created: Timestamp,
+    /// Its content, on this node.
+    pub mountpoint: String,
+    /// Ids of the containers that have it.
+    pub containers: Vec<String>,
+}
+
+impl Volume {
+    /// Nobody has given it its name.
+    pub fn is_drawn(&self) -> bool {
+        self.labels.contains_key(ANONYMOUS_VOLUME_LABEL)
+    }
+}
+
+/// What is mounted into a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MountPoint {
+    pub kind: MountKind,
+    /// A volume's; else empty.
+    pub name: String,
+    /// On the node; empty of a tmpfs.
+    pub source: String,
+    pub target: String,
+    pub read_only: bool,
+}
+
 /// A task's container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Container {
@@ -245,6 +300,7 @@ pub struct Container {
     pub host_ports: Vec<PortConfig>,
     /// `80/tcp`: what the image says that it listens on.
     pub exposed_ports: Vec<String>,
+    pub mounts: Vec<MountPoint>,
     pub labels: BTreeMap<String, String>,
     pub created: Timestamp,
     pub started: Option<Timestamp>,

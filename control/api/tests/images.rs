@@ -99,6 +99,7 @@ fn running_container() -> Container {
         tty: false,
         host_ports: vec![PortConfig::new(Protocol::Tcp, 80, 8080, PublishMode::Host)],
         exposed_ports: vec!["80/tcp".into(), "53/udp".into()],
+        mounts: Vec::new(),
         labels: [("com.docker.swarm.service.name".to_owned(), "web".to_owned())].into(),
         created: ago(130),
         started: Some(ago(125)),

@@ -293,6 +293,7 @@ fn container(task: TaskId) -> Container {
         tty: false,
         host_ports: Vec::new(),
         exposed_ports: Vec::new(),
+        mounts: Vec::new(),
         labels: BTreeMap::new(),
         created: Timestamp(0),
         started: Some(Timestamp(0)),

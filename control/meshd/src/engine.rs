@@ -6,14 +6,14 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use control_api::engine::{
     Container, ContainerChange, Credentials, Distribution, Engine, EngineError, EngineEvent, EngineEventKind,
-    ExecRequest, Health, HealthProbe, Image, ImageChange, ImageConfig, ImportRequest, Output, Process,
-    Pulled, Removed, Resize, Upload,
+    ExecRequest, Health, HealthProbe, Image, ImageChange, ImageConfig, ImportRequest, MountPoint, Output,
+    Process, Pulled, Removed, Resize, Upload, Volume, VolumeChange,
 };
 use control_model::{OutputQuery, Timestamp};
 use control_runtime::image::{ImageChanges, ImageDetails, ImageError, PullError, Reference, RegistryAuth};
 use control_runtime::{
     ContainerChange as container, ContainerInfo, ContainerRecord, Exec, ExecError, ExecSpec,
-    ImageChange as image, Oci, Stage,
+    ImageChange as image, Oci, Stage, VolumeChange as volume, VolumeError, VolumeSpec,
 };
 use futures::stream::BoxStream;
 use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
@@ -97,6 +97,26 @@ impl Engine for OciEngine {
         Ok(self.oci.list_containers().into_iter().map(to_container).collect())
     }
 
+    async fn volumes(&self) -> Result<Vec<Volume>, EngineError> {
+        let all = self.blocking(Oci::volumes).await?;
+        Ok(all.into_iter().map(to_volume).collect())
+    }
+
+    async fn create_volume(
+        &self,
+        name: &str,
+        labels: BTreeMap<String, String>,
+        options: BTreeMap<String, String>,
+    ) -> Result<Volume, EngineError> {
+        let (name, spec) = (name.to_owned(), VolumeSpec { labels, options });
+        self.blocking(move |oci| oci.create_volume(&name, &spec)).await.map(to_volume)
+    }
+
+    async fn remove_volume(&self, name: &str) -> Result<u64, EngineError> {
+        let name = name.to_owned();
+        self.blocking(move |oci| oci.remove_volume(&name)).await
+    }
+
     async fn output(&self, container: &str, query: OutputQuery) -> Result<Output, EngineError> {
         let gone = || EngineError::NotFound(format!("No such container: {container}"));
         let lines = self.oci.output(container, query).ok_or_else(gone)?;
@@ -136,6 +156,47 @@ impl Engine for OciEngine {
             resize: Resize(Arc::new(resize)),
             ended: ended.map(|code| code.unwrap_or(CODE_UNKNOWN)).boxed(),
         })
+    }
+}
+
+impl OciEngine {
+    /// Disks and servers may take long.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Oci) -> Result<T, VolumeError> + Send + 'static,
+    ) -> Result<T, EngineError> {
+        let oci = self.oci.clone();
+        let done = tokio::task::spawn_blocking(move || work(&oci)).await;
+        done.map_err(|error| EngineError::Failed(error.to_string()))?.map_err(|error| {
+            let text = error.to_string();
+            match error {
+                VolumeError::Name(_) | VolumeError::Options(..) => EngineError::Invalid(text),
+                VolumeError::Unknown(_) => EngineError::NotFound(text),
+                VolumeError::InUse(..) => EngineError::Conflict(text),
+                VolumeError::Mount { .. } | VolumeError::Io { .. } => EngineError::Failed(text),
+            }
+        })
+    }
+}
+
+fn to_volume(volume: control_runtime::Volume) -> Volume {
+    Volume {
+        name: volume.name,
+        labels: volume.spec.labels,
+        options: volume.spec.options,
+        created: volume.created_at,
+        mountpoint: volume.mountpoint.display().to_string(),
+        containers: volume.containers,
+    }
+}
+
+fn to_mount_point(mount: control_runtime::MountPoint) -> MountPoint {
+    MountPoint {
+        kind: mount.kind,
+        name: mount.name,
+        source: mount.source.display().to_string(),
+        target: mount.target,
+        read_only: mount.read_only,
     }
 }
 
@@ -210,6 +271,7 @@ fn to_container(info: ContainerInfo) -> Container {
 }
 
 fn of_record(record: ContainerRecord, health: Option<control_runtime::Health>) -> Container {
+    let host_ports = record.host_ports().cloned().collect();
     let (pid, started) = match record.stage {
         Stage::Started { pid, at } => (pid, Some(at)),
         Stage::Prepared | Stage::Starting => (0, None),
@@ -219,8 +281,9 @@ fn of_record(record: ContainerRecord, health: Option<control_runtime::Health>) -
         name: record.name,
         hostname: record.hostname,
         tty: record.tty,
-        host_ports: record.host_ports().cloned().collect(),
+        host_ports,
         exposed_ports: record.exposed_ports,
+        mounts: record.mounts.into_iter().map(to_mount_point).collect(),
         id: record.container_id,
         image: record.image,
         image_id: record.image_id,
@@ -262,6 +325,13 @@ fn to_event(event: control_runtime::Event) -> EngineEvent {
                 image::Deleted => ImageChange::Deleted,
             },
             id,
+            name,
+        },
+        control_runtime::EventKind::Volume { change, name } => EngineEventKind::Volume {
+            change: match change {
+                volume::Created => VolumeChange::Created,
+                volume::Removed => VolumeChange::Removed,
+            },
             name,
         },
     };

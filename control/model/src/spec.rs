@@ -201,10 +201,36 @@ pub struct Mount {
     pub tmpfs_size_bytes: u64,
     /// Mode bits; 0 is 1777. Tmpfs only.
     pub tmpfs_mode: u32,
-    /// Volumes only. Kept for who reads the spec: a volume is a directory here, not an object.
+    /// Of a volume that is made for it.
     #[serde(default)]
     pub volume_labels: Labels,
+    /// Of the volume's driver, `local`, the same.
+    #[serde(default)]
+    pub volume_options: BTreeMap<String, String>,
+    /// An empty volume stays so: the image's content is not copied into it.
+    #[serde(default)]
+    pub no_copy: bool,
 }
+
+impl Mount {
+    /// A volume without a name.
+    pub fn volume(target: &str) -> Self {
+        Self {
+            kind: MountKind::Volume,
+            source: String::new(),
+            target: target.to_owned(),
+            read_only: false,
+            tmpfs_size_bytes: 0,
+            tmpfs_mode: 0,
+            volume_labels: Labels::new(),
+            volume_options: BTreeMap::new(),
+            no_copy: false,
+        }
+    }
+}
+
+/// Docker marks volumes so whose name was drawn.
+pub const ANONYMOUS_VOLUME_LABEL: &str = "com.docker.volume.anonymous";
 
 /// What is mounted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -164,6 +164,8 @@ fn refuses_mounts_without_a_place() {
         tmpfs_size_bytes: 0,
         tmpfs_mode: 0,
         volume_labels: std::collections::BTreeMap::new(),
+        volume_options: std::collections::BTreeMap::new(),
+        no_copy: false,
     };
     let text = refusal(|s| s.task.container.mounts = vec![mount("", "/data", MountKind::Bind)]);
     assert_eq!(text, "invalid mount config for type \"bind\": field Source must not be empty");

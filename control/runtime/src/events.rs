@@ -31,6 +31,10 @@ pub enum EventKind {
         id: String,
         name: String,
     },
+    Volume {
+        change: VolumeChange,
+        name: String,
+    },
 }
 
 /// What has happened to a container.
@@ -45,6 +49,13 @@ pub enum ContainerChange {
     /// It has ended because it was told to.
     Stopped,
     Health(HealthStatus),
+    Removed,
+}
+
+/// What has happened to a named volume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum VolumeChange {
+    Created,
     Removed,
 }
 
@@ -81,6 +92,10 @@ impl Events {
 
     pub(crate) fn image(&self, change: ImageChange, id: &str, name: &str) {
         self.tell(EventKind::Image { change, id: id.to_owned(), name: name.to_owned() });
+    }
+
+    pub(crate) fn volume(&self, change: VolumeChange, name: &str) {
+        self.tell(EventKind::Volume { change, name: name.to_owned() });
     }
 
     fn tell(&self, kind: EventKind) {

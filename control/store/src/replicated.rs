@@ -63,7 +63,7 @@ pub trait ReplicatedStore: Send + Sync + 'static {
     fn subscribe(&self) -> (Arc<State>, EventReceiver);
     /// Returns when nothing more is applied here, as this node is no manager any more.
     async fn closed(&self) {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 

@@ -261,6 +261,8 @@ fn mount(given: api_task::Mount) -> Result<Mount, ApiError> {
         tmpfs_size_bytes,
         tmpfs_mode: tmpfs.mode,
         volume_labels: volume.labels.unwrap_or_default(),
+        volume_options: driver.options.unwrap_or_default(),
+        no_copy: volume.no_copy,
     })
 }
 

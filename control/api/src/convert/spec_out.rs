@@ -2,7 +2,7 @@
 //! is left out where the model knows that the user gave nothing.
 
 use control_model::spec::{
-    ContainerSpec, DEFAULT_STOP_GRACE_PERIOD, EndpointSpec, HealthConfig, Mount, MountKind,
+    ContainerSpec, DEFAULT_STOP_GRACE_PERIOD, EndpointSpec, HealthConfig, Labels, Mount, MountKind,
     NetworkAttachmentSpec, Placement, PortConfig, ResourceRequirements, RestartPolicy, ServiceMode,
     ServiceSpec, TaskSpec, UpdateConfig,
 };
@@ -169,10 +169,7 @@ fn mount(mount: &Mount) -> api_task::Mount {
         source: mount.source.clone(),
         target: mount.target.clone(),
         read_only: mount.read_only,
-        volume_options: (!mount.volume_labels.is_empty()).then(|| api_task::VolumeOptions {
-            labels: Some(mount.volume_labels.clone()),
-            ..api_task::VolumeOptions::default()
-        }),
+        volume_options: volume_options(mount),
         tmpfs_options: has_options.then(|| api_task::TmpfsOptions {
             size_bytes,
             mode: mount.tmpfs_mode,
@@ -180,6 +177,23 @@ fn mount(mount: &Mount) -> api_task::Mount {
         }),
         rest: Rest::new(),
     }
+}
+
+fn volume_options(mount: &Mount) -> Option<api_task::VolumeOptions> {
+    let some = |map: &Labels| (!map.is_empty()).then(|| map.clone());
+    let driver_config = some(&mount.volume_options).map(|options| api_task::VolumeDriver {
+        name: "local".into(),
+        options: Some(options),
+        rest: Rest::new(),
+    });
+    let labels = some(&mount.volume_labels);
+    let is_given = labels.is_some() || driver_config.is_some() || mount.no_copy;
+    is_given.then(|| api_task::VolumeOptions {
+        labels,
+        no_copy: mount.no_copy,
+        driver_config,
+        rest: Rest::new(),
+    })
 }
 
 fn resource_requirements(requirements: &ResourceRequirements) -> api_task::ResourceRequirements {

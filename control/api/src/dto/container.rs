@@ -25,7 +25,7 @@ pub struct Summary {
     pub status: String,
     pub host_config: HostConfig,
     pub network_settings: NetworkSettings,
-    pub mounts: Vec<()>,
+    pub mounts: Vec<MountPoint>,
 }
 
 /// A port in `docker ps`: published, or only exposed.
@@ -89,6 +89,24 @@ pub struct NetworkEndpoint {
     pub aliases: Option<Vec<String>>,
 }
 
+/// What is mounted into it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct MountPoint {
+    #[serde(rename = "Type")]
+    pub kind: &'static str,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub name: String,
+    pub source: String,
+    pub destination: String,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub driver: &'static str,
+    pub mode: &'static str,
+    #[serde(rename = "RW")]
+    pub rw: bool,
+    pub propagation: &'static str,
+}
+
 /// `docker inspect`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "PascalCase")]
@@ -105,7 +123,7 @@ pub struct Inspect {
     pub platform: String,
     pub graph_driver: GraphDriver,
     pub host_config: HostConfig,
-    pub mounts: Vec<()>,
+    pub mounts: Vec<MountPoint>,
     pub config: Config,
     pub network_settings: NetworkSettings,
 }

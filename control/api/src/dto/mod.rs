@@ -15,3 +15,4 @@ pub mod service;
 pub mod swarm;
 pub mod system;
 pub mod task;
+pub mod volume;

@@ -226,6 +226,8 @@ pub struct Mount {
 pub struct VolumeOptions {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub labels: Option<Labels>,
+    #[serde(skip_serializing_if = "is_false")]
+    pub no_copy: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub driver_config: Option<VolumeDriver>,
     #[serde(flatten)]
@@ -237,6 +239,8 @@ pub struct VolumeOptions {
 pub struct VolumeDriver {
     #[serde(skip_serializing_if = "String::is_empty")]
     pub name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub options: Option<Labels>,
     #[serde(flatten)]
     pub rest: Rest,
 }

@@ -7,7 +7,7 @@ use control_model::object::HealthStatus;
 
 use super::message;
 use crate::dto::events::{Actor, Message};
-use crate::engine::{Container, ContainerChange, EngineEvent, EngineEventKind, ImageChange};
+use crate::engine::{Container, ContainerChange, EngineEvent, EngineEventKind, ImageChange, VolumeChange};
 
 const SCOPE: &str = "local";
 
@@ -18,6 +18,14 @@ pub fn message_of(event: EngineEvent) -> Message {
         EngineEventKind::Image { change, id, name } => {
             let attributes = BTreeMap::from([("name".to_owned(), name)]);
             message((event.at, SCOPE), ("image", image_action(change).into()), Actor { id, attributes })
+        }
+        EngineEventKind::Volume { change, name } => {
+            let action = match change {
+                VolumeChange::Created => "create",
+                VolumeChange::Removed => "destroy",
+            };
+            let attributes = BTreeMap::from([("driver".to_owned(), "local".to_owned())]);
+            message((event.at, SCOPE), ("volume", action.into()), Actor { id: name, attributes })
         }
     }
 }

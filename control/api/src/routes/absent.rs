@@ -12,11 +12,7 @@ use crate::reply::{Reply, ok};
 
 /// The routes.
 pub fn routes() -> Router<Api> {
-    let router = Router::new()
-        .route("/volumes", get(no_volumes))
-        .route("/volumes/{name}", get(no_volume))
-        .route("/plugins", get(nothing))
-        .route("/plugins/{name}/json", get(no_plugin));
+    let router = Router::new().route("/plugins", get(nothing)).route("/plugins/{name}/json", get(no_plugin));
     UNSUPPORTED.iter().fold(router, |router, path| router.route(path, any(refuse)))
 }
 
@@ -34,8 +30,6 @@ const UNSUPPORTED: &[&str] = &[
     "/plugins/{name}/{action}",
     "/session",
     "/system/df",
-    "/volumes/create",
-    "/volumes/prune",
 ];
 
 async fn refuse(method: Method, uri: Uri) -> ApiError {
@@ -49,14 +43,6 @@ pub fn unsupported(method: &Method, uri: &Uri) -> ApiError {
 
 async fn nothing() -> Reply {
     ok(&serde_json::json!([]))
-}
-
-async fn no_volumes() -> Reply {
-    ok(&serde_json::json!({ "Volumes": [], "Warnings": null }))
-}
-
-async fn no_volume(Path(name): Path<String>) -> ApiError {
-    ApiError::not_found(format!("get {name}: no such volume"))
 }
 
 async fn no_plugin(Path(name): Path<String>) -> ApiError {

@@ -8,7 +8,7 @@ use axum::extract::{Path, State};
 use control_manager::clock;
 use control_manager::control::labels_match;
 use control_model::object::HealthStatus;
-use control_model::spec::PortConfig;
+use control_model::spec::{MountKind, PortConfig};
 use control_model::{TaskId, Timestamp};
 use dataplane_model::Mac;
 
@@ -18,7 +18,7 @@ use crate::convert::words::Words;
 use crate::dto::common::rfc3339;
 use crate::dto::container as api_container;
 use crate::dto::image::GraphDriver;
-use crate::engine::{Container, Health, HealthProbe};
+use crate::engine::{Container, Health, HealthProbe, MountPoint};
 use crate::error::ApiError;
 use crate::query::{Filters, Query};
 use crate::reply::{Reply, ok};
@@ -85,7 +85,7 @@ fn summary(api: &Api, container: Container, now: Timestamp) -> api_container::Su
         status: status(&container, now),
         host_config: api_container::HostConfig { network_mode: "default".into() },
         network_settings: networks(api, container.task),
-        mounts: Vec::new(),
+        mounts: container.mounts.into_iter().map(mount_point).collect(),
         id: container.id,
         image: container.image,
         image_id: container.image_id,
@@ -261,7 +261,7 @@ fn inspected(api: &Api, container: Container) -> api_container::Inspect {
         platform: "linux".into(),
         graph_driver: GraphDriver { data: None, name: "overlayfs".into() },
         host_config: api_container::HostConfig { network_mode: "default".into() },
-        mounts: Vec::new(),
+        mounts: container.mounts.into_iter().map(mount_point).collect(),
         config: api_container::Config {
             hostname: container.hostname,
             tty: container.tty,
@@ -272,6 +272,21 @@ fn inspected(api: &Api, container: Container) -> api_container::Inspect {
         network_settings,
         image: container.image_id,
         id: container.id,
+    }
+}
+
+/// Moby `daemon/container/container_unix.go`: the mode is what `-v` would have had behind the second colon.
+fn mount_point(mount: MountPoint) -> api_container::MountPoint {
+    let is_volume = mount.kind == MountKind::Volume;
+    api_container::MountPoint {
+        kind: mount.kind.word(),
+        name: mount.name,
+        source: mount.source,
+        destination: mount.target,
+        driver: if is_volume { "local" } else { "" },
+        mode: if is_volume { "z" } else { "" },
+        rw: !mount.read_only,
+        propagation: if mount.kind == MountKind::Bind { "rprivate" } else { "" },
     }
 }
 

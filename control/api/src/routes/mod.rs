@@ -17,6 +17,7 @@ mod services;
 mod swarm;
 mod system;
 mod tasks;
+mod volumes;
 
 use std::sync::Arc;
 
@@ -148,6 +149,10 @@ fn node_local_routes() -> Router<Api> {
         .route("/images/load", post(images::load))
         .route("/images/{*path}", get(images::get).post(images::post).merge(delete(images::remove)))
         .route("/distribution/{*path}", get(images::distribution))
+        .route("/volumes", get(volumes::list))
+        .route("/volumes/create", post(volumes::create))
+        .route("/volumes/prune", post(volumes::prune))
+        .route("/volumes/{name}", get(volumes::inspect).delete(volumes::remove))
         .route("/containers/json", get(containers::list))
         .route("/containers/create", post(networks::create_attached))
         .route("/containers/{id}/json", get(containers::inspect))

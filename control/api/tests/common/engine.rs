@@ -7,8 +7,9 @@ use std::sync::atomic::AtomicUsize;
 use async_trait::async_trait;
 use control_api::engine::{
     Container, Credentials, Distribution, Engine, EngineError, EngineEvent, ExecRequest, Image,
-    ImportRequest, Output, Process, Pulled, Removed, Resize, Upload,
+    ImportRequest, Output, Process, Pulled, Removed, Resize, Upload, Volume,
 };
+use control_model::spec::ANONYMOUS_VOLUME_LABEL;
 use control_model::{
     NodeId, OutputLine, OutputPiece, OutputPosition, OutputQuery, OutputStream, Task, Timestamp,
 };
@@ -28,6 +29,7 @@ pub struct FakeEngine {
     /// By container.
     pub outputs: Mutex<BTreeMap<String, Vec<OutputLine>>>,
     pub events: broadcast::Sender<EngineEvent>,
+    pub volumes: Mutex<Vec<Volume>>,
     /// So many answers of other nodes break off behind their first piece.
     pub n_breaks: AtomicUsize,
     /// Containers whose output can't be read.
@@ -59,6 +61,7 @@ impl Default for FakeEngine {
             containers: Mutex::default(),
             outputs: Mutex::default(),
             events: broadcast::Sender::new(16),
+            volumes: Mutex::default(),
             n_breaks: AtomicUsize::new(0),
             unreadable: Mutex::default(),
         }
@@ -173,6 +176,45 @@ impl Engine for FakeEngine {
         events.map(|event| event.expect("the test is not so fast")).boxed()
     }
 
+    async fn volumes(&self) -> Result<Vec<Volume>, EngineError> {
+        Ok(self.volumes.lock().expect("no panic").clone())
+    }
+
+    async fn create_volume(
+        &self,
+        name: &str,
+        mut labels: BTreeMap<String, String>,
+        options: BTreeMap<String, String>,
+    ) -> Result<Volume, EngineError> {
+        let mut volumes = self.volumes.lock().expect("no panic");
+        if let Some(known) = volumes.iter().find(|volume| volume.name == name) {
+            return Ok(known.clone());
+        }
+        let name = if name.is_empty() { "drawn" } else { name };
+        if name == "drawn" {
+            labels.insert(ANONYMOUS_VOLUME_LABEL.into(), String::new());
+        }
+        let created = Timestamp(1_700_000_000_000_000_000);
+        let mountpoint = format!("/volumes/{name}/_data");
+        let volume =
+            Volume { name: name.into(), labels, options, created, mountpoint, containers: Vec::new() };
+        volumes.push(volume.clone());
+        volumes.sort_by(|one, other| one.name.cmp(&other.name));
+        Ok(volume)
+    }
+
+    /// Each has 10 bytes.
+    async fn remove_volume(&self, name: &str) -> Result<u64, EngineError> {
+        let mut volumes = self.volumes.lock().expect("no panic");
+        let at = volumes.iter().position(|volume| volume.name == name);
+        let at = at.ok_or_else(|| EngineError::NotFound(format!("get {name}: no such volume")))?;
+        if let [user, ..] = volumes[at].containers.as_slice() {
+            return Err(EngineError::Conflict(format!("remove {name}: volume is in use - [{user}]")));
+        }
+        volumes.remove(at);
+        Ok(10)
+    }
+
     /// What there is; who follows waits for ever.
     async fn output(&self, container: &str, query: OutputQuery) -> Result<Output, EngineError> {
         if self.unreadable.lock().expect("no panic").contains(container) {
@@ -234,6 +276,7 @@ pub fn container(task: &Task) -> Container {
         tty: task.spec.container.tty,
         host_ports: Vec::new(),
         exposed_ports: Vec::new(),
+        mounts: Vec::new(),
         labels: BTreeMap::from(labels),
         created: Timestamp(0),
         started: Some(Timestamp(0)),

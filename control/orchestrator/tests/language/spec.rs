@@ -77,6 +77,8 @@ fn mount(target: &str) -> Mount {
         tmpfs_size_bytes: 0,
         tmpfs_mode: 0,
         volume_labels: Labels::new(),
+        volume_options: std::collections::BTreeMap::new(),
+        no_copy: false,
     }
 }
 

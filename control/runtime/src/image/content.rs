@@ -167,7 +167,7 @@ pub(super) fn hex_of(digest: &str) -> Result<&str, ImageError> {
 }
 
 /// `sha256:<hex>` of the bytes.
-pub(super) fn sha256_digest(bytes: &[u8]) -> String {
+pub(crate) fn sha256_digest(bytes: &[u8]) -> String {
     format_digest(&Sha256::digest(bytes))
 }
 

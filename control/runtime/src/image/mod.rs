@@ -13,6 +13,7 @@ mod store;
 mod unpack;
 
 pub use change::ImageChanges;
+pub(crate) use content::sha256_digest;
 pub use error::{ChangeError, ImageError, PullError};
 pub use index::ImageRecord;
 pub use reference::{ParseReferenceError, Reference};

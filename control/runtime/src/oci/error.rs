@@ -9,6 +9,7 @@ use super::limits::LimitError;
 use super::security::UnknownCapability;
 use super::user::UserError;
 use crate::image::ImageError;
+use crate::volume::VolumeError;
 
 /// `Display` is what `docker service ps` shows, in Docker's words where it has some.
 #[derive(Debug, thiserror::Error)]
@@ -27,11 +28,8 @@ pub(super) enum PrepareError {
     Template(#[from] TemplateError),
     #[error("invalid mount config for type \"bind\": bind source path does not exist: {0}")]
     BindSource(String),
-    #[error(
-        "create {0}: \"{0}\" includes invalid characters for a local volume name, only \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" \
-         are allowed. If you intended to pass a host directory, use absolute path"
-    )]
-    VolumeName(String),
+    #[error("{0}")]
+    Volume(#[from] VolumeError),
     #[error("{} not found: {name}", .kind.word())]
     Dependency { kind: DependencyKind, name: String },
     #[error("{0} is a template, and no UTF-8 text")]

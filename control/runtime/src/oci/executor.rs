@@ -15,12 +15,12 @@ use super::listening::opening;
 use super::paths::TaskPaths;
 use super::prepare::Preparation;
 use super::record::{Ended, Stage};
-use super::rootfs::unmount_all;
 use super::spec::set_network;
 use super::{Container, Oci, now};
 use crate::events::ContainerChange;
 use crate::files::remove_tree;
 use crate::image::{ImageError, LocalImage, Reference};
+use crate::unmount::unmount_all;
 
 /// Code of a container whose end nobody saw (a reboot, a killed conmon). Docker's.
 const EXIT_CODE_UNKNOWN: i32 = 255;
@@ -118,7 +118,9 @@ impl Executor for Oci {
         removed.map_err(|error| ExecutorError::Failed(format!("removing: {error}")))?.map_err(failed)?;
         self.0.events.container(ContainerChange::Removed, &container.record());
         self.containers().remove(&task);
-        Ok(())
+        let oci = self.clone();
+        let released = tokio::task::spawn_blocking(move || oci.0.volumes.release(task)).await;
+        released.map_err(|error| ExecutorError::Failed(format!("removing: {error}")))
     }
 
     async fn list_ours(&self) -> Result<Vec<Found>, ExecutorError> {
@@ -160,7 +162,7 @@ impl Oci {
     fn make(&self, task: &Task, provisions: &Provisions, image: &LocalImage) -> Result<(), PrepareError> {
         let paths = self.0.layout.task(task.id);
         let preparation = Preparation {
-            layout: &self.0.layout,
+            volumes: &self.0.volumes,
             paths: &paths,
             task,
             provisions,
@@ -175,6 +177,7 @@ impl Oci {
             if let Err(error) = remove_files(&paths) {
                 tracing::warn!(task = %task.id, %error, "files of a failed preparation stay");
             }
+            self.0.volumes.release(task.id);
             return Err(error);
         }
         self.0.events.container(ContainerChange::Created, &record);

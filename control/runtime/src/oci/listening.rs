@@ -123,13 +123,11 @@ fn sockets<'t>(table: &'t str, state: &'t str) -> impl Iterator<Item = u16> + 't
 /// Each 32-bit word of the address is written as a number of the machine.
 fn is_loopback(address: &str) -> bool {
     let word = |at: usize| u32::from_str_radix(address.get(at * 8..at * 8 + 8)?, 16).ok();
-    let address: Option<IpAddr> = match address.len() {
-        8 => word(0).map(|word| IpAddr::from(word.to_ne_bytes())),
-        _ => {
-            let words =
-                [word(0), word(1), word(2), word(3)].map(|word| word.unwrap_or_default().to_ne_bytes());
-            words.as_flattened().try_into().ok().map(|bytes: [u8; 16]| IpAddr::from(bytes))
-        }
+    let address: Option<IpAddr> = if address.len() == 8 {
+        word(0).map(|word| IpAddr::from(word.to_ne_bytes()))
+    } else {
+        let words = [word(0), word(1), word(2), word(3)].map(|word| word.unwrap_or_default().to_ne_bytes());
+        words.as_flattened().try_into().ok().map(|bytes: [u8; 16]| IpAddr::from(bytes))
     };
     address.is_some_and(|address| address.to_canonical().is_loopback())
 }

@@ -24,6 +24,7 @@ mod rootfs;
 mod security;
 mod spec;
 mod user;
+mod volumes;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -35,6 +36,7 @@ use control_model::{TaskId, Timestamp};
 
 use crate::events::{Events, changes};
 use crate::image::{ImageError, ImageStore};
+use crate::volume::Volumes;
 use cgroup::CgroupLayout;
 use paths::{Layout, TaskPaths};
 
@@ -42,7 +44,7 @@ pub use containers::ContainerInfo;
 pub use exec::{Console, Exec, ExecError, ExecSpec};
 pub use health::{Health, HealthCheck, Probe};
 pub use output::OutputPieces;
-pub use record::{ContainerRecord, Ended, Stage};
+pub use record::{ContainerRecord, Ended, MountPoint, Stage};
 
 /// Settings of an executor.
 #[derive(Debug, Clone)]
@@ -91,6 +93,7 @@ struct Inner {
     node_hostname: String,
     cgroups: CgroupLayout,
     images: ImageStore,
+    volumes: Volumes,
     events: Events,
     containers: Mutex<BTreeMap<TaskId, Arc<Container>>>,
 }
@@ -126,8 +129,10 @@ impl Oci {
         made(&layout.runtime_root())?;
         let events = Events::default();
         let containers = load_containers(&layout, &events)?;
+        let volumes = open_volumes(&layout, &containers, &events)?;
         Ok(Self(Arc::new(Inner {
             images: ImageStore::open(&layout.images(), options.insecure_registries, events.clone())?,
+            volumes,
             events,
             layout,
             runtime: options.runtime,
@@ -230,6 +235,19 @@ fn is_installed(program: &Path) -> bool {
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).any(|dir| dir.join(program).exists())
+}
+
+fn open_volumes(
+    layout: &Layout,
+    containers: &BTreeMap<TaskId, Arc<Container>>,
+    events: &Events,
+) -> Result<Volumes, OpenError> {
+    let users = containers.iter().flat_map(|(task, container)| {
+        let named = container.record().mounts.into_iter().filter(|mount| !mount.is_anonymous);
+        named.filter(|mount| !mount.name.is_empty()).map(|mount| (mount.name, *task))
+    });
+    let dir = layout.volumes();
+    Volumes::open(dir.clone(), users, events.clone()).map_err(|source| OpenError::Io { path: dir, source })
 }
 
 /// The containers on disk. A directory without a readable record is the start of a preparation that was cut off:

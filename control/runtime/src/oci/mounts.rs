@@ -1,18 +1,18 @@
 //! What is mounted into a container: the kernel's file systems, the files in `/etc`, the user's mounts.
 
-use std::io;
 use std::path::{Path, PathBuf};
 
+use control_model::TaskId;
 use control_model::spec::{Mount as MountSpec, MountKind};
 use control_model::template::TemplateContext;
-use nix::fcntl::{Flock, FlockArg};
 use oci_spec::image::Config;
 use oci_spec::runtime::{Mount, MountBuilder};
 
 use super::error::PrepareError;
-use super::paths::{Layout, TaskPaths};
+use super::paths::TaskPaths;
+use super::record::MountPoint;
 use super::rootfs::copy_out;
-use crate::files::remove_tree;
+use crate::volume::{VolumeSpec, Volumes, anonymous_name};
 
 const NO_SUID_DEV_EXEC: [&str; 3] = ["nosuid", "noexec", "nodev"];
 
@@ -38,39 +38,88 @@ pub(super) fn etc_mounts(paths: &TaskPaths) -> Vec<Mount> {
         .into()
 }
 
-/// Makes what the user's and the image's mounts need (volumes, with the image's content) and gives the mounts.
-pub(super) fn user_mounts(
-    layout: &Layout,
+/// A mount that is to be made.
+pub(super) struct PlannedMount {
+    pub point: MountPoint,
+    spec: MountSpec,
+}
+
+/// The user's mounts, and a volume for each that the image wants besides. Nothing is made.
+pub(super) fn planned_mounts(
+    volumes: &Volumes,
     paths: &TaskPaths,
     image: &Config,
     context: &TemplateContext<'_>,
-) -> Result<Vec<Mount>, PrepareError> {
-    let specs = &context.task.spec.container.mounts;
-    let mut mounts = Vec::new();
-    let mut n_anonymous = 0;
-    let mut anonymous = || {
-        n_anonymous += 1;
-        paths.anonymous_volume(n_anonymous)
-    };
-    for spec in specs {
-        let source = context.expand(&spec.source)?;
-        mounts.push(match spec.kind {
-            MountKind::Tmpfs => tmpfs(spec),
-            MountKind::Bind => bind(spec, &source)?,
-            MountKind::Volume if source.is_empty() => {
-                volume(paths, &anonymous(), &spec.target, spec.read_only)?
-            }
-            MountKind::Volume => {
-                let content = named_volume(layout, &source)?;
-                fill_named(&paths.rootfs(), &content, &spec.target).map_err(PrepareError::io(&content))?;
-                bound(&content, PathBuf::from(&spec.target), spec.read_only)
-            }
-        });
-    }
+) -> Result<Vec<PlannedMount>, PrepareError> {
+    let mut specs = context.task.spec.container.mounts.clone();
     for target in image.volumes().iter().flatten() {
         if specs.iter().all(|spec| spec.target.trim_end_matches('/') != target.trim_end_matches('/')) {
-            mounts.push(volume(paths, &anonymous(), target, false)?);
+            specs.push(MountSpec::volume(target));
         }
+    }
+    let mut n_anonymous = 0;
+    let mut planned = Vec::with_capacity(specs.len());
+    for spec in specs {
+        let given = context.expand(&spec.source)?;
+        let is_anonymous = spec.kind == MountKind::Volume && given.is_empty();
+        n_anonymous += usize::from(is_anonymous);
+        let (name, source) = match spec.kind {
+            MountKind::Tmpfs => (String::new(), PathBuf::new()),
+            MountKind::Bind => (String::new(), PathBuf::from(given)),
+            MountKind::Volume if is_anonymous => {
+                (anonymous_name(context.task.id, n_anonymous), paths.anonymous_volume(n_anonymous))
+            }
+            MountKind::Volume => {
+                let content = volumes.content_of(&given)?;
+                (given, content)
+            }
+        };
+        let point = MountPoint {
+            kind: spec.kind,
+            name,
+            is_anonymous,
+            source,
+            target: spec.target.clone(),
+            read_only: spec.read_only,
+        };
+        planned.push(PlannedMount { point, spec });
+    }
+    Ok(planned)
+}
+
+/// Makes what they need (volumes, with the image's content) and gives the mounts.
+pub(super) fn user_mounts(
+    volumes: &Volumes,
+    paths: &TaskPaths,
+    planned: &[PlannedMount],
+    task: TaskId,
+) -> Result<Vec<Mount>, PrepareError> {
+    let mut mounts = Vec::with_capacity(planned.len());
+    for PlannedMount { point, spec } in planned {
+        let copy = |content: &Path| {
+            if spec.no_copy { Ok(()) } else { copy_out(&paths.rootfs(), &spec.target, content) }
+        };
+        match spec.kind {
+            MountKind::Tmpfs => {
+                mounts.push(tmpfs(spec));
+                continue;
+            }
+            MountKind::Bind if !point.source.exists() => {
+                return Err(PrepareError::BindSource(point.source.display().to_string()));
+            }
+            MountKind::Bind => {}
+            MountKind::Volume if point.is_anonymous => {
+                let made = std::fs::create_dir_all(&point.source).and_then(|()| copy(&point.source));
+                made.map_err(PrepareError::io(&point.source))?;
+            }
+            MountKind::Volume => {
+                let wanted =
+                    VolumeSpec { labels: spec.volume_labels.clone(), options: spec.volume_options.clone() };
+                volumes.hold(&point.name, &wanted, task)?;
+                volumes.fill(&point.name, task, copy)?;
+            }
+        }
+        mounts.push(bound(&point.source, PathBuf::from(&spec.target), spec.read_only));
     }
     Ok(mounts)
 }
@@ -97,57 +146,6 @@ fn tmpfs(spec: &MountSpec) -> Mount {
     mounted("tmpfs", "tmpfs", &spec.target, &options)
 }
 
-fn bind(spec: &MountSpec, source: &str) -> Result<Mount, PrepareError> {
-    if !Path::new(source).exists() {
-        return Err(PrepareError::BindSource(source.to_owned()));
-    }
-    Ok(bound(Path::new(source), PathBuf::from(&spec.target), spec.read_only))
-}
-
-fn volume(paths: &TaskPaths, content: &Path, target: &str, read_only: bool) -> Result<Mount, PrepareError> {
-    let prepare = || -> io::Result<()> {
-        std::fs::create_dir_all(content)?;
-        if std::fs::read_dir(content)?.next().is_none() {
-            copy_out(&paths.rootfs(), target, content)?;
-        }
-        Ok(())
-    };
-    prepare().map_err(|source| PrepareError::Io { path: content.to_owned(), source })?;
-    Ok(bound(content, PathBuf::from(target), read_only))
-}
-
-/// Fills a volume that tasks share: one at a time, and whole or not at all after a crash.
-fn fill_named(rootfs: &Path, content: &Path, target: &str) -> io::Result<()> {
-    let dir = content.parent().expect("a volume's content is inside its directory");
-    std::fs::create_dir_all(dir)?;
-    let lock = std::fs::File::create(dir.join("lock"))?;
-    let _lock = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, errno)| io::Error::from(errno))?;
-    if content.is_dir() {
-        // Another task may have the empty directory mounted: it can be filled, but not replaced.
-        if std::fs::read_dir(content)?.next().is_none() {
-            copy_out(rootfs, target, content)?;
-        }
-        return Ok(());
-    }
-    let partial = dir.join("_partial");
-    remove_tree(&partial)?;
-    std::fs::create_dir(&partial)?;
-    copy_out(rootfs, target, &partial)?;
-    nix::unistd::syncfs(&std::fs::File::open(&partial)?)?;
-    std::fs::rename(&partial, content)
-}
-
-fn named_volume(layout: &Layout, name: &str) -> Result<PathBuf, PrepareError> {
-    let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
-    let first_good = name.chars().next().is_some_and(|c| c.is_ascii_alphanumeric());
-    // Docker wants two characters at least.
-    if first_good && name.len() > 1 && name.chars().all(good) {
-        Ok(layout.volume(name))
-    } else {
-        Err(PrepareError::VolumeName(name.to_owned()))
-    }
-}
-
 pub(super) fn bound(source: &Path, target: PathBuf, read_only: bool) -> Mount {
     let options = ["rbind", "rprivate", if read_only { "ro" } else { "rw" }].map(str::to_owned);
     MountBuilder::default()
@@ -167,25 +165,4 @@ fn mounted(kind: &str, source: &str, target: &str, options: &[&str]) -> Mount {
         .options(options.iter().map(|&option| option.to_owned()).collect::<Vec<_>>())
         .build()
         .expect("the destination is given")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_copy_that_was_cut_off_is_begun_anew() {
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        let (rootfs, content) = (dir.path().join("root"), dir.path().join("volume/_data"));
-        std::fs::create_dir_all(rootfs.join("data")).expect("made");
-        std::fs::write(rootfs.join("data/a"), "whole").expect("written");
-        std::fs::create_dir_all(dir.path().join("volume/_partial")).expect("made");
-        std::fs::write(dir.path().join("volume/_partial/torn"), "").expect("written");
-        fill_named(&rootfs, &content, "/data").expect("filled");
-        assert_eq!(std::fs::read_to_string(content.join("a")).expect("copied"), "whole");
-        assert!(!content.join("torn").exists() && !dir.path().join("volume/_partial").exists());
-        std::fs::write(content.join("a"), "own").expect("written");
-        fill_named(&rootfs, &content, "/data").expect("nothing to do");
-        assert_eq!(std::fs::read_to_string(content.join("a")).expect("kept"), "own");
-    }
 }

@@ -345,7 +345,7 @@ mod tests {
         let (text, upto) = asked_upto(&log, &OutputQuery { tail: Some(1), ..ALL }).await;
         assert_eq!(text, "two\n");
         let mut file = fs::OpenOptions::new().append(true).open(&log).unwrap();
-        file.write_all(last[9..].as_bytes()).unwrap();
+        file.write_all(&last.as_bytes()[9..]).unwrap();
         let behind = OutputQuery { after: upto, tail: Some(0), ..ALL };
         let (text, upto) = asked_upto(&log, &behind).await;
         assert_eq!(text, "three\n");

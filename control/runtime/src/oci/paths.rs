@@ -20,9 +20,8 @@ impl Layout {
         self.state_dir.join("images")
     }
 
-    /// A named volume's content.
-    pub fn volume(&self, name: &str) -> PathBuf {
-        self.state_dir.join("volumes").join(name).join("_data")
+    pub fn volumes(&self) -> PathBuf {
+        self.state_dir.join("volumes")
     }
 
     /// The OCI runtime's own state; gone after a reboot, as the containers are.

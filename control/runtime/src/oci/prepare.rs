@@ -15,9 +15,9 @@ use super::dependencies::{Sources, dependency_mounts};
 use super::error::PrepareError;
 use super::health::{HealthCheck, over_image};
 use super::limits::resources;
-use super::mounts::{etc_mounts, kernel_mounts, merged, user_mounts};
+use super::mounts::{PlannedMount, etc_mounts, kernel_mounts, merged, planned_mounts, user_mounts};
 use super::net_files::{hosts, hosts_are_valid, resolv_conf};
-use super::paths::{Layout, TaskPaths};
+use super::paths::TaskPaths;
 use super::process::{SHORT_ID_LEN, arguments, environment, signal_number};
 use super::record::{ContainerRecord, HealthRecord, Stage};
 use super::rootfs::{mount_overlay, read_inside};
@@ -25,6 +25,7 @@ use super::spec::{SpecInput, probe_process, runtime_spec};
 use super::user;
 use crate::files::write_atomically;
 use crate::image::LocalImage;
+use crate::volume::Volumes;
 
 /// Init binaries that need nothing from the image, by preference.
 const INIT_BINARIES: [&str; 3] =
@@ -36,7 +37,7 @@ const DEFAULT_STOP_SIGNAL: &str = "SIGTERM";
 
 /// One preparation.
 pub(super) struct Preparation<'a> {
-    pub layout: &'a Layout,
+    pub volumes: &'a Volumes,
     pub paths: &'a TaskPaths,
     pub task: &'a Task,
     pub provisions: &'a Provisions,
@@ -67,6 +68,7 @@ impl Preparation<'_> {
             hostname: self.hostname()?,
             tty: container.tty,
             ports: self.task.ports.clone(),
+            mounts: self.planned_mounts()?.into_iter().map(|planned| planned.point).collect(),
             exposed_ports: self.image.config.exposed_ports().clone().unwrap_or_default(),
             labels: self.labels(),
             created_at: self.now,
@@ -166,7 +168,7 @@ impl Preparation<'_> {
         let mut defaults = kernel_mounts();
         defaults.extend(etc_mounts(self.paths));
         let mut mounts =
-            merged(defaults, user_mounts(self.layout, self.paths, &self.image.config, &self.context())?);
+            merged(defaults, user_mounts(self.volumes, self.paths, &self.planned_mounts()?, self.task.id)?);
         let sources = Sources {
             context: self.context(),
             environment: &environment,
@@ -191,6 +193,10 @@ impl Preparation<'_> {
             cgroup: &record.cgroup,
             own_cgroup_namespace: self.cgroups == CgroupLayout::Unified,
         })
+    }
+
+    fn planned_mounts(&self) -> Result<Vec<PlannedMount>, PrepareError> {
+        planned_mounts(self.volumes, self.paths, &self.image.config, &self.context())
     }
 
     fn working_dir(&self) -> String {

@@ -142,12 +142,14 @@ mod tests {
     use super::*;
     use crate::events::Events;
     use crate::image::ImageStore;
+    use crate::volume::Volumes;
 
     /// An executor whose runtime is a program that ends at once.
     fn executor(dir: &Path, runtime: &str) -> Oci {
         let layout = Layout { state_dir: dir.join("state"), run_dir: dir.join("run") };
         Oci(Arc::new(Inner {
             events: Events::default(),
+            volumes: Volumes::open(layout.volumes(), std::iter::empty(), Events::default()).expect("opened"),
             images: ImageStore::open(&layout.images(), BTreeSet::new(), Events::default())
                 .expect("a directory"),
             layout,
@@ -178,6 +180,7 @@ mod tests {
             hostname: String::new(),
             tty: false,
             ports: Vec::new(),
+            mounts: Vec::new(),
             exposed_ports: Vec::new(),
             labels: BTreeMap::new(),
             created_at: Timestamp(0),

@@ -1,12 +1,12 @@
 //! What is kept on disk of each container, so that a daemon that starts finds what an earlier one made.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use control_model::executor::Exit;
 use control_model::object::HealthStatus;
-use control_model::spec::{PortConfig, PublishMode};
+use control_model::spec::{MountKind, PortConfig, PublishMode};
 use control_model::{TaskId, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -46,6 +46,9 @@ pub struct ContainerRecord {
     /// What its service publishes.
     #[serde(default)]
     pub ports: Vec<PortConfig>,
+    /// The user's, and those that the image wants.
+    #[serde(default)]
+    pub mounts: Vec<MountPoint>,
     /// `80/tcp`: what the image says that it listens on.
     #[serde(default)]
     pub exposed_ports: Vec<String>,
@@ -60,6 +63,20 @@ pub struct ContainerRecord {
     pub ended: Option<Ended>,
     #[serde(default)]
     pub health: Option<HealthRecord>,
+}
+
+/// What is mounted into a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountPoint {
+    pub kind: MountKind,
+    /// A volume's; else empty.
+    pub name: String,
+    /// The volume goes with the container.
+    pub is_anonymous: bool,
+    /// On this node; empty of a tmpfs.
+    pub source: PathBuf,
+    pub target: String,
+    pub read_only: bool,
 }
 
 /// A container's check, and what it said last.

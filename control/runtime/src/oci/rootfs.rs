@@ -7,7 +7,7 @@ use std::process::Command;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::mount::{MsFlags, mount};
 
 use super::paths::{TaskPaths, fits_overlay_options};
 
@@ -36,17 +36,6 @@ pub(super) fn mount_overlay(paths: &TaskPaths, image_rootfs: &Path) -> io::Resul
             other => other.into(),
         },
     )
-}
-
-/// Unmounts whatever is mounted at `target`; nothing is success.
-pub(super) fn unmount_all(target: &Path) -> io::Result<()> {
-    loop {
-        match umount2(target, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
-            Ok(()) => {}
-            Err(Errno::EINVAL | Errno::ENOENT) => return Ok(()),
-            Err(errno) => return Err(errno.into()),
-        }
-    }
 }
 
 /// The text of a file of the image (`etc/passwd`); empty if there is none. Links can't lead out of the image.

@@ -90,6 +90,8 @@ async fn users_mounts_and_read_only_roots_work() {
         tmpfs_size_bytes: 0,
         tmpfs_mode: 0,
         volume_labels: std::collections::BTreeMap::new(),
+        volume_options: std::collections::BTreeMap::new(),
+        no_copy: false,
     };
     let bound = bound.to_str().expect("text");
     let commands = [
@@ -243,6 +245,8 @@ async fn what_cannot_run_is_refused_in_dockers_words() {
         tmpfs_size_bytes: 0,
         tmpfs_mode: 0,
         volume_labels: std::collections::BTreeMap::new(),
+        volume_options: std::collections::BTreeMap::new(),
+        no_copy: false,
     }];
     let error = node.oci.prepare(&bind, &Provisions::default()).await.expect_err("no source").to_string();
     assert_eq!(error, r#"invalid mount config for type "bind": bind source path does not exist: /nowhere"#);
@@ -337,6 +341,8 @@ async fn a_health_check_runs_in_the_container() {
         tmpfs_size_bytes: 0,
         tmpfs_mode: 0,
         volume_labels: std::collections::BTreeMap::new(),
+        volume_options: std::collections::BTreeMap::new(),
+        no_copy: false,
     }];
     node.run(&task).await;
     assert_eq!(changed(&node, &task, Starting).await, Ok(Healthy));

@@ -25,6 +25,7 @@ async fn what_happens_to_a_container_and_its_image_is_told_in_order() {
             format!("{change:?}")
         }
         EventKind::Image { change, .. } => format!("{change:?}"),
+        EventKind::Volume { change, .. } => panic!("no volume is asked for: {change:?}"),
     });
     let expected =
         ["Imported", "Created", "Started", "Signalled(9)", "Ended", "Removed", "Untagged", "Deleted"];

@@ -6,3 +6,4 @@ mod events;
 mod exec;
 mod image_health;
 mod images;
+mod volumes;
