@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use control_model::object::HealthStatus;
@@ -50,6 +51,14 @@ pub trait Engine: Send + Sync + 'static {
     ) -> Result<Volume, EngineError>;
     /// Removes one that no container has; gives the bytes that it had.
     async fn remove_volume(&self, name: &str) -> Result<u64, EngineError>;
+    /// Sends a signal, by its name or number, to the container with this id.
+    async fn kill(&self, container: &str, signal: &str) -> Result<(), EngineError>;
+    /// Stops it, by force after `grace`, or its own time; false if it did not run.
+    async fn stop(&self, container: &str, grace: Option<Duration>) -> Result<bool, EngineError>;
+    /// What `ps` with these arguments says of it.
+    async fn top(&self, container: &str, arguments: &[String]) -> Result<ProcessTable, EngineError>;
+    /// What it uses now.
+    async fn usage(&self, container: &str) -> Result<Usage, EngineError>;
     /// What the container with this id writes, as far as `query` wants it.
     async fn output(&self, container: &str, query: OutputQuery) -> Result<Output, EngineError>;
     /// What happens to containers and images from now on. Who is slow misses some.
@@ -247,6 +256,57 @@ pub struct Distribution {
     pub size_bytes: u64,
     /// (os, architecture).
     pub platforms: Vec<(String, String)>,
+}
+
+/// The container's rows of `ps`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ProcessTable {
+    pub titles: Vec<String>,
+    pub rows: Vec<Vec<String>>,
+}
+
+/// What a container uses: counters since its start, unless they are said to be of now.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Usage {
+    pub cpu: CpuUsage,
+    /// Now.
+    pub memory_bytes: u64,
+    /// Its own limit, or what the host has.
+    pub memory_limit_bytes: u64,
+    /// By the kernel's own names; of now.
+    pub memory_parts: BTreeMap<String, u64>,
+    /// Processes and threads now.
+    pub n_pids: u64,
+    /// `None` is no limit.
+    pub pids_limit: Option<u64>,
+    /// Bytes read and written, by device's major and minor number.
+    pub io: BTreeMap<(u64, u64), (u64, u64)>,
+    /// By interface.
+    pub interfaces: BTreeMap<String, InterfaceUsage>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CpuUsage {
+    pub total_ns: u64,
+    pub user_ns: u64,
+    pub kernel_ns: u64,
+    pub n_periods: u64,
+    pub n_throttled: u64,
+    pub throttled_ns: u64,
+    /// Of the whole host, idle time included.
+    pub host_ns: u64,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct InterfaceUsage {
+    pub rx_bytes: u64,
+    pub rx_packets: u64,
+    pub rx_errors: u64,
+    pub rx_dropped: u64,
+    pub tx_bytes: u64,
+    pub tx_packets: u64,
+    pub tx_errors: u64,
+    pub tx_dropped: u64,
 }
 
 /// A volume of this node.

@@ -150,7 +150,7 @@ fn paths() -> Vec<Case> {
         ("GET", "/services/%2e%2e%2f%00".into(), 404, "service ../\0 not found"),
         ("GET", "/nodes/%FF%FE".into(), 400, "invalid path: it is not UTF-8"),
         ("GET", "/containers//json".into(), 404, "No such container: "),
-        ("GET", "/containers/x/stats?stream=0".into(), 501, "GET /containers/x/stats is not supported"),
+        ("GET", "/containers/x/export".into(), 501, "GET /containers/x/export is not supported"),
         ("GET", "/containers/x/logs?stdout=1".into(), 404, "No such container: x"),
         ("GET", "/services/none/logs?stdout=1".into(), 404, "service none not found"),
         ("POST", "/containers/x/exec".into(), 404, "No such container: x"),

@@ -2,17 +2,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use control_api::engine::{
-    Container, ContainerChange, Credentials, Distribution, Engine, EngineError, EngineEvent, EngineEventKind,
-    ExecRequest, Health, HealthProbe, Image, ImageChange, ImageConfig, ImportRequest, MountPoint, Output,
-    Process, Pulled, Removed, Resize, Upload, Volume, VolumeChange,
+    Container, ContainerChange, CpuUsage, Credentials, Distribution, Engine, EngineError, EngineEvent,
+    EngineEventKind, ExecRequest, Health, HealthProbe, Image, ImageChange, ImageConfig, ImportRequest,
+    InterfaceUsage, MountPoint, Output, Process, ProcessTable, Pulled, Removed, Resize, Upload, Usage,
+    Volume, VolumeChange,
 };
 use control_model::{OutputQuery, Timestamp};
 use control_runtime::image::{ImageChanges, ImageDetails, ImageError, PullError, Reference, RegistryAuth};
 use control_runtime::{
-    ContainerChange as container, ContainerInfo, ContainerRecord, Exec, ExecError, ExecSpec,
+    ContainerChange as container, ContainerInfo, ContainerRecord, ControlError, Exec, ExecError, ExecSpec,
     ImageChange as image, Oci, Stage, VolumeChange as volume, VolumeError, VolumeSpec,
 };
 use futures::stream::BoxStream;
@@ -117,6 +119,25 @@ impl Engine for OciEngine {
         self.blocking(move |oci| oci.remove_volume(&name)).await
     }
 
+    async fn kill(&self, container: &str, signal: &str) -> Result<(), EngineError> {
+        self.oci.kill(container, signal).await.map_err(not_done)
+    }
+
+    async fn stop(&self, container: &str, grace: Option<Duration>) -> Result<bool, EngineError> {
+        self.oci.stop(container, grace).await.map_err(not_done)
+    }
+
+    async fn top(&self, container: &str, arguments: &[String]) -> Result<ProcessTable, EngineError> {
+        let table = self.oci.top(container, arguments).await.map_err(not_done)?;
+        Ok(ProcessTable { titles: table.titles, rows: table.rows })
+    }
+
+    async fn usage(&self, container: &str) -> Result<Usage, EngineError> {
+        let (oci, container) = (self.oci.clone(), container.to_owned());
+        let read = tokio::task::spawn_blocking(move || oci.usage(&container)).await;
+        read.map_err(|error| EngineError::Failed(error.to_string()))?.map(to_usage).map_err(not_done)
+    }
+
     async fn output(&self, container: &str, query: OutputQuery) -> Result<Output, EngineError> {
         let gone = || EngineError::NotFound(format!("No such container: {container}"));
         let lines = self.oci.output(container, query).ok_or_else(gone)?;
@@ -176,6 +197,48 @@ impl OciEngine {
                 VolumeError::Mount { .. } | VolumeError::Io { .. } => EngineError::Failed(text),
             }
         })
+    }
+}
+
+fn not_done(error: ControlError) -> EngineError {
+    match error {
+        ControlError::Unknown(_) => EngineError::NotFound(error.to_string()),
+        ControlError::NotRunning(_) => EngineError::Conflict(error.to_string()),
+        ControlError::Signal(_) | ControlError::Ps(_) => EngineError::Invalid(error.to_string()),
+        ControlError::Failed(text) => EngineError::Failed(text),
+    }
+}
+
+fn to_usage(usage: control_runtime::Usage) -> Usage {
+    let cpu = usage.cpu;
+    let io = usage.io.into_iter().map(|(device, io)| (device, (io.read_bytes, io.written_bytes)));
+    let interface = |one: control_runtime::InterfaceUsage| InterfaceUsage {
+        rx_bytes: one.rx_bytes,
+        rx_packets: one.rx_packets,
+        rx_errors: one.rx_errors,
+        rx_dropped: one.rx_dropped,
+        tx_bytes: one.tx_bytes,
+        tx_packets: one.tx_packets,
+        tx_errors: one.tx_errors,
+        tx_dropped: one.tx_dropped,
+    };
+    Usage {
+        cpu: CpuUsage {
+            total_ns: cpu.total_ns,
+            user_ns: cpu.user_ns,
+            kernel_ns: cpu.kernel_ns,
+            n_periods: cpu.n_periods,
+            n_throttled: cpu.n_throttled,
+            throttled_ns: cpu.throttled_ns,
+            host_ns: cpu.host_ns,
+        },
+        memory_bytes: usage.memory.bytes,
+        memory_limit_bytes: usage.memory.limit_bytes,
+        memory_parts: usage.memory.parts,
+        n_pids: usage.n_pids,
+        pids_limit: usage.pids_limit,
+        io: io.collect(),
+        interfaces: usage.interfaces.into_iter().map(|(name, one)| (name, interface(one))).collect(),
     }
 }
 

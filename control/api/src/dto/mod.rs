@@ -12,6 +12,7 @@ pub mod image;
 pub mod network;
 pub mod node;
 pub mod service;
+pub mod stats;
 pub mod swarm;
 pub mod system;
 pub mod task;

@@ -4,6 +4,7 @@ mod absent;
 mod backup;
 mod cluster;
 mod containers;
+mod control;
 mod dependencies;
 mod events;
 mod exec;
@@ -157,6 +158,10 @@ fn node_local_routes() -> Router<Api> {
         .route("/containers/create", post(networks::create_attached))
         .route("/containers/{id}/json", get(containers::inspect))
         .route("/containers/{id}/logs", get(logs::of_container))
+        .route("/containers/{id}/kill", post(control::kill))
+        .route("/containers/{id}/stop", post(control::stop))
+        .route("/containers/{id}/top", get(control::top))
+        .route("/containers/{id}/stats", get(control::stats))
         .route("/containers/{id}/exec", post(exec::create))
         .route("/exec/{id}/start", post(exec::start))
         .route("/exec/{id}/resize", post(exec::resize))

@@ -2,12 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use control_api::engine::{
-    Container, Credentials, Distribution, Engine, EngineError, EngineEvent, ExecRequest, Image,
-    ImportRequest, Output, Process, Pulled, Removed, Resize, Upload, Volume,
+    Container, CpuUsage, Credentials, Distribution, Engine, EngineError, EngineEvent, ExecRequest, Image,
+    ImportRequest, InterfaceUsage, Output, Process, ProcessTable, Pulled, Removed, Resize, Upload, Usage,
+    Volume,
 };
 use control_model::spec::ANONYMOUS_VOLUME_LABEL;
 use control_model::{
@@ -30,6 +32,8 @@ pub struct FakeEngine {
     pub outputs: Mutex<BTreeMap<String, Vec<OutputLine>>>,
     pub events: broadcast::Sender<EngineEvent>,
     pub volumes: Mutex<Vec<Volume>>,
+    /// At what containers use.
+    pub n_looks: AtomicUsize,
     /// So many answers of other nodes break off behind their first piece.
     pub n_breaks: AtomicUsize,
     /// Containers whose output can't be read.
@@ -62,6 +66,7 @@ impl Default for FakeEngine {
             outputs: Mutex::default(),
             events: broadcast::Sender::new(16),
             volumes: Mutex::default(),
+            n_looks: AtomicUsize::new(0),
             n_breaks: AtomicUsize::new(0),
             unreadable: Mutex::default(),
         }
@@ -213,6 +218,56 @@ impl Engine for FakeEngine {
         }
         volumes.remove(at);
         Ok(10)
+    }
+
+    /// One that runs has no end by `SIGTERM`.
+    async fn kill(&self, container: &str, signal: &str) -> Result<(), EngineError> {
+        let mut containers = self.containers.lock().expect("no panic");
+        let found = containers.iter_mut().find(|one| one.id == container && one.running);
+        let found =
+            found.ok_or_else(|| EngineError::Conflict(format!("container {container} is not running")))?;
+        match signal {
+            "SIGKILL" | "KILL" | "9" => found.running = false,
+            "SIGTERM" | "SIGHUP" => {}
+            other => return Err(EngineError::Invalid(format!("invalid signal: {other}"))),
+        }
+        Ok(())
+    }
+
+    async fn stop(&self, container: &str, _: Option<Duration>) -> Result<bool, EngineError> {
+        Ok(self.kill(container, "SIGKILL").await.is_ok())
+    }
+
+    async fn top(&self, _: &str, arguments: &[String]) -> Result<ProcessTable, EngineError> {
+        let titles = ["PID", "CMD"].map(String::from).into();
+        Ok(ProcessTable { titles, rows: vec![vec!["7".into(), arguments.join(" ")]] })
+    }
+
+    /// Each look finds a second more: half a processor of two.
+    async fn usage(&self, container: &str) -> Result<Usage, EngineError> {
+        const SECOND_NS: u64 = 1_000_000_000;
+        let containers = self.containers.lock().expect("no panic");
+        let runs = containers.iter().any(|one| one.id == container && one.running);
+        if !runs {
+            return Err(EngineError::Conflict(format!("container {container} is not running")));
+        }
+        let n_looks = self.n_looks.fetch_add(1, Ordering::SeqCst) as u64 + 1;
+        let cpu = CpuUsage {
+            total_ns: n_looks * SECOND_NS / 2,
+            host_ns: n_looks * 2 * SECOND_NS,
+            ..CpuUsage::default()
+        };
+        let eth0 = InterfaceUsage { rx_bytes: 1000, tx_bytes: 2000, ..InterfaceUsage::default() };
+        Ok(Usage {
+            cpu,
+            memory_bytes: 3 << 20,
+            memory_limit_bytes: 8 << 20,
+            memory_parts: [("inactive_file".to_owned(), 1 << 20)].into(),
+            n_pids: 4,
+            pids_limit: None,
+            io: [((8, 0), (4096, 8192))].into(),
+            interfaces: [("eth0".to_owned(), eth0)].into(),
+        })
     }
 
     /// What there is; who follows waits for ever.

@@ -236,7 +236,7 @@ impl Oci {
     }
 
     /// Waits for the end of a container that was started, and records it.
-    async fn ended(&self, container: &Container) -> io::Result<Ended> {
+    pub(super) async fn ended(&self, container: &Container) -> io::Result<Ended> {
         if let Some(ended) = container.record().ended {
             return Ok(ended);
         }
@@ -258,7 +258,7 @@ impl Oci {
     }
 
     /// Signals the container's first process. One that has just ended is no error: the wait that follows sees it.
-    async fn signal(&self, container: &Container, signal: i32) {
+    pub(super) async fn signal(&self, container: &Container, signal: i32) {
         let sent = self.run(&["kill", &container.paths.container_id, &signal.to_string()]).await;
         match sent {
             Ok(_) => self.0.events.container(ContainerChange::Signalled(signal), &container.record()),

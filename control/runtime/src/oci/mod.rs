@@ -4,6 +4,7 @@
 mod cgroup;
 mod conmon;
 mod containers;
+mod control;
 mod dependencies;
 mod error;
 mod exec;
@@ -23,6 +24,7 @@ mod record;
 mod rootfs;
 mod security;
 mod spec;
+mod usage;
 mod user;
 mod volumes;
 
@@ -41,10 +43,12 @@ use cgroup::CgroupLayout;
 use paths::{Layout, TaskPaths};
 
 pub use containers::ContainerInfo;
+pub use control::{ControlError, ProcessTable};
 pub use exec::{Console, Exec, ExecError, ExecSpec};
 pub use health::{Health, HealthCheck, Probe};
 pub use output::OutputPieces;
 pub use record::{ContainerRecord, Ended, MountPoint, Stage};
+pub use usage::{CpuUsage, InterfaceUsage, IoUsage, MemoryUsage, Usage};
 
 /// Settings of an executor.
 #[derive(Debug, Clone)]

@@ -2,6 +2,7 @@
 
 mod common;
 mod containers;
+mod control;
 mod events;
 mod exec;
 mod image_health;

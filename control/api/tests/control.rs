@@ -1,0 +1,70 @@
+//! `docker kill`, `stop`, `top` and `stats` through the real CLI.
+
+mod common;
+
+use common::Daemon;
+use common::cli::programs;
+use common::engine::container;
+use control_store::ReplicatedStore as _;
+use serde_json::{Value, from_str};
+
+/// A manager with a task's container, and its name.
+async fn daemon_with_one() -> (Daemon, String) {
+    let daemon = Daemon::manager().await;
+    daemon
+        .prints("service create -d --no-resolve-image --name web --constraint node.hostname==m1 whoami:v1")
+        .await;
+    daemon.running("web", 1).await;
+    let task = daemon.store.state().tasks().iter().next().expect("made").clone();
+    daemon.engine.containers.lock().expect("no panic").push(container(&task));
+    (daemon, task.name())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_container_is_signalled_and_stopped() {
+    for program in programs() {
+        let (daemon, name) = daemon_with_one().await;
+        let run = async |line: &str| daemon.docker_by(program, line, b"").await;
+        assert_eq!(run(&format!("kill -s SIGHUP {name}")).await.stdout, format!("{name}\n"), "{program}");
+        let wrong = run(&format!("kill -s NOTHING {name}")).await;
+        assert!(wrong.code != 0 && wrong.stderr.contains("invalid signal: NOTHING"), "{program}: {wrong:?}");
+        assert_eq!(run(&format!("stop {name}")).await.stdout, format!("{name}\n"), "{program}");
+        assert_eq!(run(&format!("stop {name}")).await.code, 0, "{program}: it is stopped");
+        let over = run(&format!("kill {name}")).await;
+        let words = format!("annot kill container: {name}: container ");
+        assert!(over.code != 0 && over.stderr.contains(&words), "{program}: {over:?}");
+        assert!(over.stderr.contains(" is not running"), "{program}: {over:?}");
+        let missing = run("kill nothing").await;
+        assert!(missing.stderr.contains("No such container: nothing"), "{program}: {missing:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_container_does_and_uses_is_shown() {
+    for program in programs() {
+        let (daemon, name) = daemon_with_one().await;
+        let run = async |line: &str| daemon.docker_by(program, line, b"").await.stdout;
+        let top: Vec<String> = run(&format!("top {name}")).await.lines().map(squeezed).collect();
+        assert_eq!(top, ["PID CMD", "7 -ef"], "{program}");
+        let top = run(&format!("top {name} -o pid,comm")).await;
+        assert!(top.contains("-o pid,comm"), "{program}: {top}");
+        let format = "{{.Name}}|{{.CPUPerc}}|{{.MemUsage}}|{{.MemPerc}}|{{.NetIO}}|{{.BlockIO}}|{{.PIDs}}";
+        let stats = run(&format!("stats --no-stream --format {format}")).await;
+        let n_cpus = std::thread::available_parallelism().expect("known").get();
+        let expected = format!("{name}|{}.00%|2MiB / 8MiB|25.00%|1kB / 2kB|4.1kB / 8.19kB|4\n", 25 * n_cpus);
+        assert_eq!(stats, expected, "{program}");
+        // At once: there is nothing yet to compare with.
+        let path = format!("/containers/{name}/stats?stream=false&one-shot=true");
+        let (status, reply) = daemon.request("GET", &path, b"").await;
+        let shown: Value = from_str(&reply).expect("JSON");
+        assert_eq!((status, &shown["precpu_stats"]["cpu_usage"]["total_usage"]), (200, &Value::from(0)));
+        daemon.engine.containers.lock().expect("no panic")[0].running = false;
+        let (_, reply) = daemon.request("GET", &path, b"").await;
+        let shown: Value = from_str(&reply).expect("JSON");
+        assert_eq!(shown["memory_stats"], serde_json::json!({}), "{program}: it has ended");
+    }
+}
+
+fn squeezed(line: &str) -> String {
+    line.split_whitespace().collect::<Vec<_>>().join(" ")
+}
