@@ -59,6 +59,8 @@ pub trait Engine: Send + Sync + 'static {
     async fn top(&self, container: &str, arguments: &[String]) -> Result<ProcessTable, EngineError>;
     /// What it uses now.
     async fn usage(&self, container: &str) -> Result<Usage, EngineError>;
+    /// What lies on the disk.
+    async fn disk_use(&self) -> Result<DiskUse, EngineError>;
     /// What the container with this id writes, as far as `query` wants it.
     async fn output(&self, container: &str, query: OutputQuery) -> Result<Output, EngineError>;
     /// What happens to containers and images from now on. Who is slow misses some.
@@ -256,6 +258,15 @@ pub struct Distribution {
     pub size_bytes: u64,
     /// (os, architecture).
     pub platforms: Vec<(String, String)>,
+}
+
+/// Bytes on the disk; what can't be counted is left out.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DiskUse {
+    /// Of volumes, by name.
+    pub volumes: BTreeMap<String, u64>,
+    /// What containers have changed of their images, by id.
+    pub containers: BTreeMap<String, u64>,
 }
 
 /// The container's rows of `ps`.

@@ -157,7 +157,7 @@ fn paths() -> Vec<Case> {
         ("POST", "/exec/x/start".into(), 404, "No such exec instance: x"),
         ("POST", "/exec/x/resize".into(), 404, "No such exec instance: x"),
         ("GET", "/events?since=x".into(), 400, "invalid value for 'since'"),
-        ("POST", "/images/prune".into(), 501, "POST /images/prune is not supported"),
+        ("POST", "/images/search".into(), 501, "POST /images/search is not supported"),
         ("POST", "/swarm/unlock".into(), 409, "swarm is not locked"),
         ("DELETE", "/networks/docker_gwbridge".into(), 403, "docker_gwbridge is a pre-defined network"),
         ("PATCH", "/services".into(), 404, "page not found"),

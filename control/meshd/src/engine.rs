@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use control_api::engine::{
-    Container, ContainerChange, CpuUsage, Credentials, Distribution, Engine, EngineError, EngineEvent,
-    EngineEventKind, ExecRequest, Health, HealthProbe, Image, ImageChange, ImageConfig, ImportRequest,
-    InterfaceUsage, MountPoint, Output, Process, ProcessTable, Pulled, Removed, Resize, Upload, Usage,
-    Volume, VolumeChange,
+    Container, ContainerChange, CpuUsage, Credentials, DiskUse, Distribution, Engine, EngineError,
+    EngineEvent, EngineEventKind, ExecRequest, Health, HealthProbe, Image, ImageChange, ImageConfig,
+    ImportRequest, InterfaceUsage, MountPoint, Output, Process, ProcessTable, Pulled, Removed, Resize,
+    Upload, Usage, Volume, VolumeChange,
 };
 use control_model::{OutputQuery, Timestamp};
 use control_runtime::image::{ImageChanges, ImageDetails, ImageError, PullError, Reference, RegistryAuth};
@@ -117,6 +117,14 @@ impl Engine for OciEngine {
     async fn remove_volume(&self, name: &str) -> Result<u64, EngineError> {
         let name = name.to_owned();
         self.blocking(move |oci| oci.remove_volume(&name)).await
+    }
+
+    async fn disk_use(&self) -> Result<DiskUse, EngineError> {
+        self.blocking(|oci| {
+            let found = oci.disk_use()?;
+            Ok(DiskUse { volumes: found.volumes, containers: found.containers })
+        })
+        .await
     }
 
     async fn kill(&self, container: &str, signal: &str) -> Result<(), EngineError> {

@@ -9,8 +9,8 @@ mod volume;
 
 pub use events::{ContainerChange, Event, EventKind, Events, ImageChange, VolumeChange};
 pub use oci::{
-    Console, ContainerInfo, ContainerRecord, ControlError, CpuUsage, Ended, Exec, ExecError, ExecSpec,
-    Health, HealthCheck, InterfaceUsage, IoUsage, MemoryUsage, MountPoint, Oci, OciOptions, OpenError,
-    OutputPieces, Probe, ProcessTable, Stage, Usage,
+    Console, ContainerInfo, ContainerRecord, ControlError, CpuUsage, DiskUse, Ended, Exec, ExecError,
+    ExecSpec, Health, HealthCheck, InterfaceUsage, IoUsage, MemoryUsage, MountPoint, Oci, OciOptions,
+    OpenError, OutputPieces, Probe, ProcessTable, Stage, Usage,
 };
 pub use volume::{OptionError, Volume, VolumeError, VolumeSpec};

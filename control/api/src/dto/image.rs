@@ -22,6 +22,9 @@ pub struct Summary {
     /// -1: not counted.
     pub shared_size: i64,
     pub size: u64,
+    /// The same, for clients that look here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub virtual_size: Option<u64>,
 }
 
 /// `docker image inspect`.

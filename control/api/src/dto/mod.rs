@@ -6,6 +6,7 @@
 pub mod common;
 pub mod container;
 pub mod dependency;
+pub mod disk;
 pub mod events;
 pub mod exec;
 pub mod image;

@@ -22,14 +22,11 @@ const UNSUPPORTED: &[&str] = &[
     "/build",
     "/build/{*rest}",
     "/commit",
-    "/containers/prune",
     "/containers/{id}",
     "/containers/{id}/{action}",
-    "/networks/prune",
     "/networks/{id}/{action}",
     "/plugins/{name}/{action}",
     "/session",
-    "/system/df",
 ];
 
 async fn refuse(method: Method, uri: Uri) -> ApiError {

@@ -75,7 +75,7 @@ fn state_word(container: &Container) -> &'static str {
     }
 }
 
-fn summary(api: &Api, container: Container, now: Timestamp) -> api_container::Summary {
+pub fn summary(api: &Api, container: Container, now: Timestamp) -> api_container::Summary {
     api_container::Summary {
         names: vec![format!("/{}", container.name)],
         command: command_line(&container.command),

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
@@ -23,11 +24,14 @@ use crate::engine::{
 use crate::error::ApiError;
 use crate::query::{Filters, Query};
 use crate::reply::{Reply, ok};
+use crate::version::ApiVersion;
 
 /// What Docker shows where an image has no tag (or no digest).
 const DEFAULT_TAG: &str = "latest";
+/// Since when an image has one size.
+const WITHOUT_VIRTUAL_SIZE: ApiVersion = ApiVersion(44);
 
-pub async fn list(State(api): State<Api>, query: Query) -> Reply {
+pub async fn list(State(api): State<Api>, version: Extension<ApiVersion>, query: Query) -> Reply {
     let filters = query.filters(&["reference", "dangling", "label"])?;
     let dangling = filters.flag("dangling")?;
     let mut images = api.node.engine().images().await?;
@@ -35,7 +39,7 @@ pub async fn list(State(api): State<Api>, query: Query) -> Reply {
         dangling.is_none_or(|wanted| wanted == image.tags.is_empty()) && matches(&filters, image)
     });
     images.sort_by(|a, b| b.created.cmp(&a.created).then_with(|| a.id.cmp(&b.id)));
-    ok(&images.into_iter().map(summary).collect::<Vec<_>>())
+    ok(&images.into_iter().map(|image| summary(image, *version)).collect::<Vec<_>>())
 }
 
 fn matches(filters: &Filters, image: &Image) -> bool {
@@ -63,7 +67,7 @@ fn glob(pattern: &[u8], text: &[u8]) -> bool {
     }
 }
 
-fn summary(image: Image) -> api_image::Summary {
+pub fn summary(image: Image, version: ApiVersion) -> api_image::Summary {
     const NANOS: i64 = 1_000_000_000;
     let labels = image.config.labels;
     api_image::Summary {
@@ -76,6 +80,7 @@ fn summary(image: Image) -> api_image::Summary {
         repo_tags: image.tags,
         shared_size: -1,
         size: image.size_bytes,
+        virtual_size: (version < WITHOUT_VIRTUAL_SIZE).then_some(image.size_bytes),
     }
 }
 
@@ -288,11 +293,14 @@ pub async fn post(State(api): State<Api>, Path(path): Path<String>, query: Query
 /// `docker rmi`.
 pub async fn remove(State(api): State<Api>, Path(name): Path<String>, query: Query) -> Reply {
     let removed = api.node.engine().remove_image(&name, query.flag("force")).await?;
-    let shown = removed.into_iter().map(|removed| match removed {
+    ok(&removed.into_iter().map(deleted).collect::<Vec<_>>())
+}
+
+pub fn deleted(removed: Removed) -> api_image::Deleted {
+    match removed {
         Removed::Untagged(name) => api_image::Deleted::Untagged(name),
         Removed::Deleted(id) => api_image::Deleted::Deleted(id),
-    });
-    ok(&shown.collect::<Vec<_>>())
+    }
 }
 
 /// `GET /distribution/{name}/json`: what the registry has, so that a service can be pinned to a digest.

@@ -6,6 +6,7 @@ mod cluster;
 mod containers;
 mod control;
 mod dependencies;
+mod disk;
 mod events;
 mod exec;
 mod images;
@@ -150,6 +151,11 @@ fn node_local_routes() -> Router<Api> {
         .route("/images/load", post(images::load))
         .route("/images/{*path}", get(images::get).post(images::post).merge(delete(images::remove)))
         .route("/distribution/{*path}", get(images::distribution))
+        .route("/system/df", get(disk::usage))
+        .route("/images/prune", post(disk::prune_images))
+        .route("/networks/prune", post(disk::prune_networks))
+        .route("/containers/prune", post(disk::prune_containers))
+        .route("/build/prune", post(disk::prune_build_cache))
         .route("/volumes", get(volumes::list))
         .route("/volumes/create", post(volumes::create))
         .route("/volumes/prune", post(volumes::prune))

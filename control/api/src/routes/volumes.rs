@@ -102,7 +102,7 @@ async fn find(api: &Api, name: &str) -> Result<Volume, ApiError> {
     found.ok_or_else(|| ApiError::not_found(format!("get {name}: no such volume")))
 }
 
-fn shown(volume: Volume) -> api_volume::Volume {
+pub fn shown(volume: Volume) -> api_volume::Volume {
     api_volume::Volume {
         created_at: Time(Some(volume.created)),
         driver: LOCAL,

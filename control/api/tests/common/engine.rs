@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use control_api::engine::{
-    Container, CpuUsage, Credentials, Distribution, Engine, EngineError, EngineEvent, ExecRequest, Image,
-    ImportRequest, InterfaceUsage, Output, Process, ProcessTable, Pulled, Removed, Resize, Upload, Usage,
-    Volume,
+    Container, CpuUsage, Credentials, DiskUse, Distribution, Engine, EngineError, EngineEvent, ExecRequest,
+    Image, ImportRequest, InterfaceUsage, Output, Process, ProcessTable, Pulled, Removed, Resize, Upload,
+    Usage, Volume,
 };
 use control_model::spec::ANONYMOUS_VOLUME_LABEL;
 use control_model::{
@@ -218,6 +218,14 @@ impl Engine for FakeEngine {
         }
         volumes.remove(at);
         Ok(10)
+    }
+
+    async fn disk_use(&self) -> Result<DiskUse, EngineError> {
+        let volumes =
+            self.volumes.lock().expect("no panic").iter().map(|one| (one.name.clone(), 1000)).collect();
+        let containers =
+            self.containers.lock().expect("no panic").iter().map(|one| (one.id.clone(), 500)).collect();
+        Ok(DiskUse { volumes, containers })
     }
 
     /// One that runs has no end by `SIGTERM`.

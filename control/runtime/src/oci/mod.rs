@@ -49,6 +49,7 @@ pub use health::{Health, HealthCheck, Probe};
 pub use output::OutputPieces;
 pub use record::{ContainerRecord, Ended, MountPoint, Stage};
 pub use usage::{CpuUsage, InterfaceUsage, IoUsage, MemoryUsage, Usage};
+pub use volumes::DiskUse;
 
 /// Settings of an executor.
 #[derive(Debug, Clone)]

@@ -1,10 +1,21 @@
 //! What `docker volume` shows and does: the named ones, and those that go with their containers.
 
+use std::collections::BTreeMap;
+
 use control_model::spec::ANONYMOUS_VOLUME_LABEL;
 
 use super::Oci;
 use super::record::ContainerRecord;
 use crate::volume::{Volume, VolumeError, VolumeSpec, size_bytes};
+
+/// Bytes on the disk.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DiskUse {
+    /// Of volumes, by name.
+    pub volumes: BTreeMap<String, u64>,
+    /// What containers have changed of their images, by id.
+    pub containers: BTreeMap<String, u64>,
+}
 
 impl Oci {
     /// All of them, by name. Blocks, as everything here does.
@@ -24,6 +35,17 @@ impl Oci {
     /// One that is there already is left as it is; an empty name draws one.
     pub fn create_volume(&self, name: &str, spec: &VolumeSpec) -> Result<Volume, VolumeError> {
         self.0.volumes.create(name, spec)
+    }
+
+    /// What is elsewhere is not counted, nor what can't be read: it may go meanwhile.
+    pub fn disk_use(&self) -> Result<DiskUse, VolumeError> {
+        let own = self.volumes()?.into_iter().filter(|volume| volume.spec.options.is_empty());
+        let volumes = own.filter_map(|volume| Some((volume.name, size_bytes(&volume.mountpoint).ok()?)));
+        let containers = self.containers().values().cloned().collect::<Vec<_>>();
+        let containers = containers.into_iter().filter_map(|container| {
+            Some((container.paths.container_id.clone(), size_bytes(&container.paths.upper()).ok()?))
+        });
+        Ok(DiskUse { volumes: volumes.collect(), containers: containers.collect() })
     }
 
     /// Gives the bytes that it had.

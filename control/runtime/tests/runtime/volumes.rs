@@ -42,6 +42,12 @@ async fn named_volumes_outlive_their_containers_and_others_do_not() {
         let refused = node.oci.remove_volume(&volume.name).expect_err("in use").to_string();
         assert!(refused.starts_with(&format!("remove {}: volume is in use - [", volume.name)), "{refused}");
     }
+    let on_disk = node.oci.disk_use().expect("counted");
+    assert_eq!(on_disk.volumes.keys().collect::<Vec<_>>().len(), 2);
+    assert!(
+        on_disk.volumes["kept"] > 0 && on_disk.containers.contains_key(&first.id.container_id()),
+        "{on_disk:?}"
+    );
     let mounts = node.oci.container_of_task(first.id).expect("known").record.mounts;
     let targets: Vec<&str> = mounts.iter().map(|mount| mount.target.as_str()).collect();
     assert_eq!(targets, ["/data", "/scratch"]);
