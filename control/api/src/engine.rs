@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use control_model::object::HealthStatus;
-use control_model::spec::{ANONYMOUS_VOLUME_LABEL, HealthConfig, MountKind, PortConfig};
+use control_model::spec::{ANONYMOUS_VOLUME_LABEL, HealthConfig, MountKind, PortConfig, RegistryCredentials};
 use control_model::{OutputPiece, OutputQuery, OutputStream, TaskId, Timestamp};
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
@@ -25,7 +25,7 @@ pub trait Engine: Send + Sync + 'static {
     async fn pull(
         &self,
         reference: &str,
-        credentials: Option<Credentials>,
+        credentials: Option<RegistryCredentials>,
         progress: mpsc::UnboundedSender<String>,
     ) -> Result<Pulled, EngineError>;
     /// Takes all images of a `docker save` archive; returns the references (or ids of images without one).
@@ -37,7 +37,11 @@ pub trait Engine: Send + Sync + 'static {
     /// Takes the reference away, and the image with its last one. Returns what happened.
     async fn remove_image(&self, name: &str, force: bool) -> Result<Vec<Removed>, EngineError>;
     /// The registry's word for `reference`: digest and platforms, without getting the layers.
-    async fn distribution(&self, reference: &str) -> Result<Distribution, EngineError>;
+    async fn distribution(
+        &self,
+        reference: &str,
+        credentials: Option<RegistryCredentials>,
+    ) -> Result<Distribution, EngineError>;
     /// All task containers of this node, ended ones that are not yet removed included.
     async fn containers(&self) -> Result<Vec<Container>, EngineError>;
     /// This node's volumes, by name.
@@ -181,13 +185,6 @@ pub type Output = BoxStream<'static, Result<OutputPiece, EngineError>>;
 
 /// Bytes that a client sends.
 pub type Upload = Box<dyn AsyncRead + Send + Unpin>;
-
-/// Who asks a registry.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Credentials {
-    pub username: String,
-    pub password: String,
-}
 
 /// What a pull brought.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -1,13 +1,13 @@
 //! What a registry says of an image, without getting its layers: asked through skopeo, as pulls are.
 
-use std::collections::BTreeSet;
+use std::future::Future;
 use std::time::Duration;
 
 use control_api::engine::{Distribution, EngineError};
-use control_runtime::image::Reference;
+use control_model::spec::RegistryCredentials;
+use control_runtime::image::{ImageError, ImageStore, Reference};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
-use tokio::process::Command;
 
 /// A registry that has not answered by then is not there. `service create` waits for it.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -39,12 +39,17 @@ struct Platform {
     architecture: String,
 }
 
-/// Asks the registry of `reference`, by plain HTTP if it is one of `insecure`.
-pub async fn query(reference: &Reference, insecure: &BTreeSet<String>) -> Result<Distribution, EngineError> {
-    let raw = skopeo(reference, insecure, "--raw").await?;
+/// Asks the registry of `reference`.
+pub async fn query(
+    reference: &Reference,
+    images: &ImageStore,
+    credentials: Option<&RegistryCredentials>,
+) -> Result<Distribution, EngineError> {
+    let raw = in_time(reference, images.manifest_at_registry(reference, credentials)).await?;
     let manifest: Manifest = parse(&raw)?;
     let platforms = if manifest.manifests.is_empty() {
-        vec![parse::<Platform>(&skopeo(reference, insecure, "--config").await?)?]
+        let raw = in_time(reference, images.configuration_at_registry(reference, credentials)).await?;
+        vec![parse::<Platform>(&raw)?]
     } else {
         manifest.manifests.into_iter().filter_map(|entry| entry.platform).collect()
     };
@@ -56,28 +61,17 @@ pub async fn query(reference: &Reference, insecure: &BTreeSet<String>) -> Result
     })
 }
 
-async fn skopeo(
+async fn in_time(
     reference: &Reference,
-    insecure: &BTreeSet<String>,
-    what: &str,
+    asking: impl Future<Output = Result<Vec<u8>, ImageError>>,
 ) -> Result<Vec<u8>, EngineError> {
-    let mut command = Command::new("skopeo");
-    command.args(["inspect", what]).kill_on_drop(true);
-    if insecure.contains(reference.domain()) {
-        command.arg("--tls-verify=false");
+    let silent = |_| EngineError::NotFound(format!("the registry {} does not answer", reference.domain()));
+    let raw = tokio::time::timeout(TIMEOUT, asking).await.map_err(silent)?;
+    let raw = raw.map_err(|error| EngineError::NotFound(error.to_string()))?;
+    if raw.len() > MAX_MANIFEST_BYTES {
+        return Err(EngineError::NotFound(format!("the manifest of {reference} is too large")));
     }
-    let name = reference.digest().map_or_else(|| reference.to_string(), |digest| reference.at_digest(digest));
-    command.arg(format!("docker://{name}"));
-    let output = tokio::time::timeout(TIMEOUT, command.output())
-        .await
-        .map_err(|_| EngineError::NotFound(format!("the registry {} does not answer", reference.domain())))?
-        .map_err(|error| EngineError::Failed(format!("skopeo: {error}")))?;
-    if output.status.success() && output.stdout.len() <= MAX_MANIFEST_BYTES {
-        return Ok(output.stdout);
-    }
-    let text = String::from_utf8_lossy(&output.stderr);
-    let reason = text.lines().next_back().unwrap_or("no answer").trim().to_owned();
-    Err(EngineError::NotFound(reason))
+    Ok(raw)
 }
 
 fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, EngineError> {

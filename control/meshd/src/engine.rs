@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use control_api::engine::{
-    Container, ContainerChange, CpuUsage, Credentials, DiskUse, Distribution, Engine, EngineError,
-    EngineEvent, EngineEventKind, ExecRequest, Health, HealthProbe, Image, ImageChange, ImageConfig,
-    ImportRequest, InterfaceUsage, MountPoint, Output, Process, ProcessTable, Pulled, Removed, Resize,
-    Upload, Usage, Volume, VolumeChange,
+    Container, ContainerChange, CpuUsage, DiskUse, Distribution, Engine, EngineError, EngineEvent,
+    EngineEventKind, ExecRequest, Health, HealthProbe, Image, ImageChange, ImageConfig, ImportRequest,
+    InterfaceUsage, MountPoint, Output, Process, ProcessTable, Pulled, Removed, Resize, Upload, Usage,
+    Volume, VolumeChange,
 };
+use control_model::spec::RegistryCredentials;
 use control_model::{OutputQuery, Timestamp};
-use control_runtime::image::{ImageChanges, ImageDetails, ImageError, PullError, Reference, RegistryAuth};
+use control_runtime::image::{ImageChanges, ImageDetails, ImageError, PullError, Reference};
 use control_runtime::{
     ContainerChange as container, ContainerInfo, ContainerRecord, ControlError, Exec, ExecError, ExecSpec,
     ImageChange as image, Oci, Stage, VolumeChange as volume, VolumeError, VolumeSpec,
@@ -28,7 +29,6 @@ const CODE_UNKNOWN: i32 = 255;
 /// The embedded runtime as the API's engine.
 pub struct OciEngine {
     pub oci: Oci,
-    pub insecure_registries: BTreeSet<String>,
 }
 
 #[async_trait]
@@ -49,16 +49,16 @@ impl Engine for OciEngine {
     async fn pull(
         &self,
         reference: &str,
-        credentials: Option<Credentials>,
+        credentials: Option<RegistryCredentials>,
         progress: mpsc::UnboundedSender<String>,
     ) -> Result<Pulled, EngineError> {
         let reference = parse(reference)?;
-        let auth = credentials.map(|c| RegistryAuth { username: c.username, password: c.password });
         // A client that went away misses the lines; the pull goes on.
         let report = move |line: &str| drop(progress.send(line.to_owned()));
         let before: BTreeSet<String> =
             self.oci.images().list().into_iter().map(|(image, _)| image.id).collect();
-        let record = self.oci.images().pull(&reference, auth.as_ref(), &report).await.map_err(to_error)?;
+        let record =
+            self.oci.images().pull(&reference, credentials.as_ref(), &report).await.map_err(to_error)?;
         Ok(Pulled { is_new: !before.contains(&record.id), digest: record.manifest })
     }
 
@@ -91,8 +91,12 @@ impl Engine for OciEngine {
         Ok(untagged.into_iter().map(Removed::Untagged).chain(deleted.map(Removed::Deleted)).collect())
     }
 
-    async fn distribution(&self, reference: &str) -> Result<Distribution, EngineError> {
-        crate::distribution::query(&parse(reference)?, &self.insecure_registries).await
+    async fn distribution(
+        &self,
+        reference: &str,
+        credentials: Option<RegistryCredentials>,
+    ) -> Result<Distribution, EngineError> {
+        crate::distribution::query(&parse(reference)?, self.oci.images(), credentials.as_ref()).await
     }
 
     async fn containers(&self) -> Result<Vec<Container>, EngineError> {

@@ -2,6 +2,7 @@
 //! but with defaults filled in and words turned into types.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -154,6 +155,23 @@ pub struct ContainerSpec {
     /// Secrets and configs.
     #[serde(default)]
     pub dependencies: Vec<DependencyFile>,
+    /// As whom nodes pull the image. Never shown.
+    #[serde(default)]
+    pub registry: Option<RegistryCredentials>,
+}
+
+/// Who somebody is at an image's registry.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RegistryCredentials {
+    pub username: String,
+    pub password: String,
+}
+
+impl fmt::Debug for RegistryCredentials {
+    /// Keeps the password out of logs.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RegistryCredentials").field("username", &self.username).finish_non_exhaustive()
+    }
 }
 
 /// How a container's health is found out. A time of 0 and 0 retries stand for Docker's defaults.

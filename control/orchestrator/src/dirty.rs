@@ -1,8 +1,10 @@
 //! Whether a task still is what its service asks for.
 
+use std::borrow::Cow;
+
 use control_model::constraint::{node_matches, parse_constraints};
 use control_model::object::{Node, Service, Task};
-use control_model::spec::{PortConfig, TaskSpec};
+use control_model::spec::{ContainerSpec, PortConfig, TaskSpec};
 
 /// Whether an update must replace `task`. `node` is the one it is bound to.
 ///
@@ -17,12 +19,23 @@ pub fn is_task_dirty(service: &Service, task: &Task, node: Option<&Node>) -> boo
         return false;
     }
     let wanted = &service.spec.task;
-    if differs_in_placement_alone(wanted, &task.spec) && node.is_some_and(|node| fits(wanted, node)) {
+    // As whom a node has pulled the image makes no other task of it.
+    let has = &with_registry_of(&task.spec, wanted);
+    if differs_in_placement_alone(wanted, has) && node.is_some_and(|node| fits(wanted, node)) {
         return false;
     }
-    *wanted != task.spec
+    **wanted != **has
         || service.spec.endpoint.mode != task.endpoint_mode
         || !same_ports(&service.spec.endpoint.ports, &task.ports)
+}
+
+fn with_registry_of<'t>(has: &'t TaskSpec, wanted: &TaskSpec) -> Cow<'t, TaskSpec> {
+    let registry = &wanted.container.registry;
+    if has.container.registry == *registry {
+        return Cow::Borrowed(has);
+    }
+    let container = ContainerSpec { registry: registry.clone(), ..has.container.clone() };
+    Cow::Owned(TaskSpec { container, ..has.clone() })
 }
 
 fn differs_in_placement_alone(wanted: &TaskSpec, has: &TaskSpec) -> bool {

@@ -185,6 +185,7 @@ fn container_spec(given: api_task::ContainerSpec) -> Result<ContainerSpec, ApiEr
         ulimits: given.ulimits.into_iter().map(ulimit).collect(),
         health: given.healthcheck.map(health_config).transpose()?,
         dependencies: dependency_files(given.secrets, given.configs)?,
+        registry: None,
     })
 }
 

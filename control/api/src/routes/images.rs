@@ -6,6 +6,7 @@ use axum::Extension;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
+use control_model::spec::RegistryCredentials;
 use control_model::validate_image::parse_image_reference;
 use futures::TryStreamExt;
 use http::{HeaderMap, StatusCode};
@@ -18,9 +19,7 @@ use crate::context::Api;
 use crate::convert::spec_out::health_config;
 use crate::dto::common::rfc3339;
 use crate::dto::image as api_image;
-use crate::engine::{
-    Credentials, Engine, EngineError, Image, ImageConfig, ImportRequest, Pulled, Removed, Upload,
-};
+use crate::engine::{Engine, EngineError, Image, ImageConfig, ImportRequest, Pulled, Removed, Upload};
 use crate::error::ApiError;
 use crate::query::{Filters, Query};
 use crate::reply::{Reply, ok};
@@ -154,17 +153,17 @@ fn familiar(reference: &str) -> &str {
 }
 
 /// Whom the client says it is at the registry (`X-Registry-Auth`): JSON in base 64.
-pub fn credentials(headers: &HeaderMap) -> Option<Credentials> {
+pub fn credentials(headers: &HeaderMap) -> Option<RegistryCredentials> {
     let bytes = base64::decode(headers.get("X-Registry-Auth")?.to_str().ok()?)?;
     let given: BTreeMap<String, serde_json::Value> = serde_json::from_slice(&bytes).ok()?;
     let field = |key: &str| given.get(key).and_then(|value| value.as_str()).unwrap_or_default().to_owned();
     let (username, password) = (field("username"), field("password"));
-    (!username.is_empty()).then_some(Credentials { username, password })
+    (!username.is_empty()).then_some(RegistryCredentials { username, password })
 }
 
 struct Pull {
     engine: std::sync::Arc<dyn Engine>,
-    credentials: Option<Credentials>,
+    credentials: Option<RegistryCredentials>,
     path: String,
     tag: String,
     reference: String,
@@ -304,12 +303,16 @@ pub fn deleted(removed: Removed) -> api_image::Deleted {
 }
 
 /// `GET /distribution/{name}/json`: what the registry has, so that a service can be pinned to a digest.
-pub async fn distribution(State(api): State<Api>, Path(path): Path<String>) -> Result<Response, ApiError> {
+pub async fn distribution(
+    State(api): State<Api>,
+    Path(path): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
     let Some(name) = path.strip_suffix("/json") else { return Err(ApiError::not_found("page not found")) };
     if parse_image_reference(name).is_none() {
         return Err(invalid_reference());
     }
-    let found = api.node.engine().distribution(name).await?;
+    let found = api.node.engine().distribution(name, credentials(&headers)).await?;
     ok(&api_image::Distribution {
         descriptor: api_image::Descriptor {
             media_type: found.media_type,

@@ -4,7 +4,8 @@ use axum::extract::{Path, State};
 use control_manager::control::{
     Control, ControlError, Kind, ServiceFilter, find_network, random_service_name,
 };
-use control_model::spec::ServiceSpec;
+use control_model::Service;
+use control_model::spec::{ContainerSpec, RegistryCredentials, ServiceSpec, TaskSpec};
 use http::{HeaderMap, StatusCode};
 
 use super::images::credentials;
@@ -53,26 +54,19 @@ pub async fn inspect(State(api): State<Api>, Path(id): Path<String>, query: Quer
     ok(&service(&control.state(), &found, defaults, None))
 }
 
-/// Said where the client sends credentials along: they are not kept.
-fn warnings(headers: &HeaderMap) -> Option<Vec<String>> {
-    const NOT_KEPT: &str =
-        "registry credentials are not sent to the nodes: each pulls the image without them";
-    credentials(headers).map(|_| vec![NOT_KEPT.to_owned()])
-}
-
 pub async fn create(
     State(api): State<Api>,
     headers: HeaderMap,
     Json(given): Json<api_service::ServiceSpec>,
 ) -> Reply {
     let control = api.control()?;
-    let mut spec = spec_of(&control, given).await?;
+    let mut spec = with_registry(spec_of(&control, given).await?, credentials(&headers));
     if spec.name.is_empty() {
         let state = control.state();
         spec.name = random_service_name(|name| state.service_by_name(name).is_some());
     }
     let id = control.create_service(spec).await?;
-    json(StatusCode::CREATED, &api_service::CreateReply { id: id.to_string(), warnings: warnings(&headers) })
+    json(StatusCode::CREATED, &api_service::CreateReply { id: id.to_string(), warnings: None })
 }
 
 pub async fn update(
@@ -83,30 +77,50 @@ pub async fn update(
     Json(given): Json<api_service::ServiceSpec>,
 ) -> Reply {
     let version = query.version("service")?;
-    // Whose registry credentials to go on with: none are kept, so both are the same.
-    if !matches!(query.get("registryAuthFrom"), "" | "spec" | "previous-spec") {
-        return Err(ApiError::invalid(format!(
-            "invalid registryAuthFrom '{}'",
-            query.get("registryAuthFrom")
-        )));
-    }
+    let from = match query.get("registryAuthFrom") {
+        "" | "spec" => AuthFrom::Spec,
+        "previous-spec" => AuthFrom::PreviousSpec,
+        other => return Err(ApiError::invalid(format!("invalid registryAuthFrom '{other}'"))),
+    };
     let control = api.control()?;
     match query.get("rollback") {
-        "" | "none" => change(&control, &id, version, given).await?,
+        "" | "none" => {
+            let spec = spec_of(&control, given).await?;
+            let credentials = match credentials(&headers) {
+                Some(given) => Some(given),
+                None => from.credentials(&*control.service(&id).await?)?,
+            };
+            control.update_service(&id, version, with_registry(spec, credentials)).await?;
+        }
         "previous" => control.rollback_service(&id, version).await?,
         other => return Err(ApiError::invalid(format!("unrecognized rollback option {other}"))),
     }
-    ok(&api_service::UpdateReply { warnings: warnings(&headers) })
+    ok(&api_service::UpdateReply { warnings: None })
 }
 
-async fn change(
-    control: &Control,
-    id: &str,
-    version: u64,
-    given: api_service::ServiceSpec,
-) -> Result<(), ApiError> {
-    let spec = spec_of(control, given).await?;
-    Ok(control.update_service(id, version, spec).await?)
+/// Whose registry credentials a service goes on with when its client sends none.
+enum AuthFrom {
+    Spec,
+    PreviousSpec,
+}
+
+impl AuthFrom {
+    fn credentials(self, service: &Service) -> Result<Option<RegistryCredentials>, ApiError> {
+        let spec = match self {
+            Self::Spec => &service.spec,
+            Self::PreviousSpec => service
+                .previous_spec
+                .as_ref()
+                .ok_or_else(|| ApiError::invalid("service does not have a previous spec"))?,
+        };
+        Ok(spec.task.container.registry.clone())
+    }
+}
+
+fn with_registry(spec: ServiceSpec, registry: Option<RegistryCredentials>) -> ServiceSpec {
+    let container = ContainerSpec { registry, ..spec.task.container.clone() };
+    let task = TaskSpec { container, ..(*spec.task).clone() };
+    ServiceSpec { task: task.into(), ..spec }
 }
 
 pub async fn remove(State(api): State<Api>, Path(id): Path<String>) -> Reply {

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use control_api::engine::{
-    Container, CpuUsage, Credentials, DiskUse, Distribution, Engine, EngineError, EngineEvent, ExecRequest,
-    Image, ImportRequest, InterfaceUsage, Output, Process, ProcessTable, Pulled, Removed, Resize, Upload,
-    Usage, Volume,
+    Container, CpuUsage, DiskUse, Distribution, Engine, EngineError, EngineEvent, ExecRequest, Image,
+    ImportRequest, InterfaceUsage, Output, Process, ProcessTable, Pulled, Removed, Resize, Upload, Usage,
+    Volume,
 };
-use control_model::spec::ANONYMOUS_VOLUME_LABEL;
+use control_model::spec::{ANONYMOUS_VOLUME_LABEL, RegistryCredentials};
 use control_model::{
     NodeId, OutputLine, OutputPiece, OutputPosition, OutputQuery, OutputStream, Task, Timestamp,
 };
@@ -108,7 +108,7 @@ impl Engine for FakeEngine {
     async fn pull(
         &self,
         reference: &str,
-        _: Option<Credentials>,
+        _: Option<RegistryCredentials>,
         progress: mpsc::UnboundedSender<String>,
     ) -> Result<Pulled, EngineError> {
         if reference.contains("missing") {
@@ -160,7 +160,11 @@ impl Engine for FakeEngine {
         Ok(untagged.chain([Removed::Deleted(gone.id)]).collect())
     }
 
-    async fn distribution(&self, reference: &str) -> Result<Distribution, EngineError> {
+    async fn distribution(
+        &self,
+        reference: &str,
+        _: Option<RegistryCredentials>,
+    ) -> Result<Distribution, EngineError> {
         if !reference.contains("pinned") {
             return Err(EngineError::NotFound(format!("manifest for {reference} not found")));
         }

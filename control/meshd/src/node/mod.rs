@@ -92,10 +92,7 @@ impl MeshNode {
     /// A node that goes on with what is on the disk, in the background.
     pub fn open(host: Arc<Host>) -> Arc<Self> {
         let dir = SwarmDir::new(host.config.swarm_dir());
-        let engine = Arc::new(OciEngine {
-            oci: host.executor.clone(),
-            insecure_registries: host.config.insecure_registries.iter().cloned().collect(),
-        });
+        let engine = Arc::new(OciEngine { oci: host.executor.clone() });
         let node = Arc::new_cyclic(|me| Self {
             me: me.clone(),
             dir,

@@ -17,5 +17,4 @@ pub(crate) use content::sha256_digest;
 pub use error::{ChangeError, ImageError, PullError};
 pub use index::ImageRecord;
 pub use reference::{ParseReferenceError, Reference};
-pub use skopeo::RegistryAuth;
 pub use store::{ImageDetails, ImageStore, LocalImage};

@@ -17,25 +17,12 @@ use super::content::WorkLayout;
 use super::error::{ImageError, PullError};
 use super::reference::Reference;
 use crate::files::unique_suffix;
+use control_model::spec::RegistryCredentials;
 
 /// A registry that does not answer its manifest within this is not there.
 const INSPECT_TIMEOUT: &str = "30s";
 /// Bound of one image's transfer: an hour is a large image on a slow line.
 const COPY_TIMEOUT: &str = "1h";
-
-/// Credentials for a registry.
-#[derive(Clone, PartialEq, Eq)]
-pub struct RegistryAuth {
-    pub username: String,
-    pub password: String,
-}
-
-impl std::fmt::Debug for RegistryAuth {
-    /// Keeps the password out of logs.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RegistryAuth").field("username", &self.username).finish_non_exhaustive()
-    }
-}
 
 /// The tool and its settings.
 #[derive(Debug, Clone)]
@@ -51,7 +38,7 @@ impl Skopeo {
     pub async fn raw_manifest(
         &self,
         reference: &Reference,
-        auth: Option<&RegistryAuth>,
+        auth: Option<&RegistryCredentials>,
     ) -> Result<Vec<u8>, ImageError> {
         self.inspect(reference, auth, &["--raw"]).await
     }
@@ -60,7 +47,7 @@ impl Skopeo {
     pub async fn raw_configuration(
         &self,
         reference: &Reference,
-        auth: Option<&RegistryAuth>,
+        auth: Option<&RegistryCredentials>,
     ) -> Result<Vec<u8>, ImageError> {
         self.inspect(reference, auth, &["--config", "--raw"]).await
     }
@@ -68,7 +55,7 @@ impl Skopeo {
     async fn inspect(
         &self,
         reference: &Reference,
-        auth: Option<&RegistryAuth>,
+        auth: Option<&RegistryCredentials>,
         what: &[&str],
     ) -> Result<Vec<u8>, ImageError> {
         let auth_file = self.auth_file(reference, auth)?;
@@ -101,7 +88,7 @@ impl Skopeo {
     pub async fn pull(
         &self,
         reference: &Reference,
-        auth: Option<&RegistryAuth>,
+        auth: Option<&RegistryCredentials>,
         layout: &WorkLayout,
         progress: &(dyn Fn(&str) + Send + Sync),
     ) -> Result<(), ImageError> {
@@ -136,7 +123,11 @@ impl Skopeo {
         address.is_loopback() || networks.into_iter().any(|network| network.contains(address))
     }
 
-    fn auth_file(&self, reference: &Reference, auth: Option<&RegistryAuth>) -> Result<AuthFile, ImageError> {
+    fn auth_file(
+        &self,
+        reference: &Reference,
+        auth: Option<&RegistryCredentials>,
+    ) -> Result<AuthFile, ImageError> {
         let Some(auth) = auth else { return Ok(AuthFile(None)) };
         let path = self.scratch.join(unique_suffix());
         let token = STANDARD.encode(format!("{}:{}", auth.username, auth.password));

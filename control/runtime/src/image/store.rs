@@ -16,10 +16,11 @@ use super::error::ImageError;
 use super::health::{health_of, health_value};
 use super::index::{ImageRecord, IndexFile};
 use super::reference::Reference;
-use super::skopeo::{RegistryAuth, Skopeo};
+use super::skopeo::Skopeo;
 use super::unpack::unpacked;
 use crate::events::{Events, ImageChange};
 use crate::files::{remove_file, remove_tree};
+use control_model::spec::RegistryCredentials;
 
 /// The node's images. Cheap to clone; all methods may run at the same time.
 #[derive(Debug, Clone)]
@@ -120,11 +121,29 @@ impl ImageStore {
         Ok(LocalImage { record, config, health, rootfs })
     }
 
+    /// The manifest, or list of them, that its registry has, byte for byte.
+    pub async fn manifest_at_registry(
+        &self,
+        reference: &Reference,
+        auth: Option<&RegistryCredentials>,
+    ) -> Result<Vec<u8>, ImageError> {
+        self.0.skopeo.raw_manifest(reference, auth).await
+    }
+
+    /// The configuration that it has for an image, byte for byte.
+    pub async fn configuration_at_registry(
+        &self,
+        reference: &Reference,
+        auth: Option<&RegistryCredentials>,
+    ) -> Result<Vec<u8>, ImageError> {
+        self.0.skopeo.raw_configuration(reference, auth).await
+    }
+
     /// Gets the image from its registry, whether it is here or not. `progress` gets one line at a time.
     pub async fn pull(
         &self,
         reference: &Reference,
-        auth: Option<&RegistryAuth>,
+        auth: Option<&RegistryCredentials>,
         progress: &(dyn Fn(&str) + Send + Sync),
     ) -> Result<ImageRecord, ImageError> {
         let only_one = self.only_one(&reference.to_string());

@@ -7,6 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use control_model::executor::{Executor, ExecutorError, Exit, Found, Provisions, SandboxPaths};
 use control_model::object::{ContainerStatus, HealthStatus};
+use control_model::spec::ContainerSpec;
 use control_model::{Task, TaskId};
 
 use super::conmon::{Launch, LaunchError, conmon_of, exit_code_of, run_runtime};
@@ -38,7 +39,7 @@ impl Executor for Oci {
             }
             self.remove(task.id).await?;
         }
-        let image = self.local_or_pulled(&task.spec.container.image).await.map_err(rejected)?;
+        let image = self.local_or_pulled(&task.spec.container).await.map_err(rejected)?;
         let (oci, task, provisions) = (self.clone(), task.clone(), provisions.clone());
         let made = tokio::task::spawn_blocking(move || oci.make(&task, &provisions, &image)).await;
         made.map_err(|error| ExecutorError::Failed(format!("preparing: {error}")))?.map_err(rejected)
@@ -145,13 +146,14 @@ impl Executor for Oci {
 
 impl Oci {
     /// The image for a task: the local one if there is one, else from its registry.
-    async fn local_or_pulled(&self, image: &str) -> Result<LocalImage, PrepareError> {
+    async fn local_or_pulled(&self, spec: &ContainerSpec) -> Result<LocalImage, PrepareError> {
+        let image = &spec.image;
         match self.0.images.local(image).await {
             Err(ImageError::NotFound(_)) => {}
             other => return Ok(other?),
         }
         let reference = Reference::parse(image).map_err(ImageError::from)?;
-        if let Err(error) = self.0.images.pull(&reference, None, &|_| {}).await {
+        if let Err(error) = self.0.images.pull(&reference, spec.registry.as_ref(), &|_| {}).await {
             tracing::warn!(image, %error, "the image can't be pulled");
             return Err(ImageError::NotFound(reference.familiar()).into());
         }
