@@ -53,6 +53,8 @@ const ASSIGNMENT_PIECE_BYTES: usize = 16 << 10;
 
 /// Longest question about a node: a path with a few names in it.
 pub const MAX_QUESTION_LEN: usize = 2048;
+/// The same of one that is answered at length: how far each of a thousand tasks' output was read may be in it. A URI has 64 KiB.
+pub const MAX_LONG_QUESTION_LEN: usize = 60 << 10;
 /// Questions to one node that are under way at a time. They are a person's, or a script's: more are refused.
 pub const MAX_QUESTIONS: usize = 16;
 /// Long answers of one node that are under way at a time.

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use control_rpc::{MAX_LONG_ANSWERS, MAX_QUESTION_LEN, MAX_QUESTION_TIME, MAX_QUESTIONS, pb};
+use control_rpc::{
+    MAX_LONG_ANSWERS, MAX_LONG_QUESTION_LEN, MAX_QUESTION_LEN, MAX_QUESTION_TIME, MAX_QUESTIONS, pb,
+};
 use futures::stream::{self, BoxStream};
 use futures::{Stream, StreamExt as _};
 use tokio::sync::{mpsc, oneshot};
@@ -23,7 +25,7 @@ pub enum AskError {
     Deaf,
     #[error("too many questions to it are under way: try again")]
     Busy,
-    #[error("the question is longer than {MAX_QUESTION_LEN} bytes")]
+    #[error("the question is too long")]
     TooLong,
     #[error("it has not answered within {0:?}")]
     Late(Duration),
@@ -155,7 +157,7 @@ impl Inspections {
 
     /// What the node answers to `question` at length. What it refuses is the first piece.
     pub fn ask_long(&self, question: &str) -> Result<LongAnswer, AskError> {
-        if question.len() > MAX_QUESTION_LEN {
+        if question.len() > MAX_LONG_QUESTION_LEN {
             return Err(AskError::TooLong);
         }
         let mut under_way = self.lock();

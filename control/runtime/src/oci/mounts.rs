@@ -97,7 +97,7 @@ pub(super) fn user_mounts(
     let mut mounts = Vec::with_capacity(planned.len());
     for PlannedMount { point, spec } in planned {
         let copy = |content: &Path| {
-            if spec.no_copy { Ok(()) } else { copy_out(&paths.rootfs(), &spec.target, content) }
+            if spec.no_copy { Ok(false) } else { copy_out(&paths.rootfs(), &spec.target, content) }
         };
         match spec.kind {
             MountKind::Tmpfs => {
@@ -109,7 +109,8 @@ pub(super) fn user_mounts(
             }
             MountKind::Bind => {}
             MountKind::Volume if point.is_anonymous => {
-                let made = std::fs::create_dir_all(&point.source).and_then(|()| copy(&point.source));
+                let made =
+                    std::fs::create_dir_all(&point.source).and_then(|()| copy(&point.source)).map(drop);
                 made.map_err(PrepareError::io(&point.source))?;
             }
             MountKind::Volume => {

@@ -50,18 +50,18 @@ pub(super) fn read_inside(rootfs: &Path, file: &str) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// Copies what the image has at `path` into the empty directory `target`, owners and modes included. An image without
-/// that directory is fine.
-pub(super) fn copy_out(rootfs: &Path, path: &str, target: &Path) -> io::Result<()> {
+/// Copies what the image has at `path` into the empty directory `target`, owners and modes included. False of an image without
+/// that directory.
+pub(super) fn copy_out(rootfs: &Path, path: &str, target: &Path) -> io::Result<bool> {
     let source = match open_inside(rootfs, path, OFlag::O_PATH | OFlag::O_DIRECTORY) {
         Ok(fd) => fd,
-        Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(()),
+        Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(false),
         Err(errno) => return Err(errno.into()),
     };
     let through_fd = format!("/proc/{}/fd/{}/.", std::process::id(), source.as_raw_fd());
     let output = Command::new("cp").args(["-a", "--", &through_fd]).arg(target).output()?;
     if output.status.success() {
-        return Ok(());
+        return Ok(true);
     }
     Err(io::Error::other(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
 }
@@ -96,8 +96,8 @@ mod tests {
         std::fs::write(dir.path().join("root/data/sub/file"), "x").expect("written");
         let target = dir.path().join("volume");
         std::fs::create_dir(&target).expect("made");
-        copy_out(&dir.path().join("root"), "/data", &target).expect("copied");
+        assert!(copy_out(&dir.path().join("root"), "/data", &target).expect("copied"));
         assert_eq!(std::fs::read_to_string(target.join("sub/file")).expect("copied"), "x");
-        copy_out(&dir.path().join("root"), "/none", &target).expect("absent is fine");
+        assert!(!copy_out(&dir.path().join("root"), "/none", &target).expect("absent is fine"));
     }
 }

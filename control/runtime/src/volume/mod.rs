@@ -12,7 +12,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use control_model::spec::ANONYMOUS_VOLUME_LABEL;
 use control_model::{TaskId, Timestamp};
-use nix::fcntl::{Flock, FlockArg};
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, Flock, FlockArg, RenameFlags, renameat2};
 use serde::{Deserialize, Serialize};
 
 pub use options::OptionError;
@@ -25,6 +26,9 @@ use crate::unmount::{is_mount_point, unmount_all};
 
 /// Beginning of the name of a directory that is being removed: no volume's.
 const REMOVED: &str = ".removed-";
+const CONTENT: &str = "_data";
+/// Who has one is a volume, whatever became of its content: that may be another file system, whose server is gone.
+const RECORD: &str = "volume.json";
 
 /// What a volume is to be.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -99,8 +103,12 @@ impl Volumes {
         std::fs::create_dir_all(&dir)?;
         for entry in std::fs::read_dir(&dir)? {
             let entry = entry?;
-            if entry.file_name().to_string_lossy().starts_with(REMOVED) {
-                remove_content(&entry.path())?;
+            let (name, at) = (entry.file_name().to_string_lossy().into_owned(), entry.path());
+            let mended =
+                if name.starts_with(REMOVED) { remove_content(&at) } else { with_record(&name, &at) };
+            // What is wrong with one is no reason to keep a node from its work.
+            if let Err(error) = mended {
+                tracing::warn!(path = %at.display(), %error, "a volume is not in order");
             }
         }
         let mut held: BTreeMap<String, BTreeSet<TaskId>> = BTreeMap::new();
@@ -132,7 +140,16 @@ impl Volumes {
             names.extend(name.to_str().filter(|name| is_name(name)).map(str::to_owned));
         }
         names.sort_unstable();
-        names.iter().map(|name| self.volume(name, &users)).collect()
+        let known = names.iter().filter_map(|name| match self.volume(name, &users) {
+            Ok(volume) => Some(volume),
+            Err(VolumeError::Unknown(_)) => None,
+            // It hides no other.
+            Err(error) => {
+                tracing::warn!(name, %error, "a volume can't be read");
+                None
+            }
+        });
+        Ok(known.collect())
     }
 
     pub fn get(&self, name: &str) -> Result<Volume, VolumeError> {
@@ -149,8 +166,6 @@ impl Volumes {
                 return Err(VolumeError::InUse(name.to_owned(), volume.containers.join(", ")));
             }
             let dir = self.dir.join(name);
-            // Nothing of what is elsewhere is to go with it.
-            unmount_all(&volume.mountpoint).map_err(io_at(&volume.mountpoint))?;
             std::fs::rename(&dir, &gone).map_err(io_at(&dir))?;
         }
         self.events.volume(VolumeChange::Removed, name);
@@ -178,30 +193,37 @@ impl Volumes {
         Ok(content)
     }
 
-    /// Fills an empty volume that the task holds: one at a time, and whole or not at all after a crash.
+    /// Fills an empty volume that the task holds: one at a time, and whole or not at all after a crash. `fill` says whether there
+    /// was anything to fill it with; else it stays as it is.
     pub fn fill(
         &self,
         name: &str,
         task: TaskId,
-        fill: impl Fn(&Path) -> io::Result<()>,
+        fill: impl Fn(&Path) -> io::Result<bool>,
     ) -> Result<(), VolumeError> {
         let content = self.content(name);
         let _one_at_a_time = self.lock(name)?;
-        // What others have open, or is a device's, can be filled and not replaced.
         let is_alone = self.users().get(name).is_some_and(|users| *users == BTreeSet::from([task]));
         let filling = || -> io::Result<()> {
             if std::fs::read_dir(&content)?.next().is_some() {
                 return Ok(());
             }
-            if !is_alone || is_mount_point(&content)? {
-                return fill(&content);
+            if is_mount_point(&content)? {
+                // What is copied to a device can't be moved there; others may change it meanwhile.
+                return if is_alone { fill(&content).map(drop) } else { Ok(()) };
             }
             let partial = self.dir.join(name).join("_partial");
             remove_tree(&partial)?;
             std::fs::create_dir(&partial)?;
-            fill(&partial)?;
-            nix::unistd::syncfs(&File::open(&partial)?)?;
-            std::fs::rename(&partial, &content)
+            if fill(&partial)? {
+                nix::unistd::syncfs(&File::open(&partial)?)?;
+                if is_alone {
+                    return std::fs::rename(&partial, &content);
+                }
+                // What others have open can be filled and not replaced; nobody but us reaches what is moved.
+                move_entries(&partial, &content)?;
+            }
+            remove_tree(&partial)
         };
         filling().map_err(io_at(&content))
     }
@@ -243,17 +265,13 @@ impl Volumes {
             return Err(VolumeError::Name(name.to_owned()));
         }
         Device::of(&spec.options).map_err(|error| VolumeError::Options(name.to_owned(), error))?;
-        let (dir, content) = (self.dir.join(name), self.content(name));
-        if content.is_dir() {
+        let (content, at) = (self.content(name), self.dir.join(name).join(RECORD));
+        if at.exists() {
             return Ok(());
         }
-        std::fs::create_dir_all(&dir).map_err(io_at(&dir))?;
-        let record = Record { spec: spec.clone(), created_at: now() };
-        let at = dir.join("volume.json");
-        let text = serde_json::to_vec(&record).expect("text and numbers");
-        write_durably(&at, &text).map_err(io_at(at))?;
+        std::fs::create_dir_all(&content).map_err(io_at(&content))?;
         // It is there from this step on.
-        std::fs::create_dir(&content).map_err(io_at(&content))?;
+        write_record(&at, &Record { spec: spec.clone(), created_at: now() }).map_err(io_at(at))?;
         self.events.volume(VolumeChange::Created, name);
         Ok(())
     }
@@ -264,24 +282,22 @@ impl Volumes {
     }
 
     fn content(&self, name: &str) -> PathBuf {
-        self.dir.join(name).join("_data")
+        self.dir.join(name).join(CONTENT)
     }
 
     fn record(&self, name: &str) -> Result<Record, VolumeError> {
-        let at = self.dir.join(name).join("volume.json");
+        let at = self.dir.join(name).join(RECORD);
         match std::fs::read(&at) {
             Ok(text) => serde_json::from_slice(&text).map_err(|error| io_at(at)(error.into())),
-            // Of a daemon that kept none.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let there = std::fs::metadata(self.dir.join(name)).map_err(io_at(at))?;
-                Ok(Record { spec: VolumeSpec::default(), created_at: Timestamp(modified_ns(&there)) })
+                Err(VolumeError::Unknown(name.to_owned()))
             }
             Err(error) => Err(io_at(at)(error)),
         }
     }
 
     fn volume(&self, name: &str, users: &BTreeMap<String, BTreeSet<TaskId>>) -> Result<Volume, VolumeError> {
-        if !is_name(name) || !self.content(name).is_dir() {
+        if !is_name(name) {
             return Err(VolumeError::Unknown(name.to_owned()));
         }
         let Record { spec, created_at } = self.record(name)?;
@@ -309,15 +325,59 @@ impl Volumes {
     }
 }
 
-/// Bytes of a volume's files, links not followed.
+/// Bytes of the files below, links not followed. However deep that is, one directory is open at a time; what can't be read is
+/// not counted.
 pub(crate) fn size_bytes(content: &Path) -> io::Result<u64> {
     let mut size = 0;
-    for entry in std::fs::read_dir(content)? {
-        let entry = entry?;
-        let there = entry.metadata()?;
-        size += if there.is_dir() { size_bytes(&entry.path())? } else { there.len() };
+    let mut dirs = vec![content.to_owned()];
+    while let Some(dir) = dirs.pop() {
+        let entries = match std::fs::read_dir(&dir) {
+            Err(error) if dir == content => return Err(error),
+            other => other.into_iter().flatten().flatten(),
+        };
+        for entry in entries {
+            match entry.metadata() {
+                Ok(there) if there.is_dir() => dirs.push(entry.path()),
+                Ok(there) => size += there.len(),
+                Err(_) => {}
+            }
+        }
     }
     Ok(size)
+}
+
+/// Those of one directory into another of the same file system that has none of their names.
+fn move_entries(from: &Path, to: &Path) -> io::Result<()> {
+    let to = File::open(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        match renameat2(AT_FDCWD, &entry.path(), &to, name.as_os_str(), RenameFlags::RENAME_NOREPLACE) {
+            // Somebody has put it there meanwhile.
+            Ok(()) | Err(Errno::EEXIST) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(())
+}
+
+fn write_record(at: &Path, record: &Record) -> io::Result<()> {
+    write_durably(at, &serde_json::to_vec(record).expect("text and numbers"))
+}
+
+/// A volume of a daemon that kept no record gets one.
+fn with_record(name: &str, dir: &Path) -> io::Result<()> {
+    let at = dir.join(RECORD);
+    if !is_name(name) || at.exists() {
+        return Ok(());
+    }
+    let entries = std::fs::read_dir(dir)?.flatten();
+    // Looked for by its name: it may be another file system's, whose server is gone.
+    if !entries.map(|entry| entry.file_name()).any(|name| name == CONTENT) {
+        return Ok(());
+    }
+    let created_at = Timestamp(modified_ns(&std::fs::metadata(dir)?));
+    write_record(&at, &Record { spec: VolumeSpec::default(), created_at })
 }
 
 /// Docker wants two characters at least.
@@ -343,7 +403,7 @@ fn drawn_name(from: &str) -> String {
 
 /// Whatever is mounted below is unmounted first: it is not ours.
 fn remove_content(dir: &Path) -> io::Result<()> {
-    unmount_all(&dir.join("_data"))?;
+    unmount_all(&dir.join(CONTENT))?;
     remove_tree(dir)
 }
 
@@ -427,7 +487,7 @@ mod tests {
         let partial = dir.path().join("volumes/data/_partial");
         std::fs::create_dir(&partial).expect("made");
         std::fs::write(partial.join("torn"), "").expect("written");
-        let copy = |to: &Path| std::fs::write(to.join("a"), "whole");
+        let copy = |to: &Path| std::fs::write(to.join("a"), "whole").map(|()| true);
         volumes.fill("data", task(1), copy).expect("filled");
         assert_eq!(std::fs::read_to_string(content.join("a")).expect("copied"), "whole");
         assert!(!content.join("torn").exists() && !partial.exists());
@@ -448,6 +508,79 @@ mod tests {
     }
 
     #[test]
+    fn what_is_wrong_with_one_hides_no_other_and_keeps_nobody_from_starting() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let volumes = dir.path().join("volumes");
+        DAEMON(dir.path(), &[]).create("good", &VolumeSpec::default()).expect("made");
+        for (name, file) in [("half", None), ("torn", Some(RECORD)), (".removed-y", None), ("former", None)] {
+            std::fs::create_dir(volumes.join(name)).expect("made");
+            file.map(|file| std::fs::write(volumes.join(name).join(file), "{").expect("written"));
+        }
+        std::fs::create_dir(volumes.join("former").join(CONTENT)).expect("made");
+        let daemon = DAEMON(dir.path(), &[]);
+        let names: Vec<String> = daemon.list().expect("listed").into_iter().map(|one| one.name).collect();
+        assert_eq!(names, ["former", "good"], "one of a daemon that kept no record is a volume");
+        daemon.create("half", &VolumeSpec::default()).expect("made whole");
+        assert_eq!(daemon.list().expect("listed").len(), 3);
+    }
+
+    /// A container can make them deeper than a process may open directories.
+    #[test]
+    fn a_deep_volume_is_counted_and_removed() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let volumes = DAEMON(dir.path(), &[]);
+        let mut deep = volumes.create("deep", &VolumeSpec::default()).expect("made").mountpoint;
+        let top = deep.clone();
+        for _ in 0..1500 {
+            deep.push("d");
+        }
+        std::fs::create_dir_all(&deep).expect("made");
+        std::fs::write(deep.join("f"), "1234").expect("written");
+        assert_eq!(size_bytes(&top).expect("counted"), 4);
+        volumes.remove("deep").expect("removed");
+        assert_eq!(std::fs::read_dir(dir.path().join("volumes")).expect("there").count(), 0);
+    }
+
+    #[test]
+    fn an_empty_volume_keeps_its_owner_unless_an_image_has_something_for_it() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().expect("a directory");
+        let volumes = DAEMON(dir.path(), &[]);
+        let content = volumes.hold("data", &VolumeSpec::default(), task(1)).expect("held");
+        std::fs::set_permissions(&content, std::fs::Permissions::from_mode(0o705)).expect("changed");
+        volumes.fill("data", task(1), |_| Ok(false)).expect("nothing to do");
+        assert_eq!(std::fs::metadata(&content).expect("there").mode() & 0o777, 0o705);
+        // Another has it too: it is filled where it is.
+        volumes.hold("data", &VolumeSpec::default(), task(2)).expect("held");
+        let inode = std::fs::metadata(&content).expect("there").ino();
+        let copy = |to: &Path| std::fs::create_dir(to.join("sub")).map(|()| true);
+        volumes.fill("data", task(2), copy).expect("filled");
+        let after = std::fs::metadata(&content).expect("there");
+        assert!(content.join("sub").is_dir() && after.ino() == inode && after.mode() & 0o777 == 0o705);
+    }
+
+    #[test]
+    fn a_directory_that_is_bound_read_only_is() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let source = dir.path().join("source");
+        std::fs::create_dir(&source).expect("made");
+        let volumes = DAEMON(dir.path(), &[]);
+        let options = [("type", "none"), ("device", source.to_str().expect("text")), ("o", "bind,ro,nosuid")];
+        let options = options.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+        let spec = VolumeSpec { options, ..VolumeSpec::default() };
+        let content = volumes.hold("bound", &spec, task(1)).expect("held");
+        let refused = std::fs::write(content.join("x"), "").map_err(|error| error.kind());
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("readable");
+        volumes.release(task(1));
+        assert_eq!(refused, Err(io::ErrorKind::ReadOnlyFilesystem));
+        let own =
+            mounts.lines().find(|line| line.contains(content.to_str().expect("text"))).expect("mounted");
+        assert!(own.contains(" ro,nosuid"), "{own}");
+        volumes.remove("bound").expect("removed");
+        assert!(source.is_dir());
+    }
+
+    #[test]
     fn a_device_is_mounted_while_somebody_has_the_volume() {
         let dir = tempfile::tempdir().expect("a directory");
         let volumes = DAEMON(dir.path(), &[]);
@@ -464,7 +597,7 @@ mod tests {
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("readable");
         let own =
             mounts.lines().find(|line| line.contains(content.to_str().expect("text"))).expect("mounted");
-        assert!(own.contains("nosuid") && own.ends_with("size=1024k,mode=700"), "{own}");
+        assert!(own.contains("nosuid") && own.contains("size=1024k,mode=700"), "{own}");
         volumes.release(task(1));
         assert!(is_mounted());
         volumes.release(task(2));

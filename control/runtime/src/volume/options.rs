@@ -7,6 +7,12 @@ use std::path::Path;
 
 use nix::mount::{MsFlags, mount};
 
+use crate::unmount::unmount_all;
+
+/// A volume's mounts stay on its node as they are.
+const PROPAGATION: [&str; 8] =
+    ["private", "rprivate", "shared", "rshared", "slave", "rslave", "unbindable", "runbindable"];
+
 /// Why they say nothing that can be done. `Display` is Docker's sentence.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OptionError {
@@ -49,6 +55,7 @@ impl Device {
             match flag(word) {
                 Some((is_set, one)) => flags.set(one, is_set),
                 None if word.is_empty() => {}
+                None if PROPAGATION.contains(&word) => return Err(OptionError::Unknown(word.to_owned())),
                 None => data.push(word),
             }
         }
@@ -57,9 +64,21 @@ impl Device {
 
     /// Blocks, for as long as a server takes.
     pub fn mount(&self, target: &Path) -> io::Result<()> {
-        let data = if self.kind.starts_with("nfs") { with_address(&self.data)? } else { self.data.clone() };
+        let data = if self.kind.starts_with("nfs") || self.kind == "cifs" {
+            with_address(&self.data)?
+        } else {
+            self.data.clone()
+        };
         let data = (!data.is_empty()).then_some(data.as_str());
-        Ok(mount(Some(self.source.as_str()), target, Some(self.kind.as_str()), self.flags, data)?)
+        mount(Some(self.source.as_str()), target, Some(self.kind.as_str()), self.flags, data)?;
+        // Of a bind mount the kernel takes no other flag at first (`fs/namespace.c`, `do_loopback`).
+        let others = self.flags - MsFlags::MS_BIND - MsFlags::MS_REC;
+        if self.flags.contains(MsFlags::MS_BIND) && !others.is_empty() {
+            let flags = others | MsFlags::MS_BIND | MsFlags::MS_REMOUNT;
+            let changed = mount(None::<&str>, target, None::<&str>, flags, None::<&str>);
+            return changed.map_err(|errno| unmount_all(target).err().unwrap_or(errno.into()));
+        }
+        Ok(())
     }
 }
 
@@ -98,6 +117,9 @@ fn flag(word: &str) -> Option<(bool, MsFlags)> {
         "nodiratime" => (true, MsFlags::MS_NODIRATIME),
         "relatime" => (true, MsFlags::MS_RELATIME),
         "strictatime" => (true, MsFlags::MS_STRICTATIME),
+        "diratime" => (false, MsFlags::MS_NODIRATIME),
+        "norelatime" => (false, MsFlags::MS_RELATIME),
+        "nostrictatime" => (false, MsFlags::MS_STRICTATIME),
         "bind" => (true, MsFlags::MS_BIND),
         "rbind" => (true, MsFlags::MS_BIND.union(MsFlags::MS_REC)),
         "defaults" => (false, MsFlags::empty()),
