@@ -514,7 +514,9 @@ mod tests {
         DAEMON(dir.path(), &[]).create("good", &VolumeSpec::default()).expect("made");
         for (name, file) in [("half", None), ("torn", Some(RECORD)), (".removed-y", None), ("former", None)] {
             std::fs::create_dir(volumes.join(name)).expect("made");
-            file.map(|file| std::fs::write(volumes.join(name).join(file), "{").expect("written"));
+            if let Some(file) = file {
+                std::fs::write(volumes.join(name).join(file), "{").expect("written");
+            }
         }
         std::fs::create_dir(volumes.join("former").join(CONTENT)).expect("made");
         let daemon = DAEMON(dir.path(), &[]);
