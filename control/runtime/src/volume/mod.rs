@@ -1,6 +1,7 @@
 //! This node's named volumes: directories that outlive containers (moby `volume/local`). One is made when it is first asked for, by
 //! a user or a task, and goes when a user says so and no container has it.
 
+mod content;
 mod options;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,12 +13,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use control_model::spec::ANONYMOUS_VOLUME_LABEL;
 use control_model::{TaskId, Timestamp};
-use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, Flock, FlockArg, RenameFlags, renameat2};
+use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
+pub(crate) use content::size_bytes;
 pub use options::OptionError;
 
+use self::content::move_entries;
 use self::options::Device;
 use crate::events::{Events, VolumeChange};
 use crate::files::{remove_tree, unique_suffix, write_durably};
@@ -323,42 +325,6 @@ impl Volumes {
     fn users(&self) -> MutexGuard<'_, BTreeMap<String, BTreeSet<TaskId>>> {
         self.users.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Bytes of the files below, links not followed. However deep that is, one directory is open at a time; what can't be read is
-/// not counted.
-pub(crate) fn size_bytes(content: &Path) -> io::Result<u64> {
-    let mut size = 0;
-    let mut dirs = vec![content.to_owned()];
-    while let Some(dir) = dirs.pop() {
-        let entries = match std::fs::read_dir(&dir) {
-            Err(error) if dir == content => return Err(error),
-            other => other.into_iter().flatten().flatten(),
-        };
-        for entry in entries {
-            match entry.metadata() {
-                Ok(there) if there.is_dir() => dirs.push(entry.path()),
-                Ok(there) => size += there.len(),
-                Err(_) => {}
-            }
-        }
-    }
-    Ok(size)
-}
-
-/// Those of one directory into another of the same file system that has none of their names.
-fn move_entries(from: &Path, to: &Path) -> io::Result<()> {
-    let to = File::open(to)?;
-    for entry in std::fs::read_dir(from)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        match renameat2(AT_FDCWD, &entry.path(), &to, name.as_os_str(), RenameFlags::RENAME_NOREPLACE) {
-            // Somebody has put it there meanwhile.
-            Ok(()) | Err(Errno::EEXIST) => {}
-            Err(errno) => return Err(errno.into()),
-        }
-    }
-    Ok(())
 }
 
 fn write_record(at: &Path, record: &Record) -> io::Result<()> {
