@@ -57,8 +57,13 @@ pub trait Engine: Send + Sync + 'static {
     async fn remove_volume(&self, name: &str) -> Result<u64, EngineError>;
     /// Sends a signal, by its name or number, to the container with this id.
     async fn kill(&self, container: &str, signal: &str) -> Result<(), EngineError>;
-    /// Stops it, by force after `grace`, or its own time; false if it did not run.
-    async fn stop(&self, container: &str, grace: Option<Duration>) -> Result<bool, EngineError>;
+    /// Stops it by `signal`, or its own; by force after `grace`, or its own time. False if it did not run.
+    async fn stop(
+        &self,
+        container: &str,
+        signal: Option<&str>,
+        grace: Option<Duration>,
+    ) -> Result<bool, EngineError>;
     /// What `ps` with these arguments says of it.
     async fn top(&self, container: &str, arguments: &[String]) -> Result<ProcessTable, EngineError>;
     /// What it uses now.
@@ -303,6 +308,8 @@ pub struct CpuUsage {
     pub throttled_ns: u64,
     /// Of the whole host, idle time included.
     pub host_ns: u64,
+    /// Processors of the host.
+    pub n_cpus: u64,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -2,9 +2,11 @@
 
 mod common;
 
+use std::time::Duration;
+
 use common::Daemon;
 use common::cli::programs;
-use common::engine::container;
+use common::engine::{N_CPUS, container};
 use control_store::ReplicatedStore as _;
 use serde_json::{Value, from_str};
 
@@ -40,6 +42,20 @@ async fn a_container_is_signalled_and_stopped() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_has_a_signal_and_a_time() {
+    let (daemon, name) = daemon_with_one().await;
+    let stop =
+        async |words: &str| daemon.request("POST", &format!("/containers/{name}/stop?{words}"), b"").await.0;
+    assert_eq!(stop("t=soon").await, 400);
+    assert_eq!(stop("signal=SIGINT&t=7").await, 204);
+    // What is below nothing is for ever.
+    assert_eq!(stop("t=-2").await, 304);
+    let seen = daemon.engine.stops.lock().expect("no panic").clone();
+    let expected = [(Some("SIGINT".to_owned()), Some(Duration::from_secs(7))), (None, Some(Duration::MAX))];
+    assert_eq!(seen, expected);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_container_does_and_uses_is_shown() {
     for program in programs() {
         let (daemon, name) = daemon_with_one().await;
@@ -50,8 +66,7 @@ async fn what_a_container_does_and_uses_is_shown() {
         assert!(top.contains("-o pid,comm"), "{program}: {top}");
         let format = "{{.Name}}|{{.CPUPerc}}|{{.MemUsage}}|{{.MemPerc}}|{{.NetIO}}|{{.BlockIO}}|{{.PIDs}}";
         let stats = run(&format!("stats --no-stream --format {format}")).await;
-        let n_cpus = std::thread::available_parallelism().expect("known").get();
-        let expected = format!("{name}|{}.00%|2MiB / 8MiB|25.00%|1kB / 2kB|4.1kB / 8.19kB|4\n", 25 * n_cpus);
+        let expected = format!("{name}|{}.00%|2MiB / 8MiB|25.00%|1kB / 2kB|4.1kB / 8.19kB|4\n", 25 * N_CPUS);
         assert_eq!(stats, expected, "{program}");
         // At once: there is nothing yet to compare with.
         let path = format!("/containers/{name}/stats?stream=false&one-shot=true");

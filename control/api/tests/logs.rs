@@ -138,6 +138,18 @@ async fn who_follows_gets_each_line_once_however_often_the_node_is_lost() {
         daemon.engine.outputs.lock().expect("no panic").get_mut(&id).expect("made").push(more(text));
         assert_eq!(shown.next_line().await.expect("text").expect("one"), text);
     }
+    // Nor does it count for a task that came meanwhile.
+    daemon.prints("service scale -d web=2").await;
+    daemon.running("web", 2).await;
+    let state = daemon.store.state();
+    let newcomer = state.tasks_of_service(task.service).find(|one| one.id != task.id).expect("the second");
+    let written = ["2 one", "2 two", "2 three"].map(more).to_vec();
+    daemon.engine.outputs.lock().expect("no panic").insert(newcomer.id.container_id(), written);
+    daemon.engine.containers.lock().expect("no panic").push(container(newcomer));
+    daemon.engine.n_breaks.store(0, Ordering::SeqCst);
+    for text in ["2 one", "2 two", "2 three"] {
+        assert_eq!(shown.next_line().await.expect("text").expect("one"), text);
+    }
     following.start_kill().expect("killed");
     let rest = following.wait_with_output().await.expect("it ends");
     assert_eq!(String::from_utf8_lossy(&rest.stderr), "1 two\n");

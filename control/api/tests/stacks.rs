@@ -40,9 +40,11 @@ async fn removed(daemon: &Daemon, program: &str, stack: &str) -> String {
     output.stdout + &output.stderr
 }
 
+/// Those that users see: what is removed stays until its tasks are.
 fn services(daemon: &Daemon) -> BTreeMap<String, Arc<Service>> {
     let state = daemon.store.state();
-    state.services().iter().map(|service| (service.spec.name.clone(), service.clone())).collect()
+    let seen = state.services().iter().filter(|service| !service.pending_delete);
+    seen.map(|service| (service.spec.name.clone(), service.clone())).collect()
 }
 
 /// The tasks that are to run, by service.

@@ -50,6 +50,9 @@ pub(crate) const APPEND_TIMEOUT: Duration = Duration::from_secs(2);
 /// managers that is worth having.
 pub(crate) const SLOWEST_LINK_BYTES_PER_S: u32 = 256 << 10;
 
+/// Who gets the whole state takes it in and puts it on its disk besides, however small it is.
+pub(crate) const INSTALL_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// A learner that has what came during this time within this time keeps up: sooner than a follower would miss its leader.
 pub(crate) const CATCH_UP_ROUND: Duration = Duration::from_millis(500);
 

@@ -136,6 +136,10 @@ impl Consensus {
             |(id, other): (&u64, &Member)| (*id != raft_id && other.node_id == member.node_id).then_some(*id);
         let former: BTreeSet<u64> = members.iter().filter_map(former).collect();
         let mut voters = self.voters();
+        let learners: BTreeSet<u64> = former.difference(&voters).copied().collect();
+        if !learners.is_empty() {
+            self.change(ChangeMembers::RemoveNodes(learners)).await?;
+        }
         voters.insert(raft_id);
         voters.retain(|id| !former.contains(id));
         self.change(ChangeMembers::ReplaceAllVoters(voters)).await

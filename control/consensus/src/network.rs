@@ -23,7 +23,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
 use crate::fence::Fence;
-use crate::limits::{APPEND_TIMEOUT, SLOWEST_LINK_BYTES_PER_S, SNAPSHOT_CHUNK_BYTES};
+use crate::limits::{APPEND_TIMEOUT, INSTALL_TIMEOUT, SLOWEST_LINK_BYTES_PER_S, SNAPSHOT_CHUNK_BYTES};
 use crate::types::{Member, TypeConfig};
 
 /// A message to one Raft id: another one that now lives at the address refuses it.
@@ -155,7 +155,7 @@ impl Peer {
         snapshot: SnapshotOf<TypeConfig, Arc<Vec<u8>>>,
     ) -> Result<SnapshotResponse<TypeConfig>, CallError> {
         let image = snapshot.snapshot;
-        let timeout = APPEND_TIMEOUT + time_on_the_way(image.len());
+        let timeout = INSTALL_TIMEOUT + time_on_the_way(image.len());
         let head = SnapshotHead { vote, meta: snapshot.meta, image_len: image.len() as u64 };
         let head = Payload { body: encode(&To { to: self.raft_id, message: head })? };
         let pieces = (0..image.len()).step_by(SNAPSHOT_CHUNK_BYTES).map(move |from| {

@@ -135,8 +135,13 @@ impl Engine for OciEngine {
         self.oci.kill(container, signal).await.map_err(not_done)
     }
 
-    async fn stop(&self, container: &str, grace: Option<Duration>) -> Result<bool, EngineError> {
-        self.oci.stop(container, grace).await.map_err(not_done)
+    async fn stop(
+        &self,
+        container: &str,
+        signal: Option<&str>,
+        grace: Option<Duration>,
+    ) -> Result<bool, EngineError> {
+        self.oci.stop(container, signal, grace).await.map_err(not_done)
     }
 
     async fn top(&self, container: &str, arguments: &[String]) -> Result<ProcessTable, EngineError> {
@@ -243,6 +248,7 @@ fn to_usage(usage: control_runtime::Usage) -> Usage {
             n_throttled: cpu.n_throttled,
             throttled_ns: cpu.throttled_ns,
             host_ns: cpu.host_ns,
+            n_cpus: cpu.n_cpus,
         },
         memory_bytes: usage.memory.bytes,
         memory_limit_bytes: usage.memory.limit_bytes,

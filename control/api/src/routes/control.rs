@@ -44,12 +44,18 @@ pub async fn stop(State(api): State<Api>, Path(term): Path<String>, query: Query
     let malformed = |text: &str| ApiError::invalid(format!("strconv.Atoi: parsing {text:?}: invalid syntax"));
     let grace = match query.get("t") {
         "" => None,
-        // Docker's word for ever.
-        "-1" => Some(Duration::MAX),
-        text => Some(Duration::from_secs(text.parse().map_err(|_| malformed(text))?)),
+        text => {
+            let seconds: i32 = text.parse().map_err(|_| malformed(text))?;
+            // Docker's word for ever is what is below nothing.
+            Some(u64::try_from(seconds).map_or(Duration::MAX, Duration::from_secs))
+        }
     };
+    let signal = Some(query.get("signal")).filter(|signal| !signal.is_empty()).map(str::to_owned);
     let container = known(&api, &term).await?;
-    let did_run = api.node.engine().stop(&container.id, grace).await?;
+    let engine = api.node.engine();
+    // What has begun goes to its end, also if the client does not wait for it.
+    let stopping = tokio::spawn(async move { engine.stop(&container.id, signal.as_deref(), grace).await });
+    let did_run = stopping.await.map_err(|error| EngineError::Failed(error.to_string()))??;
     Ok(if did_run { StatusCode::NO_CONTENT } else { StatusCode::NOT_MODIFIED }.into_response())
 }
 
@@ -150,7 +156,6 @@ fn shown(
 
 fn cpu(usage: &Usage) -> CpuStats {
     let cpu = usage.cpu;
-    let n_cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as u64;
     CpuStats {
         cpu_usage: CpuUsage {
             total_usage: cpu.total_ns,
@@ -158,7 +163,7 @@ fn cpu(usage: &Usage) -> CpuStats {
             usage_in_usermode: cpu.user_ns,
         },
         system_cpu_usage: cpu.host_ns,
-        online_cpus: if cpu.host_ns == 0 { 0 } else { n_cpus },
+        online_cpus: cpu.n_cpus,
         throttling_data: Throttling {
             periods: cpu.n_periods,
             throttled_periods: cpu.n_throttled,

@@ -24,6 +24,9 @@ use tokio_stream::wrappers::BroadcastStream;
 /// The digest of everything.
 pub const DIGEST: &str = "sha256:dddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddd";
 
+/// Processors of the fake host.
+pub const N_CPUS: u64 = 2;
+
 /// Starts with one image, `whoami:v1`.
 pub struct FakeEngine {
     pub images: Mutex<Vec<Image>>,
@@ -38,6 +41,8 @@ pub struct FakeEngine {
     pub n_breaks: AtomicUsize,
     /// Containers whose output can't be read.
     pub unreadable: Mutex<BTreeSet<String>>,
+    /// Signals and times of the stops that had some.
+    pub stops: Mutex<Vec<(Option<String>, Option<Duration>)>>,
 }
 
 impl FakeEngine {
@@ -69,6 +74,7 @@ impl Default for FakeEngine {
             n_looks: AtomicUsize::new(0),
             n_breaks: AtomicUsize::new(0),
             unreadable: Mutex::default(),
+            stops: Mutex::default(),
         }
     }
 }
@@ -246,7 +252,15 @@ impl Engine for FakeEngine {
         Ok(())
     }
 
-    async fn stop(&self, container: &str, _: Option<Duration>) -> Result<bool, EngineError> {
+    async fn stop(
+        &self,
+        container: &str,
+        signal: Option<&str>,
+        grace: Option<Duration>,
+    ) -> Result<bool, EngineError> {
+        if signal.is_some() || grace.is_some() {
+            self.stops.lock().expect("no panic").push((signal.map(str::to_owned), grace));
+        }
         Ok(self.kill(container, "SIGKILL").await.is_ok())
     }
 
@@ -255,7 +269,7 @@ impl Engine for FakeEngine {
         Ok(ProcessTable { titles, rows: vec![vec!["7".into(), arguments.join(" ")]] })
     }
 
-    /// Each look finds a second more: half a processor of two.
+    /// Each look finds a second more: half of what two processors have.
     async fn usage(&self, container: &str) -> Result<Usage, EngineError> {
         const SECOND_NS: u64 = 1_000_000_000;
         let containers = self.containers.lock().expect("no panic");
@@ -267,6 +281,7 @@ impl Engine for FakeEngine {
         let cpu = CpuUsage {
             total_ns: n_looks * SECOND_NS / 2,
             host_ns: n_looks * 2 * SECOND_NS,
+            n_cpus: N_CPUS,
             ..CpuUsage::default()
         };
         let eth0 = InterfaceUsage { rx_bytes: 1000, tx_bytes: 2000, ..InterfaceUsage::default() };

@@ -268,6 +268,22 @@ async fn who_asks_again_to_join_becomes_a_voter_though_the_change_stopped_half_w
     second.stop().await;
 }
 
+/// Its disk went before it had learned all: what it was before is not to stay.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_joins_anew_leaves_no_learner_behind() {
+    let cluster = TestCluster::new(1).await;
+    let leader = &cluster.managers[0].consensus;
+    leader.propose(vec![create_node(2, Role::Manager)]).await.unwrap();
+    let second = Manager::start(&cluster.authority, cluster.dir.path(), 2, Begin::Create, None).await;
+    let former =
+        Member { node_id: super::rig::node(2, Role::Manager).id, addr: "127.0.0.1:1".parse().unwrap() };
+    leader.raft().add_learner(7, former, false).await.unwrap();
+    assert!(leader.members().contains_key(&7));
+    second.consensus.join(cluster.managers[0].addr).await.unwrap();
+    assert_eq!(leader.members().into_keys().collect::<Vec<_>>(), [1, 2]);
+    second.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_next_leader_ends_a_change_that_the_last_one_began() {
     let mut cluster = TestCluster::new(3).await;

@@ -38,21 +38,32 @@ pub struct ProcessTable {
 impl Oci {
     /// Sends a signal, by its name or number, to the container's first process.
     pub async fn kill(&self, id: &str, signal: &str) -> Result<(), ControlError> {
-        let number = signal_number(signal).filter(|number| *number > 0);
-        let number = number.ok_or_else(|| ControlError::Signal(signal.to_owned()))?;
+        let number = number_of(signal)?;
         let (container, _) = self.running(id)?;
-        self.signal(&container, number).await;
-        Ok(())
+        match self.signal(&container, number).await {
+            Ok(()) => Ok(()),
+            // It has ended meanwhile: the runtime knows first.
+            Err(_) if self.pid_by_runtime(&container).await.is_none() => {
+                Err(ControlError::NotRunning(id.to_owned()))
+            }
+            Err(error) => Err(ControlError::Failed(error.to_string())),
+        }
     }
 
-    /// Sends its stop signal, and SIGKILL if it has not ended after `grace`, or its own time. False if it did not run.
-    pub async fn stop(&self, id: &str, grace: Option<Duration>) -> Result<bool, ControlError> {
+    /// Sends `signal`, or its stop signal, and SIGKILL if it has not ended after `grace`, or its own time. False if it did not run.
+    pub async fn stop(
+        &self,
+        id: &str,
+        signal: Option<&str>,
+        grace: Option<Duration>,
+    ) -> Result<bool, ControlError> {
+        let signal = signal.map(number_of).transpose()?;
         let (container, _) = match self.running(id) {
             Err(ControlError::NotRunning(_)) => return Ok(false),
             other => other?,
         };
         let record = container.record();
-        self.signal(&container, record.stop_signal).await;
+        self.signal_to_end(&container, signal.unwrap_or(record.stop_signal)).await;
         let grace = grace.unwrap_or(record.stop_grace);
         let ended = match tokio::time::timeout(grace, self.ended(&container)).await {
             Ok(ended) => ended.map(drop).map_err(|error| error.to_string()),
@@ -93,6 +104,11 @@ impl Oci {
             None => Err(ControlError::NotRunning(id.to_owned())),
         }
     }
+}
+
+fn number_of(signal: &str) -> Result<i32, ControlError> {
+    let number = signal_number(signal).filter(|number| *number > 0);
+    number.ok_or_else(|| ControlError::Signal(signal.to_owned()))
 }
 
 /// The rows of these processes (moby `daemon/top_unix.go`): the last column has all that is left of its line.

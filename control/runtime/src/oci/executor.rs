@@ -77,6 +77,7 @@ impl Executor for Oci {
             return Err(ExecutorError::Failed("the container was not started".into()));
         }
         tokio::select! {
+            biased;
             _ = self.ended(&container) => Err(ExecutorError::Failed("the container has ended".into())),
             status = self.watch_health(&container, known) => status,
         }
@@ -88,7 +89,7 @@ impl Executor for Oci {
             return Ok(());
         }
         let (signal, grace) = (container.record().stop_signal, container.record().stop_grace);
-        self.signal(&container, signal).await;
+        self.signal_to_end(&container, signal).await;
         match tokio::time::timeout(grace, self.ended(&container)).await {
             Ok(ended) => drop(ended.map_err(failed)?),
             Err(_) => self.terminate(task.id).await?,
@@ -102,7 +103,7 @@ impl Executor for Oci {
         if !self.is_started(&container).await? || container.record().ended.is_some() {
             return Ok(());
         }
-        self.signal(&container, libc::SIGKILL).await;
+        self.signal_to_end(&container, libc::SIGKILL).await;
         let ended = tokio::time::timeout(KILL_TIMEOUT, self.ended(&container)).await;
         ended
             .map_err(|_| ExecutorError::Failed("the process does not end after SIGKILL".into()))?
@@ -225,16 +226,19 @@ impl Oci {
             Stage::Prepared => Ok(false),
             Stage::Started { .. } => Ok(true),
             Stage::Starting => {
-                let Ok(state) = self.run(&["state", &container.paths.container_id]).await else {
-                    return Ok(false);
-                };
-                let Some(pid) = running_pid(&state) else { return Ok(false) };
+                let Some(pid) = self.pid_by_runtime(container).await else { return Ok(false) };
                 container
                     .update(|record| record.stage = Stage::Started { pid, at: now() })
                     .map_err(failed)?;
                 Ok(true)
             }
         }
+    }
+
+    /// Its process, if the runtime says that it runs.
+    pub(super) async fn pid_by_runtime(&self, container: &Container) -> Option<i32> {
+        let state = self.run(&["state", &container.paths.container_id]).await.ok()?;
+        running_pid(&state)
     }
 
     /// Waits for the end of a container that was started, and records it.
@@ -259,15 +263,18 @@ impl Oci {
         Ok(container.record().ended.unwrap_or(ended))
     }
 
-    /// Signals the container's first process. One that has just ended is no error: the wait that follows sees it.
-    pub(super) async fn signal(&self, container: &Container, signal: i32) {
-        let sent = self.run(&["kill", &container.paths.container_id, &signal.to_string()]).await;
-        match sent {
-            Ok(_) => self.0.events.container(ContainerChange::Signalled(signal), &container.record()),
-            Err(error) => {
-                tracing::debug!(container = container.paths.container_id, %error, "not signalled");
-            }
+    /// Signals the container's first process, for an end that somebody waits for: one that has ended is no error.
+    pub(super) async fn signal_to_end(&self, container: &Container, signal: i32) {
+        if let Err(error) = self.signal(container, signal).await {
+            tracing::debug!(container = container.paths.container_id, %error, "not signalled");
         }
+    }
+
+    /// Signals the container's first process.
+    pub(super) async fn signal(&self, container: &Container, signal: i32) -> Result<(), LaunchError> {
+        self.run(&["kill", &container.paths.container_id, &signal.to_string()]).await?;
+        self.0.events.container(ContainerChange::Signalled(signal), &container.record());
+        Ok(())
     }
 
     /// Kills what runs and removes the runtime's state and the cgroups. A container that the runtime doesn't know is

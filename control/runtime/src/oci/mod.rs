@@ -247,11 +247,18 @@ fn open_volumes(
     containers: &BTreeMap<TaskId, Arc<Container>>,
     events: &Events,
 ) -> Result<Volumes, OpenError> {
-    let users = containers.iter().flat_map(|(task, container)| {
-        let named = container.record().mounts.into_iter().filter(|mount| !mount.is_anonymous);
-        named.filter(|mount| !mount.name.is_empty()).map(|mount| (mount.name, *task))
-    });
     let dir = layout.volumes();
+    let users = containers.iter().flat_map(|(task, container)| {
+        let mounts = container.record().mounts;
+        // A former daemon kept none: they are in what the runtime was told.
+        let names: Vec<String> = if mounts.is_empty() {
+            mounts::volumes_of_bundle(&container.paths, &dir)
+        } else {
+            let named = mounts.into_iter().filter(|mount| !mount.is_anonymous && !mount.name.is_empty());
+            named.map(|mount| mount.name).collect()
+        };
+        names.into_iter().map(|name| (name, *task))
+    });
     Volumes::open(dir.clone(), users, events.clone()).map_err(|source| OpenError::Io { path: dir, source })
 }
 

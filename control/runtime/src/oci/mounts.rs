@@ -6,7 +6,7 @@ use control_model::TaskId;
 use control_model::spec::{Mount as MountSpec, MountKind};
 use control_model::template::TemplateContext;
 use oci_spec::image::Config;
-use oci_spec::runtime::{Mount, MountBuilder};
+use oci_spec::runtime::{Mount, MountBuilder, Spec};
 
 use super::error::PrepareError;
 use super::paths::TaskPaths;
@@ -123,6 +123,14 @@ pub(super) fn user_mounts(
         mounts.push(bound(&point.source, PathBuf::from(&spec.target), spec.read_only));
     }
     Ok(mounts)
+}
+
+/// Names of the volumes, of those in `volumes`, that the runtime was told to mount into a container.
+pub(super) fn volumes_of_bundle(paths: &TaskPaths, volumes: &Path) -> Vec<String> {
+    let Ok(spec) = Spec::load(paths.bundle().join("config.json")) else { return Vec::new() };
+    let sources = spec.mounts().iter().flatten().filter_map(|mount| mount.source().as_deref());
+    let below = sources.filter_map(|source| source.strip_prefix(volumes).ok()?.iter().next()?.to_str());
+    below.map(str::to_owned).collect()
 }
 
 /// The mounts of one container: a user's mount takes the place of a default at the same target.

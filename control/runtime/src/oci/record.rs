@@ -43,8 +43,8 @@ pub struct ContainerRecord {
     pub hostname: String,
     #[serde(default)]
     pub tty: bool,
-    /// What its service publishes.
-    #[serde(default)]
+    /// What its service publishes. A former daemon kept those of this node alone, by another name.
+    #[serde(default, alias = "host_ports")]
     pub ports: Vec<PortConfig>,
     /// The user's, and those that the image wants.
     #[serde(default)]

@@ -35,6 +35,8 @@ pub struct CpuUsage {
     pub throttled_ns: u64,
     /// Of the whole host.
     pub host_ns: u64,
+    /// Processors of the host.
+    pub n_cpus: u64,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -78,31 +80,44 @@ pub(super) fn usage(layout: CgroupLayout, cgroup: &str, pid: i32) -> Usage {
             text(Path::new(CGROUP_ROOT).join(controller).join(cgroup).join(file))
         }),
     };
-    usage.cpu.host_ns = host.cpu_ns();
+    (usage.cpu.host_ns, usage.cpu.n_cpus) = (host.cpu_ns(), host.n_cpus());
     usage.memory.limit_bytes = usage.memory.limit_bytes.min(host.memory_bytes());
     usage.interfaces = interfaces(&text(format!("/proc/{pid}/net/dev")));
     usage
 }
 
-/// Ids of all processes of the cgroup and of those below it.
+/// Ids of all processes of the cgroup and of those below it, which may go meanwhile.
 pub(super) fn processes(layout: CgroupLayout, cgroup: &str) -> io::Result<Vec<i32>> {
     let root = match layout {
         CgroupLayout::Unified => PathBuf::from(CGROUP_ROOT),
         CgroupLayout::Hybrid => Path::new(CGROUP_ROOT).join("pids"),
     };
-    let (mut dirs, mut pids) = (vec![root.join(cgroup.trim_start_matches('/'))], Vec::new());
+    let top = root.join(cgroup.trim_start_matches('/'));
+    let (mut dirs, mut pids) = (vec![top.clone()], Vec::new());
     while let Some(dir) = dirs.pop() {
-        pids.extend(
-            fs::read_to_string(dir.join("cgroup.procs"))?.lines().filter_map(|line| line.parse::<i32>().ok()),
-        );
-        for entry in fs::read_dir(&dir)? {
-            let entry = entry?;
-            if entry.file_type()?.is_dir() {
-                dirs.push(entry.path());
+        match members(&dir) {
+            Ok((own, below)) => {
+                pids.extend(own);
+                dirs.extend(below);
             }
+            Err(error) if dir != top && error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
         }
     }
     Ok(pids)
+}
+
+/// Its processes, and the cgroups right below it.
+fn members(cgroup: &Path) -> io::Result<(Vec<i32>, Vec<PathBuf>)> {
+    let procs = fs::read_to_string(cgroup.join("cgroup.procs"))?;
+    let mut below = Vec::new();
+    for entry in fs::read_dir(cgroup)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            below.push(entry.path());
+        }
+    }
+    Ok((procs.lines().filter_map(|line| line.parse().ok()).collect(), below))
 }
 
 struct Host {
@@ -114,8 +129,15 @@ impl Host {
     /// What all processors have done and not done (moby `daemon/stats_unix.go`).
     fn cpu_ns(&self) -> u64 {
         let all = self.stat.lines().find_map(|line| line.strip_prefix("cpu ")).unwrap_or_default();
-        all.split_whitespace().take(8).filter_map(|ticks| ticks.parse::<u64>().ok()).sum::<u64>()
+        all.split_whitespace().take(7).filter_map(|ticks| ticks.parse::<u64>().ok()).sum::<u64>()
             * NS_PER_TICK
+    }
+
+    fn n_cpus(&self) -> u64 {
+        let is_one = |line: &&str| {
+            line.strip_prefix("cpu").is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+        };
+        self.stat.lines().filter(is_one).count() as u64
     }
 
     fn memory_bytes(&self) -> u64 {
@@ -148,7 +170,7 @@ fn unified(read: &dyn Fn(&str) -> String) -> Usage {
             n_periods: count("nr_periods"),
             n_throttled: count("nr_throttled"),
             throttled_ns: us("throttled_usec"),
-            host_ns: 0,
+            ..CpuUsage::default()
         },
         memory: MemoryUsage {
             bytes: number(&read("memory.current")),
@@ -185,7 +207,7 @@ fn hybrid(read: &dyn Fn(&str, &str) -> String) -> Usage {
             n_periods: of(&throttling, "nr_periods"),
             n_throttled: of(&throttling, "nr_throttled"),
             throttled_ns: of(&throttling, "throttled_time"),
-            host_ns: 0,
+            ..CpuUsage::default()
         },
         memory: MemoryUsage {
             bytes: number(&read("memory", "memory.usage_in_bytes")),
@@ -291,7 +313,7 @@ mod tests {
             n_periods: 3,
             n_throttled: 2,
             throttled_ns: 1000,
-            host_ns: 0,
+            ..CpuUsage::default()
         };
         assert_eq!(usage.cpu, cpu);
         assert_eq!((usage.memory.bytes, usage.memory.limit_bytes), (4096, u64::MAX));
@@ -325,9 +347,11 @@ mod tests {
 
     #[test]
     fn the_host_and_its_interfaces() {
-        let host =
-            Host { stat: "cpu  1 2 3 4 5 6 7 8 9 9\ncpu0 1\n".into(), meminfo: "MemTotal:  4 kB\n".into() };
-        assert_eq!((host.cpu_ns(), host.memory_bytes()), (360_000_000, 4096));
+        let host = Host {
+            stat: "cpu  1 2 3 4 5 6 7 8 9 9\ncpu0 1\ncpu1 1\nctxt 7\n".into(),
+            meminfo: "MemTotal:  4 kB\n".into(),
+        };
+        assert_eq!((host.cpu_ns(), host.n_cpus(), host.memory_bytes()), (280_000_000, 2, 4096));
         let table = "Inter-| Receive | Transmit\n face |bytes\n    lo: 1 1 0 0 0 0 0 0 1 1 0 0 0 0 0 0\n  \
                      eth0: 10 2 3 4 0 0 0 0 50 6 7 8 0 0 0 0\n";
         let all = interfaces(table);

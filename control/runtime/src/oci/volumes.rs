@@ -51,7 +51,7 @@ impl Oci {
     /// Gives the bytes that it had.
     pub fn remove_volume(&self, name: &str) -> Result<u64, VolumeError> {
         let volume = self.volume(name)?;
-        if volume.is_anonymous {
+        if !volume.containers.is_empty() {
             return Err(VolumeError::InUse(name.to_owned(), volume.containers.join(", ")));
         }
         // Of what is elsewhere nothing goes.

@@ -39,9 +39,9 @@ async fn a_container_is_looked_at_and_ended() {
     assert_eq!(wrong.to_string(), "invalid signal: NOTHING");
     // It has no end by this one.
     node.oci.kill(&id, "term").await.expect("sent");
-    assert!(node.oci.stop(&id, Some(Duration::from_millis(50))).await.expect("stopped"));
+    assert!(node.oci.stop(&id, Some("SIGHUP"), Some(Duration::from_millis(50))).await.expect("stopped"));
     assert_eq!(node.oci.wait(stays.id).await.expect("ended").code, 137);
-    assert!(!node.oci.stop(&id, None).await.expect("it is stopped"));
+    assert!(!node.oci.stop(&id, None, None).await.expect("it is stopped"));
     let over = node.oci.usage(&id).expect_err("it has ended");
     assert!(matches!(over, ControlError::NotRunning(_)), "{over}");
     assert!(matches!(node.oci.kill("x", "9").await, Err(ControlError::Unknown(_))));

@@ -4,6 +4,7 @@ use control_model::Task;
 use control_model::executor::{Executor, Provisions};
 use control_model::spec::Mount;
 use control_runtime::VolumeSpec;
+use serde_json::{Value, json};
 
 use crate::common::{TestNode, task};
 
@@ -86,5 +87,25 @@ async fn a_volume_of_a_device_is_mounted_for_its_containers() {
     let error = node.oci.prepare(&wrong, &Provisions::default()).await.expect_err("refused").to_string();
     assert_eq!(error, "create wrong: invalid option: \"what\"");
     node.oci.remove_volume("fast").expect("removed");
+    node.assert_clean();
+}
+
+/// A daemon before this one kept nothing about mounts: its containers go on, and nobody may take their data away.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_of_a_former_daemon_has_its_volumes() {
+    let mut node = node().await;
+    let old = lists(named("kept"));
+    node.output(&old).await;
+    let at = node.dir.path().join("state/tasks").join(old.id.to_string()).join("task.json");
+    let mut record: Value = serde_json::from_slice(&std::fs::read(&at).expect("kept")).expect("JSON");
+    let fields = record.as_object_mut().expect("fields");
+    assert!(fields.remove("mounts").is_some() && fields.remove("ports").is_some());
+    fields.insert("host_ports".into(), json!([]));
+    std::fs::write(&at, record.to_string()).expect("written");
+    node.reopen(RUNC);
+    let refused = node.oci.remove_volume("kept").expect_err("in use").to_string();
+    assert!(refused.contains(&old.id.container_id()), "{refused}");
+    node.oci.remove(old.id).await.expect("removed");
+    node.oci.remove_volume("kept").expect("removed");
     node.assert_clean();
 }

@@ -140,6 +140,7 @@ impl Relay {
     }
 
     async fn pass_on_once(&self, node: NodeId, passed: &mut Passed) -> Result<(), InspectError> {
+        passed.forget_unknown(&self.store.state());
         let question = self.wish.question(self.whose, &passed.upto);
         let mut answer = self.node.mesh_open(node, &question).await?;
         loop {
@@ -194,6 +195,12 @@ struct Passed {
 }
 
 impl Passed {
+    /// Of tasks that the cluster has forgotten nothing is asked any more.
+    fn forget_unknown(&mut self, state: &State) {
+        self.upto.retain(|task, _| state.tasks().get(task).is_some());
+        self.strange.retain(|task| state.tasks().get(task).is_some());
+    }
+
     fn note(&mut self, batch: OutputBatch) {
         if let Some(upto) = batch.upto {
             self.upto.insert(batch.task, upto);

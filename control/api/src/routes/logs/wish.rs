@@ -58,7 +58,8 @@ impl Wish {
         self
     }
 
-    /// As one asks a node for it, and for what is behind what was `read` of some.
+    /// As one asks a node for it, or for what is behind what was `read` of some: what it has of others came since, and counts as
+    /// a whole.
     pub fn question(&self, whose: Whose, read: &BTreeMap<TaskId, OutputPosition>) -> String {
         let OutputQuery { stdout, stderr, since, until, after: _, tail, follow } = self.query;
         let mut question = match whose {
@@ -76,7 +77,7 @@ impl Wish {
         for (name, time) in times.into_iter().filter_map(|(name, time)| Some((name, time?.0))) {
             let _ = write!(question, "&{name}={}.{:09}", time / NANOS, time % NANOS);
         }
-        if let Some(tail) = tail {
+        if let Some(tail) = tail.filter(|_| read.is_empty()) {
             let _ = write!(question, "&tail={tail}");
         }
         for (task, OutputPosition { file, offset }) in read {
@@ -174,9 +175,12 @@ mod tests {
             [7, 8].map(|n: u64| (TaskId::from_bits(n.into()), OutputPosition { file: n, offset: u64::MAX })),
         );
         let asked = Query::try_from_uri(&wish.question(whose, &read).parse().unwrap()).unwrap();
-        assert_eq!(Wish::of(&asked, Asked::OfSwarm, false), Ok(wish));
         assert_eq!(Whose::of(&asked), Ok(whose));
         assert_eq!(positions(&asked), Ok(read));
+        let going_on = Wish::of(&asked, Asked::OfSwarm, false).map(|wish| wish.query.tail);
+        assert_eq!(going_on, Ok(None), "what others have is all new");
+        let first = Query::try_from_uri(&wish.question(whose, &BTreeMap::new()).parse().unwrap()).unwrap();
+        assert_eq!(Wish::of(&first, Asked::OfSwarm, false), Ok(wish));
         let wrong = Query::try_from_uri(&"/mesh/logs?after=7".parse().unwrap()).unwrap();
         assert_eq!(positions(&wrong).map_err(|error| error.message), Err("after is no position: 7".into()));
     }
