@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use control_model::log_driver::LogDriver;
 use control_model::object::HealthStatus;
 use control_model::spec::{ANONYMOUS_VOLUME_LABEL, HealthConfig, MountKind, PortConfig, RegistryCredentials};
 use control_model::{OutputPiece, OutputQuery, OutputStream, TaskId, Timestamp};
@@ -371,6 +372,8 @@ pub struct Container {
     pub hostname: String,
     /// It has a terminal: its standard error is its standard output.
     pub tty: bool,
+    /// Where its output goes.
+    pub log: LogDriver,
     /// Published on this node alone.
     pub host_ports: Vec<PortConfig>,
     /// `80/tcp`: what the image says that it listens on.
@@ -424,4 +427,7 @@ pub enum EngineError {
     /// 500.
     #[error("{0}")]
     Failed(String),
+    /// 501.
+    #[error("{0}")]
+    Unsupported(String),
 }

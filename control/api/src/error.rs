@@ -95,6 +95,7 @@ impl From<EngineError> for ApiError {
             EngineError::Invalid(_) => StatusCode::BAD_REQUEST,
             EngineError::Conflict(_) => StatusCode::CONFLICT,
             EngineError::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            EngineError::Unsupported(_) => StatusCode::NOT_IMPLEMENTED,
         };
         Self::new(status, error.to_string())
     }

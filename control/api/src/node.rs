@@ -151,6 +151,8 @@ pub struct HostFacts {
     pub runtime_path: String,
     /// Registries that may be spoken to by plain HTTP.
     pub insecure_registries: Vec<String>,
+    /// Where the output of containers goes whose service does not say.
+    pub log_driver: String,
     /// What an administrator should know, one sentence each.
     pub warnings: Vec<String>,
 }

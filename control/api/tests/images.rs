@@ -5,6 +5,7 @@ mod common;
 use common::Daemon;
 use common::engine::DIGEST;
 use control_api::engine::{Container, Health, HealthProbe};
+use control_model::log_driver::LogDriver;
 use control_model::object::HealthStatus;
 use control_model::spec::{PortConfig, Protocol, PublishMode};
 use control_model::{TaskId, Timestamp};
@@ -97,6 +98,7 @@ fn running_container() -> Container {
         command: vec!["/whoami".into(), "-m".into(), "a b".into()],
         hostname: "web-1".into(),
         tty: false,
+        log: LogDriver::default(),
         host_ports: vec![PortConfig::new(Protocol::Tcp, 80, 8080, PublishMode::Host)],
         exposed_ports: vec!["80/tcp".into(), "53/udp".into()],
         mounts: Vec::new(),

@@ -92,8 +92,8 @@ async fn specs_that_can_not_be_are_refused() {
             (400, "malformed secret reference".into()),
         ),
         (
-            r#"{"Name":"b","TaskTemplate":{"ContainerSpec":{"Image":"a"},"LogDriver":{"Name":"syslog"}}}"#.into(),
-            unsupported("Spec.TaskTemplate.LogDriver"),
+            r#"{"Name":"b","TaskTemplate":{"ContainerSpec":{"Image":"a"},"LogDriver":{"Name":"fluentd"}}}"#.into(),
+            invalid("logger: no log driver named 'fluentd' is registered"),
         ),
         (
             r#"{"Name":"b","TaskTemplate":{"ContainerSpec":{"Image":"a"},"Networks":[{"Target":"nowhere"}]}}"#.into(),

@@ -6,8 +6,10 @@ use std::collections::BTreeMap;
 
 use common::Daemon;
 use common::cli::programs;
-use common::engine::DIGEST;
+use common::engine::{self, DIGEST};
 use control_api::engine::Container;
+use control_model::log_driver::LogDriver;
+use control_model::spec::RegistryCredentials;
 use control_model::{NetworkId, TaskId, Timestamp};
 use control_store::ReplicatedStore as _;
 
@@ -204,6 +206,102 @@ versions of the image.
     );
 }
 
+/// They go with the service to the nodes, last as long as nobody gives others, and are shown to nobody.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_a_service_is_at_its_registry_goes_with_it() {
+    for program in programs() {
+        let daemon = Daemon::manager().await;
+        let config = daemon.path("config");
+        std::fs::create_dir_all(&config).expect("made");
+        // `user:open sesame`, as `docker login` keeps it.
+        let login = r#"{"auths": {"registry.example:5000": {"auth": "dXNlcjpvcGVuIHNlc2FtZQ=="}}}"#;
+        std::fs::write(config.join("config.json"), login).expect("written");
+        let run = async |line: &str| {
+            let output = daemon.docker_by(program, line, b"").await;
+            assert_eq!(output.code, 0, "{program} {line}: {output:?}");
+            output.stdout
+        };
+        let registry = || {
+            let state = daemon.store.state();
+            state.service_by_name("web").expect("made").spec.task.container.registry.clone()
+        };
+        let expected = RegistryCredentials {
+            username: "user".into(),
+            password: "open sesame".into(),
+            ..RegistryCredentials::default()
+        };
+        let image = "registry.example:5000/web:1";
+        run(&format!("service create -d --no-resolve-image --with-registry-auth --name web {image}")).await;
+        assert_eq!(registry(), Some(expected.clone()), "{program}");
+        let tasks = || {
+            let state = daemon.store.state();
+            let id = state.service_by_name("web").expect("made").id;
+            state.tasks_of_service(id).map(|task| task.id).collect::<Vec<_>>()
+        };
+        daemon.running("web", 1).await;
+        let ran = tasks();
+        let shown = run("service inspect web").await;
+        assert!(!shown.contains("sesame") && !shown.contains("user"), "{shown}");
+        // What the client does not say again stays; a password is no reason to begin anew.
+        run("service update -d --label-add a=b web").await;
+        assert_eq!(registry(), Some(expected), "{program}");
+        std::fs::write(config.join("config.json"), login.replace("dXNlcjpvcGVuIHNlc2FtZQ==", "dXNlcjpuZXc="))
+            .expect("written");
+        run("service update -d --no-resolve-image --with-registry-auth web").await;
+        assert_eq!(registry().map(|one| one.password), Some("new".into()), "{program}");
+        assert_eq!(tasks(), ran, "{program}");
+        // As it was before.
+        run("service update -d --rollback web").await;
+        assert_eq!(registry().map(|one| one.password), Some("open sesame".into()), "{program}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_says_where_its_output_goes() {
+    for program in programs() {
+        let daemon = Daemon::manager().await;
+        let run = async |line: &str| daemon.docker_by(program, line, b"").await;
+        let create = "service create -d --no-resolve-image --log-driver syslog --log-opt tag={{.Name}} \
+                      --log-opt syslog-address=udp://logs:514 --constraint node.hostname==m1 --name web whoami:v1";
+        let output = run(create).await;
+        assert_eq!(output.code, 0, "{program}: {output:?}");
+        let shown = run("service inspect --format '{{json .Spec.TaskTemplate.LogDriver}}' web").await.stdout;
+        let expected = r#"{"Name":"syslog","Options":{"syslog-address":"udp://logs:514","tag":"{{.Name}}"}}"#;
+        assert_eq!(shown.trim_end(), expected, "{program}");
+        daemon.running("web", 1).await;
+        let task = daemon.store.state().tasks().iter().next().expect("made").clone();
+        daemon.engine.containers.lock().expect("no panic").push(engine::container(&task));
+        let config =
+            run(&format!("inspect --format '{{{{json .HostConfig.LogConfig}}}}' {}", task.name())).await;
+        let expected = r#"{"Type":"syslog","Config":{"syslog-address":"udp://logs:514","tag":"{{.Name}}"}}"#;
+        assert_eq!(config.stdout.trim_end(), expected, "{program}: {config:?}");
+        // Another one makes other tasks.
+        run("service update -d --no-resolve-image --log-driver json-file --log-opt max-size=10m web").await;
+        daemon
+            .until(|state| {
+                state
+                    .tasks()
+                    .iter()
+                    .any(|task| task.spec.log_driver.as_ref().is_some_and(|one| one.name == "json-file"))
+            })
+            .await;
+        for (flags, words) in [
+            ("--log-driver splunk", "logger: no log driver named 'splunk' is registered"),
+            (
+                "--log-driver json-file --log-opt labels=a",
+                "unknown log opt 'labels' for json-file log driver",
+            ),
+            ("--log-driver gelf", "the gelf log driver needs the log opt gelf-address"),
+        ] {
+            let output =
+                run(&format!("service create -d --no-resolve-image {flags} --name bad whoami:v1")).await;
+            assert!(output.code != 0 && output.stderr.contains(words), "{program}: {output:?}");
+        }
+        let info = run("info --format '{{.LoggingDriver}} {{.Plugins.Log}}'").await.stdout;
+        assert_eq!(info.trim_end(), "json-file [gelf journald json-file local none syslog]", "{program}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_global_service_runs_on_every_node() {
     let daemon = Daemon::manager().await;
@@ -291,6 +389,7 @@ fn container(task: TaskId) -> Container {
         command: vec!["/whoami".into()],
         hostname: "web".into(),
         tty: false,
+        log: LogDriver::default(),
         host_ports: Vec::new(),
         exposed_ports: Vec::new(),
         mounts: Vec::new(),

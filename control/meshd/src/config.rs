@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use control_model::generic::{GenericError, GenericResources, parse_resources};
 use control_model::gossip::GOSSIP_PORT;
+use control_model::log_driver::{LogDriver, LogDriverError};
 use dataplane_dns::TtlPolicy;
 use dataplane_dns::zones::MAX_TTL_S;
 use serde::Deserialize;
@@ -122,6 +123,15 @@ pub struct Flags {
     #[arg(long, global = true, value_name = "REGISTRY")]
     pub insecure_registry: Vec<String>,
 
+    /// Where the output of containers goes whose service does not say: json-file, local, syslog, gelf, journald or none
+    /// [default: json-file]
+    #[arg(long, global = true, value_name = "DRIVER")]
+    pub log_driver: Option<String>,
+
+    /// Option of the log driver, KEY=VALUE, as `docker service create --log-opt` has it; may be given several times
+    #[arg(long, global = true, value_name = "OPTION")]
+    pub log_opt: Vec<String>,
+
     /// OCI runtime [default: runc, else crun]
     #[arg(long, global = true, value_enum)]
     pub runtime: Option<Runtime>,
@@ -204,6 +214,8 @@ pub struct Config {
     /// Where `/metrics` is served besides the API's socket.
     pub metrics_addr: Option<SocketAddr>,
     pub insecure_registries: Vec<String>,
+    /// Of containers whose service does not say.
+    pub log: LogDriver,
     pub runtime: Option<Runtime>,
     pub labels: Vec<(String, String)>,
     pub generic_resources: GenericResources,
@@ -227,6 +239,10 @@ pub enum ConfigError {
     Uplinks(usize),
     #[error("--label {0}: expected KEY=VALUE")]
     Label(String),
+    #[error("--log-opt {0}: expected KEY=VALUE")]
+    LogOption(String),
+    #[error("--log-driver: {0}")]
+    LogDriver(#[from] LogDriverError),
     #[error("--node-generic-resource: {0}")]
     GenericResource(#[from] GenericError),
     #[error("--dns-ttl {0}: at most {MAX_TTL_S} seconds")]
@@ -278,6 +294,7 @@ impl Config {
             dns_ttl: ttl_policy(flags.dns_ttl.or(file.dns_ttl))?,
             metrics_addr: flags.metrics_addr.or(file.metrics_addr).map(parse_metrics_addr).transpose()?,
             insecure_registries: list(flags.insecure_registry, file.insecure_registry),
+            log: log_driver(flags.log_driver.or(file.log_driver), list(flags.log_opt, file.log_opt))?,
             runtime: flags.runtime.or(file.runtime),
             labels: parse_labels(list(flags.label, file.label))?,
             generic_resources: parse_resources(&list(
@@ -323,6 +340,17 @@ fn ttl_policy(seconds: Option<u32>) -> Result<TtlPolicy, ConfigError> {
 
 fn parse_metrics_addr(text: String) -> Result<SocketAddr, ConfigError> {
     text.parse().map_err(|_| ConfigError::MetricsAddr(text))
+}
+
+fn log_driver(name: Option<String>, options: Vec<String>) -> Result<LogDriver, ConfigError> {
+    let option = |text: String| match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err(ConfigError::LogOption(text)),
+    };
+    let options = options.into_iter().map(option).collect::<Result<_, _>>()?;
+    let driver = LogDriver { name: name.unwrap_or_else(|| LogDriver::default().name), options };
+    driver.logging()?;
+    Ok(driver)
 }
 
 fn parse_labels(labels: Vec<String>) -> Result<Vec<(String, String)>, ConfigError> {

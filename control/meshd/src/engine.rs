@@ -16,7 +16,7 @@ use control_model::{OutputQuery, Timestamp};
 use control_runtime::image::{ImageChanges, ImageDetails, ImageError, PullError, Reference};
 use control_runtime::{
     ContainerChange as container, ContainerInfo, ContainerRecord, ControlError, Exec, ExecError, ExecSpec,
-    ImageChange as image, Oci, Stage, VolumeChange as volume, VolumeError, VolumeSpec,
+    ImageChange as image, Oci, OutputError, Stage, VolumeChange as volume, VolumeError, VolumeSpec,
 };
 use futures::stream::BoxStream;
 use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
@@ -156,8 +156,10 @@ impl Engine for OciEngine {
     }
 
     async fn output(&self, container: &str, query: OutputQuery) -> Result<Output, EngineError> {
-        let gone = || EngineError::NotFound(format!("No such container: {container}"));
-        let lines = self.oci.output(container, query).ok_or_else(gone)?;
+        let lines = self.oci.output(container, query).map_err(|error| match error {
+            OutputError::Unknown => EngineError::NotFound(format!("No such container: {container}")),
+            OutputError::NotKept => EngineError::Unsupported(error.to_string()),
+        })?;
         let lines = ReceiverStream::new(lines);
         Ok(lines.map_err(|error| EngineError::Failed(error.to_string())).boxed())
     }
@@ -362,6 +364,7 @@ fn of_record(record: ContainerRecord, health: Option<control_runtime::Health>) -
         name: record.name,
         hostname: record.hostname,
         tty: record.tty,
+        log: record.log,
         host_ports,
         exposed_ports: record.exposed_ports,
         mounts: record.mounts.into_iter().map(to_mount_point).collect(),

@@ -33,6 +33,7 @@ impl Host {
             runtime: path.clone(),
             insecure_registries: config.insecure_registries.iter().cloned().collect(),
             node_hostname: config.hostname.clone(),
+            log: config.log.clone(),
         };
         let executor = Oci::open(options).context("can't open the containers")?;
         let runtime = (runtime.binary().to_owned(), path);

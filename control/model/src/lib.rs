@@ -16,6 +16,7 @@ pub mod generic;
 pub mod gossip;
 pub mod id;
 pub mod identity;
+pub mod log_driver;
 pub mod object;
 pub mod output;
 pub mod probe;

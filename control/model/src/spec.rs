@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::dependency::DependencyFile;
 use crate::generic::GenericRequests;
 use crate::id::NetworkId;
+use crate::log_driver::LogDriver;
 use crate::rebalance::MoveLimit;
 use crate::shared::Shared;
 use crate::slow_start;
@@ -118,6 +119,9 @@ pub struct TaskSpec {
     pub networks: Vec<NetworkAttachmentSpec>,
     /// Raised by `service update --force`.
     pub force_update: u64,
+    /// Where the output goes; `None` is as the node has it.
+    #[serde(default)]
+    pub log_driver: Option<LogDriver>,
 }
 
 /// The container of a task.
@@ -161,10 +165,12 @@ pub struct ContainerSpec {
 }
 
 /// Who somebody is at an image's registry.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RegistryCredentials {
     pub username: String,
     pub password: String,
+    /// What the registry gave at a login, instead of a password; or empty.
+    pub identity_token: String,
 }
 
 impl fmt::Debug for RegistryCredentials {

@@ -11,6 +11,7 @@ use ipnetwork::IpNetwork;
 use crate::constraint;
 use crate::families::{address6, first_host, longest_prefix6};
 use crate::id::{NodeId, ServiceId, TaskId};
+use crate::log_driver::LogDriverError;
 use crate::object::{Slot, Task};
 use crate::spec::{
     ClusterSpec, ContainerSpec, EndpointMode, EndpointSpec, IpamConfig, Mount, MountKind, NetworkSpec,
@@ -36,6 +37,8 @@ const MAX_REPLICAS: u64 = i64::MAX as u64;
 /// Why a spec is refused.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum SpecError {
+    #[error(transparent)]
+    LogDriver(#[from] LogDriverError),
     #[error("meta: name must be provided")]
     NameMissing,
     #[error("name must be valid as a DNS name component")]
@@ -242,6 +245,9 @@ fn validate_task(spec: &TaskSpec) -> Result<(), SpecError> {
     validate_resources(&spec.resources.limits)?;
     validate_resources(&spec.resources.reservations)?;
     constraint::parse_constraints(&spec.placement.constraints).map_err(SpecError::Constraint)?;
+    if let Some(driver) = &spec.log_driver {
+        driver.logging()?;
+    }
     let container = &spec.container;
     if container.image.is_empty() {
         return Err(SpecError::ImageMissing);

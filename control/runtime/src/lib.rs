@@ -3,6 +3,7 @@
 mod events;
 mod files;
 pub mod image;
+mod logs;
 mod oci;
 mod unmount;
 mod volume;
@@ -11,6 +12,6 @@ pub use events::{ContainerChange, Event, EventKind, Events, ImageChange, VolumeC
 pub use oci::{
     Console, ContainerInfo, ContainerRecord, ControlError, CpuUsage, DiskUse, Ended, Exec, ExecError,
     ExecSpec, Health, HealthCheck, InterfaceUsage, IoUsage, MemoryUsage, MountPoint, Oci, OciOptions,
-    OpenError, OutputPieces, Probe, ProcessTable, Stage, Usage,
+    OpenError, OutputError, OutputPieces, Probe, ProcessTable, Stage, Usage,
 };
 pub use volume::{OptionError, Volume, VolumeError, VolumeSpec};

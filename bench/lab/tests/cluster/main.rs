@@ -26,6 +26,7 @@ mod replaced;
 mod schedule;
 mod secrets;
 mod slow_start;
+mod stacks;
 mod support;
 mod traces;
 mod underlay6;
@@ -57,6 +58,7 @@ const SCENARIOS: &[Scenario] = &[
     ("a service's own resolver", dns::own_resolver),
     ("secrets and configs are files of tasks", secrets::files_of_tasks),
     ("logs of every node", logs::of_every_node),
+    ("a stack is deployed, changed and removed", stacks::deployed_changed_and_removed),
     ("managers tell of every node", inspection::of_every_node),
     ("traces agree with packets", traces::agree_with_packets),
     ("the way out is masqueraded", mesh::way_out_is_masqueraded),

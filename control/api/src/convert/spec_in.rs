@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use control_model::NetworkId;
+use control_model::log_driver::LogDriver;
 use control_model::spec::{
     ContainerSpec, DnsConfig, EndpointMode, EndpointSpec, FailureAction, HealthConfig, Mount, MountKind,
     NetworkAttachmentSpec, Placement, Platform, PortConfig, Protocol, PublishMode, ResourceRequirements,
@@ -142,7 +143,15 @@ fn task_spec(given: api_task::TaskSpec, network: FindNetwork) -> Result<TaskSpec
         placement: placement(given.placement.unwrap_or_default())?,
         networks: given.networks.into_iter().map(|n| attachment(n, network)).collect::<Result<_, _>>()?,
         force_update: given.force_update,
+        log_driver: given.log_driver.map(log_driver).transpose()?.flatten(),
     })
+}
+
+/// Without a name it is the node's, as in Docker.
+fn log_driver(given: api_task::LogDriver) -> Result<Option<LogDriver>, ApiError> {
+    refuse_unknown(&given.rest, "Spec.TaskTemplate.LogDriver")?;
+    let is_given = !given.name.is_empty();
+    Ok(is_given.then_some(LogDriver { name: given.name, options: given.options }))
 }
 
 fn attachment(

@@ -46,6 +46,11 @@ pub fn task_spec(spec: &TaskSpec, defaults: Defaults) -> api_task::TaskSpec {
         restart_policy: restart_policy(&spec.restart, defaults),
         placement: Some(placement(&spec.placement)),
         networks: spec.networks.iter().map(attachment).collect(),
+        log_driver: spec.log_driver.as_ref().map(|driver| api_task::LogDriver {
+            name: driver.name.clone(),
+            options: driver.options.clone(),
+            rest: Rest::new(),
+        }),
         force_update: spec.force_update,
         runtime: "container".into(),
         rest: Rest::new(),

@@ -53,6 +53,18 @@ pub struct PortBinding {
 #[serde(rename_all = "PascalCase")]
 pub struct HostConfig {
     pub network_mode: String,
+    /// Of one container; a list has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log_config: Option<LogConfig>,
+}
+
+/// Where a container's output goes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct LogConfig {
+    #[serde(rename = "Type")]
+    pub driver: String,
+    pub config: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]

@@ -95,9 +95,22 @@ pub struct TaskSpec {
     pub placement: Option<Placement>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub networks: Vec<NetworkAttachmentConfig>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log_driver: Option<LogDriver>,
     pub force_update: u64,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub runtime: String,
+    #[serde(flatten)]
+    pub rest: Rest,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct LogDriver {
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub name: String,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub options: BTreeMap<String, String>,
     #[serde(flatten)]
     pub rest: Rest,
 }

@@ -83,7 +83,7 @@ pub fn summary(api: &Api, container: Container, now: Timestamp) -> api_container
         ports: ports(&container),
         state: state_word(&container),
         status: status(&container, now),
-        host_config: api_container::HostConfig { network_mode: "default".into() },
+        host_config: api_container::HostConfig { network_mode: "default".into(), log_config: None },
         network_settings: networks(api, container.task),
         mounts: container.mounts.into_iter().map(mount_point).collect(),
         id: container.id,
@@ -260,7 +260,13 @@ fn inspected(api: &Api, container: Container) -> api_container::Inspect {
         driver: "overlayfs".into(),
         platform: "linux".into(),
         graph_driver: GraphDriver { data: None, name: "overlayfs".into() },
-        host_config: api_container::HostConfig { network_mode: "default".into() },
+        host_config: api_container::HostConfig {
+            network_mode: "default".into(),
+            log_config: Some(api_container::LogConfig {
+                driver: container.log.name,
+                config: container.log.options,
+            }),
+        },
         mounts: container.mounts.into_iter().map(mount_point).collect(),
         config: api_container::Config {
             hostname: container.hostname,

@@ -157,8 +157,9 @@ pub fn credentials(headers: &HeaderMap) -> Option<RegistryCredentials> {
     let bytes = base64::decode(headers.get("X-Registry-Auth")?.to_str().ok()?)?;
     let given: BTreeMap<String, serde_json::Value> = serde_json::from_slice(&bytes).ok()?;
     let field = |key: &str| given.get(key).and_then(|value| value.as_str()).unwrap_or_default().to_owned();
-    let (username, password) = (field("username"), field("password"));
-    (!username.is_empty()).then_some(RegistryCredentials { username, password })
+    let (username, identity_token) = (field("username"), field("identitytoken"));
+    let is_somebody = !username.is_empty() || !identity_token.is_empty();
+    is_somebody.then(|| RegistryCredentials { username, password: field("password"), identity_token })
 }
 
 struct Pull {

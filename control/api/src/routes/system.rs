@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use control_manager::clock;
+use control_model::log_driver::LOG_DRIVERS;
 use control_model::spec::Role;
 use http::{Method, StatusCode, header};
 
@@ -142,7 +143,7 @@ impl Facts {
             oom_kill_disable: machine.cgroup_version == 1,
             n_goroutines: 0,
             system_time: rfc3339(Some(clock::now())),
-            logging_driver: "json-file".into(),
+            logging_driver: host.log_driver,
             cgroup_driver: "cgroupfs".into(),
             cgroup_version: machine.cgroup_version.to_string(),
             n_events_listener: 0,
@@ -185,7 +186,7 @@ fn plugins() -> api::Plugins {
         volume: vec!["local".into()],
         network: vec!["overlay".into()],
         authorization: None,
-        log: vec!["json-file".into()],
+        log: LOG_DRIVERS.map(String::from).into(),
     }
 }
 

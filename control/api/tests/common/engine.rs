@@ -356,6 +356,7 @@ pub fn container(task: &Task) -> Container {
         command: vec!["/whoami".into()],
         hostname: "web".into(),
         tty: task.spec.container.tty,
+        log: task.spec.log_driver.clone().unwrap_or_default(),
         host_ports: Vec::new(),
         exposed_ports: Vec::new(),
         mounts: Vec::new(),

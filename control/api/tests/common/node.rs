@@ -129,6 +129,7 @@ impl Node for FakeNode {
             runtime: "runc".into(),
             runtime_path: "/usr/sbin/runc".into(),
             insecure_registries: vec!["198.18.0.11:5000".into()],
+            log_driver: "json-file".into(),
             ..HostFacts::default()
         }
     }

@@ -19,6 +19,7 @@ pub fn host(host: &Host) -> HostFacts {
         runtime: runtime.clone(),
         runtime_path: path.to_string_lossy().into_owned(),
         insecure_registries: host.config.insecure_registries.clone(),
+        log_driver: host.config.log.name.clone(),
         warnings: Vec::new(),
     }
 }

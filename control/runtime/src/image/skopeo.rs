@@ -130,8 +130,7 @@ impl Skopeo {
     ) -> Result<AuthFile, ImageError> {
         let Some(auth) = auth else { return Ok(AuthFile(None)) };
         let path = self.scratch.join(unique_suffix());
-        let token = STANDARD.encode(format!("{}:{}", auth.username, auth.password));
-        let body = serde_json::json!({ "auths": { reference.domain(): { "auth": token } } });
+        let body = serde_json::json!({ "auths": { reference.domain(): entry(auth) } });
         let mut options = std::fs::OpenOptions::new();
         let mut file =
             options.write(true).create_new(true).mode(0o600).open(&path).map_err(ImageError::io(&path))?;
@@ -139,6 +138,16 @@ impl Skopeo {
         file.write_all(body.to_string().as_bytes()).map_err(ImageError::io(&path))?;
         Ok(auth_file)
     }
+}
+
+/// As `containers-auth.json(5)` has it.
+fn entry(auth: &RegistryCredentials) -> serde_json::Value {
+    let RegistryCredentials { username, password, identity_token } = auth;
+    let mut entry = serde_json::json!({ "auth": STANDARD.encode(format!("{username}:{password}")) });
+    if !identity_token.is_empty() {
+        entry["identitytoken"] = identity_token.as_str().into();
+    }
+    entry
 }
 
 /// Credentials on disk for one run: not in the arguments, where every process could read them.

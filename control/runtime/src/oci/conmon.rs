@@ -12,9 +12,6 @@ use tokio::process::Command;
 use super::paths::TaskPaths;
 use super::process_fd::ProcessFd;
 
-/// Bytes of output kept per container; conmon begins the file anew there. Docker keeps all: a node's disk is a limit
-/// too.
-const LOG_SIZE_MAX_BYTES: &str = "16777216";
 /// A runtime that has not made a container after this long never will.
 const CREATE_TIMEOUT: Duration = Duration::from_mins(2);
 
@@ -39,6 +36,8 @@ pub(super) struct Launch<'a> {
     pub runtime_root: &'a Path,
     pub paths: &'a TaskPaths,
     pub name: &'a str,
+    /// Of its output, where conmon begins the file anew; `None` keeps nothing.
+    pub kept_bytes: Option<u64>,
     pub tty: bool,
     pub stdin: bool,
 }
@@ -96,8 +95,13 @@ impl Launch<'_> {
             .arg(paths.conmon_pid())
             .arg("--exit-dir")
             .arg(paths.exit_dir())
-            .arg(format!("--log-path=k8s-file:{}", paths.log().display()))
-            .args(["--log-size-max", LOG_SIZE_MAX_BYTES, "--log-level", "error"]);
+            .args(["--log-level", "error"]);
+        match self.kept_bytes {
+            Some(n_bytes) => command
+                .arg(format!("--log-path=k8s-file:{}", paths.log().display()))
+                .args(["--log-size-max", &n_bytes.to_string()]),
+            None => command.arg("--log-path=none:"),
+        };
         if self.tty {
             command.arg("--terminal");
         }

@@ -60,6 +60,7 @@ impl Executor for Oci {
             }
         };
         container.update(|record| record.stage = Stage::Started { pid, at: now() }).map_err(failed)?;
+        self.forward_output(&container);
         Ok(container.status())
     }
 
@@ -115,6 +116,7 @@ impl Executor for Oci {
         let Some(container) = self.container(task) else { return Ok(()) };
         let _changing = container.changing.lock().await;
         self.delete_runtime_state(&container.paths).await;
+        container.forwarding.end(container.record().ended.is_some()).await;
         let paths = container.paths.clone();
         let removed = tokio::task::spawn_blocking(move || remove_files(&paths)).await;
         removed.map_err(|error| ExecutorError::Failed(format!("removing: {error}")))?.map_err(failed)?;
@@ -171,6 +173,7 @@ impl Oci {
             provisions,
             image,
             node_hostname: &self.0.node_hostname,
+            log: &self.0.log,
             cgroup_parent: &self.0.cgroup_parent,
             cgroups: self.0.cgroups,
             now: now(),
@@ -208,6 +211,7 @@ impl Oci {
             runtime_root: &runtime_root,
             paths: &container.paths,
             name: &task.name(),
+            kept_bytes: container.record().log.logging().map_err(io::Error::other)?.kept_bytes,
             tty: task.spec.container.tty,
             stdin: task.spec.container.open_stdin,
         };

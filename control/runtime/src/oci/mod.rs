@@ -9,6 +9,7 @@ mod dependencies;
 mod error;
 mod exec;
 mod executor;
+mod forwarding;
 mod health;
 mod limits;
 mod listening;
@@ -33,6 +34,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use control_model::log_driver::LogDriver;
 use control_model::object::HealthStatus;
 use control_model::{TaskId, Timestamp};
 
@@ -40,13 +42,14 @@ use crate::events::{Events, changes};
 use crate::image::{ImageError, ImageStore};
 use crate::volume::Volumes;
 use cgroup::CgroupLayout;
+use forwarding::Forwarding;
 use paths::{Layout, TaskPaths};
 
 pub use containers::ContainerInfo;
 pub use control::{ControlError, ProcessTable};
 pub use exec::{Console, Exec, ExecError, ExecSpec};
 pub use health::{Health, HealthCheck, Probe};
-pub use output::OutputPieces;
+pub use output::{OutputError, OutputPieces};
 pub use record::{ContainerRecord, Ended, MountPoint, Stage};
 pub use usage::{CpuUsage, InterfaceUsage, IoUsage, MemoryUsage, Usage};
 pub use volumes::DiskUse;
@@ -66,6 +69,8 @@ pub struct OciOptions {
     pub insecure_registries: BTreeSet<String>,
     /// For `{{.Node.Hostname}}`.
     pub node_hostname: String,
+    /// Where output goes if a task does not say.
+    pub log: LogDriver,
 }
 
 /// Why the executor can't be opened.
@@ -96,6 +101,7 @@ struct Inner {
     runtime: PathBuf,
     cgroup_parent: String,
     node_hostname: String,
+    log: LogDriver,
     cgroups: CgroupLayout,
     images: ImageStore,
     volumes: Volumes,
@@ -111,6 +117,7 @@ struct Container {
     /// Means something only where the record has a check.
     health: Mutex<Health>,
     events: Events,
+    forwarding: Forwarding,
     /// Held while the container is made, started or removed.
     changing: tokio::sync::Mutex<()>,
 }
@@ -143,6 +150,7 @@ impl Oci {
             runtime: options.runtime,
             cgroup_parent: options.cgroup_parent.trim_end_matches('/').to_owned(),
             node_hostname: options.node_hostname,
+            log: options.log,
             cgroups,
             containers: Mutex::new(containers),
         })))
@@ -171,7 +179,14 @@ impl Container {
     fn new(paths: TaskPaths, record: ContainerRecord, events: Events) -> Self {
         let status = record.health.as_ref().map_or(HealthStatus::Starting, |health| health.status);
         let health = Mutex::new(Health::new(status));
-        Self { paths, record: Mutex::new(record), health, events, changing: tokio::sync::Mutex::default() }
+        Self {
+            paths,
+            record: Mutex::new(record),
+            health,
+            events,
+            forwarding: Forwarding::default(),
+            changing: tokio::sync::Mutex::default(),
+        }
     }
 
     fn record(&self) -> ContainerRecord {

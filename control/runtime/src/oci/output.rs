@@ -21,13 +21,26 @@ const MAX_PIECES: usize = 4;
 /// only if that happens twice before they are read.
 const LOOK_PERIOD: Duration = Duration::from_millis(100);
 
+/// Why there is nothing to read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum OutputError {
+    #[error("there is no such container")]
+    Unknown,
+    #[error("configured logging driver does not support reading")]
+    NotKept,
+}
+
 /// What one container has written. Ends with the query, or behind an error; who drops it ends the reading.
 pub type OutputPieces = mpsc::Receiver<io::Result<OutputPiece>>;
 
 impl Oci {
-    /// The lines that the container with this id has written, `None` if there is no such container. Needs a tokio runtime.
-    pub fn output(&self, container_id: &str, query: OutputQuery) -> Option<OutputPieces> {
-        let info = self.list_containers().into_iter().find(|one| one.record.container_id == container_id)?;
+    /// The lines that the container with this id has written. Needs a tokio runtime.
+    pub fn output(&self, container_id: &str, query: OutputQuery) -> Result<OutputPieces, OutputError> {
+        let info = self.list_containers().into_iter().find(|one| one.record.container_id == container_id);
+        let info = info.ok_or(OutputError::Unknown)?;
+        if info.record.log.logging().is_ok_and(|logging| logging.kept_bytes.is_none()) {
+            return Err(OutputError::NotKept);
+        }
         let (pieces, lines) = mpsc::channel(MAX_PIECES);
         let (oci, task) = (self.clone(), info.record.task);
         let is_over = move || oci.container(task).is_none_or(|container| container.record().ended.is_some());
@@ -37,7 +50,7 @@ impl Oci {
                 let _ = pieces.send(Err(error)).await;
             }
         });
-        Some(lines)
+        Ok(lines)
     }
 }
 

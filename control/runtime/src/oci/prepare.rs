@@ -6,6 +6,7 @@ use control_model::Task;
 use control_model::Timestamp;
 use control_model::executor::Provisions;
 use control_model::generic;
+use control_model::log_driver::LogDriver;
 use control_model::object::HealthStatus;
 use control_model::spec::{DEFAULT_STOP_GRACE_PERIOD, Labels, Platform};
 use control_model::template::TemplateContext;
@@ -43,6 +44,8 @@ pub(super) struct Preparation<'a> {
     pub provisions: &'a Provisions,
     pub image: &'a LocalImage,
     pub node_hostname: &'a str,
+    /// The node's own.
+    pub log: &'a LogDriver,
     pub cgroup_parent: &'a str,
     pub cgroups: CgroupLayout,
     pub now: Timestamp,
@@ -67,6 +70,7 @@ impl Preparation<'_> {
             command: arguments(container, &self.image.config).ok_or(PrepareError::NoCommand)?,
             hostname: self.hostname()?,
             tty: container.tty,
+            log: self.task.spec.log_driver.clone().unwrap_or_else(|| self.log.clone()),
             ports: self.task.ports.clone(),
             mounts: self.planned_mounts()?.into_iter().map(|planned| planned.point).collect(),
             exposed_ports: self.image.config.exposed_ports().clone().unwrap_or_default(),

@@ -132,6 +132,7 @@ mod tests {
     use std::path::{Path, PathBuf};
     use std::sync::{Arc, Mutex};
 
+    use control_model::log_driver::LogDriver;
     use control_model::spec::HealthConfig;
     use control_model::{TaskId, Timestamp};
 
@@ -156,6 +157,7 @@ mod tests {
             runtime: PathBuf::from(runtime),
             cgroup_parent: String::new(),
             node_hostname: String::new(),
+            log: LogDriver::default(),
             cgroups: CgroupLayout::Unified,
             containers: Mutex::default(),
         }))
@@ -179,6 +181,7 @@ mod tests {
             command: Vec::new(),
             hostname: String::new(),
             tty: false,
+            log: LogDriver::default(),
             ports: Vec::new(),
             mounts: Vec::new(),
             exposed_ports: Vec::new(),

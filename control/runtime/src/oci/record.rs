@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use control_model::executor::Exit;
+use control_model::log_driver::LogDriver;
 use control_model::object::HealthStatus;
 use control_model::spec::{MountKind, PortConfig, PublishMode};
 use control_model::{TaskId, Timestamp};
@@ -43,6 +44,9 @@ pub struct ContainerRecord {
     pub hostname: String,
     #[serde(default)]
     pub tty: bool,
+    /// Where its output goes.
+    #[serde(default)]
+    pub log: LogDriver,
     /// What its service publishes. A former daemon kept those of this node alone, by another name.
     #[serde(default, alias = "host_ports")]
     pub ports: Vec<PortConfig>,

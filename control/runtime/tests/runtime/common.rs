@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use control_model::executor::{Executor, Provisions, SandboxPaths};
+use control_model::log_driver::LogDriver;
 use control_model::object::{ContainerStatus, Slot};
 use control_model::spec::{ContainerSpec, TaskSpec};
 use control_model::{NodeId, ServiceId, Task, TaskId};
@@ -143,6 +144,7 @@ fn open(dir: &Path, cgroup_parent: &str, runtime: &str, insecure_registries: BTr
         runtime: PathBuf::from(runtime),
         insecure_registries,
         node_hostname: "test-node".into(),
+        log: LogDriver::default(),
     })
     .expect("opened")
 }

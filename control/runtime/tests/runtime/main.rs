@@ -7,4 +7,5 @@ mod events;
 mod exec;
 mod image_health;
 mod images;
+mod logging;
 mod volumes;
