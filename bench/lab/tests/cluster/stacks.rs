@@ -51,7 +51,8 @@ pub fn deployed_changed_and_removed(bench: &mut Bench) -> Outcome {
     wait_until("its networks to be gone", SETTLE, || {
         let left = bench.docker(&["network", "ls", "-q", "--filter", label])?;
         Ok(left.trim().is_empty().then_some(()))
-    })
+    })?;
+    Ok(())
 }
 
 /// A task knows who shares a network with it, and nobody else.
