@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use axum::body::Bytes;
 use control_model::log_driver::LogDriver;
 use control_model::object::HealthStatus;
 use control_model::spec::{ANONYMOUS_VOLUME_LABEL, HealthConfig, MountKind, PortConfig, RegistryCredentials};
@@ -65,6 +66,18 @@ pub trait Engine: Send + Sync + 'static {
         signal: Option<&str>,
         grace: Option<Duration>,
     ) -> Result<bool, EngineError>;
+    /// What is at `path` in the container.
+    async fn path_stat(&self, container: &str, path: &str) -> Result<PathStat, EngineError>;
+    /// An archive (tar) of that.
+    async fn pack(&self, container: &str, path: &str) -> Result<Download, EngineError>;
+    /// Puts an archive into a directory of the container.
+    async fn unpack(
+        &self,
+        container: &str,
+        path: &str,
+        how: Unpacking,
+        archive: Upload,
+    ) -> Result<(), EngineError>;
     /// What `ps` with these arguments says of it.
     async fn top(&self, container: &str, arguments: &[String]) -> Result<ProcessTable, EngineError>;
     /// What it uses now.
@@ -191,6 +204,30 @@ pub type Output = BoxStream<'static, Result<OutputPiece, EngineError>>;
 
 /// Bytes that a client sends.
 pub type Upload = Box<dyn AsyncRead + Send + Unpin>;
+
+/// Bytes that a client gets.
+pub type Download = BoxStream<'static, std::io::Result<Bytes>>;
+
+/// What is at a path in a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PathStat {
+    pub name: String,
+    pub size_bytes: u64,
+    /// `st_mode`: kind and permissions.
+    pub mode: u32,
+    pub modified: Timestamp,
+    /// Of a link: where it leads, absolute; else empty.
+    pub link_target: String,
+}
+
+/// How an archive is put into a container.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Unpacking {
+    /// No directory takes the place of a file, and no file that of a directory.
+    pub keeps_kinds: bool,
+    /// The files are the container's user's, whatever the archive says.
+    pub is_users: bool,
+}
 
 /// What a pull brought.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -421,6 +458,9 @@ pub enum EngineError {
     /// 400.
     #[error("{0}")]
     Invalid(String),
+    /// 403.
+    #[error("{0}")]
+    Forbidden(String),
     /// 409.
     #[error("{0}")]
     Conflict(String),

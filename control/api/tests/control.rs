@@ -7,6 +7,7 @@ use std::time::Duration;
 use common::Daemon;
 use common::cli::programs;
 use common::engine::{N_CPUS, container};
+use control_api::engine::Unpacking;
 use control_store::ReplicatedStore as _;
 use serde_json::{Value, from_str};
 
@@ -82,4 +83,36 @@ async fn what_a_container_does_and_uses_is_shown() {
 
 fn squeezed(line: &str) -> String {
     line.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn files_are_copied_both_ways() {
+    for program in programs() {
+        let (daemon, name) = daemon_with_one().await;
+        let run = async |line: &str| daemon.docker_by(program, line, b"").await;
+        let to = daemon.path("copied");
+        let copied = run(&format!("cp {name}:/etc/motd {}", to.display())).await;
+        assert_eq!(copied.code, 0, "{program}: {copied:?}");
+        assert_eq!(std::fs::read_to_string(&to).expect("copied"), "hello");
+        let missing = run(&format!("cp {name}:/nothing {}", to.display())).await;
+        // The older program has words of its own.
+        let words = ["Could not find the file /nothing in container ", "No such container:path: "];
+        let is_said = words.iter().any(|words| missing.stderr.contains(words));
+        assert!(missing.code != 0 && is_said, "{program}: {missing:?}");
+
+        let put = run(&format!("cp -a {} {name}:/etc/motd", to.display())).await;
+        assert_eq!(put.code, 0, "{program}: {put:?}");
+        let (path, how, archive) = daemon.engine.unpacked.lock().expect("no panic").pop().expect("one came");
+        assert_eq!(
+            (path.trim_end_matches('/'), how),
+            ("/etc", Unpacking { keeps_kinds: true, is_users: true })
+        );
+        let mut archive = tar::Archive::new(&archive[..]);
+        let names: Vec<String> = archive
+            .entries()
+            .expect("an archive")
+            .map(|entry| String::from_utf8_lossy(&entry.expect("whole").path_bytes()).into_owned())
+            .collect();
+        assert_eq!(names, ["motd"], "{program}");
+    }
 }

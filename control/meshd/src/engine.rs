@@ -1,28 +1,35 @@
 //! The API's view of this node's images and containers, over the embedded runtime.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::{BufWriter, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use control_api::engine::{
-    Container, ContainerChange, CpuUsage, DiskUse, Distribution, Engine, EngineError, EngineEvent,
+    Container, ContainerChange, CpuUsage, DiskUse, Distribution, Download, Engine, EngineError, EngineEvent,
     EngineEventKind, ExecRequest, Health, HealthProbe, Image, ImageChange, ImageConfig, ImportRequest,
-    InterfaceUsage, MountPoint, Output, Process, ProcessTable, Pulled, Removed, Resize, Upload, Usage,
-    Volume, VolumeChange,
+    InterfaceUsage, MountPoint, Output, PathStat, Process, ProcessTable, Pulled, Removed, Resize, Unpacking,
+    Upload, Usage, Volume, VolumeChange,
 };
 use control_model::spec::RegistryCredentials;
 use control_model::{OutputQuery, Timestamp};
 use control_runtime::image::{ImageChanges, ImageDetails, ImageError, PullError, Reference};
 use control_runtime::{
-    ContainerChange as container, ContainerInfo, ContainerRecord, ControlError, Exec, ExecError, ExecSpec,
-    ImageChange as image, Oci, OutputError, Stage, VolumeChange as volume, VolumeError, VolumeSpec,
+    ContainerChange as container, ContainerInfo, ContainerRecord, ControlError, CopyError, Exec, ExecError,
+    ExecSpec, ImageChange as image, Oci, OutputError, Overwriting, Stage, VolumeChange as volume,
+    VolumeError, VolumeSpec,
 };
 use futures::stream::BoxStream;
 use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::{BroadcastStream, ReceiverStream};
+use tokio_util::io::SyncIoBridge;
 
+/// Of an archive: written at a time, and on their way to a client.
+const PIECE_BYTES: usize = 64 << 10;
+const MAX_PIECES: usize = 4;
 /// Of a process that nobody saw end.
 const CODE_UNKNOWN: i32 = 255;
 
@@ -144,6 +151,50 @@ impl Engine for OciEngine {
         self.oci.stop(container, signal, grace).await.map_err(not_done)
     }
 
+    async fn path_stat(&self, container: &str, path: &str) -> Result<PathStat, EngineError> {
+        let (oci, id, wanted) = (self.oci.clone(), container.to_owned(), path.to_owned());
+        let found = tokio::task::spawn_blocking(move || oci.path_stat(&id, &wanted)).await;
+        let stat = found.map_err(|error| EngineError::Failed(error.to_string()))?;
+        let stat = stat.map_err(|error| not_copied(&error, container, path))?;
+        Ok(PathStat {
+            name: stat.name,
+            size_bytes: stat.size_bytes,
+            mode: stat.mode,
+            modified: Timestamp(stat.modified_ns),
+            link_target: stat.link_target,
+        })
+    }
+
+    async fn pack(&self, container: &str, path: &str) -> Result<Download, EngineError> {
+        let (oci, id, path) = (self.oci.clone(), container.to_owned(), path.to_owned());
+        let (pieces, archive) = mpsc::channel(MAX_PIECES);
+        tokio::task::spawn_blocking(move || {
+            let to = BufWriter::with_capacity(PIECE_BYTES, Pieces(pieces.clone()));
+            let packed = oci.pack(&id, &path, to).and_then(|mut to| Ok(to.flush()?));
+            if let Err(error) = packed {
+                // Who has gone needs no reason.
+                let _ = pieces.blocking_send(Err(std::io::Error::other(error)));
+            }
+        });
+        Ok(ReceiverStream::new(archive).boxed())
+    }
+
+    async fn unpack(
+        &self,
+        container: &str,
+        path: &str,
+        how: Unpacking,
+        archive: Upload,
+    ) -> Result<(), EngineError> {
+        let (oci, id, to) = (self.oci.clone(), container.to_owned(), path.to_owned());
+        let overwriting = if how.keeps_kinds { Overwriting::SameKind } else { Overwriting::AnyKind };
+        let from = SyncIoBridge::new(archive);
+        let work = move || oci.unpack(&id, &to, (overwriting, how.is_users), from);
+        let unpacked = tokio::task::spawn_blocking(work).await;
+        let unpacked = unpacked.map_err(|error| EngineError::Failed(error.to_string()))?;
+        unpacked.map_err(|error| not_copied(&error, container, path))
+    }
+
     async fn top(&self, container: &str, arguments: &[String]) -> Result<ProcessTable, EngineError> {
         let table = self.oci.top(container, arguments).await.map_err(not_done)?;
         Ok(ProcessTable { titles: table.titles, rows: table.rows })
@@ -225,6 +276,32 @@ fn not_done(error: ControlError) -> EngineError {
         ControlError::NotRunning(_) => EngineError::Conflict(error.to_string()),
         ControlError::Signal(_) | ControlError::Ps(_) => EngineError::Invalid(error.to_string()),
         ControlError::Failed(text) => EngineError::Failed(text),
+    }
+}
+
+fn not_copied(error: &CopyError, container: &str, path: &str) -> EngineError {
+    match error {
+        CopyError::NotFound => {
+            EngineError::NotFound(format!("Could not find the file {path} in container {container}"))
+        }
+        CopyError::NotADirectory | CopyError::Refused(_) => EngineError::Invalid(error.to_string()),
+        CopyError::ReadOnly => EngineError::Forbidden(error.to_string()),
+        CopyError::Io(_) => EngineError::Failed(error.to_string()),
+    }
+}
+
+/// Gives what is written to whoever reads the other end.
+struct Pieces(mpsc::Sender<std::io::Result<Bytes>>);
+
+impl Write for Pieces {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let sent = self.0.blocking_send(Ok(Bytes::copy_from_slice(bytes)));
+        sent.map_err(|_| std::io::Error::from(std::io::ErrorKind::BrokenPipe))?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 

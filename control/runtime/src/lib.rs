@@ -3,12 +3,14 @@
 mod events;
 mod files;
 pub mod image;
+mod inside;
 mod logs;
 mod oci;
 mod unmount;
 mod volume;
 
 pub use events::{ContainerChange, Event, EventKind, Events, ImageChange, VolumeChange};
+pub use inside::{CopyError, Overwriting, PathStat};
 pub use oci::{
     Console, ContainerInfo, ContainerRecord, ControlError, CpuUsage, DiskUse, Ended, Exec, ExecError,
     ExecSpec, Health, HealthCheck, InterfaceUsage, IoUsage, MemoryUsage, MountPoint, Oci, OciOptions,

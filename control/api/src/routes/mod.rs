@@ -1,6 +1,7 @@
 //! Which handler answers which path.
 
 mod absent;
+mod archive;
 mod backup;
 mod cluster;
 mod containers;
@@ -164,6 +165,7 @@ fn node_local_routes() -> Router<Api> {
         .route("/containers/create", post(networks::create_attached))
         .route("/containers/{id}/json", get(containers::inspect))
         .route("/containers/{id}/logs", get(logs::of_container))
+        .route("/containers/{id}/archive", get(archive::get).head(archive::stat).put(archive::put))
         .route("/containers/{id}/kill", post(control::kill))
         .route("/containers/{id}/stop", post(control::stop))
         .route("/containers/{id}/top", get(control::top))

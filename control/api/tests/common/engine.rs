@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use control_api::engine::{
-    Container, CpuUsage, DiskUse, Distribution, Engine, EngineError, EngineEvent, ExecRequest, Image,
-    ImportRequest, InterfaceUsage, Output, Process, ProcessTable, Pulled, Removed, Resize, Upload, Usage,
-    Volume,
+    Container, CpuUsage, DiskUse, Distribution, Download, Engine, EngineError, EngineEvent, ExecRequest,
+    Image, ImportRequest, InterfaceUsage, Output, PathStat, Process, ProcessTable, Pulled, Removed, Resize,
+    Unpacking, Upload, Usage, Volume,
 };
 use control_model::spec::{ANONYMOUS_VOLUME_LABEL, RegistryCredentials};
 use control_model::{
@@ -41,6 +41,8 @@ pub struct FakeEngine {
     pub n_breaks: AtomicUsize,
     /// Containers whose output can't be read.
     pub unreadable: Mutex<BTreeSet<String>>,
+    /// Archives that were put into containers, and where.
+    pub unpacked: Mutex<Vec<(String, Unpacking, Vec<u8>)>>,
     /// Signals and times of the stops that had some.
     pub stops: Mutex<Vec<(Option<String>, Option<Duration>)>>,
 }
@@ -74,6 +76,7 @@ impl Default for FakeEngine {
             n_looks: AtomicUsize::new(0),
             n_breaks: AtomicUsize::new(0),
             unreadable: Mutex::default(),
+            unpacked: Mutex::default(),
             stops: Mutex::default(),
         }
     }
@@ -262,6 +265,44 @@ impl Engine for FakeEngine {
             self.stops.lock().expect("no panic").push((signal.map(str::to_owned), grace));
         }
         Ok(self.kill(container, "SIGKILL").await.is_ok())
+    }
+
+    /// Every container has one file, `/etc/motd`.
+    async fn path_stat(&self, container: &str, path: &str) -> Result<PathStat, EngineError> {
+        let (name, mode) = match path.trim_end_matches('/') {
+            "/etc/motd" => ("motd", 0o100_644),
+            "/etc" => ("etc", 0o040_755),
+            _ => {
+                let words = format!("Could not find the file {path} in container {container}");
+                return Err(EngineError::NotFound(words));
+            }
+        };
+        let modified = Timestamp(1_700_000_000_000_000_000);
+        Ok(PathStat { name: name.into(), size_bytes: 5, mode, modified, link_target: String::new() })
+    }
+
+    async fn pack(&self, container: &str, path: &str) -> Result<Download, EngineError> {
+        self.path_stat(container, path).await?;
+        let mut archive = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_size(5);
+        header.set_mode(0o644);
+        archive.append_data(&mut header, "motd", &b"hello"[..]).expect("memory takes it");
+        let archive = archive.into_inner().expect("memory takes it");
+        Ok(futures::stream::iter([Ok(archive.into())]).boxed())
+    }
+
+    async fn unpack(
+        &self,
+        _: &str,
+        path: &str,
+        how: Unpacking,
+        mut archive: Upload,
+    ) -> Result<(), EngineError> {
+        let mut bytes = Vec::new();
+        archive.read_to_end(&mut bytes).await.map_err(|error| EngineError::Failed(error.to_string()))?;
+        self.unpacked.lock().expect("no panic").push((path.to_owned(), how, bytes));
+        Ok(())
     }
 
     async fn top(&self, _: &str, arguments: &[String]) -> Result<ProcessTable, EngineError> {

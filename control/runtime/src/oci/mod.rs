@@ -5,6 +5,7 @@ mod cgroup;
 mod conmon;
 mod containers;
 mod control;
+mod copy;
 mod dependencies;
 mod error;
 mod exec;

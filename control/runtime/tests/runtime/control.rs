@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use control_model::executor::Executor;
-use control_runtime::ControlError;
+use control_model::spec::Mount;
+use control_runtime::{ControlError, CopyError, Overwriting};
 
 use crate::common::{TestNode, task};
 
@@ -46,5 +47,43 @@ async fn a_container_is_looked_at_and_ended() {
     assert!(matches!(over, ControlError::NotRunning(_)), "{over}");
     assert!(matches!(node.oci.kill("x", "9").await, Err(ControlError::Unknown(_))));
     node.oci.remove(stays.id).await.expect("removed");
+    node.assert_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_are_copied_out_of_a_container_and_into_it() {
+    let node = TestNode::new(RUNC, &[]);
+    node.import("toolbox:1", &[r#"ENTRYPOINT ["/toolbox"]"#]).await;
+    let mut stays = task("toolbox:1", &["write", "/vol/said", "hello", "+", "stay"]);
+    stays.spec.container.mounts = vec![Mount { source: "copied".into(), ..Mount::volume("/vol") }];
+    node.run(&stays).await;
+    node.line(&stays, "written").await;
+    let (oci, id) = (&node.oci, stays.id.container_id());
+    // What is mounted is there, and what is the kernel's is not.
+    let archive = oci.pack(&id, "/vol", Vec::new()).expect("packed");
+    assert!(String::from_utf8_lossy(&archive).contains("vol/said"));
+    let proc = oci.pack(&id, "/proc", Vec::new()).expect("packed");
+    assert_eq!(tar::Archive::new(&proc[..]).entries().expect("an archive").count(), 1);
+    let how = (Overwriting::SameKind, true);
+    oci.unpack(&id, "/", how, &archive[..]).expect("unpacked");
+    assert_eq!(oci.path_stat(&id, "/vol/said").expect("there").size_bytes, 5);
+    let missing = oci.path_stat(&id, "/nothing").expect_err("not there");
+    assert!(matches!(missing, CopyError::NotFound), "{missing}");
+
+    let mut guarded = task("toolbox:1", &["stay"]);
+    guarded.spec.container.read_only = true;
+    node.run(&guarded).await;
+    let refused = oci.unpack(&guarded.id.container_id(), "/", how, &archive[..]).expect_err("read-only");
+    assert_eq!(refused.to_string(), "container rootfs is marked read-only");
+    for one in [&stays, &guarded] {
+        oci.terminate(one.id).await.expect("ended");
+        oci.wait(one.id).await.expect("ended");
+    }
+    // One that has ended has its own files yet.
+    assert!(oci.path_stat(&id, "/toolbox").expect("there").size_bytes > 0);
+    for one in [stays, guarded] {
+        oci.remove(one.id).await.expect("removed");
+    }
+    oci.remove_volume("copied").expect("removed");
     node.assert_clean();
 }
