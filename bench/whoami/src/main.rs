@@ -20,6 +20,7 @@ whoami: says who it is and who asked
   whoami [serve] [--port 80] [--version TEXT] [--drain SECONDS]
                                                 HTTP server; SIGTERM ends it when open requests are answered, or
                                                 after 8 seconds; /stream?seconds=S&rate=BYTES_PER_S answers slowly
+  whoami any WORD…                              the same server, whatever the words: in any program's place
   whoami get URL [-n N] [--only NAME] [--timeout MS] [--resolve NAME=ADDRESS]
                                                 N requests, each on a new connection
   whoami healthcheck [URL | --file PATH]        0 if the server answers well, or if there is such a file
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
             count();
             Ok(())
         }
+        ["any", ..] => server::serve(&[]),
         ["udp", target, text] => udp::ask(target, text),
         ["help" | "--help" | "-h", ..] => {
             print!("{USAGE}");

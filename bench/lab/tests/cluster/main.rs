@@ -4,6 +4,7 @@
 
 mod backup;
 mod bad_input;
+mod commands;
 mod direct;
 mod dns;
 mod failures;
@@ -64,6 +65,7 @@ const SCENARIOS: &[Scenario] = &[
     ("the way out is masqueraded", mesh::way_out_is_masqueraded),
     ("ports of the node itself", mesh::ports_of_the_node),
     ("docker prints Docker's words", words::inspect_and_lists),
+    ("every command of the checklist", commands::of_the_checklist),
     ("bad input gets Docker's errors and changes nothing", bad_input::refused),
     ("twenty replicas converge", forming::twenty_replicas_converge),
     ("drain empties a node, active brings nothing back", forming::drain_and_active),
