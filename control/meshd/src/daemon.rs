@@ -45,7 +45,7 @@ async fn serve(config: Config) -> Result<()> {
     let socket = config.socket.clone();
     let metrics = listen_for_metrics(&config).await?;
     let host = Arc::new(Host::open(config)?);
-    host.executor.resume_forwarding();
+    host.executor.resume_output();
     let node = MeshNode::open(host);
 
     let stop = CancellationToken::new();

@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 
+use super::log_files::N_FILES;
 use super::paths::TaskPaths;
 use super::process_fd::ProcessFd;
 
@@ -36,7 +37,7 @@ pub(super) struct Launch<'a> {
     pub runtime_root: &'a Path,
     pub paths: &'a TaskPaths,
     pub name: &'a str,
-    /// Of its output, where conmon begins the file anew; `None` keeps nothing.
+    /// Of its output; `None` keeps nothing.
     pub kept_bytes: Option<u64>,
     pub tty: bool,
     pub stdin: bool,
@@ -99,7 +100,7 @@ impl Launch<'_> {
         match self.kept_bytes {
             Some(n_bytes) => command
                 .arg(format!("--log-path=k8s-file:{}", paths.log().display()))
-                .args(["--log-size-max", &n_bytes.to_string()]),
+                .args(["--log-size-max", &(n_bytes / N_FILES).to_string()]),
             None => command.arg("--log-path=none:"),
         };
         if self.tty {

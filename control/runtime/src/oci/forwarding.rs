@@ -11,6 +11,7 @@ use oci_spec::runtime::Spec;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use super::log_files::LogFiles;
 use super::process::printed_command;
 use super::{Container, Oci};
 use crate::files::write_atomically;
@@ -19,6 +20,8 @@ use crate::logs::{Encoder, Origin, Sink};
 /// Between two attempts to reach a server: more and more, up to this.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LAST_PAUSE: Duration = Duration::from_secs(30);
+/// Between two looks for a file that conmon has left behind.
+const KEEP_PERIOD: Duration = Duration::from_secs(1);
 /// How far it has come is put on the disk so often: a daemon that is killed sends what was sent since once more.
 const RECORD_PERIOD: Duration = Duration::from_secs(1);
 /// A container that has ended is removed with lines that no server has taken in this time (Docker's `loggerCloseTimeout`).
@@ -44,11 +47,29 @@ impl Forwarding {
 }
 
 impl Oci {
-    /// Takes up what a former daemon left: lines of all containers that have a log server. Needs a tokio runtime.
-    pub fn resume_forwarding(&self) {
+    /// Takes up what a daemon does for the output of its containers: what has a log server is sent there, and what conmon leaves
+    /// behind is kept, until this executor is dropped. Needs a tokio runtime.
+    pub fn resume_output(&self) {
         let containers: Vec<Arc<Container>> = self.containers().values().cloned().collect();
         for container in containers {
             self.forward_output(&container);
+        }
+        let executor = Arc::downgrade(&self.0);
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(KEEP_PERIOD).await;
+                let Some(inner) = executor.upgrade() else { return };
+                let _ = tokio::task::spawn_blocking(move || Oci(inner).keep_logs()).await;
+            }
+        });
+    }
+
+    fn keep_logs(&self) {
+        let running = self.list_containers().into_iter().filter(|one| one.state == "running");
+        for one in running {
+            if let Err(error) = LogFiles::new(&one.log).keep() {
+                tracing::warn!(container = one.record.container_id, %error, "its former output is not kept");
+            }
         }
     }
 

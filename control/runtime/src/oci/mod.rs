@@ -14,6 +14,7 @@ mod forwarding;
 mod health;
 mod limits;
 mod listening;
+mod log_files;
 mod mounts;
 mod net_files;
 mod output;

@@ -4,21 +4,20 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom};
-use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use control_model::{OutputLine, OutputPiece, OutputPosition, OutputQuery, OutputStream, Timestamp};
 use tokio::sync::mpsc;
 
 use super::Oci;
+use super::log_files::{LogFile, LogFiles};
 
 /// Read at a time: what a client that does not read holds in memory is a few of these.
 const PIECE_BYTES: usize = 64 << 10;
 /// Pieces on their way.
 const MAX_PIECES: usize = 4;
-/// Between two looks for what was written since. The file before stays open here when conmon begins it anew: lines are missed
-/// only if that happens twice before they are read.
+/// Between two looks for what was written since. What is being read stays open when conmon begins the next file, and the former one
+/// is kept: lines are missed only if it begins three before they are read.
 const LOOK_PERIOD: Duration = Duration::from_millis(100);
 
 /// Why there is nothing to read.
@@ -45,7 +44,7 @@ impl Oci {
         let (oci, task) = (self.clone(), info.record.task);
         let is_over = move || oci.container(task).is_none_or(|container| container.record().ended.is_some());
         tokio::spawn(async move {
-            if let Err(error) = send(&info.log, &query, is_over, &pieces).await {
+            if let Err(error) = send(&LogFiles::new(&info.log), &query, is_over, &pieces).await {
                 // Who reads no more needs no reason.
                 let _ = pieces.send(Err(error)).await;
             }
@@ -56,7 +55,7 @@ impl Oci {
 
 /// Sends what `query` wants; returns when that is all, or nobody takes it any more.
 async fn send(
-    log: &Path,
+    log: &LogFiles,
     query: &OutputQuery,
     is_over: impl Fn() -> bool,
     pieces: &mpsc::Sender<io::Result<OutputPiece>>,
@@ -93,18 +92,17 @@ async fn send(
 
 /// Opens the file if there is none yet, and reads on. Of a container that has not begun there is none to open.
 async fn in_background(
-    file: Option<LogFile>,
-    path: &Path,
+    file: Option<OpenLog>,
+    files: &LogFiles,
     query: &OutputQuery,
-) -> io::Result<(Option<LogFile>, Vec<OutputLine>)> {
-    let (path, query) = (path.to_owned(), query.clone());
+) -> io::Result<(Option<OpenLog>, Vec<OutputLine>)> {
+    let (files, query) = (files.clone(), query.clone());
     let read = tokio::task::spawn_blocking(move || {
         let mut file = match file {
             Some(file) => file,
-            None => match LogFile::open(path, &query) {
-                Ok(file) => file,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((None, Vec::new())),
-                Err(error) => return Err(error),
+            None => match OpenLog::open(files, &query)? {
+                Some(file) => file,
+                None => return Ok((None, Vec::new())),
             },
         };
         let lines = file.read()?;
@@ -115,10 +113,11 @@ async fn in_background(
 
 /// An open log.
 #[derive(Debug)]
-struct LogFile {
-    path: PathBuf,
+struct OpenLog {
+    files: LogFiles,
+    /// That which is read.
     file: File,
-    inode: u64,
+    id: u64,
     /// Of its bytes.
     n_read: u64,
     /// The beginning of a record whose end was not written yet.
@@ -127,54 +126,53 @@ struct LogFile {
     left: Option<u64>,
 }
 
-impl LogFile {
-    /// Opens it where `query` begins: behind what was read before, at the last lines, or at its beginning, as is one that was
-    /// begun anew since. Who does not follow reads what is there now, and nothing else: of a container that goes on writing
-    /// there would be no end.
-    fn open(path: PathBuf, query: &OutputQuery) -> io::Result<Self> {
-        let mut file = File::open(&path)?;
-        let there = file.metadata()?;
-        let end = there.len();
-        let start = match (query.after, query.tail) {
-            (Some(after), _) if after.file == there.ino() && after.offset <= end => after.offset,
-            (None, Some(tail)) => start_of_last(&file, end, tail)?,
-            (Some(_), _) | (None, None) => 0,
+impl OpenLog {
+    /// Opens it where `query` begins: behind what was read before, at the last lines, or at the beginning of what is kept. Who does
+    /// not follow reads what is there now, and nothing else: of a container that goes on writing there would be no end.
+    fn open(files: LogFiles, query: &OutputQuery) -> io::Result<Option<Self>> {
+        let mut all = files.open()?;
+        if all.is_empty() {
+            return Ok(None);
+        }
+        let is_there = |after: &OutputPosition| {
+            let at = all.iter().position(|one| one.id == after.file && after.offset <= one.len)?;
+            Some((at, after.offset))
         };
+        let (at, start) = match (&query.after, query.tail) {
+            (Some(after), _) => is_there(after).unwrap_or((0, 0)),
+            (None, Some(tail)) => start_of_last(&all, tail)?,
+            (None, None) => (0, 0),
+        };
+        let n_bytes: u64 = all[at..].iter().map(|one| one.len).sum();
+        let left = (!query.follow).then(|| n_bytes.saturating_sub(start));
+        let LogFile { mut file, id, .. } = all.swap_remove(at);
         file.seek(SeekFrom::Start(start))?;
-        let left = (!query.follow).then(|| end.saturating_sub(start));
-        Ok(Self { path, n_read: start, file, begun: Vec::new(), left, inode: there.ino() })
+        Ok(Some(Self { files, file, id, n_read: start, begun: Vec::new(), left }))
     }
 
     /// Behind the last line that was given.
     fn position(&self) -> OutputPosition {
-        OutputPosition { file: self.inode, offset: self.n_read - self.begun.len() as u64 }
+        OutputPosition { file: self.id, offset: self.n_read - self.begun.len() as u64 }
     }
 
     /// The next lines; none if no more are there now.
     fn read(&mut self) -> io::Result<Vec<OutputLine>> {
         let mut piece = vec![0; PIECE_BYTES];
         loop {
-            let n_wanted = self
-                .left
-                .map_or(piece.len(), |left| piece.len().min(usize::try_from(left).unwrap_or(usize::MAX)));
-            let mut n_read = self.file.read(&mut piece[..n_wanted])?;
-            self.left = self.left.map(|left| left.saturating_sub(n_read as u64));
-            if n_read == 0 && self.left.is_some() {
-                return Ok(Vec::new());
-            }
+            let mut n_read = self.fill(&mut piece)?;
             if n_read == 0 {
-                let Some(next) = self.next_file()? else { return Ok(Vec::new()) };
+                if self.left == Some(0) {
+                    return Ok(Vec::new());
+                }
+                let Some(next) = self.files.behind(self.id)? else { return Ok(Vec::new()) };
                 // What conmon wrote between the two looks, before it began the next one.
-                n_read = self.file.read(&mut piece)?;
+                n_read = self.fill(&mut piece)?;
                 if n_read == 0 {
-                    self.inode = next.metadata()?.ino();
-                    self.file = next;
-                    self.n_read = 0;
+                    (self.file, self.id, self.n_read) = (next.file, next.id, 0);
                     self.begun.clear();
                     continue;
                 }
             }
-            self.n_read += n_read as u64;
             self.begun.extend_from_slice(&piece[..n_read]);
             let Some(end) = self.begun.iter().rposition(|byte| *byte == b'\n') else { continue };
             let lines: Vec<OutputLine> =
@@ -186,21 +184,33 @@ impl LogFile {
         }
     }
 
-    /// The file that has the name now, if it is another one.
-    fn next_file(&self) -> io::Result<Option<File>> {
-        let next = match File::open(&self.path) {
-            Ok(next) => next,
-            // The container is being removed.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        let (own, other) = (self.file.metadata()?, next.metadata()?);
-        Ok(((own.dev(), own.ino()) != (other.dev(), other.ino())).then_some(next))
+    fn fill(&mut self, piece: &mut [u8]) -> io::Result<usize> {
+        let left = self.left.map_or(piece.len(), |left| usize::try_from(left).unwrap_or(usize::MAX));
+        let n_wanted = piece.len().min(left);
+        let n_read = self.file.read(&mut piece[..n_wanted])?;
+        self.n_read += n_read as u64;
+        self.left = self.left.map(|left| left - n_read as u64);
+        Ok(n_read)
     }
 }
 
-/// Where the last `n` lines of the first `end` bytes begin: others may be written meanwhile. Parts of a long line are one.
-fn start_of_last(file: &File, end: u64, n: usize) -> io::Result<u64> {
+/// In which file, and where there, the last `n` lines begin of what was there when they were opened: others may be written
+/// meanwhile.
+fn start_of_last(files: &[LogFile], n: usize) -> io::Result<(usize, u64)> {
+    let (mut wanted, mut begin) = (n, (0, 0));
+    for (at, file) in files.iter().enumerate().rev() {
+        let (start, n_found) = last_lines(&file.file, file.len, wanted)?;
+        begin = (at, start);
+        wanted -= n_found;
+        if wanted == 0 {
+            break;
+        }
+    }
+    Ok(begin)
+}
+
+/// Where the last `n` lines of the first `end` bytes begin, and how many there are. Parts of a long line are one.
+fn last_lines(file: &File, end: u64, n: usize) -> io::Result<(u64, usize)> {
     let mut reader = BufReader::with_capacity(PIECE_BYTES, file.take(end));
     let mut starts = VecDeque::new();
     let (mut at, mut is_start) = (0, true);
@@ -221,7 +231,7 @@ fn start_of_last(file: &File, end: u64, n: usize) -> io::Result<u64> {
         is_start = !is_part(&record);
         at += n_read as u64;
     }
-    Ok(starts.front().copied().unwrap_or(at))
+    Ok((starts.front().copied().unwrap_or(at), starts.len()))
 }
 
 fn is_part(record: &[u8]) -> bool {
@@ -249,6 +259,7 @@ fn parse(record: &[u8]) -> Option<OutputLine> {
 mod tests {
     use std::fs;
     use std::io::Write as _;
+    use std::path::Path;
 
     use super::*;
 
@@ -284,7 +295,7 @@ mod tests {
     async fn asked_upto(log: &Path, query: &OutputQuery) -> (String, Option<OutputPosition>) {
         let (pieces, mut lines) = mpsc::channel(MAX_PIECES);
         let reading = async move {
-            send(log, query, || true, &pieces).await.unwrap();
+            send(&LogFiles::new(log), query, || true, &pieces).await.unwrap();
         };
         let taking = async {
             let (mut all, mut upto) = (String::new(), None);
@@ -364,10 +375,41 @@ mod tests {
         assert_eq!(text, "three\n");
         assert_eq!(asked_upto(&log, &OutputQuery { after: upto, ..ALL }).await, (String::new(), upto));
         // The same name, and another file.
-        let next = dir.path().join("log.tmp");
-        fs::write(&next, record(2, "stdout F four")).unwrap();
-        fs::rename(&next, &log).unwrap();
+        begin_anew(&log, &record(2, "stdout F four"));
         assert_eq!(asked(&log, &OutputQuery { after: upto, ..ALL }).await, "four\n");
+    }
+
+    /// As conmon does it.
+    fn begin_anew(log: &Path, text: &str) {
+        let next = log.with_extension("tmp");
+        fs::write(&next, text).unwrap();
+        fs::rename(&next, log).unwrap();
+    }
+
+    #[tokio::test]
+    async fn the_former_file_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("log");
+        let files = LogFiles::new(&log);
+        fs::write(&log, [record(1, "stdout F one"), record(1, "stdout F two")].concat()).unwrap();
+        files.keep().unwrap();
+        begin_anew(&log, &record(1, "stdout F three"));
+        assert_eq!(asked(&log, &ALL).await, "one\ntwo\nthree\n");
+        for (tail, expected) in [(0, ""), (1, "three\n"), (2, "two\nthree\n"), (9, "one\ntwo\nthree\n")] {
+            assert_eq!(asked(&log, &OutputQuery { tail: Some(tail), ..ALL }).await, expected);
+        }
+        // One that reads goes through all of them, from wherever it is.
+        let (_, first) = asked_upto(&log, &OutputQuery { until: Some(at(0)), ..ALL }).await;
+        let mut reading =
+            OpenLog::open(files.clone(), &OutputQuery { follow: true, ..ALL }).unwrap().unwrap();
+        assert_eq!(texts(&reading.read().unwrap()), "one\ntwo\n");
+        begin_anew(&log, &record(1, "stdout F four"));
+        files.keep().unwrap();
+        assert_eq!(texts(&reading.read().unwrap()), "three\n");
+        assert_eq!(texts(&reading.read().unwrap()), "four\n");
+        assert!(reading.read().unwrap().is_empty());
+        // Who comes back from a file that is gone gets what is kept.
+        assert_eq!(asked(&log, &OutputQuery { after: first, ..ALL }).await, "three\nfour\n");
     }
 
     /// A thousand lines while the file is begun anew again and again: each comes once, in order.
@@ -381,14 +423,13 @@ mod tests {
         let (path, over) = (log.clone(), is_over.clone());
         let reading = tokio::spawn(async move {
             let query = OutputQuery { follow: true, ..ALL };
-            send(&path, &query, || over.load(std::sync::atomic::Ordering::SeqCst), &pieces).await
+            send(&LogFiles::new(&path), &query, || over.load(std::sync::atomic::Ordering::SeqCst), &pieces)
+                .await
         });
         let mut all = String::new();
         for number in 0..N_LINES {
             if number % 100 == 0 {
-                let next = dir.path().join("log.tmp");
-                fs::write(&next, "").unwrap();
-                fs::rename(&next, &log).unwrap();
+                begin_anew(&log, "");
             }
             let mut file = fs::OpenOptions::new().append(true).open(&log).unwrap();
             // In two writes, as a full disk or a signal would have it.
@@ -416,7 +457,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let log = dir.path().join("log");
         fs::write(&log, record(1, "stdout F first").repeat(10_000)).unwrap();
-        let mut opened = LogFile::open(log.clone(), &ALL).unwrap();
+        let mut opened = OpenLog::open(LogFiles::new(&log), &ALL).unwrap().unwrap();
         let mut n_lines = 0;
         loop {
             let lines = opened.read().unwrap();
@@ -438,7 +479,7 @@ mod tests {
         let line = record(1, "stdout F line");
         fs::write(&log, line.repeat(10)).unwrap();
         let length = line.len() as u64;
-        let start = |end, n| start_of_last(&File::open(&log).unwrap(), end, n).unwrap();
+        let start = |end, n| last_lines(&File::open(&log).unwrap(), end, n).unwrap().0;
         assert_eq!(start(6 * length, 2), 4 * length);
         assert_eq!(start(10 * length, 2), 8 * length);
         assert_eq!(start(6 * length, 0), 6 * length);
@@ -450,10 +491,9 @@ mod tests {
         let log = dir.path().join("log");
         fs::write(&log, "").unwrap();
         let (pieces, lines) = mpsc::channel(MAX_PIECES);
-        let reading =
-            tokio::spawn(
-                async move { send(&log, &OutputQuery { follow: true, ..ALL }, || false, &pieces).await },
-            );
+        let reading = tokio::spawn(async move {
+            send(&LogFiles::new(&log), &OutputQuery { follow: true, ..ALL }, || false, &pieces).await
+        });
         drop(lines);
         reading.await.unwrap().unwrap();
     }
