@@ -32,6 +32,19 @@ pub trait Engine: Send + Sync + 'static {
     ) -> Result<Pulled, EngineError>;
     /// Takes all images of a `docker save` archive; returns the references (or ids of images without one).
     async fn load(&self, archive: Upload) -> Result<Vec<String>, EngineError>;
+    /// The steps of its making, the last one first.
+    async fn history(&self, name: &str) -> Result<Vec<HistoryEntry>, EngineError>;
+    /// A `docker save` archive of an image, with these of its names.
+    async fn save(&self, names: &[String]) -> Result<Download, EngineError>;
+    /// Puts an image into its registry.
+    async fn push(
+        &self,
+        reference: &str,
+        credentials: Option<RegistryCredentials>,
+        progress: mpsc::UnboundedSender<String>,
+    ) -> Result<Pushed, EngineError>;
+    /// Does the registry know who this is?
+    async fn login(&self, registry: &str, credentials: &RegistryCredentials) -> Result<(), EngineError>;
     /// Makes an image of a root file system in a tar archive; returns its id.
     async fn import(&self, archive: Upload, request: ImportRequest) -> Result<String, EngineError>;
     /// Gives the image another reference.
@@ -207,6 +220,23 @@ pub type Upload = Box<dyn AsyncRead + Send + Unpin>;
 
 /// Bytes that a client gets.
 pub type Download = BoxStream<'static, std::io::Result<Bytes>>;
+
+/// A step of an image's making.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HistoryEntry {
+    pub created: Option<Timestamp>,
+    pub created_by: String,
+    pub comment: String,
+    pub size_bytes: u64,
+}
+
+/// What a push left at the registry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pushed {
+    /// Of its manifest.
+    pub digest: String,
+    pub size_bytes: u64,
+}
 
 /// What is at a path in a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -458,6 +488,9 @@ pub enum EngineError {
     /// 400.
     #[error("{0}")]
     Invalid(String),
+    /// 401.
+    #[error("{0}")]
+    Unauthorized(String),
     /// 403.
     #[error("{0}")]
     Forbidden(String),

@@ -93,6 +93,7 @@ impl From<EngineError> for ApiError {
         let status = match error {
             EngineError::NoSuchImage(_) | EngineError::NotFound(_) => StatusCode::NOT_FOUND,
             EngineError::Invalid(_) => StatusCode::BAD_REQUEST,
+            EngineError::Unauthorized(_) => StatusCode::UNAUTHORIZED,
             EngineError::Forbidden(_) => StatusCode::FORBIDDEN,
             EngineError::Conflict(_) => StatusCode::CONFLICT,
             EngineError::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,

@@ -3,6 +3,7 @@
 mod common;
 
 use common::Daemon;
+use common::cli::programs;
 use common::engine::DIGEST;
 use control_api::engine::{Container, Health, HealthProbe};
 use control_model::log_driver::LogDriver;
@@ -86,6 +87,40 @@ async fn images_that_are_nowhere_are_said_so() {
 
 fn ago(seconds: i64) -> Timestamp {
     Timestamp(control_manager::clock::now().0 - seconds * 1_000_000_000)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_image_is_looked_into_and_leaves_its_node() {
+    for program in programs() {
+        let daemon = Daemon::alone().await;
+        let run = async |line: &str| daemon.docker_by(program, line, b"").await;
+        let history = run("history --no-trunc --format '{{.ID}}|{{.CreatedBy}}|{{.Size}}' whoami:v1").await;
+        let expected = format!("sha256:{:064x}|CMD /whoami|0B\n<missing>|COPY whoami /|1.23MB\n", 0xabc);
+        assert_eq!(history.stdout, expected, "{program}: {history:?}");
+        let saved = run("save whoami:v1").await;
+        assert_eq!(saved.stdout, "whoami:v1", "{program}: {saved:?}");
+        let missing = run("save nothing").await;
+        assert!(missing.stderr.contains("No such image: nothing"), "{program}: {missing:?}");
+
+        // Nobody, a stranger, and who is known.
+        run("tag whoami:v1 registry.example/whoami:v1").await;
+        let denied = run("push registry.example/whoami:v1").await;
+        let words = "denied: requested access to the resource is denied";
+        assert!(denied.code != 0 && denied.stderr.contains(words), "{program}: {denied:?}");
+        let login = "login -u user --password-stdin registry.example";
+        let stranger = daemon.docker_by(program, login, b"open").await;
+        assert!(stranger.code != 0 && stranger.stderr.contains("unauthorized"), "{program}: {stranger:?}");
+        let known = daemon.docker_by(program, login, b"open sesame").await;
+        assert!(known.code == 0 && known.stdout.contains("Login Succeeded"), "{program}: {known:?}");
+        let pushed = run("push registry.example/whoami:v1").await;
+        let said: Vec<&str> = pushed.stdout.lines().collect();
+        let expected = [
+            "The push refers to repository [registry.example/whoami]",
+            "Copying registry.example/whoami:v1",
+            &format!("v1: digest: {DIGEST} size: 528"),
+        ];
+        assert_eq!(said, expected, "{program}: {pushed:?}");
+    }
 }
 
 fn running_container() -> Container {

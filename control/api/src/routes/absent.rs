@@ -18,7 +18,6 @@ pub fn routes() -> Router<Api> {
 
 /// Paths of Docker's API that are refused whatever the method.
 const UNSUPPORTED: &[&str] = &[
-    "/auth",
     "/build",
     "/build/{*rest}",
     "/commit",

@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use tokio_util::io::StreamReader;
 
 use super::progress::{Lines, stream};
+use super::registry;
 use crate::base64;
 use crate::context::Api;
 use crate::convert::spec_out::health_config;
@@ -224,12 +225,18 @@ pub async fn load(State(api): State<Api>, body: Body) -> Reply {
 }
 
 /// `GET /images/{name}/{what}`.
-pub async fn get(State(api): State<Api>, Path(path): Path<String>) -> Reply {
+pub async fn get(State(api): State<Api>, Path(path): Path<String>, query: Query) -> Reply {
+    if path == "get" {
+        let names = query.all("names").into_iter().map(str::to_owned).collect();
+        return registry::save(&api, names).await;
+    }
     if let Some(name) = path.strip_suffix("/json") {
         return ok(&inspected(api.node.engine().image(name).await?));
     }
     match path.rsplit_once('/') {
-        Some((_, "history" | "get")) | None => Err(ApiError::unsupported(format!("GET /images/{path}"))),
+        Some((name, "history")) => registry::history(&api, name).await,
+        Some((name, "get")) => registry::save(&api, vec![name.to_owned()]).await,
+        None => Err(ApiError::unsupported(format!("GET /images/{path}"))),
         _ => Err(ApiError::not_found("page not found")),
     }
 }
@@ -271,13 +278,25 @@ fn config(config: ImageConfig) -> api_image::Config {
 }
 
 /// `POST /images/{name}/{what}`.
-pub async fn post(State(api): State<Api>, Path(path): Path<String>, query: Query) -> Reply {
+pub async fn post(
+    State(api): State<Api>,
+    Path(path): Path<String>,
+    query: Query,
+    headers: HeaderMap,
+) -> Reply {
+    if let Some(name) = path.strip_suffix("/push") {
+        let tag = Some(query.get("tag")).filter(|tag| !tag.is_empty()).unwrap_or(DEFAULT_TAG);
+        let reference = with_tag(name, tag);
+        if parse_image_reference(&reference).is_none() {
+            return Err(invalid_reference());
+        }
+        return registry::push(&api, reference, &headers).await;
+    }
     let Some(name) = path.strip_suffix("/tag") else {
-        let known = path.ends_with("/push") || !path.contains('/');
-        return Err(if known {
-            ApiError::unsupported(format!("POST /images/{path}"))
-        } else {
+        return Err(if path.contains('/') {
             ApiError::not_found("page not found")
+        } else {
+            ApiError::unsupported(format!("POST /images/{path}"))
         });
     };
     let tag = query.get("tag");

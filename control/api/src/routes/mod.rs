@@ -16,6 +16,7 @@ mod mesh;
 mod networks;
 mod nodes;
 mod progress;
+mod registry;
 mod services;
 mod swarm;
 mod system;
@@ -147,6 +148,7 @@ fn swarm_routes() -> Router<Api> {
 
 fn node_local_routes() -> Router<Api> {
     Router::new()
+        .route("/auth", post(registry::login))
         .route("/images/json", get(images::list))
         .route("/images/create", post(images::create))
         .route("/images/load", post(images::load))

@@ -8,8 +8,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use control_api::engine::{
     Container, CpuUsage, DiskUse, Distribution, Download, Engine, EngineError, EngineEvent, ExecRequest,
-    Image, ImportRequest, InterfaceUsage, Output, PathStat, Process, ProcessTable, Pulled, Removed, Resize,
-    Unpacking, Upload, Usage, Volume,
+    HistoryEntry, Image, ImportRequest, InterfaceUsage, Output, PathStat, Process, ProcessTable, Pulled,
+    Pushed, Removed, Resize, Unpacking, Upload, Usage, Volume,
 };
 use control_model::spec::{ANONYMOUS_VOLUME_LABEL, RegistryCredentials};
 use control_model::{
@@ -141,6 +141,41 @@ impl Engine for FakeEngine {
             b"an archive" => Ok(vec!["loaded:v1".into()]),
             _ => Err(EngineError::Invalid("invalid tar header".into())),
         }
+    }
+
+    async fn history(&self, name: &str) -> Result<Vec<HistoryEntry>, EngineError> {
+        self.image(name).await?;
+        let step = |created_by: &str, size_bytes| HistoryEntry {
+            created_by: created_by.to_owned(),
+            size_bytes,
+            ..HistoryEntry::default()
+        };
+        Ok(vec![step("CMD /whoami", 0), step("COPY whoami /", 1_234_567)])
+    }
+
+    async fn save(&self, names: &[String]) -> Result<Download, EngineError> {
+        self.image(&names[0]).await?;
+        Ok(futures::stream::iter([Ok(names.join(" ").into())]).boxed())
+    }
+
+    async fn push(
+        &self,
+        reference: &str,
+        credentials: Option<RegistryCredentials>,
+        progress: mpsc::UnboundedSender<String>,
+    ) -> Result<Pushed, EngineError> {
+        if credentials.is_none() {
+            return Err(EngineError::Failed("denied: requested access to the resource is denied".into()));
+        }
+        progress.send(format!("Copying {reference}")).expect("somebody listens");
+        Ok(Pushed { digest: DIGEST.to_owned(), size_bytes: 528 })
+    }
+
+    async fn login(&self, registry: &str, credentials: &RegistryCredentials) -> Result<(), EngineError> {
+        if credentials.password == "open sesame" {
+            return Ok(());
+        }
+        Err(EngineError::Unauthorized(format!("login attempt to {registry} failed: unauthorized")))
     }
 
     async fn import(&self, mut archive: Upload, request: ImportRequest) -> Result<String, EngineError> {

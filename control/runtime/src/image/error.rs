@@ -21,6 +21,14 @@ pub enum ImageError {
     Pull(#[from] PullError),
     #[error("{0}")]
     Change(#[from] ChangeError),
+    /// An archive has one image here.
+    #[error("several images in one archive are not supported by this daemon: save them one by one")]
+    SeveralImages,
+    #[error("{0}")]
+    Push(String),
+    /// 401 in the API.
+    #[error("login attempt to {registry} failed: {reason}")]
+    Login { registry: String, reason: String },
     /// The bytes that a client sent are no image.
     #[error("{0}")]
     BadArchive(String),

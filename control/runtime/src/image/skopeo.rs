@@ -10,7 +10,7 @@ use std::process::Stdio;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ipnetwork::IpNetwork;
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt as _, BufReader};
 use tokio::process::Command;
 
 use super::content::WorkLayout;
@@ -61,7 +61,7 @@ impl Skopeo {
         let auth_file = self.auth_file(reference, auth)?;
         let mut command = skopeo(INSPECT_TIMEOUT);
         command.arg("inspect").args(what);
-        if self.is_insecure(reference) {
+        if self.is_insecure(reference.domain()) {
             command.arg("--tls-verify=false");
         }
         auth_file.add_to(&mut command);
@@ -95,7 +95,7 @@ impl Skopeo {
         let auth_file = self.auth_file(reference, auth)?;
         let mut command = skopeo(COPY_TIMEOUT);
         command.arg("copy");
-        if self.is_insecure(reference) {
+        if self.is_insecure(reference.domain()) {
             command.arg("--src-tls-verify=false");
         }
         auth_file.add_to(&mut command);
@@ -111,9 +111,75 @@ impl Skopeo {
         run_with_lines(command, &|_| {}).await.map_err(|stderr| ImageError::BadArchive(message_of(&stderr)))
     }
 
+    /// Writes an archive as Docker's, with these names.
+    pub async fn save(&self, layout: &WorkLayout, to: &Path, names: &[Reference]) -> Result<(), ImageError> {
+        let mut command = skopeo(COPY_TIMEOUT);
+        command.args(["copy", "--quiet"]);
+        for name in names.iter().skip(1) {
+            command.arg("--additional-tag").arg(name.to_string());
+        }
+        let first = names.first().map(|name| format!(":{name}")).unwrap_or_default();
+        command.arg(format!("oci:{}", layout.image_name()));
+        command.arg(format!("docker-archive:{}{first}", to.display()));
+        run_with_lines(command, &|_| {}).await.map_err(|stderr| ImageError::Tool {
+            program: "skopeo",
+            verb: "copy".into(),
+            output: message_of(&stderr),
+        })
+    }
+
+    /// Copies the image of `layout` to its registry; `progress` gets skopeo's lines.
+    pub async fn push(
+        &self,
+        layout: &WorkLayout,
+        reference: &Reference,
+        auth: Option<&RegistryCredentials>,
+        progress: &(dyn Fn(&str) + Send + Sync),
+    ) -> Result<(), ImageError> {
+        let auth_file = self.auth_file(reference, auth)?;
+        let mut command = skopeo(COPY_TIMEOUT);
+        command.arg("copy");
+        if self.is_insecure(reference.domain()) {
+            command.arg("--dest-tls-verify=false");
+        }
+        auth_file.add_to(&mut command);
+        command.arg(format!("oci:{}", layout.image_name()));
+        command.arg(format!("docker://{reference}"));
+        run_with_lines(command, progress).await.map_err(|stderr| {
+            let message = message_of(&stderr);
+            let is_denied = ["unauthorized", "denied", "authentication required"]
+                .iter()
+                .any(|word| message.contains(word));
+            let denied = "denied: requested access to the resource is denied";
+            ImageError::Push(if is_denied { denied.to_owned() } else { message })
+        })
+    }
+
+    /// Asks the registry whether it knows who this is.
+    pub async fn login(&self, registry: &str, auth: &RegistryCredentials) -> Result<(), ImageError> {
+        let auth_file = AuthFile(Some(self.scratch.join(unique_suffix())));
+        let mut command = skopeo(COPY_TIMEOUT);
+        command.args(["login", "--username", &auth.username, "--password-stdin"]);
+        if self.is_insecure(registry) {
+            command.arg("--tls-verify=false");
+        }
+        auth_file.add_to(&mut command);
+        command.arg(registry).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let failed = |reason: String| ImageError::Login { registry: registry.to_owned(), reason };
+        let mut child = command.spawn().map_err(|error| failed(error.to_string()))?;
+        let mut stdin = child.stdin.take().expect("it is piped");
+        // One that has ended says why on its standard error.
+        let _ = stdin.write_all(auth.password.as_bytes()).await;
+        drop(stdin);
+        let output = child.wait_with_output().await.map_err(|error| failed(error.to_string()))?;
+        if output.status.success() {
+            return Ok(());
+        }
+        Err(failed(message_of(&String::from_utf8_lossy(&output.stderr))))
+    }
+
     /// As Docker decides: listed by name or by network, or on this very host.
-    fn is_insecure(&self, reference: &Reference) -> bool {
-        let domain = reference.domain();
+    fn is_insecure(&self, domain: &str) -> bool {
         if self.insecure_registries.contains(domain) {
             return true;
         }
@@ -233,7 +299,7 @@ mod tests {
     fn listed_and_local_registries_are_insecure() {
         let listed = ["reg.example:5000", "10.1.0.0/16"].map(str::to_owned);
         let skopeo = Skopeo { insecure_registries: listed.into(), scratch: PathBuf::new() };
-        let insecure = |name: &str| skopeo.is_insecure(&Reference::parse(name).expect("valid"));
+        let insecure = |name: &str| skopeo.is_insecure(Reference::parse(name).expect("valid").domain());
         for name in ["reg.example:5000/x", "10.1.2.3:5000/x", "127.0.0.1:5000/x", "localhost:5000/x"] {
             assert!(insecure(name), "{name}");
         }

@@ -19,7 +19,7 @@ use super::reference::Reference;
 use super::skopeo::Skopeo;
 use super::unpack::unpacked;
 use crate::events::{Events, ImageChange};
-use crate::files::{remove_file, remove_tree};
+use crate::files::{remove_file, remove_tree, unique_suffix};
 use control_model::spec::RegistryCredentials;
 
 /// The node's images. Cheap to clone; all methods may run at the same time.
@@ -320,6 +320,24 @@ impl ImageStore {
         unpacked(&self.0.content, &record, &self.0.rootfs_dir).await?;
         self.index().update(|index| index.put(record.clone(), names))?;
         Ok(record)
+    }
+
+    pub(super) fn content(&self) -> &Content {
+        &self.0.content
+    }
+
+    pub(super) fn skopeo(&self) -> &Skopeo {
+        &self.0.skopeo
+    }
+
+    /// A name for a file that goes when the store is opened again, if not before.
+    pub(super) fn scratch_file(&self) -> PathBuf {
+        self.0.scratch.join(unique_suffix())
+    }
+
+    /// Nobody sweeps blobs for as long as it is held.
+    pub(super) async fn using_blobs(&self) -> tokio::sync::RwLockReadGuard<'_, ()> {
+        self.0.adding.read().await
     }
 
     fn index(&self) -> MutexGuard<'_, IndexFile> {

@@ -179,6 +179,46 @@ async fn a_private_registry_gives_its_images_to_those_it_knows() {
     stranger.spec.container.registry = Some(known("open sesame"));
     assert_eq!(node.output(&stranger).await.0, 4);
     node.oci.remove(stranger.id).await.expect("removed");
+
+    let login = async |password: &str| images.login(&registry.name, &known(password)).await;
+    assert!(login("open sesame").await.is_ok());
+    let error = login("open").await.expect_err("unknown").to_string();
+    assert!(error.starts_with(&format!("login attempt to {} failed: ", registry.name)), "{error}");
+    // What was pulled goes back under another name, to those it knows.
+    let other = Reference::parse(&format!("{}/copies/toolbox:2", registry.name)).expect("valid");
+    images.tag(&name, &other).expect("here");
+    let denied = images.push(&other, None, &|_| {}).await.expect_err("unknown").to_string();
+    assert_eq!(denied, "denied: requested access to the resource is denied");
+    let (digest, _) = images.push(&other, Some(&known("open sesame")), &|_| {}).await.expect("pushed");
+    let there = images.manifest_at_registry(&other, Some(&known("open sesame"))).await.expect("there");
+    assert!(String::from_utf8_lossy(&there).contains("layers"));
+    let pinned = Reference::parse(&format!("{}/copies/toolbox@{digest}", registry.name)).expect("valid");
+    assert!(images.manifest_at_registry(&pinned, Some(&known("open sesame"))).await.is_ok(), "{digest}");
+    node.assert_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_is_saved_with_its_names_and_has_a_history() {
+    let node = TestNode::new(RUNC, &[]);
+    node.import("toolbox:1", &[ENTRYPOINT]).await;
+    let images = node.oci.images();
+    images.tag("toolbox:1", &Reference::parse("toolbox:2").expect("valid")).expect("here");
+    let names = ["toolbox:1", "toolbox:2"].map(String::from);
+    let saved = images.save(&names).await.expect("saved");
+    let other = TestNode::new(RUNC, &[]);
+    let mut stream = tokio::fs::File::open(&saved.path).await.expect("there");
+    let mut loaded = other.oci.images().load(&mut stream).await.expect("loaded");
+    loaded.sort_unstable();
+    assert_eq!(loaded, names);
+    let path = saved.path.clone();
+    drop(saved);
+    assert!(!path.exists());
+    let history = images.history("toolbox:1").expect("known");
+    assert!(!history.is_empty() && history.iter().any(|step| step.size_bytes > 0), "{history:?}");
+    node.import("another:1", &[r#"ENTRYPOINT ["/another"]"#]).await;
+    let several = images.save(&["toolbox:1".to_owned(), "another:1".to_owned()]).await.expect_err("two");
+    assert!(several.to_string().contains("several images"), "{several}");
+    other.assert_clean();
     node.assert_clean();
 }
 

@@ -1,5 +1,7 @@
 //! The API's view of this node's images and containers, over the embedded runtime.
 
+mod convert;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufWriter, Write};
 use std::sync::Arc;
@@ -8,24 +10,23 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use control_api::engine::{
-    Container, ContainerChange, CpuUsage, DiskUse, Distribution, Download, Engine, EngineError, EngineEvent,
-    EngineEventKind, ExecRequest, Health, HealthProbe, Image, ImageChange, ImageConfig, ImportRequest,
-    InterfaceUsage, MountPoint, Output, PathStat, Process, ProcessTable, Pulled, Removed, Resize, Unpacking,
-    Upload, Usage, Volume, VolumeChange,
+    Container, DiskUse, Distribution, Download, Engine, EngineError, EngineEvent, ExecRequest, HistoryEntry,
+    Image, ImportRequest, Output, PathStat, Process, ProcessTable, Pulled, Pushed, Removed, Resize,
+    Unpacking, Upload, Usage, Volume,
 };
 use control_model::spec::RegistryCredentials;
 use control_model::{OutputQuery, Timestamp};
-use control_runtime::image::{ImageChanges, ImageDetails, ImageError, PullError, Reference};
-use control_runtime::{
-    ContainerChange as container, ContainerInfo, ContainerRecord, ControlError, CopyError, Exec, ExecError,
-    ExecSpec, ImageChange as image, Oci, OutputError, Overwriting, Stage, VolumeChange as volume,
-    VolumeError, VolumeSpec,
-};
+use control_runtime::image::ImageChanges;
+use control_runtime::{Exec, ExecError, ExecSpec, Oci, OutputError, Overwriting, VolumeError, VolumeSpec};
 use futures::stream::BoxStream;
 use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::{BroadcastStream, ReceiverStream};
-use tokio_util::io::SyncIoBridge;
+use tokio_util::io::{ReaderStream, SyncIoBridge};
+
+use self::convert::{
+    not_copied, not_done, parse, parse_time, to_container, to_error, to_event, to_image, to_usage, to_volume,
+};
 
 /// Of an archive: written at a time, and on their way to a client.
 const PIECE_BYTES: usize = 64 << 10;
@@ -71,6 +72,46 @@ impl Engine for OciEngine {
 
     async fn load(&self, mut archive: Upload) -> Result<Vec<String>, EngineError> {
         self.oci.images().load(&mut *archive).await.map_err(to_error)
+    }
+
+    async fn history(&self, name: &str) -> Result<Vec<HistoryEntry>, EngineError> {
+        let steps = self.oci.images().history(name).map_err(to_error)?;
+        let step = |step: control_runtime::image::HistoryEntry| HistoryEntry {
+            created: parse_time(&step.created),
+            created_by: step.created_by,
+            comment: step.comment,
+            size_bytes: step.size_bytes,
+        };
+        Ok(steps.into_iter().map(step).collect())
+    }
+
+    async fn save(&self, names: &[String]) -> Result<Download, EngineError> {
+        let saved = self.oci.images().save(names).await.map_err(to_error)?;
+        let file = tokio::fs::File::open(&saved.path).await;
+        let file = file.map_err(|error| EngineError::Failed(error.to_string()))?;
+        // The file goes with the stream.
+        let stream = ReaderStream::with_capacity(file, PIECE_BYTES).map(move |piece| {
+            let _saved = &saved;
+            piece
+        });
+        Ok(stream.boxed())
+    }
+
+    async fn push(
+        &self,
+        reference: &str,
+        credentials: Option<RegistryCredentials>,
+        progress: mpsc::UnboundedSender<String>,
+    ) -> Result<Pushed, EngineError> {
+        let reference = parse(reference)?;
+        let report = move |line: &str| drop(progress.send(line.to_owned()));
+        let pushed = self.oci.images().push(&reference, credentials.as_ref(), &report).await;
+        let (digest, size_bytes) = pushed.map_err(to_error)?;
+        Ok(Pushed { digest, size_bytes })
+    }
+
+    async fn login(&self, registry: &str, credentials: &RegistryCredentials) -> Result<(), EngineError> {
+        self.oci.images().login(registry, credentials).await.map_err(to_error)
     }
 
     async fn import(&self, mut archive: Upload, request: ImportRequest) -> Result<String, EngineError> {
@@ -270,26 +311,6 @@ impl OciEngine {
     }
 }
 
-fn not_done(error: ControlError) -> EngineError {
-    match error {
-        ControlError::Unknown(_) => EngineError::NotFound(error.to_string()),
-        ControlError::NotRunning(_) => EngineError::Conflict(error.to_string()),
-        ControlError::Signal(_) | ControlError::Ps(_) => EngineError::Invalid(error.to_string()),
-        ControlError::Failed(text) => EngineError::Failed(text),
-    }
-}
-
-fn not_copied(error: &CopyError, container: &str, path: &str) -> EngineError {
-    match error {
-        CopyError::NotFound => {
-            EngineError::NotFound(format!("Could not find the file {path} in container {container}"))
-        }
-        CopyError::NotADirectory | CopyError::Refused(_) => EngineError::Invalid(error.to_string()),
-        CopyError::ReadOnly => EngineError::Forbidden(error.to_string()),
-        CopyError::Io(_) => EngineError::Failed(error.to_string()),
-    }
-}
-
 /// Gives what is written to whoever reads the other end.
 struct Pieces(mpsc::Sender<std::io::Result<Bytes>>);
 
@@ -302,213 +323,5 @@ impl Write for Pieces {
 
     fn flush(&mut self) -> std::io::Result<()> {
         Ok(())
-    }
-}
-
-fn to_usage(usage: control_runtime::Usage) -> Usage {
-    let cpu = usage.cpu;
-    let io = usage.io.into_iter().map(|(device, io)| (device, (io.read_bytes, io.written_bytes)));
-    let interface = |one: control_runtime::InterfaceUsage| InterfaceUsage {
-        rx_bytes: one.rx_bytes,
-        rx_packets: one.rx_packets,
-        rx_errors: one.rx_errors,
-        rx_dropped: one.rx_dropped,
-        tx_bytes: one.tx_bytes,
-        tx_packets: one.tx_packets,
-        tx_errors: one.tx_errors,
-        tx_dropped: one.tx_dropped,
-    };
-    Usage {
-        cpu: CpuUsage {
-            total_ns: cpu.total_ns,
-            user_ns: cpu.user_ns,
-            kernel_ns: cpu.kernel_ns,
-            n_periods: cpu.n_periods,
-            n_throttled: cpu.n_throttled,
-            throttled_ns: cpu.throttled_ns,
-            host_ns: cpu.host_ns,
-            n_cpus: cpu.n_cpus,
-        },
-        memory_bytes: usage.memory.bytes,
-        memory_limit_bytes: usage.memory.limit_bytes,
-        memory_parts: usage.memory.parts,
-        n_pids: usage.n_pids,
-        pids_limit: usage.pids_limit,
-        io: io.collect(),
-        interfaces: usage.interfaces.into_iter().map(|(name, one)| (name, interface(one))).collect(),
-    }
-}
-
-fn to_volume(volume: control_runtime::Volume) -> Volume {
-    Volume {
-        name: volume.name,
-        labels: volume.spec.labels,
-        options: volume.spec.options,
-        created: volume.created_at,
-        mountpoint: volume.mountpoint.display().to_string(),
-        containers: volume.containers,
-    }
-}
-
-fn to_mount_point(mount: control_runtime::MountPoint) -> MountPoint {
-    MountPoint {
-        kind: mount.kind,
-        name: mount.name,
-        source: mount.source.display().to_string(),
-        target: mount.target,
-        read_only: mount.read_only,
-    }
-}
-
-fn parse(reference: &str) -> Result<Reference, EngineError> {
-    Reference::parse(reference).map_err(|error| EngineError::Invalid(error.to_string()))
-}
-
-/// The API's error of an image operation's.
-pub fn to_error(error: ImageError) -> EngineError {
-    let text = error.to_string();
-    match error {
-        ImageError::NotFound(name) => EngineError::NoSuchImage(name),
-        ImageError::Pull(PullError::ManifestUnknown(_) | PullError::Denied(_)) => EngineError::NotFound(text),
-        ImageError::Reference(_) | ImageError::Change(_) | ImageError::BadArchive(_) => {
-            EngineError::Invalid(text)
-        }
-        ImageError::InUse { .. } => EngineError::Conflict(text),
-        ImageError::Pull(PullError::Registry { .. })
-        | ImageError::Tool { .. }
-        | ImageError::Io { .. }
-        | ImageError::Damaged { .. } => EngineError::Failed(text),
-    }
-}
-
-fn to_image(details: ImageDetails) -> Image {
-    let ImageDetails { record, names, configuration, health } = details;
-    let config = configuration.config().clone().unwrap_or_default();
-    Image {
-        created: parse_time(&record.created),
-        size_bytes: record.size_bytes,
-        os: configuration.os().to_string(),
-        architecture: configuration.architecture().to_string(),
-        layers: configuration.rootfs().diff_ids().clone(),
-        config: ImageConfig {
-            env: config.env().clone().unwrap_or_default(),
-            entrypoint: config.entrypoint().clone().unwrap_or_default(),
-            command: config.cmd().clone().unwrap_or_default(),
-            working_dir: config.working_dir().clone().unwrap_or_default(),
-            user: config.user().clone().unwrap_or_default(),
-            labels: config.labels().clone().unwrap_or_default().into_iter().collect::<BTreeMap<_, _>>(),
-            exposed_ports: config.exposed_ports().clone().unwrap_or_default(),
-            volumes: config.volumes().clone().unwrap_or_default(),
-            stop_signal: config.stop_signal().clone().unwrap_or_default(),
-            health,
-        },
-        comment: comment(&configuration),
-        tags: names,
-        digests: record.repo_digests.iter().map(|digest| familiar(digest)).collect(),
-        id: record.id,
-    }
-}
-
-/// Docker shows the last layer's comment as the image's.
-fn comment(configuration: &oci_spec::image::ImageConfiguration) -> String {
-    let last = configuration.history().as_ref().and_then(|history| history.last());
-    last.and_then(|entry| entry.comment().clone()).unwrap_or_default()
-}
-
-/// Docker's short form of a full reference.
-fn familiar(reference: &str) -> String {
-    Reference::parse(reference).map_or_else(|_| reference.to_owned(), |reference| reference.familiar())
-}
-
-/// RFC 3339; nothing for an image that does not say.
-fn parse_time(text: &str) -> Option<Timestamp> {
-    let time: jiff::Timestamp = text.parse().ok()?;
-    i64::try_from(time.as_nanosecond()).ok().map(Timestamp)
-}
-
-fn to_container(info: ContainerInfo) -> Container {
-    of_record(info.record, info.health)
-}
-
-fn of_record(record: ContainerRecord, health: Option<control_runtime::Health>) -> Container {
-    let host_ports = record.host_ports().cloned().collect();
-    let (pid, started) = match record.stage {
-        Stage::Started { pid, at } => (pid, Some(at)),
-        Stage::Prepared | Stage::Starting => (0, None),
-    };
-    Container {
-        task: record.task,
-        name: record.name,
-        hostname: record.hostname,
-        tty: record.tty,
-        log: record.log,
-        host_ports,
-        exposed_ports: record.exposed_ports,
-        mounts: record.mounts.into_iter().map(to_mount_point).collect(),
-        id: record.container_id,
-        image: record.image,
-        image_id: record.image_id,
-        command: record.command,
-        labels: record.labels,
-        created: record.created_at,
-        started,
-        finished: record.ended.map(|ended| ended.at),
-        running: started.is_some() && record.ended.is_none(),
-        pid,
-        exit_code: record.ended.map(|ended| ended.code).unwrap_or_default(),
-        out_of_memory: record.ended.is_some_and(|ended| ended.out_of_memory),
-        health: health.map(to_health),
-    }
-}
-
-fn to_event(event: control_runtime::Event) -> EngineEvent {
-    let kind = match event.kind {
-        control_runtime::EventKind::Container { change, record } => EngineEventKind::Container {
-            change: match change {
-                container::Created => ContainerChange::Created,
-                container::Started => ContainerChange::Started,
-                container::Signalled(signal) => ContainerChange::Signalled(signal),
-                container::OutOfMemory => ContainerChange::OutOfMemory,
-                container::Ended => ContainerChange::Ended,
-                container::Stopped => ContainerChange::Stopped,
-                container::Health(status) => ContainerChange::Health(status),
-                container::Removed => ContainerChange::Removed,
-            },
-            container: Box::new(of_record(*record, None)),
-        },
-        control_runtime::EventKind::Image { change, id, name } => EngineEventKind::Image {
-            change: match change {
-                image::Pulled => ImageChange::Pulled,
-                image::Loaded => ImageChange::Loaded,
-                image::Imported => ImageChange::Imported,
-                image::Tagged => ImageChange::Tagged,
-                image::Untagged => ImageChange::Untagged,
-                image::Deleted => ImageChange::Deleted,
-            },
-            id,
-            name,
-        },
-        control_runtime::EventKind::Volume { change, name } => EngineEventKind::Volume {
-            change: match change {
-                volume::Created => VolumeChange::Created,
-                volume::Removed => VolumeChange::Removed,
-            },
-            name,
-        },
-    };
-    EngineEvent { at: event.at, kind }
-}
-
-fn to_health(health: control_runtime::Health) -> Health {
-    let probe = |probe: control_runtime::Probe| HealthProbe {
-        start: probe.start,
-        end: probe.end,
-        exit_code: probe.exit_code,
-        output: probe.output,
-    };
-    Health {
-        status: health.status,
-        failing_streak: health.failing_streak,
-        log: health.log.into_iter().map(probe).collect(),
     }
 }
