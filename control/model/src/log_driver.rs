@@ -68,8 +68,8 @@ pub enum Server {
     /// `host:port`.
     Udp(String),
     Tcp(String),
-    UnixStream(PathBuf),
-    UnixDatagram(PathBuf),
+    LocalStream(PathBuf),
+    LocalDatagram(PathBuf),
     /// The host's own system log.
     Local,
 }
@@ -265,8 +265,8 @@ fn server(text: &str, default_port: Option<u16>) -> Result<Server, &'static str>
     match scheme {
         "udp" => host().map(Server::Udp),
         "tcp" => host().map(Server::Tcp),
-        "unix" => path().map(Server::UnixStream),
-        "unixgram" => path().map(Server::UnixDatagram),
+        "unix" => path().map(Server::LocalStream),
+        "unixgram" => path().map(Server::LocalDatagram),
         _ => Err("its protocol is not supported by this daemon (udp, tcp, unix, unixgram)"),
     }
 }

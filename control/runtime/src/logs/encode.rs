@@ -74,7 +74,7 @@ impl Encoder {
     pub fn server(&self) -> Server {
         match &self.destination {
             Destination::Syslog { server, .. } | Destination::Gelf { server, .. } => server.clone(),
-            Destination::Journald => Server::UnixDatagram(PathBuf::from(JOURNAL_SOCKET)),
+            Destination::Journald => Server::LocalDatagram(PathBuf::from(JOURNAL_SOCKET)),
         }
     }
 
@@ -349,6 +349,6 @@ mod tests {
         }
         let two = journal.messages(&line("a\nb\n", OutputStream::Stdout)).concat();
         assert!(two.starts_with(b"MESSAGE\n\x03\0\0\0\0\0\0\0a\nb\nPRIORITY=6\n"), "{two:?}");
-        assert_eq!(journal.server(), Server::UnixDatagram(JOURNAL_SOCKET.into()));
+        assert_eq!(journal.server(), Server::LocalDatagram(JOURNAL_SOCKET.into()));
     }
 }

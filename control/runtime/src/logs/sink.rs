@@ -29,8 +29,8 @@ impl Sink {
             match server {
                 Server::Udp(host) => Ok(Self::Udp(udp(host).await?)),
                 Server::Tcp(host) => Ok(Self::Tcp(TcpStream::connect(host).await?)),
-                Server::UnixStream(path) => Ok(Self::Stream(UnixStream::connect(path).await?)),
-                Server::UnixDatagram(path) => Ok(Self::Datagram(datagram(path)?)),
+                Server::LocalStream(path) => Ok(Self::Stream(UnixStream::connect(path).await?)),
+                Server::LocalDatagram(path) => Ok(Self::Datagram(datagram(path)?)),
                 Server::Local => local().await,
             }
         })
