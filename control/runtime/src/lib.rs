@@ -14,6 +14,6 @@ pub use inside::{CopyError, Overwriting, PathStat};
 pub use oci::{
     Console, ContainerInfo, ContainerRecord, ControlError, CpuUsage, DiskUse, Ended, Exec, ExecError,
     ExecSpec, Health, HealthCheck, InterfaceUsage, IoUsage, MemoryUsage, MountPoint, Oci, OciOptions,
-    OpenError, OutputError, OutputPieces, Probe, ProcessTable, Stage, Usage,
+    OpenError, OutputError, OutputPieces, Probe, ProcessTable, Stage, Unpacking, Usage,
 };
 pub use volume::{OptionError, Volume, VolumeError, VolumeSpec};

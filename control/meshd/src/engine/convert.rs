@@ -29,6 +29,7 @@ pub(super) fn not_copied(error: &CopyError, container: &str, path: &str) -> Engi
         }
         CopyError::NotADirectory | CopyError::Refused(_) => EngineError::Invalid(error.to_string()),
         CopyError::ReadOnly => EngineError::Forbidden(error.to_string()),
+        CopyError::NotMounted => EngineError::Conflict(error.to_string()),
         CopyError::Io(_) => EngineError::Failed(error.to_string()),
     }
 }

@@ -20,7 +20,7 @@ use control_runtime::image::ImageChanges;
 use control_runtime::{Exec, ExecError, ExecSpec, Oci, OutputError, Overwriting, VolumeError, VolumeSpec};
 use futures::stream::BoxStream;
 use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::{BroadcastStream, ReceiverStream};
 use tokio_util::io::{ReaderStream, SyncIoBridge};
 
@@ -31,6 +31,8 @@ use self::convert::{
 /// Of an archive: written at a time, and on their way to a client.
 const PIECE_BYTES: usize = 64 << 10;
 const MAX_PIECES: usize = 4;
+/// Archives that are made or unpacked at a time: each has a thread for as long as its client takes.
+static COPIES: Semaphore = Semaphore::const_new(16);
 /// Of a process that nobody saw end.
 const CODE_UNKNOWN: i32 = 255;
 
@@ -209,7 +211,9 @@ impl Engine for OciEngine {
     async fn pack(&self, container: &str, path: &str) -> Result<Download, EngineError> {
         let (oci, id, path) = (self.oci.clone(), container.to_owned(), path.to_owned());
         let (pieces, archive) = mpsc::channel(MAX_PIECES);
+        let turn = COPIES.acquire().await.expect("never closed");
         tokio::task::spawn_blocking(move || {
+            let _turn = turn;
             let to = BufWriter::with_capacity(PIECE_BYTES, Pieces(pieces.clone()));
             let packed = oci.pack(&id, &path, to).and_then(|mut to| Ok(to.flush()?));
             if let Err(error) = packed {
@@ -229,8 +233,10 @@ impl Engine for OciEngine {
     ) -> Result<(), EngineError> {
         let (oci, id, to) = (self.oci.clone(), container.to_owned(), path.to_owned());
         let overwriting = if how.keeps_kinds { Overwriting::SameKind } else { Overwriting::AnyKind };
+        let how = control_runtime::Unpacking { overwriting, is_users: how.is_users };
+        let _turn = COPIES.acquire().await.expect("never closed");
         let from = SyncIoBridge::new(archive);
-        let work = move || oci.unpack(&id, &to, (overwriting, how.is_users), from);
+        let work = move || oci.unpack(&id, &to, how, from);
         let unpacked = tokio::task::spawn_blocking(work).await;
         let unpacked = unpacked.map_err(|error| EngineError::Failed(error.to_string()))?;
         unpacked.map_err(|error| not_copied(&error, container, path))

@@ -19,6 +19,8 @@ pub(crate) use unpack::Owner;
 
 /// As many links in a row are a circle (`MAXSYMLINKS` in the kernel).
 const MAX_LINKS: usize = 40;
+/// Nothing is renamed that often in a row.
+const MAX_LOOKS: usize = 1000;
 
 /// A root that paths are looked for in.
 #[derive(Debug)]
@@ -56,6 +58,8 @@ pub enum CopyError {
     NotADirectory,
     #[error("container rootfs is marked read-only")]
     ReadOnly,
+    #[error("the container's file system is not mounted any more")]
+    NotMounted,
     #[error("{0}")]
     Refused(String),
     #[error(transparent)]
@@ -69,6 +73,13 @@ impl From<Errno> for CopyError {
             Errno::EROFS => Self::ReadOnly,
             other => Self::Io(other.into()),
         }
+    }
+}
+
+impl From<OwnedFd> for Root {
+    /// Of its directory.
+    fn from(dir: OwnedFd) -> Self {
+        Self(dir)
     }
 }
 
@@ -103,14 +114,15 @@ impl Root {
             name: String::from_utf8_lossy(&found.name).into_owned(),
             size_bytes: u64::try_from(stat.st_size).unwrap_or(0),
             mode: stat.st_mode,
-            modified_ns: stat.st_mtime * 1_000_000_000 + stat.st_mtime_nsec,
+            modified_ns: stat.st_mtime.saturating_mul(1_000_000_000).saturating_add(stat.st_mtime_nsec),
             link_target: link_target.to_string_lossy().into_owned(),
         })
     }
 
     fn open_at(&self, path: &Path, flags: OFlag) -> Result<OwnedFd, Errno> {
         let how = OpenHow::new().flags(flags | OFlag::O_CLOEXEC).resolve(ResolveFlag::RESOLVE_IN_ROOT);
-        openat2(&self.0, if path.as_os_str().is_empty() { Path::new("/") } else { path }, how)
+        let path = if path.as_os_str().is_empty() { Path::new("/") } else { path };
+        patiently(|| openat2(&self.0, path, how))
     }
 
     /// Where the link at `path` leads, link after link; also to what is not there.
@@ -128,6 +140,18 @@ impl Root {
     }
 }
 
+/// The kernel gives up a look through `..` while anything on the host is renamed or mounted (`openat2(2)`, EAGAIN).
+fn patiently(mut look: impl FnMut() -> Result<OwnedFd, Errno>) -> Result<OwnedFd, Errno> {
+    let mut found = look();
+    for _ in 0..MAX_LOOKS {
+        if !matches!(found, Err(Errno::EAGAIN)) {
+            break;
+        }
+        found = look();
+    }
+    found
+}
+
 /// `path` from `base` on, without dots; nothing is above the root.
 fn normal(base: &Path, path: &Path) -> PathBuf {
     let mut at = if path.is_absolute() { PathBuf::from("/") } else { base.to_owned() };
@@ -141,13 +165,13 @@ fn normal(base: &Path, path: &Path) -> PathBuf {
     at
 }
 
-/// Go's `filepath.Base`, by which the CLI knows what it has asked for.
+/// Go's `filepath.Base` of the path without detours, by which the CLI knows what it has asked for.
 fn archive_name(path: &str) -> Vec<u8> {
-    let bare = path.trim_end_matches('/');
-    match bare.rsplit('/').next().unwrap_or_default() {
-        "" => b"/".to_vec(),
-        base => base.as_bytes().to_vec(),
+    if path.ends_with("/.") {
+        return b".".to_vec();
     }
+    let clean = normal(Path::new("/"), Path::new(path));
+    clean.file_name().map_or_else(|| b"/".to_vec(), |name| name.as_bytes().to_vec())
 }
 
 fn kind(stat: &FileStat) -> SFlag {

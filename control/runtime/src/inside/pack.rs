@@ -13,7 +13,7 @@ use nix::sys::stat::{FileStat, SFlag, fstat, major, minor};
 use nix::sys::statfs::{self, FsType};
 use tar::{Builder, EntryType, Header};
 
-use super::{CopyError, Found, Root, bytes_of, kind, os, reopen};
+use super::{CopyError, Found, Root, bytes_of, kind, os, patiently, reopen};
 
 /// Names that are longer stand in an entry of their own before (GNU tar).
 const MAX_NAME_LEN: usize = 100;
@@ -40,7 +40,7 @@ impl Root {
         // By their paths below the top, opened from there: however deep it is, no more than two are open.
         let mut dirs = vec![PathBuf::from(".")];
         while let Some(below) = dirs.pop() {
-            let Ok(dir) = beneath(&fd, &below) else { continue };
+            let Some(dir) = there(beneath(&fd, &below))? else { continue };
             let stat = fstat(&dir)?;
             packing.add(&full_name(&name, &below), &dir, &stat)?;
             if KERNELS.contains(&statfs::fstatfs(&dir)?.filesystem_type()) {
@@ -48,8 +48,7 @@ impl Root {
             }
             for entry in names(&dir)? {
                 let at = below.join(os(&entry));
-                // What is gone meanwhile is not there.
-                let Ok(entry) = beneath(&fd, &at) else { continue };
+                let Some(entry) = there(beneath(&fd, &at))? else { continue };
                 let stat = fstat(&entry)?;
                 if kind(&stat) == SFlag::S_IFDIR {
                     dirs.push(at);
@@ -72,7 +71,8 @@ impl<W: Write> Packing<W> {
     fn add(&mut self, name: &[u8], fd: &OwnedFd, stat: &FileStat) -> Result<(), CopyError> {
         let mut header = header_of(stat);
         let of_kind = kind(stat);
-        let first = self.known.get(&(stat.st_dev, stat.st_ino)).cloned();
+        // One with a single name is no other, whoever had its number before.
+        let first = self.known.get(&(stat.st_dev, stat.st_ino)).filter(|_| stat.st_nlink > 1).cloned();
         match of_kind {
             SFlag::S_IFDIR => {
                 header.set_entry_type(EntryType::Directory);
@@ -89,10 +89,17 @@ impl<W: Write> Packing<W> {
                 self.write(&mut header, name, first.as_deref(), io::empty())
             }
             SFlag::S_IFREG => {
+                let file = match reopen(fd, OFlag::O_RDONLY) {
+                    Ok(file) => File::from(file),
+                    // What can't be read is left out, as Docker does.
+                    Err(errno) => {
+                        tracing::warn!(name = %String::from_utf8_lossy(name), %errno, "left out of an archive");
+                        return Ok(());
+                    }
+                };
                 if stat.st_nlink > 1 {
                     self.known.insert((stat.st_dev, stat.st_ino), name.to_vec());
                 }
-                let file = File::from(reopen(fd, OFlag::O_RDONLY)?);
                 let size = u64::try_from(stat.st_size).unwrap_or(0);
                 header.set_entry_type(EntryType::Regular);
                 header.set_size(size);
@@ -138,6 +145,14 @@ impl<W: Write> Packing<W> {
     }
 }
 
+/// `None` of what has gone meanwhile, or has become another kind.
+fn there(found: Result<OwnedFd, Errno>) -> Result<Option<OwnedFd>, CopyError> {
+    match found {
+        Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => Ok(None),
+        other => Ok(Some(other?)),
+    }
+}
+
 fn long_name(kind: EntryType, text: &[u8]) -> Header {
     let mut header = Header::new_gnu();
     let name = b"././@LongLink";
@@ -163,7 +178,7 @@ fn beneath(top: &OwnedFd, path: &Path) -> Result<OwnedFd, Errno> {
     let how = OpenHow::new()
         .flags(OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC)
         .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS);
-    openat2(top, path, how)
+    patiently(|| openat2(top, path, how))
 }
 
 fn names(dir: &OwnedFd) -> Result<Vec<Vec<u8>>, Errno> {

@@ -2,10 +2,11 @@
 //! inside the container.
 
 use std::fs::File;
-use std::io::{self, Read};
-use std::os::fd::OwnedFd;
+use std::io::{self, BufRead as _, BufReader, Read};
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
+use flate2::read::MultiGzDecoder;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat};
 use nix::sys::stat::{
@@ -52,52 +53,50 @@ impl Root {
             return Err(CopyError::NotADirectory);
         }
         let mut times = Vec::new();
-        for entry in Archive::new(from).entries()? {
+        for entry in Archive::new(decompressed(from)?).entries()? {
             let mut entry = entry?;
             let below = plain(&entry.path_bytes())?;
             let Some((parent, name)) = below.parent().zip(below.file_name()) else { continue };
-            let place = Place { parent: self.made(&Path::new(dir).join(parent))?, name: name.into() };
-            if !self.put(dir, &place, &mut entry, overwriting)? {
+            if !is_kept(entry.header().entry_type()) {
                 continue;
             }
-            // Another name of a file makes it no other one.
-            if entry.header().entry_type() == EntryType::Link {
-                continue;
+            let parent = Path::new(dir).join(parent);
+            let place = Place { parent: self.made(&parent)?, name: name.into() };
+            let is_dir = entry.header().entry_type() == EntryType::Directory;
+            if !place.make_room(is_dir, overwriting)? {
+                self.put(dir, &place, &mut entry)?;
             }
-            place.dress(&entry, owner)?;
-            let modified = i64::try_from(entry.header().mtime()?).unwrap_or(0);
-            // That of a directory changes with each of its files.
-            if entry.header().entry_type() == EntryType::Directory {
-                times.push((place, modified));
-            } else {
-                place.set_time(modified)?;
+            let dress = Dress::of(&entry, owner)?;
+            match entry.header().entry_type() {
+                // Another name of a file makes it no other one.
+                EntryType::Link => {}
+                EntryType::Directory => {
+                    place.put_on(&dress)?;
+                    // It changes with each file in it.
+                    times.push((parent.join(name), dress.modified_s));
+                }
+                _ => {
+                    place.put_on(&dress)?;
+                    place.set_time(dress.modified_s)?;
+                }
             }
         }
-        times.into_iter().rev().try_for_each(|(place, modified)| place.set_time(modified))
+        for (path, modified_s) in times.into_iter().rev() {
+            let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { continue };
+            let place = Place { parent: self.made(parent)?, name: name.into() };
+            place.set_time(modified_s)?;
+        }
+        Ok(())
     }
 
-    /// Makes what the entry is. False of what no file system keeps.
-    fn put<R: Read>(
-        &self,
-        dir: &str,
-        place: &Place,
-        entry: &mut Entry<'_, R>,
-        overwriting: Overwriting,
-    ) -> Result<bool, CopyError> {
-        let of_kind = entry.header().entry_type();
-        let is_dir = of_kind == EntryType::Directory;
-        if place.make_room(is_dir, overwriting)? {
-            return Ok(true);
-        }
+    /// Makes what the entry is, where nothing is.
+    fn put<R: Read>(&self, dir: &str, place: &Place, entry: &mut Entry<'_, R>) -> Result<(), CopyError> {
         let (parent, name) = (&place.parent, place.name.as_path());
+        // Nobody but its owner has it before it is dressed.
         let mode = Mode::from_bits_truncate(0o600);
+        let of_kind = entry.header().entry_type();
         match of_kind {
             EntryType::Directory => mkdirat(parent, name, NEW_DIR)?,
-            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
-                let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW;
-                let mut file = File::from(openat(parent, name, flags | OFlag::O_CLOEXEC, mode)?);
-                io::copy(entry, &mut file)?;
-            }
             EntryType::Symlink => {
                 let target = entry.link_name_bytes().unwrap_or_default();
                 symlinkat(os(&target), parent, name)?;
@@ -106,8 +105,7 @@ impl Root {
                 let target = plain(&entry.link_name_bytes().unwrap_or_default())?;
                 let target = Path::new(dir).join(target);
                 let source = self.open_at(&target, OFlag::O_PATH | OFlag::O_NOFOLLOW)?;
-                let source = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&source));
-                linkat(AT_FDCWD, source.as_str(), parent, name, AtFlags::AT_SYMLINK_FOLLOW)?;
+                linkat(AT_FDCWD, path_of(&source).as_str(), parent, name, AtFlags::AT_SYMLINK_FOLLOW)?;
             }
             EntryType::Fifo | EntryType::Char | EntryType::Block => {
                 let header = entry.header();
@@ -120,9 +118,13 @@ impl Root {
                 };
                 mknodat(parent, name, kind, mode, device)?;
             }
-            _ => return Ok(false),
+            _ => {
+                let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW;
+                let mut file = File::from(openat(parent, name, flags | OFlag::O_CLOEXEC, mode)?);
+                io::copy(entry, &mut file)?;
+            }
         }
-        Ok(true)
+        Ok(())
     }
 
     /// The directory at `path`, made with those above it where there is none.
@@ -176,32 +178,20 @@ impl Place {
         Ok(false)
     }
 
-    /// Owner and permissions.
-    fn dress<R: Read>(&self, entry: &Entry<'_, R>, owner: Owner) -> Result<(), CopyError> {
-        let header = entry.header();
-        let id = |number: u64| u32::try_from(number).map_err(io::Error::other);
-        let (uid, gid) = match owner {
-            Owner::Archives => (id(header.uid()?)?, id(header.gid()?)?),
-            Owner::These { uid, gid } => (uid, gid),
-        };
-        let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+    fn put_on(&self, dress: &Dress) -> Result<(), CopyError> {
+        let Dress { uid, gid, mode, kind: wanted, .. } = *dress;
         fchownat(&self.parent, &self.name, Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW)?;
-        if header.entry_type() == EntryType::Symlink {
+        if wanted == SFlag::S_IFLNK {
             return Ok(());
         }
-        // Its directory is the container's: a link may have taken its place since it was made, and is not to be followed.
-        let fd = openat(
-            &self.parent,
-            &self.name,
-            OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC,
-            Mode::empty(),
-        )?;
-        if kind(&fstat(&fd)?) == SFlag::S_IFLNK {
+        // Its directory is the container's: another file may have taken its place since it was made.
+        let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let fd = openat(&self.parent, &self.name, flags, Mode::empty())?;
+        let there = fstat(&fd)?;
+        if kind(&there) != wanted || (there.st_uid, there.st_gid) != (uid.as_raw(), gid.as_raw()) {
             return Err(CopyError::Refused(format!("{} was replaced meanwhile", self.name.display())));
         }
-        let itself = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&fd));
-        let mode = Mode::from_bits_truncate(header.mode()? & 0o7777);
-        fchmodat(AT_FDCWD, itself.as_str(), mode, FchmodatFlags::FollowSymlink)?;
+        fchmodat(AT_FDCWD, path_of(&fd).as_str(), mode, FchmodatFlags::FollowSymlink)?;
         Ok(())
     }
 
@@ -210,6 +200,81 @@ impl Place {
         utimensat(&self.parent, &self.name, &time, &time, UtimensatFlags::NoFollowSymlink)?;
         Ok(())
     }
+}
+
+/// What an entry says of its file.
+struct Dress {
+    kind: SFlag,
+    uid: Uid,
+    gid: Gid,
+    mode: Mode,
+    modified_s: i64,
+}
+
+impl Dress {
+    fn of<R: Read>(entry: &Entry<'_, R>, owner: Owner) -> Result<Self, CopyError> {
+        let header = entry.header();
+        let id = |number: u64| u32::try_from(number).map_err(io::Error::other);
+        let (uid, gid) = match owner {
+            Owner::Archives => (id(header.uid()?)?, id(header.gid()?)?),
+            Owner::These { uid, gid } => (uid, gid),
+        };
+        Ok(Self {
+            kind: match header.entry_type() {
+                EntryType::Directory => SFlag::S_IFDIR,
+                EntryType::Symlink => SFlag::S_IFLNK,
+                EntryType::Fifo => SFlag::S_IFIFO,
+                EntryType::Char => SFlag::S_IFCHR,
+                EntryType::Block => SFlag::S_IFBLK,
+                _ => SFlag::S_IFREG,
+            },
+            uid: Uid::from_raw(uid),
+            gid: Gid::from_raw(gid),
+            mode: Mode::from_bits_truncate(header.mode()? & 0o7777),
+            modified_s: i64::try_from(header.mtime()?).unwrap_or(0),
+        })
+    }
+}
+
+/// Those that a file system keeps.
+fn is_kept(of_kind: EntryType) -> bool {
+    matches!(
+        of_kind,
+        EntryType::Regular
+            | EntryType::Continuous
+            | EntryType::GNUSparse
+            | EntryType::Directory
+            | EntryType::Symlink
+            | EntryType::Link
+            | EntryType::Fifo
+            | EntryType::Char
+            | EntryType::Block
+    )
+}
+
+/// By how it begins.
+fn decompressed<'r>(from: impl Read + 'r) -> Result<Box<dyn Read + 'r>, CopyError> {
+    let mut from = BufReader::new(from);
+    let begin = from.fill_buf()?;
+    let refused = |what| {
+        Err(CopyError::Refused(format!("archives compressed by {what} are not supported by this daemon")))
+    };
+    if begin.starts_with(&[0x1f, 0x8b]) {
+        return Ok(Box::new(MultiGzDecoder::new(from)));
+    }
+    for (magic, what) in
+        [(&b"BZh"[..], "bzip2"), (&b"\xfd7zXZ\0"[..], "xz"), (&[0x28, 0xb5, 0x2f, 0xfd][..], "zstd")]
+    {
+        if begin.starts_with(magic) {
+            return refused(what);
+        }
+    }
+    Ok(Box::new(from))
+}
+
+/// Leads to what the descriptor is of.
+fn path_of(fd: &OwnedFd) -> String {
+    format!("/proc/self/fd/{}", fd.as_raw_fd())
 }
 
 /// A path below; nothing leads up.

@@ -49,6 +49,7 @@ use paths::{Layout, TaskPaths};
 
 pub use containers::ContainerInfo;
 pub use control::{ControlError, ProcessTable};
+pub use copy::Unpacking;
 pub use exec::{Console, Exec, ExecError, ExecSpec};
 pub use health::{Health, HealthCheck, Probe};
 pub use output::{OutputError, OutputPieces};
@@ -170,6 +171,10 @@ impl Oci {
 
     fn containers(&self) -> MutexGuard<'_, BTreeMap<TaskId, Arc<Container>>> {
         self.0.containers.lock().expect("nobody panics while holding the table")
+    }
+
+    fn container_by_id(&self, id: &str) -> Option<Arc<Container>> {
+        self.container(TaskId::of_container(id)?)
     }
 
     fn container(&self, task: TaskId) -> Option<Arc<Container>> {

@@ -1,10 +1,13 @@
 //! What a user does to real containers by their ids.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::time::Duration;
 
 use control_model::executor::Executor;
 use control_model::spec::Mount;
-use control_runtime::{ControlError, CopyError, Overwriting};
+use control_runtime::{ControlError, CopyError, Overwriting, Unpacking};
+use flate2::Compression;
+use flate2::write::GzEncoder;
 
 use crate::common::{TestNode, task};
 
@@ -64,9 +67,25 @@ async fn files_are_copied_out_of_a_container_and_into_it() {
     assert!(String::from_utf8_lossy(&archive).contains("vol/said"));
     let proc = oci.pack(&id, "/proc", Vec::new()).expect("packed");
     assert_eq!(tar::Archive::new(&proc[..]).entries().expect("an archive").count(), 1);
-    let how = (Overwriting::SameKind, true);
-    oci.unpack(&id, "/", how, &archive[..]).expect("unpacked");
-    assert_eq!(oci.path_stat(&id, "/vol/said").expect("there").size_bytes, 5);
+    let how = Unpacking { overwriting: Overwriting::SameKind, is_users: true };
+    // Nobody is its user: the owner is the archive's.
+    let mut header = tar::Header::new_gnu();
+    header.set_size(5);
+    header.set_mode(0o640);
+    header.set_uid(1234);
+    header.set_gid(5678);
+    header.set_mtime(1_000_000_000);
+    let mut archive = tar::Builder::new(GzEncoder::new(Vec::new(), Compression::fast()));
+    archive.append_data(&mut header, "made/new", &b"hello"[..]).expect("packed");
+    let archive = archive.into_inner().expect("packed").finish().expect("compressed");
+    oci.unpack(&id, "/vol", how, &archive[..]).expect("unpacked");
+    let put = node.dir.path().join("state/volumes/copied/_data/made/new");
+    assert_eq!(std::fs::read_to_string(&put).expect("there"), "hello");
+    let there = std::fs::metadata(&put).expect("there");
+    assert_eq!((there.uid(), there.gid(), there.mode() & 0o7777), (1234, 5678, 0o640));
+    assert_eq!(there.mtime(), 1_000_000_000);
+    let stat = oci.path_stat(&id, "/vol/made/new").expect("there");
+    assert_eq!((stat.size_bytes, stat.modified_ns), (5, 1_000_000_000_000_000_000));
     let missing = oci.path_stat(&id, "/nothing").expect_err("not there");
     assert!(matches!(missing, CopyError::NotFound), "{missing}");
 
