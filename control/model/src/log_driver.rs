@@ -124,6 +124,26 @@ pub struct Tagged<'a> {
 }
 
 impl LogDriver {
+    /// What a task gets on a node that has `nodes`: without a name of its own that one, and its options where the two are the same.
+    #[must_use]
+    pub fn over(&self, nodes: &Self) -> Self {
+        if !self.name.is_empty() && self.name != nodes.name {
+            return self.clone();
+        }
+        let mut all = nodes.clone();
+        all.options.extend(self.options.clone());
+        all
+    }
+
+    /// Checks what can be without knowing the node, which may have further options, and another driver for one without a name.
+    pub fn check(&self) -> Result<(), LogDriverError> {
+        match self.logging() {
+            Err(LogDriverError::Missing { .. }) => Ok(()),
+            Err(LogDriverError::Unknown(name)) if name.is_empty() => Ok(()),
+            other => other.map(drop),
+        }
+    }
+
     /// Checks the options, and says what they mean.
     pub fn logging(&self) -> Result<Logging, LogDriverError> {
         let options = Options { driver: &self.name, given: &self.options };
@@ -301,12 +321,12 @@ fn facility_number(text: &str) -> Option<u8> {
 fn size(text: &str) -> Option<u64> {
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let number: f64 = text[..digits].parse().ok()?;
-    let unit = match text[digits..].trim().to_ascii_lowercase().trim_end_matches('b') {
-        "" => 1.0,
-        "k" => 1e3,
-        "m" => 1e6,
-        "g" => 1e9,
-        "t" => 1e12,
+    let unit = match text[digits..].trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1.0,
+        "k" | "kb" | "kib" => 1e3,
+        "m" | "mb" | "mib" => 1e6,
+        "g" | "gb" | "gib" => 1e9,
+        "t" | "tb" | "tib" => 1e12,
         _ => return None,
     };
     let bytes = number * unit;
@@ -425,6 +445,22 @@ mod tests {
         let tcp = ("gelf-address", "tcp://a:1");
         assert!(logging("gelf", &[tcp, ("gelf-compression-type", "gzip")]).is_err());
         assert!(logging("gelf", &[("gelf-address", "udp://a")]).is_err(), "it has no port by default");
+    }
+
+    #[test]
+    fn a_nodes_options_are_under_a_tasks() {
+        let of = |name: &str, options: &[(&str, &str)]| LogDriver {
+            name: name.to_owned(),
+            options: options.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect(),
+        };
+        let nodes = of("gelf", &[("gelf-address", "udp://h:1"), ("tag", "a")]);
+        let own = [("tag", "b")];
+        assert!(of("gelf", &own).check().is_ok() && of("gelf", &own).logging().is_err());
+        let both = of("gelf", &[("gelf-address", "udp://h:1"), ("tag", "b")]);
+        assert_eq!(of("gelf", &own).over(&nodes), both);
+        assert_eq!(of("", &own).over(&nodes), both);
+        assert_eq!(of("syslog", &own).over(&nodes), of("syslog", &own));
+        assert!(of("", &own).check().is_ok() && of("splunk", &own).check().is_err());
     }
 
     #[test]

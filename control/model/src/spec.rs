@@ -170,6 +170,7 @@ pub struct RegistryCredentials {
     pub username: String,
     pub password: String,
     /// What the registry gave at a login, instead of a password; or empty.
+    #[serde(default)]
     pub identity_token: String,
 }
 

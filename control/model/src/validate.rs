@@ -246,7 +246,7 @@ fn validate_task(spec: &TaskSpec) -> Result<(), SpecError> {
     validate_resources(&spec.resources.reservations)?;
     constraint::parse_constraints(&spec.placement.constraints).map_err(SpecError::Constraint)?;
     if let Some(driver) = &spec.log_driver {
-        driver.logging()?;
+        driver.check()?;
     }
     let container = &spec.container;
     if container.image.is_empty() {

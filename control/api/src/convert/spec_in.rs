@@ -147,10 +147,10 @@ fn task_spec(given: api_task::TaskSpec, network: FindNetwork) -> Result<TaskSpec
     })
 }
 
-/// Without a name it is the node's, as in Docker.
+/// Without a name it is the node's, with these options.
 fn log_driver(given: api_task::LogDriver) -> Result<Option<LogDriver>, ApiError> {
     refuse_unknown(&given.rest, "Spec.TaskTemplate.LogDriver")?;
-    let is_given = !given.name.is_empty();
+    let is_given = !given.name.is_empty() || !given.options.is_empty();
     Ok(is_given.then_some(LogDriver { name: given.name, options: given.options }))
 }
 

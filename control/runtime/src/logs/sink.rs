@@ -28,7 +28,7 @@ impl Sink {
         in_time(async {
             match server {
                 Server::Udp(host) => Ok(Self::Udp(udp(host).await?)),
-                Server::Tcp(host) => Ok(Self::Tcp(TcpStream::connect(host).await?)),
+                Server::Tcp(host) => Ok(Self::Tcp(tcp(host).await?)),
                 Server::LocalStream(path) => Ok(Self::Stream(UnixStream::connect(path).await?)),
                 Server::LocalDatagram(path) => Ok(Self::Datagram(datagram(path)?)),
                 Server::Local => local().await,
@@ -68,6 +68,14 @@ impl Sink {
 
 async fn in_time<T>(work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
     tokio::time::timeout(PATIENCE, work).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+}
+
+/// What a host that is gone has not acknowledged is an error after a while, and not after the kernel's quarter of an hour.
+async fn tcp(host: &str) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(host).await?;
+    let patience_ms = u32::try_from(PATIENCE.as_millis()).unwrap_or(u32::MAX);
+    nix::sys::socket::setsockopt(&stream, nix::sys::socket::sockopt::TcpUserTimeout, &patience_ms)?;
+    Ok(stream)
 }
 
 async fn udp(host: &str) -> io::Result<UdpSocket> {

@@ -14,6 +14,8 @@ use crate::volume::VolumeError;
 /// `Display` is what `docker service ps` shows, in Docker's words where it has some.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum PrepareError {
+    #[error(transparent)]
+    LogDriver(#[from] control_model::log_driver::LogDriverError),
     #[error("{0}")]
     Image(#[from] ImageError),
     #[error("no command specified")]

@@ -1,13 +1,15 @@
 //! Output on its way to a log server. It is on the disk first: a container never waits for a server, one that is away gets
 //! what was written meanwhile, as far as it is kept, and so does one whose node's daemon was away.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use control_model::{OutputPosition, OutputQuery};
+use control_model::{OutputLine, OutputPosition, OutputQuery, OutputStream};
 use oci_spec::runtime::Spec;
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -26,23 +28,32 @@ const KEEP_PERIOD: Duration = Duration::from_secs(1);
 const RECORD_PERIOD: Duration = Duration::from_secs(1);
 /// A container that has ended is removed with lines that no server has taken in this time (Docker's `loggerCloseTimeout`).
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// A line that is longer is sent in pieces (Docker's `defaultBufSize`).
+const MAX_LINE_LEN: usize = 16 << 10;
 
 /// What goes on for one container.
 #[derive(Debug, Default)]
-pub(super) struct Forwarding(std::sync::Mutex<Option<JoinHandle<()>>>);
+pub(super) struct Forwarding {
+    task: std::sync::Mutex<Option<JoinHandle<()>>>,
+    /// Its container has ended, and is to be removed.
+    ending: Arc<Notify>,
+}
 
 impl Forwarding {
     fn locked(&self) -> std::sync::MutexGuard<'_, Option<JoinHandle<()>>> {
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.task.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// Its end: a moment for what is left of a container that has ended, none for another.
     pub async fn end(&self, has_ended: bool) {
         let Some(mut going_on) = self.locked().take() else { return };
+        // A server that is not there is tried once more, and no longer.
+        self.ending.notify_one();
         if has_ended && tokio::time::timeout(DRAIN_TIMEOUT, &mut going_on).await.is_ok() {
             return;
         }
         going_on.abort();
+        let _ = going_on.await;
     }
 }
 
@@ -102,6 +113,9 @@ impl Oci {
             container_id: record.container_id,
             encoder,
             upto: Sent::read(sent),
+            sink: None,
+            begun: BTreeMap::new(),
+            ending: container.forwarding.ending.clone(),
         };
         *going_on = Some(tokio::spawn(forwarder.run()));
     }
@@ -112,15 +126,27 @@ struct Forwarder {
     container_id: String,
     encoder: Encoder,
     upto: Sent,
+    /// Reached with the first line.
+    sink: Option<Sink>,
+    /// Lines whose ends have not come: conmon cuts them where the process's own writes end.
+    begun: BTreeMap<OutputStream, OutputLine>,
+    ending: Arc<Notify>,
 }
 
 impl Forwarder {
     async fn run(mut self) {
-        let mut pause = FIRST_PAUSE;
+        let (mut pause, mut is_last) = (FIRST_PAUSE, false);
         while let Err(error) = self.send_all(&mut pause).await {
-            tracing::warn!(container = self.container_id, %error, "its log server takes nothing");
-            tokio::time::sleep(pause).await;
-            pause = LAST_PAUSE.min(pause * 2);
+            tracing::warn!(container = self.container_id, %error, "its output does not reach its log server");
+            (self.sink, self.begun) = (None, BTreeMap::new());
+            self.upto.write();
+            if is_last {
+                return;
+            }
+            tokio::select! {
+                () = self.ending.notified() => is_last = true,
+                () = tokio::time::sleep(pause) => pause = LAST_PAUSE.min(pause * 2),
+            }
         }
         self.upto.write();
     }
@@ -136,18 +162,82 @@ impl Forwarder {
             tail: None,
             follow: true,
         };
-        let mut sink = Sink::connect(&self.encoder.server()).await?;
         let Ok(mut pieces) = self.oci.output(&self.container_id, query) else { return Ok(()) };
-        while let Some(piece) = pieces.recv().await {
-            let piece = piece?;
-            sink.check()?;
-            for line in &piece.lines {
-                for message in self.encoder.messages(line) {
-                    sink.send(&message).await?;
+        let (mut read, mut due) = (self.upto.position, None);
+        loop {
+            let piece = tokio::select! {
+                piece = pieces.recv() => piece,
+                () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                    // The end of a line may not come for long.
+                    self.send_begun().await?;
+                    self.upto.position = read;
+                    self.upto.write();
+                    due = None;
+                    continue;
                 }
+            };
+            let Some(piece) = piece else { break };
+            let piece = piece?;
+            if let Some(sink) = &self.sink {
+                sink.check()?;
+            }
+            for line in piece.lines {
+                self.take(line).await?;
             }
             *pause = FIRST_PAUSE;
-            self.upto.note(piece.upto);
+            read = Some(piece.upto);
+            // What has begun is on the disk alone.
+            if self.begun.is_empty() {
+                self.upto.position = read;
+            }
+            due = due.or_else(|| Some(Instant::now() + RECORD_PERIOD));
+        }
+        self.send_begun().await?;
+        self.upto.position = read;
+        Ok(())
+    }
+
+    /// Puts the parts of a line together.
+    async fn take(&mut self, line: OutputLine) -> io::Result<()> {
+        let stream = line.stream;
+        let whole = match self.begun.remove(&stream) {
+            Some(mut begun) => {
+                begun.text.extend_from_slice(&line.text);
+                begun
+            }
+            None => line,
+        };
+        if whole.text.ends_with(b"\n") || whole.text.len() >= MAX_LINE_LEN {
+            return self.send(&whole).await;
+        }
+        self.begun.insert(stream, whole);
+        Ok(())
+    }
+
+    async fn send_begun(&mut self) -> io::Result<()> {
+        for line in std::mem::take(&mut self.begun).into_values() {
+            self.send(&line).await?;
+        }
+        Ok(())
+    }
+
+    async fn send(&mut self, line: &OutputLine) -> io::Result<()> {
+        for message in self.encoder.messages(line) {
+            if self.sink.is_none() {
+                self.sink = Some(Sink::connect(&self.encoder.server()).await?);
+            }
+            let Some(sink) = &mut self.sink else { continue };
+            match sink.send(&message).await {
+                // It never gets smaller.
+                Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => {
+                    tracing::warn!(
+                        container = self.container_id,
+                        n_bytes = message.len(),
+                        "too long for its log server"
+                    );
+                }
+                other => other?,
+            }
         }
         Ok(())
     }
@@ -157,28 +247,23 @@ impl Forwarder {
 struct Sent {
     file: PathBuf,
     position: Option<OutputPosition>,
-    written: Instant,
+    on_disk: Option<OutputPosition>,
 }
 
 impl Sent {
     fn read(file: PathBuf) -> Self {
         let position = std::fs::read(&file).ok().and_then(|text| serde_json::from_slice(&text).ok());
-        Self { file, position, written: Instant::now() }
-    }
-
-    fn note(&mut self, upto: OutputPosition) {
-        self.position = Some(upto);
-        if self.written.elapsed() >= RECORD_PERIOD {
-            self.write();
-        }
+        Self { file, position, on_disk: position }
     }
 
     fn write(&mut self) {
-        self.written = Instant::now();
-        let Some(position) = self.position else { return };
+        let Some(position) = self.position.filter(|_| self.position != self.on_disk) else { return };
         let text = serde_json::to_vec(&position).expect("two numbers");
-        if let Err(error) = write_atomically(&self.file, &text) {
-            tracing::warn!(file = %self.file.display(), %error, "how far a log was sent is not kept");
+        match write_atomically(&self.file, &text) {
+            Ok(()) => self.on_disk = self.position,
+            Err(error) => {
+                tracing::warn!(file = %self.file.display(), %error, "how far a log was sent is not kept");
+            }
         }
     }
 }

@@ -2,10 +2,11 @@
 //! called before is lost. So the one that is being written has a second name here, and with it becomes the former one.
 
 use std::fs::{File, Metadata};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::UNIX_EPOCH;
 
 /// conmon begins anew at this share of what is kept: the former file is as long.
@@ -43,9 +44,20 @@ impl LogFiles {
     /// Keeps the file that conmon has left behind since the last look, if there is one. Two of them between two looks, and the first
     /// is lost: 8 MiB in a second, unless somebody reads along.
     pub fn keep(&self) -> io::Result<()> {
-        // One look at a time: two would take the new file for the one that was left.
-        static LOOKING: Mutex<()> = Mutex::new(());
-        let _looking = LOOKING.lock().unwrap_or_else(PoisonError::into_inner);
+        let _looking = self.looking();
+        self.keep_alone()
+    }
+
+    /// One look at a container's files at a time: two would take the new file for the one that was left.
+    fn looking(&self) -> MutexGuard<'static, ()> {
+        static LOOKING: [Mutex<()>; 64] = [const { Mutex::new(()) }; 64];
+        let mut hasher = DefaultHasher::new();
+        self.current.hash(&mut hasher);
+        let at = usize::try_from(hasher.finish() % 64).expect("small");
+        LOOKING[at].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn keep_alone(&self) -> io::Result<()> {
         let Some(current) = found(std::fs::metadata(&self.current))? else { return Ok(()) };
         match found(std::fs::metadata(self.held()))? {
             Some(held) if id(&held) == id(&current) => return Ok(()),
@@ -57,9 +69,11 @@ impl LogFiles {
 
     /// The oldest first; none of a container that has not begun.
     pub fn open(&self) -> io::Result<Vec<LogFile>> {
-        self.keep()?;
+        let _looking = self.looking();
+        self.keep_alone()?;
         let mut all: Vec<LogFile> = Vec::with_capacity(2);
-        for path in [self.former(), self.current.clone()] {
+        // conmon may begin the next one right now: the one before has its second name.
+        for path in [self.former(), self.held(), self.current.clone()] {
             let Some(file) = found(File::open(path))? else { continue };
             let there = file.metadata()?;
             if all.iter().all(|other| other.id != id(&there)) {

@@ -70,7 +70,7 @@ impl Preparation<'_> {
             command: arguments(container, &self.image.config).ok_or(PrepareError::NoCommand)?,
             hostname: self.hostname()?,
             tty: container.tty,
-            log: self.task.spec.log_driver.clone().unwrap_or_else(|| self.log.clone()),
+            log: self.log_driver()?,
             ports: self.task.ports.clone(),
             mounts: self.planned_mounts()?.into_iter().map(|planned| planned.point).collect(),
             exposed_ports: self.image.config.exposed_ports().clone().unwrap_or_default(),
@@ -84,6 +84,13 @@ impl Preparation<'_> {
             health: HealthCheck::of(&over_image(container.health.as_ref(), self.image.health.as_ref()))
                 .map(|check| HealthRecord { check, status: HealthStatus::Starting }),
         })
+    }
+
+    fn log_driver(&self) -> Result<LogDriver, PrepareError> {
+        let wanted = &self.task.spec.log_driver;
+        let driver = wanted.as_ref().map_or_else(|| self.log.clone(), |driver| driver.over(self.log));
+        driver.logging()?;
+        Ok(driver)
     }
 
     /// Docker's swarm labels over the spec's, over the image's.

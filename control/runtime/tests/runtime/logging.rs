@@ -50,11 +50,9 @@ async fn a_log_server_gets_each_line_also_of_when_it_was_away() {
     assert!(first.ends_with("]: one\n") && second.starts_with("<27>"), "{first}{second}");
     assert!(second.ends_with("]: two\n"), "{second}");
 
-    // A daemon after this one goes on behind what was sent.
+    // A daemon after this one goes on behind what was sent: it is known soon, whatever the container does.
     let kept = node.dir.path().join("state/tasks").join(stays.id.to_string()).join("sent.json");
     let waited = std::time::Instant::now();
-    node.oci.terminate(stays.id).await.expect("ended");
-    node.oci.wait(stays.id).await.expect("ended");
     while !kept.exists() {
         assert!(waited.elapsed() < PATIENCE, "it is known how much was sent");
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
@@ -65,11 +63,33 @@ async fn a_log_server_gets_each_line_also_of_when_it_was_away() {
     assert_eq!(node.output(&next).await.0, 0);
     let third = received(&server);
     assert!(third.ends_with("]: three\n"), "nothing comes twice: {third}");
+    node.oci.terminate(stays.id).await.expect("ended");
+    node.oci.wait(stays.id).await.expect("ended");
     // Whoever looks here reads them too.
     assert_eq!(node.log(&stays), ["one", "two"]);
     for task in [&stays, &next] {
         node.oci.remove(task.id).await.expect("removed");
     }
+    node.assert_clean();
+}
+
+/// conmon keeps what a process writes at once, and cuts that at 8 KiB.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_line_is_one_message_however_it_was_written() {
+    let node = node().await;
+    let socket = node.dir.path().join("syslog");
+    let server = UnixDatagram::bind(&socket).expect("bound");
+    server.set_read_timeout(Some(PATIENCE)).expect("set");
+    let address = format!("unixgram://{}", socket.display());
+    let long = "x".repeat(12_000);
+    let words = ["print", "one ", "+", "print", "line\n", "+", "echo", long.as_str(), "+", "print", "rest"];
+    let speaks = logging(&words, "syslog", &[("syslog-address", &address)]);
+    assert_eq!(node.output(&speaks).await.0, 0);
+    for expected in ["one line", long.as_str(), "rest"] {
+        let message = received(&server);
+        assert!(message.ends_with(&format!("]: {expected}\n")), "{message}");
+    }
+    node.oci.remove(speaks.id).await.expect("removed");
     node.assert_clean();
 }
 

@@ -15,6 +15,12 @@ fn main() {
 fn run(words: &[&str]) {
     match words {
         ["echo", text @ ..] => println!("{}", text.join(" ")),
+        // At once, and with no line feed that is not there.
+        ["print", text] => {
+            print!("{text}");
+            std::io::stdout().flush().expect("it is open");
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
         ["warn", text @ ..] => eprintln!("{}", text.join(" ")),
         ["env"] => std::env::vars().for_each(|(key, value)| println!("{key}={value}")),
         ["cat", file] => match std::fs::read_to_string(file) {
