@@ -40,13 +40,16 @@ fn typed(bench: &Bench, dir: &Path) -> Outcome {
         let short = node.name.rsplit('-').next().unwrap_or(&node.name);
         values.insert(short.to_owned(), node.address.to_string());
     }
-    let mut n_commands = 0;
-    let mut typist = Typist { bench, values, output: Vec::new() };
+    let (mut n_commands, mut wrong) = (0, Vec::new());
+    let mut typist = Typist { bench, values, output: Vec::new(), last: Default::default() };
     for (number, line) in SCRIPT.lines().enumerate() {
-        let is_command = typist.take(line).with_context(|| format!("commands.txt:{}: {line}", number + 1))?;
-        n_commands += usize::from(is_command);
+        match typist.take(line) {
+            Ok(is_command) => n_commands += usize::from(is_command),
+            Err(error) => wrong.push(format!("commands.txt:{}: {line}\n    {error:#}", number + 1)),
+        }
     }
     println!("  {n_commands} commands");
+    ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
     Ok(())
 }
 
@@ -55,6 +58,8 @@ struct Typist<'b> {
     values: BTreeMap<String, String>,
     /// Lines of the last command that are still to be matched.
     output: Vec<String>,
+    /// Where that was typed, and its words.
+    last: (String, Vec<String>),
 }
 
 impl Typist<'_> {
@@ -70,6 +75,13 @@ impl Typist<'_> {
             self.output.drain(..=at);
             return Ok(false);
         }
+        if let Some(pattern) = line.strip_prefix("~ ") {
+            let waited = wait_until(pattern, SETTLE, || {
+                self.output = shown(&self.bench.lab.try_docker(&self.last.0, &refs(&self.last.1))?.text());
+                Ok(self.output.iter().any(|shown| fits(pattern, shown)).then_some(()))
+            });
+            return waited.map(|_| false).with_context(|| format!("{:#?}", self.output));
+        }
         if let Some(name) = line.strip_prefix("= ") {
             let value = self.output.first().cloned().context("it printed nothing")?;
             self.values.insert(name.to_owned(), value);
@@ -82,11 +94,10 @@ impl Typist<'_> {
         }
         let (node, rest) = line.split_once(' ').context("NODE $ words")?;
         let (sign, rest) = rest.split_once(' ').context("NODE $ words")?;
-        let words = words(rest);
-        let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        let ran = self.bench.lab.try_docker(node, &words)?;
+        self.last = (node.to_owned(), words(rest));
+        let ran = self.bench.lab.try_docker(node, &refs(&self.last.1))?;
         ensure!(ran.success() == (sign == "$"), "it says {}", ran.text());
-        self.output = ran.text().lines().map(|line| line.trim_end().to_owned()).collect();
+        self.output = shown(&ran.text());
         Ok(true)
     }
 
@@ -115,6 +126,14 @@ impl Typist<'_> {
     }
 }
 
+fn refs(words: &[String]) -> Vec<&str> {
+    words.iter().map(String::as_str).collect()
+}
+
+fn shown(text: &str) -> Vec<String> {
+    text.lines().map(|line| line.trim_end().to_owned()).collect()
+}
+
 /// Split at spaces; what is in single quotes is one.
 fn words(line: &str) -> Vec<String> {
     let (mut all, mut word, mut is_quoted) = (Vec::new(), String::new(), false);
@@ -133,7 +152,8 @@ fn words(line: &str) -> Vec<String> {
 /// `*` stands for any text, `?` for one character; how many spaces there are is the terminal's business.
 fn fits(pattern: &str, line: &str) -> bool {
     let squeezed = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
-    fits_chars(&squeezed(pattern).chars().collect::<Vec<_>>(), &squeezed(line).chars().collect::<Vec<_>>())
+    let pattern = squeezed(pattern).replace(" *", "*").replace("* ", "*");
+    fits_chars(&pattern.chars().collect::<Vec<_>>(), &squeezed(line).chars().collect::<Vec<_>>())
 }
 
 fn fits_chars(pattern: &[char], line: &[char]) -> bool {

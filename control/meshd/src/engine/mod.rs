@@ -308,7 +308,9 @@ impl OciEngine {
         done.map_err(|error| EngineError::Failed(error.to_string()))?.map_err(|error| {
             let text = error.to_string();
             match error {
-                VolumeError::Name(_) | VolumeError::Options(..) => EngineError::Invalid(text),
+                VolumeError::Name(_) | VolumeError::ShortName(_) | VolumeError::Options(..) => {
+                    EngineError::Invalid(text)
+                }
                 VolumeError::Unknown(_) => EngineError::NotFound(text),
                 VolumeError::InUse(..) => EngineError::Conflict(text),
                 VolumeError::Mount { .. } | VolumeError::Io { .. } => EngineError::Failed(text),

@@ -62,6 +62,8 @@ pub enum VolumeError {
          allowed. If you intended to pass a host directory, use absolute path"
     )]
     Name(String),
+    #[error("create {0}: volume name is too short, names should be at least two alphanumeric characters")]
+    ShortName(String),
     #[error("create {0}: {1}")]
     Options(String, OptionError),
     #[error("get {0}: no such volume")]
@@ -263,6 +265,9 @@ impl Volumes {
 
     /// One that is there already stays as it is.
     fn make(&self, name: &str, spec: &VolumeSpec) -> Result<(), VolumeError> {
+        if name.len() == 1 {
+            return Err(VolumeError::ShortName(name.to_owned()));
+        }
         if !is_name(name) {
             return Err(VolumeError::Name(name.to_owned()));
         }
