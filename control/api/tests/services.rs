@@ -291,7 +291,10 @@ async fn a_service_says_where_its_output_goes() {
                 "--log-driver json-file --log-opt labels=a",
                 "unknown log opt 'labels' for json-file log driver",
             ),
-            ("--log-driver gelf", "the gelf log driver needs the log opt gelf-address"),
+            (
+                "--log-driver syslog --log-opt syslog-address=logs",
+                "invalid value for log opt syslog-address: \"logs\": it has no protocol",
+            ),
         ] {
             let output =
                 run(&format!("service create -d --no-resolve-image {flags} --name bad whoami:v1")).await;

@@ -439,7 +439,11 @@ mod tests {
     fn names_are_dockers() {
         let dir = tempfile::tempdir().expect("a directory");
         let volumes = DAEMON(dir.path(), &[]);
-        for name in ["a", "../x", "a/b", ".hidden", "-x", "a b", "\u{fc}x"] {
+        let short = volumes.create("a", &VolumeSpec::default()).expect_err("short").to_string();
+        assert!(
+            short.ends_with("volume name is too short, names should be at least two alphanumeric characters")
+        );
+        for name in ["../x", "a/b", ".hidden", "-x", "a b", "\u{fc}x"] {
             let error = volumes.create(name, &VolumeSpec::default()).expect_err(name).to_string();
             assert!(error.contains("includes invalid characters for a local volume name"), "{error}");
             assert!(volumes.get(name).is_err() && volumes.remove(name).is_err());
