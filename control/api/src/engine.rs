@@ -503,4 +503,7 @@ pub enum EngineError {
     /// 501.
     #[error("{0}")]
     Unsupported(String),
+    /// 503.
+    #[error("{0}")]
+    Busy(String),
 }

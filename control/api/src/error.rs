@@ -98,6 +98,7 @@ impl From<EngineError> for ApiError {
             EngineError::Conflict(_) => StatusCode::CONFLICT,
             EngineError::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
             EngineError::Unsupported(_) => StatusCode::NOT_IMPLEMENTED,
+            EngineError::Busy(_) => StatusCode::SERVICE_UNAVAILABLE,
         };
         Self::new(status, error.to_string())
     }

@@ -291,7 +291,16 @@ impl Consensus {
 
     async fn change(&self, change: ChangeMembers<u64, Member>) -> Result<(), MembershipError> {
         match timeout(MEMBERSHIP_TIMEOUT, self.raft().change_membership(change, false)).await {
-            Ok(Ok(_)) => Ok(()),
+            Ok(Ok(done)) => {
+                // What is known of the members here is a moment old: whoever asks next is to find them changed.
+                let made = done.log_id.index;
+                let seen = |metrics: &RaftMetrics<TypeConfig>| {
+                    metrics.membership_config.log_id().as_ref().is_some_and(|at| at.index >= made)
+                };
+                let waiting =
+                    self.raft().wait(Some(MEMBERSHIP_TIMEOUT)).metrics(seen, "the members to be known").await;
+                waiting.map(|_| ()).map_err(|_| MembershipError::NotManager)
+            }
             Ok(Err(error)) => Err(self.membership_error(error)),
             Err(_) => Err(MembershipError::NoLeader(NO_LEADER.to_owned())),
         }

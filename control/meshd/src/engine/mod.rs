@@ -31,7 +31,8 @@ use self::convert::{
 /// Of an archive: written at a time, and on their way to a client.
 const PIECE_BYTES: usize = 64 << 10;
 const MAX_PIECES: usize = 4;
-/// Archives that are made or unpacked at a time: each has a thread for as long as its client takes.
+/// Archives that are made or unpacked at a time: each has a thread for as long as its client takes. One more is refused, for what it
+/// would wait for may wait for it.
 static COPIES: Semaphore = Semaphore::const_new(16);
 /// Of a process that nobody saw end.
 const CODE_UNKNOWN: i32 = 255;
@@ -211,7 +212,7 @@ impl Engine for OciEngine {
     async fn pack(&self, container: &str, path: &str) -> Result<Download, EngineError> {
         let (oci, id, path) = (self.oci.clone(), container.to_owned(), path.to_owned());
         let (pieces, archive) = mpsc::channel(MAX_PIECES);
-        let turn = COPIES.acquire().await.expect("never closed");
+        let turn = COPIES.try_acquire().map_err(|_| busy())?;
         tokio::task::spawn_blocking(move || {
             let _turn = turn;
             let to = BufWriter::with_capacity(PIECE_BYTES, Pieces(pieces.clone()));
@@ -234,9 +235,12 @@ impl Engine for OciEngine {
         let (oci, id, to) = (self.oci.clone(), container.to_owned(), path.to_owned());
         let overwriting = if how.keeps_kinds { Overwriting::SameKind } else { Overwriting::AnyKind };
         let how = control_runtime::Unpacking { overwriting, is_users: how.is_users };
-        let _turn = COPIES.acquire().await.expect("never closed");
+        let turn = COPIES.try_acquire().map_err(|_| busy())?;
         let from = SyncIoBridge::new(archive);
-        let work = move || oci.unpack(&id, &to, how, from);
+        let work = move || {
+            let _turn = turn;
+            oci.unpack(&id, &to, how, from)
+        };
         let unpacked = tokio::task::spawn_blocking(work).await;
         let unpacked = unpacked.map_err(|error| EngineError::Failed(error.to_string()))?;
         unpacked.map_err(|error| not_copied(&error, container, path))
@@ -317,6 +321,10 @@ impl OciEngine {
             }
         })
     }
+}
+
+fn busy() -> EngineError {
+    EngineError::Busy("too many archives are copied: try again".to_owned())
 }
 
 /// Gives what is written to whoever reads the other end.

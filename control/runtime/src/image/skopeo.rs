@@ -158,13 +158,13 @@ impl Skopeo {
     /// Asks the registry whether it knows who this is.
     pub async fn login(&self, registry: &str, auth: &RegistryCredentials) -> Result<(), ImageError> {
         let auth_file = AuthFile(Some(self.scratch.join(unique_suffix())));
-        let mut command = skopeo(COPY_TIMEOUT);
+        let mut command = skopeo(INSPECT_TIMEOUT);
         command.args(["login", "--username", &auth.username, "--password-stdin"]);
         if self.is_insecure(registry) {
             command.arg("--tls-verify=false");
         }
         auth_file.add_to(&mut command);
-        command.arg(registry).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command.arg("--").arg(registry).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
         let failed = |reason: String| ImageError::Login { registry: registry.to_owned(), reason };
         let mut child = command.spawn().map_err(|error| failed(error.to_string()))?;
         let mut stdin = child.stdin.take().expect("it is piped");

@@ -141,7 +141,7 @@ impl Root {
 }
 
 /// The kernel gives up a look through `..` while anything on the host is renamed or mounted (`openat2(2)`, EAGAIN).
-fn patiently(mut look: impl FnMut() -> Result<OwnedFd, Errno>) -> Result<OwnedFd, Errno> {
+pub(crate) fn patiently(mut look: impl FnMut() -> Result<OwnedFd, Errno>) -> Result<OwnedFd, Errno> {
     let mut found = look();
     for _ in 0..MAX_LOOKS {
         if !matches!(found, Err(Errno::EAGAIN)) {

@@ -42,11 +42,11 @@ impl Root {
         while let Some(below) = dirs.pop() {
             let Some(dir) = there(beneath(&fd, &below))? else { continue };
             let stat = fstat(&dir)?;
+            let is_kernels = KERNELS.contains(&statfs::fstatfs(&dir)?.filesystem_type());
+            // Read before anything waits for the client: it may go meanwhile.
+            let entries = if is_kernels { Vec::new() } else { names(&dir).unwrap_or_default() };
             packing.add(&full_name(&name, &below), &dir, &stat)?;
-            if KERNELS.contains(&statfs::fstatfs(&dir)?.filesystem_type()) {
-                continue;
-            }
-            for entry in names(&dir)? {
+            for entry in entries {
                 let at = below.join(os(&entry));
                 let Some(entry) = there(beneath(&fd, &at))? else { continue };
                 let stat = fstat(&entry)?;
@@ -145,10 +145,17 @@ impl<W: Write> Packing<W> {
     }
 }
 
-/// `None` of what has gone meanwhile, or has become another kind.
+/// `None` of what has gone meanwhile, has become another kind, or can't be reached.
 fn there(found: Result<OwnedFd, Errno>) -> Result<Option<OwnedFd>, CopyError> {
     match found {
-        Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => Ok(None),
+        Err(
+            Errno::ENOENT
+            | Errno::ENOTDIR
+            | Errno::ELOOP
+            | Errno::EXDEV
+            | Errno::EACCES
+            | Errno::ENAMETOOLONG,
+        ) => Ok(None),
         other => Ok(Some(other?)),
     }
 }

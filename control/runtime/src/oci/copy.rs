@@ -23,21 +23,20 @@ pub struct Unpacking {
 impl Oci {
     /// What is at `path` in the container with this id. Blocks, as everything here does.
     pub fn path_stat(&self, id: &str, path: &str) -> Result<PathStat, CopyError> {
-        root(&*self.container_by_id(id).ok_or(CopyError::NotFound)?)?.stat(path)
+        root(&*self.container_by_id(id).ok_or(CopyError::NotFound)?)?.0.stat(path)
     }
 
     /// Writes an archive of what is at `path`; gives back where it was written to.
     pub fn pack<W: Write>(&self, id: &str, path: &str, to: W) -> Result<W, CopyError> {
-        root(&*self.container_by_id(id).ok_or(CopyError::NotFound)?)?.pack(path, to)
+        root(&*self.container_by_id(id).ok_or(CopyError::NotFound)?)?.0.pack(path, to)
     }
 
     /// Puts an archive, compressed by gzip or not, into the directory at `path`.
     pub fn unpack(&self, id: &str, path: &str, how: Unpacking, from: impl Read) -> Result<(), CopyError> {
         let container = self.container_by_id(id).ok_or(CopyError::NotFound)?;
         let spec = Spec::load(container.paths.bundle().join("config.json")).map_err(io::Error::other)?;
-        if container.record().ended.is_some()
-            && spec.root().as_ref().is_some_and(|root| root.readonly() == Some(true))
-        {
+        let (root, is_overlay) = root(&container)?;
+        if is_overlay && spec.root().as_ref().is_some_and(|root| root.readonly() == Some(true)) {
             return Err(CopyError::ReadOnly);
         }
         let user = spec.process().as_ref().map(|process| (process.user().uid(), process.user().gid()));
@@ -45,21 +44,21 @@ impl Oci {
             Some((uid, gid)) if how.is_users && (uid, gid) != (0, 0) => Owner::These { uid, gid },
             _ => Owner::Archives,
         };
-        root(&container)?.unpack(path, owner, how.overwriting, from)
+        root.unpack(path, owner, how.overwriting, from)
     }
 }
 
-/// What its first process sees; of one that has ended, what its image and it have made.
-fn root(container: &Container) -> Result<Root, CopyError> {
+/// What its first process sees; of one that has ended, what its image and it have made: is it that?
+fn root(container: &Container) -> Result<(Root, bool), CopyError> {
     let record = container.record();
     if let (Stage::Started { pid, .. }, None) = (record.stage, record.ended)
         && let Some(root) = root_of_process(pid, &record.cgroup)
     {
-        return Ok(root);
+        return Ok((root, false));
     }
     let rootfs = container.paths.rootfs();
     // After a reboot there is an empty directory.
-    if is_mount_point(&rootfs)? { Ok(Root::open(&rootfs)?) } else { Err(CopyError::NotMounted) }
+    if is_mount_point(&rootfs)? { Ok((Root::open(&rootfs)?, true)) } else { Err(CopyError::NotMounted) }
 }
 
 /// `None` if the process is gone. Its number may be another's by now, even one of the host's: who belongs to the container's cgroup

@@ -128,8 +128,8 @@ struct Forwarder {
     upto: Sent,
     /// Reached with the first line.
     sink: Option<Sink>,
-    /// Lines whose ends have not come: conmon cuts them where the process's own writes end.
-    begun: BTreeMap<OutputStream, OutputLine>,
+    /// Lines whose ends have not come, and when they grew last: conmon cuts them where the process's own writes end.
+    begun: BTreeMap<OutputStream, (OutputLine, Instant)>,
     ending: Arc<Notify>,
 }
 
@@ -163,36 +163,40 @@ impl Forwarder {
             follow: true,
         };
         let Ok(mut pieces) = self.oci.output(&self.container_id, query) else { return Ok(()) };
-        let (mut read, mut due) = (self.upto.position, None);
+        let (mut read, mut due) = (self.upto.position, None::<Instant>);
         loop {
             let piece = tokio::select! {
-                piece = pieces.recv() => piece,
-                () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
-                    // The end of a line may not come for long.
-                    self.send_begun().await?;
-                    self.upto.position = read;
-                    self.upto.write();
-                    due = None;
-                    continue;
-                }
+                // The end of a line that is there comes before the time that it has.
+                biased;
+                piece = pieces.recv() => Some(piece),
+                () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => None,
             };
-            let Some(piece) = piece else { break };
-            let piece = piece?;
-            if let Some(sink) = &self.sink {
-                sink.check()?;
+            if let Some(piece) = piece {
+                let Some(piece) = piece else { break };
+                let piece = piece?;
+                for line in piece.lines {
+                    self.take(line).await?;
+                }
+                *pause = FIRST_PAUSE;
+                read = Some(piece.upto);
+                due = due.or_else(|| Some(Instant::now() + RECORD_PERIOD));
             }
-            for line in piece.lines {
-                self.take(line).await?;
+            let now = Instant::now();
+            let is_due = due.is_some_and(|due| due <= now);
+            if is_due {
+                // The end of a line may not come for long.
+                self.send_begun(now.checked_sub(RECORD_PERIOD)).await?;
             }
-            *pause = FIRST_PAUSE;
-            read = Some(piece.upto);
             // What has begun is on the disk alone.
             if self.begun.is_empty() {
                 self.upto.position = read;
             }
-            due = due.or_else(|| Some(Instant::now() + RECORD_PERIOD));
+            if is_due {
+                self.upto.write();
+                due = (!self.begun.is_empty()).then(|| now + RECORD_PERIOD);
+            }
         }
-        self.send_begun().await?;
+        self.send_begun(Some(Instant::now())).await?;
         self.upto.position = read;
         Ok(())
     }
@@ -201,7 +205,7 @@ impl Forwarder {
     async fn take(&mut self, line: OutputLine) -> io::Result<()> {
         let stream = line.stream;
         let whole = match self.begun.remove(&stream) {
-            Some(mut begun) => {
+            Some((mut begun, _)) => {
                 begun.text.extend_from_slice(&line.text);
                 begun
             }
@@ -210,13 +214,19 @@ impl Forwarder {
         if whole.text.ends_with(b"\n") || whole.text.len() >= MAX_LINE_LEN {
             return self.send(&whole).await;
         }
-        self.begun.insert(stream, whole);
+        self.begun.insert(stream, (whole, Instant::now()));
         Ok(())
     }
 
-    async fn send_begun(&mut self) -> io::Result<()> {
-        for line in std::mem::take(&mut self.begun).into_values() {
-            self.send(&line).await?;
+    /// Sends the lines that nothing was added to since.
+    async fn send_begun(&mut self, since: Option<Instant>) -> io::Result<()> {
+        let is_old = |at: Instant| since.is_some_and(|since| at <= since);
+        let old: Vec<OutputStream> =
+            self.begun.iter().filter(|(_, (_, at))| is_old(*at)).map(|(stream, _)| *stream).collect();
+        for stream in old {
+            if let Some((line, _)) = self.begun.remove(&stream) {
+                self.send(&line).await?;
+            }
         }
         Ok(())
     }
@@ -227,6 +237,7 @@ impl Forwarder {
                 self.sink = Some(Sink::connect(&self.encoder.server()).await?);
             }
             let Some(sink) = &mut self.sink else { continue };
+            sink.check()?;
             match sink.send(&message).await {
                 // It never gets smaller.
                 Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => {

@@ -5,6 +5,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::process::Command;
 
+use crate::inside::patiently;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::mount::{MsFlags, mount};
@@ -70,7 +71,7 @@ fn open_inside(rootfs: &Path, path: &str, flags: OFlag) -> Result<OwnedFd, Errno
     let root =
         std::fs::File::open(rootfs).map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(0)))?;
     let how = OpenHow::new().flags(flags | OFlag::O_CLOEXEC).resolve(ResolveFlag::RESOLVE_IN_ROOT);
-    openat2(&root, path, how)
+    patiently(|| openat2(&root, path, how))
 }
 
 #[cfg(test)]
