@@ -164,6 +164,14 @@ impl Consensus {
         self.addresses().note(raft_id, member.addr);
         if known.is_none() {
             self.change(ChangeMembers::AddNodes([(raft_id, member)].into())).await?;
+            // What is known of the members here is a moment old: whoever asks next is to find it.
+            let is_known = |metrics: &RaftMetrics<TypeConfig>| {
+                metrics.membership_config.membership().get_node(&raft_id).is_some()
+            };
+            let wait = self.raft().wait(Some(MEMBERSHIP_TIMEOUT));
+            wait.metrics(is_known, "a learner to be known")
+                .await
+                .map_err(|_| MembershipError::UnknownMember)?;
         } else if known != Some(member) {
             tracing::info!(node = %member.node_id, addr = %member.addr, "a manager has moved");
             self.change(ChangeMembers::SetNodes([(raft_id, member)].into())).await?;
