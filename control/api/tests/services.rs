@@ -8,6 +8,7 @@ use common::Daemon;
 use common::cli::programs;
 use common::engine::DIGEST;
 use control_api::engine::Container;
+use control_model::spec::RegistryCredentials;
 use control_model::{NetworkId, TaskId, Timestamp};
 use control_store::ReplicatedStore as _;
 
@@ -202,6 +203,52 @@ versions of the image.
 
 "
     );
+}
+
+/// They go with the service to the nodes, last as long as nobody gives others, and are shown to nobody.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_a_service_is_at_its_registry_goes_with_it() {
+    for program in programs() {
+        let daemon = Daemon::manager().await;
+        let config = daemon.path("config");
+        std::fs::create_dir_all(&config).expect("made");
+        // `user:open sesame`, as `docker login` keeps it.
+        let login = r#"{"auths": {"registry.example:5000": {"auth": "dXNlcjpvcGVuIHNlc2FtZQ=="}}}"#;
+        std::fs::write(config.join("config.json"), login).expect("written");
+        let run = async |line: &str| {
+            let output = daemon.docker_by(program, line, b"").await;
+            assert_eq!(output.code, 0, "{program} {line}: {output:?}");
+            output.stdout
+        };
+        let registry = || {
+            let state = daemon.store.state();
+            state.service_by_name("web").expect("made").spec.task.container.registry.clone()
+        };
+        let expected = RegistryCredentials { username: "user".into(), password: "open sesame".into() };
+        let image = "registry.example:5000/web:1";
+        run(&format!("service create -d --no-resolve-image --with-registry-auth --name web {image}")).await;
+        assert_eq!(registry(), Some(expected.clone()), "{program}");
+        let tasks = || {
+            let state = daemon.store.state();
+            let id = state.service_by_name("web").expect("made").id;
+            state.tasks_of_service(id).map(|task| task.id).collect::<Vec<_>>()
+        };
+        daemon.running("web", 1).await;
+        let ran = tasks();
+        let shown = run("service inspect web").await;
+        assert!(!shown.contains("sesame") && !shown.contains("user"), "{shown}");
+        // What the client does not say again stays; a password is no reason to begin anew.
+        run("service update -d --label-add a=b web").await;
+        assert_eq!(registry(), Some(expected), "{program}");
+        std::fs::write(config.join("config.json"), login.replace("dXNlcjpvcGVuIHNlc2FtZQ==", "dXNlcjpuZXc="))
+            .expect("written");
+        run("service update -d --no-resolve-image --with-registry-auth web").await;
+        assert_eq!(registry().map(|one| one.password), Some("new".into()), "{program}");
+        assert_eq!(tasks(), ran, "{program}");
+        // As it was before.
+        run("service update -d --rollback web").await;
+        assert_eq!(registry().map(|one| one.password), Some("open sesame".into()), "{program}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -8,10 +8,14 @@ use std::time::Duration;
 
 use crate::common::{PATIENCE, TestNode, task};
 use control_model::executor::{Executor, ExecutorError, Provisions};
+use control_model::spec::RegistryCredentials;
 use control_runtime::image::{ImageChanges, ImageError, Reference};
 
 const RUNC: &str = "/usr/sbin/runc";
 const ENTRYPOINT: &str = r#"ENTRYPOINT ["/toolbox"]"#;
+
+/// `user` and `open sesame`, as the registry wants to have them.
+const ACCOUNT: &str = "user:$2b$04$rvO9snzzPDRHFCJBnDOBIuV6CKJJyGUR0xegimSyPZynXqlOUsU4u";
 
 /// Debian's registry on a port of its own, plain HTTP.
 pub struct Registry {
@@ -21,12 +25,24 @@ pub struct Registry {
 
 impl Registry {
     pub async fn start(dir: &Path) -> Self {
+        Self::start_with(dir, "").await
+    }
+
+    /// One that answers those alone that have an [`ACCOUNT`].
+    async fn private(dir: &Path) -> Self {
+        let accounts = dir.join("htpasswd");
+        std::fs::write(&accounts, ACCOUNT).expect("written");
+        let auth = format!("auth:\n  htpasswd:\n    realm: test\n    path: {}\n", accounts.display());
+        Self::start_with(dir, &auth).await
+    }
+
+    async fn start_with(dir: &Path, more: &str) -> Self {
         let port = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound").port();
         let config = dir.join("registry.yml");
         let storage = dir.join("registry").display().to_string();
         let text = format!(
             "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {storage}\n\
-             http:\n  addr: 127.0.0.1:{port}\n"
+             http:\n  addr: 127.0.0.1:{port}\n{more}"
         );
         std::fs::write(&config, text).expect("written");
         let mut command = Command::new("docker-registry");
@@ -127,6 +143,39 @@ async fn what_a_registry_does_not_have_is_said_in_dockers_words() {
         format!("manifest for {}/nothing:1 not found: manifest unknown: manifest unknown", registry.name);
     assert_eq!(error.to_string(), expected);
     assert!(node.oci.images().list().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_private_registry_gives_its_images_to_those_it_knows() {
+    let source = TestNode::new(RUNC, &[]);
+    source.import("toolbox:1", &[ENTRYPOINT]).await;
+    let registry = Registry::private(source.dir.path()).await;
+    let name = format!("{}/toolbox:1", registry.name);
+    let login = ["--dest-tls-verify=false", "--dest-creds", "user:open sesame"];
+    copy_out(&source, "toolbox:1", &format!("docker://{name}"), &login);
+    let node = TestNode::new(RUNC, &[&registry.name]);
+    let reference = Reference::parse(&name).expect("valid");
+    let known = |password: &str| RegistryCredentials { username: "user".into(), password: password.into() };
+    let images = node.oci.images();
+    for credentials in [None, Some(known("open"))] {
+        let error =
+            images.pull(&reference, credentials.as_ref(), &|_| {}).await.expect_err("refused").to_string();
+        let expected = format!(
+            "pull access denied for {}/toolbox, repository does not exist or may require 'docker login'",
+            registry.name
+        );
+        assert_eq!(error, expected);
+    }
+    let configuration = images.configuration_at_registry(&reference, Some(&known("open sesame"))).await;
+    assert!(configuration.is_ok(), "{configuration:?}");
+    // A task brings its service's.
+    let mut stranger = task(&name, &["exit", "4"]);
+    let refused = node.oci.prepare(&stranger, &Provisions::default()).await.expect_err("unknown");
+    assert_eq!(refused, ExecutorError::Rejected(format!("No such image: {name}")));
+    stranger.spec.container.registry = Some(known("open sesame"));
+    assert_eq!(node.output(&stranger).await.0, 4);
+    node.oci.remove(stranger.id).await.expect("removed");
+    node.assert_clean();
 }
 
 #[tokio::test(flavor = "multi_thread")]
