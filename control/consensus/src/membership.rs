@@ -164,6 +164,14 @@ impl Consensus {
         self.addresses().note(raft_id, member.addr);
         if known.is_none() {
             self.change(ChangeMembers::AddNodes([(raft_id, member)].into())).await?;
+            // What is known of the members here is a moment old: whoever asks next is to find it.
+            let is_known = |metrics: &RaftMetrics<TypeConfig>| {
+                metrics.membership_config.membership().get_node(&raft_id).is_some()
+            };
+            let wait = self.raft().wait(Some(MEMBERSHIP_TIMEOUT));
+            wait.metrics(is_known, "a learner to be known")
+                .await
+                .map_err(|_| MembershipError::UnknownMember)?;
         } else if known != Some(member) {
             tracing::info!(node = %member.node_id, addr = %member.addr, "a manager has moved");
             self.change(ChangeMembers::SetNodes([(raft_id, member)].into())).await?;
@@ -281,6 +289,12 @@ impl Consensus {
         Ok(())
     }
 
+    /// As far as this replica knows, its node is to be a worker: its leaders send it nothing any more, and it has not
+    /// stopped yet.
+    pub(crate) fn is_let_go(&self) -> bool {
+        self.state().nodes().get(&self.me().node_id).is_some_and(|node| node.spec.role == Role::Worker)
+    }
+
     /// An error that names the leader, if this manager is not it.
     pub(crate) fn check_leader(&self) -> Result<(), MembershipError> {
         match self.raft().as_leader() {
@@ -291,16 +305,7 @@ impl Consensus {
 
     async fn change(&self, change: ChangeMembers<u64, Member>) -> Result<(), MembershipError> {
         match timeout(MEMBERSHIP_TIMEOUT, self.raft().change_membership(change, false)).await {
-            Ok(Ok(done)) => {
-                // What is known of the members here is a moment old: whoever asks next is to find them changed.
-                let made = done.log_id.index;
-                let seen = |metrics: &RaftMetrics<TypeConfig>| {
-                    metrics.membership_config.log_id().as_ref().is_some_and(|at| at.index >= made)
-                };
-                let waiting =
-                    self.raft().wait(Some(MEMBERSHIP_TIMEOUT)).metrics(seen, "the members to be known").await;
-                waiting.map(|_| ()).map_err(|_| MembershipError::NotManager)
-            }
+            Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Err(self.membership_error(error)),
             Err(_) => Err(MembershipError::NoLeader(NO_LEADER.to_owned())),
         }

@@ -29,10 +29,14 @@ impl Consensus {
             self.wait_applied(index).await;
             Ok(())
         });
-        tokio::select! {
+        let outcome = tokio::select! {
             done = read => done.unwrap_or_else(|_| Err(ReadError::NoLeader(NO_LEADER.to_owned()))),
             () = self.stopped().cancelled() => Err(ReadError::NotManager),
             lost = self.no_quorum() => Err(ReadError::NoLeader(lost)),
+        };
+        match outcome {
+            Err(ReadError::NoLeader(_)) if self.is_let_go() => Err(ReadError::NotManager),
+            other => other,
         }
     }
 

@@ -42,9 +42,13 @@ impl Consensus {
             self.stopped().run_until_cancelled(self.wait_applied(index)).await;
             Ok::<_, ProposeError>(index)
         };
-        tokio::select! {
-            done = timeout_at(deadline, write) => done.map_err(no_leader)?,
+        let outcome = tokio::select! {
+            done = timeout_at(deadline, write) => done.map_err(no_leader).flatten(),
             lost = self.no_quorum() => Err(ProposeError::NoLeader(lost)),
+        };
+        match outcome {
+            Err(ProposeError::NoLeader(_)) if self.is_let_go() => Err(ProposeError::NotManager),
+            other => other,
         }
     }
 

@@ -28,7 +28,7 @@ use crate::reply::{Reply, ok};
 const PERIOD: Duration = Duration::from_secs(1);
 
 pub async fn kill(State(api): State<Api>, Path(term): Path<String>, query: Query) -> Reply {
-    let signal = Some(query.get("signal")).filter(|signal| !signal.is_empty()).unwrap_or("SIGKILL");
+    let signal = query.given("signal").unwrap_or("SIGKILL");
     let container = known(&api, &term).await?;
     api.node.engine().kill(&container.id, signal).await.map_err(|error| match error {
         EngineError::Conflict(words) => {
@@ -50,7 +50,7 @@ pub async fn stop(State(api): State<Api>, Path(term): Path<String>, query: Query
             Some(u64::try_from(seconds).map_or(Duration::MAX, Duration::from_secs))
         }
     };
-    let signal = Some(query.get("signal")).filter(|signal| !signal.is_empty()).map(str::to_owned);
+    let signal = query.given("signal").map(str::to_owned);
     let container = known(&api, &term).await?;
     let engine = api.node.engine();
     // What has begun goes to its end, also if the client does not wait for it.
@@ -61,7 +61,7 @@ pub async fn stop(State(api): State<Api>, Path(term): Path<String>, query: Query
 
 pub async fn top(State(api): State<Api>, Path(term): Path<String>, query: Query) -> Reply {
     let container = known(&api, &term).await?;
-    let given = Some(query.get("ps_args")).filter(|words| !words.is_empty()).unwrap_or("-ef");
+    let given = query.given("ps_args").unwrap_or("-ef");
     let arguments: Vec<String> = given.split_whitespace().map(str::to_owned).collect();
     let table = api.node.engine().top(&container.id, &arguments).await?;
     ok(&Top { titles: table.titles, processes: table.rows })

@@ -79,14 +79,14 @@ pub async fn samples(State(api): State<Api>, query: Query) -> Reply {
 }
 
 pub async fn dns_zone(State(api): State<Api>, query: Query) -> Reply {
-    ok(&api.node.mesh_dns_zone(given(&query, "task"), given(&query, "network")).await?)
+    ok(&api.node.mesh_dns_zone(query.given("task"), query.given("network")).await?)
 }
 
 pub async fn dns_query(State(api): State<Api>, query: Query) -> Reply {
-    let (Some(task), Some(name)) = (given(&query, "task"), given(&query, "name")) else {
+    let (Some(task), Some(name)) = (query.given("task"), query.given("name")) else {
         return Err(ApiError::invalid("task must name a task, and name what it asks for"));
     };
-    ok(&api.node.mesh_dns_query(task, name, given(&query, "type").unwrap_or("A")).await?)
+    ok(&api.node.mesh_dns_query(task, name, query.given("type").unwrap_or("A")).await?)
 }
 
 pub async fn trace(State(api): State<Api>, query: Query) -> Reply {
@@ -110,11 +110,11 @@ pub async fn trace_marked(State(api): State<Api>, query: Query) -> Reply {
 }
 
 fn trace_request(query: &Query) -> Result<TraceRequest, ApiError> {
-    let (Some(from), Some(to)) = (given(query, "from"), given(query, "to")) else {
+    let (Some(from), Some(to)) = (query.given("from"), query.given("to")) else {
         return Err(ApiError::invalid("from and to must say between what"));
     };
     let (protocol, port) = (number(query, "protocol")?, number(query, "port")?);
-    let ipv6 = given(query, "ipv6").is_some() && number(query, "ipv6")?;
+    let ipv6 = query.given("ipv6").is_some() && number(query, "ipv6")?;
     Ok(TraceRequest { from: from.to_owned(), to: to.to_owned(), protocol, port, ipv6 })
 }
 
@@ -134,8 +134,4 @@ fn tunnelled(query: &Query) -> Result<TunnelledPacket, ApiError> {
 fn number<T: FromStr>(query: &Query, name: &str) -> Result<T, ApiError> {
     let text = query.get(name);
     text.parse().map_err(|_| ApiError::invalid(format!("invalid value for {name}: {text}")))
-}
-
-fn given<'a>(query: &'a Query, name: &str) -> Option<&'a str> {
-    Some(query.get(name)).filter(|value| !value.is_empty())
 }

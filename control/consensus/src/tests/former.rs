@@ -7,11 +7,11 @@ use control_model::change::{Change, Object, ObjectRef};
 use control_model::spec::Role;
 use control_model::{NodeId, Timestamp};
 use control_rpc::{Channels, encode, pb};
-use control_store::ReplicatedStore as _;
+use control_store::{ProposeError, ReadError, ReplicatedStore as _};
 use openraft::raft::VoteRequest;
 
 use super::cluster::codes;
-use super::rig::{Manager, PATIENCE, TestCluster, create_node, now, peer};
+use super::rig::{Manager, PATIENCE, TestCluster, create_node, mark, now, peer};
 use crate::Consensus;
 use crate::network::{To, raft_client};
 use crate::types::TypeConfig;
@@ -68,6 +68,20 @@ async fn a_former_managers_messages_are_refused_also_without_a_leader() {
         assert!(!heard.contains(&closed), "this replica may be behind: {heard:?}");
     }
     left.consensus.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_manager_that_was_let_go_says_so_and_not_that_there_is_no_leader() {
+    let cluster = TestCluster::new(3).await;
+    let leader = cluster.leader().await;
+    let (leader, former) = (cluster.get(leader), cluster.follower(leader));
+    demote(&leader.consensus, former.id).await;
+    former.consensus.linearize().await.unwrap();
+    leader.consensus.remove_voter(former.id).await.unwrap();
+    let mut leadership = former.consensus.leadership();
+    tokio::time::timeout(PATIENCE, leadership.wait_for(|now| now.leader.is_none())).await.unwrap().unwrap();
+    assert_eq!(former.consensus.linearize().await, Err(ReadError::NotManager));
+    assert_eq!(former.consensus.propose(vec![mark(1)]).await, Err(ProposeError::NotManager));
 }
 
 /// The manager with `channels` asks `of` for its vote for `candidate`, in a term far ahead.

@@ -235,6 +235,7 @@ mod tests {
     use std::os::fd::AsRawFd as _;
     use std::process::Command;
     use std::thread;
+    use std::time::{Duration, Instant};
 
     use nix::sched::{CloneFlags, unshare};
     use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn6, bind, connect, socket};
@@ -282,6 +283,20 @@ mod tests {
         socket.into()
     }
 
+    /// The kernel answers for a new IPv6 address before it has its route, which it adds from a work queue.
+    fn wait_for_local_routes(n: usize) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            let routes = Command::new("ip").args(["-6", "route", "show", "table", "local"]).output().unwrap();
+            let routes = String::from_utf8(routes.stdout).unwrap();
+            if routes.lines().filter(|route| route.starts_with("local fd00:")).count() == n {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{routes}");
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// A task in a network of both families, whose peers are on its loopback interface.
     #[test]
     fn sockets_with_the_same_peers_by_ipv6_are_reset_too() {
@@ -298,6 +313,7 @@ mod tests {
             ] {
                 assert!(Command::new("ip").args(command.split(' ')).status().unwrap().success(), "{command}");
             }
+            wait_for_local_routes(4);
             let _listener = TcpListener::bind("[::]:80").unwrap();
             let (gone, alive, foreign) =
                 (from_task("fd00:9::5"), from_task("fd00:9::6"), from_task("fd00:8::5"));
