@@ -31,8 +31,17 @@ impl Desk {
     /// Knows nothing yet, and takes no assignments of a fencing epoch before `epoch`. Views get revisions above `revision`,
     /// the last that the data plane was given by anyone.
     pub fn new(context: NodeContext, epoch: u64, revision: u64) -> Self {
+        Self::over(Machine::new(false), context, epoch, revision)
+    }
+
+    /// The same for an executor that gives namespaces ([`control_model::executor::Executor::gives_namespaces`]).
+    pub fn of_giver(context: NodeContext, epoch: u64, revision: u64) -> Self {
+        Self::over(Machine::new(true), context, epoch, revision)
+    }
+
+    fn over(machine: Machine, context: NodeContext, epoch: u64, revision: u64) -> Self {
         Self {
-            machine: Machine::new(),
+            machine,
             set: AssignmentSet::since(epoch),
             maker: ViewMaker::new(context.clone()),
             context,

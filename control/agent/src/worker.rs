@@ -60,13 +60,14 @@ impl Worker {
     pub async fn run(mut self, stop: CancellationToken) {
         let mut reports = self.dataplane.watch();
         let revision = reports.borrow().wanted_revision;
+        let desk = if self.executor.gives_namespaces() { Desk::of_giver } else { Desk::new };
         let mut running = Running {
             executor: self.executor,
             dataplane: self.dataplane,
             outbox: self.outbox,
             views: self.views,
             networks: self.networks,
-            desk: Desk::new(self.context, self.epoch, revision),
+            desk: desk(self.context, self.epoch, revision),
             said: self.said,
             calls: JoinSet::new(),
         };

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use control_manager::control::{Control, ControlError};
 
+use crate::engine::LocalEngine;
 use crate::error::ApiError;
 use crate::events::Events;
 use crate::execs::Execs;
@@ -21,6 +22,13 @@ pub struct Api {
 impl Api {
     pub fn new(node: Arc<dyn Node>) -> Self {
         Self { node, execs: Arc::default(), events: Arc::default() }
+    }
+
+    /// What this node runs itself.
+    pub fn local_engine(&self) -> Result<Arc<dyn LocalEngine>, ApiError> {
+        self.node
+            .local_engine()
+            .ok_or_else(|| ApiError::unavailable("this node's containers are Docker Engine's"))
     }
 
     /// The cluster's operations; in any other state than that of an active manager, Docker's sentence for it

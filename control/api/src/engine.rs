@@ -16,9 +16,19 @@ use futures::stream::BoxStream;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 
-/// Images and containers of one node.
+/// The containers of one node's tasks, whoever runs them.
 #[async_trait]
 pub trait Engine: Send + Sync + 'static {
+    /// All task containers of this node, ended ones that are not yet removed included.
+    async fn containers(&self) -> Result<Vec<Container>, EngineError>;
+    /// What the container with this id writes, as far as `query` wants it.
+    async fn output(&self, container: &str, query: OutputQuery) -> Result<Output, EngineError>;
+}
+
+/// Images, volumes and containers of one node that runs them itself. One that leaves that to the host's Docker Engine has a
+/// [`Passage`](crate::passage::Passage) instead.
+#[async_trait]
+pub trait LocalEngine: Engine {
     /// All images, in no given order.
     async fn images(&self) -> Result<Vec<Image>, EngineError>;
     /// The image that `name` (reference, id, or a unique prefix of an id) names.
@@ -57,8 +67,6 @@ pub trait Engine: Send + Sync + 'static {
         reference: &str,
         credentials: Option<RegistryCredentials>,
     ) -> Result<Distribution, EngineError>;
-    /// All task containers of this node, ended ones that are not yet removed included.
-    async fn containers(&self) -> Result<Vec<Container>, EngineError>;
     /// This node's volumes, by name.
     async fn volumes(&self) -> Result<Vec<Volume>, EngineError>;
     /// Makes one, unless there is one of that name; without a name, one with a new name.
@@ -97,8 +105,6 @@ pub trait Engine: Send + Sync + 'static {
     async fn usage(&self, container: &str) -> Result<Usage, EngineError>;
     /// What lies on the disk.
     async fn disk_use(&self) -> Result<DiskUse, EngineError>;
-    /// What the container with this id writes, as far as `query` wants it.
-    async fn output(&self, container: &str, query: OutputQuery) -> Result<Output, EngineError>;
     /// What happens to containers and images from now on. Who is slow misses some.
     fn events(&self) -> BoxStream<'static, EngineEvent>;
     /// Runs a further process in the container with this id.

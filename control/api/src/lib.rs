@@ -13,6 +13,7 @@ mod execs;
 mod frames;
 mod host;
 pub mod node;
+pub mod passage;
 mod query;
 mod reply;
 mod routes;

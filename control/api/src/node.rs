@@ -22,7 +22,8 @@ use dataplane_model::inspect::{
 use futures::stream::BoxStream;
 use ipnetwork::IpNetwork;
 
-use crate::engine::Engine;
+use crate::engine::{Engine, LocalEngine};
+use crate::passage::Passage;
 
 /// One node, as its API sees it.
 #[async_trait]
@@ -72,8 +73,16 @@ pub trait Node: Send + Sync + 'static {
     /// The networks that this node's agent was told of: what a worker can show of them. Managers show their store's.
     fn assigned_networks(&self) -> Arc<Vec<Network>>;
 
-    /// Images and containers of this node.
+    /// Containers of this node's tasks.
     fn engine(&self) -> Arc<dyn Engine>;
+
+    /// The same and all that it has, where this daemon runs them itself.
+    fn local_engine(&self) -> Option<Arc<dyn LocalEngine>>;
+
+    /// The way to the host's Docker Engine, where that runs them.
+    fn passage(&self) -> Option<Passage> {
+        None
+    }
 
     /// `meshctl status`.
     async fn mesh_status(&self) -> Result<NodeStatus, InspectError>;

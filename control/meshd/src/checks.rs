@@ -24,10 +24,11 @@ const CAPABILITIES: [(Capability, &str, &str); 3] = [
 const BPFFS: &str = "/sys/fs/bpf";
 /// Where version 2 of the cgroup file system is, alone or beside version 1.
 const CGROUP2: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
-/// Programs that containers and the way out need, each with its Debian package and purpose.
-const PROGRAMS: [(&str, &str, &str); 4] = [
+/// A program that the way out needs, with its Debian package and purpose.
+const NFT: (&str, &str, &str) = ("nft", "nftables", "to masquerade what tasks send out of the cluster");
+/// The same of containers that no Docker Engine runs.
+const PROGRAMS: [(&str, &str, &str); 3] = [
     ("conmon", "conmon", "to watch containers"),
-    ("nft", "nftables", "to masquerade what tasks send out of the cluster"),
     ("skopeo", "skopeo", "to pull and load images"),
     ("umoci", "umoci", "to unpack images"),
 ];
@@ -41,6 +42,7 @@ pub enum Missing {
     Cgroup2,
     Program { name: &'static str, package: &'static str, purpose: &'static str },
     Runtime { wanted: Option<Runtime> },
+    Engine { socket: PathBuf },
 }
 
 impl fmt::Display for Missing {
@@ -69,7 +71,12 @@ impl fmt::Display for Missing {
             Self::Runtime { wanted: Some(runtime) } => write!(
                 f,
                 "the OCI runtime {0} is not in $PATH: run apt-get install {0}, or choose another by --runtime",
-                runtime.binary()
+                runtime.name()
+            ),
+            Self::Engine { socket } => write!(
+                f,
+                "no Docker Engine at {}: start it, say where it is by --docker-host, or leave out --runtime docker",
+                socket.display()
             ),
             Self::Runtime { wanted: None } => {
                 write!(f, "no OCI runtime in $PATH: run apt-get install runc (or crun)")
@@ -91,21 +98,26 @@ pub fn check(config: &Config) -> Vec<Missing> {
     if !CGROUP2.iter().any(|path| is_on(Path::new(path), CGROUP2_SUPER_MAGIC)) {
         missing.push(Missing::Cgroup2);
     }
-    for (name, package, purpose) in PROGRAMS {
+    let is_hosted = config.runtime == Some(Runtime::Docker);
+    let programs = PROGRAMS.iter().filter(|_| !is_hosted).chain([&NFT]);
+    for &(name, package, purpose) in programs {
         if find_program(name).is_none() {
             missing.push(Missing::Program { name, package, purpose });
         }
     }
-    if find_runtime(config.runtime).is_none() {
+    if is_hosted && !config.docker_socket.exists() {
+        missing.push(Missing::Engine { socket: config.docker_socket.clone() });
+    }
+    if !is_hosted && find_runtime(config.runtime).is_none() {
         missing.push(Missing::Runtime { wanted: config.runtime });
     }
     missing
 }
 
-/// The OCI runtime to use, and where it is: the one that was asked for, else what is there, runc first.
+/// Who is to run containers, and where it is: the one that was asked for, else what is there, runc first.
 pub fn find_runtime(wanted: Option<Runtime>) -> Option<(Runtime, PathBuf)> {
     let choices = wanted.map_or(vec![Runtime::Runc, Runtime::Crun], |runtime| vec![runtime]);
-    choices.into_iter().find_map(|runtime| Some((runtime, find_program(runtime.binary())?)))
+    choices.into_iter().find_map(|runtime| Some((runtime, find_program(runtime.name())?)))
 }
 
 /// The executable file of this name in `$PATH`, or where Debian keeps system programs.

@@ -12,6 +12,8 @@ use dataplane_dns::TtlPolicy;
 use dataplane_dns::zones::MAX_TTL_S;
 use serde::Deserialize;
 
+/// Docker's own.
+const DOCKER_SOCKET: &str = "/var/run/docker.sock";
 /// Read when no `--config` is given, if it is there.
 const DEFAULT_CONFIG: &str = "/etc/meshd/meshd.toml";
 
@@ -132,9 +134,13 @@ pub struct Flags {
     #[arg(long, global = true, value_name = "OPTION")]
     pub log_opt: Vec<String>,
 
-    /// OCI runtime [default: runc, else crun]
+    /// Who runs containers: an OCI runtime, or `docker`, the host's Docker Engine [default: runc, else crun]
     #[arg(long, global = true, value_enum)]
     pub runtime: Option<Runtime>,
+
+    /// Socket of the host's Docker Engine, with `--runtime docker` [default: unix:///var/run/docker.sock]
+    #[arg(long, global = true, value_name = "SOCKET")]
+    pub docker_host: Option<String>,
 
     /// Engine label of this node, KEY=VALUE; may be given several times
     #[arg(long, global = true, value_name = "LABEL")]
@@ -177,14 +183,16 @@ pub enum TcAttach {
 pub enum Runtime {
     Runc,
     Crun,
+    Docker,
 }
 
 impl Runtime {
-    /// The binary's name.
-    pub fn binary(self) -> &'static str {
+    /// Its name, and that of its binary if it is an OCI runtime.
+    pub fn name(self) -> &'static str {
         match self {
             Self::Runc => "runc",
             Self::Crun => "crun",
+            Self::Docker => "docker",
         }
     }
 }
@@ -217,6 +225,8 @@ pub struct Config {
     /// Of containers whose service does not say.
     pub log: LogDriver,
     pub runtime: Option<Runtime>,
+    /// Of the host's Docker Engine.
+    pub docker_socket: PathBuf,
     pub labels: Vec<(String, String)>,
     pub generic_resources: GenericResources,
     pub log_level: String,
@@ -231,8 +241,8 @@ pub enum ConfigError {
     Parse(PathBuf, #[source] toml::de::Error),
     #[error("{option} must be an absolute path, not {value}")]
     Relative { option: &'static str, value: PathBuf },
-    #[error("--host {0}: only a unix socket is supported, unix:///path")]
-    Host(String),
+    #[error("{0} {1}: only a unix socket is supported, unix:///path")]
+    Host(&'static str, String),
     #[error(
         "--uplink may be given once, not {0} times: answers leave by the interface that has the tunnels' address"
     )]
@@ -282,7 +292,10 @@ impl Config {
             state_dir: dir("--state-dir", flags.state_dir, file.state_dir, "/var/lib/meshd")?,
             bpffs_dir: dir("--bpffs-dir", flags.bpffs_dir, file.bpffs_dir, "/sys/fs/bpf/meshd")?,
             cgroup_parent: dir("--cgroup-parent", flags.cgroup_parent, file.cgroup_parent, "/meshd")?,
-            socket: socket_path(flags.host.or(file.host), &run_dir)?,
+            socket: socket_path("--host", flags.host.or(file.host))?
+                .unwrap_or_else(|| run_dir.join("docker.sock")),
+            docker_socket: socket_path("--docker-host", flags.docker_host.or(file.docker_host))?
+                .unwrap_or_else(|| DOCKER_SOCKET.into()),
             hostname,
             listen_addr: flags.listen_addr.or(file.listen_addr).unwrap_or_default(),
             advertise_addr: flags.advertise_addr.or(file.advertise_addr).unwrap_or_default(),
@@ -317,11 +330,11 @@ fn read_file(path: &Path) -> Result<Flags, ConfigError> {
     toml::from_str(&text).map_err(|error| ConfigError::Parse(path.to_owned(), error))
 }
 
-fn socket_path(host: Option<String>, run_dir: &Path) -> Result<PathBuf, ConfigError> {
-    let Some(host) = host else { return Ok(run_dir.join("docker.sock")) };
-    match host.strip_prefix("unix://").map(PathBuf::from) {
-        Some(path) if path.is_absolute() => Ok(path),
-        _ => Err(ConfigError::Host(host)),
+fn socket_path(option: &'static str, given: Option<String>) -> Result<Option<PathBuf>, ConfigError> {
+    let Some(given) = given else { return Ok(None) };
+    match given.strip_prefix("unix://").map(PathBuf::from) {
+        Some(path) if path.is_absolute() => Ok(Some(path)),
+        _ => Err(ConfigError::Host(option, given)),
     }
 }
 

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::checks;
 use crate::config::Config;
-use crate::host::Host;
+use crate::host::{Containers, Host};
 use crate::lock::StateLock;
 use crate::node::MeshNode;
 use crate::notify::notify;
@@ -44,8 +44,10 @@ async fn serve(config: Config) -> Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let socket = config.socket.clone();
     let metrics = listen_for_metrics(&config).await?;
-    let host = Arc::new(Host::open(config)?);
-    host.executor.resume_output();
+    let host = Arc::new(Host::open(config).await?);
+    if let Containers::Own(oci) = &host.containers {
+        oci.resume_output();
+    }
     let node = MeshNode::open(host);
 
     let stop = CancellationToken::new();

@@ -1,45 +1,62 @@
 //! What a node has in every swarm state: settings and containers.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result, anyhow};
 use control_agent::describe_host;
+use control_model::executor::Executor;
 use control_model::object::NodeDescription;
-use control_runtime::{Oci, OciOptions};
+use control_runtime::{DockerEngine, DockerOptions, Oci, OciOptions};
+use dataplane_driver::DriverOptions;
 
 use crate::addresses::KnownAddresses;
 use crate::checks;
-use crate::config::Config;
+use crate::config::{Config, Runtime};
 
 /// Shared by everything in the daemon.
 pub struct Host {
     pub config: Config,
     /// Name and path of the OCI runtime.
     pub runtime: (String, PathBuf),
-    pub executor: Oci,
+    pub containers: Containers,
     pub addresses: KnownAddresses,
+}
+
+/// Who runs the containers.
+#[derive(Clone)]
+pub enum Containers {
+    /// This daemon.
+    Own(Oci),
+    /// The host's Docker Engine.
+    OfDocker(DockerEngine),
+}
+
+impl Containers {
+    pub fn executor(&self) -> Arc<dyn Executor> {
+        match self {
+            Self::Own(oci) => Arc::new(oci.clone()),
+            Self::OfDocker(docker) => Arc::new(docker.clone()),
+        }
+    }
 }
 
 impl Host {
     /// Opens the containers. None is touched: what runs goes on.
-    pub fn open(config: Config) -> Result<Self> {
-        let (runtime, path) =
-            checks::find_runtime(config.runtime).ok_or_else(|| anyhow!("no OCI runtime in $PATH"))?;
-        let options = OciOptions {
-            state_dir: config.state_dir.join("containers"),
-            run_dir: config.run_dir.join("tasks"),
-            cgroup_parent: config.cgroup_parent.to_string_lossy().into_owned(),
-            runtime: path.clone(),
-            insecure_registries: config.insecure_registries.iter().cloned().collect(),
-            node_hostname: config.hostname.clone(),
-            log: config.log.clone(),
+    pub async fn open(config: Config) -> Result<Self> {
+        let (runtime, containers) = if config.runtime == Some(Runtime::Docker) {
+            let path = config.docker_socket.clone();
+            ((Runtime::Docker, path), Containers::OfDocker(connect(&config).await?))
+        } else {
+            let runtime =
+                checks::find_runtime(config.runtime).ok_or_else(|| anyhow!("no OCI runtime in $PATH"))?;
+            let containers = Containers::Own(open(&config, &runtime.1)?);
+            (runtime, containers)
         };
-        let executor = Oci::open(options).context("can't open the containers")?;
-        let runtime = (runtime.binary().to_owned(), path);
-        Ok(Self { config, runtime, executor, addresses: KnownAddresses::default() })
+        let runtime = (runtime.0.name().to_owned(), runtime.1);
+        Ok(Self { config, runtime, containers, addresses: KnownAddresses::default() })
     }
-
     /// What this node says about itself.
     pub fn description(&self, data_path_addr: IpAddr) -> NodeDescription {
         let mut addresses: Vec<_> = self.addresses.read().all().collect();
@@ -54,4 +71,28 @@ impl Host {
             ..describe_host(hostname, data_path_addr, addresses, version)
         }
     }
+}
+
+fn open(config: &Config, runtime: &Path) -> Result<Oci> {
+    let oci = Oci::open(OciOptions {
+        state_dir: config.state_dir.join("containers"),
+        run_dir: config.run_dir.join("tasks"),
+        cgroup_parent: config.cgroup_parent.to_string_lossy().into_owned(),
+        runtime: runtime.to_owned(),
+        insecure_registries: config.insecure_registries.iter().cloned().collect(),
+        node_hostname: config.hostname.clone(),
+        log: config.log.clone(),
+    });
+    oci.context("can't open the containers")
+}
+
+async fn connect(config: &Config) -> Result<DockerEngine> {
+    let netns_dir = DriverOptions::new(config.run_dir.clone(), config.bpffs_dir.clone()).netns_dir();
+    let docker = DockerEngine::connect(DockerOptions {
+        socket: config.docker_socket.clone(),
+        run_dir: config.run_dir.join("docker"),
+        given_netns_dir: dataplane_kernel::net::given_netns_dir(&netns_dir),
+        node_hostname: config.hostname.clone(),
+    });
+    Ok(docker.await?)
 }

@@ -47,13 +47,16 @@ fn run(cli: &Cli) -> Result<()> {
 }
 
 /// openraft tells every step of an election at `info`, and warns ten times a second of a peer that is away: it is heard
-/// from `error` on, unless the filter names it.
-const QUIET: &str = "openraft=error";
+/// from `error` on; bollard tells at `debug` what the engine answers, users' environments included. Unless the filter names them.
+const QUIET: [&str; 2] = ["openraft=error", "bollard=info"];
 
 fn start_log(config: &Config) -> Result<()> {
     let mut filter = EnvFilter::try_new(&config.log_level).context("--log-level")?;
-    if !config.log_level.contains("openraft") {
-        filter = filter.add_directive(QUIET.parse().expect("a valid directive"));
+    for quiet in QUIET {
+        let (name, _) = quiet.split_once('=').unwrap_or_default();
+        if !config.log_level.contains(name) {
+            filter = filter.add_directive(quiet.parse().expect("a valid directive"));
+        }
     }
     let is_terminal = std::io::stderr().is_terminal();
     tracing_subscriber::fmt()

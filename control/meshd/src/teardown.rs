@@ -4,7 +4,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
-use control_model::executor::Executor as _;
 
 use crate::checks;
 use crate::config::Config;
@@ -25,11 +24,14 @@ pub fn run(config: &Config) -> Result<()> {
     };
     // Without what a data plane needs there is none.
     drop(checks::check(config));
-    note("containers", runtime.block_on(async { remove_containers(&Host::open(config.clone())?).await }));
+    note(
+        "containers",
+        runtime.block_on(async { remove_containers(&Host::open(config.clone()).await?).await }),
+    );
     note("data plane", runtime.block_on(remove_data_plane(config)));
     note("cgroups", remove_cgroups(&config.cgroup_parent));
     note("pins", remove_dir(&config.bpffs_dir));
-    for name in ["netns", "tasks"] {
+    for name in ["netns", "given-netns", "tasks", "docker"] {
         note("run directory", remove_dir(&config.run_dir.join(name)));
     }
     if left.is_empty() { Ok(()) } else { bail!("left behind:\n{}", left.join("\n")) }
@@ -37,7 +39,7 @@ pub fn run(config: &Config) -> Result<()> {
 
 /// Removes all containers of the node, running or not.
 pub async fn remove_containers(host: &Host) -> Result<()> {
-    let executor = &host.executor;
+    let executor = host.containers.executor();
     for found in executor.list_ours().await? {
         executor.terminate(found.task).await?;
         executor.remove(found.task).await?;

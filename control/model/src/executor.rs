@@ -61,6 +61,10 @@ pub struct Found {
 /// Runs one container per task. All calls are idempotent; removing the absent is success.
 #[async_trait]
 pub trait Executor: Send + Sync + 'static {
+    /// Whether a preparation makes the task's network namespace too. Else the data plane does, at the same time.
+    fn gives_namespaces(&self) -> bool {
+        false
+    }
     /// Gets the image and makes the root file system. Nothing runs yet.
     async fn prepare(&self, task: &Task, provisions: &Provisions) -> Result<(), ExecutorError>;
     /// Starts the process in the sandbox. Its health is `Starting` until it may be sent to: its check has succeeded, or without

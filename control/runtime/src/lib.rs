@@ -1,5 +1,6 @@
-//! Executors: the embedded oci runtime and its image store.
+//! Executors: the embedded oci runtime and its image store; the host's Docker Engine.
 
+mod docker;
 mod events;
 mod files;
 pub mod image;
@@ -9,6 +10,7 @@ mod oci;
 mod unmount;
 mod volume;
 
+pub use docker::{ConnectError, DockerEngine, DockerOptions, TaskContainer, is_of_sandbox};
 pub use events::{ContainerChange, Event, EventKind, Events, ImageChange, VolumeChange};
 pub use inside::{CopyError, Overwriting, PathStat};
 pub use oci::{

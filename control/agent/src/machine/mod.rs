@@ -78,11 +78,14 @@ pub struct Machine {
     found: BTreeMap<TaskId, Found>,
     sandboxes: BTreeMap<TaskId, Result<PathBuf, String>>,
     applied: u64,
+    /// A task's namespace is made when it is prepared, and not by the data plane.
+    gives_namespaces: bool,
 }
 
 impl Machine {
-    pub fn new() -> Self {
-        Self::default()
+    /// For an executor that gives namespaces, or one that takes them ([`control_model::executor::Executor::gives_namespaces`]).
+    pub fn new(gives_namespaces: bool) -> Self {
+        Self { gives_namespaces, ..Self::default() }
     }
 
     /// Takes an input in; gives what is to be done now.
@@ -129,8 +132,12 @@ impl Machine {
     }
 
     /// Those of [`Self::tasks`] that may have anything on this node: the turn to be prepared has come, and they are not removed.
+    /// Where a preparation gives the namespace, those that have it.
     pub fn begun(&self) -> impl Iterator<Item = (&Task, Phase)> {
-        self.tasks.values().filter(|entry| entry.has_files()).filter_map(Entry::task_and_phase)
+        let begun = self.tasks.values().filter(|entry| entry.has_files()).filter_map(Entry::task_and_phase);
+        begun.filter(|(_, phase)| {
+            !(self.gives_namespaces && matches!(phase, Phase::Accepted | Phase::Preparing))
+        })
     }
 
     fn take_set(&mut self, tasks: BTreeMap<TaskId, Task>, now: Timestamp, actions: &mut Vec<Action>) {

@@ -71,7 +71,13 @@ fn the_data_plane_is_given_some_tasks_at_a_time_and_none_whose_turn_never_came()
 
 impl World {
     fn new() -> Self {
-        Self { machine: Machine::new(), now: Timestamp(0), set: BTreeMap::new(), revision: 0, busy: false }
+        Self {
+            machine: Machine::new(false),
+            now: Timestamp(0),
+            set: BTreeMap::new(),
+            revision: 0,
+            busy: false,
+        }
     }
 
     fn command(&mut self, line: &str) -> String {

@@ -69,7 +69,8 @@ pub async fn collect(api: Api) {
 }
 
 async fn of_this_node(api: &Api) {
-    let mut events = api.node.engine().events();
+    let Some(engine) = api.node.local_engine() else { return };
+    let mut events = engine.events();
     while let Some(event) = events.next().await {
         api.events.tell(local::message_of(event));
     }

@@ -44,14 +44,14 @@ struct ShownStat {
 /// `HEAD`.
 pub async fn stat(State(api): State<Api>, Path(term): Path<String>, query: Query) -> Reply {
     let (container, path) = asked(&api, &term, &query).await?;
-    let stat = api.node.engine().path_stat(&container.id, path).await?;
+    let stat = api.local_engine()?.path_stat(&container.id, path).await?;
     Ok([(STAT, header(stat))].into_response())
 }
 
 /// `GET`.
 pub async fn get(State(api): State<Api>, Path(term): Path<String>, query: Query) -> Reply {
     let (container, path) = asked(&api, &term, &query).await?;
-    let engine = api.node.engine();
+    let engine = api.local_engine()?;
     let stat = engine.path_stat(&container.id, path).await?;
     let archive = engine.pack(&container.id, path).await?;
     let headers = [(STAT, header(stat)), (CONTENT_TYPE, "application/x-tar".to_owned())];
@@ -64,7 +64,7 @@ pub async fn put(State(api): State<Api>, Path(term): Path<String>, query: Query,
     let how =
         Unpacking { keeps_kinds: query.flag("noOverwriteDirNonDir"), is_users: query.flag("copyUIDGID") };
     let archive = StreamReader::new(body.into_data_stream().map_err(std::io::Error::other));
-    api.node.engine().unpack(&container.id, path, how, Box::new(archive)).await?;
+    api.local_engine()?.unpack(&container.id, path, how, Box::new(archive)).await?;
     Ok(StatusCode::OK.into_response())
 }
 
@@ -73,7 +73,7 @@ async fn asked<'q>(api: &Api, term: &str, query: &'q Query) -> Result<(Container
     if path.is_empty() {
         return Err(ApiError::invalid("bad parameter: 'path' cannot be empty"));
     }
-    let containers = api.node.engine().containers().await?;
+    let containers = api.local_engine()?.containers().await?;
     Ok((find(&containers, term)?.clone(), path))
 }
 

@@ -43,7 +43,7 @@ pub async fn list(State(api): State<Api>, query: Query) -> Reply {
     let limit = query.limit()?;
     // A status or a number asked for shows ended containers too, as in Docker.
     let all = query.flag("all") || limit.is_some() || !filters.get("status").is_empty();
-    let mut containers = api.node.engine().containers().await?;
+    let mut containers = api.local_engine()?.containers().await?;
     containers.retain(|container| (all || container.running) && matches(&filters, container));
     containers.sort_by(|a, b| b.created.cmp(&a.created).then_with(|| a.id.cmp(&b.id)));
     containers.truncate(limit.unwrap_or(usize::MAX));
@@ -212,7 +212,7 @@ fn networks(api: &Api, task: TaskId) -> api_container::NetworkSettings {
 
 pub async fn inspect(State(api): State<Api>, Path(term): Path<String>, query: Query) -> Reply {
     refuse_sizes(&query)?;
-    let containers = api.node.engine().containers().await?;
+    let containers = api.local_engine()?.containers().await?;
     let container = find(&containers, &term)?;
     ok(&inspected(&api, container.clone()))
 }

@@ -19,7 +19,7 @@ use crate::dto::common::rfc3339;
 use crate::dto::stats::{
     BlkioEntry, BlkioStats, CpuStats, CpuUsage, MemoryStats, NetworkStats, PidsStats, Stats, Throttling, Top,
 };
-use crate::engine::{Container, Engine, EngineError, InterfaceUsage, Usage};
+use crate::engine::{Container, EngineError, InterfaceUsage, LocalEngine, Usage};
 use crate::error::ApiError;
 use crate::query::Query;
 use crate::reply::{Reply, ok};
@@ -30,7 +30,7 @@ const PERIOD: Duration = Duration::from_secs(1);
 pub async fn kill(State(api): State<Api>, Path(term): Path<String>, query: Query) -> Reply {
     let signal = query.given("signal").unwrap_or("SIGKILL");
     let container = known(&api, &term).await?;
-    api.node.engine().kill(&container.id, signal).await.map_err(|error| match error {
+    api.local_engine()?.kill(&container.id, signal).await.map_err(|error| match error {
         EngineError::Conflict(words) => {
             EngineError::Conflict(format!("cannot kill container: {term}: {words}"))
         }
@@ -52,7 +52,7 @@ pub async fn stop(State(api): State<Api>, Path(term): Path<String>, query: Query
     };
     let signal = query.given("signal").map(str::to_owned);
     let container = known(&api, &term).await?;
-    let engine = api.node.engine();
+    let engine = api.local_engine()?;
     // What has begun goes to its end, also if the client does not wait for it.
     let stopping = tokio::spawn(async move { engine.stop(&container.id, signal.as_deref(), grace).await });
     let did_run = stopping.await.map_err(|error| EngineError::Failed(error.to_string()))??;
@@ -63,7 +63,7 @@ pub async fn top(State(api): State<Api>, Path(term): Path<String>, query: Query)
     let container = known(&api, &term).await?;
     let given = query.given("ps_args").unwrap_or("-ef");
     let arguments: Vec<String> = given.split_whitespace().map(str::to_owned).collect();
-    let table = api.node.engine().top(&container.id, &arguments).await?;
+    let table = api.local_engine()?.top(&container.id, &arguments).await?;
     ok(&Top { titles: table.titles, processes: table.rows })
 }
 
@@ -73,14 +73,14 @@ pub async fn stats(State(api): State<Api>, Path(term): Path<String>, query: Quer
     let container = known(&api, &term).await?;
     let is_stream = query.get("stream").is_empty() || query.flag("stream");
     let (lines, stream) = mpsc::channel::<Result<Bytes, std::convert::Infallible>>(1);
-    let looking = Looking { engine: api.node.engine(), container, before: None };
+    let looking = Looking { engine: api.local_engine()?, container, before: None };
     let is_one_shot = query.flag("one-shot");
     tokio::spawn(looking.run(is_stream, is_one_shot, lines));
     Ok(([(CONTENT_TYPE, "application/json")], Body::from_stream(ReceiverStream::new(stream))).into_response())
 }
 
 struct Looking {
-    engine: Arc<dyn Engine>,
+    engine: Arc<dyn LocalEngine>,
     container: Container,
     /// What was seen last, and when.
     before: Option<(Timestamp, Usage)>,
@@ -186,6 +186,6 @@ fn network(usage: InterfaceUsage) -> NetworkStats {
 }
 
 async fn known(api: &Api, term: &str) -> Result<Container, ApiError> {
-    let containers = api.node.engine().containers().await?;
+    let containers = api.local_engine()?.containers().await?;
     find(&containers, term).cloned()
 }

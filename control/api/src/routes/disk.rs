@@ -21,7 +21,7 @@ use crate::version::ApiVersion;
 pub async fn usage(State(api): State<Api>, version: Extension<ApiVersion>, query: Query) -> Reply {
     let kinds = query.all("type");
     let is_wanted = |kind: &str| kinds.is_empty() || kinds.contains(&kind);
-    let engine = api.node.engine();
+    let engine = api.local_engine()?;
     let (all_images, all_containers) = (engine.images().await?, engine.containers().await?);
     let on_disk = engine.disk_use().await?;
     let mut usage = api_disk::Usage {
@@ -64,7 +64,7 @@ pub async fn usage(State(api): State<Api>, version: Extension<ApiVersion>, query
 pub async fn prune_images(State(api): State<Api>, query: Query) -> Reply {
     let filters = query.filters(&["dangling", "label", "label!"])?;
     let is_dangling_alone = filters.flag("dangling")?.unwrap_or(true);
-    let engine = api.node.engine();
+    let engine = api.local_engine()?;
     let (mut deleted, mut space_reclaimed) = (Vec::new(), 0);
     for image in engine.images().await? {
         let is_asked = !is_dangling_alone || image.tags.is_empty();

@@ -38,7 +38,7 @@ pub async fn create(
     Path(term): Path<String>,
     Json(config): Json<ExecConfig>,
 ) -> Reply {
-    let containers = api.node.engine().containers().await?;
+    let containers = api.local_engine()?.containers().await?;
     let container = find(&containers, &term)?;
     if !container.running {
         return Err(not_running(&container.id));
@@ -155,7 +155,7 @@ async fn begin(api: &Api, exec: &Exec, options: &ExecStart) -> Result<Process, A
         stdin: config.attach_stdin && !options.detach,
     };
     tell(api, exec, "exec_start");
-    let process = match api.node.engine().exec(&exec.container.id, &request).await {
+    let process = match api.local_engine()?.exec(&exec.container.id, &request).await {
         Ok(process) => process,
         Err(error) => {
             exec.end(NOT_RUNNABLE);

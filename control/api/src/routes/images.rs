@@ -20,7 +20,7 @@ use crate::context::Api;
 use crate::convert::spec_out::health_config;
 use crate::dto::common::rfc3339;
 use crate::dto::image as api_image;
-use crate::engine::{Engine, EngineError, Image, ImageConfig, ImportRequest, Pulled, Removed, Upload};
+use crate::engine::{EngineError, Image, ImageConfig, ImportRequest, LocalEngine, Pulled, Removed, Upload};
 use crate::error::ApiError;
 use crate::query::{Filters, Query};
 use crate::reply::{Reply, ok};
@@ -34,7 +34,7 @@ const WITHOUT_VIRTUAL_SIZE: ApiVersion = ApiVersion(44);
 pub async fn list(State(api): State<Api>, version: Extension<ApiVersion>, query: Query) -> Reply {
     let filters = query.filters(&["reference", "dangling", "label"])?;
     let dangling = filters.flag("dangling")?;
-    let mut images = api.node.engine().images().await?;
+    let mut images = api.local_engine()?.images().await?;
     images.retain(|image| {
         dangling.is_none_or(|wanted| wanted == image.tags.is_empty()) && matches(&filters, image)
     });
@@ -104,7 +104,7 @@ async fn import(api: &Api, query: &Query, body: Body) -> Reply {
         changes: query.all("changes").into_iter().map(str::to_owned).collect(),
         message: query.get("message").to_owned(),
     };
-    let id = api.node.engine().import(upload(body), request).await?;
+    let id = api.local_engine()?.import(upload(body), request).await?;
     let (lines, reply) = stream();
     send(&lines, api_image::Message::status(id));
     Ok(reply)
@@ -138,7 +138,7 @@ async fn pull(api: &Api, image: &str, query: &Query, headers: &HeaderMap) -> Rep
     let untagged = parts.tag.is_none() && parts.digest.is_none();
     let wanted = if untagged { format!("{}:{tag}", familiar(&wanted)) } else { familiar(&wanted).to_owned() };
     let pull =
-        Pull { engine: api.node.engine(), credentials: credentials(headers), path, tag, reference: wanted };
+        Pull { engine: api.local_engine()?, credentials: credentials(headers), path, tag, reference: wanted };
     pull.start().await
 }
 
@@ -164,7 +164,7 @@ pub fn credentials(headers: &HeaderMap) -> Option<RegistryCredentials> {
 }
 
 struct Pull {
-    engine: std::sync::Arc<dyn Engine>,
+    engine: std::sync::Arc<dyn LocalEngine>,
     credentials: Option<RegistryCredentials>,
     path: String,
     tag: String,
@@ -213,7 +213,7 @@ fn ended(result: Result<Result<Pulled, EngineError>, tokio::task::JoinError>) ->
 
 /// `docker load`.
 pub async fn load(State(api): State<Api>, body: Body) -> Reply {
-    let loaded = api.node.engine().load(upload(body)).await?;
+    let loaded = api.local_engine()?.load(upload(body)).await?;
     let (lines, reply) = stream();
     for name in loaded {
         let what = if name.starts_with("sha256:") { "Loaded image ID" } else { "Loaded image" };
@@ -231,7 +231,7 @@ pub async fn get(State(api): State<Api>, Path(path): Path<String>, query: Query)
         return registry::save(&api, names).await;
     }
     if let Some(name) = path.strip_suffix("/json") {
-        return ok(&inspected(api.node.engine().image(name).await?));
+        return ok(&inspected(api.local_engine()?.image(name).await?));
     }
     match path.rsplit_once('/') {
         Some((name, "history")) => registry::history(&api, name).await,
@@ -305,13 +305,13 @@ pub async fn post(
         Some(parts) if parts.digest.is_none() => {}
         _ => return Err(invalid_reference()),
     }
-    api.node.engine().tag(name, familiar(&reference)).await?;
+    api.local_engine()?.tag(name, familiar(&reference)).await?;
     Ok(StatusCode::CREATED.into_response())
 }
 
 /// `docker rmi`.
 pub async fn remove(State(api): State<Api>, Path(name): Path<String>, query: Query) -> Reply {
-    let removed = api.node.engine().remove_image(&name, query.flag("force")).await?;
+    let removed = api.local_engine()?.remove_image(&name, query.flag("force")).await?;
     ok(&removed.into_iter().map(deleted).collect::<Vec<_>>())
 }
 
@@ -332,7 +332,7 @@ pub async fn distribution(
     if parse_image_reference(name).is_none() {
         return Err(invalid_reference());
     }
-    let found = api.node.engine().distribution(name, credentials(&headers)).await?;
+    let found = api.local_engine()?.distribution(name, credentials(&headers)).await?;
     ok(&api_image::Distribution {
         descriptor: api_image::Descriptor {
             media_type: found.media_type,

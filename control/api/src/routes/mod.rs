@@ -15,6 +15,7 @@ mod logs;
 mod mesh;
 mod networks;
 mod nodes;
+mod passed;
 mod progress;
 mod registry;
 mod services;
@@ -48,6 +49,11 @@ pub fn router(node: Arc<dyn Node>) -> Router {
 
 /// The same, of what others share.
 pub fn router_of(api: Api) -> Router {
+    let of_containers = if api.node.passage().is_some() {
+        passed::routes()
+    } else {
+        node_local_routes().merge(joint_routes()).merge(absent::routes())
+    };
     let routes = Router::new()
         .merge(system_routes())
         .merge(swarm_routes())
@@ -58,8 +64,7 @@ pub fn router_of(api: Api) -> Router {
                 .reduce(Router::merge)
                 .unwrap_or_default(),
         )
-        .merge(node_local_routes())
-        .merge(absent::routes())
+        .merge(of_containers)
         .fallback(page_not_found)
         .method_not_allowed_fallback(page_not_found)
         .layer(DefaultBodyLimit::disable())
@@ -81,8 +86,6 @@ fn system_routes() -> Router<Api> {
     Router::new()
         .route("/_ping", get(system::ping))
         .route("/version", get(system::version))
-        .route("/info", get(system::info))
-        .route("/events", get(events::follow))
         .route("/metrics", get(mesh::metrics))
         .route("/mesh/backup", post(backup::take))
         .route("/mesh/restore", post(backup::restore))
@@ -140,10 +143,18 @@ fn swarm_routes() -> Router<Api> {
         .route("/tasks", get(tasks::list))
         .route("/tasks/{id}", get(tasks::inspect))
         .route("/tasks/{id}/logs", get(logs::of_task))
+}
+
+/// What an engine beside this daemon would have a part in.
+fn joint_routes() -> Router<Api> {
+    Router::new()
+        .route("/info", get(system::info))
+        .route("/events", get(events::follow))
         .route("/networks", get(networks::list))
         .route("/networks/create", post(networks::create))
         .route("/networks/{id}", get(networks::inspect).delete(networks::remove))
         .route("/networks/{id}/connect", post(networks::connect))
+        .route("/networks/prune", post(disk::prune_networks))
 }
 
 fn node_local_routes() -> Router<Api> {
@@ -156,7 +167,6 @@ fn node_local_routes() -> Router<Api> {
         .route("/distribution/{*path}", get(images::distribution))
         .route("/system/df", get(disk::usage))
         .route("/images/prune", post(disk::prune_images))
-        .route("/networks/prune", post(disk::prune_networks))
         .route("/containers/prune", post(disk::prune_containers))
         .route("/build/prune", post(disk::prune_build_cache))
         .route("/volumes", get(volumes::list))

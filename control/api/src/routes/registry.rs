@@ -36,7 +36,7 @@ struct ShownStep {
 }
 
 pub async fn history(api: &Api, name: &str) -> Reply {
-    let engine = api.node.engine();
+    let engine = api.local_engine()?;
     let image = engine.image(name).await?;
     let mut first = Some(image);
     let shown = engine.history(name).await?.into_iter().map(|step| {
@@ -57,13 +57,13 @@ pub async fn save(api: &Api, names: Vec<String>) -> Reply {
     if names.is_empty() {
         return Err(ApiError::invalid("no image is named"));
     }
-    let archive = api.node.engine().save(&names).await?;
+    let archive = api.local_engine()?.save(&names).await?;
     Ok(([(CONTENT_TYPE, "application/x-tar")], Body::from_stream(archive)).into_response())
 }
 
 /// `reference` has its tag; the error of a push is its reply's last line.
 pub async fn push(api: &Api, reference: String, headers: &HeaderMap) -> Reply {
-    let engine = api.node.engine();
+    let engine = api.local_engine()?;
     let credentials = credentials(headers);
     engine.image(&reference).await?;
     let (progress, mut said) = mpsc::unbounded_channel();
@@ -118,6 +118,6 @@ pub async fn login(State(api): State<Api>, Json(given): Json<AuthConfig>) -> Rep
         password: given.password,
         identity_token: given.identitytoken,
     };
-    api.node.engine().login(server, &credentials).await?;
+    api.local_engine()?.login(server, &credentials).await?;
     ok(&LoggedIn { status: "Login Succeeded", identity_token: String::new() })
 }

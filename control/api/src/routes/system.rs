@@ -18,7 +18,7 @@ use crate::host::{Machine, go_architecture};
 use crate::node::{HostFacts, LocalState, Membership};
 use crate::reply::{Reply, ok};
 use crate::tls::tls_info;
-use crate::version::{MAX_API_VERSION, MIN_API_VERSION};
+use crate::version::{ApiVersion, MAX_API_VERSION, MIN_API_VERSION};
 
 /// The registry that references without a domain mean.
 const INDEX: &str = "https://index.docker.io/v1/";
@@ -31,7 +31,7 @@ pub async fn ping(State(api): State<Api>, method: Method) -> Response {
         Membership::Active => "active/worker",
         other => membership_word(other),
     };
-    let version = MAX_API_VERSION.to_string();
+    let version = newest(&api).to_string();
     let server = format!("Docker/{} (linux)", api.node.host().version);
     let headers = [
         ("Api-Version", version.as_str()),
@@ -49,6 +49,11 @@ pub async fn ping(State(api): State<Api>, method: Method) -> Response {
     (StatusCode::OK, headers, content_type, body).into_response()
 }
 
+/// The newest version of the API that is spoken here: no newer than that of an engine which has a part in it.
+fn newest(api: &Api) -> ApiVersion {
+    api.node.passage().map_or(MAX_API_VERSION, |passage| passage.newest().min(MAX_API_VERSION))
+}
+
 fn membership_word(membership: Membership) -> &'static str {
     match membership {
         Membership::Inactive => "inactive",
@@ -64,7 +69,7 @@ pub async fn version(State(api): State<Api>) -> Reply {
     let (host, machine) = (api.node.host(), Machine::read());
     let arch = go_architecture(&machine.architecture).to_owned();
     let details = BTreeMap::from([
-        ("ApiVersion".to_owned(), MAX_API_VERSION.to_string()),
+        ("ApiVersion".to_owned(), newest(&api).to_string()),
         ("Experimental".to_owned(), "false".to_owned()),
         ("Arch".to_owned(), arch.clone()),
         ("MinAPIVersion".to_owned(), MIN_API_VERSION.to_string()),
@@ -75,7 +80,7 @@ pub async fn version(State(api): State<Api>) -> Reply {
         platform: api::PlatformName { name: "meshd".into() },
         components: vec![api::Component { name: "Engine".into(), version: host.version.clone(), details }],
         version: host.version,
-        api_version: MAX_API_VERSION.to_string(),
+        api_version: newest(&api).to_string(),
         min_api_version: MIN_API_VERSION.to_string(),
         git_commit: String::new(),
         go_version: String::new(),
@@ -88,7 +93,7 @@ pub async fn version(State(api): State<Api>) -> Reply {
 
 /// `docker info`.
 pub async fn info(State(api): State<Api>) -> Reply {
-    let engine = api.node.engine();
+    let engine = api.local_engine()?;
     // A node whose images can't be read still tells the rest, and says so among its warnings.
     let (images, containers) = (engine.images().await, engine.containers().await);
     let mut host = api.node.host();
@@ -205,7 +210,7 @@ fn registry_config(insecure: &[String]) -> api::RegistryConfig {
 }
 
 /// From what this node has at hand: `docker info` answers without a leader too.
-fn swarm_info(api: &Api) -> api_swarm::Info {
+pub(super) fn swarm_info(api: &Api) -> api_swarm::Info {
     let local = api.node.local();
     let state = api.node.store().map(|store| store.state());
     let cluster = state.as_ref().and_then(|state| state.cluster());

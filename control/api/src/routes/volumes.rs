@@ -34,7 +34,7 @@ pub async fn list(State(api): State<Api>, query: Query) -> Reply {
             && labels_match(&volume.labels, &filters.labels("label"))
             && is_dangling.is_none_or(|wanted| volume.containers.is_empty() == wanted)
     };
-    let all = api.node.engine().volumes().await?;
+    let all = api.local_engine()?.volumes().await?;
     let volumes = all.into_iter().filter(matches).map(shown).collect();
     ok(&api_volume::ListReply { volumes, warnings: None })
 }
@@ -57,12 +57,12 @@ pub async fn create(State(api): State<Api>, Json(given): Json<api_volume::Create
         return Err(ApiError::not_found(words));
     }
     let (labels, options) = (given.labels.unwrap_or_default(), given.driver_opts.unwrap_or_default());
-    let made = api.node.engine().create_volume(&given.name, labels, options).await?;
+    let made = api.local_engine()?.create_volume(&given.name, labels, options).await?;
     json(StatusCode::CREATED, &shown(made))
 }
 
 pub async fn remove(State(api): State<Api>, Path(name): Path<String>, query: Query) -> Reply {
-    match api.node.engine().remove_volume(&name).await {
+    match api.local_engine()?.remove_volume(&name).await {
         Err(EngineError::NotFound(_)) if query.flag("force") => {}
         other => drop(other?),
     }
@@ -73,7 +73,7 @@ pub async fn remove(State(api): State<Api>, Path(name): Path<String>, query: Que
 pub async fn prune(State(api): State<Api>, version: Extension<ApiVersion>, query: Query) -> Reply {
     let filters = query.filters(&["label", "label!", "all"])?;
     let is_all = filters.flag("all")?.unwrap_or(*version < SPARES_NAMED);
-    let engine = api.node.engine();
+    let engine = api.local_engine()?;
     let all = engine.volumes().await?;
     let (mut deleted, mut space_reclaimed) = (Vec::new(), 0);
     for volume in all.into_iter().filter(|one| (is_all || one.is_drawn()) && is_pruned(one, &filters)) {
@@ -97,7 +97,7 @@ fn is_pruned(volume: &Volume, filters: &Filters) -> bool {
 }
 
 async fn find(api: &Api, name: &str) -> Result<Volume, ApiError> {
-    let all = api.node.engine().volumes().await?;
+    let all = api.local_engine()?.volumes().await?;
     let found = all.into_iter().find(|volume| volume.name == name);
     found.ok_or_else(|| ApiError::not_found(format!("get {name}: no such volume")))
 }

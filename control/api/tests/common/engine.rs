@@ -8,8 +8,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use control_api::engine::{
     Container, CpuUsage, DiskUse, Distribution, Download, Engine, EngineError, EngineEvent, ExecRequest,
-    HistoryEntry, Image, ImportRequest, InterfaceUsage, Output, PathStat, Process, ProcessTable, Pulled,
-    Pushed, Removed, Resize, Unpacking, Upload, Usage, Volume,
+    HistoryEntry, Image, ImportRequest, InterfaceUsage, LocalEngine, Output, PathStat, Process, ProcessTable,
+    Pulled, Pushed, Removed, Resize, Unpacking, Upload, Usage, Volume,
 };
 use control_model::spec::{ANONYMOUS_VOLUME_LABEL, RegistryCredentials};
 use control_model::{
@@ -104,6 +104,27 @@ fn is_named(image: &Image, name: &str) -> bool {
 
 #[async_trait]
 impl Engine for FakeEngine {
+    async fn containers(&self) -> Result<Vec<Container>, EngineError> {
+        Ok(self.containers.lock().expect("no panic").clone())
+    }
+
+    async fn output(&self, container: &str, query: OutputQuery) -> Result<Output, EngineError> {
+        if self.unreadable.lock().expect("no panic").contains(container) {
+            return Err(EngineError::Failed("the disk is gone".into()));
+        }
+        let outputs = self.outputs.lock().expect("no panic");
+        let lines = outputs.get(container).cloned().unwrap_or_default();
+        let upto = OutputPosition { file: 1, offset: lines.len() as u64 };
+        let last = query.tail.map_or(0, |tail| lines.len().saturating_sub(tail));
+        let first = query.after.map_or(last, |after| usize::try_from(after.offset).expect("small"));
+        let lines: Vec<_> = lines.into_iter().skip(first).filter(|line| query.wants(line)).collect();
+        let lines = futures::stream::iter([Ok(OutputPiece { lines, upto })]);
+        Ok(if query.follow { lines.chain(futures::stream::pending()).boxed() } else { lines.boxed() })
+    }
+}
+
+#[async_trait]
+impl LocalEngine for FakeEngine {
     async fn images(&self) -> Result<Vec<Image>, EngineError> {
         Ok(self.images.lock().expect("no panic").clone())
     }
@@ -218,10 +239,6 @@ impl Engine for FakeEngine {
             size_bytes: 527,
             platforms: vec![("linux".into(), "amd64".into())],
         })
-    }
-
-    async fn containers(&self) -> Result<Vec<Container>, EngineError> {
-        Ok(self.containers.lock().expect("no panic").clone())
     }
 
     fn events(&self) -> BoxStream<'static, EngineEvent> {
@@ -374,20 +391,6 @@ impl Engine for FakeEngine {
     }
 
     /// What there is; who follows waits for ever.
-    async fn output(&self, container: &str, query: OutputQuery) -> Result<Output, EngineError> {
-        if self.unreadable.lock().expect("no panic").contains(container) {
-            return Err(EngineError::Failed("the disk is gone".into()));
-        }
-        let outputs = self.outputs.lock().expect("no panic");
-        let lines = outputs.get(container).cloned().unwrap_or_default();
-        let upto = OutputPosition { file: 1, offset: lines.len() as u64 };
-        let last = query.tail.map_or(0, |tail| lines.len().saturating_sub(tail));
-        let first = query.after.map_or(last, |after| usize::try_from(after.offset).expect("small"));
-        let lines: Vec<_> = lines.into_iter().skip(first).filter(|line| query.wants(line)).collect();
-        let lines = futures::stream::iter([Ok(OutputPiece { lines, upto })]);
-        Ok(if query.follow { lines.chain(futures::stream::pending()).boxed() } else { lines.boxed() })
-    }
-
     /// `echo` and `cat` do what they always do, `tell` says how it was called, and everything else fails with 3.
     async fn exec(&self, _: &str, request: &ExecRequest) -> Result<Process, EngineError> {
         let said = |stream, text: String| futures::stream::iter([(stream, text.into_bytes())]).boxed();

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use control_api::engine::Engine;
+use control_api::engine::{Engine, LocalEngine};
 use control_api::node::{
     BackupSecret, HostFacts, InitRequest, InspectError, JoinRequest, LOCKED, LocalState, LongAnswer,
     Membership, Node, RaftFacts, RemoteManager, RestoreRequest, SwarmError, UnlockError,
@@ -224,6 +224,10 @@ impl Node for FakeNode {
 
     fn engine(&self) -> Arc<dyn Engine> {
         self.engine.clone()
+    }
+
+    fn local_engine(&self) -> Option<Arc<dyn LocalEngine>> {
+        Some(self.engine.clone())
     }
 
     async fn mesh_status(&self) -> Result<NodeStatus, InspectError> {

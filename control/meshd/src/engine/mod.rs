@@ -1,6 +1,7 @@
 //! The API's view of this node's images and containers, over the embedded runtime.
 
 mod convert;
+mod docker;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufWriter, Write};
@@ -9,14 +10,17 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use control_api::ApiVersion;
 use control_api::engine::{
     Container, DiskUse, Distribution, Download, Engine, EngineError, EngineEvent, ExecRequest, HistoryEntry,
-    Image, ImportRequest, Output, PathStat, Process, ProcessTable, Pulled, Pushed, Removed, Resize,
-    Unpacking, Upload, Usage, Volume,
+    Image, ImportRequest, LocalEngine, Output, PathStat, Process, ProcessTable, Pulled, Pushed, Removed,
+    Resize, Unpacking, Upload, Usage, Volume,
 };
+use control_api::passage::Passage;
 use control_model::spec::RegistryCredentials;
 use control_model::{OutputQuery, Timestamp};
 use control_runtime::image::ImageChanges;
+use control_runtime::is_of_sandbox;
 use control_runtime::{Exec, ExecError, ExecSpec, Oci, OutputError, Overwriting, VolumeError, VolumeSpec};
 use futures::stream::BoxStream;
 use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
@@ -27,6 +31,8 @@ use tokio_util::io::{ReaderStream, SyncIoBridge};
 use self::convert::{
     not_copied, not_done, parse, parse_time, to_container, to_error, to_event, to_image, to_usage, to_volume,
 };
+use self::docker::HostEngine;
+use crate::host::Containers;
 
 /// Of an archive: written at a time, and on their way to a client.
 const PIECE_BYTES: usize = 64 << 10;
@@ -37,6 +43,45 @@ static COPIES: Semaphore = Semaphore::const_new(16);
 /// Of a process that nobody saw end.
 const CODE_UNKNOWN: i32 = 255;
 
+/// This node's containers as the API sees them.
+pub enum NodeEngine {
+    Own(Arc<OciEngine>),
+    OfDocker(Arc<HostEngine>, Passage),
+}
+
+impl NodeEngine {
+    pub fn of(containers: &Containers) -> Self {
+        match containers {
+            Containers::Own(oci) => Self::Own(Arc::new(OciEngine { oci: oci.clone() })),
+            Containers::OfDocker(docker) => {
+                let passage = Passage::new(docker.socket(), ApiVersion(docker.api_minor()), is_of_sandbox);
+                Self::OfDocker(Arc::new(HostEngine { docker: docker.clone() }), passage)
+            }
+        }
+    }
+
+    pub fn of_tasks(&self) -> Arc<dyn Engine> {
+        match self {
+            Self::Own(engine) => engine.clone(),
+            Self::OfDocker(engine, _) => engine.clone(),
+        }
+    }
+
+    pub fn own(&self) -> Option<Arc<dyn LocalEngine>> {
+        match self {
+            Self::Own(engine) => Some(engine.clone()),
+            Self::OfDocker(..) => None,
+        }
+    }
+
+    pub fn passage(&self) -> Option<Passage> {
+        match self {
+            Self::Own(_) => None,
+            Self::OfDocker(_, passage) => Some(passage.clone()),
+        }
+    }
+}
+
 /// The embedded runtime as the API's engine.
 pub struct OciEngine {
     pub oci: Oci,
@@ -44,6 +89,22 @@ pub struct OciEngine {
 
 #[async_trait]
 impl Engine for OciEngine {
+    async fn containers(&self) -> Result<Vec<Container>, EngineError> {
+        Ok(self.oci.list_containers().into_iter().map(to_container).collect())
+    }
+
+    async fn output(&self, container: &str, query: OutputQuery) -> Result<Output, EngineError> {
+        let lines = self.oci.output(container, query).map_err(|error| match error {
+            OutputError::Unknown => EngineError::NotFound(format!("No such container: {container}")),
+            OutputError::NotKept => EngineError::Unsupported(error.to_string()),
+        })?;
+        let lines = ReceiverStream::new(lines);
+        Ok(lines.map_err(|error| EngineError::Failed(error.to_string())).boxed())
+    }
+}
+
+#[async_trait]
+impl LocalEngine for OciEngine {
     async fn images(&self) -> Result<Vec<Image>, EngineError> {
         let images = self.oci.images();
         images
@@ -150,10 +211,6 @@ impl Engine for OciEngine {
         crate::distribution::query(&parse(reference)?, self.oci.images(), credentials.as_ref()).await
     }
 
-    async fn containers(&self) -> Result<Vec<Container>, EngineError> {
-        Ok(self.oci.list_containers().into_iter().map(to_container).collect())
-    }
-
     async fn volumes(&self) -> Result<Vec<Volume>, EngineError> {
         let all = self.blocking(Oci::volumes).await?;
         Ok(all.into_iter().map(to_volume).collect())
@@ -255,15 +312,6 @@ impl Engine for OciEngine {
         let (oci, container) = (self.oci.clone(), container.to_owned());
         let read = tokio::task::spawn_blocking(move || oci.usage(&container)).await;
         read.map_err(|error| EngineError::Failed(error.to_string()))?.map(to_usage).map_err(not_done)
-    }
-
-    async fn output(&self, container: &str, query: OutputQuery) -> Result<Output, EngineError> {
-        let lines = self.oci.output(container, query).map_err(|error| match error {
-            OutputError::Unknown => EngineError::NotFound(format!("No such container: {container}")),
-            OutputError::NotKept => EngineError::Unsupported(error.to_string()),
-        })?;
-        let lines = ReceiverStream::new(lines);
-        Ok(lines.map_err(|error| EngineError::Failed(error.to_string())).boxed())
     }
 
     fn events(&self) -> BoxStream<'static, EngineEvent> {

@@ -21,11 +21,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use control_agent::Inspect;
-use control_api::Engine;
+use control_api::engine::{Engine, LocalEngine};
 use control_api::node::{
     BackupSecret, HostFacts, InitRequest, InspectError, JOIN_TIMEOUT, JoinRequest, LocalState, LongAnswer,
     RaftFacts, RestoreRequest, SwarmError, UnlockError,
 };
+use control_api::passage::Passage;
 use control_manager::Senses;
 use control_model::authority::UnlockKey;
 use control_model::object::ManagerStatus;
@@ -42,7 +43,7 @@ use tokio::sync::watch;
 use crate::addresses::{Addresses, own_networks, resolve_remote};
 use crate::data_plane::NodeDataPlane;
 use crate::disk::{KnownManager, NodeFile, SwarmDir};
-use crate::engine::OciEngine;
+use crate::engine::NodeEngine;
 use crate::host::Host;
 use crate::teardown;
 use genesis::Genesis;
@@ -65,7 +66,7 @@ pub struct MeshNode {
     me: Weak<Self>,
     host: Arc<Host>,
     dir: SwarmDir,
-    engine: Arc<dyn Engine>,
+    engine: NodeEngine,
     standing: watch::Sender<Standing>,
     scrapes: Scrapes,
     watching: Watching,
@@ -92,7 +93,7 @@ impl MeshNode {
     /// A node that goes on with what is on the disk, in the background.
     pub fn open(host: Arc<Host>) -> Arc<Self> {
         let dir = SwarmDir::new(host.config.swarm_dir());
-        let engine = Arc::new(OciEngine { oci: host.executor.clone() });
+        let engine = NodeEngine::of(&host.containers);
         let node = Arc::new_cyclic(|me| Self {
             me: me.clone(),
             dir,
@@ -476,7 +477,15 @@ impl control_api::Node for MeshNode {
     }
 
     fn engine(&self) -> Arc<dyn Engine> {
-        self.engine.clone()
+        self.engine.of_tasks()
+    }
+
+    fn local_engine(&self) -> Option<Arc<dyn LocalEngine>> {
+        self.engine.own()
+    }
+
+    fn passage(&self) -> Option<Passage> {
+        self.engine.passage()
     }
 
     async fn mesh_status(&self) -> Result<NodeStatus, InspectError> {

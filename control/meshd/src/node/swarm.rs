@@ -114,7 +114,7 @@ impl Swarm {
             gossip_addr: addr,
         };
         let options = agent_options(with, &channels, &file, (&dir, epoch), local_manager.subscribe());
-        let agent = Agent::start(options, Arc::new(host.executor.clone()), data_plane.driver.clone());
+        let agent = Agent::start(options, host.containers.executor(), data_plane.driver.clone());
         let gossip = gossip::start(prepared, file.node, &agent, opinion);
         let swarm = Arc::new(Self {
             session: agent.state(),

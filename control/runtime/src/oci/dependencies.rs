@@ -2,7 +2,7 @@
 
 use std::io::{self, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _, fchown};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use control_model::dependency::DependencyFile;
@@ -22,7 +22,7 @@ const ROOM_BYTES: usize = 64 << 10;
 const PAGE_BYTES: usize = 4096;
 
 /// What the files are made of.
-pub(super) struct Sources<'a> {
+pub(crate) struct Sources<'a> {
     pub context: TemplateContext<'a>,
     /// Of the process, as `KEY=value`.
     pub environment: &'a [String],
@@ -34,21 +34,29 @@ pub(super) fn dependency_mounts(
     paths: &TaskPaths,
     sources: &Sources<'_>,
 ) -> Result<Vec<Mount>, PrepareError> {
+    let files = dependency_files(&paths.dependencies(), sources)?;
+    Ok(files.into_iter().map(|(at, place)| bound(&at, place, true)).collect())
+}
+
+/// Makes the files in a file system that is mounted at `dir`, and gives where each is and where it is to be seen.
+pub(crate) fn dependency_files(
+    dir: &Path,
+    sources: &Sources<'_>,
+) -> Result<Vec<(PathBuf, PathBuf)>, PrepareError> {
     let files = &sources.context.task.spec.container.dependencies;
     if files.is_empty() {
         return Ok(Vec::new());
     }
     let contents = files.iter().map(|file| sources.content(file)).collect::<Result<Vec<_>, _>>()?;
-    let dir = paths.dependencies();
-    mount_memory(&dir, &contents).map_err(PrepareError::io(&dir))?;
-    let mut mounts = Vec::with_capacity(files.len());
+    mount_memory(dir, &contents).map_err(PrepareError::io(dir))?;
+    let mut made = Vec::with_capacity(files.len());
     for (number, (file, content)) in files.iter().zip(&contents).enumerate() {
         let at = dir.join(number.to_string());
         write(&at, file, content).map_err(PrepareError::io(&at))?;
         let place = place_of(file).ok_or_else(|| PrepareError::Target(file.target.clone()))?;
-        mounts.push(bound(&at, place, true));
+        made.push((at, place));
     }
-    Ok(mounts)
+    Ok(made)
 }
 
 impl Sources<'_> {

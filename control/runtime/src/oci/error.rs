@@ -13,7 +13,7 @@ use crate::volume::VolumeError;
 
 /// `Display` is what `docker service ps` shows, in Docker's words where it has some.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum PrepareError {
+pub(crate) enum PrepareError {
     #[error(transparent)]
     LogDriver(#[from] control_model::log_driver::LogDriverError),
     #[error("{0}")]

@@ -13,7 +13,7 @@ const MEMORY_MIN_BYTES: i64 = 6 << 20;
 
 /// A limit that can't be applied. Docker's words.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum LimitError {
+pub(crate) enum LimitError {
     #[error("Minimum memory limit allowed is 6MB")]
     Memory,
     #[error("invalid ulimit type: {0}")]

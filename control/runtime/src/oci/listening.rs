@@ -27,7 +27,7 @@ const UNCONNECTED: &str = "07";
 
 /// What is still waited for of a container whose process runs and that has no check: that it opens its ports.
 #[derive(Debug)]
-pub(super) struct Opening<'r> {
+pub(crate) struct Opening<'r> {
     pid: i32,
     ports: &'r [PortConfig],
     /// How much longer that is waited for.
@@ -37,14 +37,19 @@ pub(super) struct Opening<'r> {
 /// `None` where nothing is waited for, or not any more.
 pub(super) fn opening(record: &ContainerRecord, now: Timestamp) -> Option<Opening<'_>> {
     let Stage::Started { pid, at } = record.stage else { return None };
-    let left = LISTEN_GRACE.checked_sub(now.since(at))?;
-    let is_awaited = record.health.is_none() && record.ended.is_none() && !record.ports.is_empty();
-    (is_awaited && !left.is_zero()).then_some(Opening { pid, ports: &record.ports, left })
+    let is_awaited = record.health.is_none() && record.ended.is_none();
+    Opening::of(pid, &record.ports, at, now).filter(|_| is_awaited)
 }
 
-impl Opening<'_> {
+impl<'r> Opening<'r> {
+    /// Of a process without a check that was started at `at`; `None` where nothing is waited for, or not any more.
+    pub(crate) fn of(pid: i32, ports: &'r [PortConfig], at: Timestamp, now: Timestamp) -> Option<Self> {
+        let left = LISTEN_GRACE.checked_sub(now.since(at))?;
+        (!ports.is_empty() && !left.is_zero()).then_some(Self { pid, ports, left })
+    }
+
     /// Returns when something listens on each of the ports, or when the time is over.
-    pub(super) async fn over(self) {
+    pub(crate) async fn over(self) {
         let wanted = self.ports.iter().filter_map(|port| Some((Table::of(port.protocol)?, port.target)));
         if tokio::time::timeout(self.left, wait_until_open(self.pid, wanted.collect())).await.is_err() {
             tracing::info!(pid = self.pid, "nothing listens on a published port yet");

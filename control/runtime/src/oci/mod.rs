@@ -47,6 +47,12 @@ use cgroup::CgroupLayout;
 use forwarding::Forwarding;
 use paths::{Layout, TaskPaths};
 
+pub(crate) use dependencies::{Sources, dependency_files};
+pub(crate) use error::PrepareError;
+pub(crate) use listening::Opening;
+pub(crate) use net_files::{hosts, hosts_are_valid, resolv_conf};
+pub(crate) use process::{SHORT_ID_LEN, environment};
+
 pub use containers::ContainerInfo;
 pub use control::{ControlError, ProcessTable};
 pub use copy::Unpacking;
@@ -244,7 +250,7 @@ impl Container {
     }
 }
 
-fn now() -> Timestamp {
+pub(crate) fn now() -> Timestamp {
     let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     Timestamp(i64::try_from(since_epoch.as_nanos()).unwrap_or(i64::MAX))
 }

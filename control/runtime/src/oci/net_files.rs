@@ -17,7 +17,7 @@ const HOSTS_HEAD: &str = "127.0.0.1\tlocalhost\n\
                           ff02::2\tip6-allrouters\n";
 
 /// `/etc/hosts`: Docker's head, the user's lines, the task's own addresses of both families.
-pub(super) fn hosts(task: &Task, addresses6: &[Ipv6Addr], hostname: &str) -> String {
+pub(crate) fn hosts(task: &Task, addresses6: &[Ipv6Addr], hostname: &str) -> String {
     let mut text = HOSTS_HEAD.to_owned();
     for line in &task.spec.container.hosts {
         let mut words = line.split_whitespace();
@@ -34,7 +34,7 @@ pub(super) fn hosts(task: &Task, addresses6: &[Ipv6Addr], hostname: &str) -> Str
 
 /// `/etc/resolv.conf`: always our DNS, which forwards to the user's or the host's servers. The host's search list and
 /// options apply where the user gave none, as Docker does it.
-pub(super) fn resolv_conf(dns: &DnsConfig, host_resolv_conf: &str) -> String {
+pub(crate) fn resolv_conf(dns: &DnsConfig, host_resolv_conf: &str) -> String {
     let host = HostResolvConf::parse(host_resolv_conf);
     let search = if dns.search.is_empty() { host.search } else { dns.search.clone() };
     let mut options = if dns.options.is_empty() { host.options } else { dns.options.clone() };
@@ -78,7 +78,7 @@ impl HostResolvConf {
 }
 
 /// Whether every line of the spec's extra hosts is `IP name…`.
-pub(super) fn hosts_are_valid(lines: &[String]) -> bool {
+pub(crate) fn hosts_are_valid(lines: &[String]) -> bool {
     lines.iter().all(|line| {
         let mut words = line.split_whitespace();
         words.next().is_some_and(|address| address.parse::<IpAddr>().is_ok()) && words.next().is_some()

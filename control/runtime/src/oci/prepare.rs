@@ -152,7 +152,8 @@ impl Preparation<'_> {
         let own = container.env.iter().map(|entry| self.context().expand(entry));
         let mut own = own.collect::<Result<Vec<_>, _>>()?;
         own.extend(generic::environment(&self.task.generic));
-        Ok(environment(&self.image.config, &own, hostname, container.tty))
+        let image = self.image.config.env().as_deref().unwrap_or_default();
+        Ok(environment(image, &own, hostname, container.tty))
     }
 
     fn write_etc(&self, hostname: &str) -> Result<(), PrepareError> {

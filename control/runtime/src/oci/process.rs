@@ -6,7 +6,7 @@ use oci_spec::image::Config;
 /// `PATH` of a container whose image sets none.
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Digits of a container id that make the default host name.
-pub(super) const SHORT_ID_LEN: usize = 12;
+pub(crate) const SHORT_ID_LEN: usize = 12;
 
 /// The arguments: the spec's command replaces entrypoint and command of the image, its args replace the command alone.
 /// `None` if nothing says what to run.
@@ -20,12 +20,12 @@ pub(super) fn arguments(spec: &ContainerSpec, image: &Config) -> Option<Vec<Stri
 }
 
 /// The environment: defaults, then the image's, then the user's; a user's `KEY` without a value takes the key away.
-pub(super) fn environment(image: &Config, user: &[String], hostname: &str, tty: bool) -> Vec<String> {
+pub(crate) fn environment(image: &[String], user: &[String], hostname: &str, tty: bool) -> Vec<String> {
     let mut all = vec![DEFAULT_PATH.to_owned(), format!("HOSTNAME={hostname}")];
     if tty {
         all.push("TERM=xterm".to_owned());
     }
-    for entry in image.env().iter().flatten().chain(user) {
+    for entry in image.iter().chain(user) {
         let (key, value) =
             entry.split_once('=').map_or((entry.as_str(), None), |(key, value)| (key, Some(value)));
         let at = all.iter().position(|known| known.split('=').next() == Some(key));
@@ -86,9 +86,17 @@ mod tests {
 
     #[test]
     fn users_environment_goes_over_the_images() {
-        let all = environment(&image(), &strings(&["A=user", "B=1", "HOSTNAME"]), "h", false);
+        let all = environment(
+            image().env().as_deref().unwrap_or_default(),
+            &strings(&["A=user", "B=1", "HOSTNAME"]),
+            "h",
+            false,
+        );
         assert_eq!(all, ["PATH=/bin", "A=user", "B=1"]);
-        assert!(environment(&image(), &[], "h", true).contains(&"TERM=xterm".to_owned()));
+        assert!(
+            environment(image().env().as_deref().unwrap_or_default(), &[], "h", true)
+                .contains(&"TERM=xterm".to_owned())
+        );
     }
 
     #[test]

@@ -165,7 +165,7 @@ const NAMESPACE_FLAGS: [i32; 7] = [
 /// A capability name that does not exist. Docker's words.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("invalid CapAdd or CapDrop: unknown capability: \"CAP_{0}\"")]
-pub(super) struct UnknownCapability(String);
+pub(crate) struct UnknownCapability(String);
 
 /// The capabilities of a container, without their `CAP_`.
 pub(super) fn capability_names(

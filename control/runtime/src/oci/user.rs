@@ -10,7 +10,7 @@ pub(super) struct ProcessUser {
 
 /// Why a user or group does not exist in the image. Docker's words.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum UserError {
+pub(crate) enum UserError {
     #[error("unable to find user {0}: no matching entries in passwd file")]
     NoUser(String),
     #[error("unable to find group {0}: no matching entries in group file")]

@@ -101,7 +101,8 @@ impl Net {
             Op::Filter(Change::Put(_, filter)) => self.filter.put(filter)?,
             Op::Filter(Change::Delete(_)) => self.filter.delete()?,
             Op::Sandbox(Change::Put(id, net)) => {
-                sandbox::put(&self.node, &self.netns_path(id), net).await?;
+                let given = given_netns_dir(&self.options.netns_dir).join(&id.0);
+                sandbox::put(&self.node, &self.netns_path(id), &given, net).await?;
             }
             Op::Sandbox(Change::Delete(id)) => sandbox::delete(&self.netns_path(id)).await?,
             _ => return Ok(false),
@@ -129,6 +130,11 @@ impl Net {
     pub fn netns_path(&self, id: &SandboxId) -> PathBuf {
         netns_path(&self.options.netns_dir, id)
     }
+}
+
+/// Where namespaces lie that somebody else has made for sandboxes, by their ids: they are taken when the sandbox is made.
+pub fn given_netns_dir(netns_dir: &Path) -> PathBuf {
+    netns_dir.with_file_name("given-netns")
 }
 
 /// The file that a sandbox's namespace is mounted on.

@@ -58,6 +58,24 @@ impl Namespace {
         Self::open(path)?.ok_or_else(|| NetError::NoNamespace { path: path.display().to_string() })
     }
 
+    /// Takes the namespace that somebody else has mounted at `given`, if there is one, runs `prepare` in it, and mounts it at `path`
+    /// too.
+    pub fn adopt(
+        path: &Path,
+        given: &Path,
+        prepare: impl FnOnce() -> Result<(), NetError> + Send,
+    ) -> Result<Option<Self>, NetError> {
+        let Some(namespace) = Self::open(given)? else { return Ok(None) };
+        namespace.run(prepare)?;
+        if let Some(dir) = path.parent() {
+            fs::create_dir_all(dir).map_err(|error| NetError::file("make directory", dir, error))?;
+        }
+        File::create(path).map_err(|error| NetError::file("make", path, error))?;
+        mount(Some(given), path, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+            .map_err(|error| NetError::file("mount a network namespace on", path, error.into()))?;
+        Ok(Some(namespace))
+    }
+
     /// Unmounts and removes the file. The namespace itself goes when its last process and socket are gone.
     pub fn remove(path: &Path) -> Result<(), NetError> {
         match umount2(path, MntFlags::MNT_DETACH) {

@@ -14,11 +14,15 @@ use super::{NetError, sysctl};
 
 pub(super) use observe::{ids, observe};
 
-/// Makes the sandbox, or makes it what it should be. Legs that are right stay as they are, with their connections.
-pub(super) async fn put(node: &Netlink, path: &Path, net: &SandboxNet) -> Result<(), NetError> {
+/// Makes the sandbox, or makes it what it should be: of the namespace that lies at `given`, or a new one. Legs that are right
+/// stay as they are, with their connections.
+pub(super) async fn put(node: &Netlink, path: &Path, given: &Path, net: &SandboxNet) -> Result<(), NetError> {
     let namespace = match Namespace::open(path)? {
         Some(namespace) => namespace,
-        None => Namespace::create(path, prepare)?,
+        None => match Namespace::adopt(path, given, prepare_given)? {
+            Some(namespace) => namespace,
+            None => Namespace::create(path, prepare)?,
+        },
     };
     let inside = Netlink::inside(&namespace)?;
     let result = fill(node, &namespace, &inside, net).await;
@@ -51,6 +55,13 @@ fn prepare() -> Result<(), NetError> {
     sysctl::write("ipv4/ip_forward", "0")?;
     sysctl::write_if_there("ipv4/ip_unprivileged_port_start", "0")?;
     sysctl::write_if_there("ipv4/ping_group_range", "0\t2147483647")
+}
+
+/// The same of one that has had another master, who may have turned IPv6 off altogether.
+fn prepare_given() -> Result<(), NetError> {
+    sysctl::write_if_there("ipv6/conf/all/disable_ipv6", "0")?;
+    sysctl::write_if_there("ipv6/conf/lo/disable_ipv6", "0")?;
+    prepare()
 }
 
 async fn fill(
