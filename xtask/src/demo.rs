@@ -58,6 +58,7 @@ impl Demo {
             meshd: programs.meshd.clone(),
             meshd_args: Vec::new(),
             is_ipv6_only: false,
+            has_docker: false,
         };
         let lab = Lab::up(&options)?;
         Ok(Self { lab, programs })

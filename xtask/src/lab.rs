@@ -91,6 +91,7 @@ pub fn run(command: LabCommand) -> Result<()> {
                 meshd: programs.meshd,
                 meshd_args,
                 is_ipv6_only: false,
+                has_docker: false,
             };
             let lab = Lab::up(&options)?;
             if whoami {

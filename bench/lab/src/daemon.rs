@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, setsid};
 
+use crate::engine::Engine;
 use crate::net::command_in;
 use crate::process::{run, try_run, wait_until};
 use crate::state::{LabState, NodeRecord, bpffs_root, run_root, state_root};
@@ -48,6 +49,9 @@ impl Daemon<'_> {
         if self.pid().is_none() {
             fs::create_dir_all(self.state_dir())?;
             fs::create_dir_all(self.run_dir())?;
+            if self.lab.has_docker {
+                Engine(self).start()?;
+            }
             self.spawn(environment)?;
         }
         wait_until(&format!("meshd of {} to answer", self.node.name), START_LIMIT, || self.answers())
@@ -77,6 +81,9 @@ impl Daemon<'_> {
                     String::from_utf8_lossy(&output.stderr).trim()
                 );
             }
+        }
+        if self.lab.has_docker {
+            Engine(self).stop()?;
         }
         unmount_below(&self.state_dir())?;
         for dir in [self.run_dir(), self.state_dir()] {
@@ -143,7 +150,7 @@ impl Daemon<'_> {
 
     fn dirs(&self) -> Vec<String> {
         let path = |p: PathBuf| p.to_string_lossy().into_owned();
-        vec![
+        let mut dirs = vec![
             "--state-dir".into(),
             path(self.state_dir()),
             "--run-dir".into(),
@@ -151,11 +158,21 @@ impl Daemon<'_> {
             "--bpffs-dir".into(),
             path(self.bpffs_dir()),
             "--cgroup-parent".into(),
-            format!("/meshd-{}/{}", self.lab.name, self.node.name),
-        ]
+            self.cgroup(),
+        ];
+        if self.lab.has_docker {
+            let socket = format!("unix://{}", Engine(self).socket().display());
+            dirs.extend(["--runtime".into(), "docker".into(), "--docker-host".into(), socket]);
+        }
+        dirs
     }
 
-    fn run_dir(&self) -> PathBuf {
+    /// The node's own, from the root.
+    pub fn cgroup(&self) -> String {
+        format!("/meshd-{}/{}", self.lab.name, self.node.name)
+    }
+
+    pub fn run_dir(&self) -> PathBuf {
         run_root(&self.lab.name).join(&self.node.name)
     }
 
@@ -169,7 +186,7 @@ impl Daemon<'_> {
 }
 
 /// Takes away what a test mounted in the place of a disk, and did not live to take away.
-fn unmount_below(dir: &Path) -> Result<()> {
+pub(crate) fn unmount_below(dir: &Path) -> Result<()> {
     let mounts = fs::read_to_string("/proc/self/mounts")?;
     let points = mounts.lines().filter_map(|line| line.split(' ').nth(1));
     for point in points.filter(|point| Path::new(point).starts_with(dir)) {
@@ -180,7 +197,7 @@ fn unmount_below(dir: &Path) -> Result<()> {
 
 /// Whether every thread of `pid` is past its end, so that its files are closed and its locks free. Its
 /// command line is gone long before that.
-fn has_ended(pid: i32) -> bool {
+pub(crate) fn has_ended(pid: i32) -> bool {
     let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return true };
     let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
     let threads = fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);

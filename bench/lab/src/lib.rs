@@ -6,6 +6,7 @@
 
 mod daemon;
 mod downloads;
+mod engine;
 mod lab;
 pub mod leftovers;
 mod net;

@@ -28,6 +28,8 @@ pub struct LabOptions {
     pub meshd_args: Vec<String>,
     /// The nodes have IPv6 alone. The client has both families.
     pub is_ipv6_only: bool,
+    /// Each node has a Docker Engine, which runs its containers.
+    pub has_docker: bool,
 }
 
 /// Manager or worker.
@@ -73,6 +75,8 @@ pub(crate) struct LabState {
     pub meshd_args: Vec<String>,
     #[serde(default)]
     pub is_ipv6_only: bool,
+    #[serde(default)]
+    pub has_docker: bool,
 }
 
 impl LabState {
@@ -106,6 +110,7 @@ impl LabState {
             meshd: options.meshd.clone(),
             meshd_args: options.meshd_args.clone(),
             is_ipv6_only: options.is_ipv6_only,
+            has_docker: options.has_docker,
         })
     }
 
@@ -211,6 +216,7 @@ mod tests {
             meshd: "meshd".into(),
             meshd_args: vec![],
             is_ipv6_only: false,
+            has_docker: false,
         }
     }
 

@@ -52,6 +52,7 @@ impl Mesh {
             meshd: PathBuf::from(meshd),
             meshd_args: Vec::new(),
             is_ipv6_only: false,
+            has_docker: false,
         };
         let up = Lab::up(&options);
         let mesh = match up {

@@ -36,6 +36,19 @@ impl Bench {
         Self::with("test", (3, 2), &[], false)
     }
 
+    /// A cluster of another shape whose nodes leave containers to a Docker Engine each.
+    pub fn with_docker(name: &str, (managers, workers): (usize, usize)) -> Result<Self> {
+        Self::of(LabOptions {
+            name: name.into(),
+            managers,
+            workers,
+            meshd: program("MESH_MESHD")?,
+            meshd_args: Vec::new(),
+            is_ipv6_only: false,
+            has_docker: true,
+        })
+    }
+
     /// A cluster of another shape, or with further arguments for its daemons, or whose nodes have IPv6 alone.
     pub fn with(
         name: &str,
@@ -52,13 +65,18 @@ impl Bench {
             meshd: program("MESH_MESHD")?,
             meshd_args: always.iter().chain(meshd_args).map(|&arg| arg.to_owned()).collect(),
             is_ipv6_only,
+            has_docker: false,
         };
-        take_down(name)?;
+        Self::of(options)
+    }
+
+    fn of(options: LabOptions) -> Result<Self> {
+        take_down(&options.name)?;
         let bench = Self::make(&options);
         if bench.is_err()
-            && let Err(error) = take_down(name)
+            && let Err(error) = take_down(&options.name)
         {
-            println!("  lab {name} did not go down: {error:#}");
+            println!("  lab {} did not go down: {error:#}", options.name);
         }
         bench
     }

@@ -28,8 +28,15 @@ impl MeshManagers {
     pub fn start_with(managers: usize, workers: usize) -> Result<Self> {
         let name = LAB.to_owned();
         let meshd = meshd()?;
-        let options =
-            LabOptions { name, managers, workers, meshd, meshd_args: Vec::new(), is_ipv6_only: false };
+        let options = LabOptions {
+            name,
+            managers,
+            workers,
+            meshd,
+            meshd_args: Vec::new(),
+            is_ipv6_only: false,
+            has_docker: false,
+        };
         let lab = Lab::up(&options).inspect_err(|_| {
             if let Ok(half) = Lab::open(LAB) {
                 take_down(&half);

@@ -62,6 +62,7 @@ impl Manager {
             meshd: PathBuf::from(meshd),
             meshd_args: Vec::new(),
             is_ipv6_only: false,
+            has_docker: false,
         };
         let lab = Lab::up(&options).inspect_err(|_| {
             if let Ok(half) = Lab::open(LAB) {
