@@ -59,6 +59,8 @@ enum Task {
     Bench(BenchCommand),
     /// Whole clusters in virtual time, by seeds
     Sim(sim::SimOptions),
+    /// Take the picture of the voting app, served through a cluster's mesh, for `docs/pictures` (installs Chromium)
+    Pictures,
     /// Format all code
     Fmt,
     /// Format check, clippy, layers, sizes, licences
@@ -128,6 +130,7 @@ fn run(task: Task) -> Result<()> {
         Task::Bench(BenchCommand::Control { arguments }) => artifacts::bench("control", &arguments),
         Task::Bench(BenchCommand::Guest { docs, arguments }) => artifacts::bench_in_guest(docs, &arguments),
         Task::Sim(options) => sim::run(&options),
+        Task::Pictures => test::pictures(),
         Task::Fmt => sh::cargo(&["fmt", "--all"]),
         Task::Lint => test::lint(),
         Task::Guest { command } => {

@@ -42,6 +42,17 @@ const TEST_PACKAGES: &[Package] = &[
     ("libfaketime", "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1", "clocks that jump"),
     ("strace", "/usr/bin/strace", "disks that are slow"),
     ("procps", "/usr/bin/ps", "looks for processes left behind"),
+    (
+        "redis-server",
+        "/usr/bin/redis-server",
+        "packed into an image of the test stacks (no service is started)",
+    ),
+    ("postgresql-15", "/usr/lib/postgresql/15/bin/postgres", "another (no service is started)"),
+];
+
+const PICTURE_PACKAGES: &[Package] = &[
+    ("chromium-headless-shell", "/usr/bin/chromium-headless-shell", "takes pictures of pages"),
+    ("fonts-inter", "/usr/share/fonts/opentype/inter/Inter-Regular.otf", "their letters"),
 ];
 
 const GUEST_PACKAGES: &[Package] = &[
@@ -70,6 +81,8 @@ pub enum Scope {
     Demo,
     /// And to test.
     Test,
+    /// To test, and to take pictures of pages.
+    Pictures,
     /// To test, also in the virtual machine.
     Guest,
     /// To test and to measure.
@@ -82,6 +95,9 @@ pub fn run(scope: Scope) -> Result<()> {
     let mut packages = RUN_PACKAGES.to_vec();
     if scope != Scope::Demo {
         packages.extend(TEST_PACKAGES);
+    }
+    if scope == Scope::Pictures {
+        packages.extend(PICTURE_PACKAGES);
     }
     if scope == Scope::Guest {
         packages.extend(GUEST_PACKAGES);
@@ -155,6 +171,8 @@ fn disable_services(installed: &[&str]) -> Result<()> {
     let units = installed.iter().flat_map(|package| match *package {
         "docker.io" => &["docker.service", "docker.socket", "containerd.service"][..],
         "docker-registry" => &["docker-registry.service"],
+        "redis-server" => &["redis-server.service"],
+        "postgresql-15" => &["postgresql.service"],
         "nginx-light" => &["nginx.service"],
         "haproxy" => &["haproxy.service"],
         "unbound" => &["unbound.service"],

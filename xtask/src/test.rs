@@ -1,14 +1,15 @@
 //! `cargo xtask test`: what every change must pass, in tiers.
 
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use bench_lab::{leftovers, wait_until};
 
 use crate::artifacts::{Profile, environment, programs};
-use crate::sh::{cargo, cargo_command, show};
+use crate::sh::{cargo, cargo_command, root, show};
 use crate::steps::Steps;
-use crate::{deny, ebpf, guest, layers, setup};
+use crate::{deny, ebpf, guest, image, layers, setup};
 
 /// Which tiers to run.
 pub struct Options {
@@ -82,7 +83,25 @@ fn lint_steps(steps: &mut Steps) -> Result<()> {
 }
 
 fn cluster_tests(long: bool) -> Result<()> {
+    let mut test = cluster_command()?;
+    if long {
+        test.env("MESH_TEST_LONG", "1");
+    }
+    show(&mut test)
+}
+
+/// The scenario of the voting app, with a browser that looks at it.
+pub fn pictures() -> Result<()> {
+    setup::run(setup::Scope::Pictures)?;
+    let pictures = root().join("docs/pictures");
+    std::fs::create_dir_all(&pictures)?;
+    show(cluster_command()?.env("MESH_SCENARIO", "the voting app").env("MESH_PICTURES", pictures))
+}
+
+/// The cluster's scenarios, with all that they run built.
+fn cluster_command() -> Result<Command> {
     let programs = programs(Profile::Dev)?;
+    image::of_test_stacks()?;
     let mut test = cargo_command();
     test.args([
         "test",
@@ -97,10 +116,7 @@ fn cluster_tests(long: bool) -> Result<()> {
         "--nocapture",
     ]);
     test.envs(environment(&programs));
-    if long {
-        test.env("MESH_TEST_LONG", "1");
-    }
-    show(&mut test)
+    Ok(test)
 }
 
 /// The data plane's kernel tests and a cluster on Debian 12's own kernel: clsact instead of TCX, cgroup v2.
@@ -109,6 +125,7 @@ fn guest_tests() -> Result<()> {
     let programs = programs(Profile::Release)?;
     let guest = guest::Guest::build()?;
     let mut files = vec![programs.meshd.clone(), programs.meshctl.clone(), programs.whoami_image.clone()];
+    files.extend(image::of_test_stacks()?);
     files.push(programs.whoami_image.with_file_name("whoami-rootfs").join("whoami"));
     let suites = test_programs("dataplane-kernel", &["--tests"])?;
     // By its name: cargo leaves it out of all tests.
@@ -120,7 +137,7 @@ fn guest_tests() -> Result<()> {
     let suites: Vec<String> = suites.iter().map(|p| format!("./{} --test-threads=1", file_name(p))).collect();
     let suites = suites.join("\n");
     let script = format!(
-        "set -e\ncd /share\nexport MESH_NEEDS_SCTP=1\nmkdir -p /tmp/whoami-rootfs\ncp whoami /tmp/whoami-rootfs/\ncp whoami.tar meshd meshctl /tmp/\n\
+        "set -e\ncd /share\nexport MESH_NEEDS_SCTP=1\nmkdir -p /tmp/whoami-rootfs\ncp whoami /tmp/whoami-rootfs/\ncp *.tar meshd meshctl /tmp/\n\
          {suites}\nexport MESH_MESHD=/tmp/meshd MESH_MESHCTL=/tmp/meshctl MESH_WHOAMI_IMAGE=/tmp/whoami.tar\n./{}\n",
         file_name(&cluster)
     );

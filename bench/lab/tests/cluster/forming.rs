@@ -1,12 +1,12 @@
 //! Clusters form, services spread, nodes come and go by the operator's will.
 
-use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, bail, ensure};
 use bench_lab::wait_until;
 
 use crate::inspection;
+use crate::registry::Registry;
 use crate::support::{Bench, Outcome, SETTLE};
 
 /// Replays the moment at which a daemon is killed.
@@ -173,54 +173,22 @@ fn promote(bench: &Bench, asked: &str, node: &str) -> Outcome {
     Ok(())
 }
 
-/// A registry in the client's namespace, plain HTTP; nodes get the image through `docker service create` alone.
+/// Nodes get the image through `docker service create` alone.
 pub fn workers_pull_from_a_registry(bench: &mut Bench) -> Outcome {
-    let dir = std::env::temp_dir().join(format!("mesh-registry-{}", std::process::id()));
-    std::fs::create_dir_all(&dir)?;
-    let listen = format!("{}:5000", bench.lab.client_address());
-    let config = dir.join("config.yml");
-    std::fs::write(
-        &config,
-        format!(
-            "version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: {listen}\n",
-            dir.join("data").display()
-        ),
-    )?;
-    let mut registry = bench
-        .lab
-        .command("client", "docker-registry")?
-        .arg("serve")
-        .arg(&config)
-        .stdout(std::process::Stdio::null())
-        .stderr(std::process::Stdio::null())
-        .spawn()
-        .context("docker-registry")?;
-    let result = pull_everywhere(bench, &listen, &dir.join("layout"));
-    registry.kill()?;
-    registry.wait()?;
-    std::fs::remove_dir_all(&dir)?;
-    result
-}
-
-fn pull_everywhere(bench: &Bench, registry: &str, layout: &Path) -> Outcome {
-    let image = format!("{registry}/whoami:3");
+    let registry = Registry::start(bench)?;
+    let image = format!("{}/whoami:3", registry.name());
     // Push with skopeo from the root file system of the demo's image.
+    let layout = registry.scratch().join("layout");
     let layout_name = format!("{}:whoami", layout.display());
     let program = bench.whoami_program();
     bench_lab::run("umoci", &["init", "--layout", &layout.to_string_lossy()])?;
     bench_lab::run("umoci", &["new", "--image", &layout_name])?;
     bench_lab::run("umoci", &["insert", "--image", &layout_name, &program, "/whoami"])?;
     bench_lab::run("umoci", &["config", "--image", &layout_name, "--config.entrypoint", "/whoami"])?;
-    let source = format!("oci:{layout_name}");
-    let target = format!("docker://{image}");
-    wait_until("the registry to take the image", SETTLE, || {
-        let pushed = bench.lab.exec(
-            "client",
-            "skopeo",
-            &["copy", "--quiet", "--dest-tls-verify=false", &source, &target],
-        )?;
-        Ok(pushed.success().then_some(()))
-    })?;
+    let (source, target) = (format!("oci:{layout_name}"), format!("docker://{image}"));
+    let copy = ["copy", "--quiet", "--dest-tls-verify=false", &source, &target];
+    let pushed = bench.lab.exec("client", "skopeo", &copy)?;
+    ensure!(pushed.success(), "not pushed: {}", pushed.text());
     bench.docker(&[
         "service",
         "create",

@@ -11,6 +11,7 @@ mod failures;
 mod forming;
 mod gossip;
 mod health;
+mod hosted;
 mod identity;
 mod ingress;
 mod inspection;
@@ -23,6 +24,7 @@ mod mesh;
 mod moving;
 mod quorum;
 mod rebalance;
+mod registry;
 mod replaced;
 mod schedule;
 mod secrets;
@@ -60,6 +62,10 @@ const SCENARIOS: &[Scenario] = &[
     ("secrets and configs are files of tasks", secrets::files_of_tasks),
     ("logs of every node", logs::of_every_node),
     ("a stack is deployed, changed and removed", stacks::deployed_changed_and_removed),
+    ("the voting app", stacks::voting::voting_app),
+    ("WordPress with its database", stacks::wordpress::with_its_database),
+    ("a page of configs and secrets", stacks::visits::page_of_configs_and_secrets),
+    ("containers are run by Docker Engines", hosted::by_docker_engines),
     ("managers tell of every node", inspection::of_every_node),
     ("traces agree with packets", traces::agree_with_packets),
     ("the way out is masqueraded", mesh::way_out_is_masqueraded),

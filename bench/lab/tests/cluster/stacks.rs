@@ -1,5 +1,12 @@
 //! A stack on real nodes: its ports, names and volumes; deployed again, what is the same runs on.
 
+mod images;
+mod picture;
+mod stack;
+pub mod visits;
+pub mod voting;
+pub mod wordpress;
+
 use std::net::SocketAddr;
 use std::path::Path;
 

@@ -117,10 +117,20 @@ impl Bench {
 
     /// The `whoami` program under another name, with these instructions over it.
     pub fn import_with(&self, node: &str, tag: &str, changes: &[&str]) -> Outcome {
-        let tar = self.image.to_string_lossy().into_owned();
+        self.import_archive(node, &self.image, tag, changes)
+    }
+
+    /// An image of one layer, from an archive of its root file system and instructions over it.
+    pub fn import_archive(&self, node: &str, archive: &Path, tag: &str, changes: &[&str]) -> Outcome {
+        let archive = archive.to_string_lossy();
         let changes = changes.iter().flat_map(|change| ["--change", *change]);
-        let args: Vec<&str> = ["import"].into_iter().chain(changes).chain([tar.as_str(), tag]).collect();
+        let args: Vec<&str> = ["import"].into_iter().chain(changes).chain([&*archive, tag]).collect();
         self.lab.docker(node, &args).map(drop)
+    }
+
+    /// The archive of a test stack's image; it lies beside the demo's.
+    pub fn archive(&self, name: &str) -> PathBuf {
+        self.image.with_file_name(name)
     }
 
     /// The `whoami` program outside its image, to be run in sandboxes.
