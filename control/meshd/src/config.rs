@@ -138,7 +138,7 @@ pub struct Flags {
     #[arg(long, global = true, value_enum)]
     pub runtime: Option<Runtime>,
 
-    /// Socket of the host's Docker Engine, with `--runtime docker` [default: unix:///var/run/docker.sock]
+    /// Socket of the host's Docker Engine, as `unix:///path`, with `--runtime docker` [default: /var/run/docker.sock]
     #[arg(long, global = true, value_name = "SOCKET")]
     pub docker_host: Option<String>,
 

@@ -14,6 +14,7 @@ use dataplane_driver::DriverOptions;
 use crate::addresses::KnownAddresses;
 use crate::checks;
 use crate::config::{Config, Runtime};
+use crate::forwarding;
 
 /// Shared by everything in the daemon.
 pub struct Host {
@@ -47,6 +48,7 @@ impl Host {
     pub async fn open(config: Config) -> Result<Self> {
         let (runtime, containers) = if config.runtime == Some(Runtime::Docker) {
             let path = config.docker_socket.clone();
+            tokio::task::spawn_blocking(forwarding::open).await?;
             ((Runtime::Docker, path), Containers::OfDocker(connect(&config).await?))
         } else {
             let runtime =

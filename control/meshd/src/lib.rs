@@ -9,6 +9,7 @@ pub mod data_plane;
 pub mod disk;
 mod distribution;
 mod engine;
+mod forwarding;
 pub mod host;
 pub mod lock;
 pub mod node;

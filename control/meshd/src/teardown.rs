@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 
 use crate::checks;
-use crate::config::Config;
+use crate::config::{Config, Runtime};
 use crate::data_plane::NodeDataPlane;
+use crate::forwarding;
 use crate::host::Host;
 use crate::lock::StateLock;
 
@@ -28,6 +29,9 @@ pub fn run(config: &Config) -> Result<()> {
         "containers",
         runtime.block_on(async { remove_containers(&Host::open(config.clone()).await?).await }),
     );
+    if config.runtime == Some(Runtime::Docker) {
+        forwarding::close();
+    }
     note("data plane", runtime.block_on(remove_data_plane(config)));
     note("cgroups", remove_cgroups(&config.cgroup_parent));
     note("pins", remove_dir(&config.bpffs_dir));

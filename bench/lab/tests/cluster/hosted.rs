@@ -3,6 +3,7 @@
 use anyhow::{Context as _, Result, ensure};
 use bench_lab::wait_until;
 
+use crate::mesh;
 use crate::stacks::{visits, voting, wordpress};
 use crate::support::{Bench, Outcome, SETTLE, counts};
 
@@ -20,7 +21,17 @@ pub fn by_docker_engines(_: &mut Bench) -> Outcome {
 
 fn run(bench: &mut Bench) -> Outcome {
     containers_are_the_engines(bench)?;
+    // As an engine leaves a host where it may filter.
+    for node in bench.lab.nodes() {
+        for rule in ["-P FORWARD DROP", "-N DOCKER-USER", "-A FORWARD -j DOCKER-USER"] {
+            let words: Vec<&str> = rule.split(' ').collect();
+            let said = bench.lab.exec(&node.name, "iptables", &words)?;
+            ensure!(said.success(), "iptables {rule}: {}", said.text());
+        }
+    }
     tasks_outlive_the_daemon(bench)?;
+    mesh::way_out_is_masqueraded(bench)?;
+    mesh::ports_of_the_node(bench)?;
     tasks_end_with_their_engines_containers(bench)?;
     for (name, stack) in [
         ("the voting app", voting::voting_app as fn(&mut Bench) -> Outcome),
@@ -66,7 +77,7 @@ fn containers_are_the_engines(bench: &Bench) -> Outcome {
 /// A daemon that is killed finds its tasks again.
 fn tasks_outlive_the_daemon(bench: &Bench) -> Outcome {
     let before = bench.running("whoami")?;
-    for node in ["w1", "m1"] {
+    for node in ["w2", "w1", "m1"] {
         bench.lab.kill(node)?;
         bench.lab.start(node)?;
     }

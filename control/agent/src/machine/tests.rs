@@ -210,6 +210,20 @@ fn found(row: &str) -> Found {
     }
 }
 
+#[test]
+fn where_a_preparation_gives_the_namespace_the_sandbox_comes_after_it() {
+    let (task, now) = (id("t1"), Timestamp(0));
+    for (gives_namespaces, n_while_preparing) in [(false, 1), (true, 0)] {
+        let mut machine = Machine::new(gives_namespaces);
+        machine.handle(Input::Found(Vec::new()), now);
+        let actions = machine.handle(Input::Set([(task, new_task(task))].into()), now);
+        assert!(actions.iter().any(|action| matches!(action, Action::Prepare(_))), "{actions:?}");
+        assert_eq!(machine.begun().count(), n_while_preparing);
+        machine.handle(Input::Prepared(task, Ok(())), now);
+        assert_eq!(machine.begun().count(), 1);
+    }
+}
+
 /// `t1`, or `t1:reason`.
 fn sandbox(row: &str) -> (TaskId, Result<PathBuf, String>) {
     match row.split_once(':') {

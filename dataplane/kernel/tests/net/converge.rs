@@ -1,9 +1,11 @@
 //! Making, keeping and removing a node's network, in a namespace of its own. Needs root.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::net::Ipv4Addr;
 
 use crate::support::{Node, converge, id, observe, ok, shell, wanted, way_out};
+use dataplane_kernel::net::given_netns_dir;
 use dataplane_kernel::net::namespace::Namespace;
 use dataplane_model::KernelState;
 use dataplane_model::kernel_state::{Change, Device, LinkName, Singleton};
@@ -75,6 +77,32 @@ fn replies_leave_by_the_leg_that_they_came_on() {
     assert!(!node.sandbox(&task, "ip -6 addr show dev eth0").contains("inet6"));
 }
 
+/// A runtime has made the namespace, and turned IPv6 off in it.
+#[test]
+fn a_namespace_that_is_given_becomes_the_sandbox() {
+    let node = Node::enter();
+    let task = id("t1");
+    let given = given_netns_dir(&node.netns_dir()).join(&task.0);
+    let theirs = Namespace::create(&given, || {
+        fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1").unwrap();
+        Ok(())
+    });
+    let cookie = theirs.unwrap().cookie().unwrap();
+
+    let made = node.run(converge(&mut node.net(), &wanted(&task)));
+    let again = node.run(converge(&mut node.net(), &wanted(&task)));
+    let sandbox = Namespace::open(&node.netns_dir().join(&task.0)).unwrap().unwrap();
+    assert_eq!((made.len(), again.len()), (8, 0));
+    assert_eq!(sandbox.cookie().unwrap(), cookie, "it is theirs");
+    assert!(node.sandbox_reaches(&task, "198.18.0.100"));
+    assert!(node.sandbox(&task, "ip -6 addr show dev lo").contains("::1"));
+    assert_eq!(node.sandbox(&task, "cat /proc/sys/net/ipv4/conf/all/rp_filter").trim(), "2");
+
+    node.run(converge(&mut node.net(), &KernelState::default()));
+    assert!(given.exists(), "it is theirs to remove");
+    Namespace::remove(&given).unwrap();
+}
+
 #[test]
 fn two_tasks_do_not_meet_on_the_way_out() {
     let node = Node::enter();
@@ -129,7 +157,7 @@ fn a_lost_mount_and_a_stray_link_are_put_right() {
     let mut net = node.net();
     node.run(converge(&mut net, &wanted));
     // A process that still runs in the namespace: the host ends stay.
-    let keep = std::fs::File::open(node.netns_dir().join("t1")).unwrap();
+    let keep = fs::File::open(node.netns_dir().join("t1")).unwrap();
     Namespace::remove(&node.netns_dir().join("t1")).unwrap();
     ok("ip link add mv00000000abc type veth peer name other");
 
@@ -244,7 +272,7 @@ fn host_ports_lead_to_their_task() {
     filter.host_ports = BTreeMap::from([((6, 8080), (Ipv4Addr::new(172, 18, 0, 9), 80))]);
     let mut net = node.net();
     node.run(converge(&mut net, &wanted));
-    let namespace = std::fs::File::open(node.netns_dir().join("t1")).unwrap();
+    let namespace = fs::File::open(node.netns_dir().join("t1")).unwrap();
     let server = std::thread::spawn(move || {
         nix::sched::setns(&namespace, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
         std::net::TcpListener::bind("0.0.0.0:80").unwrap()
