@@ -4,7 +4,7 @@ mod common;
 
 use common::Daemon;
 use common::cli::{mask, programs};
-use control_store::ReplicatedStore as _;
+use control_store::{ReplicatedStore as _, State};
 use serde_json::{Value, from_str, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 
@@ -15,6 +15,16 @@ async fn run(daemon: &Daemon, program: &str, line: &str) -> String {
     let output = daemon.docker_by(program, line, b"").await;
     assert_eq!((output.code, output.stderr.as_str()), (0, ""), "{program} {line}");
     mask(&output.stdout)
+}
+
+/// Waits until the service's last update, which replaces its tasks, is over, and so many of them run.
+async fn updated(daemon: &Daemon, service: &str, count: usize) {
+    let is_over = |state: &State| {
+        let status = state.service_by_name(service).and_then(|service| service.update_status.clone());
+        status.is_some_and(|status| status.completed_at.is_some())
+    };
+    daemon.until(is_over).await;
+    daemon.running(service, count).await;
 }
 
 /// A part of what `docker <what> inspect` shows.
@@ -118,7 +128,7 @@ async fn each_flag_of_update_changes_what_it_names() {
         assert_eq!(resources, json!({"Limits": half, "Reservations": half}), "{program}");
         let before = shown(&daemon, "service", "web", ".PreviousSpec.TaskTemplate.ContainerSpec.Env").await;
         assert_eq!(before, json!(["A=1", "B=2"]), "{program}");
-        daemon.running("web", 1).await;
+        updated(&daemon, "web", 1).await;
         let back = "service update -d --no-resolve-image --env-rm C --host-rm db:10.9.9.9 --group-rm ops --label-rm a \
                     --container-label-rm c --constraint-rm node.role==manager --read-only=false web";
         run(&daemon, program, back).await;
@@ -133,7 +143,7 @@ async fn each_flag_of_update_changes_what_it_names() {
             (&json!(2), &json!("continue")),
             "it stays"
         );
-        daemon.running("web", 1).await;
+        updated(&daemon, "web", 1).await;
         let pretty = daemon.docker_by(program, "service inspect --pretty web", b"").await.stdout;
         let status =
             pretty.split_once("UpdateStatus:\n State:\t\tcompleted\n Started:\t").map(|(_, rest)| rest);
@@ -160,11 +170,11 @@ async fn ports_and_networks_are_added_to_a_service_and_taken_away() {
         daemon.running("web", 1).await;
         let ports = "service ls --format {{.Ports}}";
         run(&daemon, program, "service update -d --publish-add published=8000,target=80 web").await;
-        daemon.running("web", 1).await;
+        updated(&daemon, "web", 1).await;
         assert_eq!(run(&daemon, program, ports).await, "*:8000->80/tcp", "{program}");
         // Of the second one the cluster chooses the number.
         run(&daemon, program, "service update web -d --publish-add 81").await;
-        daemon.running("web", 1).await;
+        updated(&daemon, "web", 1).await;
         let wanted = shown(&daemon, "service", "web", ".Spec.EndpointSpec.Ports").await;
         assert_eq!((published(&wanted, 80), published(&wanted, 81)), (Some(8000), None), "{program}");
         let given = shown(&daemon, "service", "web", ".Endpoint.Ports").await;
@@ -188,11 +198,11 @@ async fn ports_and_networks_are_added_to_a_service_and_taken_away() {
         assert_eq!(run(&daemon, program, ports).await, "", "{program}");
 
         run(&daemon, program, "service update -d --network-add app web").await;
-        daemon.running("web", 1).await;
+        updated(&daemon, "web", 1).await;
         let networks = "service inspect --pretty web";
         assert!(run(&daemon, program, networks).await.contains("\nNetworks: app\n"), "{program}");
         run(&daemon, program, "service update -d --network-rm app web").await;
-        daemon.running("web", 1).await;
+        updated(&daemon, "web", 1).await;
         assert!(!run(&daemon, program, networks).await.contains("Networks:"), "{program}");
         run(&daemon, program, "service rm web").await;
     }
@@ -207,7 +217,8 @@ async fn tasks_are_shown_as_they_are_asked_for() {
         run(&format!("{CREATE} --name db --constraint node.labels.none==1 whoami:v1")).await;
         daemon.running("web", 2).await;
         run("service update -d --no-resolve-image --image whoami:v2 web").await;
-        daemon.running("web", 2).await;
+        updated(&daemon, "web", 2).await;
+        daemon.until(|state| state.tasks().iter().any(|task| !task.status.error.is_empty())).await;
         // The newer one of a slot first; what waits is nowhere.
         assert_eq!(
             run("service ps web db").await,
@@ -237,6 +248,11 @@ async fn tasks_are_shown_as_they_are_asked_for() {
             .await
             .stdout;
         assert!(ids.lines().count() == 2 && ids.lines().all(|id| id.len() == 25), "{program}: {ids}");
+        assert_eq!(
+            run("service ps -q -f desired-state=accepted web").await,
+            "",
+            "{program}: nobody wants that"
+        );
         let first = ids.lines().next().expect("two");
         assert_eq!(
             run(&format!("service ps -f id={first} {format} web")).await.lines().count(),
@@ -396,6 +412,19 @@ async fn networks_are_removed_but_those_in_use() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_of_a_removed_node_shows_the_nodes_id() {
+    let daemon = Daemon::manager().await;
+    daemon.prints(&format!("{CREATE} --name web --constraint node.hostname==w2 whoami:v1")).await;
+    daemon.running("web", 1).await;
+    daemon.prints("node rm --force w2").await;
+    for program in programs() {
+        let ps = "service ps --filter desired-state=shutdown --format '{{.Node}} {{.CurrentState}}' web";
+        let left = daemon.docker_by(program, ps, b"").await.stdout;
+        assert!(left.starts_with(&format!("{} Orphaned ", common::world::WORKER_2)), "{program}: {left}");
+    }
+}
+
 /// What is printed by the program alone, or refused before the daemon hears of it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_programs_own_words() {
@@ -408,6 +437,7 @@ async fn the_programs_own_words() {
     let env = write("env.yml", "version: '3'\nservices:\n  web: { image: whoami:v1, env: [A=1] }\n");
     let ports =
         write("ports.yml", "version: '3'\nservices:\n  web: { image: whoami:v1 }\n  ports: ['80:80']\n");
+    let bare = write("bare.yml", "services:\n  web: { image: whoami:v1 }\n");
     let old = write("old.yml", "version: '2'\nservices:\n  web: { image: whoami:v1 }\n");
     for program in programs() {
         for (line, words) in [
@@ -423,6 +453,12 @@ async fn the_programs_own_words() {
             let refused = daemon.docker_by(program, &line, b"").await;
             assert!(refused.code != 0 && refused.stderr.contains(words), "{program} {line}: {refused:?}");
         }
+        // The older program wants to know what version a file is of.
+        let described = daemon.docker_by(program, &format!("stack config -c {bare}"), b"").await;
+        assert!(
+            program.starts_with("/usr/bin") || described.stdout.contains("image: whoami:v1"),
+            "{described:?}"
+        );
         let version = daemon.docker_by(program, "--version", b"").await.stdout;
         assert!(
             version.starts_with("Docker version ") && version.contains(", build "),
