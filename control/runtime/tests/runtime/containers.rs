@@ -155,6 +155,39 @@ async fn users_mounts_and_read_only_roots_work() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn bound_directories_are_the_hosts_and_tmpfs_has_its_size_and_mode() {
+    let node = node().await;
+    let bound = node.dir.path().join("bound");
+    std::fs::create_dir(&bound).expect("made");
+    let bind = |target: &str, read_only| Mount {
+        kind: MountKind::Bind,
+        source: bound.to_str().expect("text").into(),
+        read_only,
+        ..Mount::volume(target)
+    };
+    let memory = Mount {
+        kind: MountKind::Tmpfs,
+        tmpfs_size_bytes: 1 << 20,
+        tmpfs_mode: 0o700,
+        ..Mount::volume("/memory")
+    };
+    let commands =
+        ["write", "/out/new", "x", "+", "write", "/in/other", "y", "+", "cat", "/proc/self/mountinfo"];
+    let mut task = task("toolbox:1", &commands);
+    task.spec.container.mounts = vec![bind("/out", false), bind("/in", true), memory];
+    let (_, lines) = node.output(&task).await;
+    assert_eq!(lines[0], "written");
+    assert_eq!(std::fs::read_to_string(bound.join("new")).expect("written"), "x");
+    assert!(lines[1].contains("Read-only file system") && !bound.join("other").exists(), "{lines:?}");
+    let memory = lines.iter().find(|line| line.contains(" /memory ")).expect("mounted");
+    for option in [" - tmpfs ", "size=1024k", "mode=700"] {
+        assert!(memory.contains(option), "{option} in {memory}");
+    }
+    node.oci.remove(task.id).await.expect("removed");
+    node.assert_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn limits_are_in_the_cgroup_and_memory_kills() {
     let node = node().await;
     let mut limited = task("toolbox:1", &["eat", "64"]);
