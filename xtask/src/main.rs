@@ -2,6 +2,7 @@
 
 mod artifacts;
 mod budgets;
+mod checklist;
 mod demo;
 mod deny;
 mod ebpf;

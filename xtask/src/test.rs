@@ -9,7 +9,7 @@ use bench_lab::{leftovers, wait_until};
 use crate::artifacts::{Profile, environment, programs};
 use crate::sh::{cargo, cargo_command, root, show};
 use crate::steps::Steps;
-use crate::{deny, ebpf, guest, image, layers, setup};
+use crate::{checklist, deny, ebpf, guest, image, layers, setup};
 
 /// Which tiers to run.
 pub struct Options {
@@ -71,6 +71,7 @@ pub fn lint() -> Result<()> {
 fn lint_steps(steps: &mut Steps) -> Result<()> {
     steps.step("format", || cargo(&["fmt", "--all", "--check"]))?;
     steps.step("layers, purity and sizes", layers::check)?;
+    steps.step("checklist of features", checklist::check)?;
     steps.step("licences, bans and sources", deny::check)?;
     steps.step("clippy", || {
         let mut clippy = vec!["clippy", "--quiet"];

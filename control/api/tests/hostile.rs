@@ -61,6 +61,11 @@ fn containers() -> Vec<Case> {
             "rpc error: code = InvalidArgument desc = invalid mount config for type \"bind\": invalid mount path: 'rel'",
         ),
         (
+            r#""Mounts":[{"Type":"volume","Source":"a","Target":"/x","VolumeOptions":{"DriverConfig":{"Name":"nfs"}}}]"#,
+            501,
+            "volume driver nfs is not supported by this daemon",
+        ),
+        (
             r#""Mounts":[{"Type":"volume","Source":"a"}]"#,
             400,
             "rpc error: code = InvalidArgument desc = invalid mount config for type \"volume\": field Target must not be empty",
@@ -151,6 +156,7 @@ fn paths() -> Vec<Case> {
         ("GET", "/nodes/%FF%FE".into(), 400, "invalid path: it is not UTF-8"),
         ("GET", "/containers//json".into(), 404, "No such container: "),
         ("GET", "/containers/x/export".into(), 501, "GET /containers/x/export is not supported"),
+        ("DELETE", "/containers/x".into(), 501, "DELETE /containers/x is not supported"),
         ("GET", "/containers/x/logs?stdout=1".into(), 404, "No such container: x"),
         ("GET", "/services/none/logs?stdout=1".into(), 404, "service none not found"),
         ("POST", "/containers/x/exec".into(), 404, "No such container: x"),

@@ -213,6 +213,8 @@ async fn configs_secrets_and_networks_of_a_stack_and_from_outside() {
         "Creating service s_web",
     ];
     assert_eq!(said, expected);
+    let driver = "config inspect --format {{.Spec.Templating.Name}} s_page";
+    assert_eq!(daemon.docker_by(program, driver, b"").await.stdout, "golang\n");
     let container = spec(&daemon, "s_web", ".TaskTemplate.ContainerSpec").await;
     let names = |key: &str| -> Vec<Value> {
         container[key].as_array().expect("a list").iter().map(|one| one["File"].clone()).collect()

@@ -415,6 +415,21 @@ mod tests {
     }
 
     #[test]
+    fn a_node_has_a_log_driver_with_options() {
+        let log = |args: &[&str]| Config::merge(flags(args), Flags::default()).map(|config| config.log);
+        assert_eq!(log(&[]).expect("valid"), LogDriver::default());
+        let given = ["--log-driver", "gelf", "--log-opt", "gelf-address=udp://logs:12201"];
+        let given = log(&given).expect("valid");
+        assert_eq!(
+            (given.name.as_str(), given.options["gelf-address"].as_str()),
+            ("gelf", "udp://logs:12201")
+        );
+        let wrong = log(&["--log-driver", "splunk"]).expect_err("refused").to_string();
+        assert_eq!(wrong, "--log-driver: logger: no log driver named 'splunk' is registered");
+        assert!(log(&["--log-opt", "tag"]).is_err());
+    }
+
+    #[test]
     fn wrong_settings_are_named() {
         let error =
             |args: &[&str]| Config::merge(flags(args), Flags::default()).expect_err("refused").to_string();

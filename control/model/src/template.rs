@@ -136,6 +136,12 @@ mod tests {
         );
         assert_eq!(context.expand("{{.Task.Name}}").expect("valid"), format!("web.3.{}", task.id));
         assert_eq!(
+            context.expand("{{.Service.ID}} {{.Node.ID}} {{.Task.ID}}").expect("valid"),
+            [2, 4, 1].map(|digit| format!("{digit:025}")).join(" ")
+        );
+        let labels = context.expand("{{.Service.Labels}}").expect_err("a task does not know them");
+        assert!(labels.to_string().contains("{{.Service.Labels}} is not a known placeholder"), "{labels}");
+        assert_eq!(
             context.expand("{{.Node.Platform.OS}}/{{.Node.Platform.Architecture}}").expect("valid"),
             "linux/aarch64",
             "the node's own"

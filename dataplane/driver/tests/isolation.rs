@@ -132,6 +132,27 @@ fn a_task_of_internal_networks_does_not_get_out() {
     }
 }
 
+/// What comes to it by the routing mesh it answers there, from whatever node.
+#[test]
+fn a_task_of_internal_networks_answers_by_the_routing_mesh_and_does_not_get_out() {
+    let lab = Lab::new(|_| {});
+    let mut internal = view::of_node(1, NODE_A);
+    view::change_sandbox(&mut internal, 5, |sandbox| sandbox.egress = false);
+    lab.a.converge(internal);
+    lab.b.converge(view::of_node(1, NODE_B));
+    serve_tcp(&lab.client, 9000, "outside");
+    let five = lab.a.sandbox(5);
+    serve_tcp(&five, 80, "five");
+    serve_tcp(&lab.b.sandbox(6), 80, "six");
+
+    for node in [NODE_A, NODE_B] {
+        let answers: Vec<String> = (0..40).map(|_| ask_tcp(&lab.client, (node, 8080), 10).unwrap()).collect();
+        assert!(answers.iter().any(|answer| answer.starts_with(&format!("five {CLIENT}:"))), "{answers:?}");
+    }
+    let refused = ask_tcp(&five, (CLIENT, 9000), 10).unwrap_err();
+    assert!([ErrorKind::NetworkUnreachable, ErrorKind::TimedOut].contains(&refused.kind()), "{refused}");
+}
+
 /// Addresses of the node and its client, for ports by IPv6.
 const NODE_A6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 11);
 const CLIENT6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 100);

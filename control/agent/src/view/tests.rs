@@ -260,6 +260,18 @@ peer 198.18.0.12 n2 [198.18.0.12]
 }
 
 #[test]
+fn who_is_in_internal_networks_alone_has_no_way_out_though_it_is_published() {
+    let has_way_out = |attached: &[(NetworkId, &str)]| {
+        let view = view_of(&[(&task(1, attached), Phase::Running)]);
+        view.sandboxes.values().map(|sandbox| sandbox.egress).collect::<Vec<_>>()
+    };
+    assert_eq!(has_way_out(&[(INGRESS, "10.0.0.4/24"), (BACK, "10.0.2.4/24")]), [false]);
+    assert_eq!(has_way_out(&[(INGRESS, "10.0.0.4/24")]), [true], "published, and in no network of a user's");
+    assert_eq!(has_way_out(&[(APP, "10.0.1.4/24"), (BACK, "10.0.2.4/24")]), [true]);
+    assert_eq!(has_way_out(&[]), [true], "in no network at all");
+}
+
+#[test]
 fn dns_gets_what_the_specs_say() {
     let mut own = task(1, &LOCAL);
     let dns = &mut own.spec.container.dns;

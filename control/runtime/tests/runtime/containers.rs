@@ -77,6 +77,28 @@ async fn a_container_sees_what_docker_would_show_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_container_has_the_terminal_directory_hosts_and_groups_of_its_service() {
+    let node = node().await;
+    let commands =
+        ["terminal", "+", "cat", "seed", "+", "cat", "/etc/hosts", "+", "cat", "/proc/self/status"];
+    let mut given = task("toolbox:1", &commands);
+    let container = &mut given.spec.container;
+    (container.tty, container.dir, container.user) = (true, "/data".into(), "44:45".into());
+    container.hosts = vec!["10.9.9.9 db".into()];
+    container.groups = vec!["web".into()];
+    let (code, lines) = node.output(&given).await;
+    let lines: Vec<&str> = lines.iter().map(|line| line.trim_end()).collect();
+    assert_eq!((code, &lines[..2]), (0, &["true", "from the image"][..]), "{lines:#?}");
+    for line in ["10.9.9.9\tdb", "Uid:\t44\t44\t44\t44", "Gid:\t45\t45\t45\t45"] {
+        assert!(lines.contains(&line), "{line} in {lines:#?}");
+    }
+    let groups = lines.iter().find(|line| line.starts_with("Groups:")).expect("a line");
+    assert!(groups.split_whitespace().any(|group| group == "33"), "{groups}");
+    node.oci.remove(given.id).await.expect("removed");
+    node.assert_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn users_mounts_and_read_only_roots_work() {
     let node = node().await;
     let bound = node.dir.path().join("bound");
@@ -129,6 +151,39 @@ async fn users_mounts_and_read_only_roots_work() {
     for task in [first, second] {
         node.oci.remove(task.id).await.expect("removed");
     }
+    node.assert_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bound_directories_are_the_hosts_and_tmpfs_has_its_size_and_mode() {
+    let node = node().await;
+    let bound = node.dir.path().join("bound");
+    std::fs::create_dir(&bound).expect("made");
+    let bind = |target: &str, read_only| Mount {
+        kind: MountKind::Bind,
+        source: bound.to_str().expect("text").into(),
+        read_only,
+        ..Mount::volume(target)
+    };
+    let memory = Mount {
+        kind: MountKind::Tmpfs,
+        tmpfs_size_bytes: 1 << 20,
+        tmpfs_mode: 0o700,
+        ..Mount::volume("/memory")
+    };
+    let commands =
+        ["write", "/out/new", "x", "+", "write", "/in/other", "y", "+", "cat", "/proc/self/mountinfo"];
+    let mut task = task("toolbox:1", &commands);
+    task.spec.container.mounts = vec![bind("/out", false), bind("/in", true), memory];
+    let (_, lines) = node.output(&task).await;
+    assert_eq!(lines[0], "written");
+    assert_eq!(std::fs::read_to_string(bound.join("new")).expect("written"), "x");
+    assert!(lines[1].contains("Read-only file system") && !bound.join("other").exists(), "{lines:?}");
+    let memory = lines.iter().find(|line| line.contains(" /memory ")).expect("mounted");
+    for option in [" - tmpfs ", "size=1024k", "mode=700"] {
+        assert!(memory.contains(option), "{option} in {memory}");
+    }
+    node.oci.remove(task.id).await.expect("removed");
     node.assert_clean();
 }
 

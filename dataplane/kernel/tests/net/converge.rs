@@ -269,23 +269,34 @@ fn host_ports_lead_to_their_task() {
     let task = id("t1");
     let mut wanted = wanted(&task);
     let filter = wanted.filter.get_mut(&Singleton).unwrap();
-    filter.host_ports = BTreeMap::from([((6, 8080), (Ipv4Addr::new(172, 18, 0, 9), 80))]);
+    let address = Ipv4Addr::new(172, 18, 0, 9);
+    filter.host_ports = BTreeMap::from([((6, 8080), (address, 80)), ((17, 8080), (address, 53))]);
     let mut net = node.net();
     node.run(converge(&mut net, &wanted));
     let namespace = fs::File::open(node.netns_dir().join("t1")).unwrap();
     let server = std::thread::spawn(move || {
         nix::sched::setns(&namespace, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
-        std::net::TcpListener::bind("0.0.0.0:80").unwrap()
+        let datagrams = std::net::UdpSocket::bind("0.0.0.0:53").unwrap();
+        (std::net::TcpListener::bind("0.0.0.0:80").unwrap(), datagrams)
     })
     .join()
     .unwrap();
+    let (server, datagrams) = server;
     let outside = node.outside.try_clone().unwrap();
     let client = std::thread::spawn(move || {
         nix::sched::setns(&outside, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+        let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+        socket.connect("198.18.0.11:8080").unwrap();
+        socket.send(b"question").unwrap();
+        let mut answer = [0; 16];
+        let n_bytes = socket.recv(&mut answer).unwrap();
+        assert_eq!(&answer[..n_bytes], b"answer", "the same number of another protocol");
         let stream = std::net::TcpStream::connect("198.18.0.11:8080").unwrap();
         stream.local_addr().unwrap()
     });
 
+    let (_, asks) = datagrams.recv_from(&mut [0; 16]).unwrap();
+    datagrams.send_to(b"answer", asks).unwrap();
     let (_stream, seen) = server.accept().unwrap();
     let own = std::net::TcpStream::connect("198.18.0.11:8080").unwrap();
     let (_stream, _) = server.accept().unwrap();
