@@ -4,10 +4,13 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod dashboards;
 mod docker_py;
 mod prometheus;
+mod rust_client;
 
-use control_model::{OutputLine, OutputStream, TaskState, Timestamp};
+use control_api::engine::{Container, MountPoint};
+use control_model::{OutputLine, OutputStream, Task, TaskState, Timestamp};
 use control_store::ReplicatedStore as _;
 use futures::StreamExt as _;
 use tokio::task::JoinSet;
@@ -27,7 +30,7 @@ async fn manager_with_containers() -> (Daemon, JoinSet<()>) {
     following.spawn(async move {
         loop {
             let running = state.tasks().iter().filter(|task| task.status.state == TaskState::Running);
-            let containers: Vec<_> = running.map(|task| container(task)).collect();
+            let containers: Vec<_> = running.map(|task| with_mounts(task)).collect();
             let written = containers.iter().map(|one| (one.id.clone(), lines(&one.name)));
             *engine.outputs.lock().expect("no panic") = written.collect();
             *engine.containers.lock().expect("no panic") = containers;
@@ -36,6 +39,18 @@ async fn manager_with_containers() -> (Daemon, JoinSet<()>) {
         }
     });
     (daemon, following)
+}
+
+/// The task's container with the task's volumes.
+fn with_mounts(task: &Task) -> Container {
+    let mounts = task.spec.container.mounts.iter().map(|mount| MountPoint {
+        kind: mount.kind,
+        name: mount.source.clone(),
+        source: String::new(),
+        target: mount.target.clone(),
+        read_only: mount.read_only,
+    });
+    Container { mounts: mounts.collect(), ..container(task) }
 }
 
 fn lines(of: &str) -> Vec<OutputLine> {

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
-use control_model::{NetworkId, Service, Task};
+use control_model::object::Slot;
+use control_model::{NetworkId, Service, Task, TaskState};
 use control_store::{ReplicatedStore as _, State};
 use http::Request;
 use http_body_util::{BodyExt as _, Empty};
@@ -139,7 +140,7 @@ async fn get(address: SocketAddr, path: &str) -> Option<Value> {
     serde_json::from_slice(&bytes).ok()
 }
 
-/// A cluster with a service of each kind, one at a time, so that addresses are always the same.
+/// A cluster with a service of each kind, one at a time, so that virtual addresses are always the same.
 async fn cluster() -> Daemon {
     let daemon = Daemon::manager().await;
     for line in [
@@ -180,6 +181,27 @@ async fn prometheus_finds_services_tasks_and_nodes() {
         ("workers", "nodes", "[{name: role, values: [worker]}, {name: node.label, values: [rack]}]"),
     ];
     let prometheus = Prometheus::start(&daemon, &jobs).await;
+    finds_services(&prometheus).await;
+    finds_tasks(&prometheus, &daemon.store.state()).await;
+    finds_nodes(&prometheus).await;
+    prometheus
+        .finds(
+            "services",
+            "service_name service_id network_name network_id",
+            &service_ids(&daemon.store.state()),
+        )
+        .await;
+    prometheus
+        .finds("tasks", "task_id task_container_id node_id service_id", &task_ids(&daemon.store.state()))
+        .await;
+
+    // It asks again, and follows.
+    daemon.prints("service rm web direct agents").await;
+    prometheus.finds("services", "service_name", &["db"]).await;
+    prometheus.finds("tasks", "service_name", &["db"]).await;
+}
+
+async fn finds_services(prometheus: &Prometheus) {
     let labels = "__address__ service_name service_mode service_label_team service_task_container_image \
                   service_task_container_hostname service_endpoint_port_publish_mode service_updating_status \
                   network_name network_scope network_internal network_ingress network_label_tier";
@@ -192,29 +214,42 @@ async fn prometheus_finds_services_tasks_and_nodes() {
         format!("10.78.0.2:9999 {db} back swarm true false -"),
     ];
     prometheus.finds("services", labels, &expected).await;
+    prometheus.finds("blue", "__address__", &["10.0.0.2:8080", "10.77.0.2:8080"]).await;
+    prometheus.finds("two", "__address__", &["10.77.0.5:9999", "10.78.0.2:9999"]).await;
+}
 
+async fn finds_tasks(prometheus: &Prometheus, state: &State) {
     let labels = "__address__ service_name task_slot task_state task_desired_state task_port_publish_mode network_name \
                   node_hostname node_label_rack container_label_app_kind";
+    let ip = |task: (&str, u64, TaskState), network: &str| address(state, task, network);
+    let old = ("db", 1, TaskState::Shutdown);
     let agents = [
-        "198.18.0.11:9100 agents 0 running running host - m1 - -",
-        "198.18.0.12:9100 agents 0 running running host - w1 a7 -",
+        "198.18.0.11:9100 agents 0 running running host - m1 - -".to_owned(),
+        "198.18.0.12:9100 agents 0 running running host - w1 a7 -".to_owned(),
     ];
-    let new = [
-        "10.77.0.8:9999 db 1 running running - app m1 - -",
-        "10.78.0.4:9999 db 1 running running - back m1 - -",
-    ];
+    let new = ["app", "back"].map(|network| {
+        let ip = ip(("db", 1, TaskState::Running), network);
+        format!("{ip}:9999 db 1 running running - {network} m1 - -")
+    });
+    let web = [(1, "m1 -"), (2, "w1 a7")].map(|(slot, node)| {
+        ["ingress", "app"].map(|network| {
+            let ip = ip(("web", slot, TaskState::Running), network);
+            format!("{ip}:8080 web {slot} running running ingress {network} {node} site")
+        })
+    });
     let others = [
-        "10.0.0.3:8080 web 1 running running ingress ingress m1 - site",
-        "10.0.0.4:8080 web 2 running running ingress ingress w1 a7 site",
-        "10.77.0.3:8080 web 1 running running ingress app m1 - site",
-        "10.77.0.4:8080 web 2 running running ingress app w1 a7 site",
-        "10.77.0.6:9999 db 1 shutdown shutdown - app m1 - -",
-        "10.78.0.3:9999 db 1 shutdown shutdown - back m1 - -",
-        "10.77.0.7:9999 direct 1 running running - app w1 a7 -",
+        format!("{}:9999 db 1 shutdown shutdown - app m1 - -", ip(old, "app")),
+        format!("{}:9999 db 1 shutdown shutdown - back m1 - -", ip(old, "back")),
+        format!(
+            "{}:9999 direct 1 running running - app w1 a7 -",
+            ip(("direct", 1, TaskState::Running), "app")
+        ),
     ];
-    prometheus.finds("tasks", labels, &[&agents[..], &new, &others].concat()).await;
+    prometheus.finds("tasks", labels, &[&agents[..], &new, &web.concat(), &others].concat()).await;
     prometheus.finds("new", labels, &new).await;
+}
 
+async fn finds_nodes(prometheus: &Prometheus) {
     let labels = "__address__ node_hostname node_role node_availability node_status node_engine_version node_platform_os \
                   node_platform_architecture node_manager_leader node_manager_reachability node_manager_address node_label_rack";
     let worker = "0.1.0 linux x86_64 - - -";
@@ -226,22 +261,16 @@ async fn prometheus_finds_services_tasks_and_nodes() {
     ];
     prometheus.finds("nodes", labels, &nodes).await;
     prometheus.finds("workers", labels, &nodes[1..2]).await;
-    prometheus.finds("blue", "__address__", &["10.0.0.2:8080", "10.77.0.2:8080"]).await;
-    prometheus.finds("two", "__address__", &["10.77.0.5:9999", "10.78.0.2:9999"]).await;
-
-    prometheus
-        .finds("services", "service_name service_id network_name network_id", &ids(&daemon, service_ids))
-        .await;
-    prometheus.finds("tasks", "task_id task_container_id node_id service_id", &ids(&daemon, task_ids)).await;
-
-    // It asks again, and follows.
-    daemon.prints("service rm web direct agents").await;
-    prometheus.finds("services", "service_name", &["db"]).await;
-    prometheus.finds("tasks", "service_name", &["db"]).await;
 }
 
-fn ids<T>(daemon: &Daemon, of: impl Fn(&State) -> T) -> T {
-    of(&daemon.store.state())
+/// That of the service's task in this slot and state.
+fn address(state: &State, (service, slot, at): (&str, u64, TaskState), network: &str) -> IpAddr {
+    let service = state.service_by_name(service).expect("made").id;
+    let mut tasks = state.tasks_of_service(service);
+    let task = tasks.find(|task| task.slot == Slot::Replica(slot) && task.status.state == at).expect("made");
+    let mut attached = task.attachments.iter();
+    let of_network = |id| state.networks().get(id).is_some_and(|known| known.spec.name == network);
+    attached.find(|attachment| of_network(&attachment.network)).expect("attached").address.ip()
 }
 
 fn service_ids(state: &State) -> Vec<String> {
