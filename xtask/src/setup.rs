@@ -17,6 +17,11 @@ const CARGO_DENY: (&str, &str) = ("cargo-deny", "0.20.2");
 /// While this file says 101, Debian's packages start no services (`invoke-rc.d(8)`).
 const POLICY: &str = "/usr/sbin/policy-rc.d";
 
+/// What docker-py and its dependencies are, for pip, below the checkout's root.
+const PYTHON_PACKAGES: &str = "control/api/tests/ecosystem/requirements.txt";
+/// Debian's, whatever else the path has.
+const PYTHON: &str = "/usr/bin/python3";
+
 /// Debian package, a file that it brings, and what it is for.
 type Package = (&'static str, &'static str, &'static str);
 
@@ -48,6 +53,12 @@ const TEST_PACKAGES: &[Package] = &[
         "packed into an image of the test stacks (no service is started)",
     ),
     ("postgresql-15", "/usr/lib/postgresql/15/bin/postgres", "another (no service is started)"),
+    ("prometheus", "/usr/bin/prometheus", "discovers services, tasks and nodes by the API"),
+    (
+        "python3-pip",
+        "/usr/lib/python3/dist-packages/pip/__main__.py",
+        "installs docker-py, which drives the daemon",
+    ),
 ];
 
 const PICTURE_PACKAGES: &[Package] = &[
@@ -110,6 +121,7 @@ pub fn run(scope: Scope) -> Result<()> {
     install_bpf_linker()?;
     if scope != Scope::Demo {
         install_cargo_deny()?;
+        install_python_packages()?;
     }
     Ok(())
 }
@@ -176,6 +188,7 @@ fn disable_services(installed: &[&str]) -> Result<()> {
         "nginx-light" => &["nginx.service"],
         "haproxy" => &["haproxy.service"],
         "unbound" => &["unbound.service"],
+        "prometheus" => &["prometheus.service"],
         _ => &[],
     });
     for unit in units {
@@ -237,6 +250,31 @@ fn install_cargo_deny() -> Result<()> {
             .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16")
             .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1"),
     )
+}
+
+/// Into the target directory, where the tests look for them. What is there is of the list beside it, or none.
+fn install_python_packages() -> Result<()> {
+    let wanted = crate::sh::root().join(PYTHON_PACKAGES);
+    let dir = crate::sh::target_dir().join("python");
+    let installed = dir.join("requirements.txt");
+    if fs::read(&installed).is_ok_and(|list| fs::read(&wanted).is_ok_and(|wanted| list == wanted)) {
+        return Ok(());
+    }
+    println!("set-up: docker-py: drives the daemon in tests");
+    if dir.exists() {
+        fs::remove_dir_all(&dir)?;
+    }
+    show(
+        Command::new(PYTHON)
+            .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"])
+            .args(["--require-hashes", "--only-binary", ":all:", "--root-user-action", "ignore"])
+            .arg("--target")
+            .arg(&dir)
+            .arg("--requirement")
+            .arg(&wanted),
+    )?;
+    fs::copy(&wanted, &installed)?;
+    Ok(())
 }
 
 fn install_command(name: &str, version: &str) -> Command {

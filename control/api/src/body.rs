@@ -18,6 +18,7 @@ use tokio::sync::oneshot;
 
 use crate::dto::common::strip_nulls;
 use crate::error::ApiError;
+use crate::names;
 use crate::syntax::first_error;
 
 /// Largest JSON body: more than consensus takes in one entry, so that its own limit speaks first.
@@ -163,7 +164,7 @@ pub fn decode<T: DeserializeOwned + Default>(bytes: &[u8]) -> Result<T, ApiError
         return Ok(T::default());
     }
     strip_nulls(&mut value);
-    serde_json::from_value(value).map_err(|error| invalid(&error))
+    names::read(value).map_err(|error| invalid(&error))
 }
 
 #[cfg(test)]

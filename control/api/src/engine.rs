@@ -442,6 +442,11 @@ pub struct Container {
     pub image: String,
     pub image_id: String,
     pub command: Vec<String>,
+    /// What its process has.
+    pub env: Vec<String>,
+    /// Empty is root.
+    pub user: String,
+    pub working_dir: String,
     pub hostname: String,
     /// It has a terminal: its standard error is its standard output.
     pub tty: bool,

@@ -12,6 +12,7 @@ mod events;
 mod execs;
 mod frames;
 mod host;
+mod names;
 pub mod node;
 pub mod passage;
 mod query;

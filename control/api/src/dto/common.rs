@@ -6,7 +6,7 @@ use control_model::Timestamp;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
 
-/// Keys of a request that no field took.
+/// Keys of a request that no field took: a field of the name [`crate::names::REST`].
 pub type Rest = BTreeMap<String, Value>;
 
 /// `Version.Index`; 0 is left out.

@@ -183,8 +183,11 @@ pub struct HealthProbe {
 #[serde(rename_all = "PascalCase")]
 pub struct Config {
     pub hostname: String,
+    pub user: String,
     pub tty: bool,
-    pub image: String,
+    pub env: Vec<String>,
     pub cmd: Vec<String>,
+    pub image: String,
+    pub working_dir: String,
     pub labels: BTreeMap<String, String>,
 }

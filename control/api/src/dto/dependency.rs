@@ -28,7 +28,7 @@ pub struct DependencySpec {
     pub driver: Option<Driver>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub templating: Option<Driver>,
-    #[serde(flatten)]
+    #[serde(rename = "*", skip_serializing)]
     pub rest: Rest,
 }
 
@@ -37,7 +37,7 @@ pub struct DependencySpec {
 pub struct Driver {
     #[serde(skip_serializing_if = "String::is_empty")]
     pub name: String,
-    #[serde(flatten)]
+    #[serde(rename = "*", skip_serializing)]
     pub rest: Rest,
 }
 
@@ -55,7 +55,7 @@ pub struct SecretReference {
     #[serde(rename = "SecretID")]
     pub secret_id: String,
     pub secret_name: String,
-    #[serde(flatten)]
+    #[serde(rename = "*", skip_serializing)]
     pub rest: Rest,
 }
 
@@ -68,7 +68,7 @@ pub struct ConfigReference {
     #[serde(rename = "ConfigID")]
     pub config_id: String,
     pub config_name: String,
-    #[serde(flatten)]
+    #[serde(rename = "*", skip_serializing)]
     pub rest: Rest,
 }
 
@@ -82,6 +82,6 @@ pub struct ReferenceFile {
     pub gid: String,
     /// Permission bits.
     pub mode: u32,
-    #[serde(flatten)]
+    #[serde(rename = "*", skip_serializing)]
     pub rest: Rest,
 }

@@ -161,7 +161,7 @@ pub struct CreateRequest {
     pub labels: Labels,
     /// Of clients before API 1.44; says nothing.
     pub check_duplicate: bool,
-    #[serde(flatten)]
+    #[serde(rename = "*", skip_serializing)]
     pub rest: Rest,
 }
 

@@ -33,7 +33,7 @@ pub struct NodeSpec {
     pub role: String,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub availability: String,
-    #[serde(flatten)]
+    #[serde(rename = "*", skip_serializing)]
     pub rest: Rest,
 }
 

@@ -53,7 +53,7 @@ pub struct ServiceSpec {
     pub networks: Vec<NetworkAttachmentConfig>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub endpoint_spec: Option<EndpointSpec>,
-    #[serde(flatten)]
+    #[serde(rename = "*", skip_serializing)]
     pub rest: Rest,
 }
 
@@ -69,7 +69,7 @@ pub struct ServiceMode {
     pub replicated_job: Option<ReplicatedJob>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub global_job: Option<GlobalService>,
-    #[serde(flatten)]
+    #[serde(rename = "*", skip_serializing)]
     pub rest: Rest,
 }
 
@@ -108,7 +108,7 @@ pub struct UpdateConfig {
     pub monitor: i64,
     pub max_failure_ratio: f32,
     pub order: String,
-    #[serde(flatten)]
+    #[serde(rename = "*", skip_serializing)]
     pub rest: Rest,
 }
 
@@ -139,7 +139,7 @@ pub struct EndpointSpec {
     pub mode: String,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<PortConfig>,
-    #[serde(flatten)]
+    #[serde(rename = "*", skip_serializing)]
     pub rest: Rest,
 }
 
@@ -156,7 +156,7 @@ pub struct PortConfig {
     pub published_port: u32,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub publish_mode: String,
-    #[serde(flatten)]
+    #[serde(rename = "*", skip_serializing)]
     pub rest: Rest,
 }
 

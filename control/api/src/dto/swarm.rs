@@ -51,7 +51,7 @@ pub struct Spec {
     pub ca_config: CaConfig,
     pub task_defaults: TaskDefaults,
     pub encryption_config: EncryptionConfig,
-    #[serde(flatten)]
+    #[serde(rename = "*", skip_serializing)]
     pub rest: Rest,
 }
 
@@ -96,14 +96,14 @@ pub struct CaConfig {
     pub signing_ca_key: String,
     #[serde(skip_serializing_if = "is_zero")]
     pub force_rotate: u64,
-    #[serde(flatten)]
+    #[serde(rename = "*", skip_serializing)]
     pub rest: Rest,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct TaskDefaults {
-    #[serde(flatten)]
+    #[serde(rename = "*", skip_serializing)]
     pub rest: Rest,
 }
 
@@ -127,7 +127,7 @@ pub struct InitRequest {
     pub availability: String,
     pub default_addr_pool: Vec<String>,
     pub subnet_size: u32,
-    #[serde(flatten)]
+    #[serde(rename = "*", skip_serializing)]
     pub rest: Rest,
 }
 
@@ -141,7 +141,7 @@ pub struct JoinRequest {
     pub remote_addrs: Vec<String>,
     pub join_token: String,
     pub availability: String,
-    #[serde(flatten)]
+    #[serde(rename = "*", skip_serializing)]
     pub rest: Rest,
 }
 

@@ -100,7 +100,7 @@ pub struct TaskSpec {
     pub force_update: u64,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub runtime: String,
-    #[serde(flatten)]
+    #[serde(rename = "*", skip_serializing)]
     pub rest: Rest,
 }
 
@@ -111,7 +111,7 @@ pub struct LogDriver {
     pub name: String,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub options: BTreeMap<String, String>,
-    #[serde(flatten)]
+    #[serde(rename = "*", skip_serializing)]
     pub rest: Rest,
 }
 
@@ -172,7 +172,7 @@ pub struct ContainerSpec {
     pub ulimits: Vec<Ulimit>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub healthcheck: Option<HealthConfig>,
-    #[serde(flatten)]
+    #[serde(rename = "*", skip_serializing)]
     pub rest: Rest,
 }
 
@@ -203,7 +203,7 @@ pub struct HealthConfig {
     pub start_interval: i64,
     #[serde(skip_serializing_if = "is_zero")]
     pub retries: i64,
-    #[serde(flatten)]
+    #[serde(rename = "*", skip_serializing)]
     pub rest: Rest,
 }
 
@@ -230,7 +230,7 @@ pub struct Mount {
     pub volume_options: Option<VolumeOptions>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tmpfs_options: Option<TmpfsOptions>,
-    #[serde(flatten)]
+    #[serde(rename = "*", skip_serializing)]
     pub rest: Rest,
 }
 
@@ -243,7 +243,7 @@ pub struct VolumeOptions {
     pub no_copy: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub driver_config: Option<VolumeDriver>,
-    #[serde(flatten)]
+    #[serde(rename = "*", skip_serializing)]
     pub rest: Rest,
 }
 
@@ -254,7 +254,7 @@ pub struct VolumeDriver {
     pub name: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub options: Option<Labels>,
-    #[serde(flatten)]
+    #[serde(rename = "*", skip_serializing)]
     pub rest: Rest,
 }
 
@@ -265,7 +265,7 @@ pub struct TmpfsOptions {
     pub size_bytes: i64,
     #[serde(skip_serializing_if = "is_zero")]
     pub mode: u32,
-    #[serde(flatten)]
+    #[serde(rename = "*", skip_serializing)]
     pub rest: Rest,
 }
 
@@ -276,7 +276,7 @@ pub struct ResourceRequirements {
     pub limits: Option<Resources>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reservations: Option<Resources>,
-    #[serde(flatten)]
+    #[serde(rename = "*", skip_serializing)]
     pub rest: Rest,
 }
 
@@ -317,7 +317,7 @@ pub struct Resources {
     pub pids: i64,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub generic_resources: Vec<GenericResource>,
-    #[serde(flatten)]
+    #[serde(rename = "*", skip_serializing)]
     pub rest: Rest,
 }
 
@@ -333,7 +333,7 @@ pub struct RestartPolicy {
     pub max_attempts: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub window: Option<i64>,
-    #[serde(flatten)]
+    #[serde(rename = "*", skip_serializing)]
     pub rest: Rest,
 }
 
@@ -348,7 +348,7 @@ pub struct Placement {
     pub max_replicas: u64,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub platforms: Vec<Platform>,
-    #[serde(flatten)]
+    #[serde(rename = "*", skip_serializing)]
     pub rest: Rest,
 }
 
@@ -381,6 +381,6 @@ pub struct NetworkAttachmentConfig {
     pub target: String,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub aliases: Vec<String>,
-    #[serde(flatten)]
+    #[serde(rename = "*", skip_serializing)]
     pub rest: Rest,
 }

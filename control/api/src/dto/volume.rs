@@ -32,7 +32,7 @@ pub struct CreateRequest {
     pub driver: String,
     pub driver_opts: Option<Labels>,
     pub labels: Option<Labels>,
-    #[serde(flatten)]
+    #[serde(rename = "*", skip_serializing)]
     pub rest: Rest,
 }
 

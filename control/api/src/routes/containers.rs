@@ -1,17 +1,19 @@
 //! `docker ps`, `docker inspect`: the containers of this node's tasks.
 
+mod filter;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use axum::extract::{Path, State};
 use control_manager::clock;
-use control_manager::control::labels_match;
 use control_model::object::HealthStatus;
 use control_model::spec::{MountKind, PortConfig};
 use control_model::{TaskId, Timestamp};
 use dataplane_model::Mac;
 
+use self::filter::ContainerFilter;
 use crate::context::Api;
 use crate::convert::network::gateway6;
 use crate::convert::words::Words;
@@ -20,31 +22,21 @@ use crate::dto::container as api_container;
 use crate::dto::image::GraphDriver;
 use crate::engine::{Container, Health, HealthProbe, MountPoint};
 use crate::error::ApiError;
-use crate::query::{Filters, Query};
+use crate::query::Query;
 use crate::reply::{Reply, ok};
 
 const NANOS: i64 = 1_000_000_000;
-/// States that may be asked for, Docker's.
-const STATES: [&str; 7] = ["created", "running", "paused", "restarting", "removing", "exited", "dead"];
-/// Health that may be asked for, Docker's.
-const HEALTHS: [&str; 4] = ["none", "starting", "healthy", "unhealthy"];
 /// Published ports answer on all IPv4 addresses of the node.
 const ANY_ADDRESS: &str = "0.0.0.0";
 
 pub async fn list(State(api): State<Api>, query: Query) -> Reply {
-    let filters = query.filters(&["id", "name", "label", "status", "health"])?;
-    if let Some(unknown) = filters.get("status").iter().find(|status| !STATES.contains(&status.as_str())) {
-        return Err(ApiError::invalid(format!("invalid filter 'status={unknown}'")));
-    }
-    if let Some(unknown) = filters.get("health").iter().find(|health| !HEALTHS.contains(&health.as_str())) {
-        return Err(ApiError::invalid(format!("invalid filter 'health={unknown}'")));
-    }
     refuse_sizes(&query)?;
     let limit = query.limit()?;
-    // A status or a number asked for shows ended containers too, as in Docker.
-    let all = query.flag("all") || limit.is_some() || !filters.get("status").is_empty();
     let mut containers = api.local_engine()?.containers().await?;
-    containers.retain(|container| (all || container.running) && matches(&filters, container));
+    let filter = ContainerFilter::of(&api, &query, &containers).await?;
+    // A number asked for, or one that has ended, shows ended containers too, as in Docker.
+    let all = query.flag("all") || limit.is_some() || filter.wants_ended();
+    containers.retain(|container| (all || container.running) && filter.lets(&api, container));
     containers.sort_by(|a, b| b.created.cmp(&a.created).then_with(|| a.id.cmp(&b.id)));
     containers.truncate(limit.unwrap_or(usize::MAX));
     let now = clock::now();
@@ -54,17 +46,6 @@ pub async fn list(State(api): State<Api>, query: Query) -> Reply {
 /// `docker ps --size`, `docker inspect --size`.
 fn refuse_sizes(query: &Query) -> Result<(), ApiError> {
     if query.flag("size") { Err(ApiError::unsupported("the size of containers")) } else { Ok(()) }
-}
-
-fn matches(filters: &Filters, container: &Container) -> bool {
-    let any = |key: &str, test: &dyn Fn(&str) -> bool| {
-        filters.get(key).is_empty() || filters.get(key).iter().any(|value| test(value))
-    };
-    any("id", &|id| container.id.starts_with(id))
-        && any("name", &|name| container.name.contains(name.trim_start_matches('/')))
-        && any("status", &|status| status == state_word(container))
-        && any("health", &|health| health == container.health.as_ref().map_or("none", |h| h.status.word()))
-        && labels_match(&container.labels, &filters.labels("label"))
 }
 
 fn state_word(container: &Container) -> &'static str {
@@ -270,9 +251,12 @@ fn inspected(api: &Api, container: Container) -> api_container::Inspect {
         mounts: container.mounts.into_iter().map(mount_point).collect(),
         config: api_container::Config {
             hostname: container.hostname,
+            user: container.user,
             tty: container.tty,
-            image: container.image,
+            env: container.env,
             cmd: container.command,
+            image: container.image,
+            working_dir: container.working_dir,
             labels: container.labels,
         },
         network_settings,

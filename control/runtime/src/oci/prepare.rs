@@ -61,6 +61,7 @@ impl Preparation<'_> {
         let image_signal = self.image.config.stop_signal().clone().unwrap_or_default();
         let signal = [container.stop_signal.as_str(), image_signal.as_str(), DEFAULT_STOP_SIGNAL];
         let signal = signal.into_iter().find(|name| !name.is_empty()).unwrap_or(DEFAULT_STOP_SIGNAL);
+        let hostname = self.hostname()?;
         Ok(ContainerRecord {
             task: self.task.id,
             container_id: self.paths.container_id.clone(),
@@ -68,7 +69,10 @@ impl Preparation<'_> {
             image: container.image.clone(),
             image_id: self.image.record.id.clone(),
             command: arguments(container, &self.image.config).ok_or(PrepareError::NoCommand)?,
-            hostname: self.hostname()?,
+            env: self.environment(&hostname)?,
+            user: self.user_name(),
+            working_dir: self.working_dir(),
+            hostname,
             tty: container.tty,
             log: self.log_driver()?,
             ports: self.task.ports.clone(),
@@ -119,9 +123,8 @@ impl Preparation<'_> {
         let at = self.paths.record();
         record.write(&at).map_err(PrepareError::io(at))?;
         mount_overlay(self.paths, &self.image.rootfs).map_err(PrepareError::io(self.paths.rootfs()))?;
-        let environment = self.environment(&record.hostname)?;
         self.write_etc(&record.hostname)?;
-        let config = self.spec(record, environment)?;
+        let config = self.spec(record)?;
         if let Some(health) = &record.health {
             let process = probe_process(&config, health.check.arguments.clone());
             write_json(self.paths.probe_process(), &process)?;
@@ -170,11 +173,7 @@ impl Preparation<'_> {
         Ok(())
     }
 
-    fn spec(
-        &self,
-        record: &ContainerRecord,
-        environment: Vec<String>,
-    ) -> Result<oci_spec::runtime::Spec, PrepareError> {
+    fn spec(&self, record: &ContainerRecord) -> Result<oci_spec::runtime::Spec, PrepareError> {
         let container = &self.task.spec.container;
         let rootfs = self.paths.rootfs();
         let mut defaults = kernel_mounts();
@@ -183,7 +182,7 @@ impl Preparation<'_> {
             merged(defaults, user_mounts(self.volumes, self.paths, &self.planned_mounts()?, self.task.id)?);
         let sources = Sources {
             context: self.context(),
-            environment: &environment,
+            environment: &record.env,
             dependencies: &self.provisions.dependencies,
         };
         mounts.extend(dependency_mounts(self.paths, &sources)?);
@@ -196,10 +195,10 @@ impl Preparation<'_> {
             container,
             rootfs: &rootfs,
             arguments,
-            environment,
-            working_dir: self.working_dir(),
+            environment: record.env.clone(),
+            working_dir: record.working_dir.clone(),
             hostname: record.hostname.clone(),
-            user: self.user(&rootfs)?,
+            user: self.user(&record.user, &rootfs)?,
             mounts,
             resources: resources(&self.task.spec, self.cgroups.accounts_swap())?,
             cgroup: &record.cgroup,
@@ -218,12 +217,15 @@ impl Preparation<'_> {
         if dir.starts_with('/') { dir } else { format!("/{dir}") }
     }
 
-    fn user(&self, rootfs: &Path) -> Result<user::ProcessUser, PrepareError> {
+    fn user_name(&self) -> String {
+        let wanted = self.task.spec.container.user.clone();
+        if wanted.is_empty() { self.image.config.user().clone().unwrap_or_default() } else { wanted }
+    }
+
+    fn user(&self, name: &str, rootfs: &Path) -> Result<user::ProcessUser, PrepareError> {
         let read = |file: &str| read_inside(rootfs, file).map_err(PrepareError::io(rootfs.join(file)));
-        let container = &self.task.spec.container;
-        let image_user = self.image.config.user().clone().unwrap_or_default();
-        let name = if container.user.is_empty() { &image_user } else { &container.user };
-        Ok(user::resolve(name, &container.groups, &read("etc/passwd")?, &read("etc/group")?)?)
+        let groups = &self.task.spec.container.groups;
+        Ok(user::resolve(name, groups, &read("etc/passwd")?, &read("etc/group")?)?)
     }
 }
 

@@ -39,6 +39,14 @@ pub struct ContainerRecord {
     /// Digest of the image's config.
     pub image_id: String,
     pub command: Vec<String>,
+    /// What its process has, the image's included. Records of a daemon that did not keep these three lack them.
+    #[serde(default)]
+    pub env: Vec<String>,
+    /// As the spec or the image says it; empty is root.
+    #[serde(default)]
+    pub user: String,
+    #[serde(default)]
+    pub working_dir: String,
     /// Placeholders replaced. Empty in the record of a daemon that did not keep it.
     #[serde(default)]
     pub hostname: String,

@@ -67,7 +67,15 @@ async fn a_container_sees_what_docker_would_show_it() {
         assert!(lines.iter().any(|one| one == line), "{line} in {lines:#?}");
     }
     let record = node.oci.container_of_task(seen.id).expect("known").record;
-    assert_eq!(record.hostname, "web-1");
+    assert_eq!(
+        (record.hostname.as_str(), record.user.as_str(), record.working_dir.as_str()),
+        ("web-1", "", "/")
+    );
+    assert!(
+        ["FROM=image", "SLOT=1"].iter().all(|entry| record.env.iter().any(|one| one == entry)),
+        "{:?}",
+        record.env
+    );
     assert_eq!(record.host_ports().collect::<Vec<_>>(), [&port(8081, PublishMode::Host)]);
     assert_eq!(record.exposed_ports, ["80/tcp"]);
     // The sandbox is the given one: it has nothing but its loopback.
