@@ -73,6 +73,7 @@ async fn specs_that_can_not_be_are_refused() {
         (service("b", r#","Labels":{"mesh.rebalance":"0"}"#), invalid("label mesh.rebalance: \"0\" is neither a number of tasks (like 1) nor a share of them (like 10%)")),
         (service("b", r#","EndpointSpec":{"Mode":"magic"}"#), (400, "invalid resolution mode: \"magic\"".into())),
         (service("b", r#","EndpointSpec":{"Ports":[{"TargetPort":80,"PublishedPort":65536}]}"#), (400, "invalid port 65536: at most 65535".into())),
+        (service("b", r#","EndpointSpec":{"Ports":[{"TargetPort":80,"PublishMode":"host"}]}"#), unsupported("a port of mode host without a number (published=…)")),
         (service("b", r#","UpdateConfig":{"FailureAction":"panic"}"#), (400, "unrecognized update failure action panic".into())),
         (service("b", r#","UpdateConfig":{"MaxFailureRatio":2}"#), invalid("TaskSpec: update-maxfailureratio cannot be less than 0 or bigger than 1")),
         (service("b", r#","UpdateConfig":{"Delay":-1}"#), invalid("TaskSpec: update-delay cannot be negative")),

@@ -121,6 +121,9 @@ fn port(given: api::PortConfig) -> Result<PortConfig, ApiError> {
             .ok_or_else(|| ApiError::invalid(format!("invalid publish mode {text:?}: ingress or host")))?,
     };
     let (target, published) = (number(given.target_port)?, number(given.published_port)?);
+    if mode == PublishMode::Host && published == 0 {
+        return Err(ApiError::unsupported("a port of mode host without a number (published=…)"));
+    }
     Ok(PortConfig { name: given.name, protocol, target, published, mode })
 }
 
