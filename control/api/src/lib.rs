@@ -16,6 +16,7 @@ mod names;
 pub mod node;
 pub mod passage;
 mod query;
+mod remote;
 mod reply;
 mod routes;
 mod scrape;
@@ -27,8 +28,9 @@ mod version;
 
 pub use engine::Engine;
 pub use node::Node;
+pub use remote::{TlsFileError, TlsFiles};
 pub use routes::{inspect, open, router};
 pub use scrape::serve_metrics;
-pub use server::{ServeError, serve};
+pub use server::{Host, ServeError, serve};
 pub use stale::STALE;
 pub use version::{ApiVersion, MAX_API_VERSION, MIN_API_VERSION};

@@ -1,23 +1,36 @@
-//! The API on a unix socket.
+//! The API on unix sockets, and over TCP for clients with certificates.
 
-use std::future::Future;
+use std::future::{Future, IntoFuture as _};
 use std::io;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use axum::Router;
 use control_manager::unending;
-use tokio::net::UnixListener;
+use futures::FutureExt as _;
+use futures::future::{BoxFuture, try_join_all};
+use rustls::ServerConfig;
+use tokio::net::{TcpListener, UnixListener};
 
 use crate::context::Api;
 use crate::events;
 use crate::node::Node;
+use crate::remote::TlsListener;
 use crate::routes::router_of;
 
 /// Owner and group may speak to the daemon; it is as much as being root.
 const SOCKET_MODE: u32 = 0o660;
 /// Members of this group may, where it exists: Docker's.
 const SOCKET_GROUP: &str = "docker";
+
+/// Where the API is served.
+pub enum Host {
+    /// A unix socket. A file that a dead daemon left there is replaced, and the own one taken away at the end.
+    Socket(PathBuf),
+    /// A port, for clients that this configuration lets in.
+    Tls(TcpListener, Arc<ServerConfig>),
+}
 
 /// Why the API can't be served.
 #[derive(Debug, thiserror::Error)]
@@ -28,23 +41,59 @@ pub enum ServeError {
     Serve(#[source] io::Error),
 }
 
-/// Serves `node` on the unix socket `path` until `shutdown` completes; requests under way are finished first.
-/// A socket file that a dead daemon left is replaced, and the own one taken away at the end.
+/// Serves `node` on all `hosts` until `shutdown` completes; requests under way are finished first.
 pub async fn serve(
-    path: &Path,
+    hosts: Vec<Host>,
     node: Arc<dyn Node>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), ServeError> {
-    let listener = listen(path).map_err(|source| ServeError::Listen { path: path.to_owned(), source })?;
     let api = Api::new(node);
-    let served = axum::serve(listener, router_of(api.clone())).with_graceful_shutdown(shutdown);
-    let served = tokio::select! {
-        served = served => served,
-        () = unending("events", || events::collect(api.clone())) => Err(io::Error::other("nobody tells events any more")),
-    };
-    // Another daemon may have replaced it meanwhile; a file that is gone is as good.
-    let _ = std::fs::remove_file(path);
-    served.map_err(ServeError::Serve)
+    let shutdown = shutdown.boxed().shared();
+    let served = hosts.into_iter().map(|host| host.serve(router_of(api.clone()), shutdown.clone()));
+    let served = served.collect::<Result<Vec<_>, _>>();
+    let served = try_join_all(served?);
+    tokio::select! {
+        served = served => served.map(drop).map_err(ServeError::Serve),
+        () = unending("events", || events::collect(api.clone())) => {
+            Err(ServeError::Serve(io::Error::other("nobody tells events any more")))
+        }
+    }
+}
+
+/// Serving that ends with a shutdown.
+type Served = BoxFuture<'static, io::Result<()>>;
+
+impl Host {
+    /// Listens from now on.
+    fn serve(
+        self,
+        router: Router,
+        shutdown: impl Future<Output = ()> + Send + 'static,
+    ) -> Result<Served, ServeError> {
+        Ok(match self {
+            Self::Socket(path) => {
+                let listener =
+                    listen(&path).map_err(|source| ServeError::Listen { path: path.clone(), source })?;
+                let file = SocketFile(path);
+                let served = axum::serve(listener, router).with_graceful_shutdown(shutdown).into_future();
+                served.inspect(move |_| drop(file)).boxed()
+            }
+            Self::Tls(listener, config) => {
+                let listener = TlsListener::new(listener, config).map_err(ServeError::Serve)?;
+                axum::serve(listener, router).with_graceful_shutdown(shutdown).into_future().boxed()
+            }
+        })
+    }
+}
+
+/// Goes with its server.
+struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // Another daemon may have replaced it meanwhile; a file that is gone is as good.
+        let _ = std::fs::remove_file(&self.0);
+    }
 }
 
 fn listen(path: &Path) -> io::Result<UnixListener> {

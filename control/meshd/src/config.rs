@@ -1,5 +1,7 @@
 //! The daemon's settings: flags, then the TOML file, then defaults. Flags win.
 
+mod hosts;
+
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -11,6 +13,9 @@ use control_model::log_driver::{LogDriver, LogDriverError};
 use dataplane_dns::TtlPolicy;
 use dataplane_dns::zones::MAX_TTL_S;
 use serde::Deserialize;
+
+pub use self::hosts::{HostError, Hosts, Remote};
+use self::hosts::{TlsOptions, one_or_more};
 
 /// Docker's own.
 const DOCKER_SOCKET: &str = "/var/run/docker.sock";
@@ -74,9 +79,27 @@ pub struct Flags {
     #[arg(long, global = true, value_name = "CGROUP")]
     pub cgroup_parent: Option<PathBuf>,
 
-    /// Socket of the API, as `unix:///path` [default: docker.sock in the run directory]
-    #[arg(short = 'H', long, global = true, value_name = "SOCKET")]
-    pub host: Option<String>,
+    /// Where the API is served: `unix:///path`, or `tcp://IP[:PORT]` with `--tlsverify` (port 2376 if none is given); may be
+    /// given several times [default: the socket docker.sock in the run directory]
+    #[arg(short = 'H', long, global = true, value_name = "HOST")]
+    #[serde(deserialize_with = "one_or_more")]
+    pub host: Vec<String>,
+
+    /// Serve the API over TCP to clients with a certificate that the CA has signed, and to nobody else
+    #[arg(long, global = true)]
+    pub tlsverify: bool,
+
+    /// PEM of the CA whose clients are let in over TCP. It, and the next two, are read when the daemon starts
+    #[arg(long, global = true, value_name = "FILE")]
+    pub tlscacert: Option<PathBuf>,
+
+    /// PEM of this server's certificate for them
+    #[arg(long, global = true, value_name = "FILE")]
+    pub tlscert: Option<PathBuf>,
+
+    /// PEM of its key
+    #[arg(long, global = true, value_name = "FILE")]
+    pub tlskey: Option<PathBuf>,
 
     /// This node's name in the cluster [default: the host name]
     #[arg(long, global = true, value_name = "NAME")]
@@ -205,8 +228,8 @@ pub struct Config {
     pub bpffs_dir: PathBuf,
     /// Absolute within the cgroup hierarchy.
     pub cgroup_parent: PathBuf,
-    /// Path of the API's socket.
-    pub socket: PathBuf,
+    /// Where the API is served.
+    pub hosts: Hosts,
     pub hostname: String,
     pub listen_addr: String,
     /// Empty chooses.
@@ -241,8 +264,10 @@ pub enum ConfigError {
     Parse(PathBuf, #[source] toml::de::Error),
     #[error("{option} must be an absolute path, not {value}")]
     Relative { option: &'static str, value: PathBuf },
-    #[error("{0} {1}: only a unix socket is supported, unix:///path")]
-    Host(&'static str, String),
+    #[error("--docker-host {0}: only a unix socket is supported, unix:///path")]
+    DockerHost(String),
+    #[error(transparent)]
+    Host(#[from] HostError),
     #[error(
         "--uplink may be given once, not {0} times: answers leave by the interface that has the tunnels' address"
     )]
@@ -288,14 +313,18 @@ impl Config {
             Some(name) => name,
             None => system_hostname()?,
         };
+        let tls = TlsOptions {
+            verify: flags.tlsverify || file.tlsverify,
+            ca: flags.tlscacert.or(file.tlscacert),
+            cert: flags.tlscert.or(file.tlscert),
+            key: flags.tlskey.or(file.tlskey),
+        };
         Ok(Self {
             state_dir: dir("--state-dir", flags.state_dir, file.state_dir, "/var/lib/meshd")?,
             bpffs_dir: dir("--bpffs-dir", flags.bpffs_dir, file.bpffs_dir, "/sys/fs/bpf/meshd")?,
             cgroup_parent: dir("--cgroup-parent", flags.cgroup_parent, file.cgroup_parent, "/meshd")?,
-            socket: socket_path("--host", flags.host.or(file.host))?
-                .unwrap_or_else(|| run_dir.join("docker.sock")),
-            docker_socket: socket_path("--docker-host", flags.docker_host.or(file.docker_host))?
-                .unwrap_or_else(|| DOCKER_SOCKET.into()),
+            hosts: Hosts::of(&list(flags.host, file.host), tls, &run_dir)?,
+            docker_socket: docker_socket(flags.docker_host.or(file.docker_host))?,
             hostname,
             listen_addr: flags.listen_addr.or(file.listen_addr).unwrap_or_default(),
             advertise_addr: flags.advertise_addr.or(file.advertise_addr).unwrap_or_default(),
@@ -330,11 +359,11 @@ fn read_file(path: &Path) -> Result<Flags, ConfigError> {
     toml::from_str(&text).map_err(|error| ConfigError::Parse(path.to_owned(), error))
 }
 
-fn socket_path(option: &'static str, given: Option<String>) -> Result<Option<PathBuf>, ConfigError> {
-    let Some(given) = given else { return Ok(None) };
+fn docker_socket(given: Option<String>) -> Result<PathBuf, ConfigError> {
+    let Some(given) = given else { return Ok(DOCKER_SOCKET.into()) };
     match given.strip_prefix("unix://").map(PathBuf::from) {
-        Some(path) if path.is_absolute() => Ok(Some(path)),
-        _ => Err(ConfigError::Host(option, given)),
+        Some(path) if path.is_absolute() => Ok(path),
+        _ => Err(ConfigError::DockerHost(given)),
     }
 }
 
@@ -391,7 +420,8 @@ mod tests {
     fn defaults_are_the_documented_ones() {
         let config = Config::merge(flags(&["--hostname", "n1"]), Flags::default()).expect("valid");
         assert_eq!(config.state_dir, Path::new("/var/lib/meshd"));
-        assert_eq!(config.socket, Path::new("/run/meshd/docker.sock"));
+        let hosts = Hosts { sockets: vec!["/run/meshd/docker.sock".into()], remote: None };
+        assert_eq!(config.hosts, hosts);
         assert_eq!(config.bpffs_dir, Path::new("/sys/fs/bpf/meshd"));
         assert_eq!(config.cgroup_parent, Path::new("/meshd"));
         assert_eq!((config.ingress_hook, config.tc_attach), (IngressHook::Auto, TcAttach::Auto));
@@ -408,7 +438,7 @@ mod tests {
             Config::merge(flags(&["--hostname", "flag", "--ingress-hook", "xdp"]), file).expect("valid");
         assert_eq!(config.hostname, "flag");
         assert_eq!(config.ingress_hook, IngressHook::Xdp);
-        assert_eq!(config.socket, Path::new("/run/a/docker.sock"));
+        assert_eq!(config.hosts.sockets, [Path::new("/run/a/docker.sock")]);
         assert_eq!(config.uplink.as_deref(), Some("eth0"));
         assert_eq!(config.dns_ttl, TtlPolicy::new(60));
         assert_eq!(config.labels, [("a".to_owned(), "b=c".to_owned())]);
@@ -430,12 +460,31 @@ mod tests {
     }
 
     #[test]
+    fn the_api_is_served_where_flags_or_the_file_say() {
+        let tls =
+            "tlsverify = true\ntlscacert = '/c/ca.pem'\ntlscert = '/c/cert.pem'\ntlskey = '/c/key.pem'\n";
+        let hosts = |args: &[&str], host: &str| {
+            let file: Flags = toml::from_str(&format!("{tls}{host}")).expect("valid file");
+            Config::merge(flags(args), file).expect("valid").hosts
+        };
+        let one = hosts(&[], "host = 'unix:///a'");
+        assert_eq!((one.sockets, one.remote), (vec!["/a".into()], None));
+        let two = hosts(&[], "host = ['unix:///a', 'tcp://0.0.0.0']");
+        let remote = two.remote.expect("an address");
+        assert_eq!(remote.addresses, ["0.0.0.0:2376".parse().expect("valid")]);
+        let flag = hosts(&["-H", "tcp://198.18.0.1", "--tlskey", "/other.pem"], "host = 'unix:///a'");
+        let remote = flag.remote.expect("an address");
+        assert_eq!((flag.sockets.len(), remote.tls.key.as_path()), (0, Path::new("/other.pem")));
+    }
+
+    #[test]
     fn wrong_settings_are_named() {
         let error =
             |args: &[&str]| Config::merge(flags(args), Flags::default()).expect_err("refused").to_string();
         assert_eq!(error(&["--state-dir", "x"]), "--state-dir must be an absolute path, not x");
         assert!(
-            error(&["-H", "tcp://0.0.0.0:2375"]).starts_with("--host tcp://0.0.0.0:2375: only a unix socket")
+            error(&["-H", "tcp://0.0.0.0:2375"])
+                .starts_with("--host tcp://0.0.0.0:2375: only with --tlsverify")
         );
         assert_eq!(error(&["--dns-ttl", "601"]), "--dns-ttl 601: at most 600 seconds");
         assert_eq!(

@@ -14,6 +14,7 @@ use crate::host::{Containers, Host};
 use crate::lock::StateLock;
 use crate::node::MeshNode;
 use crate::notify::notify;
+use crate::remote;
 
 /// API requests under way may take this long to end when the daemon stops; then they are cut.
 const API_GRACE: Duration = Duration::from_secs(2);
@@ -32,7 +33,8 @@ pub fn run(config: Config) -> Result<()> {
 
 /// An error of one line for each thing that is missing.
 pub fn refuse_if_missing(config: &Config) -> Result<()> {
-    let missing: Vec<_> = checks::check(config).iter().map(ToString::to_string).collect();
+    let mut missing: Vec<_> = checks::check(config).iter().map(ToString::to_string).collect();
+    missing.extend(remote::fault(config));
     if !missing.is_empty() {
         bail!("{}", missing.join("\n"));
     }
@@ -42,7 +44,8 @@ pub fn refuse_if_missing(config: &Config) -> Result<()> {
 async fn serve(config: Config) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let socket = config.socket.clone();
+    let hosts = remote::hosts(&config).await?;
+    let shown = config.hosts.to_string();
     let metrics = listen_for_metrics(&config).await?;
     let host = Arc::new(Host::open(config).await?);
     if let Containers::Own(oci) = &host.containers {
@@ -53,14 +56,13 @@ async fn serve(config: Config) -> Result<()> {
     let stop = CancellationToken::new();
     let api_node = node.clone();
     let stopped = stop.clone().cancelled_owned();
-    let api_socket = socket.clone();
-    let mut api = tokio::spawn(async move { control_api::serve(&api_socket, api_node, stopped).await });
+    let mut api = tokio::spawn(async move { control_api::serve(hosts, api_node, stopped).await });
     let scrapes = metrics.map(|listener| {
         let served = control_api::serve_metrics(listener, node.clone(), stop.clone().cancelled_owned());
         tokio::spawn(served)
     });
     notify("READY=1");
-    tracing::info!(socket = %socket.display(), "serving");
+    tracing::info!(hosts = %shown, "serving");
 
     let result = tokio::select! {
         _ = terminate.recv() => Ok(()),
@@ -72,8 +74,6 @@ async fn serve(config: Config) -> Result<()> {
     stop.cancel();
     if !api.is_finished() && tokio::time::timeout(API_GRACE, &mut api).await.is_err() {
         api.abort();
-        // What the server would have done at its end.
-        let _ = std::fs::remove_file(&socket);
     }
     if let Some(scrapes) = scrapes {
         // A scrape is read only: nothing is lost by cutting it.

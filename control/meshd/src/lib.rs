@@ -14,6 +14,7 @@ pub mod host;
 pub mod lock;
 pub mod node;
 pub mod notify;
+mod remote;
 pub mod teardown;
 
 #[cfg(test)]

@@ -62,18 +62,21 @@ impl Door {
     }
 }
 
+/// Connections of a [`Crowd`]: the one that gives way is cut.
 #[derive(Debug)]
-struct Counted<K> {
+pub struct Counted<K> {
     crowd: Arc<Mutex<Crowd<K, CancellationToken>>>,
     began: Instant,
 }
 
 impl<K: Copy + Ord> Counted<K> {
-    fn new(crowd: Crowd<K, CancellationToken>) -> Self {
+    /// Nobody is there yet.
+    pub fn new(crowd: Crowd<K, CancellationToken>) -> Self {
         Self { crowd: Arc::new(Mutex::new(crowd)), began: Instant::now() }
     }
 
-    fn enter(&self, kind: K, cut: &CancellationToken) -> Place<K> {
+    /// One of `kind` comes; it ends with `cut`, or when it gives way.
+    pub fn enter(&self, kind: K, cut: &CancellationToken) -> Place<K> {
         let cut = cut.child_token();
         let now = Timestamp(0).after(self.began.elapsed());
         let mut crowd = self.crowd.lock().unwrap_or_else(PoisonError::into_inner);
@@ -88,11 +91,11 @@ impl<K: Copy + Ord> Counted<K> {
 
 /// A connection's place; dropping it makes room.
 #[derive(Debug)]
-pub(crate) struct Place<K: Copy + Ord> {
+pub struct Place<K: Copy + Ord> {
     of: Arc<Mutex<Crowd<K, CancellationToken>>>,
     number: u64,
     /// Cancelled when the connection is to end.
-    pub(crate) cut: CancellationToken,
+    pub cut: CancellationToken,
 }
 
 impl<K: Copy + Ord> Drop for Place<K> {

@@ -21,6 +21,7 @@ pub use body::{
 pub use channels::Channels;
 pub use control_model::identity::PeerIdentity;
 pub use digest::digest;
+pub use door::{Counted, Place};
 pub use identity::{Identity, IdentityError, IdentityPem};
 pub use peer::{ConnectInfo, certificate_issued, peer, require_manager, require_node};
 pub use server::{ServeError, serve};

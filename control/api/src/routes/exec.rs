@@ -1,5 +1,6 @@
 //! `docker exec`: a further process in a container of this node, on a connection that becomes its streams.
 
+use std::io;
 use std::sync::Arc;
 
 use axum::Extension;
@@ -12,7 +13,7 @@ use futures::StreamExt as _;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncWriteExt as _, copy, split};
+use tokio::io::{AsyncWrite, AsyncWriteExt as _, copy, split};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -196,7 +197,7 @@ async fn converse(
             let Some(client) = writer.as_mut().filter(|_| is_attached(&exec, stream)) else { continue };
             let mut piece = Vec::new();
             frame(stream, &bytes, exec.config.tty, &mut piece);
-            if client.write_all(&piece).await.is_err() {
+            if write(client, &piece).await.is_err() {
                 writer = None;
             }
         }
@@ -210,6 +211,12 @@ async fn converse(
         () = listens => {}
         () = speaks => {}
     }
+}
+
+/// All of it, as far as to the network: TLS may keep the last part back.
+async fn write(client: &mut (impl AsyncWrite + Unpin), piece: &[u8]) -> io::Result<()> {
+    client.write_all(piece).await?;
+    client.flush().await
 }
 
 /// The output as a plain reply, for clients that can't do better.

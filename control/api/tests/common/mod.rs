@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
 pub mod agent;
+pub mod certificates;
 pub mod cli;
 pub mod engine;
 pub mod http;
@@ -12,7 +13,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use control_api::serve;
+use control_api::{Host, serve};
 use control_model::TaskState;
 use control_store::{LocalStore, ReplicatedStore, State};
 use futures::StreamExt;
@@ -98,7 +99,7 @@ impl Daemon {
             let shutdown = async {
                 let _ = stopped.await;
             };
-            serve(&path, served, shutdown).await.expect("the API is served");
+            serve(vec![Host::Socket(path)], served, shutdown).await.expect("the API is served");
         });
         while tokio::net::UnixStream::connect(&socket).await.is_err() {
             tokio::task::yield_now().await;

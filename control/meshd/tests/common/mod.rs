@@ -91,10 +91,28 @@ pub struct Node<'a> {
 
 impl Node<'_> {
     pub fn start(&mut self) {
+        self.start_with(&[]);
+    }
+
+    /// With further options.
+    pub fn start_with(&mut self, options: &[String]) {
         let log = std::fs::File::options().create(true).append(true).open(self.log()).expect("a log");
-        let child = self.net.meshd(self.i).stderr(log).stdin(Stdio::null()).spawn().expect("started");
+        let mut daemon = self.net.meshd(self.i);
+        let child = daemon.args(options).stderr(log).stdin(Stdio::null()).spawn().expect("started");
         self.child = Some(child);
         eventually("the daemon answers", || UnixStream::connect(self.socket()).is_ok());
+    }
+
+    /// What the daemon's program says with these words, and whether all is well.
+    pub fn says(&self, words: &[String]) -> (bool, String) {
+        let output = self.net.meshd(self.i).args(words).output().expect("started");
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+
+    /// The output of another program in the node's namespace.
+    pub fn run_beside(&self, program: &str, words: &[String]) -> Output {
+        let netns = format!("--net=/run/netns/{}", self.net.netns(self.i));
+        Command::new("nsenter").arg(netns).arg(program).args(words).output().expect("started")
     }
 
     fn log(&self) -> PathBuf {
