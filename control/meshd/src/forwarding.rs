@@ -51,7 +51,7 @@ fn insert(program: &str, rule: &[&str]) {
             );
         }
         Err(error) => {
-            tracing::warn!(program, %error, "tasks may have no way out: Docker Engine's filter was not opened")
+            tracing::warn!(program, %error, "tasks may have no way out: Docker Engine's filter was not opened");
         }
     }
 }

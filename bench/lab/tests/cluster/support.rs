@@ -38,7 +38,7 @@ impl Bench {
 
     /// A cluster of another shape whose nodes leave containers to a Docker Engine each.
     pub fn with_docker(name: &str, (managers, workers): (usize, usize)) -> Result<Self> {
-        Self::of(LabOptions {
+        Self::of(&LabOptions {
             name: name.into(),
             managers,
             workers,
@@ -67,12 +67,12 @@ impl Bench {
             is_ipv6_only,
             has_docker: false,
         };
-        Self::of(options)
+        Self::of(&options)
     }
 
-    fn of(options: LabOptions) -> Result<Self> {
+    fn of(options: &LabOptions) -> Result<Self> {
         take_down(&options.name)?;
-        let bench = Self::make(&options);
+        let bench = Self::make(options);
         if bench.is_err()
             && let Err(error) = take_down(&options.name)
         {
