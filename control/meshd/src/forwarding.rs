@@ -1,5 +1,5 @@
 //! A host with Docker Engine drops what it forwards and the engine does not know of. The engine has a chain for exceptions
-//! (`DOCKER-USER`), which it leaves alone; there, what leaves a sandbox and the answers to it are let pass.
+//! (`DOCKER-USER`), which it leaves alone; there, what leaves a sandbox and what comes to one is let pass.
 
 use std::io;
 use std::process::{Command, Output};
@@ -9,10 +9,9 @@ use dataplane_model::kernel_state::LinkName;
 /// One for each family.
 const PROGRAMS: [&str; 2] = ["iptables", "ip6tables"];
 const CHAIN: &str = "DOCKER-USER";
-const RULES: [&[&str]; 2] = [
-    &["-i", LinkName::GATEWAY_BRIDGE, "-j", "ACCEPT"],
-    &["-o", LinkName::GATEWAY_BRIDGE, "-m", "conntrack", "--ctstate", "RELATED,ESTABLISHED", "-j", "ACCEPT"],
-];
+/// Who may begin to speak with a sandbox is the data plane's own filter's business.
+const RULES: [[&str; 4]; 2] =
+    [["-i", LinkName::GATEWAY_BRIDGE, "-j", "ACCEPT"], ["-o", LinkName::GATEWAY_BRIDGE, "-j", "ACCEPT"]];
 
 /// Opens the way out of sandboxes, where the engine has closed it.
 pub fn open() {
@@ -22,8 +21,8 @@ pub fn open() {
             continue;
         }
         for rule in RULES {
-            if !succeeds(program, &[&["-C", CHAIN], rule].concat()) {
-                insert(program, rule);
+            if !succeeds(program, &[&["-C", CHAIN], &rule[..]].concat()) {
+                insert(program, &rule);
             }
         }
     }
@@ -34,7 +33,7 @@ pub fn close() {
     for program in PROGRAMS {
         for rule in RULES {
             // One that was never there is as good.
-            succeeds(program, &[&["-D", CHAIN], rule].concat());
+            succeeds(program, &[&["-D", CHAIN], &rule[..]].concat());
         }
     }
 }
