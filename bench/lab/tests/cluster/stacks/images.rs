@@ -39,8 +39,6 @@ const POSTGRES: Image = Image {
         "ENV PATH=/bin:/usr/lib/postgresql/15/bin PGDATA=/var/lib/postgresql/data",
         "EXPOSE 5432",
         "VOLUME /var/lib/postgresql/data",
-        // It would wait for its clients.
-        "STOPSIGNAL SIGINT",
     ],
 };
 
