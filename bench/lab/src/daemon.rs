@@ -157,12 +157,12 @@ impl Daemon<'_> {
             path(self.run_dir()),
             "--bpffs-dir".into(),
             path(self.bpffs_dir()),
-            "--cgroup-parent".into(),
-            self.cgroup(),
         ];
         if self.lab.has_docker {
             let socket = format!("unix://{}", Engine(self).socket().display());
             dirs.extend(["--runtime".into(), "docker".into(), "--docker-host".into(), socket]);
+        } else {
+            dirs.extend(["--cgroup-parent".into(), self.cgroup()]);
         }
         dirs
     }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use control_model::Network;
-use control_model::executor::{Executor, ExecutorError};
+use control_model::executor::{Executor, ExecutorError, Found};
 use control_model::gossip::{GossipKeys, Opinion, Said};
 use control_rpc::Channels;
 use dataplane_model::{DataPlane, NodeView, Table};
@@ -17,8 +17,10 @@ use crate::session::{
     DescriptionProvider, Fence, Inspect, KeepEpoch, SessionClient, SessionState, SharedOutbox,
 };
 use crate::view::NodeContext;
-use crate::worker::Worker;
+use crate::worker::{LIST_RETRY, Worker};
 
+/// Before a node leaves with its containers where they are.
+const LIST_ATTEMPTS: usize = 15;
 /// Updates between session and worker: each is answered before the next, so one is enough.
 const DELIVERIES: usize = 1;
 
@@ -162,7 +164,7 @@ impl AgentHandle {
     pub async fn leave(mut self) -> Result<(), ExecutorError> {
         self.halt().await;
         let mut result = Ok(());
-        for found in self.executor.list_ours().await? {
+        for found in self.found().await? {
             let killed = self.executor.terminate(found.task).await;
             let removed = self.executor.remove(found.task).await;
             result = result.and(killed).and(removed);
@@ -172,6 +174,18 @@ impl AgentHandle {
             self.dataplane.set_view(emptied(&view));
         }
         result
+    }
+
+    /// What is there, also of an executor that does not answer for a while.
+    async fn found(&self) -> Result<Vec<Found>, ExecutorError> {
+        for _ in 1..LIST_ATTEMPTS {
+            match self.executor.list_ours().await {
+                Ok(found) => return Ok(found),
+                Err(error) => tracing::warn!(%error, "the executor can't list its containers"),
+            }
+            tokio::time::sleep(LIST_RETRY).await;
+        }
+        self.executor.list_ours().await
     }
 
     async fn halt(&mut self) {

@@ -23,7 +23,7 @@ use crate::set::SetError;
 use crate::view::NodeContext;
 
 /// Pause after the executor could not even list its containers.
-const LIST_RETRY: Duration = Duration::from_secs(1);
+pub(crate) const LIST_RETRY: Duration = Duration::from_secs(1);
 
 /// The worker's parts.
 pub(crate) struct Worker {

@@ -14,7 +14,7 @@ use hyper::client::conn::http1;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
-use tokio::io::copy_bidirectional;
+use tokio::io::{AsyncWriteExt as _, copy, split};
 use tokio::net::UnixStream;
 
 use crate::error::ApiError;
@@ -154,11 +154,25 @@ impl Passage {
     }
 }
 
-/// Lets a client and the engine speak until either has no more to say.
+/// Lets a client and the engine speak until the engine has no more to say; a client that has not may listen on.
 async fn join(client: OnUpgrade, engine: OnUpgrade) {
     let (Ok(client), Ok(engine)) = (client.await, engine.await) else { return };
-    // Whoever goes first ends it for both.
-    let _ = copy_bidirectional(&mut TokioIo::new(client), &mut TokioIo::new(engine)).await;
+    let (mut from_client, mut to_client) = split(TokioIo::new(client));
+    let (mut from_engine, mut to_engine) = split(TokioIo::new(engine));
+    let asks = async {
+        // Either may go first: the other way says so.
+        let _ = copy(&mut from_client, &mut to_engine).await;
+        let _ = to_engine.shutdown().await;
+        std::future::pending::<()>().await;
+    };
+    let answers = async {
+        let _ = copy(&mut from_engine, &mut to_client).await;
+        let _ = to_client.shutdown().await;
+    };
+    tokio::select! {
+        () = answers => {}
+        () = asks => {}
+    }
 }
 
 /// A request like the given one, with another body.

@@ -264,6 +264,8 @@ pub enum ConfigError {
     Parse(PathBuf, #[source] toml::de::Error),
     #[error("{option} must be an absolute path, not {value}")]
     Relative { option: &'static str, value: PathBuf },
+    #[error("{0} is for the embedded runtime; with --runtime docker it is the engine's to say")]
+    Engines(&'static str),
     #[error("--docker-host {0}: only a unix socket is supported, unix:///path")]
     DockerHost(String),
     #[error(transparent)]
@@ -319,6 +321,21 @@ impl Config {
             cert: flags.tlscert.or(file.tlscert),
             key: flags.tlskey.or(file.tlskey),
         };
+        let runtime = flags.runtime.or(file.runtime);
+        if runtime == Some(Runtime::Docker) {
+            let engines = [
+                ("--log-driver", flags.log_driver.is_some() || file.log_driver.is_some()),
+                ("--log-opt", !flags.log_opt.is_empty() || !file.log_opt.is_empty()),
+                (
+                    "--insecure-registry",
+                    !flags.insecure_registry.is_empty() || !file.insecure_registry.is_empty(),
+                ),
+                ("--cgroup-parent", flags.cgroup_parent.is_some() || file.cgroup_parent.is_some()),
+            ];
+            if let Some((option, _)) = engines.into_iter().find(|(_, is_given)| *is_given) {
+                return Err(ConfigError::Engines(option));
+            }
+        }
         Ok(Self {
             state_dir: dir("--state-dir", flags.state_dir, file.state_dir, "/var/lib/meshd")?,
             bpffs_dir: dir("--bpffs-dir", flags.bpffs_dir, file.bpffs_dir, "/sys/fs/bpf/meshd")?,
@@ -337,7 +354,7 @@ impl Config {
             metrics_addr: flags.metrics_addr.or(file.metrics_addr).map(parse_metrics_addr).transpose()?,
             insecure_registries: list(flags.insecure_registry, file.insecure_registry),
             log: log_driver(flags.log_driver.or(file.log_driver), list(flags.log_opt, file.log_opt))?,
-            runtime: flags.runtime.or(file.runtime),
+            runtime,
             labels: parse_labels(list(flags.label, file.label))?,
             generic_resources: parse_resources(&list(
                 flags.node_generic_resource,
@@ -486,6 +503,11 @@ mod tests {
             error(&["-H", "tcp://0.0.0.0:2375"])
                 .starts_with("--host tcp://0.0.0.0:2375: only with --tlsverify")
         );
+        assert_eq!(
+            error(&["--runtime", "docker", "--log-driver", "local"]),
+            "--log-driver is for the embedded runtime; with --runtime docker it is the engine's to say"
+        );
+        assert!(error(&["--docker-host", "/run/x"]).starts_with("--docker-host /run/x: only a unix socket"));
         assert_eq!(error(&["--dns-ttl", "601"]), "--dns-ttl 601: at most 600 seconds");
         assert_eq!(
             error(&["--metrics-addr", "localhost:9100"]),

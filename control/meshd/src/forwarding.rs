@@ -9,9 +9,14 @@ use dataplane_model::kernel_state::LinkName;
 /// One for each family.
 const PROGRAMS: [&str; 2] = ["iptables", "ip6tables"];
 const CHAIN: &str = "DOCKER-USER";
-/// Who may begin to speak with a sandbox is the data plane's own filter's business.
-const RULES: [[&str; 4]; 2] =
-    [["-i", LinkName::GATEWAY_BRIDGE, "-j", "ACCEPT"], ["-o", LinkName::GATEWAY_BRIDGE, "-j", "ACCEPT"]];
+/// The last comes to stand first. The engine's own networks are its to guard; who may begin to speak with a sandbox is the data
+/// plane's own filter's business.
+const RULES: [&[&str]; 4] = [
+    &["-o", LinkName::GATEWAY_BRIDGE, "-j", "ACCEPT"],
+    &["-i", LinkName::GATEWAY_BRIDGE, "-j", "ACCEPT"],
+    &["-i", LinkName::GATEWAY_BRIDGE, "-o", "br-+", "-j", "RETURN"],
+    &["-i", LinkName::GATEWAY_BRIDGE, "-o", "docker0", "-j", "RETURN"],
+];
 
 /// Opens the way out of sandboxes, where the engine has closed it.
 pub fn open() {
@@ -21,8 +26,8 @@ pub fn open() {
             continue;
         }
         for rule in RULES {
-            if !succeeds(program, &[&["-C", CHAIN], &rule[..]].concat()) {
-                insert(program, &rule);
+            if !succeeds(program, &[&["-C", CHAIN], rule].concat()) {
+                insert(program, rule);
             }
         }
     }
@@ -33,7 +38,7 @@ pub fn close() {
     for program in PROGRAMS {
         for rule in RULES {
             // One that was never there is as good.
-            succeeds(program, &[&["-D", CHAIN], &rule[..]].concat());
+            succeeds(program, &[&["-D", CHAIN], rule].concat());
         }
     }
 }

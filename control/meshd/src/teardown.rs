@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
+use nix::mount::{MntFlags, umount2};
 
 use crate::checks;
 use crate::config::{Config, Runtime};
@@ -36,7 +37,8 @@ pub fn run(config: &Config) -> Result<()> {
     note("cgroups", remove_cgroups(&config.cgroup_parent));
     note("pins", remove_dir(&config.bpffs_dir));
     for name in ["netns", "given-netns", "tasks", "docker"] {
-        note("run directory", remove_dir(&config.run_dir.join(name)));
+        let dir = config.run_dir.join(name);
+        note("run directory", unmount_below(&dir).and_then(|()| remove_dir(&dir)));
     }
     if left.is_empty() { Ok(()) } else { bail!("left behind:\n{}", left.join("\n")) }
 }
@@ -82,6 +84,16 @@ fn remove_cgroup(dir: &Path) -> std::io::Result<()> {
         }
     }
     fs::remove_dir(dir)
+}
+
+/// What an engine that is away has left mounted.
+fn unmount_below(dir: &Path) -> Result<()> {
+    let mounts = fs::read_to_string("/proc/self/mounts")?;
+    let points = mounts.lines().filter_map(|line| line.split(' ').nth(1));
+    for point in points.filter(|point| Path::new(point).starts_with(dir)) {
+        umount2(point, MntFlags::MNT_DETACH).with_context(|| format!("can't unmount {point}"))?;
+    }
+    Ok(())
 }
 
 fn remove_dir(dir: &Path) -> Result<()> {

@@ -106,7 +106,11 @@ async fn follow(State(api): State<Api>, query: Query, request: Request) -> Reply
 async fn all_networks(State(api): State<Api>, query: Query, request: Request) -> Reply {
     let passage = passage(&api)?;
     let theirs = passage.json(passage.pass(request).await?).await?;
-    let mut all = passage.json(networks::list(State(api), query).await?).await?;
+    // A filter that the swarm's networks don't have is the engine's alone.
+    let mut all = match networks::list(State(api), query).await {
+        Ok(own) => passage.json(own).await?,
+        Err(_) => json!([]),
+    };
     if let (Value::Array(all), Value::Array(theirs)) = (&mut all, theirs) {
         let known = |network: &Value| network.get("Name").and_then(Value::as_str).map(str::to_owned);
         let names: Vec<_> = all.iter().filter_map(known).collect();
@@ -163,8 +167,9 @@ async fn create_network(State(api): State<Api>, request: Request) -> Reply {
 /// Unused ones of both.
 async fn prune_networks(State(api): State<Api>, query: Query, request: Request) -> Reply {
     let passage = passage(&api)?;
+    let is_for_both = query.filters(&["label", "label!"]).is_ok();
     let mut pruned = passage.json(passage.pass(request).await?).await?;
-    if api.node.store().is_some() {
+    if api.node.store().is_some() && is_for_both {
         let own = passage.json(super::disk::prune_networks(State(api), query).await?).await?;
         let own = own.get("NetworksDeleted").and_then(Value::as_array).cloned().unwrap_or_default();
         match pruned.get_mut("NetworksDeleted") {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -47,7 +48,7 @@ impl Executor for DockerEngine {
     async fn prepare(&self, task: &Task, provisions: &Provisions) -> Result<(), ExecutorError> {
         if let Some(id) = self.container_of(task.id).await.map_err(failed)? {
             let state = self.state(&id).await.map_err(failed)?;
-            if state.is_some_and(|state| state.status != Some(ContainerStateStatusEnum::CREATED)) {
+            if state.is_some_and(|state| was_started(&state)) {
                 return Ok(());
             }
         }
@@ -62,18 +63,24 @@ impl Executor for DockerEngine {
         made
     }
 
-    async fn start(&self, task: &Task, _: &SandboxPaths) -> Result<ContainerStatus, ExecutorError> {
+    async fn start(&self, task: &Task, sandbox: &SandboxPaths) -> Result<ContainerStatus, ExecutorError> {
         let id = self.known(task.id).await?;
+        if !is_same_namespace(&self.given_netns(task.id), &sandbox.netns) {
+            return Err(ExecutorError::Failed("the sandbox is made of another network namespace".into()));
+        }
         let is_new = self
             .state(&id)
             .await
             .map_err(failed)?
             .is_some_and(|state| state.status == Some(ContainerStateStatusEnum::CREATED));
-        if is_new && let Err(error) = self.client().start_container(&id, None).await {
-            let text = format!("starting container failed: {}", words(&error));
-            return Err(ExecutorError::Failed(text));
+        if is_new && let Err(error) = self.patient_client().start_container(&id, None).await {
+            if !matches!(error, Error::DockerResponseServerError { .. }) {
+                // It may be about to start: what is told of it must be so.
+                self.remove_surely(&id).await;
+            }
+            return Err(ExecutorError::Failed(format!("starting container failed: {}", words(&error))));
         }
-        let found = self.inspect(&id).await.map_err(failed)?.ok_or(ExecutorError::Unknown(task.id))?;
+        let found = self.inspected(&id).await.ok_or(ExecutorError::Unknown(task.id))?;
         let mut status = status_of(&found);
         if status.health.is_none() && is_new {
             let opened = Opened { pid: status.pid, at: now(), ports: task.ports.clone() };
@@ -84,18 +91,23 @@ impl Executor for DockerEngine {
     }
 
     async fn wait(&self, task: TaskId) -> Result<Exit, ExecutorError> {
-        let id = self.known(task).await?;
+        let id = loop {
+            match self.container_of(task).await {
+                Ok(found) => break found.ok_or(ExecutorError::Unknown(task))?,
+                Err(error) => tracing::debug!(%task, %error, "the engine does not say what it has"),
+            }
+            tokio::time::sleep(RETRY_PAUSE).await;
+        };
         loop {
             let options = WaitContainerOptions { condition: "not-running".to_owned() };
             let waited = self.client().wait_container(&id, Some(options)).try_collect::<Vec<_>>().await;
-            match self.inspect(&id).await {
-                Ok(None) => return Ok(Exit { code: EXIT_CODE_UNKNOWN, out_of_memory: false }),
-                Ok(Some(found)) => {
-                    if let Some(exit) = exit_of(&found) {
-                        return Ok(exit);
-                    }
-                }
-                Err(error) => tracing::debug!(%task, %error, "the engine does not say how a container is"),
+            let exit = match self.inspected(&id).await {
+                None => Some(Exit { code: EXIT_CODE_UNKNOWN, out_of_memory: false }),
+                Some(found) => exit_of(&found),
+            };
+            if let Some(exit) = exit {
+                self.forget_dependencies(task).await?;
+                return Ok(exit);
             }
             tracing::debug!(%task, ?waited, "the engine waits no more for a container that runs");
             tokio::time::sleep(RETRY_PAUSE).await;
@@ -159,11 +171,11 @@ impl Executor for DockerEngine {
         if let Some(id) = self.container_of(task).await.map_err(failed)? {
             self.remove_container(&id).await.map_err(failed)?;
         }
-        self.remove_sandbox(task).await.map_err(failed)?;
         self.opening().remove(&task);
         let dir = self.task_dir(task);
         let removed = tokio::task::spawn_blocking(move || remove_files(&dir)).await;
-        removed.map_err(broken)?.map_err(broken)
+        removed.map_err(broken)?.map_err(broken)?;
+        self.remove_sandbox(task).await.map_err(failed)
     }
 
     async fn list_ours(&self) -> Result<Vec<Found>, ExecutorError> {
@@ -175,7 +187,7 @@ impl Executor for DockerEngine {
             seen.insert(task);
             found.push(Found { task, status: status_of(&inspected), exit: exit_of(&inspected) });
         }
-        // Of a preparation that was cut short.
+        // Of a preparation or a removal that was cut short.
         for container in self.labelled(SANDBOX_LABEL, None).await.map_err(failed)? {
             if let Some(task) =
                 task_of(container.labels.as_ref(), SANDBOX_LABEL).filter(|task| seen.insert(*task))
@@ -183,6 +195,8 @@ impl Executor for DockerEngine {
                 found.push(Found { task, status: ContainerStatus::default(), exit: None });
             }
         }
+        let left = self.tasks_with_files().into_iter().filter(|task| !seen.contains(task));
+        found.extend(left.map(|task| Found { task, status: ContainerStatus::default(), exit: None }));
         Ok(found)
     }
 }
@@ -219,9 +233,8 @@ impl DockerEngine {
             serveraddress: Some(reference.domain().to_owned()),
             ..DockerCredentials::default()
         });
-        let pulled =
-            self.client().create_image(Some(options), None, credentials).try_collect::<Vec<_>>().await;
-        pulled.map(drop).map_err(|error| {
+        let pulled = self.client().create_image(Some(options), None, credentials);
+        pulled.try_for_each(|_| std::future::ready(Ok(()))).await.map_err(|error| {
             tracing::warn!(image = spec.image, error = words(&error), "the image can't be pulled");
             ExecutorError::Rejected(format!("No such image: {}", reference.familiar()))
         })
@@ -254,7 +267,32 @@ impl DockerEngine {
         let files = tokio::task::spawn_blocking(made).await.map_err(broken)?.map_err(rejected)?;
         let body = container(&context, &files).map_err(rejected)?;
         let options = CreateContainerOptions { name: Some(task.name()), ..CreateContainerOptions::default() };
-        self.client().create_container(Some(options), body).await.map(drop).map_err(refused)
+        self.patient_client().create_container(Some(options), body).await.map(drop).map_err(refused)
+    }
+
+    /// Asks until the engine answers; `None` if it has no such container.
+    async fn inspected(&self, id: &str) -> Option<ContainerInspectResponse> {
+        loop {
+            match self.inspect(id).await {
+                Ok(found) => return found,
+                Err(error) => tracing::debug!(id, %error, "the engine does not say how a container is"),
+            }
+            tokio::time::sleep(RETRY_PAUSE).await;
+        }
+    }
+
+    /// Tries until it is gone.
+    async fn remove_surely(&self, id: &str) {
+        while let Err(error) = self.remove_container(id).await {
+            tracing::debug!(id, %error, "the engine has not removed a container");
+            tokio::time::sleep(RETRY_PAUSE).await;
+        }
+    }
+
+    /// Nobody reads them any more, and they are not to stay longer than that.
+    async fn forget_dependencies(&self, task: TaskId) -> Result<(), ExecutorError> {
+        let dir = dependencies_dir(&self.task_dir(task));
+        tokio::task::spawn_blocking(move || unmount_all(&dir)).await.map_err(broken)?.map_err(broken)
     }
 
     async fn known(&self, task: TaskId) -> Result<String, ExecutorError> {
@@ -356,6 +394,12 @@ impl Files {
     }
 }
 
+/// Both are there, and the same.
+fn is_same_namespace(given: &Path, filled: &Path) -> bool {
+    let of = |path: &Path| fs::metadata(path).ok().map(|file| (file.dev(), file.ino()));
+    of(given).is_some_and(|namespace| of(filled) == Some(namespace))
+}
+
 fn dependencies_dir(dir: &Path) -> PathBuf {
     dir.join("dependencies")
 }
@@ -367,6 +411,11 @@ fn remove_files(dir: &Path) -> io::Result<()> {
 
 fn task_of(labels: Option<&HashMap<String, String>>, label: &str) -> Option<TaskId> {
     labels?.get(label)?.parse().ok()
+}
+
+fn was_started(state: &ContainerState) -> bool {
+    use ContainerStateStatusEnum::{EXITED, PAUSED, RESTARTING, RUNNING};
+    matches!(state.status, Some(RUNNING | PAUSED | RESTARTING | EXITED))
 }
 
 fn is_running(state: &ContainerState) -> bool {

@@ -42,6 +42,12 @@ pub struct TaskContainer {
 
 /// A request that only asks is answered by then.
 const TIMEOUT: Duration = Duration::from_mins(2);
+/// The same of one that copies files, mounts what is far away, or waits for a log server.
+const LONG_TIMEOUT: Duration = Duration::from_mins(30);
+/// The API of Docker 20.10: 1.41.
+const OLDEST_API_MINOR: u32 = 41;
+/// What Docker's own swarm leaves behind, and the data plane makes for itself.
+const GATEWAY_NETWORK: &str = "docker_gwbridge";
 
 /// Where the engine is, and what it is to work with.
 #[derive(Debug, Clone)]
@@ -69,6 +75,15 @@ pub enum ConnectError {
         "Docker Engine at {socket} is part of a swarm of its own, which wants the same ports: run docker swarm leave there first"
     )]
     InSwarm { socket: PathBuf },
+    #[error(
+        "Docker Engine at {socket} speaks version 1.{minor} of its API: 1.{OLDEST_API_MINOR} is needed, that of 20.10"
+    )]
+    TooOld { socket: PathBuf, minor: u32 },
+    #[error(
+        "Docker Engine at {socket} has a network {GATEWAY_NETWORK}, which its own swarm has left: run docker -H unix://{socket} \
+         network rm {GATEWAY_NETWORK} first"
+    )]
+    GatewayNetwork { socket: PathBuf },
     #[error("can't make the image of sandbox containers")]
     SandboxImage(#[source] Error),
 }
@@ -110,7 +125,15 @@ impl DockerEngine {
         if !matches!(state, None | Some(LocalNodeState::EMPTY | LocalNodeState::INACTIVE)) {
             return Err(ConnectError::InSwarm { socket });
         }
+        match client.inspect_network(GATEWAY_NETWORK, None).await {
+            Err(error) if is_missing(&error) => {}
+            Err(error) => return Err(unreachable(error)),
+            Ok(_) => return Err(ConnectError::GatewayNetwork { socket }),
+        }
         let this = Self(Arc::new(Inner { client, options, opening: Mutex::default() }));
+        if this.api_minor() < OLDEST_API_MINOR {
+            return Err(ConnectError::TooOld { socket, minor: this.api_minor() });
+        }
         this.ensure_sandbox_image().await.map_err(ConnectError::SandboxImage)?;
         Ok(this)
     }
@@ -136,12 +159,20 @@ impl DockerEngine {
         &self.0.client
     }
 
-    /// Containers with a label, and this value if one is given.
+    /// For requests that take long.
+    fn patient_client(&self) -> Docker {
+        self.client().clone().with_timeout(LONG_TIMEOUT)
+    }
+
+    /// Containers with a label, and this value if one is given. Whoever makes an image of one gives its label away: the name says
+    /// whether it is ours.
     async fn labelled(&self, label: &str, value: Option<TaskId>) -> Result<Vec<ContainerSummary>, Error> {
         let wanted = value.map_or_else(|| label.to_owned(), |value| format!("{label}={value}"));
         let filters = HashMap::from([("label".to_owned(), vec![wanted])]);
         let options = ListContainersOptions { all: true, filters: Some(filters), ..Default::default() };
-        self.client().list_containers(Some(options)).await
+        let mut found = self.client().list_containers(Some(options)).await?;
+        found.retain(|container| spec::is_named_so(container, label));
+        Ok(found)
     }
 
     /// The id of a task's own container.

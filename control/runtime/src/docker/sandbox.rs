@@ -1,5 +1,6 @@
 //! Sandbox containers, and their namespaces' way to the data plane.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -51,34 +52,42 @@ impl DockerEngine {
             }
             made => drop(made?),
         }
-        self.client().start_container(&name, None).await?;
-        let state = self.client().inspect_container(&name, None).await?.state.unwrap_or_default();
+        self.patient_client().start_container(&name, None).await?;
+        let found = self.client().inspect_container(&name, None).await?;
+        let (id, state) = (found.id.unwrap_or_default(), found.state.unwrap_or_default());
         let pid = state
             .pid
             .filter(|pid| *pid > 0)
             .ok_or_else(|| io::Error::other("the sandbox container has ended"))?;
         let path = self.given_netns(task.id);
-        tokio::task::spawn_blocking(move || give(pid, &path)).await.map_err(io::Error::other)??;
+        tokio::task::spawn_blocking(move || give(pid, &id, &path)).await.map_err(io::Error::other)??;
         Ok(())
     }
 
-    /// Removes it. One that is not there is success.
+    /// Removes it, last of all that there is of a task: it is found by it. One that is not there is success.
     pub(super) async fn remove_sandbox(&self, task: TaskId) -> Result<(), Error> {
         let path = self.given_netns(task);
         tokio::task::spawn_blocking(move || take_back(&path)).await.map_err(io::Error::other)??;
         self.remove_container(&sandbox_name(task)).await
     }
 
+    /// Tasks of which something lies on this node, whether the engine knows them or not.
+    pub(super) fn tasks_with_files(&self) -> BTreeSet<TaskId> {
+        let dirs = [&self.0.options.run_dir, &self.0.options.given_netns_dir];
+        let entries = dirs.into_iter().filter_map(|dir| fs::read_dir(dir).ok()).flatten().flatten();
+        entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+    }
+
     /// By name or id, with the volumes that have no name. One that is not there is success.
     pub(super) async fn remove_container(&self, name: &str) -> Result<(), Error> {
         let options = RemoveContainerOptions { force: true, v: true, ..RemoveContainerOptions::default() };
-        match self.client().remove_container(name, Some(options)).await {
+        match self.patient_client().remove_container(name, Some(options)).await {
             Err(error) if is_missing(&error) => Ok(()),
             done => done,
         }
     }
 
-    fn given_netns(&self, task: TaskId) -> PathBuf {
+    pub(super) fn given_netns(&self, task: TaskId) -> PathBuf {
         self.0.options.given_netns_dir.join(task.to_string())
     }
 }
@@ -87,8 +96,13 @@ fn image() -> String {
     format!("{}:{}", IMAGE.0, IMAGE.1)
 }
 
-/// Mounts the network namespace of a process at `path`.
-fn give(pid: i64, path: &Path) -> io::Result<()> {
+/// Mounts the network namespace of a container's process at `path`.
+fn give(pid: i64, container: &str, path: &Path) -> io::Result<()> {
+    // Of an engine in another machine, or in other namespaces, the number is somebody else's.
+    let cgroup = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+    if !cgroup.contains(container) {
+        return Err(io::Error::other("Docker Engine's processes are not this host's"));
+    }
     take_back(path)?;
     if let Some(dir) = path.parent() {
         fs::create_dir_all(dir)?;

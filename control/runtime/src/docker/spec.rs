@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bollard::models::{
-    ContainerCreateBody, HealthConfig, HostConfig, HostConfigLogConfig, Mount, MountTmpfsOptions, MountType,
-    MountVolumeOptions, MountVolumeOptionsDriverConfig, ResourcesUlimits,
+    ContainerCreateBody, ContainerSummary, HealthConfig, HostConfig, HostConfigLogConfig, Mount,
+    MountTmpfsOptions, MountType, MountVolumeOptions, MountVolumeOptionsDriverConfig, ResourcesUlimits,
 };
 use control_model::spec::{
     DEFAULT_STOP_GRACE_PERIOD, HealthConfig as HealthSpec, Mount as MountSpec, MountKind, Ulimit,
@@ -22,12 +22,25 @@ use crate::oci::PrepareError;
 pub(super) const TASK_LABEL: &str = "mesh.task";
 /// Of a sandbox container: its task.
 pub(super) const SANDBOX_LABEL: &str = "mesh.sandbox";
+/// What the data plane gives namespaces of its own making, unless the task says otherwise.
+const NETWORK_SYSCTLS: [(&str, &str); 3] = [
+    ("net.ipv4.ip_forward", "0"),
+    ("net.ipv4.ip_unprivileged_port_start", "0"),
+    ("net.ipv4.ping_group_range", "0 2147483647"),
+];
 /// Volumes that the engine makes itself.
 const LOCAL_DRIVER: &str = "local";
 
 /// Name of a task's sandbox container.
 pub(super) fn sandbox_name(task: TaskId) -> String {
     format!("mesh-sandbox-{task}")
+}
+
+/// Whether the container has the name of the task that its label names.
+pub(super) fn is_named_so(container: &ContainerSummary, label: &str) -> bool {
+    let Some(task) = container.labels.as_ref().and_then(|labels| labels.get(label)) else { return false };
+    let end = if label == SANDBOX_LABEL { format!("/mesh-sandbox-{task}") } else { format!(".{task}") };
+    container.names.iter().flatten().any(|name| name.ends_with(&end))
 }
 
 /// Is what has this label a sandbox, or its image? Nobody is to see them.
@@ -37,14 +50,21 @@ pub fn is_of_sandbox(label: &str) -> bool {
 
 /// The container that holds a task's network namespace. `image` waits until it is killed.
 pub(super) fn sandbox(task: &Task, hostname: &str, image: &str) -> ContainerCreateBody {
-    let net = task.spec.container.sysctls.iter().filter(|(key, _)| is_of_network(key));
+    let defaults = NETWORK_SYSCTLS.map(|(key, value)| (key.to_owned(), value.to_owned()));
+    let own = task.spec.container.sysctls.iter().filter(|(key, _)| is_of_network(key));
+    let own = own.map(|(key, value)| (key.clone(), value.clone()));
     ContainerCreateBody {
         image: Some(image.to_owned()),
         hostname: Some(hostname.to_owned()),
         labels: Some(HashMap::from([(SANDBOX_LABEL.to_owned(), task.id.to_string())])),
         host_config: Some(HostConfig {
             network_mode: Some("none".to_owned()),
-            sysctls: Some(net.map(|(key, value)| (key.clone(), value.clone())).collect()),
+            sysctls: Some(defaults.into_iter().chain(own).collect()),
+            // It does nothing, and needs nothing.
+            log_config: Some(HostConfigLogConfig { typ: Some("none".to_owned()), config: None }),
+            cap_drop: Some(vec!["ALL".to_owned()]),
+            security_opt: Some(vec!["no-new-privileges".to_owned()]),
+            readonly_rootfs: Some(true),
             ..HostConfig::default()
         }),
         ..ContainerCreateBody::default()
@@ -215,9 +235,10 @@ mod tests {
         let spec = &mut task.spec.container;
         spec.image = "web:1".into();
         spec.env = vec!["WHERE={{.Node.Hostname}}".into()];
-        spec.sysctls = [("net.core.somaxconn", "1000"), ("kernel.shm_rmid_forced", "1")]
-            .map(|(key, value)| (key.to_owned(), value.to_owned()))
-            .into();
+        spec.sysctls =
+            [("net.core.somaxconn", "1000"), ("net.ipv4.ip_forward", "1"), ("kernel.shm_rmid_forced", "1")]
+                .map(|(key, value)| (key.to_owned(), value.to_owned()))
+                .into();
         spec.mounts = vec![MountSpec::volume("/data")];
         task.spec.resources.limits.memory_bytes = 64 << 20;
         task
@@ -228,7 +249,10 @@ mod tests {
         let task = task();
         let sandbox = sandbox(&task, "host", "pause:1").host_config.unwrap();
         assert_eq!(sandbox.network_mode.as_deref(), Some("none"));
-        assert_eq!(sandbox.sysctls.unwrap().into_keys().collect::<Vec<_>>(), ["net.core.somaxconn"]);
+        let sysctls = sandbox.sysctls.unwrap();
+        assert_eq!(sysctls["net.core.somaxconn"], "1000");
+        assert_eq!(sysctls["net.ipv4.ip_forward"], "1", "the task's own goes over ours");
+        assert!(!sysctls.contains_key("kernel.shm_rmid_forced"));
         let context = TemplateContext {
             task: &task,
             node_hostname: "node-1",
@@ -246,5 +270,18 @@ mod tests {
         let targets: Vec<String> =
             host.mounts.unwrap().into_iter().filter_map(|mount| mount.target).collect();
         assert_eq!(targets, ["/data", "/etc/hosts"]);
+    }
+
+    #[test]
+    fn a_container_of_an_image_that_was_made_of_a_tasks_is_not_the_tasks() {
+        let named = |name: &str, label: &str| ContainerSummary {
+            names: Some(vec![name.to_owned()]),
+            labels: Some(HashMap::from([(label.to_owned(), "t1".to_owned())])),
+            ..ContainerSummary::default()
+        };
+        assert!(is_named_so(&named("/web.1.t1", TASK_LABEL), TASK_LABEL));
+        assert!(!is_named_so(&named("/happy_turing", TASK_LABEL), TASK_LABEL));
+        assert!(is_named_so(&named("/mesh-sandbox-t1", SANDBOX_LABEL), SANDBOX_LABEL));
+        assert!(!is_named_so(&named("/mesh-sandbox-t2", SANDBOX_LABEL), SANDBOX_LABEL));
     }
 }

@@ -42,26 +42,30 @@ pub(super) async fn delete(path: &Path) -> Result<(), NetError> {
     Namespace::remove(path)
 }
 
-/// Sets what a namespace must have before any interface is in it: IPv6 is off until a leg has it, packets may come in by
-/// another leg than the one that leads back to their sender, and what Docker gives every container.
+/// Sets what a namespace must have before any interface is in it, and what Docker gives every container.
 fn prepare() -> Result<(), NetError> {
+    prepare_ways()?;
+    sysctl::write("ipv4/ip_forward", "0")?;
+    sysctl::write_if_there("ipv4/ip_unprivileged_port_start", "0")?;
+    sysctl::write_if_there("ipv4/ping_group_range", "0\t2147483647")
+}
+
+/// IPv6 is off until a leg has it, packets may come in by another leg than the one that leads back to their sender.
+fn prepare_ways() -> Result<(), NetError> {
     for scope in ["all", "default"] {
         // 2: the source must be reachable somehow (RFC 3704 section 2.4). Strict would drop what the mesh delivers.
         sysctl::write(&format!("ipv4/conf/{scope}/rp_filter"), "2")?;
         sysctl::write(&format!("ipv4/conf/{scope}/accept_redirects"), "0")?;
         sysctl::write_if_there(&format!("ipv6/conf/{scope}/accept_redirects"), "0")?;
     }
-    sysctl::write_if_there("ipv6/conf/default/disable_ipv6", "1")?;
-    sysctl::write("ipv4/ip_forward", "0")?;
-    sysctl::write_if_there("ipv4/ip_unprivileged_port_start", "0")?;
-    sysctl::write_if_there("ipv4/ping_group_range", "0\t2147483647")
+    sysctl::write_if_there("ipv6/conf/default/disable_ipv6", "1")
 }
 
-/// The same of one that has had another master, who may have turned IPv6 off altogether.
+/// Of one that has had another master, who may have turned IPv6 off altogether. All else is what its task asked for.
 fn prepare_given() -> Result<(), NetError> {
     sysctl::write_if_there("ipv6/conf/all/disable_ipv6", "0")?;
     sysctl::write_if_there("ipv6/conf/lo/disable_ipv6", "0")?;
-    prepare()
+    prepare_ways()
 }
 
 async fn fill(
