@@ -79,11 +79,15 @@ impl<'a> Voting<'a> {
         self.everywhere(VOTE_PORT, "Cats or Dogs?")?;
         let client = format!("answered <code>{}</code>", self.bench.lab.client_address());
         let mut containers = BTreeSet::new();
-        for page in [pages(self.bench, VOTE_PORT)?, pages(self.bench, VOTE_PORT)?].concat() {
-            ensure!(page.contains(&client), "the client is another: {page}");
-            let (_, rest) = page.split_once("Container <code>").context("no container")?;
-            containers.extend(rest.split_once('<').map(|(name, _)| name.to_owned()));
-        }
+        // Which one answers is by chance.
+        wait_until("both replicas to answer", SETTLE, || {
+            for page in pages(self.bench, VOTE_PORT)? {
+                ensure!(page.contains(&client), "the client is another: {page}");
+                let (_, rest) = page.split_once("Container <code>").context("no container")?;
+                containers.extend(rest.split_once('<').map(|(name, _)| name.to_owned()));
+            }
+            Ok((containers.len() == 2).then_some(()))
+        })?;
         ensure!(containers.len() == 2, "of two replicas answer {containers:?}");
         for page in pages(self.bench, VISUALIZER_PORT)? {
             let nodes = self.bench.lab.nodes().iter().map(|node| format!("<h2>{}</h2>", node.name));
