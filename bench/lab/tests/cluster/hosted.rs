@@ -34,9 +34,9 @@ fn run(bench: &mut Bench) -> Outcome {
     mesh::ports_of_the_node(bench)?;
     tasks_end_with_their_engines_containers(bench)?;
     for (name, stack) in [
-        ("the voting app", voting::voting_app as fn(&mut Bench) -> Outcome),
-        ("WordPress", wordpress::with_its_database),
-        ("a page of configs and secrets", visits::page_of_configs_and_secrets),
+        ("a stack of the voting app", voting::voting_app as fn(&mut Bench) -> Outcome),
+        ("a stack of WordPress and its database", wordpress::with_its_database),
+        ("a stack of configs and secrets", visits::configs_and_secrets),
     ] {
         stack(bench).with_context(|| name)?;
         println!("  {name}: as by the daemon's own runtime");

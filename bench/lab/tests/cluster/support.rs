@@ -215,7 +215,8 @@ impl Bench {
             seen = self.running(service)?;
             Ok((seen.len() == n && seen.iter().all(&fits)).then_some(()))
         });
-        Ok(result.with_context(|| format!("{service} has {seen:?}"))?.1)
+        let all = || self.docker(&["service", "ps", "--no-trunc", service]).unwrap_or_default();
+        Ok(result.with_context(|| format!("{service} has {seen:?}; all of its tasks:\n{}", all()))?.1)
     }
 
     pub fn targets(&self) -> Vec<SocketAddr> {

@@ -70,7 +70,7 @@ impl ImageStore {
         Ok(saved)
     }
 
-    /// Puts an image into its registry; gives its digest there. `progress` gets one line at a time.
+    /// Puts an image into its registry; gives the digest and the length of its manifest there. `progress` gets one line at a time.
     pub async fn push(
         &self,
         reference: &Reference,
@@ -82,8 +82,14 @@ impl ImageStore {
         let descriptor = self.descriptor(&record)?;
         let _using = self.using_blobs().await;
         let layout = self.content().work_layout(Some(&descriptor))?;
-        self.skopeo().push(&layout, reference, auth, progress).await?;
-        Ok((record.manifest, descriptor.size()))
+        let digest = self.skopeo().push(&layout, reference, auth, progress).await?;
+        if digest == record.manifest {
+            return Ok((digest, descriptor.size()));
+        }
+        let there = Reference::parse(&reference.at_digest(&digest))
+            .map_err(|error| ImageError::Push(error.to_string()))?;
+        let manifest = self.manifest_at_registry(&there, auth).await?;
+        Ok((digest, manifest.len() as u64))
     }
 
     /// Does the registry know who this is?

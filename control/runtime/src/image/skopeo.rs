@@ -128,17 +128,19 @@ impl Skopeo {
         })
     }
 
-    /// Copies the image of `layout` to its registry; `progress` gets skopeo's lines.
+    /// Copies the image of `layout` to its registry; `progress` gets skopeo's lines. Gives its digest there: layers that are
+    /// not compressed here are on the way, and the manifest is another.
     pub async fn push(
         &self,
         layout: &WorkLayout,
         reference: &Reference,
         auth: Option<&RegistryCredentials>,
         progress: &(dyn Fn(&str) + Send + Sync),
-    ) -> Result<(), ImageError> {
+    ) -> Result<String, ImageError> {
         let auth_file = self.auth_file(reference, auth)?;
+        let digest_file = ScratchFile(self.scratch.join(unique_suffix()));
         let mut command = skopeo(COPY_TIMEOUT);
-        command.arg("copy");
+        command.arg("copy").arg("--digestfile").arg(&digest_file.0);
         if self.is_insecure(reference.domain()) {
             command.arg("--dest-tls-verify=false");
         }
@@ -152,12 +154,14 @@ impl Skopeo {
                 .any(|word| message.contains(word));
             let denied = "denied: requested access to the resource is denied";
             ImageError::Push(if is_denied { denied.to_owned() } else { message })
-        })
+        })?;
+        let digest = std::fs::read_to_string(&digest_file.0).map_err(ImageError::io(&digest_file.0))?;
+        Ok(digest.trim().to_owned())
     }
 
     /// Asks the registry whether it knows who this is.
     pub async fn login(&self, registry: &str, auth: &RegistryCredentials) -> Result<(), ImageError> {
-        let auth_file = AuthFile(Some(self.scratch.join(unique_suffix())));
+        let auth_file = AuthFile(Some(ScratchFile(self.scratch.join(unique_suffix()))));
         let mut command = skopeo(INSPECT_TIMEOUT);
         command.args(["login", "--username", &auth.username, "--password-stdin"]);
         if self.is_insecure(registry) {
@@ -200,7 +204,7 @@ impl Skopeo {
         let mut options = std::fs::OpenOptions::new();
         let mut file =
             options.write(true).create_new(true).mode(0o600).open(&path).map_err(ImageError::io(&path))?;
-        let auth_file = AuthFile(Some(path.clone()));
+        let auth_file = AuthFile(Some(ScratchFile(path.clone())));
         file.write_all(body.to_string().as_bytes()).map_err(ImageError::io(&path))?;
         Ok(auth_file)
     }
@@ -217,21 +221,22 @@ fn entry(auth: &RegistryCredentials) -> serde_json::Value {
 }
 
 /// Credentials on disk for one run: not in the arguments, where every process could read them.
-struct AuthFile(Option<PathBuf>);
+struct AuthFile(Option<ScratchFile>);
 
 impl AuthFile {
     fn add_to(&self, command: &mut Command) {
-        if let Some(path) = &self.0 {
-            command.arg("--authfile").arg(path);
+        if let Some(file) = &self.0 {
+            command.arg("--authfile").arg(&file.0);
         }
     }
 }
 
-impl Drop for AuthFile {
+/// A file that lives as long as one run.
+struct ScratchFile(PathBuf);
+
+impl Drop for ScratchFile {
     fn drop(&mut self) {
-        if let Some(path) = &self.0 {
-            let _ = std::fs::remove_file(path);
-        }
+        let _ = std::fs::remove_file(&self.0);
     }
 }
 

@@ -198,6 +198,29 @@ async fn a_private_registry_gives_its_images_to_those_it_knows() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_push_tells_what_the_registry_has() {
+    let node = TestNode::new(RUNC, &[]);
+    // Its layer is not compressed here; at the registry it is.
+    node.import("toolbox:1", &[ENTRYPOINT]).await;
+    let registry = Registry::private(node.dir.path()).await;
+    let user = RegistryCredentials {
+        username: "user".into(),
+        password: "open sesame".into(),
+        ..RegistryCredentials::default()
+    };
+    let images = node.oci.images();
+    let name = Reference::parse(&format!("{}/toolbox:1", registry.name)).expect("valid");
+    images.tag("toolbox:1", &name).expect("here");
+    let (digest, len) = images.push(&name, Some(&user), &|_| {}).await.expect("pushed");
+    let there = images.manifest_at_registry(&name, Some(&user)).await.expect("there");
+    assert!(String::from_utf8_lossy(&there).contains("tar+gzip"));
+    assert_eq!(len, there.len() as u64);
+    let pinned = Reference::parse(&format!("{}/toolbox@{digest}", registry.name)).expect("valid");
+    assert_eq!(images.manifest_at_registry(&pinned, Some(&user)).await.expect("by its digest"), there);
+    node.assert_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_image_is_saved_with_its_names_and_has_a_history() {
     let node = TestNode::new(RUNC, &[]);
     node.import("toolbox:1", &[ENTRYPOINT]).await;

@@ -1,5 +1,7 @@
 //! The images of the stacks: Debian's Redis and PostgreSQL, and small servers in the places of others' applications.
 
+use std::time::Instant;
+
 use anyhow::Context as _;
 
 use crate::registry::Registry;
@@ -76,10 +78,12 @@ pub const VISITS: &[Image] =
 /// Into the registry, by a manager's `docker import` and `docker push`. From there on every node pulls what it runs.
 pub fn push(bench: &Bench, registry: &Registry, images: &[Image]) -> Outcome {
     let manager = bench.live_manager()?;
+    let start = Instant::now();
     for image in images {
         let tag = format!("{}/{}", registry.name(), image.name);
         bench.import_archive(&manager, &bench.archive(image.archive), &tag, image.changes)?;
         bench.lab.docker(&manager, &["push", &tag]).with_context(|| image.name)?;
     }
+    println!("  {} images were in the registry after {:.1} s", images.len(), start.elapsed().as_secs_f64());
     Ok(())
 }

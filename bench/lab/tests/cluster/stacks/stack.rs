@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
+use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use bench_lab::{Captured, NodeRecord, wait_until};
@@ -43,9 +44,11 @@ impl<'a> Stack<'a> {
 
     /// Waits until each service runs as many tasks.
     pub fn wait_running(&self, services: &[(&str, usize)]) -> Outcome {
+        let start = Instant::now();
         for (service, n_tasks) in services {
             self.bench.wait_running(&self.service(service), *n_tasks, |_| true)?;
         }
+        println!("  all tasks of {} ran after {:.1} s", self.name, start.elapsed().as_secs_f64());
         Ok(())
     }
 
@@ -56,6 +59,7 @@ impl<'a> Stack<'a> {
 
     /// `docker stack rm`, and what of it is left after a while: nothing but its volumes, which are their user's to remove.
     pub fn remove(self, volumes: &[&str]) -> Outcome {
+        let start = Instant::now();
         self.bench.docker(&["stack", "rm", self.name])?;
         let label = format!("label=com.docker.stack.namespace={}", self.name);
         for kind in ["service", "network", "config", "secret"] {
@@ -77,6 +81,7 @@ impl<'a> Stack<'a> {
             }
         }
         ensure!(left == volumes, "the volumes {left:?} were left");
+        println!("  {} was gone after {:.1} s", self.name, start.elapsed().as_secs_f64());
         Ok(())
     }
 }

@@ -25,10 +25,12 @@ pub fn with_its_database(bench: &mut Bench) -> Outcome {
     let wrong =
         ["service", "update", "--quiet", "--env-add", "WORDPRESS_DB_PASSWORD=guess", "blog_wordpress"];
     bench.docker(&wrong)?;
+    let denied = "Error establishing a database connection: Access denied for user 'wordpress'";
     for node in bench.lab.nodes() {
-        let (status, text) = ask(bench, node, &Request::to(PORT))?;
-        let denied = "Error establishing a database connection: Access denied for user 'wordpress'";
-        ensure!(status == 503 && text.trim() == denied, "{}: {status}: {text}", node.name);
+        wait_until(&format!("the database to let nobody in through {}", node.name), SETTLE, || {
+            let (status, text) = ask(bench, node, &Request::to(PORT))?;
+            Ok((status == 503 && text.trim() == denied).then_some(()))
+        })?;
     }
     stack.remove(&["blog_db_data"])?;
     nothing_at(bench, PORT)
