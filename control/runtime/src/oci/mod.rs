@@ -1,6 +1,7 @@
 //! The embedded executor: one container per task, by an OCI runtime (`runc` or `crun`) under `conmon`, in the sandbox
 //! that the data plane made. All state is on disk and in the kernel: a daemon that starts finds its containers.
 
+mod attach;
 mod cgroup;
 mod conmon;
 mod containers;
@@ -27,6 +28,7 @@ mod record;
 mod rootfs;
 mod security;
 mod spec;
+mod standalone;
 mod usage;
 mod user;
 mod volumes;
@@ -43,17 +45,21 @@ use control_model::{TaskId, Timestamp};
 use crate::events::{Events, changes};
 use crate::image::{ImageError, ImageStore};
 use crate::volume::Volumes;
+use attach::Attaching;
 use cgroup::CgroupLayout;
 use forwarding::Forwarding;
 use paths::{Layout, TaskPaths};
 
+pub use attach::Attachment;
 pub use containers::ContainerInfo;
 pub use control::{ControlError, ProcessTable};
 pub use copy::Unpacking;
 pub use exec::{Console, Exec, ExecError, ExecSpec};
 pub use health::{Health, HealthCheck, Probe};
 pub use output::{OutputError, OutputPieces};
-pub use record::{ContainerRecord, Ended, MountPoint, Stage};
+pub use record::{ContainerRecord, Ended, MountPoint, Place, Stage, StandaloneRecord};
+pub(crate) use standalone::Run;
+pub use standalone::StandaloneError;
 pub use usage::{CpuUsage, InterfaceUsage, IoUsage, MemoryUsage, Usage};
 pub use volumes::DiskUse;
 
@@ -121,6 +127,7 @@ struct Container {
     health: Mutex<Health>,
     events: Events,
     forwarding: Forwarding,
+    attaching: Attaching,
     /// Held while the container is made, started or removed.
     changing: tokio::sync::Mutex<()>,
 }
@@ -186,12 +193,14 @@ impl Container {
     fn new(paths: TaskPaths, record: ContainerRecord, events: Events) -> Self {
         let status = record.health.as_ref().map_or(HealthStatus::Starting, |health| health.status);
         let health = Mutex::new(Health::new(status));
+        let is_running = matches!(record.stage, Stage::Started { .. }) && record.ended.is_none();
         Self {
             paths,
             record: Mutex::new(record),
             health,
             events,
             forwarding: Forwarding::default(),
+            attaching: Attaching::new(is_running),
             changing: tokio::sync::Mutex::default(),
         }
     }
@@ -244,7 +253,7 @@ impl Container {
     }
 }
 
-fn now() -> Timestamp {
+pub(crate) fn now() -> Timestamp {
     let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     Timestamp(i64::try_from(since_epoch.as_nanos()).unwrap_or(i64::MAX))
 }
