@@ -7,7 +7,7 @@ use std::sync::Arc;
 use control_model::executor::Provisions;
 use control_model::gossip::{Opinion, Said};
 use control_model::{Assignment, AssignmentKey, AssignmentUpdate, Network, Task, TaskId, Timestamp};
-use dataplane_model::{NodeView, Report, SandboxStatus};
+use dataplane_model::{NodeView, Report, Sandbox, SandboxId, SandboxStatus, Table};
 
 use crate::machine::{Action, Input, Machine};
 use crate::said::Sayer;
@@ -23,6 +23,9 @@ pub struct Desk {
     maker: ViewMaker,
     opinion: Arc<Opinion>,
     sayer: Sayer,
+    /// Sandboxes of this node that are no task's.
+    local: Table<SandboxId, Sandbox>,
+    is_local_new: bool,
     shown: Option<NodeView>,
     revision: u64,
 }
@@ -38,6 +41,8 @@ impl Desk {
             context,
             opinion: Arc::default(),
             sayer: Sayer::default(),
+            local: Table::new(),
+            is_local_new: false,
             shown: None,
             revision,
         }
@@ -79,6 +84,12 @@ impl Desk {
         self.opinion = opinion;
     }
 
+    /// Takes in the sandboxes that the node has beside those of its tasks: they are in every view.
+    pub fn shelter(&mut self, local: Table<SandboxId, Sandbox>) {
+        self.is_local_new |= local != self.local;
+        self.local = local;
+    }
+
     /// What gossip is to be told; nothing before the first complete set.
     pub fn say(&mut self) -> Option<Said> {
         let is_complete = self.set.is_complete();
@@ -102,8 +113,12 @@ impl Desk {
         if !self.set.is_complete() {
             return (None, Vec::new());
         }
-        let Some(view) = self.maker.next(&self.set, self.machine.begun()) else { return (None, Vec::new()) };
-        let view = NodeView { revision: self.revision, ..view.clone() };
+        let is_other = self.maker.next(&self.set, self.machine.begun()).is_some();
+        let is_local_new = std::mem::take(&mut self.is_local_new);
+        if !is_other && !is_local_new {
+            return (None, Vec::new());
+        }
+        let view = self.whole_view();
         let mut changed = None;
         if self.shown.as_ref() != Some(&view) {
             self.revision += 1;
@@ -112,6 +127,14 @@ impl Desk {
             changed = Some(view);
         }
         (changed, self.machine.handle(Input::Shown(self.revision), now))
+    }
+
+    fn whole_view(&self) -> NodeView {
+        let mut view = NodeView { revision: self.revision, ..self.maker.view().clone() };
+        for (id, row) in &self.local {
+            view.sandboxes.insert(id.clone(), row.clone());
+        }
+        view
     }
 
     /// What `task` is made of besides its own spec.
