@@ -46,6 +46,7 @@ async fn serve(config: Config) -> Result<()> {
     let metrics = listen_for_metrics(&config).await?;
     let host = Arc::new(Host::open(config)?);
     host.executor.resume_output();
+    host.standalone.resume();
     let node = MeshNode::open(host);
 
     let stop = CancellationToken::new();

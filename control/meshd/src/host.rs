@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result, anyhow};
 use control_agent::describe_host;
 use control_model::object::NodeDescription;
-use control_runtime::{Oci, OciOptions};
+use control_runtime::{Oci, OciOptions, Standalone};
 
 use crate::addresses::KnownAddresses;
 use crate::checks;
@@ -18,6 +18,8 @@ pub struct Host {
     /// Name and path of the OCI runtime.
     pub runtime: (String, PathBuf),
     pub executor: Oci,
+    /// Those containers that no service made.
+    pub standalone: Standalone,
     pub addresses: KnownAddresses,
 }
 
@@ -37,7 +39,8 @@ impl Host {
         };
         let executor = Oci::open(options).context("can't open the containers")?;
         let runtime = (runtime.binary().to_owned(), path);
-        Ok(Self { config, runtime, executor, addresses: KnownAddresses::default() })
+        let standalone = Standalone::new(executor.clone());
+        Ok(Self { config, runtime, executor, standalone, addresses: KnownAddresses::default() })
     }
 
     /// What this node says about itself.

@@ -25,7 +25,7 @@ pub fn run(config: &Config) -> Result<()> {
     };
     // Without what a data plane needs there is none.
     drop(checks::check(config));
-    note("containers", runtime.block_on(async { remove_containers(&Host::open(config.clone())?).await }));
+    note("containers", runtime.block_on(take_containers_down(config)));
     note("data plane", runtime.block_on(remove_data_plane(config)));
     note("cgroups", remove_cgroups(&config.cgroup_parent));
     note("pins", remove_dir(&config.bpffs_dir));
@@ -35,7 +35,15 @@ pub fn run(config: &Config) -> Result<()> {
     if left.is_empty() { Ok(()) } else { bail!("left behind:\n{}", left.join("\n")) }
 }
 
-/// Removes all containers of the node, running or not.
+/// Removes those of tasks, and stops the others: what they have on the disk is their users'.
+async fn take_containers_down(config: &Config) -> Result<()> {
+    let host = Host::open(config.clone())?;
+    host.standalone.resume();
+    host.standalone.lay_down().await;
+    remove_containers(&host).await
+}
+
+/// Removes all containers of the node's tasks, running or not.
 pub async fn remove_containers(host: &Host) -> Result<()> {
     let executor = &host.executor;
     for found in executor.list_ours().await? {

@@ -1,6 +1,7 @@
 //! The API's view of this node's images and containers, over the embedded runtime.
 
 mod convert;
+mod standalone;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufWriter, Write};
@@ -17,7 +18,9 @@ use control_api::engine::{
 use control_model::spec::RegistryCredentials;
 use control_model::{OutputQuery, Timestamp};
 use control_runtime::image::ImageChanges;
-use control_runtime::{Exec, ExecError, ExecSpec, Oci, OutputError, Overwriting, VolumeError, VolumeSpec};
+use control_runtime::{
+    Exec, ExecError, ExecSpec, Oci, OutputError, Overwriting, Standalone, VolumeError, VolumeSpec,
+};
 use futures::stream::BoxStream;
 use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 use tokio::sync::{Semaphore, mpsc};
@@ -25,7 +28,8 @@ use tokio_stream::wrappers::{BroadcastStream, ReceiverStream};
 use tokio_util::io::{ReaderStream, SyncIoBridge};
 
 use self::convert::{
-    not_copied, not_done, parse, parse_time, to_container, to_error, to_event, to_image, to_usage, to_volume,
+    not_copied, not_done, not_standing, parse, parse_time, to_container, to_error, to_event, to_image,
+    to_usage, to_volume,
 };
 
 /// Of an archive: written at a time, and on their way to a client.
@@ -40,6 +44,8 @@ const CODE_UNKNOWN: i32 = 255;
 /// The embedded runtime as the API's engine.
 pub struct OciEngine {
     pub oci: Oci,
+    /// Those containers that no service made.
+    pub standalone: Standalone,
 }
 
 #[async_trait]
@@ -151,7 +157,9 @@ impl Engine for OciEngine {
     }
 
     async fn containers(&self) -> Result<Vec<Container>, EngineError> {
-        Ok(self.oci.list_containers().into_iter().map(to_container).collect())
+        let phase = |task| self.standalone.phase(task);
+        let all = self.oci.list_containers().into_iter();
+        Ok(all.map(|one| to_container(phase(one.record.task), one)).collect())
     }
 
     async fn volumes(&self) -> Result<Vec<Volume>, EngineError> {
@@ -183,6 +191,9 @@ impl Engine for OciEngine {
     }
 
     async fn kill(&self, container: &str, signal: &str) -> Result<(), EngineError> {
+        if self.is_own(container) {
+            return self.standalone.kill(container, signal).await.map_err(not_standing);
+        }
         self.oci.kill(container, signal).await.map_err(not_done)
     }
 
@@ -192,6 +203,9 @@ impl Engine for OciEngine {
         signal: Option<&str>,
         grace: Option<Duration>,
     ) -> Result<bool, EngineError> {
+        if self.is_own(container) {
+            return self.standalone.stop(container, signal, grace).await.map_err(not_standing);
+        }
         self.oci.stop(container, signal, grace).await.map_err(not_done)
     }
 

@@ -92,7 +92,7 @@ impl MeshNode {
     /// A node that goes on with what is on the disk, in the background.
     pub fn open(host: Arc<Host>) -> Arc<Self> {
         let dir = SwarmDir::new(host.config.swarm_dir());
-        let engine = Arc::new(OciEngine { oci: host.executor.clone() });
+        let engine = Arc::new(OciEngine { oci: host.executor.clone(), standalone: host.standalone.clone() });
         let node = Arc::new_cyclic(|me| Self {
             me: me.clone(),
             dir,
@@ -114,6 +114,7 @@ impl MeshNode {
 
     /// Stops the daemon's part; tasks and data plane go on.
     pub async fn shut_down(&self) {
+        self.host.standalone.shut_down();
         let _changing = tokio::time::timeout(CHANGE_GRACE, self.changing.lock()).await;
         if let Some(swarm) = self.swarm() {
             swarm.shut_down().await;
@@ -343,6 +344,7 @@ impl MeshNode {
         if let Standing::In(swarm) = was {
             swarm.leave().await?;
         } else {
+            self.host.standalone.leave().await;
             // Nothing here runs that would know of them: all that is found is removed.
             if let Err(error) = teardown::remove_containers(&self.host).await {
                 tracing::warn!(error = format!("{error:#}"), "not all containers were removed");

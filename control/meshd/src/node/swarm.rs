@@ -17,6 +17,7 @@ use control_model::object::{NodeDescription, NodeState};
 use control_model::spec::Role;
 use control_model::{Cluster, Network, NodeId, PeerIdentity};
 use control_rpc::{Channels, IdentityPem};
+use control_runtime::Ground;
 use control_store::ReplicatedStore as _;
 use dataplane_model::NodeView;
 use tokio::sync::watch;
@@ -115,6 +116,7 @@ impl Swarm {
         };
         let options = agent_options(with, &channels, &file, (&dir, epoch), local_manager.subscribe());
         let agent = Agent::start(options, Arc::new(host.executor.clone()), data_plane.driver.clone());
+        host.standalone.enter(Ground { dataplane: data_plane.driver.clone(), views: agent.views() });
         let gossip = gossip::start(prepared, file.node, &agent, opinion);
         let swarm = Arc::new(Self {
             session: agent.state(),
@@ -463,10 +465,11 @@ impl Swarm {
         result
     }
 
-    /// Stops the node's tasks and the manager half, takes the data plane down.
+    /// Stops the node's containers and the manager half, takes the data plane down.
     pub async fn leave(self: Arc<Self>) -> Result<(), SwarmError> {
         self.stop_keeper().await;
         self.stop_gossip().await;
+        self.host.standalone.leave().await;
         let agent = locked(&self.agent).take();
         if let Some(agent) = agent
             && let Err(error) = agent.leave().await
@@ -532,6 +535,7 @@ fn agent_options(
         inspect,
         known_managers: file.managers.iter().map(|manager| manager.addr).collect(),
         local_manager,
+        local_sandboxes: host.standalone.sandboxes(),
         opinion,
         epoch,
         keep_epoch: Arc::new(move |epoch| dir.store_epoch(epoch).map_err(|error| error.to_string())),

@@ -113,8 +113,8 @@ impl Executor for Oci {
         let paths = container.paths.clone();
         let removed = tokio::task::spawn_blocking(move || remove_files(&paths)).await;
         removed.map_err(|error| ExecutorError::Failed(format!("removing: {error}")))?.map_err(failed)?;
-        self.0.events.container(ContainerChange::Removed, &container.record());
         self.containers().remove(&task);
+        self.0.events.container(ContainerChange::Removed, &container.record());
         let oci = self.clone();
         let released = tokio::task::spawn_blocking(move || oci.0.volumes.release(task)).await;
         released.map_err(|error| ExecutorError::Failed(format!("removing: {error}")))

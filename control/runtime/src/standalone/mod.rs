@@ -10,6 +10,7 @@ mod run;
 mod sandboxes;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use control_model::TaskId;
@@ -33,6 +34,8 @@ struct Inner {
     oci: Oci,
     sandboxes: Sandboxes,
     known: Mutex<Known>,
+    /// There may be some that a node that enters a swarm is to start.
+    has_due: AtomicBool,
     /// Nothing follows any more what ends.
     is_shut_down: watch::Sender<bool>,
 }
@@ -65,6 +68,7 @@ impl Standalone {
             oci,
             sandboxes,
             known: Mutex::new(known),
+            has_due: AtomicBool::new(true),
             is_shut_down: watch::Sender::new(false),
         }))
     }

@@ -57,6 +57,9 @@ impl Standalone {
             if views.wait_for(Option::is_some).await.is_err() {
                 return;
             }
+            if !standalone.0.has_due.swap(false, Ordering::Relaxed) {
+                return;
+            }
             let mut starting = JoinSet::new();
             for life in standalone.lives() {
                 let standalone = standalone.clone();
@@ -83,6 +86,7 @@ impl Standalone {
     /// The node leaves its swarm: all are stopped, and none is started.
     pub async fn leave(&self) {
         self.0.sandboxes.leave();
+        self.0.has_due.store(true, Ordering::Relaxed);
         let mut stopping = JoinSet::new();
         for life in self.lives() {
             let standalone = self.clone();
