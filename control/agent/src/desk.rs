@@ -9,6 +9,7 @@ use control_model::gossip::{Opinion, Said};
 use control_model::{Assignment, AssignmentKey, AssignmentUpdate, Network, Task, TaskId, Timestamp};
 use dataplane_model::{NodeView, Report, Sandbox, SandboxId, SandboxStatus, Table};
 
+use crate::local::Local;
 use crate::machine::{Action, Input, Machine};
 use crate::said::Sayer;
 use crate::set::{AssignmentSet, SetError};
@@ -23,9 +24,7 @@ pub struct Desk {
     maker: ViewMaker,
     opinion: Arc<Opinion>,
     sayer: Sayer,
-    /// Sandboxes of this node that are no task's.
-    local: Table<SandboxId, Sandbox>,
-    is_local_new: bool,
+    local: Local,
     shown: Option<NodeView>,
     revision: u64,
 }
@@ -41,8 +40,7 @@ impl Desk {
             context,
             opinion: Arc::default(),
             sayer: Sayer::default(),
-            local: Table::new(),
-            is_local_new: false,
+            local: Local::default(),
             shown: None,
             revision,
         }
@@ -73,7 +71,7 @@ impl Desk {
 
     /// Takes in what the data plane says.
     pub fn reported(&mut self, report: &Report, now: Timestamp) -> Vec<Action> {
-        let mut actions = self.machine.handle(Input::Sandboxes(sandboxes(report)), now);
+        let mut actions = self.machine.handle(Input::Sandboxes(self.sandboxes(report)), now);
         actions.extend(self.machine.handle(Input::Applied(report.applied_revision), now));
         actions
     }
@@ -86,8 +84,7 @@ impl Desk {
 
     /// Takes in the sandboxes that the node has beside those of its tasks: they are in every view.
     pub fn shelter(&mut self, local: Table<SandboxId, Sandbox>) {
-        self.is_local_new |= local != self.local;
-        self.local = local;
+        self.local.take(local);
     }
 
     /// What gossip is to be told; nothing before the first complete set.
@@ -114,8 +111,7 @@ impl Desk {
             return (None, Vec::new());
         }
         let is_other = self.maker.next(&self.set, self.machine.begun()).is_some();
-        let is_local_new = std::mem::take(&mut self.is_local_new);
-        if !is_other && !is_local_new {
+        if !self.local.is_new() && !is_other {
             return (None, Vec::new());
         }
         let view = self.whole_view();
@@ -129,12 +125,22 @@ impl Desk {
         (changed, self.machine.handle(Input::Shown(self.revision), now))
     }
 
-    fn whole_view(&self) -> NodeView {
+    fn whole_view(&mut self) -> NodeView {
         let mut view = NodeView { revision: self.revision, ..self.maker.view().clone() };
-        for (id, row) in &self.local {
-            view.sandboxes.insert(id.clone(), row.clone());
-        }
+        self.local.add_to(&mut view);
         view
+    }
+
+    fn sandboxes(&self, report: &Report) -> BTreeMap<TaskId, Result<PathBuf, String>> {
+        let rows = report.sandboxes.iter().filter_map(|(id, status)| {
+            let status = match (self.local.refusal(id), status) {
+                (Some(reason), _) => Err(reason.to_owned()),
+                (None, SandboxStatus::Ready { netns }) => Ok(netns.clone()),
+                (None, SandboxStatus::Failed { reason }) => Err(reason.clone()),
+            };
+            Some((id.0.parse().ok()?, status))
+        });
+        rows.collect()
     }
 
     /// What `task` is made of besides its own spec.
@@ -161,15 +167,4 @@ fn touched_tasks(update: &AssignmentUpdate) -> Vec<TaskId> {
     let put = upserts.iter().map(Assignment::key);
     let keys = put.chain(removals.iter().copied());
     keys.filter_map(|key| if let AssignmentKey::Task(id) = key { Some(id) } else { None }).collect()
-}
-
-fn sandboxes(report: &Report) -> BTreeMap<TaskId, Result<PathBuf, String>> {
-    let rows = report.sandboxes.iter().filter_map(|(id, status)| {
-        let status = match status {
-            SandboxStatus::Ready { netns } => Ok(netns.clone()),
-            SandboxStatus::Failed { reason } => Err(reason.clone()),
-        };
-        Some((id.0.parse().ok()?, status))
-    });
-    rows.collect()
 }
