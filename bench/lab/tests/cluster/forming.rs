@@ -221,6 +221,7 @@ fn pull_everywhere(bench: &Bench, registry: &str, layout: &Path) -> Outcome {
         )?;
         Ok(pushed.success().then_some(()))
     })?;
+    pulled_by_run(bench, &image)?;
     bench.docker(&[
         "service",
         "create",
@@ -235,5 +236,18 @@ fn pull_everywhere(bench: &Bench, registry: &str, layout: &Path) -> Outcome {
     ])?;
     bench.wait_running("pulled", bench.lab.nodes().len(), |_| true)?;
     bench.docker(&["service", "rm", "pulled"])?;
+    Ok(())
+}
+
+/// By a client that has it pulled for its container.
+fn pulled_by_run(bench: &Bench, image: &str) -> Outcome {
+    let node = &bench.lab.nodes().last().context("no node")?.name;
+    let ran = bench.lab.try_docker(node, &["run", "--rm", image, "help"])?;
+    let lines = [
+        format!("Unable to find image '{image}' locally"),
+        format!("Status: Downloaded newer image for {image}"),
+    ];
+    ensure!(ran.success() && ran.stdout.starts_with("whoami: says who it is"), "it says {}", ran.text());
+    ensure!(lines.iter().all(|line| ran.stderr.contains(line.as_str())), "it says {}", ran.stderr);
     Ok(())
 }

@@ -28,6 +28,7 @@ mod schedule;
 mod secrets;
 mod slow_start;
 mod stacks;
+mod standalone;
 mod support;
 mod traces;
 mod underlay6;
@@ -60,6 +61,7 @@ const SCENARIOS: &[Scenario] = &[
     ("secrets and configs are files of tasks", secrets::files_of_tasks),
     ("logs of every node", logs::of_every_node),
     ("a stack is deployed, changed and removed", stacks::deployed_changed_and_removed),
+    ("containers of docker run live beside the swarm", standalone::beside_the_swarm),
     ("managers tell of every node", inspection::of_every_node),
     ("traces agree with packets", traces::agree_with_packets),
     ("the way out is masqueraded", mesh::way_out_is_masqueraded),
