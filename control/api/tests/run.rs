@@ -136,6 +136,7 @@ async fn what_can_not_be_is_refused_and_makes_nothing() {
         ("--privileged", "HostConfig.Privileged is not supported by this daemon"),
         ("--network host", "HostConfig.NetworkMode host is not supported by this daemon"),
         ("--pid host", "HostConfig.PidMode is not supported by this daemon"),
+        ("--platform linux/s390x", "platform linux/s390x is not supported by this daemon"),
         ("--device /dev/null", "HostConfig.Devices is not supported by this daemon"),
         ("-p 127.0.0.1:80:80", "HostConfig.PortBindings at 127.0.0.1 alone is not supported by this daemon"),
         ("-v /a:/b:what", "invalid volume specification: '/a:/b:what'"),

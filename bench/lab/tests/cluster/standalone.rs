@@ -88,7 +88,7 @@ fn gives_streams_and_codes(bench: &Bench, node: &str) -> Outcome {
     let copied = with_input(bench, node, &["run", "--rm", "-i", "whoami:1", "copy"], input.clone())?;
     ensure!(copied == input, "{} of {INPUT_BYTES} bytes came back", copied.len());
     let reached = run(&["whoami:1", "get", &format!("http://{}:{PORT}/", bench.lab.node(node)?.address)])?;
-    ensure!(reached.stdout.contains("service: "), "the mesh says {}", reached.text());
+    ensure!(reached.stdout.contains("task: whoami."), "the mesh says {}", reached.text());
     Ok(())
 }
 

@@ -8,6 +8,7 @@ use axum::extract::{Path, Request, State};
 use axum::response::IntoResponse as _;
 use control_manager::clock;
 use control_model::OutputQuery;
+use control_model::spec::Platform;
 use control_model::standalone::{ConsoleSize, NetworkMode, WaitFor};
 use futures::StreamExt as _;
 use futures::stream::once;
@@ -46,6 +47,9 @@ pub async fn create(State(api): State<Api>, query: Query, Json(body): Json<Value
     if given.image.is_empty() {
         return Err(ApiError::invalid("no image specified"));
     }
+    if let Some(platform) = query.given("platform").filter(|platform| !is_of_host(platform)) {
+        return Err(ApiError::unsupported(format!("platform {platform}")));
+    }
     let spec = standalone_spec(given, network, body.to_string())?;
     let (engine, name) = (api.node.engine(), query.get("name").to_owned());
     let id = to_its_end(async move { engine.create(&name, spec).await }).await?;
@@ -57,6 +61,16 @@ fn given(body: &Value) -> Result<CreateRequest, ApiError> {
         return Err(ApiError::invalid("config cannot be empty in order to create a container"));
     }
     serde_json::from_value(body.clone()).map_err(|error| ApiError::invalid(format!("invalid JSON: {error}")))
+}
+
+/// `linux`, or with this machine's architecture behind it, by either of its names.
+fn is_of_host(platform: &str) -> bool {
+    let (os, architecture) = platform.split_once('/').unwrap_or((platform, ""));
+    let names = match Platform::HOST_ARCHITECTURE {
+        "x86_64" => ["x86_64", "amd64"],
+        _ => ["aarch64", "arm64"],
+    };
+    os == Platform::HOST_OS && (architecture.is_empty() || names.contains(&architecture))
 }
 
 /// What it is to be connected to.

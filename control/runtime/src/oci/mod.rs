@@ -293,6 +293,14 @@ fn open_volumes(
     Volumes::open(dir.clone(), users, events.clone()).map_err(|source| OpenError::Io { path: dir, source })
 }
 
+/// One that a user wanted was made to its end, or its user has not heard of it.
+fn whole(record: ContainerRecord, paths: &TaskPaths) -> io::Result<ContainerRecord> {
+    if record.standalone.is_some() && !paths.bundle().join("config.json").exists() {
+        return Err(io::Error::other("its preparation was cut off"));
+    }
+    Ok(record)
+}
+
 /// The containers on disk. A directory without a readable record is the start of a preparation that was cut off:
 /// nothing ran there, it goes.
 fn load_containers(layout: &Layout, events: &Events) -> Result<BTreeMap<TaskId, Arc<Container>>, OpenError> {
@@ -303,7 +311,8 @@ fn load_containers(layout: &Layout, events: &Events) -> Result<BTreeMap<TaskId, 
         let name = entry.map_err(io)?.file_name();
         let Some(task) = name.to_str().and_then(|name| name.parse::<TaskId>().ok()) else { continue };
         let paths = layout.task(task);
-        match ContainerRecord::read(&paths.record()) {
+        let read = ContainerRecord::read(&paths.record()).and_then(|record| whole(record, &paths));
+        match read {
             Ok(record) => {
                 containers.insert(task, Arc::new(Container::new(paths, record, events.clone())));
             }

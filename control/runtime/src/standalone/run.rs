@@ -334,7 +334,7 @@ impl Standalone {
     /// Sends a signal. By that which stops it, or ends it, its user says that it is to end.
     pub async fn kill(&self, id: &str, signal: &str) -> Result<(), StandaloneError> {
         let life = self.life(id)?;
-        if self.0.oci.is_to_end_by(id, signal)? {
+        if life.seen().phase != Phase::Idle && self.0.oci.is_to_end_by(id, signal)? {
             self.change(life.id, |own| own.is_stopped = true)?;
             if self.cancel_restart(&life).await {
                 return Ok(());
@@ -361,31 +361,36 @@ impl Standalone {
     /// Removes it; one that runs by force alone. With `volumes`, those whose names were drawn go too.
     pub async fn remove(&self, id: &str, force: bool, volumes: bool) -> Result<(), StandaloneError> {
         let life = self.life(id)?;
-        let word = match life.seen().phase {
-            Phase::Running => "running",
-            Phase::Restarting => "restarting",
-            Phase::Removing => {
-                let words = format!("removal of container {id} is already in progress");
-                return Err(StandaloneError::Conflict(words));
+        loop {
+            if force {
+                self.end_by_force(&life).await?;
             }
-            Phase::Idle | Phase::Gone => "",
-        };
-        if !word.is_empty() && !force {
+            let _turn = life.turn.lock().await;
+            let word = match life.seen().phase {
+                Phase::Idle | Phase::Removing | Phase::Gone => return self.remove_now(&life, volumes).await,
+                // It was started meanwhile.
+                Phase::Running | Phase::Restarting if force => continue,
+                Phase::Running => "running",
+                Phase::Restarting => "restarting",
+            };
             let name = self.record(&life)?.name;
             return Err(StandaloneError::Conflict(format!(
                 "cannot remove container \"{name}\": container is {word}: stop the container before removing or force remove"
             )));
         }
-        if !word.is_empty() {
-            self.change(life.id, |own| own.is_stopped = true)?;
-            if !self.cancel_restart(&life).await {
-                let killed = self.0.oci.terminate(life.id).await;
-                killed.map_err(|error| StandaloneError::Failed(error.to_string()))?;
-                life.leaves(&[Phase::Running, Phase::Restarting]).await;
-            }
+    }
+
+    async fn end_by_force(&self, life: &Life) -> Result<(), StandaloneError> {
+        if !matches!(life.seen().phase, Phase::Running | Phase::Restarting) {
+            return Ok(());
         }
-        let _turn = life.turn.lock().await;
-        self.remove_now(&life, volumes).await
+        self.change(life.id, |own| own.is_stopped = true)?;
+        if !self.cancel_restart(life).await {
+            let killed = self.0.oci.terminate(life.id).await;
+            killed.map_err(|error| StandaloneError::Failed(error.to_string()))?;
+            life.leaves(&[Phase::Running, Phase::Restarting]).await;
+        }
+        Ok(())
     }
 
     /// The caller has its turn, and it does not run.

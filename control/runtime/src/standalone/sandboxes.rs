@@ -22,8 +22,8 @@ const READY_TIMEOUT: Duration = Duration::from_secs(30);
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SandboxError {
     #[error(
-        "This node is not part of a swarm, whose data plane connects containers. Use \"docker swarm init\" or \"docker swarm \
-         join\" first."
+        "The data plane of this node, which connects containers, does not run: the node is not part of a swarm (use \"docker swarm \
+         init\" or \"docker swarm join\"), or waits for \"docker swarm unlock\"."
     )]
     NoSwarm,
     #[error("failed to set up container networking: {0}")]
