@@ -17,7 +17,7 @@ const NO_SIDEWAYS: [u32; 3] = [3, 5, 7];
 /// Binaries' own library for making clusters: the one sideways arrow of layer 7.
 const SHARED_TOOL: &str = "bench-lab";
 /// Crates and parts of crates without effects: none of the words that would bring one stands in them.
-const PURE: [&str; 19] = [
+const PURE: [&str; 23] = [
     "ebpf/abi/src/",
     "ebpf/packet/src/",
     "dataplane/model/src/",
@@ -31,12 +31,16 @@ const PURE: [&str; 19] = [
     "control/gossip/src/core/",
     "control/gossip/src/seal/",
     "control/agent/src/desk.rs",
+    "control/agent/src/local.rs",
     "control/agent/src/machine/",
     "control/agent/src/said.rs",
     "control/agent/src/set.rs",
     "control/agent/src/view.rs",
     "control/agent/src/view/",
     "control/manager/src/leader/rounds.rs",
+    "control/runtime/src/standalone/names.rs",
+    "control/runtime/src/standalone/ports.rs",
+    "control/runtime/src/standalone/restart.rs",
 ];
 const IMPURE_WORDS: [&str; 17] = [
     "TcpStream",

@@ -27,6 +27,8 @@ whoami: says who it is and who asked
   whoami resolve NAME [--server 127.0.0.11]     addresses of a name, one a line
   whoami listen-udp PORT                        answers datagrams with their sender and text
   whoami count                                  a numbered line twenty times a second, for ten minutes
+  whoami copy                                   what comes in goes out
+  whoami exit CODE                              ends with it
   whoami udp ADDRESS:PORT TEXT                  sends a datagram, prints the answer
 
 An answer has a line `key: value` each for hostname, task, node, service, version, ip (one per address), local, peer
@@ -45,6 +47,11 @@ fn main() -> ExitCode {
             count();
             Ok(())
         }
+        ["copy"] => copy(),
+        ["exit", code] => match code.parse() {
+            Ok(code) => std::process::exit(code),
+            Err(error) => Err(format!("{code}: {error}")),
+        },
         ["any", ..] => server::serve(&[]),
         ["udp", target, text] => udp::ask(target, text),
         ["help" | "--help" | "-h", ..] => {
@@ -67,6 +74,11 @@ fn count() {
         println!("count {number}");
         std::thread::sleep(std::time::Duration::from_millis(50));
     }
+}
+
+fn copy() -> Result<(), String> {
+    let copied = std::io::copy(&mut std::io::stdin(), &mut std::io::stdout());
+    copied.map(drop).map_err(|error| error.to_string())
 }
 
 /// The value of `name` among `--name value` options; an unknown option is an error of the caller's.

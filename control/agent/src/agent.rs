@@ -7,7 +7,7 @@ use control_model::Network;
 use control_model::executor::{Executor, ExecutorError, Found};
 use control_model::gossip::{GossipKeys, Opinion, Said};
 use control_rpc::Channels;
-use dataplane_model::{DataPlane, NodeView, Table};
+use dataplane_model::{DataPlane, NodeView, Sandbox, SandboxId, Table};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -38,6 +38,8 @@ pub struct AgentOptions {
     pub known_managers: Vec<SocketAddr>,
     /// Where this daemon's own manager listens, while it is one: preferred.
     pub local_manager: watch::Receiver<Option<SocketAddr>>,
+    /// The sandboxes that the node has beside those of its tasks: they are in its views from the first one on.
+    pub local_sandboxes: watch::Receiver<Table<SandboxId, Sandbox>>,
     /// What this node's gossip thinks.
     pub opinion: watch::Receiver<Arc<Opinion>>,
     /// The highest fencing epoch that this node has seen, from its disk.
@@ -103,6 +105,7 @@ impl Agent {
             views: view_sender,
             networks: network_sender,
             asked,
+            local_sandboxes: options.local_sandboxes,
             opinion: options.opinion,
             said: said_sender,
         };

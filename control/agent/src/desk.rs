@@ -7,8 +7,9 @@ use std::sync::Arc;
 use control_model::executor::Provisions;
 use control_model::gossip::{Opinion, Said};
 use control_model::{Assignment, AssignmentKey, AssignmentUpdate, Network, Task, TaskId, Timestamp};
-use dataplane_model::{NodeView, Report, SandboxStatus};
+use dataplane_model::{NodeView, Report, Sandbox, SandboxId, SandboxStatus, Table};
 
+use crate::local::Local;
 use crate::machine::{Action, Input, Machine};
 use crate::said::Sayer;
 use crate::set::{AssignmentSet, SetError};
@@ -23,6 +24,7 @@ pub struct Desk {
     maker: ViewMaker,
     opinion: Arc<Opinion>,
     sayer: Sayer,
+    local: Local,
     shown: Option<NodeView>,
     revision: u64,
 }
@@ -47,6 +49,7 @@ impl Desk {
             context,
             opinion: Arc::default(),
             sayer: Sayer::default(),
+            local: Local::default(),
             shown: None,
             revision,
         }
@@ -77,7 +80,7 @@ impl Desk {
 
     /// Takes in what the data plane says.
     pub fn reported(&mut self, report: &Report, now: Timestamp) -> Vec<Action> {
-        let mut actions = self.machine.handle(Input::Sandboxes(sandboxes(report)), now);
+        let mut actions = self.machine.handle(Input::Sandboxes(self.sandboxes(report)), now);
         actions.extend(self.machine.handle(Input::Applied(report.applied_revision), now));
         actions
     }
@@ -86,6 +89,11 @@ impl Desk {
     pub fn hear(&mut self, opinion: Arc<Opinion>) {
         self.maker.hear(opinion.clone());
         self.opinion = opinion;
+    }
+
+    /// Takes in the sandboxes that the node has beside those of its tasks: they are in every view.
+    pub fn shelter(&mut self, local: Table<SandboxId, Sandbox>) {
+        self.local.take(local);
     }
 
     /// What gossip is to be told; nothing before the first complete set.
@@ -111,8 +119,11 @@ impl Desk {
         if !self.set.is_complete() {
             return (None, Vec::new());
         }
-        let Some(view) = self.maker.next(&self.set, self.machine.begun()) else { return (None, Vec::new()) };
-        let view = NodeView { revision: self.revision, ..view.clone() };
+        let is_other = self.maker.next(&self.set, self.machine.begun()).is_some();
+        if !self.local.is_new() && !is_other {
+            return (None, Vec::new());
+        }
+        let view = self.whole_view();
         let mut changed = None;
         if self.shown.as_ref() != Some(&view) {
             self.revision += 1;
@@ -121,6 +132,24 @@ impl Desk {
             changed = Some(view);
         }
         (changed, self.machine.handle(Input::Shown(self.revision), now))
+    }
+
+    fn whole_view(&mut self) -> NodeView {
+        let mut view = NodeView { revision: self.revision, ..self.maker.view().clone() };
+        self.local.add_to(&mut view);
+        view
+    }
+
+    fn sandboxes(&self, report: &Report) -> BTreeMap<TaskId, Result<PathBuf, String>> {
+        let rows = report.sandboxes.iter().filter_map(|(id, status)| {
+            let status = match (self.local.refusal(id), status) {
+                (Some(reason), _) => Err(reason.to_owned()),
+                (None, SandboxStatus::Ready { netns }) => Ok(netns.clone()),
+                (None, SandboxStatus::Failed { reason }) => Err(reason.clone()),
+            };
+            Some((id.0.parse().ok()?, status))
+        });
+        rows.collect()
     }
 
     /// What `task` is made of besides its own spec.
@@ -147,15 +176,4 @@ fn touched_tasks(update: &AssignmentUpdate) -> Vec<TaskId> {
     let put = upserts.iter().map(Assignment::key);
     let keys = put.chain(removals.iter().copied());
     keys.filter_map(|key| if let AssignmentKey::Task(id) = key { Some(id) } else { None }).collect()
-}
-
-fn sandboxes(report: &Report) -> BTreeMap<TaskId, Result<PathBuf, String>> {
-    let rows = report.sandboxes.iter().filter_map(|(id, status)| {
-        let status = match status {
-            SandboxStatus::Ready { netns } => Ok(netns.clone()),
-            SandboxStatus::Failed { reason } => Err(reason.clone()),
-        };
-        Some((id.0.parse().ok()?, status))
-    });
-    rows.collect()
 }

@@ -9,6 +9,7 @@ mod agent;
 mod description;
 mod desk;
 mod holdings;
+mod local;
 mod machine;
 mod outbox;
 mod said;

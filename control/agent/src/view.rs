@@ -94,6 +94,11 @@ impl ViewMaker {
         Some(&self.view)
     }
 
+    /// The one that was made last.
+    pub fn view(&self) -> &dp::NodeView {
+        &self.view
+    }
+
     fn follow(&mut self, after: Sources) {
         let before = std::mem::replace(&mut self.sources, after);
         let (after, view) = (&self.sources, &mut self.view);

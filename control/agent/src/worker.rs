@@ -10,7 +10,7 @@ use control_model::executor::{Executor, ExecutorError, Provisions};
 use control_model::gossip::{Opinion, Said};
 use control_model::{AssignmentUpdate, EvenClock, Network, Timestamp};
 use control_rpc::digest;
-use dataplane_model::{DataPlane, NodeView};
+use dataplane_model::{DataPlane, NodeView, Sandbox, SandboxId, Table};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -38,6 +38,8 @@ pub(crate) struct Worker {
     pub networks: watch::Sender<Arc<Vec<Network>>>,
     /// Who wants to know what the node has.
     pub asked: mpsc::Receiver<Asker>,
+    /// Sandboxes of this node that are no task's.
+    pub local_sandboxes: watch::Receiver<Table<SandboxId, Sandbox>>,
     /// What gossip thinks, and what it is told.
     pub opinion: watch::Receiver<Arc<Opinion>>,
     pub said: watch::Sender<Arc<Said>>,
@@ -72,6 +74,7 @@ impl Worker {
             calls: JoinSet::new(),
         };
         running.desk.hear(self.opinion.borrow_and_update().clone());
+        running.desk.shelter(self.local_sandboxes.borrow_and_update().clone());
         if stop.run_until_cancelled(running.adopt()).await.is_none() {
             return;
         }
@@ -86,6 +89,9 @@ impl Worker {
                 }
                 Ok(()) = self.opinion.changed() => {
                     running.desk.hear(self.opinion.borrow_and_update().clone());
+                }
+                Ok(()) = self.local_sandboxes.changed() => {
+                    running.desk.shelter(self.local_sandboxes.borrow_and_update().clone());
                 }
                 Some(asker) = self.asked.recv() => running.tell_holdings(asker),
                 Some(result) = running.calls.join_next() => {

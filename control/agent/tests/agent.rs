@@ -8,11 +8,13 @@ use common::{AGENT, Ca, FakeDataPlane, FakeExecutor, Manager, WANTED_BYTES, cont
 use control_agent::{Agent, AgentOptions};
 use control_model::executor::Found;
 use control_model::object::{NodeDescription, Slot, TaskStatus};
-use control_model::spec::{NetworkSpec, Role};
+use control_model::spec::{NetworkSpec, PortConfig, Protocol, PublishMode, Role};
 use control_model::{
     Assignment, AssignmentKey, AssignmentUpdate, Generation, Network, NetworkId, ServiceId, Task, TaskId,
     TaskState,
 };
+use dataplane_model::{NodeView, PublishedPort, Sandbox, SandboxId, Table};
+use tokio::sync::watch;
 
 const T1: TaskId = TaskId::from_bits(1);
 const T2: TaskId = TaskId::from_bits(2);
@@ -93,6 +95,69 @@ async fn a_task_lives_from_its_assignment_to_its_removal() {
     .await;
     assert!(view.is_some());
     agent.stop().await;
+}
+
+/// Containers that no service made: nobody assigns them, and nobody takes their sandboxes away.
+#[tokio::test(flavor = "multi_thread")]
+async fn local_sandboxes_are_in_every_view() {
+    let ca = Ca::new();
+    let mut manager = Manager::start(&ca, complete(10, vec![task(T1, |_| ())])).await;
+    let (executor, dataplane) = (Arc::new(FakeExecutor::default()), FakeDataPlane::new());
+    let [first, second] = ["first", "second"].map(|name| SandboxId(name.to_owned()));
+    let local = watch::Sender::new(Table::unit(first.clone(), sandbox()));
+    let options = AgentOptions { local_sandboxes: local.subscribe(), ..options(&ca, vec![manager.addr]) };
+    let agent = Agent::start(options, executor.clone(), dataplane.clone());
+    let mut views = dataplane.views();
+    let view = until(&mut views, Option::is_some).await.expect("there is one");
+    assert!(view.sandboxes.contains_key(&first), "it is in the first view");
+    until(&mut manager.heard, |heard| is(heard, T1, TaskState::Running)).await;
+    local.send_replace(Table::unit(second.clone(), sandbox()));
+    let has = |id: &SandboxId, view: &Option<NodeView>| {
+        view.as_ref().is_some_and(|view| view.sandboxes.contains_key(id))
+    };
+    until(&mut views, |view| has(&second, view) && !has(&first, view)).await;
+    manager.send(&change(10, 11, vec![], vec![AssignmentKey::Task(T1)])).await;
+    let view = until(&mut views, |view| view.as_ref().is_some_and(|view| view.sandboxes.len() == 1)).await;
+    assert!(has(&second, &view), "the task's alone is gone");
+    agent.stop().await;
+}
+
+/// Who has a port first keeps it: the task waits for it, and says so.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_gets_no_port_that_a_local_container_has() {
+    let ca = Ca::new();
+    let port = PortConfig::new(Protocol::Tcp, 80, 8080, PublishMode::Host);
+    let clashes = task(T1, |task| task.ports = vec![port]);
+    let published = PublishedPort { protocol: 6, published: 8080, target: 80 };
+    let row = Sandbox { host_ports: vec![published], ..sandbox() };
+    let local = watch::Sender::new(Table::unit(SandboxId("first".into()), row));
+    let mut manager = Manager::start(&ca, complete(10, vec![clashes])).await;
+    let dataplane = FakeDataPlane::new();
+    let options = AgentOptions { local_sandboxes: local.subscribe(), ..options(&ca, vec![manager.addr]) };
+    let agent = Agent::start(options, Arc::new(FakeExecutor::default()), dataplane.clone());
+    let words = "Bind for 0.0.0.0:8080 failed: port is already allocated";
+    until(&mut manager.heard, |heard| {
+        heard.statuses.get(&T1).is_some_and(|status| status.error.ends_with(words))
+    })
+    .await;
+    local.send_replace(Table::new());
+    until(&mut manager.heard, |heard| is(heard, T1, TaskState::Running)).await;
+    let view = dataplane.views().borrow().clone().expect("there is one");
+    let ports = view.sandboxes.values().flat_map(|row| &row.host_ports).collect::<Vec<_>>();
+    assert_eq!(ports, [&published]);
+    agent.stop().await;
+}
+
+fn sandbox() -> Sandbox {
+    Sandbox {
+        task_name: "web".into(),
+        hostname: "web".into(),
+        attachments: Vec::new(),
+        egress: true,
+        host_ports: Vec::new(),
+        dns_servers: Vec::new(),
+        dns_options: Vec::new(),
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -16,10 +16,12 @@ use futures::stream::BoxStream;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 
+use crate::standalone::{Own, Standalone};
+
 /// The containers of one node's tasks, whoever runs them.
 #[async_trait]
 pub trait Engine: Send + Sync + 'static {
-    /// All task containers of this node, ended ones that are not yet removed included.
+    /// All containers of this node, ended ones that are not yet removed included.
     async fn containers(&self) -> Result<Vec<Container>, EngineError>;
     /// What the container with this id writes, as far as `query` wants it.
     async fn output(&self, container: &str, query: OutputQuery) -> Result<Output, EngineError>;
@@ -28,7 +30,7 @@ pub trait Engine: Send + Sync + 'static {
 /// Images, volumes and containers of one node that runs them itself. One that leaves that to the host's Docker Engine has a
 /// [`Passage`](crate::passage::Passage) instead.
 #[async_trait]
-pub trait LocalEngine: Engine {
+pub trait LocalEngine: Engine + Standalone {
     /// All images, in no given order.
     async fn images(&self) -> Result<Vec<Image>, EngineError>;
     /// The image that `name` (reference, id, or a unique prefix of an id) names.
@@ -431,14 +433,16 @@ pub struct MountPoint {
     pub read_only: bool,
 }
 
-/// A task's container.
+/// A container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Container {
     /// 64 hex digits.
     pub id: String,
-    /// `<service>.<slot>.<task id>`.
+    /// `<service>.<slot>.<task id>`; of one that no service made, its user's.
     pub name: String,
     pub task: TaskId,
+    /// `None` of a task's.
+    pub own: Option<Box<Own>>,
     pub image: String,
     pub image_id: String,
     pub command: Vec<String>,
@@ -467,6 +471,13 @@ pub struct Container {
     pub out_of_memory: bool,
     /// `None` if it has no check.
     pub health: Option<Health>,
+}
+
+impl Container {
+    /// It runs, or is about to run again.
+    pub fn is_up(&self) -> bool {
+        self.running || self.own.as_ref().is_some_and(|own| own.is_restarting)
+    }
 }
 
 /// What a container's health check says.

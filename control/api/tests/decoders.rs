@@ -11,6 +11,7 @@ use serde_json::Value;
 /// Requests with a body, and one without for each kind of query.
 const PATHS: &[(&str, &str)] = &[
     ("POST", "/services/create"),
+    ("POST", "/containers/create"),
     ("POST", "/services/web/update?version=1"),
     ("POST", "/networks/create"),
     ("POST", "/nodes/m1/update?version=1"),
@@ -24,6 +25,14 @@ const KEYS: &[&str] = &[
     "Name",
     "Labels",
     "TaskTemplate",
+    "HostConfig",
+    "Binds",
+    "PortBindings",
+    "80/tcp",
+    "HostPort",
+    "ConsoleSize",
+    "Entrypoint",
+    "Tmpfs",
     "ContainerSpec",
     "Image",
     "Env",

@@ -179,7 +179,7 @@ async fn a_body_that_nobody_asks_for_costs_no_client_its_reply() {
     let refused = [
         ("/networks/ingress/connect", 500),
         ("/build", 501),
-        ("/containers/web/start", 501),
+        ("/containers/web/start", 404),
         ("/v9.9/info", 400),
         ("/nowhere", 404),
     ];

@@ -128,6 +128,7 @@ fn running_container() -> Container {
         id: format!("{:064x}", 0xabc),
         name: "web.1.x".into(),
         task: TaskId::from_bits(1),
+        own: None,
         image: "whoami:v1".into(),
         image_id: DIGEST.into(),
         command: vec!["/whoami".into(), "-m".into(), "a b".into()],

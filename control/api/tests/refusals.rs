@@ -430,8 +430,8 @@ async fn bytes_that_are_no_request_are_refused() {
         (400, "invalid filter 'a'".into())
     );
     assert_eq!(
-        daemon.error("POST", "/containers/create", "{}").await,
-        (501, "POST /containers/create is not supported by this daemon".into())
+        daemon.error("POST", "/containers/web/pause", "").await,
+        (501, "POST /containers/web/pause is not supported by this daemon".into())
     );
     assert!(bytes(&daemon.store.state()) == before, "a refused request changed the state");
 }
@@ -543,8 +543,9 @@ async fn networks_that_are_not_attachable_take_no_standalone_container() {
     assert_eq!(daemon.error("POST", path, "{}").await, unsupported(path));
     let path = "/containers/create";
     let open = r#"{"Image":"a","HostConfig":{"NetworkMode":"open"}}"#;
-    assert_eq!(daemon.error("POST", path, open).await, unsupported(path));
-    assert_eq!(daemon.error("POST", path, "{").await, unsupported(path));
+    let words = "HostConfig.NetworkMode open is not supported by this daemon";
+    assert_eq!(daemon.error("POST", path, open).await, (501, words.to_owned()));
+    assert_eq!(daemon.error("POST", path, "{").await, (400, "invalid JSON: unexpected EOF".to_owned()));
     let beside =
         r#"{"HostConfig":{"NetworkMode":"open"},"NetworkingConfig":{"EndpointsConfig":{"closed":{}}}}"#;
     assert_eq!(daemon.error("POST", path, beside).await.0, 500);

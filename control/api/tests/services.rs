@@ -387,6 +387,7 @@ fn container(task: TaskId) -> Container {
         id: "c".repeat(64),
         name: "web.1.x".into(),
         task,
+        own: None,
         image: "whoami:v1".into(),
         image_id: DIGEST.into(),
         command: vec!["/whoami".into()],

@@ -48,8 +48,9 @@ async fn serve(config: Config) -> Result<()> {
     let shown = config.hosts.to_string();
     let metrics = listen_for_metrics(&config).await?;
     let host = Arc::new(Host::open(config).await?);
-    if let Containers::Own(oci) = &host.containers {
+    if let Containers::Own(oci, standalone) = &host.containers {
         oci.resume_output();
+        standalone.resume();
     }
     let node = MeshNode::open(host);
 

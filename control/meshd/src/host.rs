@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, anyhow};
 use control_agent::describe_host;
 use control_model::executor::Executor;
 use control_model::object::NodeDescription;
-use control_runtime::{DockerEngine, DockerOptions, Oci, OciOptions};
+use control_runtime::{DockerEngine, DockerOptions, Oci, OciOptions, Standalone};
 use dataplane_driver::DriverOptions;
 
 use crate::addresses::KnownAddresses;
@@ -28,8 +28,8 @@ pub struct Host {
 /// Who runs the containers.
 #[derive(Clone)]
 pub enum Containers {
-    /// This daemon.
-    Own(Oci),
+    /// This daemon: those of tasks, and those that no service made.
+    Own(Oci, Standalone),
     /// The host's Docker Engine.
     OfDocker(DockerEngine),
 }
@@ -37,8 +37,16 @@ pub enum Containers {
 impl Containers {
     pub fn executor(&self) -> Arc<dyn Executor> {
         match self {
-            Self::Own(oci) => Arc::new(oci.clone()),
+            Self::Own(oci, _) => Arc::new(oci.clone()),
             Self::OfDocker(docker) => Arc::new(docker.clone()),
+        }
+    }
+
+    /// Those that no service made, where they are this daemon's.
+    pub fn standalone(&self) -> Option<&Standalone> {
+        match self {
+            Self::Own(_, standalone) => Some(standalone),
+            Self::OfDocker(_) => None,
         }
     }
 }
@@ -53,8 +61,9 @@ impl Host {
         } else {
             let runtime =
                 checks::find_runtime(config.runtime).ok_or_else(|| anyhow!("no OCI runtime in $PATH"))?;
-            let containers = Containers::Own(open(&config, &runtime.1)?);
-            (runtime, containers)
+            let oci = open(&config, &runtime.1)?;
+            let standalone = Standalone::new(oci.clone());
+            (runtime, Containers::Own(oci, standalone))
         };
         let runtime = (runtime.0.name().to_owned(), runtime.1);
         Ok(Self { config, runtime, containers, addresses: KnownAddresses::default() })

@@ -26,10 +26,7 @@ pub fn run(config: &Config) -> Result<()> {
     };
     // Without what a data plane needs there is none.
     drop(checks::check(config));
-    note(
-        "containers",
-        runtime.block_on(async { remove_containers(&Host::open(config.clone()).await?).await }),
-    );
+    note("containers", runtime.block_on(take_containers_down(config)));
     if config.runtime == Some(Runtime::Docker) {
         forwarding::close();
     }
@@ -43,7 +40,17 @@ pub fn run(config: &Config) -> Result<()> {
     if left.is_empty() { Ok(()) } else { bail!("left behind:\n{}", left.join("\n")) }
 }
 
-/// Removes all containers of the node, running or not.
+/// Removes those of tasks, and stops the others: what they have on the disk is their users'.
+async fn take_containers_down(config: &Config) -> Result<()> {
+    let host = Host::open(config.clone()).await?;
+    if let Some(standalone) = host.containers.standalone() {
+        standalone.resume();
+        standalone.lay_down().await;
+    }
+    remove_containers(&host).await
+}
+
+/// Removes all containers of the node's tasks, running or not.
 pub async fn remove_containers(host: &Host) -> Result<()> {
     let executor = host.containers.executor();
     for found in executor.list_ours().await? {

@@ -24,6 +24,7 @@ pub mod rebalance;
 pub mod shared;
 pub mod slow_start;
 pub mod spec;
+pub mod standalone;
 pub mod task_state;
 pub mod template;
 pub mod time;

@@ -7,6 +7,7 @@ pub mod image;
 mod inside;
 mod logs;
 mod oci;
+mod standalone;
 mod unmount;
 mod volume;
 
@@ -14,8 +15,10 @@ pub use docker::{ConnectError, DockerEngine, DockerOptions, TaskContainer, is_of
 pub use events::{ContainerChange, Event, EventKind, Events, ImageChange, VolumeChange};
 pub use inside::{CopyError, Overwriting, PathStat};
 pub use oci::{
-    Console, ContainerInfo, ContainerRecord, ControlError, CpuUsage, DiskUse, Ended, Exec, ExecError,
-    ExecSpec, Health, HealthCheck, InterfaceUsage, IoUsage, MemoryUsage, MountPoint, Oci, OciOptions,
-    OpenError, OutputError, OutputPieces, Probe, ProcessTable, Stage, Unpacking, Usage,
+    Attachment, Console, ContainerInfo, ContainerRecord, ControlError, CpuUsage, DiskUse, Ended, Exec,
+    ExecError, ExecSpec, Health, HealthCheck, InterfaceUsage, IoUsage, MemoryUsage, MountPoint, Oci,
+    OciOptions, OpenError, OutputError, OutputPieces, Place, Probe, ProcessTable, Stage, StandaloneError,
+    StandaloneRecord, Unpacking, Usage,
 };
+pub use standalone::{Ground, Phase, Standalone};
 pub use volume::{OptionError, Volume, VolumeError, VolumeSpec};

@@ -189,6 +189,7 @@ pub fn workers_pull_from_a_registry(bench: &mut Bench) -> Outcome {
     let copy = ["copy", "--quiet", "--dest-tls-verify=false", &source, &target];
     let pushed = bench.lab.exec("client", "skopeo", &copy)?;
     ensure!(pushed.success(), "not pushed: {}", pushed.text());
+    pulled_by_run(bench, &image)?;
     bench.docker(&[
         "service",
         "create",
@@ -203,5 +204,18 @@ pub fn workers_pull_from_a_registry(bench: &mut Bench) -> Outcome {
     ])?;
     bench.wait_running("pulled", bench.lab.nodes().len(), |_| true)?;
     bench.docker(&["service", "rm", "pulled"])?;
+    Ok(())
+}
+
+/// By a client that has it pulled for its container.
+fn pulled_by_run(bench: &Bench, image: &str) -> Outcome {
+    let node = &bench.lab.nodes().last().context("no node")?.name;
+    let ran = bench.lab.try_docker(node, &["run", "--rm", image, "help"])?;
+    let lines = [
+        format!("Unable to find image '{image}' locally"),
+        format!("Status: Downloaded newer image for {image}"),
+    ];
+    ensure!(ran.success() && ran.stdout.starts_with("whoami: says who it is"), "it says {}", ran.text());
+    ensure!(lines.iter().all(|line| ran.stderr.contains(line.as_str())), "it says {}", ran.stderr);
     Ok(())
 }

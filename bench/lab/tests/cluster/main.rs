@@ -30,6 +30,7 @@ mod schedule;
 mod secrets;
 mod slow_start;
 mod stacks;
+mod standalone;
 mod support;
 mod traces;
 mod underlay6;
@@ -66,6 +67,7 @@ const SCENARIOS: &[Scenario] = &[
     ("a stack of WordPress and its database", stacks::wordpress::with_its_database),
     ("a stack of configs and secrets", stacks::visits::configs_and_secrets),
     ("containers are run by Docker Engines", hosted::by_docker_engines),
+    ("containers of docker run live beside the swarm", standalone::beside_the_swarm),
     ("managers tell of every node", inspection::of_every_node),
     ("traces agree with packets", traces::agree_with_packets),
     ("the way out is masqueraded", mesh::way_out_is_masqueraded),

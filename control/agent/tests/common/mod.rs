@@ -466,6 +466,7 @@ pub fn options(ca: &Ca, known_managers: Vec<SocketAddr>) -> AgentOptions {
         inspect: Arc::new(Inspected),
         known_managers,
         local_manager: watch::channel(None).1,
+        local_sandboxes: watch::channel(dataplane_model::Table::new()).1,
         opinion: watch::channel(Arc::default()).1,
         epoch: 0,
         keep_epoch: Arc::new(|_| Ok(())),

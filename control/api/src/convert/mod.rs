@@ -8,6 +8,7 @@ pub mod node;
 pub mod service;
 pub mod spec_in;
 pub mod spec_out;
+pub mod standalone;
 pub mod task;
 pub mod words;
 

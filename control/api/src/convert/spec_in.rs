@@ -186,7 +186,11 @@ fn container_spec(given: api_task::ContainerSpec) -> Result<ContainerSpec, ApiEr
         open_stdin: given.open_stdin,
         read_only: given.read_only,
         init: given.init,
-        mounts: given.mounts.into_iter().map(mount).collect::<Result<_, _>>()?,
+        mounts: given
+            .mounts
+            .into_iter()
+            .map(|given| mount(given, &format!("{PLACE}.Mounts")))
+            .collect::<Result<_, _>>()?,
         stop_signal: given.stop_signal,
         stop_grace_period: grace.transpose()?,
         hosts: given.hosts,
@@ -195,19 +199,22 @@ fn container_spec(given: api_task::ContainerSpec) -> Result<ContainerSpec, ApiEr
         cap_add: given.capability_add,
         cap_drop: given.capability_drop,
         ulimits: given.ulimits.into_iter().map(ulimit).collect(),
-        health: given.healthcheck.map(health_config).transpose()?,
+        health: given
+            .healthcheck
+            .map(|health| health_config(health, &format!("{PLACE}.Healthcheck")))
+            .transpose()?,
         dependencies: dependency_files(given.secrets, given.configs)?,
         registry: None,
     })
 }
 
-fn ulimit(given: api_task::Ulimit) -> Ulimit {
+pub(super) fn ulimit(given: api_task::Ulimit) -> Ulimit {
     Ulimit { name: given.name, soft: given.soft, hard: given.hard }
 }
 
 /// Bounds and words of moby `daemon/container.go`.
-fn health_config(given: api_task::HealthConfig) -> Result<HealthConfig, ApiError> {
-    refuse_unknown(&given.rest, "Spec.TaskTemplate.ContainerSpec.Healthcheck")?;
+pub(super) fn health_config(given: api_task::HealthConfig, place: &str) -> Result<HealthConfig, ApiError> {
+    refuse_unknown(&given.rest, place)?;
     let time = |nanoseconds: i64, name: &str| match u64::try_from(nanoseconds).map(Duration::from_nanos) {
         Ok(time) if time.is_zero() || time >= SHORTEST_HEALTH_TIME => Ok(time),
         _ => Err(ApiError::invalid(format!("{name} in Healthcheck cannot be less than 1ms"))),
@@ -223,7 +230,7 @@ fn health_config(given: api_task::HealthConfig) -> Result<HealthConfig, ApiError
     })
 }
 
-fn dns_config(given: api_task::DnsConfig) -> Result<DnsConfig, ApiError> {
+pub(super) fn dns_config(given: api_task::DnsConfig) -> Result<DnsConfig, ApiError> {
     let address = |text: &String| {
         text.parse::<IpAddr>().map_err(|_| ApiError::invalid(format!("invalid DNS server address: {text}")))
     };
@@ -231,8 +238,7 @@ fn dns_config(given: api_task::DnsConfig) -> Result<DnsConfig, ApiError> {
     Ok(DnsConfig { nameservers, search: given.search, options: given.options })
 }
 
-fn mount(given: api_task::Mount) -> Result<Mount, ApiError> {
-    const PLACE: &str = "Spec.TaskTemplate.ContainerSpec.Mounts";
+pub(super) fn mount(given: api_task::Mount, place: &str) -> Result<Mount, ApiError> {
     let mut rest = given.rest;
     // What a private, recursive bind mount does anyway.
     if let Some(bind) = rest.get_mut("BindOptions").and_then(|options| options.as_object_mut())
@@ -240,11 +246,11 @@ fn mount(given: api_task::Mount) -> Result<Mount, ApiError> {
     {
         bind.remove("Propagation");
     }
-    refuse_unknown(&rest, PLACE)?;
+    refuse_unknown(&rest, place)?;
     let kind = match given.kind.as_str() {
         "" => return Err(ApiError::invalid("invalid MountType: \"\"")),
         "npipe" | "cluster" | "image" => {
-            return Err(ApiError::unsupported(format!("{PLACE} of type {}", given.kind)));
+            return Err(ApiError::unsupported(format!("{place} of type {}", given.kind)));
         }
         text => MountKind::of_word(text)
             .ok_or_else(|| ApiError::invalid(format!("invalid MountType: {text:?}")))?,
@@ -256,14 +262,14 @@ fn mount(given: api_task::Mount) -> Result<Mount, ApiError> {
         return Err(ApiError::invalid(text));
     }
     let volume = given.volume_options.unwrap_or_default();
-    refuse_unknown(&volume.rest, &format!("{PLACE}.VolumeOptions"))?;
+    refuse_unknown(&volume.rest, &format!("{place}.VolumeOptions"))?;
     let driver = volume.driver_config.unwrap_or_default();
-    refuse_unknown(&driver.rest, &format!("{PLACE}.VolumeOptions.DriverConfig"))?;
+    refuse_unknown(&driver.rest, &format!("{place}.VolumeOptions.DriverConfig"))?;
     if !["", "local"].contains(&driver.name.as_str()) {
         return Err(ApiError::unsupported(format!("volume driver {}", driver.name)));
     }
     let tmpfs = given.tmpfs_options.unwrap_or_default();
-    refuse_unknown(&tmpfs.rest, &format!("{PLACE}.TmpfsOptions"))?;
+    refuse_unknown(&tmpfs.rest, &format!("{place}.TmpfsOptions"))?;
     let tmpfs_size_bytes =
         u64::try_from(tmpfs.size_bytes).map_err(|_| ApiError::invalid("tmpfs size must not be negative"))?;
     Ok(Mount {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+use serde_json::Value;
 
 use super::image::GraphDriver;
 
@@ -73,6 +74,15 @@ pub struct NetworkSettings {
     /// `80/tcp` and where it is published, if it is. A list has it elsewhere.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ports: Option<BTreeMap<String, Option<Vec<PortBinding>>>>,
+    /// The place behind the gateway once more, as older clients look for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<String>,
+    #[serde(rename = "IPAddress", skip_serializing_if = "Option::is_none")]
+    pub ip_address: Option<String>,
+    #[serde(rename = "IPPrefixLen", skip_serializing_if = "Option::is_none")]
+    pub ip_prefix_len: Option<u8>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mac_address: Option<String>,
     pub networks: BTreeMap<String, NetworkEndpoint>,
 }
 
@@ -134,9 +144,11 @@ pub struct Inspect {
     pub driver: String,
     pub platform: String,
     pub graph_driver: GraphDriver,
-    pub host_config: HostConfig,
+    /// [`HostConfig`], or what a client asked for.
+    pub host_config: Value,
     pub mounts: Vec<MountPoint>,
-    pub config: Config,
+    /// [`Config`], or what a client asked for.
+    pub config: Value,
     pub network_settings: NetworkSettings,
 }
 

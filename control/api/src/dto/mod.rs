@@ -5,6 +5,7 @@
 
 pub mod common;
 pub mod container;
+pub mod create;
 pub mod dependency;
 pub mod disk;
 pub mod events;

@@ -40,30 +40,6 @@ pub struct Network {
     pub services: BTreeMap<String, ServiceInfo>,
 }
 
-/// Of a container to be made: the networks that it asks for.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub struct AttachedContainer {
-    #[serde(rename = "HostConfig")]
-    pub host: NetworkMode,
-    #[serde(rename = "NetworkingConfig")]
-    pub networking: NetworkingConfig,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub struct NetworkMode {
-    #[serde(rename = "NetworkMode")]
-    pub network_mode: String,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub struct NetworkingConfig {
-    #[serde(rename = "EndpointsConfig")]
-    pub endpoints: BTreeMap<String, serde_json::Value>,
-}
-
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "PascalCase")]
 pub struct Ipam {

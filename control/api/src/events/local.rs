@@ -45,6 +45,18 @@ pub fn of_exec(
     message((at, SCOPE), ("container", action), actor)
 }
 
+/// Of what a user did to a container, in Docker's word.
+pub fn of_container_action(
+    at: Timestamp,
+    action: &str,
+    container: &Container,
+    attribute: Option<(&str, String)>,
+) -> Message {
+    let mut actor = actor_of(container);
+    actor.attributes.extend(attribute.map(|(name, value)| (name.to_owned(), value)));
+    message((at, SCOPE), ("container", action.to_owned()), actor)
+}
+
 fn of_container(at: Timestamp, change: ContainerChange, container: &Container) -> Message {
     let mut actor = actor_of(container);
     let attributes = &mut actor.attributes;

@@ -15,7 +15,7 @@ use futures::StreamExt as _;
 use tokio::sync::broadcast;
 
 pub use filter::Filter;
-pub use local::{actor_of, of_exec};
+pub use local::{actor_of, of_container_action, of_exec};
 
 use crate::context::Api;
 use crate::dto::events::{Actor, Message};

@@ -21,7 +21,6 @@ const UNSUPPORTED: &[&str] = &[
     "/build",
     "/build/{*rest}",
     "/commit",
-    "/containers/{id}",
     "/containers/{id}/{action}",
     "/networks/{id}/{action}",
     "/plugins/{name}/{action}",

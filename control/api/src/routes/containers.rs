@@ -1,4 +1,4 @@
-//! `docker ps`, `docker inspect`: the containers of this node's tasks.
+//! `docker ps`, `docker inspect`: the containers of this node, those of its tasks and others.
 
 mod filter;
 
@@ -12,6 +12,10 @@ use control_model::object::HealthStatus;
 use control_model::spec::{MountKind, PortConfig};
 use control_model::{TaskId, Timestamp};
 use dataplane_model::Mac;
+use http::StatusCode;
+use serde_json::{Value, to_value};
+
+use super::own;
 
 use self::filter::ContainerFilter;
 use crate::context::Api;
@@ -20,7 +24,7 @@ use crate::convert::words::Words;
 use crate::dto::common::rfc3339;
 use crate::dto::container as api_container;
 use crate::dto::image::GraphDriver;
-use crate::engine::{Container, Health, HealthProbe, MountPoint};
+use crate::engine::{Container, Health, HealthProbe, ImageConfig, MountPoint};
 use crate::error::ApiError;
 use crate::query::Query;
 use crate::reply::{Reply, ok};
@@ -36,7 +40,7 @@ pub async fn list(State(api): State<Api>, query: Query) -> Reply {
     let filter = ContainerFilter::of(&api, &query, &containers).await?;
     // A number asked for, or one that has ended, shows ended containers too, as in Docker.
     let all = query.flag("all") || limit.is_some() || filter.wants_ended();
-    containers.retain(|container| (all || container.running) && filter.lets(&api, container));
+    containers.retain(|container| (all || container.is_up()) && filter.lets(&api, container));
     containers.sort_by(|a, b| b.created.cmp(&a.created).then_with(|| a.id.cmp(&b.id)));
     containers.truncate(limit.unwrap_or(usize::MAX));
     let now = clock::now();
@@ -50,6 +54,8 @@ fn refuse_sizes(query: &Query) -> Result<(), ApiError> {
 
 fn state_word(container: &Container) -> &'static str {
     match (container.running, container.started) {
+        _ if container.own.as_ref().is_some_and(|own| own.is_restarting) => "restarting",
+        _ if container.own.as_ref().is_some_and(|own| own.is_removing) => "removing",
         (true, _) => "running",
         (false, Some(_)) => "exited",
         (false, None) => "created",
@@ -64,8 +70,8 @@ pub fn summary(api: &Api, container: Container, now: Timestamp) -> api_container
         ports: ports(&container),
         state: state_word(&container),
         status: status(&container, now),
-        host_config: api_container::HostConfig { network_mode: "default".into(), log_config: None },
-        network_settings: networks(api, container.task),
+        host_config: api_container::HostConfig { network_mode: network_mode(&container), log_config: None },
+        network_settings: networks(api, &container),
         mounts: container.mounts.into_iter().map(mount_point).collect(),
         id: container.id,
         image: container.image,
@@ -124,6 +130,10 @@ fn port_bindings(container: &Container) -> BTreeMap<String, Option<Vec<api_conta
 /// Moby `daemon/container/state.go`.
 fn status(container: &Container, now: Timestamp) -> String {
     match (container.running, container.started, container.finished) {
+        (_, _, Some(finished)) if container.own.as_ref().is_some_and(|own| own.is_restarting) => {
+            format!("Restarting ({}) {} ago", container.exit_code, human(now.since(finished)))
+        }
+        _ if container.own.as_ref().is_some_and(|own| own.is_removing) => "Removal In Progress".into(),
         (true, Some(started), _) => {
             let health = match container.health.as_ref().map(|health| health.status) {
                 None => "",
@@ -161,8 +171,19 @@ fn human(span: Duration) -> String {
     }
 }
 
-/// Where the task is, as far as this node knows: a manager knows all.
-fn networks(api: &Api, task: TaskId) -> api_container::NetworkSettings {
+fn network_mode(container: &Container) -> String {
+    container.own.as_ref().map_or("default", |own| own::network_mode(own)).to_owned()
+}
+
+/// Where it is; a task, as far as this node knows: a manager knows all.
+fn networks(api: &Api, container: &Container) -> api_container::NetworkSettings {
+    match &container.own {
+        Some(own) => own::networks(api, container, own),
+        None => networks_of_task(api, container.task),
+    }
+}
+
+fn networks_of_task(api: &Api, task: TaskId) -> api_container::NetworkSettings {
     let state = api.node.store().map(|store| store.state());
     let found = state.as_ref().and_then(|state| state.tasks().get(&task));
     let (Some(state), Some(task)) = (&state, found) else { return api_container::NetworkSettings::default() };
@@ -188,14 +209,17 @@ fn networks(api: &Api, task: TaskId) -> api_container::NetworkSettings {
         };
         Some((network.spec.name.clone(), endpoint))
     });
-    api_container::NetworkSettings { ports: None, networks: endpoints.collect::<BTreeMap<_, _>>() }
+    let networks = endpoints.collect::<BTreeMap<_, _>>();
+    api_container::NetworkSettings { networks, ..api_container::NetworkSettings::default() }
 }
 
 pub async fn inspect(State(api): State<Api>, Path(term): Path<String>, query: Query) -> Reply {
     refuse_sizes(&query)?;
     let containers = api.local_engine()?.containers().await?;
     let container = find(&containers, &term)?;
-    ok(&inspected(&api, container.clone()))
+    // What an image says that has gone is not known any more.
+    let image = api.local_engine()?.image(&container.image_id).await.unwrap_or_default();
+    ok(&inspected(&api, container.clone(), &image.config)?)
 }
 
 /// Whole id or name, else a unique beginning of an id.
@@ -212,21 +236,30 @@ pub fn find<'a>(containers: &'a [Container], term: &str) -> Result<&'a Container
     }
 }
 
-fn inspected(api: &Api, container: Container) -> api_container::Inspect {
+fn inspected(
+    api: &Api,
+    container: Container,
+    image: &ImageConfig,
+) -> Result<api_container::Inspect, ApiError> {
+    let (host_config, config) = match &container.own {
+        Some(own) => (own::host_config(&container, own), own::config(&container, own, image)),
+        None => configs_of_task(&container)?,
+    };
     let mut command = container.command.iter().cloned();
     let network_settings = api_container::NetworkSettings {
         ports: Some(port_bindings(&container)),
-        ..networks(api, container.task)
+        ..networks(api, &container)
     };
-    api_container::Inspect {
+    let own = container.own.as_ref();
+    Ok(api_container::Inspect {
         created: rfc3339(Some(container.created)),
         path: command.next().unwrap_or_default(),
         args: command.collect(),
         state: api_container::State {
             status: state_word(&container),
-            running: container.running,
+            running: container.is_up(),
             paused: false,
-            restarting: false,
+            restarting: own.is_some_and(|own| own.is_restarting),
             oom_killed: container.out_of_memory,
             dead: false,
             pid: if container.running { container.pid } else { 0 },
@@ -237,32 +270,40 @@ fn inspected(api: &Api, container: Container) -> api_container::Inspect {
             health: container.health.map(health),
         },
         name: format!("/{}", container.name),
-        restart_count: 0,
+        restart_count: own.map_or(0, |own| own.n_restarts),
         driver: "overlayfs".into(),
         platform: "linux".into(),
         graph_driver: GraphDriver { data: None, name: "overlayfs".into() },
-        host_config: api_container::HostConfig {
-            network_mode: "default".into(),
-            log_config: Some(api_container::LogConfig {
-                driver: container.log.name,
-                config: container.log.options,
-            }),
-        },
+        host_config,
         mounts: container.mounts.into_iter().map(mount_point).collect(),
-        config: api_container::Config {
-            hostname: container.hostname,
-            user: container.user,
-            tty: container.tty,
-            env: container.env,
-            cmd: container.command,
-            image: container.image,
-            working_dir: container.working_dir,
-            labels: container.labels,
-        },
+        config,
         network_settings,
         image: container.image_id,
         id: container.id,
-    }
+    })
+}
+
+fn configs_of_task(container: &Container) -> Result<(Value, Value), ApiError> {
+    let host_config = api_container::HostConfig {
+        network_mode: network_mode(container),
+        log_config: Some(api_container::LogConfig {
+            driver: container.log.name.clone(),
+            config: container.log.options.clone(),
+        }),
+    };
+    let config = api_container::Config {
+        hostname: container.hostname.clone(),
+        user: container.user.clone(),
+        tty: container.tty,
+        env: container.env.clone(),
+        cmd: container.command.clone(),
+        image: container.image.clone(),
+        working_dir: container.working_dir.clone(),
+        labels: container.labels.clone(),
+    };
+    let failed =
+        |error: serde_json::Error| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string());
+    Ok((to_value(host_config).map_err(failed)?, to_value(config).map_err(failed)?))
 }
 
 /// Moby `daemon/container/container_unix.go`: the mode is what `-v` would have had behind the second colon.

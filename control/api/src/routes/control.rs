@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::containers::find;
+use super::standalone::grace;
 use crate::context::Api;
 use crate::dto::common::rfc3339;
 use crate::dto::stats::{
@@ -41,15 +42,7 @@ pub async fn kill(State(api): State<Api>, Path(term): Path<String>, query: Query
 
 /// A task's container is stopped for its cluster to see: what takes its place is the orchestrator's to say.
 pub async fn stop(State(api): State<Api>, Path(term): Path<String>, query: Query) -> Reply {
-    let malformed = |text: &str| ApiError::invalid(format!("strconv.Atoi: parsing {text:?}: invalid syntax"));
-    let grace = match query.get("t") {
-        "" => None,
-        text => {
-            let seconds: i32 = text.parse().map_err(|_| malformed(text))?;
-            // Docker's word for ever is what is below nothing.
-            Some(u64::try_from(seconds).map_or(Duration::MAX, Duration::from_secs))
-        }
-    };
+    let grace = grace(&query)?;
     let signal = query.given("signal").map(str::to_owned);
     let container = known(&api, &term).await?;
     let engine = api.local_engine()?;

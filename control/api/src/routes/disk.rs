@@ -1,4 +1,4 @@
-//! `docker system df`, and the prunes of what nobody uses. Containers are their tasks': the node itself removes them.
+//! `docker system df`, and the prunes of what nobody uses. Containers of tasks are left: the node itself removes them.
 
 use std::collections::BTreeMap;
 
@@ -104,9 +104,24 @@ pub async fn prune_networks(State(api): State<Api>, query: Query) -> Reply {
     ok(&json!({ "NetworksDeleted": (!deleted.is_empty()).then_some(deleted) }))
 }
 
-pub async fn prune_containers(query: Query) -> Reply {
-    query.filters(&["label", "label!"])?;
-    ok(&json!({ "ContainersDeleted": null, "SpaceReclaimed": 0 }))
+/// Those that no service made and that do not run.
+pub async fn prune_containers(State(api): State<Api>, query: Query) -> Reply {
+    let filters = query.filters(&["label", "label!"])?;
+    let engine = api.local_engine()?;
+    let on_disk = engine.disk_use().await?.containers;
+    let (mut deleted, mut space_reclaimed) = (Vec::new(), 0);
+    let all = engine.containers().await?.into_iter();
+    for container in all.filter(|one| one.own.is_some() && !one.is_up() && is_pruned(&one.labels, &filters)) {
+        match engine.remove(&container.id, false, false).await {
+            Ok(()) => {
+                space_reclaimed += on_disk.get(&container.id).copied().unwrap_or(0);
+                deleted.push(container.id);
+            }
+            Err(error) => tracing::debug!(container = container.id, %error, "a container is not pruned"),
+        }
+    }
+    let deleted = (!deleted.is_empty()).then_some(deleted);
+    ok(&json!({ "ContainersDeleted": deleted, "SpaceReclaimed": space_reclaimed }))
 }
 
 /// Nothing is built here.

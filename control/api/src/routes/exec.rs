@@ -1,24 +1,19 @@
 //! `docker exec`: a further process in a container of this node, on a connection that becomes its streams.
 
-use std::io;
 use std::sync::Arc;
 
 use axum::Extension;
-use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest as _, Path, Request, State};
 use axum::response::IntoResponse as _;
 use control_manager::clock;
-use control_model::OutputStream;
-use futures::StreamExt as _;
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use futures::future::BoxFuture;
+use http::{StatusCode, header};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncWrite, AsyncWriteExt as _, copy, split};
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 
 use super::containers::find;
 use super::logs::stream_kind;
+use super::streams::{Connection, Streams, switching, wants_upgrade};
 use crate::body::Json;
 use crate::context::Api;
 use crate::dto::exec::{ExecConfig, ExecCreated, ExecInspect, ExecStart, ProcessConfig};
@@ -26,7 +21,6 @@ use crate::engine::{ExecRequest, Process};
 use crate::error::ApiError;
 use crate::events::{actor_of, of_exec};
 use crate::execs::{Exec, Stage};
-use crate::frames::frame;
 use crate::query::Query;
 use crate::reply::{Reply, done, json, ok};
 use crate::version::ApiVersion;
@@ -118,7 +112,9 @@ pub async fn start(
     }
     let kind = stream_kind(exec.config.tty, *version);
     let Some(upgrade) = upgrade else {
-        return Ok(([(header::CONTENT_TYPE, kind)], output_alone(api, exec, process)).into_response());
+        let (streams, ended) = streams(&exec, process);
+        let body = streams.alone(async move { end(&api, &exec, ended.await) });
+        return Ok(([(header::CONTENT_TYPE, kind)], body).into_response());
     };
     tokio::spawn(async move {
         match upgrade.await {
@@ -129,12 +125,7 @@ pub async fn start(
             }
         }
     });
-    let headers = [(header::CONTENT_TYPE, kind), (header::CONNECTION, "Upgrade"), (header::UPGRADE, "tcp")];
-    Ok((StatusCode::SWITCHING_PROTOCOLS, headers, Body::empty()).into_response())
-}
-
-fn wants_upgrade(headers: &HeaderMap) -> bool {
-    headers.get(header::UPGRADE).is_some_and(|to| to == HeaderValue::from_static("tcp"))
+    switching(kind)
 }
 
 fn known(api: &Api, id: &str) -> Result<Arc<Exec>, ApiError> {
@@ -171,70 +162,16 @@ async fn begin(api: &Api, exec: &Exec, options: &ExecStart) -> Result<Process, A
     Ok(process)
 }
 
-/// Lets the process and its client, if it has one, speak with each other until the process has ended. One whose client goes
-/// runs on.
-async fn converse(
-    api: Api,
-    exec: Arc<Exec>,
-    process: Process,
-    connection: Option<TokioIo<hyper::upgrade::Upgraded>>,
-) {
-    let Process { input, mut output, resize: _, ended } = process;
-    let (mut reader, mut writer) = match connection.map(split) {
-        Some((reader, writer)) => (Some(reader), Some(writer)),
-        None => (None, None),
-    };
-    let speaks = async {
-        if let (Some(reader), Some(mut input)) = (&mut reader, input) {
-            // Either end may go first.
-            let _ = copy(reader, &mut input).await;
-            let _ = input.shutdown().await;
-        }
-        std::future::pending::<()>().await;
-    };
-    let listens = async {
-        while let Some((stream, bytes)) = output.next().await {
-            let Some(client) = writer.as_mut().filter(|_| is_attached(&exec, stream)) else { continue };
-            let mut piece = Vec::new();
-            frame(stream, &bytes, exec.config.tty, &mut piece);
-            if write(client, &piece).await.is_err() {
-                writer = None;
-            }
-        }
-        // Known before the client hears of the end: that is when it asks.
-        end(&api, &exec, ended.await);
-        if let Some(client) = &mut writer {
-            let _ = client.shutdown().await;
-        }
-    };
-    tokio::select! {
-        () = listens => {}
-        () = speaks => {}
-    }
+/// The process with its client, if it has one. One whose client goes runs on.
+async fn converse(api: Api, exec: Arc<Exec>, process: Process, connection: Option<Connection>) {
+    let (streams, ended) = streams(&exec, process);
+    streams.converse(connection, async { end(&api, &exec, ended.await) }).await;
 }
 
-/// All of it, as far as to the network: TLS may keep the last part back.
-async fn write(client: &mut (impl AsyncWrite + Unpin), piece: &[u8]) -> io::Result<()> {
-    client.write_all(piece).await?;
-    client.flush().await
-}
-
-/// The output as a plain reply, for clients that can't do better.
-fn output_alone(api: Api, exec: Arc<Exec>, process: Process) -> Body {
-    let (pieces, stream) = mpsc::channel::<Result<Bytes, std::convert::Infallible>>(1);
-    tokio::spawn(async move {
-        let Process { mut output, ended, .. } = process;
-        while let Some((stream, bytes)) = output.next().await {
-            if is_attached(&exec, stream) {
-                let mut piece = Vec::new();
-                frame(stream, &bytes, exec.config.tty, &mut piece);
-                // Who has gone misses it; the process runs on.
-                let _ = pieces.send(Ok(piece.into())).await;
-            }
-        }
-        end(&api, &exec, ended.await);
-    });
-    Body::from_stream(ReceiverStream::new(stream))
+fn streams(exec: &Exec, process: Process) -> (Streams, BoxFuture<'static, i32>) {
+    let Process { input, output, resize: _, ended } = process;
+    let ExecConfig { tty, attach_stdout: stdout, attach_stderr: stderr, .. } = exec.config;
+    (Streams { input, output, tty, stdout, stderr }, ended)
 }
 
 /// `docker events` shows the command with it, in Docker's form: a blank ends a command without arguments.
@@ -247,11 +184,4 @@ fn tell(api: &Api, exec: &Exec, action: &str) {
 fn end(api: &Api, exec: &Exec, code: i32) {
     exec.end(code);
     api.events.tell(of_exec(clock::now(), "exec_die".into(), (&exec.container, &exec.id), Some(code)));
-}
-
-fn is_attached(exec: &Exec, stream: OutputStream) -> bool {
-    match stream {
-        OutputStream::Stdout => exec.config.attach_stdout,
-        OutputStream::Stderr => exec.config.attach_stderr,
-    }
 }

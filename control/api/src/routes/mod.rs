@@ -15,10 +15,13 @@ mod logs;
 mod mesh;
 mod networks;
 mod nodes;
+mod own;
 mod passed;
 mod progress;
 mod registry;
 mod services;
+mod standalone;
+mod streams;
 mod swarm;
 mod system;
 mod tasks;
@@ -174,7 +177,15 @@ fn node_local_routes() -> Router<Api> {
         .route("/volumes/prune", post(volumes::prune))
         .route("/volumes/{name}", get(volumes::inspect).delete(volumes::remove))
         .route("/containers/json", get(containers::list))
-        .route("/containers/create", post(networks::create_attached))
+        .route("/containers/create", post(standalone::create))
+        .route("/containers/{id}", delete(standalone::remove))
+        .route("/containers/{id}/start", post(standalone::start))
+        .route("/containers/{id}/restart", post(standalone::restart))
+        .route("/containers/{id}/rename", post(standalone::rename))
+        .route("/containers/{id}/update", post(standalone::update))
+        .route("/containers/{id}/wait", post(standalone::wait))
+        .route("/containers/{id}/attach", post(standalone::attach))
+        .route("/containers/{id}/resize", post(standalone::resize))
         .route("/containers/{id}/json", get(containers::inspect))
         .route("/containers/{id}/logs", get(logs::of_container))
         .route("/containers/{id}/archive", get(archive::get).head(archive::stat).put(archive::put))

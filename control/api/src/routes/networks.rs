@@ -49,7 +49,7 @@ async fn all_networks(api: &Api) -> Result<Vec<api_network::Network>, ApiError> 
     Ok(networks)
 }
 
-fn gateway_bridge(api: &Api) -> Option<api_network::Network> {
+pub(super) fn gateway_bridge(api: &Api) -> Option<api_network::Network> {
     let local = api.node.local();
     let node = local.node.filter(|_| local.membership == Membership::Active)?;
     Some(api_network::Network {
@@ -225,30 +225,13 @@ pub async fn create(State(api): State<Api>, Json(given): Json<api_network::Creat
     json(StatusCode::CREATED, &api_network::CreateReply { id: id.to_string(), warning: String::new() })
 }
 
-/// `docker network connect`. Standalone containers are not this daemon's; what Docker would refuse is refused in its words.
+/// `docker network connect`. Containers stay where they are; what Docker would refuse is refused in its words.
 pub async fn connect(State(api): State<Api>, Path(term): Path<String>, method: Method, uri: Uri) -> ApiError {
     refuse_to_attach(&api, &term).await.unwrap_or_else(|| unsupported(&method, &uri))
 }
 
-/// `docker create` and `docker run`, whose container would be attached when it is started: as [`connect`].
-pub async fn create_attached(
-    State(api): State<Api>,
-    method: Method,
-    uri: Uri,
-    given: Result<Json<api_network::AttachedContainer>, ApiError>,
-) -> ApiError {
-    let given = given.map(|Json(given)| given).unwrap_or_default();
-    let named = given.networking.endpoints.into_keys().chain([given.host.network_mode]);
-    for term in named.filter(|term| !term.is_empty()) {
-        if let Some(refusal) = refuse_to_attach(&api, &term).await {
-            return refusal;
-        }
-    }
-    unsupported(&method, &uri)
-}
-
 /// swarmkit's resource allocator, as moby `daemon/container_operations.go` passes its word on.
-async fn refuse_to_attach(api: &Api, term: &str) -> Option<ApiError> {
+pub(super) async fn refuse_to_attach(api: &Api, term: &str) -> Option<ApiError> {
     let found = match api.control() {
         Ok(control) => control.network(term).await.ok()?,
         Err(_) => Arc::new(find_assigned(&api.node.assigned_networks(), term)?.clone()),

@@ -21,6 +21,8 @@ use tokio::io::{AsyncReadExt, AsyncWrite};
 use tokio::sync::{broadcast, mpsc};
 use tokio_stream::wrappers::BroadcastStream;
 
+use super::standalone::Lives;
+
 /// The digest of everything.
 pub const DIGEST: &str = "sha256:dddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddd";
 
@@ -45,6 +47,7 @@ pub struct FakeEngine {
     pub unpacked: Mutex<Vec<(String, Unpacking, Vec<u8>)>>,
     /// Signals and times of the stops that had some.
     pub stops: Mutex<Vec<(Option<String>, Option<Duration>)>>,
+    pub lives: Mutex<Lives>,
 }
 
 impl FakeEngine {
@@ -78,6 +81,7 @@ impl Default for FakeEngine {
             unreadable: Mutex::default(),
             unpacked: Mutex::default(),
             stops: Mutex::default(),
+            lives: Mutex::default(),
         }
     }
 }
@@ -316,7 +320,11 @@ impl LocalEngine for FakeEngine {
         if signal.is_some() || grace.is_some() {
             self.stops.lock().expect("no panic").push((signal.map(str::to_owned), grace));
         }
-        Ok(self.kill(container, "SIGKILL").await.is_ok())
+        let did_run = self.kill(container, "SIGKILL").await.is_ok();
+        if did_run {
+            self.end(container, 0);
+        }
+        Ok(did_run)
     }
 
     /// Every container has one file, `/etc/motd`.
@@ -430,6 +438,7 @@ pub fn container(task: &Task) -> Container {
         id: task.id.container_id(),
         name: task.name(),
         task: task.id,
+        own: None,
         image: "whoami:v1".into(),
         image_id: image("whoami:v1", 0xabc).id,
         command: vec!["/whoami".into()],

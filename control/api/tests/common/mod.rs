@@ -7,6 +7,7 @@ pub mod cli;
 pub mod engine;
 pub mod http;
 pub mod node;
+pub mod standalone;
 pub mod world;
 
 use std::path::PathBuf;

@@ -6,11 +6,12 @@ use control_api::engine::{
     Container, ContainerChange, CpuUsage, EngineError, EngineEvent, EngineEventKind, Health, HealthProbe,
     Image, ImageChange, ImageConfig, InterfaceUsage, MountPoint, Usage, Volume, VolumeChange,
 };
+use control_api::standalone::{Own, Place};
 use control_model::Timestamp;
 use control_runtime::image::{ImageDetails, ImageError, PullError, Reference};
 use control_runtime::{
     ContainerChange as container, ContainerInfo, ContainerRecord, ControlError, CopyError,
-    ImageChange as image, Stage, VolumeChange as volume,
+    ImageChange as image, Phase, Stage, StandaloneError, StandaloneRecord, VolumeChange as volume,
 };
 
 pub(super) fn not_done(error: ControlError) -> EngineError {
@@ -158,8 +159,35 @@ pub(super) fn parse_time(text: &str) -> Option<Timestamp> {
     i64::try_from(time.as_nanosecond()).ok().map(Timestamp)
 }
 
-pub(super) fn to_container(info: ContainerInfo) -> Container {
-    of_record(info.record, info.health)
+pub(super) fn to_container(phase: Option<Phase>, info: ContainerInfo) -> Container {
+    let mut container = of_record(info.record, info.health);
+    if let (Some(own), Some(phase)) = (&mut container.own, phase) {
+        own.is_restarting = phase == Phase::Restarting;
+        own.is_removing = phase == Phase::Removing;
+    }
+    container
+}
+
+fn to_own(own: StandaloneRecord) -> Own {
+    let place = |place: control_runtime::Place| Place {
+        address: place.address,
+        gateway: place.gateway,
+        mac: place.mac,
+    };
+    Own { spec: own.spec, n_restarts: own.n_restarts, place: own.place.map(place), ..Own::default() }
+}
+
+pub(super) fn not_standing(error: StandaloneError) -> EngineError {
+    let text = error.to_string();
+    match error {
+        StandaloneError::Image(ImageError::NotFound(name)) => EngineError::NoSuchImage(familiar(&name)),
+        StandaloneError::Image(error) => to_error(error),
+        StandaloneError::Refused(_) => EngineError::Invalid(text),
+        StandaloneError::Conflict(_) => EngineError::Conflict(text),
+        StandaloneError::NoSwarm(_) => EngineError::Busy(text),
+        StandaloneError::NoContainer(_) => EngineError::NotFound(text),
+        StandaloneError::Failed(_) => EngineError::Failed(text),
+    }
 }
 
 pub(super) fn of_record(record: ContainerRecord, health: Option<control_runtime::Health>) -> Container {
@@ -170,6 +198,7 @@ pub(super) fn of_record(record: ContainerRecord, health: Option<control_runtime:
     };
     Container {
         task: record.task,
+        own: record.standalone.map(|own| Box::new(to_own(*own))),
         name: record.name,
         hostname: record.hostname,
         tty: record.tty,

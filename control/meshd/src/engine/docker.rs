@@ -52,5 +52,6 @@ fn to_container(found: TaskContainer) -> Container {
         exit_code: 0,
         out_of_memory: false,
         health: None,
+        own: None,
     }
 }

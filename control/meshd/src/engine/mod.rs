@@ -2,6 +2,7 @@
 
 mod convert;
 mod docker;
+mod standalone;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufWriter, Write};
@@ -21,7 +22,9 @@ use control_model::spec::RegistryCredentials;
 use control_model::{OutputQuery, Timestamp};
 use control_runtime::image::ImageChanges;
 use control_runtime::is_of_sandbox;
-use control_runtime::{Exec, ExecError, ExecSpec, Oci, OutputError, Overwriting, VolumeError, VolumeSpec};
+use control_runtime::{
+    Exec, ExecError, ExecSpec, Oci, OutputError, Overwriting, Standalone, VolumeError, VolumeSpec,
+};
 use futures::stream::BoxStream;
 use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 use tokio::sync::{Semaphore, mpsc};
@@ -29,7 +32,8 @@ use tokio_stream::wrappers::{BroadcastStream, ReceiverStream};
 use tokio_util::io::{ReaderStream, SyncIoBridge};
 
 use self::convert::{
-    not_copied, not_done, parse, parse_time, to_container, to_error, to_event, to_image, to_usage, to_volume,
+    not_copied, not_done, not_standing, parse, parse_time, to_container, to_error, to_event, to_image,
+    to_usage, to_volume,
 };
 use self::docker::HostEngine;
 use crate::host::Containers;
@@ -52,7 +56,9 @@ pub enum NodeEngine {
 impl NodeEngine {
     pub fn of(containers: &Containers) -> Self {
         match containers {
-            Containers::Own(oci) => Self::Own(Arc::new(OciEngine { oci: oci.clone() })),
+            Containers::Own(oci, standalone) => {
+                Self::Own(Arc::new(OciEngine { oci: oci.clone(), standalone: standalone.clone() }))
+            }
             Containers::OfDocker(docker) => {
                 let passage = Passage::new(docker.socket(), ApiVersion(docker.api_minor()), is_of_sandbox);
                 Self::OfDocker(Arc::new(HostEngine { docker: docker.clone() }), passage)
@@ -85,12 +91,16 @@ impl NodeEngine {
 /// The embedded runtime as the API's engine.
 pub struct OciEngine {
     pub oci: Oci,
+    /// Those containers that no service made.
+    pub standalone: Standalone,
 }
 
 #[async_trait]
 impl Engine for OciEngine {
     async fn containers(&self) -> Result<Vec<Container>, EngineError> {
-        Ok(self.oci.list_containers().into_iter().map(to_container).collect())
+        let phase = |task| self.standalone.phase(task);
+        let all = self.oci.list_containers().into_iter();
+        Ok(all.map(|one| to_container(phase(one.record.task), one)).collect())
     }
 
     async fn output(&self, container: &str, query: OutputQuery) -> Result<Output, EngineError> {
@@ -240,6 +250,9 @@ impl LocalEngine for OciEngine {
     }
 
     async fn kill(&self, container: &str, signal: &str) -> Result<(), EngineError> {
+        if self.is_own(container) {
+            return self.standalone.kill(container, signal).await.map_err(not_standing);
+        }
         self.oci.kill(container, signal).await.map_err(not_done)
     }
 
@@ -249,6 +262,9 @@ impl LocalEngine for OciEngine {
         signal: Option<&str>,
         grace: Option<Duration>,
     ) -> Result<bool, EngineError> {
+        if self.is_own(container) {
+            return self.standalone.stop(container, signal, grace).await.map_err(not_standing);
+        }
         self.oci.stop(container, signal, grace).await.map_err(not_done)
     }
 

@@ -115,6 +115,9 @@ impl MeshNode {
 
     /// Stops the daemon's part; tasks and data plane go on.
     pub async fn shut_down(&self) {
+        if let Some(standalone) = self.host.containers.standalone() {
+            standalone.shut_down();
+        }
         let _changing = tokio::time::timeout(CHANGE_GRACE, self.changing.lock()).await;
         if let Some(swarm) = self.swarm() {
             swarm.shut_down().await;
@@ -344,6 +347,9 @@ impl MeshNode {
         if let Standing::In(swarm) = was {
             swarm.leave().await?;
         } else {
+            if let Some(standalone) = self.host.containers.standalone() {
+                standalone.leave().await;
+            }
             // Nothing here runs that would know of them: all that is found is removed.
             if let Err(error) = teardown::remove_containers(&self.host).await {
                 tracing::warn!(error = format!("{error:#}"), "not all containers were removed");

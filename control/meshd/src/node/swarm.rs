@@ -17,8 +17,9 @@ use control_model::object::{NodeDescription, NodeState};
 use control_model::spec::Role;
 use control_model::{Cluster, Network, NodeId, PeerIdentity};
 use control_rpc::{Channels, IdentityPem};
+use control_runtime::{Ground, Standalone};
 use control_store::ReplicatedStore as _;
-use dataplane_model::NodeView;
+use dataplane_model::{NodeView, Table};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -115,6 +116,9 @@ impl Swarm {
         };
         let options = agent_options(with, &channels, &file, (&dir, epoch), local_manager.subscribe());
         let agent = Agent::start(options, host.containers.executor(), data_plane.driver.clone());
+        if let Some(standalone) = host.containers.standalone() {
+            standalone.enter(Ground { dataplane: data_plane.driver.clone(), views: agent.views() });
+        }
         let gossip = gossip::start(prepared, file.node, &agent, opinion);
         let swarm = Arc::new(Self {
             session: agent.state(),
@@ -463,10 +467,13 @@ impl Swarm {
         result
     }
 
-    /// Stops the node's tasks and the manager half, takes the data plane down.
+    /// Stops the node's containers and the manager half, takes the data plane down.
     pub async fn leave(self: Arc<Self>) -> Result<(), SwarmError> {
         self.stop_keeper().await;
         self.stop_gossip().await;
+        if let Some(standalone) = self.host.containers.standalone() {
+            standalone.leave().await;
+        }
         let agent = locked(&self.agent).take();
         if let Some(agent) = agent
             && let Err(error) = agent.leave().await
@@ -532,6 +539,10 @@ fn agent_options(
         inspect,
         known_managers: file.managers.iter().map(|manager| manager.addr).collect(),
         local_manager,
+        local_sandboxes: host
+            .containers
+            .standalone()
+            .map_or_else(|| watch::channel(Table::new()).1, Standalone::sandboxes),
         opinion,
         epoch,
         keep_epoch: Arc::new(move |epoch| dir.store_epoch(epoch).map_err(|error| error.to_string())),

@@ -41,6 +41,8 @@ pub(super) struct Launch<'a> {
     pub kept_bytes: Option<u64>,
     pub tty: bool,
     pub stdin: bool,
+    /// Its input ends with its first client's.
+    pub ends_input: bool,
 }
 
 /// What conmon says through its pipe: a process id, or a negative number and the runtime's words.
@@ -108,6 +110,9 @@ impl Launch<'_> {
         }
         if self.stdin {
             command.arg("--stdin");
+        }
+        if !self.ends_input {
+            command.arg("--leave-stdin-open");
         }
         let fd = sync_pipe.as_raw_fd();
         command.env("_OCI_SYNCPIPE", fd.to_string()).env_remove("NOTIFY_SOCKET");

@@ -50,6 +50,13 @@ impl Oci {
         }
     }
 
+    /// A container that gets this signal is meant to end.
+    pub(crate) fn is_to_end_by(&self, id: &str, signal: &str) -> Result<bool, ControlError> {
+        let number = number_of(signal)?;
+        let container = self.container_by_id(id).ok_or_else(|| ControlError::Unknown(id.to_owned()))?;
+        Ok(number == libc::SIGKILL || number == container.record().stop_signal)
+    }
+
     /// Sends `signal`, or its stop signal, and SIGKILL if it has not ended after `grace`, or its own time. False if it did not run.
     pub async fn stop(
         &self,

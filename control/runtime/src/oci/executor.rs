@@ -15,8 +15,8 @@ use super::error::PrepareError;
 use super::listening::opening;
 use super::paths::TaskPaths;
 use super::prepare::Preparation;
-use super::record::{Ended, Stage};
-use super::spec::set_network;
+use super::record::{Ended, Stage, StandaloneRecord};
+use super::spec::{set_console, set_network};
 use super::{Container, Oci, now};
 use crate::events::ContainerChange;
 use crate::files::remove_tree;
@@ -51,16 +51,9 @@ impl Executor for Oci {
         if self.is_started(&container).await? {
             return Ok(container.status());
         }
-        let pid = match self.launch(task, &container, sandbox).await {
-            Ok(pid) => pid,
-            Err(error) => {
-                self.delete_runtime_state(&container.paths).await;
-                let text = format!("starting container failed: failed to create shim task: {error}");
-                return Err(ExecutorError::Failed(text));
-            }
-        };
-        container.update(|record| record.stage = Stage::Started { pid, at: now() }).map_err(failed)?;
-        self.forward_output(&container);
+        let failed = |error| format!("starting container failed: failed to create shim task: {error}");
+        let begun = self.begin(task, &container, sandbox).await;
+        begun.map_err(|error| ExecutorError::Failed(failed(error)))?;
         Ok(container.status())
     }
 
@@ -120,15 +113,17 @@ impl Executor for Oci {
         let paths = container.paths.clone();
         let removed = tokio::task::spawn_blocking(move || remove_files(&paths)).await;
         removed.map_err(|error| ExecutorError::Failed(format!("removing: {error}")))?.map_err(failed)?;
-        self.0.events.container(ContainerChange::Removed, &container.record());
         self.containers().remove(&task);
+        self.0.events.container(ContainerChange::Removed, &container.record());
         let oci = self.clone();
         let released = tokio::task::spawn_blocking(move || oci.0.volumes.release(task)).await;
         released.map_err(|error| ExecutorError::Failed(format!("removing: {error}")))
     }
 
     async fn list_ours(&self) -> Result<Vec<Found>, ExecutorError> {
-        let containers: Vec<Arc<Container>> = self.containers().values().cloned().collect();
+        // Those that no service made are nobody's to remove but their users'.
+        let is_tasks = |one: &&Arc<Container>| one.locked().standalone.is_none();
+        let containers: Vec<Arc<Container>> = self.containers().values().filter(is_tasks).cloned().collect();
         let mut found = Vec::with_capacity(containers.len());
         for container in containers {
             let started = self.is_started(&container).await?;
@@ -165,8 +160,20 @@ impl Oci {
 
     /// Blocking half of a preparation. What a failed one leaves is removed at once.
     fn make(&self, task: &Task, provisions: &Provisions, image: &LocalImage) -> Result<(), PrepareError> {
+        self.make_as(task, None, provisions, image)
+    }
+
+    /// The same of a container with a name of its own.
+    pub(super) fn make_as(
+        &self,
+        task: &Task,
+        standalone: Option<(&str, &StandaloneRecord)>,
+        provisions: &Provisions,
+        image: &LocalImage,
+    ) -> Result<(), PrepareError> {
         let paths = self.0.layout.task(task.id);
         let preparation = Preparation {
+            standalone,
             volumes: &self.0.volumes,
             paths: &paths,
             task,
@@ -192,6 +199,27 @@ impl Oci {
         Ok(())
     }
 
+    /// Starts the process of a container that is held for it. Of a start that fails nothing is left.
+    pub(super) async fn begin(
+        &self,
+        task: &Task,
+        container: &Arc<Container>,
+        sandbox: &SandboxPaths,
+    ) -> Result<(), LaunchError> {
+        let launched = async {
+            let pid = self.launch(task, container, sandbox).await?;
+            container.update(|record| record.stage = Stage::Started { pid, at: now() })?;
+            Ok(())
+        };
+        if let Err(error) = launched.await {
+            self.delete_runtime_state(&container.paths).await;
+            container.attaching.close();
+            return Err(error);
+        }
+        self.forward_output(container);
+        Ok(())
+    }
+
     async fn launch(
         &self,
         task: &Task,
@@ -201,6 +229,9 @@ impl Oci {
         let config = container.paths.bundle().join("config.json");
         let mut spec = oci_spec::runtime::Spec::load(&config).map_err(io::Error::other)?;
         set_network(&mut spec, sandbox.netns.clone());
+        if let Some(size) = container.console() {
+            set_console(&mut spec, size);
+        }
         spec.save(&config).map_err(io::Error::other)?;
         container.update(|record| record.stage = Stage::Starting)?;
         // A start that failed may be tried again: the conmon of the first left its files.
@@ -214,8 +245,10 @@ impl Oci {
             kept_bytes: container.record().log.logging().map_err(io::Error::other)?.kept_bytes,
             tty: task.spec.container.tty,
             stdin: task.spec.container.open_stdin,
+            ends_input: container.ends_input(),
         };
         let pid = launch.create().await?;
+        container.attaching.open(&container.paths);
         self.run(&["start", &container.paths.container_id]).await?;
         Ok(pid)
     }
@@ -225,7 +258,7 @@ impl Oci {
     }
 
     /// Whether the process was ever started. A daemon that died between the start and its record asks the runtime.
-    async fn is_started(&self, container: &Container) -> Result<bool, ExecutorError> {
+    pub(super) async fn is_started(&self, container: &Container) -> Result<bool, ExecutorError> {
         match container.record().stage {
             Stage::Prepared => Ok(false),
             Stage::Started { .. } => Ok(true),
@@ -234,6 +267,7 @@ impl Oci {
                 container
                     .update(|record| record.stage = Stage::Started { pid, at: now() })
                     .map_err(failed)?;
+                container.attaching.open(&container.paths);
                 Ok(true)
             }
         }
@@ -262,6 +296,7 @@ impl Oci {
         let out_of_memory = self.0.cgroups.was_out_of_memory(&container.record().cgroup);
         let ended = Ended { code, out_of_memory, at: now() };
         container.update(|record| record.ended = record.ended.or(Some(ended)))?;
+        container.attaching.close();
         // Nobody reads them any more, and they are not to stay longer than that.
         unmount_all(&container.paths.dependencies())?;
         Ok(container.record().ended.unwrap_or(ended))
@@ -283,7 +318,7 @@ impl Oci {
 
     /// Kills what runs and removes the runtime's state and the cgroups. A container that the runtime doesn't know is
     /// success.
-    async fn delete_runtime_state(&self, paths: &TaskPaths) {
+    pub(super) async fn delete_runtime_state(&self, paths: &TaskPaths) {
         // Twice: a creation that a killed daemon began may be under way at the first time, and end after it.
         for _ in 0..2 {
             let conmon = conmon_of(paths);

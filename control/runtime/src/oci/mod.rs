@@ -1,6 +1,7 @@
 //! The embedded executor: one container per task, by an OCI runtime (`runc` or `crun`) under `conmon`, in the sandbox
 //! that the data plane made. All state is on disk and in the kernel: a daemon that starts finds its containers.
 
+mod attach;
 mod cgroup;
 mod conmon;
 mod containers;
@@ -27,6 +28,7 @@ mod record;
 mod rootfs;
 mod security;
 mod spec;
+mod standalone;
 mod usage;
 mod user;
 mod volumes;
@@ -43,6 +45,7 @@ use control_model::{TaskId, Timestamp};
 use crate::events::{Events, changes};
 use crate::image::{ImageError, ImageStore};
 use crate::volume::Volumes;
+use attach::Attaching;
 use cgroup::CgroupLayout;
 use forwarding::Forwarding;
 use paths::{Layout, TaskPaths};
@@ -53,13 +56,16 @@ pub(crate) use listening::Opening;
 pub(crate) use net_files::{hosts, hosts_are_valid, resolv_conf};
 pub(crate) use process::{SHORT_ID_LEN, environment};
 
+pub use attach::Attachment;
 pub use containers::ContainerInfo;
 pub use control::{ControlError, ProcessTable};
 pub use copy::Unpacking;
 pub use exec::{Console, Exec, ExecError, ExecSpec};
 pub use health::{Health, HealthCheck, Probe};
 pub use output::{OutputError, OutputPieces};
-pub use record::{ContainerRecord, Ended, MountPoint, Stage};
+pub use record::{ContainerRecord, Ended, MountPoint, Place, Stage, StandaloneRecord};
+pub(crate) use standalone::Run;
+pub use standalone::StandaloneError;
 pub use usage::{CpuUsage, InterfaceUsage, IoUsage, MemoryUsage, Usage};
 pub use volumes::DiskUse;
 
@@ -127,6 +133,7 @@ struct Container {
     health: Mutex<Health>,
     events: Events,
     forwarding: Forwarding,
+    attaching: Attaching,
     /// Held while the container is made, started or removed.
     changing: tokio::sync::Mutex<()>,
 }
@@ -192,12 +199,14 @@ impl Container {
     fn new(paths: TaskPaths, record: ContainerRecord, events: Events) -> Self {
         let status = record.health.as_ref().map_or(HealthStatus::Starting, |health| health.status);
         let health = Mutex::new(Health::new(status));
+        let is_running = matches!(record.stage, Stage::Started { .. }) && record.ended.is_none();
         Self {
             paths,
             record: Mutex::new(record),
             health,
             events,
             forwarding: Forwarding::default(),
+            attaching: Attaching::new(is_running),
             changing: tokio::sync::Mutex::default(),
         }
     }
@@ -290,6 +299,14 @@ fn open_volumes(
     Volumes::open(dir.clone(), users, events.clone()).map_err(|source| OpenError::Io { path: dir, source })
 }
 
+/// One that a user wanted was made to its end, or its user has not heard of it.
+fn whole(record: ContainerRecord, paths: &TaskPaths) -> io::Result<ContainerRecord> {
+    if record.standalone.is_some() && !paths.bundle().join("config.json").exists() {
+        return Err(io::Error::other("its preparation was cut off"));
+    }
+    Ok(record)
+}
+
 /// The containers on disk. A directory without a readable record is the start of a preparation that was cut off:
 /// nothing ran there, it goes.
 fn load_containers(layout: &Layout, events: &Events) -> Result<BTreeMap<TaskId, Arc<Container>>, OpenError> {
@@ -300,7 +317,8 @@ fn load_containers(layout: &Layout, events: &Events) -> Result<BTreeMap<TaskId, 
         let name = entry.map_err(io)?.file_name();
         let Some(task) = name.to_str().and_then(|name| name.parse::<TaskId>().ok()) else { continue };
         let paths = layout.task(task);
-        match ContainerRecord::read(&paths.record()) {
+        let read = ContainerRecord::read(&paths.record()).and_then(|record| whole(record, &paths));
+        match read {
             Ok(record) => {
                 containers.insert(task, Arc::new(Container::new(paths, record, events.clone())));
             }

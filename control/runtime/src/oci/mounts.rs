@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use control_model::TaskId;
 use control_model::spec::{Mount as MountSpec, MountKind};
-use control_model::template::TemplateContext;
+use control_model::template::TemplateError;
+use control_model::{Task, TaskId};
 use oci_spec::image::Config;
 use oci_spec::runtime::{Mount, MountBuilder, Spec};
 
@@ -46,12 +46,12 @@ pub(super) struct PlannedMount {
 
 /// The user's mounts, and a volume for each that the image wants besides. Nothing is made.
 pub(super) fn planned_mounts(
-    volumes: &Volumes,
-    paths: &TaskPaths,
+    (volumes, paths): (&Volumes, &TaskPaths),
     image: &Config,
-    context: &TemplateContext<'_>,
+    task: &Task,
+    expand: &dyn Fn(&str) -> Result<String, TemplateError>,
 ) -> Result<Vec<PlannedMount>, PrepareError> {
-    let mut specs = context.task.spec.container.mounts.clone();
+    let mut specs = task.spec.container.mounts.clone();
     for target in image.volumes().iter().flatten() {
         if specs.iter().all(|spec| spec.target.trim_end_matches('/') != target.trim_end_matches('/')) {
             specs.push(MountSpec::volume(target));
@@ -60,14 +60,14 @@ pub(super) fn planned_mounts(
     let mut n_anonymous = 0;
     let mut planned = Vec::with_capacity(specs.len());
     for spec in specs {
-        let given = context.expand(&spec.source)?;
+        let given = expand(&spec.source)?;
         let is_anonymous = spec.kind == MountKind::Volume && given.is_empty();
         n_anonymous += usize::from(is_anonymous);
         let (name, source) = match spec.kind {
             MountKind::Tmpfs => (String::new(), PathBuf::new()),
             MountKind::Bind => (String::new(), PathBuf::from(given)),
             MountKind::Volume if is_anonymous => {
-                (anonymous_name(context.task.id, n_anonymous), paths.anonymous_volume(n_anonymous))
+                (anonymous_name(task.id, n_anonymous), paths.anonymous_volume(n_anonymous))
             }
             MountKind::Volume => {
                 let content = volumes.content_of(&given)?;

@@ -9,7 +9,7 @@ use control_model::generic;
 use control_model::log_driver::LogDriver;
 use control_model::object::HealthStatus;
 use control_model::spec::{DEFAULT_STOP_GRACE_PERIOD, Labels, Platform};
-use control_model::template::TemplateContext;
+use control_model::template::{TemplateContext, TemplateError};
 
 use super::cgroup::CgroupLayout;
 use super::dependencies::{Sources, dependency_mounts};
@@ -20,7 +20,7 @@ use super::mounts::{PlannedMount, etc_mounts, kernel_mounts, merged, planned_mou
 use super::net_files::{hosts, hosts_are_valid, resolv_conf};
 use super::paths::TaskPaths;
 use super::process::{SHORT_ID_LEN, arguments, environment, signal_number};
-use super::record::{ContainerRecord, HealthRecord, Stage};
+use super::record::{ContainerRecord, HealthRecord, Stage, StandaloneRecord};
 use super::rootfs::{mount_overlay, read_inside};
 use super::spec::{SpecInput, probe_process, runtime_spec};
 use super::user;
@@ -41,6 +41,8 @@ pub(super) struct Preparation<'a> {
     pub volumes: &'a Volumes,
     pub paths: &'a TaskPaths,
     pub task: &'a Task,
+    /// Of a container that no service made: its name, and what is kept of it.
+    pub standalone: Option<(&'a str, &'a StandaloneRecord)>,
     pub provisions: &'a Provisions,
     pub image: &'a LocalImage,
     pub node_hostname: &'a str,
@@ -65,7 +67,7 @@ impl Preparation<'_> {
         Ok(ContainerRecord {
             task: self.task.id,
             container_id: self.paths.container_id.clone(),
-            name: self.task.name(),
+            name: self.standalone.map_or_else(|| self.task.name(), |(name, _)| name.to_owned()),
             image: container.image.clone(),
             image_id: self.image.record.id.clone(),
             command: arguments(container, &self.image.config).ok_or(PrepareError::NoCommand)?,
@@ -77,7 +79,7 @@ impl Preparation<'_> {
             log: self.log_driver()?,
             ports: self.task.ports.clone(),
             mounts: self.planned_mounts()?.into_iter().map(|planned| planned.point).collect(),
-            exposed_ports: self.image.config.exposed_ports().clone().unwrap_or_default(),
+            exposed_ports: self.exposed_ports(),
             labels: self.labels(),
             created_at: self.now,
             cgroup: format!("{}/{}", self.cgroup_parent, self.paths.container_id),
@@ -87,6 +89,7 @@ impl Preparation<'_> {
             ended: None,
             health: HealthCheck::of(&over_image(container.health.as_ref(), self.image.health.as_ref()))
                 .map(|check| HealthRecord { check, status: HealthStatus::Starting }),
+            standalone: self.standalone.map(|(_, record)| Box::new(record.clone())),
         })
     }
 
@@ -97,11 +100,24 @@ impl Preparation<'_> {
         Ok(driver)
     }
 
-    /// Docker's swarm labels over the spec's, over the image's.
+    /// The image's, and its user's.
+    fn exposed_ports(&self) -> Vec<String> {
+        let mut ports = self.image.config.exposed_ports().clone().unwrap_or_default();
+        let own = self.standalone.into_iter().flat_map(|(_, record)| &record.spec.exposed_ports);
+        ports.extend(own.cloned());
+        ports.sort_unstable();
+        ports.dedup();
+        ports
+    }
+
+    /// Docker's swarm labels, where there is a service, over the spec's, over the image's.
     fn labels(&self) -> Labels {
         let task = self.task;
         let mut labels = self.image.record.labels.clone();
         labels.extend(task.spec.container.labels.clone());
+        if self.standalone.is_some() {
+            return labels;
+        }
         let own = [
             ("node.id", task.node.map(|node| node.to_string()).unwrap_or_default()),
             ("service.id", task.service.to_string()),
@@ -141,18 +157,23 @@ impl Preparation<'_> {
         }
     }
 
+    /// Placeholders replaced: those of services alone are any.
+    fn expand(&self, text: &str) -> Result<String, TemplateError> {
+        if self.standalone.is_some() { Ok(text.to_owned()) } else { self.context().expand(text) }
+    }
+
     /// Placeholders replaced; Docker's default is the short id.
     fn hostname(&self) -> Result<String, PrepareError> {
         match self.task.spec.container.hostname.as_str() {
             "" => Ok(self.paths.container_id[..SHORT_ID_LEN].to_owned()),
-            wanted => Ok(self.context().expand(wanted)?),
+            wanted => Ok(self.expand(wanted)?),
         }
     }
 
     /// Placeholders replaced.
     fn environment(&self, hostname: &str) -> Result<Vec<String>, PrepareError> {
         let container = &self.task.spec.container;
-        let own = container.env.iter().map(|entry| self.context().expand(entry));
+        let own = container.env.iter().map(|entry| self.expand(entry));
         let mut own = own.collect::<Result<Vec<_>, _>>()?;
         own.extend(generic::environment(&self.task.generic));
         let image = self.image.config.env().as_deref().unwrap_or_default();
@@ -207,7 +228,7 @@ impl Preparation<'_> {
     }
 
     fn planned_mounts(&self) -> Result<Vec<PlannedMount>, PrepareError> {
-        planned_mounts(self.volumes, self.paths, &self.image.config, &self.context())
+        planned_mounts((self.volumes, self.paths), &self.image.config, self.task, &|text| self.expand(text))
     }
 
     fn working_dir(&self) -> String {

@@ -196,6 +196,7 @@ mod tests {
             stage: Stage::Started { pid: 1, at: now() },
             ended: None,
             health: Some(HealthRecord { check, status: HealthStatus::Starting }),
+            standalone: None,
         };
         Container::new(executor.0.layout.task(task), record, Events::default())
     }

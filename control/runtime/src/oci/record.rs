@@ -1,14 +1,17 @@
 //! What is kept on disk of each container, so that a daemon that starts finds what an earlier one made.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use control_model::executor::Exit;
 use control_model::log_driver::LogDriver;
-use control_model::object::HealthStatus;
+use control_model::object::{HealthStatus, Slot};
 use control_model::spec::{MountKind, PortConfig, PublishMode};
-use control_model::{TaskId, Timestamp};
+use control_model::standalone::StandaloneSpec;
+use control_model::{ServiceId, Task, TaskId, Timestamp};
+use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
 use super::health::HealthCheck;
@@ -32,7 +35,7 @@ pub struct ContainerRecord {
     pub task: TaskId,
     /// 64 hex digits.
     pub container_id: String,
-    /// `<service>.<slot>.<task id>`.
+    /// `<service>.<slot>.<task id>`; of a container that no service made, its user's.
     pub name: String,
     /// As the spec has it.
     pub image: String,
@@ -75,6 +78,44 @@ pub struct ContainerRecord {
     pub ended: Option<Ended>,
     #[serde(default)]
     pub health: Option<HealthRecord>,
+    /// Of a container that no service made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standalone: Option<Box<StandaloneRecord>>,
+}
+
+/// What is kept of a container that no service made.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StandaloneRecord {
+    pub spec: StandaloneSpec,
+    /// Its volumes whose names were drawn: they go with it where its user says so.
+    pub drawn_volumes: Vec<String>,
+    /// That of its present run.
+    pub sandbox: Option<TaskId>,
+    /// Of its present run, behind the node's gateway.
+    pub place: Option<Place>,
+    /// Starts by its rule since its user started it.
+    pub n_restarts: u32,
+    /// Its user has stopped it.
+    pub is_stopped: bool,
+}
+
+/// Where a container is in a network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    pub address: IpNetwork,
+    pub gateway: Option<IpAddr>,
+    /// Six numbers.
+    pub mac: String,
+}
+
+impl StandaloneRecord {
+    /// The container as the executor knows containers: a task that is in no store.
+    pub fn task(&self, id: TaskId) -> Task {
+        Task {
+            spec: self.spec.task.clone().into(),
+            ..Task::new(id, ServiceId::from_bits(0), Slot::Replica(0))
+        }
+    }
 }
 
 /// What is mounted into a container.

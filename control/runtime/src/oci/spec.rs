@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use control_model::spec::ContainerSpec;
+use control_model::standalone::ConsoleSize;
 use oci_spec::runtime::{
-    Linux, LinuxBuilder, LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType, LinuxResources, Mount,
-    Process, ProcessBuilder, RootBuilder, Spec, SpecBuilder, UserBuilder,
+    BoxBuilder, Linux, LinuxBuilder, LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType,
+    LinuxResources, Mount, Process, ProcessBuilder, RootBuilder, Spec, SpecBuilder, UserBuilder,
 };
 
 use super::error::PrepareError;
@@ -108,6 +109,14 @@ pub(super) fn set_network(spec: &mut Spec, netns: PathBuf) {
     let namespaces = linux.namespaces_mut().get_or_insert_default();
     namespaces.retain(|namespace| namespace.typ() != LinuxNamespaceType::Network);
     namespaces.push(namespace(LinuxNamespaceType::Network, Some(netns)));
+}
+
+/// Gives the terminal its first size.
+pub(super) fn set_console(spec: &mut Spec, ConsoleSize { rows, columns }: ConsoleSize) {
+    let size = BoxBuilder::default().height(u64::from(rows)).width(u64::from(columns)).build();
+    if let Some(process) = spec.process_mut() {
+        process.set_console_size(size.ok());
+    }
 }
 
 fn namespace(kind: LinuxNamespaceType, path: Option<PathBuf>) -> LinuxNamespace {

@@ -8,4 +8,5 @@ mod exec;
 mod image_health;
 mod images;
 mod logging;
+mod standalone;
 mod volumes;

@@ -39,6 +39,16 @@ fn run(words: &[&str]) {
             std::io::copy(&mut std::io::stdin(), &mut std::io::stdout()).expect("both are open");
         }
         ["terminal"] => println!("{}", std::io::IsTerminal::is_terminal(&std::io::stdout())),
+        // Of its terminal: rows and columns.
+        ["size"] => {
+            let size = terminal_size();
+            println!("{} {}", size[0], size[1]);
+        }
+        ["line"] => {
+            let mut line = String::new();
+            std::io::stdin().read_line(&mut line).expect("it is open");
+            println!("read {}", line.trim_end());
+        }
         ["exit", code] => std::process::exit(code.parse().expect("a number")),
         ["eat", mebibytes] => {
             let n: usize = mebibytes.parse().expect("a number");
@@ -66,4 +76,16 @@ fn run(words: &[&str]) {
         other => panic!("unknown command {other:?}"),
     }
     std::io::stdout().flush().expect("stdout is open");
+}
+
+unsafe extern "C" {
+    fn ioctl(fd: i32, request: u64, ...) -> i32;
+}
+
+fn terminal_size() -> [u16; 4] {
+    const TIOCGWINSZ: u64 = 0x5413;
+    let mut size = [0_u16; 4];
+    // SAFETY: the kernel writes four numbers of 16 bits, for which there is room.
+    assert_eq!(unsafe { ioctl(0, TIOCGWINSZ, size.as_mut_ptr()) }, 0, "a terminal");
+    size
 }

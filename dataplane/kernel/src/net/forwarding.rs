@@ -5,6 +5,9 @@
 //! came. `forwarding` of an interface says something else: whether it believes routers, which who forwards must not (RFC 4861
 //! section 6.2.7). So nothing but `force_forwarding` is written here, and an uplink that has its addresses and its way out from
 //! routers keeps them.
+//!
+//! The gateway bridge takes packets for the loopback addresses too, once they are answers (`route_localnet`): the node's own
+//! processes reach host ports by 127.0.0.1. Rules keep all others off.
 
 use dataplane_model::KernelState;
 use dataplane_model::kernel_state::{LinkName, Present};
@@ -16,7 +19,7 @@ use super::{NetError, sysctl};
 pub(super) fn observe(uplinks: &[LinkName], state: &mut KernelState) -> Result<(), NetError> {
     let forces6 = host_forces6()?;
     for name in uplinks.iter().cloned().chain([LinkName::gateway_bridge(), LinkName::vxlan()]) {
-        if is_on(&key(&name))? {
+        if is_on(&key(&name))? && (name != LinkName::gateway_bridge() || is_on(&localnet_key())?) {
             state.forwarding.insert(name.clone(), Present);
         }
         if !forces6 && is_on(&key6(&name))? {
@@ -46,10 +49,14 @@ fn host_forces6() -> Result<bool, NetError> {
 }
 
 pub(super) fn set(name: &LinkName, on: bool) -> Result<(), NetError> {
+    let value = if on { "1" } else { "0" };
+    if *name == LinkName::gateway_bridge() {
+        sysctl::write_if_there(&localnet_key(), value)?;
+    }
     if !on && host_forwards()? {
         return Ok(());
     }
-    sysctl::write_if_there(&key(name), if on { "1" } else { "0" })
+    sysctl::write_if_there(&key(name), value)
 }
 
 /// As [`set`], of IPv6.
@@ -62,6 +69,10 @@ pub(super) fn set6(name: &LinkName, on: bool) -> Result<(), NetError> {
 
 fn is_on(key: &str) -> Result<bool, NetError> {
     Ok(sysctl::read(key)?.as_deref() == Some("1"))
+}
+
+fn localnet_key() -> String {
+    format!("ipv4/conf/{}/route_localnet", LinkName::gateway_bridge())
 }
 
 fn key(name: &LinkName) -> String {

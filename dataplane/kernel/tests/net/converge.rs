@@ -128,7 +128,7 @@ fn drift_is_seen_and_put_right() {
     let mut net = node.net();
     node.run(converge(&mut net, &wanted));
     let host = wanted.sandboxes[&task].legs[0].host.clone();
-    let damages: [(&str, Damage<'_>); 9] = [
+    let damages: [(&str, Damage<'_>); 10] = [
         ("a rule inside is gone", Box::new(|| drop(node.sandbox(&task, "ip rule del from 10.0.0.5")))),
         ("a route inside is gone", Box::new(|| drop(node.sandbox(&task, "ip route del default table 100")))),
         ("the address inside is another", Box::new(|| drop(node.sandbox(&task, "ip addr flush dev eth0")))),
@@ -137,6 +137,10 @@ fn drift_is_seen_and_put_right() {
         ("the VXLAN device answers ARP", Box::new(|| drop(ok("ip link set mesh-vx arp on")))),
         ("the VXLAN device is gone", Box::new(|| drop(ok("ip link del mesh-vx")))),
         ("the table is gone", Box::new(|| drop(ok("nft delete table inet meshd")))),
+        (
+            "localhost is a martian",
+            Box::new(|| drop(ok("sysctl -w net.ipv4.conf.docker_gwbridge.route_localnet=0"))),
+        ),
         ("a rule of the table is gone", Box::new(|| drop(ok("nft flush chain inet meshd postrouting")))),
     ];
 
@@ -263,6 +267,38 @@ fn a_foreign_route_is_left_alone() {
     }
 }
 
+/// The bridge takes answers for them, and nothing else.
+#[test]
+fn nobody_reaches_the_nodes_loopback_addresses() {
+    let node = Node::enter();
+    let task = id("t1");
+    node.run(converge(&mut node.net(), &wanted(&task)));
+    node.sandbox(&task, "ip route del local 127.0.0.0/8 dev lo table local");
+    node.sandbox(&task, "ip route add 127.0.0.9/32 via 172.18.0.1 src 172.18.0.9");
+    let server = std::net::UdpSocket::bind("127.0.0.9:0").unwrap();
+    server.set_nonblocking(true).unwrap();
+    let to = server.local_addr().unwrap();
+    let send = |to: std::net::SocketAddr| {
+        let namespace = fs::File::open(node.netns_dir().join("t1")).unwrap();
+        let sending = std::thread::spawn(move || {
+            nix::sched::setns(&namespace, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+            std::net::UdpSocket::bind("172.18.0.9:0").unwrap().send_to(b"x", to).unwrap();
+        });
+        sending.join().unwrap();
+    };
+    send(to);
+    // What leaves the one way has gone through the other: the bridge is no queue.
+    let heard = std::net::UdpSocket::bind("172.18.0.1:0").unwrap();
+    send(heard.local_addr().unwrap());
+    heard.recv(&mut [0; 1]).unwrap();
+    assert!(server.recv(&mut [0; 1]).is_err(), "a task's datagram has come");
+    ok("nft delete table inet meshd");
+    send(to);
+    server.set_nonblocking(false).unwrap();
+    server.set_read_timeout(Some(std::time::Duration::from_secs(5))).unwrap();
+    assert_eq!(server.recv(&mut [0; 1]).unwrap(), 1, "the rule is what keeps it off");
+}
+
 #[test]
 fn host_ports_lead_to_their_task() {
     let node = Node::enter();
@@ -302,6 +338,10 @@ fn host_ports_lead_to_their_task() {
     let (_stream, _) = server.accept().unwrap();
 
     assert_eq!(seen, client.join().unwrap(), "the task sees the client's own address");
+    drop(own);
+    let own = std::net::TcpStream::connect("127.0.0.1:8080").unwrap();
+    let (_stream, seen) = server.accept().unwrap();
+    assert_eq!(seen.ip(), Ipv4Addr::new(172, 18, 0, 1), "by localhost it sees the bridge's");
     drop(own);
     assert_eq!(node.run(converge(&mut node.net(), &wanted)), Vec::<String>::new(), "the ports are read back");
 }

@@ -72,12 +72,13 @@ impl ContainerFilter {
             && self.any("ancestor", |_| self.images.contains(&container.image_id))
             && self.any("exited", |_| has_ended && self.exit_codes.contains(&container.exit_code))
             && self.any("volume", |of| container.mounts.iter().any(|m| m.name == of || m.target == of))
-            && self.any("publish", |port| container.host_ports.iter().any(|p| is_port(port, p.published, p.protocol.word())))
+            && self.any("publish", |port| {
+                container.host_ports.iter().any(|p| is_port(port, p.published, p.protocol.word()))
+            })
             && self.any("expose", |port| exposes(container, port))
             && self.before.is_none_or(|before| container.created < before)
             && self.since.is_none_or(|since| container.created > since)
-            // There are no others.
-            && self.is_task.is_none_or(|wanted| wanted)
+            && self.is_task.is_none_or(|wanted| wanted == container.own.is_none())
             && labels_match(&container.labels, &self.filters.labels("label"))
     }
 
@@ -85,7 +86,7 @@ impl ContainerFilter {
     fn lets_by_networks(&self, api: &Api, container: &Container) -> bool {
         let wanted = self.filters.get("network");
         wanted.is_empty() || {
-            let attached = networks(api, container.task).networks;
+            let attached = networks(api, container).networks;
             let is_it = |(name, at): (&String, &NetworkEndpoint)| {
                 wanted.iter().any(|term| {
                     term == name || (!term.is_empty() && at.network_id.starts_with(term.as_str()))

@@ -131,11 +131,13 @@ fn target_rules(filter: &PacketFilter, text: &mut String) -> std::fmt::Result {
     writeln!(text, "\t\t{to_mesh} reject")
 }
 
-/// Before connection tracking (priority -200) sees them.
+/// Before connection tracking (priority -200) sees them. What is for a loopback address then is no answer, whose address the
+/// tracking restores, and nobody behind the bridge may ask there.
 fn untracked_chains(filter: &PacketFilter, text: &mut String) -> std::fmt::Result {
-    let port = filter.tunnel_port;
+    let (port, bridge) = (filter.tunnel_port, &filter.bridge);
     let node = filter.node.map_or_else(|| NOBODY.to_owned(), |node| node.to_string());
     writeln!(text, "\tchain raw_in {{\n\t\ttype filter hook prerouting priority -300; policy accept;")?;
+    writeln!(text, "\t\tiifname \"{bridge}\" ip daddr 127.0.0.0/8 drop")?;
     writeln!(text, "\t\tudp dport {port} notrack comment \"tunnel {node}:{port}\"\n\t}}")?;
     writeln!(text, "\tchain raw_out {{\n\t\ttype filter hook output priority -300; policy accept;")?;
     writeln!(text, "\t\tudp dport {port} notrack\n\t}}")
@@ -201,17 +203,13 @@ fn forward_chain(filter: &PacketFilter, text: &mut String) -> std::fmt::Result {
 
 /// `dnat` rules of all host ports, by both families. Of IPv6 not for link-local addresses, whose clients no router answers.
 fn host_port_rules(filter: &PacketFilter, is_output: bool, text: &mut String) -> std::fmt::Result {
-    // Not the loopback addresses: an answer to one of them is a martian outside of the loopback interface.
-    let (outer, outer6) = if is_output {
-        ("ip daddr != 127.0.0.0/8 ", "ip6 daddr != ::1 ip6 daddr != fe80::/10")
-    } else {
-        ("", "ip6 daddr != fe80::/10")
-    };
+    // Not the loopback address of IPv6: an answer to it is a martian outside of the loopback interface, whatever it is told.
+    let outer6 = if is_output { "ip6 daddr != ::1 ip6 daddr != fe80::/10" } else { "ip6 daddr != fe80::/10" };
     for ((protocol, published), (address, target)) in &filter.host_ports {
         let asked = format!("fib daddr type local meta l4proto {protocol} th dport {published}");
         let comment = format!("host-port {protocol}/{published} {address}:{target}");
         let comment = if is_output { String::new() } else { format!(" comment \"{comment}\"") };
-        writeln!(text, "\t\t{outer}{asked} dnat ip to {address}:{target}{comment}")?;
+        writeln!(text, "\t\t{asked} dnat ip to {address}:{target}{comment}")?;
         if let Some(address6) = filter.address6(*address) {
             writeln!(text, "\t\t{outer6} {asked} dnat ip6 to [{address6}]:{target}")?;
         }
@@ -219,7 +217,8 @@ fn host_port_rules(filter: &PacketFilter, is_output: bool, text: &mut String) ->
     Ok(())
 }
 
-/// The last rules masquerade too what a task sends to another one's host port: the answer must come back through here.
+/// The last rules masquerade too what a task sends to another one's host port, and a process from a loopback address: the answer
+/// must come back through here.
 fn nat_chains(filter: &PacketFilter, text: &mut String) -> std::fmt::Result {
     writeln!(text, "\tchain prerouting {{\n\t\ttype nat hook prerouting priority -100; policy accept;")?;
     host_port_rules(filter, false, text)?;
@@ -229,7 +228,8 @@ fn nat_chains(filter: &PacketFilter, text: &mut String) -> std::fmt::Result {
         text,
         "\t}}\n\tchain postrouting {{\n\t\ttype nat hook postrouting priority 100; policy accept;"
     )?;
-    let PacketFilter { subnet, .. } = filter;
+    let PacketFilter { subnet, bridge, .. } = filter;
+    writeln!(text, "\t\tip saddr 127.0.0.0/8 oifname \"{bridge}\" masquerade")?;
     if let Some(node) = filter.node {
         writeln!(text, "\t\tip saddr {subnet} oifname \"{}\" snat ip to {node}", LinkName::VXLAN)?;
     }
