@@ -109,6 +109,20 @@ impl Passage {
         Ok((status, [(header::CONTENT_TYPE, kind)], value.to_string()).into_response())
     }
 
+    /// How many of its containers are hidden, and how many of these run.
+    pub async fn hidden_containers(&self, version: ApiVersion) -> Result<(u64, u64), ApiError> {
+        let all = self.json(self.get("/containers/json?all=1", version).await?).await?;
+        let all = all.as_array().map(Vec::as_slice).unwrap_or_default();
+        let hidden =
+            all.iter().filter(|item| item.get("Labels").is_some_and(|labels| self.has_hidden(labels)));
+        let (mut n_hidden, mut n_running) = (0, 0);
+        for item in hidden {
+            n_hidden += 1;
+            n_running += u64::from(item.get("State").is_some_and(|state| state == "running"));
+        }
+        Ok((n_hidden, n_running))
+    }
+
     /// The engine's lines of JSON without those about what is hidden.
     pub fn lines(
         &self,

@@ -69,8 +69,9 @@ fn containers_are_the_engines(bench: &Bench) -> Outcome {
     for name in ["app", "ingress", "host", "none"] {
         ensure!(networks.lines().any(|line| line == name), "{name} is not among {networks}");
     }
-    let info = docker(&["info", "--format", "{{.Swarm.LocalNodeState}} {{.Driver}}"])?;
-    ensure!(info == "active vfs", "info says {info}");
+    ensure!(docker(&["ps", "-n", "1", "-q"])?.lines().count() == 1, "the last container is not shown");
+    let info = docker(&["info", "--format", "{{.Swarm.LocalNodeState}} {{.Driver}} {{.ContainersRunning}}"])?;
+    ensure!(info == format!("active vfs {}", tasks.len()), "info says {info}");
     Ok(())
 }
 

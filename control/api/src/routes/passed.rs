@@ -2,7 +2,7 @@
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{FromRequest as _, Path, Request, State};
+use axum::extract::{Extension, FromRequest as _, Path, Request, State};
 use axum::response::IntoResponse as _;
 use axum::routing::{any, get, post};
 use futures::StreamExt as _;
@@ -18,6 +18,7 @@ use crate::error::ApiError;
 use crate::passage::{Passage, with_body};
 use crate::query::Query;
 use crate::reply::{Reply, ok};
+use crate::version::ApiVersion;
 
 /// Paths that are the engine's alone, and what is below them.
 const ENGINES: [&str; 12] = [
@@ -40,7 +41,7 @@ pub fn routes() -> Router<Api> {
     let mut routes = Router::new()
         .route("/info", get(info))
         .route("/events", get(follow))
-        .route("/containers/json", get(list))
+        .route("/containers/json", get(containers))
         .route("/images/json", get(list))
         .route("/system/df", get(list))
         .route("/networks", get(all_networks))
@@ -67,9 +68,26 @@ async fn list(State(api): State<Api>, request: Request) -> Reply {
     passage(&api)?.list(request).await
 }
 
-/// The engine's, with this node's place in its swarm.
-async fn info(State(api): State<Api>, request: Request) -> Reply {
+/// As many as are asked for, without those that are hidden.
+async fn containers(State(api): State<Api>, query: Query, mut request: Request) -> Reply {
     let passage = passage(&api)?;
+    let Some(limit) = query.limit()? else { return passage.list(request).await };
+    // A number shows those that have ended, too.
+    let rest =
+        request.uri().query().unwrap_or_default().split('&').filter(|part| !part.starts_with("limit="));
+    let path = format!("/containers/json?all=1&{}", rest.collect::<Vec<_>>().join("&"));
+    *request.uri_mut() = path.parse().map_err(|_| ApiError::not_found("page not found"))?;
+    let mut all = passage.json(passage.list(request).await?).await?;
+    if let Value::Array(all) = &mut all {
+        all.truncate(limit);
+    }
+    ok(&all)
+}
+
+/// The engine's, with this node's place in its swarm.
+async fn info(State(api): State<Api>, Extension(version): Extension<ApiVersion>, request: Request) -> Reply {
+    let passage = passage(&api)?;
+    let (n_hidden, n_running) = passage.hidden_containers(version).await?;
     let mut info = passage.json(passage.pass(request).await?).await?;
     let host = api.node.host();
     let Value::Object(fields) = &mut info else { return ok(&info) };
@@ -80,6 +98,11 @@ async fn info(State(api): State<Api>, request: Request) -> Reply {
         && !drivers.contains(&json!("overlay"))
     {
         drivers.push(json!("overlay"));
+    }
+    for (key, n) in [("Containers", n_hidden), ("ContainersRunning", n_running)] {
+        if let Some(count) = fields.get_mut(key) {
+            *count = count.as_u64().unwrap_or_default().saturating_sub(n).into();
+        }
     }
     let warnings = fields.entry("Warnings").or_insert(Value::Null);
     let own = host.warnings.into_iter().map(Value::String);

@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use control_api::passage::Passage;
 use control_api::{Host, serve};
 use control_model::TaskState;
 use control_store::{LocalStore, ReplicatedStore, State};
@@ -48,6 +49,14 @@ impl Daemon {
         let leader = tokio::spawn(world::lead(store, table));
         daemon.tasks = vec![agent, leader];
         daemon
+    }
+
+    /// The same, whose containers another daemon runs.
+    pub async fn hosted(passage: Passage) -> Self {
+        let store = world::store();
+        let mut node = FakeNode::manager(store.clone());
+        node.passage = Some(passage);
+        Self::start(node, store).await
     }
 
     /// A worker of somebody's cluster.

@@ -9,6 +9,7 @@ use control_api::node::{
     BackupSecret, HostFacts, InitRequest, InspectError, JoinRequest, LOCKED, LocalState, LongAnswer,
     Membership, Node, RaftFacts, RemoteManager, RestoreRequest, SwarmError, UnlockError,
 };
+use control_api::passage::Passage;
 use control_model::authority::UnlockKey;
 use control_model::{Change, Network, NodeId};
 use control_store::{EventReceiver, LocalStore, ProposeError, ReadError, ReplicatedStore, State};
@@ -32,6 +33,8 @@ pub struct FakeNode {
     pub networks: Mutex<Arc<Vec<Network>>>,
     /// Its manager hears no leader.
     pub leaderless: AtomicBool,
+    /// Another daemon runs its containers.
+    pub passage: Option<Passage>,
     store: Mutex<Option<Arc<LocalStore>>>,
     /// The store of a locked manager.
     asleep: Mutex<Option<Arc<LocalStore>>>,
@@ -88,6 +91,7 @@ impl FakeNode {
             joins: Mutex::default(),
             networks: Mutex::default(),
             leaderless: AtomicBool::new(false),
+            passage: None,
             store: Mutex::new(store),
             asleep: Mutex::default(),
         }
@@ -228,6 +232,10 @@ impl Node for FakeNode {
 
     fn local_engine(&self) -> Option<Arc<dyn LocalEngine>> {
         Some(self.engine.clone())
+    }
+
+    fn passage(&self) -> Option<Passage> {
+        self.passage.clone()
     }
 
     async fn mesh_status(&self) -> Result<NodeStatus, InspectError> {
