@@ -156,7 +156,7 @@ fn paths() -> Vec<Case> {
         ("GET", "/nodes/%FF%FE".into(), 400, "invalid path: it is not UTF-8"),
         ("GET", "/containers//json".into(), 404, "No such container: "),
         ("GET", "/containers/x/export".into(), 501, "GET /containers/x/export is not supported"),
-        ("DELETE", "/containers/x".into(), 501, "DELETE /containers/x is not supported"),
+        ("DELETE", "/containers/x".into(), 404, "No such container: x"),
         ("GET", "/containers/x/logs?stdout=1".into(), 404, "No such container: x"),
         ("GET", "/services/none/logs?stdout=1".into(), 404, "service none not found"),
         ("POST", "/containers/x/exec".into(), 404, "No such container: x"),
