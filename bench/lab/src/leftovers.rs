@@ -7,7 +7,8 @@ use std::path::Path;
 use anyhow::Result;
 
 /// Programs of ours, or started by us, that must not outlive a run.
-const PROGRAMS: [&str; 8] = ["meshd", "meshctl", "conmon", "runc", "crun", "whoami", "skopeo", "bench-load"];
+const PROGRAMS: [&str; 9] =
+    ["meshd", "meshctl", "conmon", "runc", "crun", "whoami", "skopeo", "bench-load", "docker-registry"];
 
 /// A kernel with preloaded iterators pins them when the file system is first mounted (`kernel/bpf/preload`).
 const KERNEL_PINS: [&str; 2] = ["maps.debug", "progs.debug"];
