@@ -17,13 +17,14 @@ use control_model::object::{NodeDescription, NodeState};
 use control_model::spec::Role;
 use control_model::{Cluster, Network, NodeId, PeerIdentity};
 use control_rpc::{Channels, IdentityPem};
-use control_runtime::Ground;
+use control_runtime::{Ground, NodeExecutor};
 use control_store::ReplicatedStore as _;
 use dataplane_model::NodeView;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::attach::Places;
 use super::keeper::keep_in_step;
 use super::lock::{self, LockError, Opened};
 use super::manager::{ManagerError, RunningManager};
@@ -115,8 +116,8 @@ impl Swarm {
             gossip_addr: addr,
         };
         let options = agent_options(with, &channels, &file, (&dir, epoch), local_manager.subscribe());
-        let agent = Agent::start(options, Arc::new(host.executor.clone()), data_plane.driver.clone());
-        host.standalone.enter(Ground { dataplane: data_plane.driver.clone(), views: agent.views() });
+        let executor = NodeExecutor { oci: host.executor.clone(), standalone: host.standalone.clone() };
+        let agent = Agent::start(options, Arc::new(executor), data_plane.driver.clone());
         let gossip = gossip::start(prepared, file.node, &agent, opinion);
         let swarm = Arc::new(Self {
             session: agent.state(),
@@ -149,6 +150,11 @@ impl Swarm {
         if let Some(manager) = swarm.manager() {
             swarm.keep_locked(&manager);
         }
+        swarm.host.standalone.enter(Ground {
+            dataplane: swarm.data_plane.driver.clone(),
+            views: swarm.views.clone(),
+            attacher: Arc::new(Places(Arc::downgrade(&swarm))),
+        });
         *locked(&swarm.keeper) = Some(tokio::spawn(keep_in_step(swarm.clone())));
         swarm
     }
