@@ -345,9 +345,13 @@ impl Allocator {
         if let Some(reason) = self.waiting_services.get(&task.service) {
             return Err(reason.clone());
         }
-        let endpoint =
-            self.endpoints.get(&task.service).ok_or("the service has no addresses and ports yet")?;
-        let ports = filled_ports(&task.ports, &endpoint.ports);
+        let ports = if task.is_attachment() {
+            task.ports.clone()
+        } else {
+            let endpoint =
+                self.endpoints.get(&task.service).ok_or("the service has no addresses and ports yet")?;
+            filled_ports(&task.ports, &endpoint.ports)
+        };
         let networks = self.networks_of(state, &task.spec.networks, &task.ports)?;
         let mut attachments: Vec<NetworkAttachment> = Vec::with_capacity(networks.len());
         for network in networks {

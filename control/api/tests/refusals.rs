@@ -520,7 +520,7 @@ async fn over_the_network_there_are_metrics_and_nothing_else() {
     server.await.unwrap();
 }
 
-/// Docker's words for containers that no service has; what is attachable is refused because it can't be done.
+/// Docker's words for containers that no service has.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn networks_that_are_not_attachable_take_no_standalone_container() {
     let daemon = Daemon::manager().await;
@@ -542,9 +542,8 @@ async fn networks_that_are_not_attachable_take_no_standalone_container() {
     let path = "/networks/open/connect";
     assert_eq!(daemon.error("POST", path, "{}").await, unsupported(path));
     let path = "/containers/create";
-    let open = r#"{"Image":"a","HostConfig":{"NetworkMode":"open"}}"#;
-    let words = "HostConfig.NetworkMode open is not supported by this daemon";
-    assert_eq!(daemon.error("POST", path, open).await, (501, words.to_owned()));
+    let none = r#"{"Image":"whoami:v1","HostConfig":{"NetworkMode":"none-such"}}"#;
+    assert_eq!(daemon.error("POST", path, none).await, (400, "network none-such not found".to_owned()));
     assert_eq!(daemon.error("POST", path, "{").await, (400, "invalid JSON: unexpected EOF".to_owned()));
     let beside =
         r#"{"HostConfig":{"NetworkMode":"open"},"NetworkingConfig":{"EndpointsConfig":{"closed":{}}}}"#;

@@ -8,7 +8,7 @@ use common::Daemon;
 use common::cli::programs;
 use common::engine::container;
 use control_model::spec::{PortConfig, Protocol, PublishMode};
-use control_model::standalone::{ConsoleSize, RestartRule};
+use control_model::standalone::{ConsoleSize, NetworkMode, RestartRule};
 use control_store::ReplicatedStore as _;
 use serde_json::{Value, json};
 
@@ -190,4 +190,22 @@ async fn what_happens_is_told_in_order() {
         .map(|action| (Some(action), Some(if action == "rename" { "other" } else { "web" })));
     assert_eq!(words.collect::<Vec<_>>(), expected);
     assert_eq!(told.last().expect("some")["Actor"]["Attributes"]["oldName"], "/web");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_container_is_in_a_network_of_the_swarm() {
+    let daemon = Daemon::manager().await;
+    daemon.prints("network create -d overlay --attachable open").await;
+    daemon.prints("run -d --name web --network open --network-alias db whoami:v1 serve").await;
+    let own = daemon.engine.containers.lock().expect("no panic")[0].own.clone().expect("no service made it");
+    let expected = NetworkMode::Swarm { network: "open".into(), aliases: vec!["db".into()] };
+    assert_eq!(own.spec.network, expected);
+    let shown = inspected(&daemon, "web").await;
+    assert_eq!(shown["HostConfig"]["NetworkMode"], json!("open"));
+    let networks = shown["NetworkSettings"]["Networks"].as_object().expect("a map");
+    assert_eq!(networks.keys().collect::<Vec<_>>(), ["open"]);
+    let refused = daemon.docker("run --network open --ip 10.0.0.9 whoami:v1").await;
+    assert!(refused.stderr.contains("IPAMConfig is not supported by this daemon"), "{refused:?}");
+    let refused = daemon.docker("run --network-alias db whoami:v1").await;
+    assert!(refused.stderr.contains("network-scoped alias"), "{refused:?}");
 }

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use control_model::assignment::{EndpointView, Peer, ServiceView};
-use control_model::object::{Endpoint, NetworkAttachment, NodeState, Slot};
+use control_model::object::{Endpoint, NetworkAttachment, NodeState};
 use control_model::spec::{NetworkAttachmentSpec, PublishMode};
 use control_model::template::TemplateContext;
 use control_model::{
@@ -378,10 +378,7 @@ fn is_assigned(task: &Task) -> bool {
 
 /// `<service>.<slot>.<task id>`, with the node's id as slot for global services.
 pub fn task_name(task: &Task) -> String {
-    match task.slot {
-        Slot::Replica(number) => format!("{}.{number}.{}", task.service_name, task.id),
-        Slot::Node(node) => format!("{}.{node}.{}", task.service_name, task.id),
-    }
+    task.name()
 }
 
 fn peer_row(state: &State, id: NodeId) -> Option<Assignment> {

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, anyhow};
 use control_agent::describe_host;
 use control_model::executor::Executor;
 use control_model::object::NodeDescription;
-use control_runtime::{DockerEngine, DockerOptions, Oci, OciOptions, Standalone};
+use control_runtime::{DockerEngine, DockerOptions, NodeExecutor, Oci, OciOptions, Standalone};
 use dataplane_driver::DriverOptions;
 
 use crate::addresses::KnownAddresses;
@@ -37,7 +37,9 @@ pub enum Containers {
 impl Containers {
     pub fn executor(&self) -> Arc<dyn Executor> {
         match self {
-            Self::Own(oci, _) => Arc::new(oci.clone()),
+            Self::Own(oci, standalone) => {
+                Arc::new(NodeExecutor { oci: oci.clone(), standalone: standalone.clone() })
+            }
             Self::OfDocker(docker) => Arc::new(docker.clone()),
         }
     }

@@ -245,6 +245,9 @@ pub struct Task {
     pub weight: u8,
 }
 
+/// In the place of a task's service where there is none.
+pub const NO_SERVICE: ServiceId = ServiceId::from_bits(0);
+
 impl Task {
     /// A new task that shall run, on the slot's node where the slot names one.
     pub fn new(id: TaskId, service: ServiceId, slot: Slot) -> Self {
@@ -283,9 +286,16 @@ impl Task {
         matches!(self.desired_state, TaskState::Running | TaskState::Complete)
     }
 
-    /// `<service>.<slot>.<task id>`: the container's name, and a name of the task in DNS.
+    /// It holds a place in networks for a container that no service made, and nothing else: its node runs that container by
+    /// itself.
+    pub fn is_attachment(&self) -> bool {
+        self.service == NO_SERVICE
+    }
+
+    /// `<service>.<slot>.<task id>`: the container's name, and a name of the task in DNS. An attachment has its container's.
     pub fn name(&self) -> String {
         match self.slot {
+            _ if self.is_attachment() => self.service_name.clone(),
             Slot::Replica(number) => format!("{}.{number}.{}", self.service_name, self.id),
             Slot::Node(node) => format!("{}.{node}.{}", self.service_name, self.id),
         }

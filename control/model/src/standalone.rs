@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::spec::{PortConfig, TaskSpec};
+use crate::id::{NetworkId, NodeId, TaskId};
+use crate::object::{NO_SERVICE, Slot, Task};
+use crate::spec::{ContainerSpec, DnsConfig, NetworkAttachmentSpec, PortConfig, TaskSpec};
 
 /// A container as its user wants it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +38,38 @@ pub enum NetworkMode {
     Bridge,
     /// Nothing.
     None,
+    /// A network of the swarm, by its name or id, with further names there; and the node's way out.
+    Swarm { network: String, aliases: Vec<String> },
+}
+
+/// What a node asks of the managers for a run of a container: a place in a network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttachRequest {
+    /// Of the task that holds the place; the node draws it.
+    pub id: TaskId,
+    /// The container's name, host name and further names.
+    pub name: String,
+    pub hostname: String,
+    pub aliases: Vec<String>,
+    /// Name or id.
+    pub network: String,
+    /// Of the node alone.
+    pub ports: Vec<PortConfig>,
+    pub dns: DnsConfig,
+}
+
+impl AttachRequest {
+    /// The task that holds the place on `node`, in the network that was found.
+    pub fn task(self, node: NodeId, network: NetworkId) -> Task {
+        let container = ContainerSpec { hostname: self.hostname, dns: self.dns, ..ContainerSpec::default() };
+        let networks = vec![NetworkAttachmentSpec { target: network, aliases: self.aliases }];
+        Task {
+            service_name: self.name,
+            ports: self.ports,
+            spec: TaskSpec { container, networks, ..TaskSpec::default() }.into(),
+            ..Task::new(self.id, NO_SERVICE, Slot::Node(node))
+        }
+    }
 }
 
 /// What becomes of a container that has ended.

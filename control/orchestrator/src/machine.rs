@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use control_model::change::{Change, ObjectRef};
-use control_model::object::{Node, Service, Slot, TaskStatus};
+use control_model::object::{NO_SERVICE, Node, Service, Slot, TaskStatus};
 use control_model::{NodeId, ServiceId, Task, TaskState, Timestamp};
 use control_store::{Event, EventKind, State};
 
@@ -231,6 +231,7 @@ fn look_at_service(step: &mut Step, rollouts: &mut Rollouts, rebalancing: &mut R
             }
             rollouts.extend(rollout.map(|rollout| (id, rollout)));
         }
+        None if id == NO_SERVICE => step.reap_attachments(state.tasks_of_service(id)),
         None => step.remove_all(state.tasks_of_service(id)),
     }
 }
@@ -253,6 +254,7 @@ fn look_at_slot(step: &mut Step, id: ServiceId, slot: Slot) {
         Some(service) => {
             step.slot(service, &tasks);
         }
+        None if id == NO_SERVICE => step.reap_attachments(tasks.tasks),
         None => step.remove_all(tasks.tasks),
     }
 }

@@ -334,6 +334,13 @@ impl Step<'_> {
         usize::try_from(limit).ok()
     }
 
+    /// Places of containers that no service made: their nodes end them.
+    pub(crate) fn reap_attachments<'t>(&mut self, tasks: impl IntoIterator<Item = &'t Arc<Task>>) {
+        let ended =
+            |task: &&Arc<Task>| task.status.state.is_terminal() || task.desired_state == TaskState::Remove;
+        tasks.into_iter().filter(ended).for_each(|task| self.reap(task));
+    }
+
     /// A service that is gone or going: all its tasks are removed.
     pub(crate) fn remove_all<'t>(&mut self, tasks: impl IntoIterator<Item = &'t Arc<Task>>) {
         for task in tasks {

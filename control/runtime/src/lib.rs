@@ -20,5 +20,5 @@ pub use oci::{
     OciOptions, OpenError, OutputError, OutputPieces, Place, Probe, ProcessTable, Stage, StandaloneError,
     StandaloneRecord, Unpacking, Usage,
 };
-pub use standalone::{Ground, Phase, Standalone};
+pub use standalone::{Attacher, Ground, NodeExecutor, Phase, Standalone};
 pub use volume::{OptionError, Volume, VolumeError, VolumeSpec};

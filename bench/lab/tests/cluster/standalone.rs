@@ -21,6 +21,7 @@ pub fn beside_the_swarm(bench: &mut Bench) -> Outcome {
     gives_streams_and_codes(bench, &node)?;
     follows_rules(bench, &node)?;
     ports_are_one_users(bench, &node)?;
+    in_a_network_of_the_swarm(bench, &node)?;
     outlives_the_daemon(bench, &node)?;
     bench.lab.docker(&node, &["stop", NAME])?;
     refused(bench, &node)?;
@@ -137,6 +138,59 @@ fn ports_are_one_users(bench: &Bench, node: &str) -> Outcome {
     let number: u16 = port.rsplit(':').next().context("no port")?.parse()?;
     ensure!(number >= 49_153, "{port}");
     bench.lab.docker(node, &["rm", "-f", "late"]).map(drop)
+}
+
+/// Services and containers find each other by their names, whatever node they are on, also behind the death of a daemon.
+fn in_a_network_of_the_swarm(bench: &Bench, node: &str) -> Outcome {
+    const NETWORK: &str = "joinable";
+    bench.docker(&["network", "create", "-d", "overlay", "--attachable", NETWORK])?;
+    let elsewhere = format!("node.hostname!={node}");
+    bench.create_whoami_on(&[NETWORK], ("peer", 1), &["--constraint", &elsewhere])?;
+    let peer = bench.running("peer")?.into_iter().next().context("no task runs")?;
+    let run = ["run", "-d", "--name", "inside", "--network", NETWORK, "--network-alias", "nick"];
+    let id = bench.lab.docker(node, &[&run[..], &["-p", "8086:80", "whoami:1"]].concat())?;
+    let host_name = format!("hostname: {}", &id[..12]);
+    let asks = |name: &str| bench.in_task(&peer, &["get", &format!("http://{name}/"), "--timeout", "5000"]);
+    wait_until("the service to find it", SETTLE, || Ok(asks("inside").ok())).map(drop)?;
+    for name in ["inside", "nick", &id[..12]] {
+        let answer = asks(name)?;
+        ensure!(answer.contains(&host_name), "{name} answers {answer:?}");
+    }
+    let by_run = ["run", "--rm", "--network", NETWORK, "whoami:1", "get", "http://peer/"];
+    let answer = bench.lab.docker(node, &by_run)?;
+    ensure!(answer.contains("task: peer.1."), "the service answers {answer:?}");
+    let to = SocketAddr::new(bench.lab.node(node)?.address.into(), 8086);
+    let answer = bench.lab.inside("client", || request(to))??;
+    ensure!(answer.get("hostname") == &id[..12], "its published port leads elsewhere");
+
+    let shown = bench.lab.docker(
+        node,
+        &["inspect", "--format", "{{.NetworkSettings.Networks.joinable.IPAddress}}", "inside"],
+    )?;
+    ensure!(asks("inside")?.contains(&format!("local: {shown}:80")), "it is shown at {shown}");
+    let listed = bench.docker(&["node", "ps", node, "--format", "{{.Name}}"])?;
+    ensure!(!listed.contains("inside"), "its place is shown as a task: {listed}");
+    let leader = bench.live_manager()?;
+    let refused = bench.lab.try_docker(&leader, &["network", "rm", NETWORK])?;
+    ensure!(!refused.success() && refused.stderr.contains("is in use by"), "{}", refused.text());
+
+    bench.lab.kill(node)?;
+    ensure!(asks("inside")?.contains(&host_name), "without its daemon");
+    bench.lab.start(node)?;
+    let ready = ["node", "inspect", "--format", "{{.Status.State}}", node];
+    wait_until("the node to be ready", SETTLE, || Ok((bench.docker(&ready)? == "ready").then_some(())))?;
+    ensure!(asks("inside")?.contains(&host_name), "behind the death of its daemon");
+    bench.lab.docker(node, &["restart", "-t", "1", "inside"])?;
+    wait_until("the service to find it again", SETTLE, || Ok(asks("nick").ok())).map(drop)?;
+
+    let closed = bench.lab.try_docker(node, &["run", "--rm", "--network", "app", "whoami:1", "help"])?;
+    ensure!(closed.stderr.contains("network app not manually attachable"), "{}", closed.text());
+    bench.lab.docker(node, &["rm", "-f", "inside"])?;
+    bench.docker(&["service", "rm", "peer"])?;
+    wait_until("the network to be free", SETTLE, || {
+        Ok(bench.lab.try_docker(&leader, &["network", "rm", NETWORK])?.success().then_some(()))
+    })
+    .map(drop)
 }
 
 /// It serves without its daemon, and the next one takes it over; what had ended meanwhile comes back by its rule, and the

@@ -234,6 +234,14 @@ impl pb::dispatcher_server::Dispatcher for Dispatcher {
         Err(Status::unimplemented("agents don't"))
     }
 
+    async fn attach(&self, _: Request<pb::AttachMessage>) -> Result<Response<pb::Empty>, Status> {
+        Err(Status::unimplemented("agents don't"))
+    }
+
+    async fn detach(&self, _: Request<pb::DetachMessage>) -> Result<Response<pb::Empty>, Status> {
+        Err(Status::unimplemented("agents don't"))
+    }
+
     async fn inspect_stream(
         &self,
         _: Request<pb::InspectRequest>,

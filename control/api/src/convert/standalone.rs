@@ -41,7 +41,9 @@ pub fn standalone_spec(
     // Without a network there is nobody to publish to.
     let (ports, publishes_all) = match network {
         NetworkMode::None => (Vec::new(), false),
-        NetworkMode::Bridge => (ports(&host.port_bindings)?, host.publish_all_ports),
+        NetworkMode::Bridge | NetworkMode::Swarm { .. } => {
+            (ports(&host.port_bindings)?, host.publish_all_ports)
+        }
     };
     let console = host.console_size.filter(|size| *size != [0, 0]);
     let (mounts, made_dirs) = mounts(&given)?;

@@ -111,7 +111,7 @@ pub async fn inspect(State(api): State<Api>, Path(term): Path<String>, query: Qu
 }
 
 /// By name; else by the beginning of the id, where that says which.
-fn find_assigned<'a>(assigned: &'a [Network], term: &str) -> Option<&'a Network> {
+pub(super) fn find_assigned<'a>(assigned: &'a [Network], term: &str) -> Option<&'a Network> {
     let mut by_id = assigned.iter().filter(|n| !term.is_empty() && n.id.to_string().starts_with(term));
     let by_name = assigned.iter().find(|n| n.spec.name == term);
     by_name.or_else(|| by_id.next().filter(|_| by_id.next().is_none()))

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use control_manager::control::find_network;
 use control_model::standalone::{NetworkMode, RestartRule};
 use serde_json::{Map, Value, json};
 
-use super::networks::gateway_bridge;
+use super::networks::{find_assigned, gateway_bridge};
 use crate::context::Api;
 use crate::dto::container::{NetworkEndpoint, NetworkSettings};
 use crate::dto::create::RestartPolicy;
@@ -16,10 +17,11 @@ use crate::standalone::Own;
 const OTHER_PARTS: [&str; 2] = ["HostConfig", "NetworkingConfig"];
 
 /// Docker's name of what it is connected to.
-pub fn network_mode(own: &Own) -> &'static str {
-    match own.spec.network {
+pub fn network_mode(own: &Own) -> &str {
+    match &own.spec.network {
         NetworkMode::Bridge => "bridge",
         NetworkMode::None => "none",
+        NetworkMode::Swarm { network, .. } => network,
     }
 }
 
@@ -83,26 +85,45 @@ fn environment(own: &[String], image: &[String]) -> Vec<String> {
     own.iter().chain(further).cloned().collect()
 }
 
+/// As far as this node knows it.
+fn network_id(api: &Api, own: &Own) -> String {
+    let NetworkMode::Swarm { network: term, .. } = &own.spec.network else {
+        return gateway_bridge(api).map(|bridge| bridge.id).unwrap_or_default();
+    };
+    let of_managers = api.node.store().and_then(|store| Some(find_network(&store.state(), term).ok()?.id));
+    let found = of_managers.or_else(|| Some(find_assigned(&api.node.assigned_networks(), term)?.id));
+    found.map(|id| id.to_string()).unwrap_or_default()
+}
+
+fn aliases(own: &Own) -> Option<Vec<String>> {
+    let NetworkMode::Swarm { aliases, .. } = &own.spec.network else { return None };
+    (!aliases.is_empty()).then(|| aliases.clone())
+}
+
 /// Where it is; nowhere if it does not run.
 pub fn networks(api: &Api, container: &Container, own: &Own) -> NetworkSettings {
     let mut endpoint = NetworkEndpoint::default();
     if let Some(place) = own.place.as_ref().filter(|_| container.running) {
         endpoint = NetworkEndpoint {
-            network_id: gateway_bridge(api).map(|bridge| bridge.id).unwrap_or_default(),
+            network_id: network_id(api, own),
             endpoint_id: container.id.clone(),
             gateway: place.gateway.map(|gateway| gateway.to_string()).unwrap_or_default(),
             ip_address: place.address.ip().to_string(),
             ip_prefix_len: place.address.prefix(),
             mac_address: place.mac.clone(),
+            aliases: aliases(own),
             ..endpoint
         };
     }
+    // The older fields are of the bridge alone.
+    let own_place =
+        if own.spec.network == NetworkMode::Bridge { endpoint.clone() } else { NetworkEndpoint::default() };
     NetworkSettings {
         ports: None,
-        gateway: Some(endpoint.gateway.clone()),
-        ip_address: Some(endpoint.ip_address.clone()),
-        ip_prefix_len: Some(endpoint.ip_prefix_len),
-        mac_address: Some(endpoint.mac_address.clone()),
+        gateway: Some(own_place.gateway),
+        ip_address: Some(own_place.ip_address),
+        ip_prefix_len: Some(own_place.ip_prefix_len),
+        mac_address: Some(own_place.mac_address),
         networks: [(network_mode(own).to_owned(), endpoint)].into(),
     }
 }

@@ -77,10 +77,8 @@ fn is_of_host(platform: &str) -> bool {
 async fn network(api: &Api, given: &CreateRequest) -> Result<NetworkMode, ApiError> {
     let mode = given.host_config.network_mode.as_str();
     let endpoints = &given.networking_config.endpoints;
-    for term in endpoints.keys().map(String::as_str).chain([mode]) {
-        let is_predefined =
-            matches!(term, "" | "default" | "bridge" | "none" | "host") || term.starts_with("container:");
-        if !is_predefined && let Some(refusal) = refuse_to_attach(api, term).await {
+    for term in endpoints.keys().map(String::as_str).chain([mode]).filter(|term| !is_predefined(term)) {
+        if let Some(refusal) = refuse_to_attach(api, term).await {
             return Err(refusal);
         }
     }
@@ -90,17 +88,33 @@ async fn network(api: &Api, given: &CreateRequest) -> Result<NetworkMode, ApiErr
         )));
     }
     for settings in endpoints.values() {
-        if !settings.aliases.is_empty() {
-            let words = "network-scoped alias is supported only for containers in user defined networks";
-            return Err(ApiError::invalid(words));
-        }
         refuse_unknown(&settings.rest, "NetworkingConfig.EndpointsConfig")?;
+    }
+    let aliases: Vec<String> = endpoints.values().flat_map(|settings| settings.aliases.clone()).collect();
+    if !is_predefined(mode) {
+        check_known(api, mode).await?;
+        return Ok(NetworkMode::Swarm { network: mode.to_owned(), aliases });
+    }
+    if !aliases.is_empty() {
+        let words = "network-scoped alias is supported only for containers in user defined networks";
+        return Err(ApiError::invalid(words));
     }
     match mode {
         "" | "default" | "bridge" => Ok(NetworkMode::Bridge),
         "none" => Ok(NetworkMode::None),
         other => Err(ApiError::unsupported(format!("HostConfig.NetworkMode {other}"))),
     }
+}
+
+fn is_predefined(term: &str) -> bool {
+    matches!(term, "" | "default" | "bridge" | "none" | "host") || term.starts_with("container:")
+}
+
+/// A manager knows all networks; what a worker does not know, its managers may, and they are asked with the start. Not "not found":
+/// a client would look for an image then.
+async fn check_known(api: &Api, term: &str) -> Result<(), ApiError> {
+    let Ok(control) = api.control() else { return Ok(()) };
+    control.network(term).await.map(drop).map_err(|error| ApiError::invalid(error.message()))
 }
 
 pub async fn start(State(api): State<Api>, Path(term): Path<String>, query: Query) -> Reply {

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use control_model::dependency::{DependencyFile, DependencyKind, DependencySpec, Payload};
 use control_model::object::{
     ContainerStatus, Endpoint, HealthStatus, Life, Meta, Network, NetworkState, NodeDescription, NodeState,
-    NodeStatus, TaskStatus,
+    NodeStatus, Slot, TaskStatus,
 };
 use control_model::slow_start::{FIRST_WEIGHT, FULL_WEIGHT};
 use control_model::spec::{

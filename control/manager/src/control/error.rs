@@ -132,6 +132,10 @@ pub enum ControlError {
     NetworkInUse(NetworkId, ServiceId),
     #[error("network {0} is in use by task {1}")]
     NetworkInUseByTask(NetworkId, TaskId),
+    #[error("network {0} not manually attachable")]
+    NotAttachable(String),
+    #[error("this node has {0} containers in the swarm's networks, which is the limit")]
+    TooManyAttachments(usize),
     #[error("ingress network cannot be removed because service {0} depends on it")]
     IngressInUse(ServiceId),
     #[error("attempting to demote the last manager of the swarm")]
@@ -185,6 +189,8 @@ impl ControlError {
             | Self::IsManager(_)
             | Self::NotDown(_)
             | Self::BeingDemoted(_) => RpcCode::FailedPrecondition,
+            Self::NotAttachable(_) => RpcCode::PermissionDenied,
+            Self::TooManyAttachments(_) => RpcCode::ResourceExhausted,
             Self::ModeChange | Self::Rename => RpcCode::Unimplemented,
         })
     }

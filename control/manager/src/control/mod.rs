@@ -4,6 +4,7 @@
 //! it is, which the reader can tell ([`Control::with_mark`]). Writes carry the
 //! version that was read; a write that was overtaken by a status report alone is tried again.
 
+mod attachments;
 mod authority;
 mod cluster;
 mod dependencies;

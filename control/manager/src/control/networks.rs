@@ -128,7 +128,8 @@ fn check_unused(state: &State, network: &Network) -> Result<(), ControlError> {
         task.desired_state <= TaskState::Complete
             && task.status.state <= TaskState::Running
             && task.attachments.iter().any(|a| a.network == network.id)
-            && state.services().get(&task.service).is_some_and(|service| !service.pending_delete)
+            && (task.is_attachment()
+                || state.services().get(&task.service).is_some_and(|service| !service.pending_delete))
     });
     user.map_or(Ok(()), |task| Err(ControlError::NetworkInUseByTask(network.id, task.id)))
 }

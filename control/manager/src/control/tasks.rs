@@ -4,7 +4,6 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use control_model::object::Slot;
 use control_model::{NodeId, Service, ServiceId, Task, TaskState};
 use control_orchestrator::is_task_dirty;
 use control_store::State;
@@ -47,7 +46,8 @@ impl Control {
             state.tasks().iter().collect()
         };
         let kept = candidates.into_iter().filter(|task| {
-            (on.is_empty() || task.node.is_some_and(|node| on.contains(&node)))
+            !task.is_attachment()
+                && (on.is_empty() || task.node.is_some_and(|node| on.contains(&node)))
                 && matches_itself(filter, task)
                 && matches_service(filter, &state, task)
         });
@@ -86,8 +86,5 @@ fn is_dirty(state: &State, service: &Service, task: &Task) -> bool {
 
 /// `<service>.<slot>.<id>`, or `<service>.<node id>.<id>` for a global service (swarmkit `api/naming`).
 pub fn task_name(task: &Task) -> String {
-    match task.slot {
-        Slot::Replica(number) => format!("{}.{number}.{}", task.service_name, task.id),
-        Slot::Node(node) => format!("{}.{node}.{}", task.service_name, task.id),
-    }
+    task.name()
 }

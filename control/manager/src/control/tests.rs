@@ -2,9 +2,10 @@ use std::collections::BTreeSet;
 
 use control_model::object::{NodeDescription, NodeStatus, Slot, TaskStatus, UpdateState};
 use control_model::spec::{
-    ContainerSpec, NetworkSpec, NodeSpec, PortConfig, Protocol, PublishMode, Role, ServiceMode, ServiceSpec,
-    TaskSpec,
+    ContainerSpec, DnsConfig, NetworkSpec, NodeSpec, PortConfig, Protocol, PublishMode, Role, ServiceMode,
+    ServiceSpec, TaskSpec,
 };
+use control_model::standalone::AttachRequest;
 use control_model::{Change, Node, NodeId, Object, ObjectRef, Task, TaskId, TaskState};
 use control_store::{EventReceiver, LocalStore};
 
@@ -336,4 +337,45 @@ fn made_up_names_are_names() {
     assert_eq!(control_model::validate::validate_name(&free), Ok(()));
     let taken = random_service_name(|name| !name.ends_with(|c: char| c.is_ascii_digit()));
     assert!(taken.ends_with(|c: char| c.is_ascii_digit()), "{taken}");
+}
+
+#[tokio::test]
+async fn nodes_get_places_in_attachable_networks() {
+    let (store, control) = control(2);
+    let (node, other) = (node_id(1), node_id(2));
+    let request = |id: u128, network: &str| AttachRequest {
+        id: TaskId::from_bits(id),
+        name: "web".into(),
+        hostname: "web".into(),
+        aliases: Vec::new(),
+        network: network.into(),
+        ports: Vec::new(),
+        dns: DnsConfig::default(),
+    };
+    for (name, attachable) in [("open", true), ("closed", false)] {
+        let spec = NetworkSpec { name: name.into(), attachable, ..NetworkSpec::default() };
+        control.create_network(spec).await.expect("a network");
+    }
+    control.attach(node, &request(7, "open")).await.expect("a place");
+    control.attach(node, &request(7, "open")).await.expect("the same");
+    let refused = control.attach(node, &request(8, "closed")).await.expect_err("not attachable");
+    assert_eq!(
+        refused.message(),
+        "rpc error: code = PermissionDenied desc = network closed not manually attachable"
+    );
+    let missing = control.attach(node, &request(8, "none")).await.expect_err("no network");
+    assert_eq!((missing.http_status(), missing.message().as_str()), (404, "network none not found"));
+
+    let id = TaskId::from_bits(7);
+    let desired = || store.state().tasks().get(&id).map(|task| task.desired_state);
+    assert_eq!(desired(), Some(TaskState::Running));
+    assert!(
+        control.list_tasks(&TaskFilter::default()).await.expect("a list").is_empty(),
+        "it is no task of users"
+    );
+    control.detach(other, id).await.expect("nothing of its own");
+    assert_eq!(desired(), Some(TaskState::Running));
+    control.detach(node, id).await.expect("given up");
+    control.detach(node, id).await.expect("given up already");
+    assert_eq!(desired(), Some(TaskState::Remove));
 }

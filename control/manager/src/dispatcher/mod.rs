@@ -2,6 +2,7 @@
 //!
 //! Any manager serves any agent from its own replica.
 
+mod attachments;
 mod claims;
 mod inspections;
 mod sessions;
@@ -234,6 +235,18 @@ impl Service for Dispatcher {
             Ok(Response::new(pb::Empty {}))
         };
         self.trust.note(node, report.await)
+    }
+
+    async fn attach(&self, request: Request<pb::AttachMessage>) -> Reply<pb::Empty> {
+        let node = require_node(&request)?.node_id;
+        self.take_attach(node, request.get_ref()).await?;
+        Ok(Response::new(pb::Empty {}))
+    }
+
+    async fn detach(&self, request: Request<pb::DetachMessage>) -> Reply<pb::Empty> {
+        let node = require_node(&request)?.node_id;
+        self.take_detach(node, request.get_ref()).await?;
+        Ok(Response::new(pb::Empty {}))
     }
 
     async fn inspections(

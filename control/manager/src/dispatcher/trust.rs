@@ -28,6 +28,9 @@ pub const GUESSES: Rate = Rate { period: Duration::from_millis(100), burst: 50 }
 /// Heartbeats, of which each may wake the leader's loops: agents send no more than 50 a second, and mostly one.
 pub const HEARTBEATS: Rate = Rate { period: Duration::from_millis(10), burst: 500 };
 
+/// Places of containers that no service made, of which each is a write.
+pub const ATTACHMENTS: Rate = Rate { period: Duration::from_millis(50), burst: 200 };
+
 impl Rate {
     /// May there be `n` more `now`? `due` is when all that was let through would have come at an even pace.
     fn admits(self, due: &mut Timestamp, n: usize, now: Timestamp) -> bool {
@@ -90,6 +93,7 @@ struct Used {
     heartbeats: Timestamp,
     assignments: Timestamp,
     renewals: Timestamp,
+    attachments: Timestamp,
 }
 
 impl Trust {
@@ -103,6 +107,12 @@ impl Trust {
     pub fn session(&self, node: NodeId, now: Timestamp) -> Result<(), Status> {
         let is_within = self.with(node, |used| SESSIONS.admits(&mut used.sessions, 1, now));
         is_within.then_some(()).ok_or_else(|| Status::resource_exhausted("too many sessions: ask later"))
+    }
+
+    /// `node` asks for a place in a network, or gives one up.
+    pub fn attachment(&self, node: NodeId, now: Timestamp) -> Result<(), Status> {
+        let is_within = self.with(node, |used| ATTACHMENTS.admits(&mut used.attachments, 1, now));
+        is_within.then_some(()).ok_or_else(|| Status::resource_exhausted("too many attachments: ask later"))
     }
 
     /// `node` says that it lives.

@@ -154,6 +154,6 @@ fn availability_word(availability: Availability) -> &'static str {
 }
 
 /// A status in the words of Docker's CLI.
-fn rpc_text(status: &Status) -> String {
+pub fn rpc_text(status: &Status) -> String {
     format!("rpc error: code = {:?} desc = {}", status.code(), status.message())
 }

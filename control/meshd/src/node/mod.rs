@@ -1,5 +1,6 @@
 //! The node: in a swarm, on the way into one, or in none. What the API asks of it is in `control_api::node`.
 
+mod attach;
 mod backup;
 mod certificate;
 mod facts;

@@ -24,6 +24,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::attach::Places;
 use super::keeper::keep_in_step;
 use super::lock::{self, LockError, Opened};
 use super::manager::{ManagerError, RunningManager};
@@ -116,9 +117,6 @@ impl Swarm {
         };
         let options = agent_options(with, &channels, &file, (&dir, epoch), local_manager.subscribe());
         let agent = Agent::start(options, host.containers.executor(), data_plane.driver.clone());
-        if let Some(standalone) = host.containers.standalone() {
-            standalone.enter(Ground { dataplane: data_plane.driver.clone(), views: agent.views() });
-        }
         let gossip = gossip::start(prepared, file.node, &agent, opinion);
         let swarm = Arc::new(Self {
             session: agent.state(),
@@ -150,6 +148,13 @@ impl Swarm {
         });
         if let Some(manager) = swarm.manager() {
             swarm.keep_locked(&manager);
+        }
+        if let Some(standalone) = swarm.host.containers.standalone() {
+            standalone.enter(Ground {
+                dataplane: swarm.data_plane.driver.clone(),
+                views: swarm.views.clone(),
+                attacher: Arc::new(Places(Arc::downgrade(&swarm))),
+            });
         }
         *locked(&swarm.keeper) = Some(tokio::spawn(keep_in_step(swarm.clone())));
         swarm

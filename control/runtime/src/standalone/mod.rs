@@ -1,6 +1,8 @@
 //! Containers that no service made, and their lives: made, started, ended, started again by their rule, removed. Their users alone
 //! remove them; what runs outlives the daemon, and is found again.
 
+mod attachments;
+mod executor;
 mod life;
 mod names;
 mod place;
@@ -20,9 +22,12 @@ use dataplane_model::{Sandbox, SandboxId, Table};
 use tokio::sync::watch;
 
 use crate::oci::{ContainerRecord, Oci, Stage, StandaloneError, StandaloneRecord};
+use attachments::Attachments;
 use life::{Life, Seen};
 use sandboxes::{Sandboxes, published_port};
 
+pub use attachments::Attacher;
+pub use executor::NodeExecutor;
 pub use life::Phase;
 pub use sandboxes::Ground;
 
@@ -33,6 +38,7 @@ pub struct Standalone(Arc<Inner>);
 struct Inner {
     oci: Oci,
     sandboxes: Sandboxes,
+    attachments: Attachments,
     known: Mutex<Known>,
     /// There may be some that a node that enters a swarm is to start.
     has_due: AtomicBool,
@@ -50,12 +56,20 @@ struct Known {
 impl Standalone {
     /// Those that are on the disk. What runs is wanted as it is; nothing else begins.
     pub fn new(oci: Oci) -> Self {
-        let (mut known, mut present) = (Known::default(), Table::new());
+        let (mut known, sandboxes, attachments) =
+            (Known::default(), Sandboxes::default(), Attachments::default());
         for record in oci.standalone_records() {
             let Some(own) = &record.standalone else { continue };
             let is_running = record.stage != Stage::Prepared && record.ended.is_none();
-            if let Some(sandbox) = own.sandbox.filter(|_| is_running) {
-                present.insert(SandboxId(sandbox.to_string()), row(&record, own, &record.ports));
+            match (own.sandbox.filter(|_| is_running), &own.spec.network) {
+                (None, _) => {}
+                (Some(place), NetworkMode::Swarm { .. }) => {
+                    attachments.hold(place, record.task);
+                    sandboxes.reserve(place, &record.ports);
+                }
+                (Some(sandbox), NetworkMode::Bridge | NetworkMode::None) => {
+                    sandboxes.keep(sandbox, row(&record, own, &record.ports));
+                }
             }
             let phase = if is_running { Phase::Running } else { Phase::Idle };
             let code = record.ended.map_or(0, |ended| ended.code);
@@ -63,10 +77,10 @@ impl Standalone {
             known.lives.insert(record.task, Arc::new(life));
             known.names.insert(record.name, record.task);
         }
-        let sandboxes = Sandboxes::new(present);
         Self(Arc::new(Inner {
             oci,
             sandboxes,
+            attachments,
             known: Mutex::new(known),
             has_due: AtomicBool::new(true),
             is_shut_down: watch::Sender::new(false),
@@ -174,6 +188,12 @@ impl Standalone {
         Ok(name)
     }
 
+    /// A run needs its sandbox no more, nor its place in the swarm's networks.
+    fn give_back(&self, sandbox: TaskId) {
+        self.0.attachments.let_go(sandbox);
+        self.0.sandboxes.give_back(sandbox);
+    }
+
     fn life(&self, id: &str) -> Result<Arc<Life>, StandaloneError> {
         let life = TaskId::of_container(id).and_then(|id| self.known().lives.get(&id).cloned());
         life.ok_or_else(|| StandaloneError::NoContainer(id.to_owned()))
@@ -212,7 +232,7 @@ fn row(record: &ContainerRecord, own: &StandaloneRecord, ports: &[PortConfig]) -
         task_name: record.name.clone(),
         hostname: record.hostname.clone(),
         attachments: Vec::new(),
-        egress: own.spec.network == NetworkMode::Bridge,
+        egress: own.spec.network != NetworkMode::None,
         host_ports: ports.iter().map(published_port).collect(),
         dns_servers: container.dns.nameservers.clone(),
         dns_options: container.dns.options.clone(),

@@ -1,5 +1,6 @@
 //! One container's runs: from a start to the end, and what follows it.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -7,15 +8,20 @@ use std::time::Duration;
 use control_model::TaskId;
 use control_model::executor::{Executor as _, SandboxPaths};
 use control_model::object::HealthStatus;
-use control_model::standalone::NetworkMode;
+use control_model::spec::PortConfig;
+use control_model::standalone::{AttachRequest, NetworkMode};
+use dataplane_model::Mac;
 use tokio::task::JoinSet;
 
+use super::attachments::Given;
 use super::life::{Life, Phase};
 use super::place::place_in;
 use super::restart::End;
 use super::sandboxes::{Ground, SandboxError};
 use super::{Standalone, ports, row};
-use crate::oci::{ControlError, Ended, Run, Stage, StandaloneError, now};
+use crate::oci::{
+    ContainerRecord, ControlError, Ended, Place, Run, Stage, StandaloneError, StandaloneRecord, now,
+};
 
 /// Of one that could not begin: Docker's codes for what can't be run, what is not there, and all else.
 const NOT_RUNNABLE: i32 = 126;
@@ -23,6 +29,9 @@ const NOT_FOUND: i32 = 127;
 const NOT_STARTED: i32 = 128;
 /// Of one whose end can't be read.
 const CODE_UNKNOWN: i32 = 255;
+
+/// Docker's short form of ids.
+const SHORT_ID_LEN: usize = 12;
 
 /// A run whose process has ended.
 struct Over {
@@ -158,21 +167,75 @@ impl Standalone {
         if own.spec.publishes_all {
             wanted.extend(ports::unpublished(&record.exposed_ports, &wanted));
         }
-        let taken = self.0.sandboxes.take(row(&record, &own, &[]), &wanted).await?;
-        let run = Run {
-            sandbox: taken.id,
-            place: self.place(&taken.netns, &own.spec.network).await,
-            paths: SandboxPaths { netns: taken.netns },
-            ports: taken.ports,
+        let run = match &own.spec.network {
+            NetworkMode::Swarm { network, aliases } => {
+                self.attached_run((&record, &own), (network, aliases), &wanted).await?
+            }
+            NetworkMode::Bridge | NetworkMode::None => {
+                let taken = self.0.sandboxes.take(row(&record, &own, &[]), &wanted).await?;
+                Run {
+                    sandbox: taken.id,
+                    place: self.place(&taken.netns, &own.spec.network).await,
+                    paths: SandboxPaths { netns: taken.netns },
+                    ports: taken.ports,
+                }
+            }
         };
+        let sandbox = run.sandbox;
         let begun = self.0.oci.run_standalone(life.id, run).await;
         if begun.is_err() {
-            self.0.sandboxes.give_back(taken.id);
+            self.give_back(sandbox);
         }
         begun
     }
 
-    async fn place(&self, netns: &std::path::Path, network: &NetworkMode) -> Option<crate::oci::Place> {
+    /// In a sandbox that the swarm gives, with a place in one of its networks.
+    async fn attached_run(
+        &self,
+        (record, own): (&ContainerRecord, &StandaloneRecord),
+        (network, aliases): (&str, &[String]),
+        ports: &[PortConfig],
+    ) -> Result<Run, StandaloneError> {
+        let (id, ports) = self.0.sandboxes.number(&record.name, ports)?;
+        self.0.attachments.hold(id, record.task);
+        let short_id = record.container_id[..SHORT_ID_LEN].to_owned();
+        let request = AttachRequest {
+            id,
+            name: record.name.clone(),
+            hostname: record.hostname.clone(),
+            aliases: aliases.iter().cloned().chain([short_id]).collect(),
+            network: network.to_owned(),
+            ports: ports.clone(),
+            dns: own.spec.task.container.dns.clone(),
+        };
+        let attached = match self.0.sandboxes.ground() {
+            Some(ground) => match ground.attacher.attach(request).await {
+                Ok(()) => self.0.attachments.given(id).await,
+                Err(error) => Err(error),
+            },
+            None => return Err(SandboxError::NoSwarm.into()),
+        };
+        match attached {
+            Ok(given) => Ok(Run { sandbox: id, place: place_of(&given), paths: given.paths, ports }),
+            Err(why) => {
+                self.give_back(id);
+                self.detach(id);
+                Err(StandaloneError::Failed(format!("Could not attach to network {network}: {why}")))
+            }
+        }
+    }
+
+    /// The agent may never hear of a place that was asked for in vain.
+    fn detach(&self, id: TaskId) {
+        let Some(ground) = self.0.sandboxes.ground() else { return };
+        tokio::spawn(async move {
+            if let Err(error) = ground.attacher.detach(id).await {
+                tracing::warn!(task = %id, error, "a place in a network is not given up");
+            }
+        });
+    }
+
+    async fn place(&self, netns: &std::path::Path, network: &NetworkMode) -> Option<Place> {
         if *network != NetworkMode::Bridge {
             return None;
         }
@@ -232,7 +295,7 @@ impl Standalone {
         self.change(life.id, |own| own.n_restarts += 1)?;
         let Some(sandbox) = over.sandbox else { return self.launch(life).await };
         let Some(netns) = self.0.sandboxes.netns(sandbox) else {
-            self.0.sandboxes.give_back(sandbox);
+            self.give_back(sandbox);
             return self.launch(life).await;
         };
         let record = self.record(life)?;
@@ -276,7 +339,7 @@ impl Standalone {
     /// No run follows by itself. The caller has its turn.
     async fn finish(&self, life: &Life, over: &Over) {
         if let Some(sandbox) = over.sandbox {
-            self.0.sandboxes.give_back(sandbox);
+            self.give_back(sandbox);
         }
         let is_to_go = self.own(life).is_ok_and(|own| own.spec.auto_remove) && !life.is_kept();
         if !is_to_go {
@@ -325,7 +388,7 @@ impl Standalone {
             return false;
         }
         if let Some(sandbox) = self.own(life).ok().and_then(|own| own.sandbox) {
-            self.0.sandboxes.give_back(sandbox);
+            self.give_back(sandbox);
         }
         life.end(life.seen().code, Phase::Idle);
         true
@@ -436,6 +499,16 @@ impl Standalone {
         let code = record.ended.map_or(CODE_UNKNOWN, |ended| ended.code);
         Some(End { rule: own.spec.restart, code, is_stopped: own.is_stopped, n_restarts: own.n_restarts })
     }
+}
+
+/// Its first address in the swarm's network.
+fn place_of(given: &Given) -> Option<Place> {
+    let address = given.attachments.first()?.address;
+    let mac = match address.ip() {
+        IpAddr::V4(ip) => Mac::of_endpoint(ip).to_string(),
+        IpAddr::V6(_) => String::new(),
+    };
+    Some(Place { address, gateway: None, mac })
 }
 
 fn code_of(error: &StandaloneError) -> i32 {

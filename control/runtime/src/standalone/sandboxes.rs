@@ -1,6 +1,6 @@
 //! Network namespaces for the runs of containers: the agent wants them of the data plane, beside those of its tasks.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,6 +13,7 @@ use dataplane_model::{
 };
 use tokio::sync::watch;
 
+use super::attachments::Attacher;
 use super::ports::{Taker, allocate};
 
 /// A sandbox is made in a fraction of a second, unless there is no manager yet that says what else the node has.
@@ -36,6 +37,7 @@ pub struct Ground {
     pub dataplane: Arc<dyn DataPlane>,
     /// What the data plane was given last.
     pub views: watch::Receiver<Option<Arc<NodeView>>>,
+    pub attacher: Arc<dyn Attacher>,
 }
 
 /// A sandbox that is there.
@@ -46,17 +48,33 @@ pub(super) struct Taken {
 }
 
 /// What is wanted of the data plane.
+#[derive(Default)]
 pub(super) struct Sandboxes {
     wanted: watch::Sender<Table<SandboxId, Sandbox>>,
     ground: Mutex<Option<Ground>>,
-    /// Given back; the view may still have them. Held while numbers of ports are given.
-    given_back: Mutex<BTreeSet<SandboxId>>,
+    /// Held while numbers of ports are given.
+    numbers: Mutex<Numbers>,
+}
+
+/// Whose ports are whose, beside what the view says.
+#[derive(Debug, Default)]
+struct Numbers {
+    /// Sandboxes that were given back; the view may still have them.
+    given_back: BTreeSet<SandboxId>,
+    /// Of sandboxes that the swarm gives; the view may not have them yet.
+    reserved: BTreeMap<TaskId, Vec<PublishedPort>>,
 }
 
 impl Sandboxes {
-    /// With those that are there already.
-    pub fn new(present: Table<SandboxId, Sandbox>) -> Self {
-        Self { wanted: watch::Sender::new(present), ground: Mutex::default(), given_back: Mutex::default() }
+    /// One that is there already.
+    pub fn keep(&self, id: TaskId, row: Sandbox) {
+        self.wanted.send_modify(|wanted| drop(wanted.insert(SandboxId(id.to_string()), row)));
+    }
+
+    /// The same of one that the swarm has given.
+    pub fn reserve(&self, id: TaskId, ports: &[PortConfig]) {
+        let ports = ports.iter().map(published_port).collect();
+        locked(&self.numbers).reserved.insert(id, ports);
     }
 
     pub fn watch(&self) -> watch::Receiver<Table<SandboxId, Sandbox>> {
@@ -76,24 +94,45 @@ impl Sandboxes {
     }
 
     /// Makes one with a name that none had before, and with these ports.
-    pub async fn take(&self, row: Sandbox, ports: &[PortConfig]) -> Result<Taken, SandboxError> {
+    pub async fn take(&self, mut row: Sandbox, ports: &[PortConfig]) -> Result<Taken, SandboxError> {
         let ground = self.ground().ok_or(SandboxError::NoSwarm)?;
-        let id = TaskId::from_bits(rand::random());
-        let key = SandboxId(id.to_string());
-        let name = row.task_name.clone();
-        let ports = self.want(&ground, (&key, row), ports).map_err(|taken| {
-            let endpoint = id.container_id();
-            SandboxError::Failed(format!(
-                "driver failed programming external connectivity on endpoint {name} ({endpoint}): {taken}"
-            ))
-        })?;
-        match made(&ground, &key).await {
+        let (id, ports) = self.number(&row.task_name, ports)?;
+        row.host_ports = ports.iter().map(published_port).collect();
+        self.keep(id, row);
+        match made(&ground, &SandboxId(id.to_string())).await {
             Ok(netns) => Ok(Taken { id, netns, ports }),
             Err(reason) => {
                 self.give_back(id);
                 Err(SandboxError::Failed(reason))
             }
         }
+    }
+
+    /// A name for a sandbox of the container with this name, and numbers for its ports that nobody has.
+    pub fn number(
+        &self,
+        name: &str,
+        ports: &[PortConfig],
+    ) -> Result<(TaskId, Vec<PortConfig>), SandboxError> {
+        let ground = self.ground().ok_or(SandboxError::NoSwarm)?;
+        let id = TaskId::from_bits(rand::random());
+        let mut numbers = locked(&self.numbers);
+        let view = ground.views.borrow().clone();
+        let published = published(view.as_deref(), &self.wanted.borrow(), &mut numbers);
+        let given = allocate(ports, |protocol, port| {
+            if published.contains(&(number(protocol), port)) {
+                return Some(Taker::Published);
+            }
+            is_bound(protocol, port).then_some(Taker::Process)
+        });
+        let ports = given.map_err(|taken| {
+            let endpoint = id.container_id();
+            SandboxError::Failed(format!(
+                "driver failed programming external connectivity on endpoint {name} ({endpoint}): {taken}"
+            ))
+        })?;
+        numbers.reserved.insert(id, ports.iter().map(published_port).collect());
+        Ok((id, ports))
     }
 
     /// Of one that is there.
@@ -108,30 +147,10 @@ impl Sandboxes {
     /// Of one that is not there nothing is left to give.
     pub fn give_back(&self, id: TaskId) {
         let key = SandboxId(id.to_string());
-        let mut given_back = locked(&self.given_back);
+        let mut numbers = locked(&self.numbers);
         self.wanted.send_if_modified(|wanted| wanted.remove(&key).is_some());
-        given_back.insert(key);
-    }
-
-    /// Adds the row, with numbers for its ports that nobody has.
-    fn want(
-        &self,
-        ground: &Ground,
-        (key, mut row): (&SandboxId, Sandbox),
-        ports: &[PortConfig],
-    ) -> Result<Vec<PortConfig>, super::ports::PortTaken> {
-        let mut given_back = locked(&self.given_back);
-        let view = ground.views.borrow().clone();
-        let published = published(view.as_deref(), &self.wanted.borrow(), &mut given_back);
-        let ports = allocate(ports, |protocol, port| {
-            if published.contains(&(number(protocol), port)) {
-                return Some(Taker::Published);
-            }
-            is_bound(protocol, port).then_some(Taker::Process)
-        })?;
-        row.host_ports = ports.iter().map(published_port).collect();
-        self.wanted.send_modify(|wanted| drop(wanted.insert(key.clone(), row)));
-        Ok(ports)
+        numbers.reserved.remove(&id);
+        numbers.given_back.insert(key);
     }
 }
 
@@ -139,10 +158,11 @@ impl Sandboxes {
 fn published(
     view: Option<&NodeView>,
     wanted: &Table<SandboxId, Sandbox>,
-    given_back: &mut BTreeSet<SandboxId>,
+    Numbers { given_back, reserved }: &mut Numbers,
 ) -> BTreeSet<(ProtocolNumber, u16)> {
     let key = |port: &PublishedPort| (port.protocol, port.published);
-    let mut all: BTreeSet<_> = wanted.values().flat_map(|row| &row.host_ports).map(key).collect();
+    let own = wanted.values().flat_map(|row| &row.host_ports);
+    let mut all: BTreeSet<_> = own.chain(reserved.values().flatten()).map(key).collect();
     let Some(view) = view else { return all };
     given_back.retain(|id| view.sandboxes.contains_key(id));
     let others = view.sandboxes.iter().filter(|(id, _)| !given_back.contains(*id));

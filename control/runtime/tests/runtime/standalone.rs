@@ -1,13 +1,19 @@
 //! Containers that no service made, in real sandboxes.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use control_model::OutputStream;
-use control_model::executor::Executor as _;
+use async_trait::async_trait;
+use control_model::executor::{Executor as _, Provisions, SandboxPaths};
+use control_model::object::NetworkAttachment;
 use control_model::spec::{ContainerSpec, Mount, PortConfig, Protocol, PublishMode, TaskSpec};
-use control_model::standalone::{ConsoleSize, NetworkMode, RestartRule, StandaloneSpec, WaitFor};
-use control_runtime::{Attachment, ContainerInfo, Ground, Phase, Standalone, StandaloneError};
+use control_model::standalone::{
+    AttachRequest, ConsoleSize, NetworkMode, RestartRule, StandaloneSpec, WaitFor,
+};
+use control_model::{NetworkId, NodeId, OutputStream, TaskId};
+use control_runtime::{
+    Attacher, Attachment, ContainerInfo, Ground, NodeExecutor, Phase, Standalone, StandaloneError,
+};
 use dataplane_model::{DataPlane, Generation, NodeView, Report, SandboxStatus, Table};
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::watch;
@@ -36,6 +42,51 @@ struct World {
     dataplane: Arc<OneSandbox>,
     views: watch::Sender<Option<Arc<NodeView>>>,
     agent: JoinHandle<()>,
+    calls: Calls,
+}
+
+/// What was asked of the managers, and what became of it.
+type Calls = Arc<Mutex<Vec<String>>>;
+
+/// Managers with one network, `open`, and the agent that they have assign its places.
+struct Managers {
+    agent: Arc<NodeExecutor>,
+    sandbox: SandboxPaths,
+    calls: Calls,
+}
+
+#[async_trait]
+impl Attacher for Managers {
+    async fn attach(&self, request: AttachRequest) -> Result<(), String> {
+        if request.network != "open" {
+            return Err(format!("rpc error: code = NotFound desc = network {} not found", request.network));
+        }
+        self.note(format!("attach {} {:?}", request.name, request.aliases.first()));
+        let mut task = request.task(NodeId::from_bits(9), NetworkId::from_bits(5));
+        let address = "10.0.9.7/24".parse().expect("an address");
+        task.attachments =
+            vec![NetworkAttachment { network: NetworkId::from_bits(5), address, aliases: Vec::new() }];
+        let (agent, sandbox, calls) = (self.agent.clone(), self.sandbox.clone(), self.calls.clone());
+        tokio::spawn(async move {
+            agent.prepare(&task, &Provisions::default()).await.expect("it waits");
+            let status = agent.start(&task, &sandbox).await.expect("it waits");
+            let exit = agent.wait(task.id).await.expect("it ends");
+            agent.remove(task.id).await.expect("nothing is left");
+            calls.lock().expect("no panic").push(format!("over {} {}", status.container_id.len(), exit.code));
+        });
+        Ok(())
+    }
+
+    async fn detach(&self, _: TaskId) -> Result<(), String> {
+        self.note("detach".to_owned());
+        Ok(())
+    }
+}
+
+impl Managers {
+    fn note(&self, call: String) {
+        self.calls.lock().expect("no panic").push(call);
+    }
 }
 
 impl World {
@@ -64,13 +115,23 @@ impl World {
             }
         });
         standalone.resume();
-        let world = Self { node, standalone, dataplane, views, agent };
+        let world = Self { node, standalone, dataplane, views, agent, calls: Calls::default() };
         world.standalone.enter(world.ground());
         world
     }
 
     fn ground(&self) -> Ground {
-        Ground { dataplane: self.dataplane.clone(), views: self.views.subscribe() }
+        let executor = NodeExecutor { oci: self.node.oci.clone(), standalone: self.standalone.clone() };
+        let managers = Managers {
+            agent: Arc::new(executor),
+            sandbox: self.node.sandbox.clone(),
+            calls: self.calls.clone(),
+        };
+        Ground {
+            dataplane: self.dataplane.clone(),
+            views: self.views.subscribe(),
+            attacher: Arc::new(managers),
+        }
     }
 
     /// As a daemon that was killed and started again; `between` is done while there is none.
@@ -311,10 +372,10 @@ async fn rules_start_containers_again_until_their_users_stop_them() {
     world
         .until("a pause", || world.standalone.phase(world.info(&id).record.task) == Some(Phase::Restarting))
         .await;
-    let words = world.standalone.remove(&id, false, false).await.expect_err("it is about to run").to_string();
-    let expected = "cannot remove container \"always\": container is restarting: stop the container before removing or force \
-                    remove";
-    assert_eq!(words, expected);
+    let words =
+        world.standalone.remove(&id, false, false).await.expect_err("it runs, or is about to").to_string();
+    assert!(words.starts_with("cannot remove container \"always\": container is r"), "{words}");
+    assert!(words.ends_with("ing: stop the container before removing or force remove"), "{words}");
     assert!(world.standalone.stop(&id, None, None).await.expect("stopped"));
     let n_runs = world.lines(&id).len();
     assert_eq!((world.code(&id, WaitFor::NotRunning).await, world.info(&id).state), (0, "exited"));
@@ -483,5 +544,42 @@ async fn volumes_go_when_their_user_says_so() {
     world.standalone.start(&id).await.expect("started");
     assert_eq!(tokio::time::timeout(PATIENCE, removed).await.expect("in time"), 0);
     assert!(names().is_empty());
+    world.node.assert_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_has_a_place_in_a_network_of_the_swarm() {
+    let world = World::new().await;
+    let network = |name: &str| NetworkMode::Swarm { network: name.into(), aliases: vec!["db".into()] };
+    let hosts = StandaloneSpec { network: network("open"), ..spec(&["cat", "/etc/hosts", "+", "stay"]) };
+    let id = world.run("web", hosts).await;
+    world.until("it writes", || !world.lines(&id).is_empty()).await;
+    let own_line = format!("10.0.9.7\t{}", &id[..12]);
+    assert!(world.lines(&id).contains(&own_line), "{:?}", world.lines(&id));
+    let place = world.info(&id).record.standalone.and_then(|own| own.place).expect("it has one");
+    assert_eq!(
+        (place.address.to_string().as_str(), place.mac.as_str()),
+        ("10.0.9.7/24", "02:42:0a:00:09:07")
+    );
+    assert!(world.standalone.sandboxes().borrow().is_empty(), "the swarm gives its sandbox");
+
+    let executor = NodeExecutor { oci: world.node.oci.clone(), standalone: world.standalone.clone() };
+    let found = executor.list_ours().await.expect("listed");
+    let status = found.first().map(|one| (one.status.container_id.clone(), one.status.pid));
+    assert_eq!(status, Some((id.clone(), world.info(&id).pid.expect("it runs"))));
+    executor.terminate(found[0].task).await.expect("killed");
+    assert_eq!(world.info(&id).state, "exited", "the place goes, and the container with it");
+    let calls = || world.calls.lock().expect("no panic").clone();
+    world.until("the managers hear of its end", || calls().len() == 2).await;
+    assert_eq!(calls(), ["attach web Some(\"db\")", "over 64 0"]);
+
+    let none = world.create("none", StandaloneSpec { network: network("none"), ..spec(&["stay"]) }).await;
+    let refused = world.standalone.start(&none).await.expect_err("no such network").to_string();
+    let words = "Could not attach to network none: rpc error: code = NotFound desc = network none not found";
+    assert_eq!(refused, words);
+    world.until("the place is given up", || calls().len() == 3).await;
+    for id in [id, none] {
+        world.remove(&id).await;
+    }
     world.node.assert_clean();
 }
