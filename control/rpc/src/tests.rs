@@ -117,6 +117,14 @@ impl Dispatcher for Service {
         Ok(Response::new(pb::Empty {}))
     }
 
+    async fn attach(&self, _: Request<pb::AttachMessage>) -> Result<Response<pb::Empty>, Status> {
+        Err(Status::unimplemented("not in this test"))
+    }
+
+    async fn detach(&self, _: Request<pb::DetachMessage>) -> Result<Response<pb::Empty>, Status> {
+        Err(Status::unimplemented("not in this test"))
+    }
+
     async fn inspect_stream(
         &self,
         _: Request<pb::InspectRequest>,
