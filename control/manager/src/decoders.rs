@@ -4,7 +4,9 @@
 use control_model::change::{Entry, RequestId};
 use control_model::gossip::GossipKeys;
 use control_model::object::{NodeDescription, TaskStatus};
-use control_model::{Assignment, AssignmentUpdate, Change, Generation, Object, TaskId, Timestamp};
+use control_model::spec::{DnsConfig, PortConfig, Protocol, PublishMode};
+use control_model::standalone::AttachRequest;
+use control_model::{Assignment, AssignmentUpdate, Change, Generation, NetworkId, Object, TaskId, Timestamp};
 use control_rpc::{decode, decode_assignments, encode, encode_assignments, pb};
 use control_store::{ReplicatedStore as _, State};
 use proptest::prelude::*;
@@ -84,7 +86,17 @@ fn messages() -> Vec<Vec<u8>> {
     let body = encode(&description(1)).expect("small");
     let session = pb::SessionRequest { description: body.clone(), epoch: 1 }.encode_to_vec();
     let report = pb::TaskStatusRequest { session_id: "ab".into(), body: encode(&statuses).expect("small") };
+    let attach = AttachRequest {
+        id: TaskId::from_bits(8),
+        name: "web".into(),
+        hostname: "web".into(),
+        aliases: vec!["db".into()],
+        network: "open".into(),
+        ports: vec![PortConfig::new(Protocol::Tcp, 80, 8080, PublishMode::Host)],
+        dns: DnsConfig::default(),
+    };
     vec![
+        encode(&attach).expect("small"),
         body,
         encode(&statuses).expect("small"),
         encode(&entry).expect("small"),
@@ -100,6 +112,9 @@ fn messages() -> Vec<Vec<u8>> {
 fn read(bytes: &[u8], state: &State) {
     let _ = decode::<NodeDescription>(bytes);
     let _ = decode::<GossipKeys>(bytes);
+    if let Ok(request) = decode::<AttachRequest>(bytes) {
+        let _ = request.task(crate::testing::node_id(1), NetworkId::from_bits(1));
+    }
     let _ = decode::<std::collections::BTreeMap<String, u64>>(bytes);
     if let Ok(statuses) = decode::<Vec<(TaskId, TaskStatus)>>(bytes) {
         let _ = crate::dispatcher::checked_report(crate::testing::node_id(1), state, statuses);

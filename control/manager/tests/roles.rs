@@ -52,6 +52,8 @@ const METHODS: &[(&str, Who)] = &[
     ("Dispatcher/Heartbeat", Who::Nodes),
     ("Dispatcher/Assignments", Who::Nodes),
     ("Dispatcher/UpdateTaskStatus", Who::Nodes),
+    ("Dispatcher/Attach", Who::Nodes),
+    ("Dispatcher/Detach", Who::Nodes),
     ("Dispatcher/ReportLiveness", Who::Managers),
     ("Dispatcher/Inspections", Who::Nodes),
     ("Dispatcher/Inspect", Who::Managers),

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{NetworkId, NodeId, TaskId};
 use crate::object::{NO_SERVICE, Slot, Task};
-use crate::spec::{ContainerSpec, DnsConfig, NetworkAttachmentSpec, PortConfig, TaskSpec};
+use crate::spec::{ContainerSpec, DnsConfig, NetworkAttachmentSpec, PortConfig, PublishMode, TaskSpec};
 
 /// A container as its user wants it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,7 +65,12 @@ impl AttachRequest {
         let networks = vec![NetworkAttachmentSpec { target: network, aliases: self.aliases }];
         Task {
             service_name: self.name,
-            ports: self.ports,
+            // Whatever a node says: the routing mesh is the services'.
+            ports: self
+                .ports
+                .into_iter()
+                .map(|port| PortConfig { mode: PublishMode::Host, ..port })
+                .collect(),
             spec: TaskSpec { container, networks, ..TaskSpec::default() }.into(),
             ..Task::new(self.id, NO_SERVICE, Slot::Node(node))
         }
