@@ -169,14 +169,6 @@ impl Dispatcher for Service {
         Err(Status::unimplemented("not in this test"))
     }
 
-    async fn attach(&self, _: Request<pb::AttachMessage>) -> Result<Response<pb::Empty>, Status> {
-        Err(Status::unimplemented("attach"))
-    }
-
-    async fn detach(&self, _: Request<pb::DetachMessage>) -> Result<Response<pb::Empty>, Status> {
-        Err(Status::unimplemented("detach"))
-    }
-
     async fn update_task_status(
         &self,
         _: Request<pb::TaskStatusRequest>,

@@ -319,14 +319,6 @@ impl pb::dispatcher_server::Dispatcher for Dispatcher {
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 
-    async fn attach(&self, _: Request<pb::AttachMessage>) -> Result<Response<pb::Empty>, Status> {
-        Err(Status::unimplemented("attach"))
-    }
-
-    async fn detach(&self, _: Request<pb::DetachMessage>) -> Result<Response<pb::Empty>, Status> {
-        Err(Status::unimplemented("detach"))
-    }
-
     async fn update_task_status(
         &self,
         request: Request<pb::TaskStatusRequest>,
